@@ -1,0 +1,26 @@
+"""xtts_extend teaches Coqui's XTTS a new language. Importing it changes nothing and loads nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xtts_extend.checkpoint.inspect import CheckpointInfo
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "enable", "inspect_checkpoint"]
+
+
+def enable() -> None:
+    """Teach coqui's tokenizer the registered languages, see `xtts_extend.text.tokenizer.enable`."""
+    from xtts_extend.text.tokenizer import enable as enable_tokenizer
+
+    enable_tokenizer()
+
+
+def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
+    """Say what a file or folder is, from its content, see `xtts_extend.checkpoint.inspect.inspect_checkpoint`."""
+    from xtts_extend.checkpoint.inspect import inspect_checkpoint as inspect
+
+    return inspect(path)

@@ -1,0 +1,1 @@
+"""Steps become files and files become steps: inspection and storage."""

@@ -1,0 +1,1 @@
+"""The embedded default: espeak-ng speech, a mini base model, and the whole job on them."""

@@ -1,0 +1,42 @@
+"""What can go wrong, and the exit code of each: 2 when the user can mend it, 1 when the machine or a check failed.
+
+Every message says what was found, what was expected and what to do next.
+"""
+
+
+class XttsExtendError(Exception):
+    """Base of all errors of this package; the command line prints its message and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class CheckpointError(XttsExtendError):
+    """A file is not a checkpoint, is damaged, or does not fit what it is used for."""
+
+
+class VocabularyError(XttsExtendError):
+    """A vocabulary cannot be read, or does not extend the one that it should extend."""
+
+
+class LanguageError(XttsExtendError):
+    """A language code is malformed, unknown, or has no tag in the vocabulary."""
+
+
+class DataError(XttsExtendError):
+    """A manifest or its recordings cannot be used."""
+
+
+class ConfigError(XttsExtendError):
+    """Flags or configuration values contradict each other or the files."""
+
+
+class MachineError(XttsExtendError):
+    """Memory, disk or another resource of the machine does not suffice."""
+
+    exit_code = 1
+
+
+class CheckFailed(XttsExtendError):
+    """A promise was checked and does not hold."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""Base weights become our network: new rows, frozen rows, the GPT trainer."""

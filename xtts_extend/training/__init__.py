@@ -1,0 +1,1 @@
+"""Batches become steps: configuration, start, the resumable trainer."""
