@@ -3,6 +3,13 @@
 Every message says what was found, what was expected and what to do next.
 """
 
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class XttsExtendError(Exception):
     """Base of all errors of this package; the command line prints its message and exits with `exit_code`."""
@@ -40,3 +47,25 @@ class CheckFailed(XttsExtendError):
     """A promise was checked and does not hold."""
 
     exit_code = 1
+
+
+@contextmanager
+def report_errors(*, debug: bool) -> Iterator[None]:
+    """Print the package's errors as one message and exit with their code; log lines of the trainer go to stdout.
+
+    Args:
+        debug: let errors through with their traceback.
+    """
+    logger = logging.getLogger("trainer")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    try:
+        yield
+    except XttsExtendError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

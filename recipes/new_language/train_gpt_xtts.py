@@ -1,0 +1,74 @@
+"""Teach XTTS a new language, or continue a run that was interrupted.
+
+    python train_gpt_xtts.py --base-dir XTTS --vocab am/vocab.json --language am \
+        --train-manifest train.csv --val-manifest val.csv --output-dir runs
+    python train_gpt_xtts.py --checkpoint runs/RUN            # continues at the next batch
+
+What it does, and what each part costs:
+
+* `--checkpoint` is classified by content. A base model is started from; a training checkpoint is continued with
+  weights, optimizer, schedule, random numbers and the next batch, in its own run folder.
+* The vocabulary may be larger than the base's. New rows start near what they sound like; old rows are frozen, that is,
+  they are no parameters at all. This costs nothing and saves their gradients and moments.
+* Every recording is read once before training (cached by size and time); what is unusable is named and left out.
+* Checkpoints are written between optimizer steps, aside, flushed and renamed. Ctrl-C and SIGTERM leave one.
+
+Exit codes: 0 finished; 2 something that the user can mend; 1 the machine failed; 130 and 143 stopped by Ctrl-C and
+SIGTERM, after a checkpoint.
+"""
+
+import sys
+
+from trainer import TrainerArgs
+
+import xtts_extend
+from xtts_extend.errors import report_errors
+from xtts_extend.training.arguments import parse_arguments
+from xtts_extend.training.start import (
+    build_config,
+    build_model,
+    classify_path,
+    freeze_if_base_rows_are_old,
+    load_base,
+    load_samples,
+)
+from xtts_extend.training.trainer import ResumableTrainer
+
+
+def main(argv: list[str]) -> None:
+    arguments, overrides = parse_arguments(argv)
+    given = vars(arguments)
+
+    with report_errors(debug=given.get("debug", False)):
+        xtts_extend.enable()
+
+        # what is the given path, and what configuration follows from it?
+        start = classify_path(given)
+        config = build_config(given, overrides, start)
+        train_samples, eval_samples = load_samples(config)
+
+        # a base gets its new rows here; a training checkpoint is restored by the trainer
+        model = build_model(config)
+        if start.resume:
+            freeze_if_base_rows_are_old(model, config, start)
+        else:
+            load_base(model, config, start)
+
+        trainer = ResumableTrainer(
+            TrainerArgs(
+                restore_path=str(start.path) if start.resume else "",
+                grad_accum_steps=config.grad_accum_steps,
+            ),
+            config,
+            output_path=config.output_path,
+            model=model,
+            train_samples=train_samples,
+            eval_samples=eval_samples,
+            new_run=given.get("new_run", False),
+            allow_changes=given.get("allow_changes", False),
+        )
+        trainer.fit()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,208 @@
+"""Say what a path is, from its content and never from its name.
+
+Only the pickled header of a checkpoint is read: tensors are mapped to the "meta" device, so a file of several gigabytes
+takes a fraction of a second, and `weights_only=True` keeps a file from running code.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xtts_extend.errors import CheckpointError
+
+#: Prefixes under which the text embedding is found: coqui's trainer, `Xtts.state_dict()`, a bare GPT.
+_GPT_PREFIXES = ("xtts.gpt.", "gpt.", "")
+_CHECKPOINT_NAME = re.compile(r"(checkpoint|best_model)_\d+\.pth")
+
+
+class _LegacyConfig:
+    """Stands in for the coqui config classes that the published XTTS files pickle under the paths of an old release."""
+
+
+#: Config classes in published files, by the names that those files use.
+_LEGACY_CLASSES = [
+    (_LegacyConfig, f"{module}.{name}")
+    for name, modules in {
+        "XttsConfig": ("TTS.tts.configs.xtts_config",),
+        "XttsArgs": ("TTS.tts.models.xtts", "TTS.tts.configs.xtts_config"),
+        "XttsAudioConfig": ("TTS.tts.models.xtts", "TTS.tts.configs.xtts_config"),
+        "BaseDatasetConfig": ("TTS.config.shared_configs",),
+    }.items()
+    for module in modules
+]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the GPT; `heads` is not visible in the weights and is None when no config travels with them."""
+
+    layers: int
+    channels: int
+    heads: int | None
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What the header of a checkpoint says."""
+
+    kind: str
+    vocab_size: int
+    step: int | None
+    epoch: int | None
+    has_optimizer: bool
+    has_scheduler: bool
+    written_by: str
+    architecture: Architecture
+    size_bytes: int
+    path: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for JSON."""
+        return asdict(self)
+
+
+def load_pickled(path: Path, *, map_location: str, mmap: bool = True) -> Any:
+    """`torch.load` with `weights_only=True` that also opens published XTTS files, and speaks clearly when it fails.
+
+    Args:
+        path: the file.
+        map_location: "cpu", or "meta" to read everything but the tensors.
+        mmap: map the file instead of reading it.
+
+    Raises:
+        CheckpointError: the path is missing, unreadable, truncated, no checkpoint, or wants to run code.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, and a file was expected.")
+    try:
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path} is empty (0 bytes): not a checkpoint. Use another file.")
+        with torch.serialization.safe_globals(_LEGACY_CLASSES), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location=map_location, mmap=mmap, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist. Check the path.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found:
+            raise CheckpointError(
+                f"{path} wants to run code on loading ({found.group(1)}): refused, and nothing was run. "
+                "A checkpoint holds tensors and plain values only; do not use this file."
+            ) from error
+        raise CheckpointError(f"{path} is not a checkpoint: its content is not a pickle of tensors.") from error
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError) as error:
+        reason = "it is truncated or not a checkpoint"
+        if mmap and "mmap can only be used with files saved with" in str(error):
+            reason = "it is in the format that torch wrote before 1.6, or is not a checkpoint at all"
+        raise CheckpointError(
+            f"{path} cannot be opened: {reason} (a zip archive written by torch.save was expected)."
+        ) from error
+
+
+def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
+    """The state dict in a loaded file, and the prefix of its GPT (as in "xtts.gpt.").
+
+    Raises:
+        CheckpointError: there is no XTTS text embedding in it.
+    """
+    state = content.get("model", content) if isinstance(content, Mapping) else None
+    if isinstance(state, Mapping):
+        for prefix in _GPT_PREFIXES:
+            if isinstance(state.get(f"{prefix}text_embedding.weight"), torch.Tensor):
+                return dict(state), prefix
+    found = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else type(content).__name__
+    raise CheckpointError(
+        f"{path} holds no XTTS model: no 'text_embedding.weight' (found: {found or 'nothing'}). "
+        "Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
+    )
+
+
+def _has_state(value: Any) -> bool:
+    """Whether a saved optimizer or scheduler (or a list of them) holds anything."""
+    parts = value if isinstance(value, list) else [value]
+    return any(bool(part.get("state", part)) for part in parts if isinstance(part, Mapping))
+
+
+def describe(content: Any, path: Path) -> CheckpointInfo:
+    """What a loaded file is: *training* with optimizer state, step and epoch; else *base*. Meta tensors will do."""
+    state, prefix = weights_of(content, path)
+    top = content if "model" in content else {}
+    rows, channels = state[f"{prefix}text_embedding.weight"].shape
+    blocks = {int(found.group(1)) for key in state if (found := re.match(rf"{re.escape(prefix)}gpt\.h\.(\d+)\.", key))}
+    step, epoch = (top.get(key) if isinstance(top.get(key), int) else None for key in ("step", "epoch"))
+    has_optimizer = _has_state(top.get("optimizer"))
+    config = top.get("config")
+    model_args = vars(config).get("model_args", {}) if isinstance(config, _LegacyConfig) else (config or {})
+    if isinstance(model_args, Mapping) and "model_args" in model_args:
+        model_args = model_args["model_args"]
+    heads = (vars(model_args) if isinstance(model_args, _LegacyConfig) else model_args).get("gpt_n_heads")
+    return CheckpointInfo(
+        kind="training" if has_optimizer and step is not None and epoch is not None else "base",
+        vocab_size=rows,
+        step=step,
+        epoch=epoch,
+        has_optimizer=has_optimizer,
+        has_scheduler=_has_state(top.get("scheduler")),
+        written_by="xtts_extend" if isinstance(top.get("xtts_extend"), Mapping) else "coqui",
+        architecture=Architecture(layers=len(blocks), channels=channels, heads=heads),
+        size_bytes=path.stat().st_size,
+        path=str(path),
+    )
+
+
+def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
+    """Describe a checkpoint, a run folder (its newest sound checkpoint) or a base directory (its `model.pth`).
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged, or it wants to run code.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = newest_checkpoint(path) if run_checkpoints(path) else path / "model.pth"
+        if not path.exists():
+            raise CheckpointError(
+                f"{path.parent} is neither a run (no checkpoint_N.pth or best_model_N.pth) nor a base directory "
+                "(no model.pth). Give one of them, or a file."
+            )
+    return describe(load_pickled(path, map_location="meta"), path)
+
+
+def run_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint files of a run folder, in no particular order; the name only finds candidates."""
+    return [entry for entry in run.iterdir() if _CHECKPOINT_NAME.fullmatch(entry.name)]
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The sound checkpoint of a run folder with the most steps, by the steps that the files record.
+
+    Raises:
+        CheckpointError: the folder holds no sound training checkpoint; each damaged one is named with its reason.
+    """
+    sound: list[tuple[int, bool, Path]] = []
+    damaged: list[str] = []
+    for file in run_checkpoints(run):
+        try:
+            info = describe(load_pickled(file, map_location="meta"), file)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        if info.kind == "training" and info.step is not None:
+            sound.append((info.step, file.name.startswith("checkpoint"), file))
+        else:
+            damaged.append(f"{file} holds no training state.")
+    for line in damaged:
+        warnings.warn(f"passed over: {line}", stacklevel=2)
+    if not sound:
+        listed = "\n  ".join(damaged) or "no checkpoint_N.pth or best_model_N.pth in it"
+        raise CheckpointError(f"{run} holds no checkpoint that can be resumed:\n  {listed}")
+    return max(sound)[2]

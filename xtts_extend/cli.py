@@ -1,0 +1,218 @@
+"""The `xtts-extend` command: parse, call, print. What a command needs is imported when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xtts_extend.errors import report_errors
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from xtts_extend.checkpoint.inspect import inspect_checkpoint
+
+    _print(inspect_checkpoint(args.path).to_dict(), args.json)
+    return 0
+
+
+def _check_base(args: argparse.Namespace) -> int:
+    from xtts_extend.training.base import check_base, to_dict
+
+    findings = check_base(args.base_dir)
+    result = to_dict(findings)
+    if args.json:
+        _print(result, True)
+    else:
+        marks = {True: "ok  ", False: "FAIL", None: "note"}
+        for finding in findings:
+            print(f"{marks[finding.holds]}  {finding.assumption}: {finding.found}")
+        failed = sum(finding.holds is False for finding in findings)
+        print(
+            f"{len(findings)} assumptions, {failed} do not hold" if failed else f"all {len(findings)} assumptions hold"
+        )
+    return 0 if result["ok"] else 1
+
+
+def _extend_vocab(args: argparse.Namespace) -> int:
+    from xtts_extend.text.extend import extend_vocabulary
+
+    report = extend_vocabulary(
+        args.base_vocab,
+        args.language,
+        args.output,
+        texts=args.text or (),
+        size=args.size,
+        sentencepiece_model=args.sentencepiece,
+    )
+    _print(report.to_dict(), args.json)
+    return 0
+
+
+def _check_vocab(args: argparse.Namespace) -> int:
+    from xtts_extend.text.extend import check_vocabulary
+
+    check = check_vocabulary(args.base_vocab, args.vocab, args.text)
+    _print(check.to_dict(), args.json)
+    return 0 if check.ok else 1
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    import xtts_extend
+    from xtts_extend.data.check import check_samples
+    from xtts_extend.data.manifest import read_manifests, write_manifest
+    from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+    from xtts_extend.training.config import NewLanguageConfig
+    from xtts_extend.training.start import limits_of
+
+    xtts_extend.enable()
+    tokenizer = load_tokenizer(args.vocab)
+    samples = read_manifests(args.manifest, args.language, args.manifest_format)
+    for language in sorted({sample["language"] for sample in samples}):
+        require_tag(tokenizer, language)
+    report = check_samples(samples, tokenizer, limits_of(NewLanguageConfig()), cache=args.cache)
+    if args.write_clean:
+        write_manifest(report.usable, args.write_clean)
+    if args.json:
+        _print(report.to_dict(), True)
+    else:
+        print(report.summary())
+        if args.write_clean:
+            print(f"{len(report.usable)} usable samples written to {args.write_clean}")
+    return 0 if not report.bad_share else 1
+
+
+def _export(args: argparse.Namespace) -> int:
+    from xtts_extend.export import export
+
+    _print(export(args.checkpoint, args.output, args.base_dir), args.json)
+    return 0
+
+
+def _speak(args: argparse.Namespace) -> int:
+    from xtts_extend.speaking import speak_to_file
+
+    def show(sentence: str, seconds: float) -> None:
+        print(f"{seconds:5.1f} s  {sentence}", file=sys.stderr)
+
+    text = sys.stdin.read() if args.text == "-" else args.text
+    result = speak_to_file(
+        args.model, args.language, args.reference, text, args.output, seed=args.seed, on_sentence=show
+    )
+    _print(result, args.json)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from xtts_extend.demo.run import run_demo
+
+    run_demo(args.output)
+    return 0
+
+
+def _make_mini_base(args: argparse.Namespace) -> int:
+    from xtts_extend.demo.mini_base import make_mini_base
+
+    sizes = {
+        key: getattr(args, key) for key in ("layers", "channels", "heads", "steps") if getattr(args, key) is not None
+    }
+    print(make_mini_base(args.output, vocab=args.vocab, **sizes))
+    return 0
+
+
+def _print(values: Mapping[str, Any], as_json: bool) -> None:
+    """One JSON object, or a line per value."""
+    if as_json:
+        print(json.dumps(values, ensure_ascii=False, indent=2, default=str))
+        return
+    width = max(map(len, values))
+    for key, value in values.items():
+        shown = ", ".join(f"{name} {item}" for name, item in value.items()) if isinstance(value, Mapping) else value
+        print(f"{key:<{width}}  {shown}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `run`."""
+    parser = argparse.ArgumentParser(prog="xtts-extend", description="Teach XTTS a new language.", allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str, as_json: bool = True) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        added.set_defaults(run=run)
+        added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback on errors")
+        if as_json:
+            added.add_argument("--json", action="store_true", help="print one JSON object")
+        return added
+
+    added = command("inspect", _inspect, "say what a checkpoint, run folder or base directory is, from its content")
+    added.add_argument("path", type=Path, metavar="PATH")
+
+    added = command("check-base", _check_base, "try on a base directory everything that is assumed of it")
+    added.add_argument("--base-dir", type=Path, required=True)
+
+    added = command("extend-vocab", _extend_vocab, "add a language's tag, letters and merges to an XTTS vocabulary")
+    added.add_argument("--base-vocab", type=Path, required=True, help="vocab.json of the base")
+    added.add_argument("--language", required=True, help="code of the new language")
+    added.add_argument(
+        "--text", type=Path, nargs="+", action="extend", help="text in the language, UTF-8; also repeated"
+    )
+    added.add_argument("--size", type=int, help="number of new entries: tag, letters and merges together")
+    added.add_argument("--sentencepiece", type=Path, help="a trained sentencepiece BPE model instead of learning one")
+    added.add_argument("--output", type=Path, required=True, help="the new vocab.json")
+
+    added = command("check-vocab", _check_vocab, "prove that an extended vocabulary cuts old text as before")
+    added.add_argument("--base-vocab", type=Path, required=True)
+    added.add_argument("--vocab", type=Path, required=True)
+    added.add_argument("--text", type=Path, nargs="+", action="extend", required=True)
+
+    added = command("check-data", _check_data, "read every recording of a manifest and say what is unusable, and why")
+    added.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
+    added.add_argument("--manifest-format", default="auto", help="auto, or a formatter registered with coqui")
+    added.add_argument("--language", help="language of manifests that do not say it")
+    added.add_argument("--vocab", type=Path, required=True)
+    added.add_argument("--write-clean", type=Path, metavar="PATH", help="write a manifest of what is usable")
+    added.add_argument("--cache", type=Path, help="keep what was read, by file size and time")
+
+    added = command("export", _export, "turn a run into a folder that stock coqui-tts loads")
+    added.add_argument("--checkpoint", type=Path, required=True, help="a training checkpoint or a run folder")
+    added.add_argument("--output", type=Path, required=True)
+    added.add_argument("--base-dir", type=Path, help="the base's folder, where it has moved")
+
+    added = command("speak", _speak, "speak text with a model folder")
+    added.add_argument("--model", type=Path, required=True, help="a folder that export wrote")
+    added.add_argument("--language", required=True)
+    added.add_argument(
+        "--reference", type=Path, nargs="+", action="extend", required=True, help="recordings of the voice"
+    )
+    added.add_argument("--text", required=True, help="what to say; - reads standard input")
+    added.add_argument("--output", type=Path, required=True, help="the wav file")
+    added.add_argument("--seed", type=int, help="make the sampling repeatable")
+
+    added = command("demo", _demo, "the whole job on a mini base model and espeak-ng speech", as_json=False)
+    added.add_argument("--output", type=Path, default=Path("demo"))
+
+    added = command("make-mini-base", _make_mini_base, "make a base directory of any size", as_json=False)
+    added.add_argument("--output", type=Path, required=True)
+    added.add_argument("--vocab", type=Path, help="an XTTS vocab.json; by default a small one is made")
+    for size in ("layers", "channels", "heads", "steps"):
+        added.add_argument(f"--{size}", type=int, help="0: untrained, in seconds" if size == "steps" else None)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code (2: the user can mend it, 1: a check or the machine failed)."""
+    args = make_parser().parse_args(argv)
+    try:
+        with report_errors(debug=args.debug):
+            return int(args.run(args))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

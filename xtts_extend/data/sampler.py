@@ -1,0 +1,116 @@
+"""The order of the batches: a function of (seed, epoch), so that a resume needs only the epoch and the batch."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch.utils.data import Sampler
+
+from xtts_extend.data.manifest import Sample
+from xtts_extend.errors import ConfigError, DataError
+
+
+class EpochBatchSampler(Sampler[list[int]]):
+    """Batches of sample indices; the last batch of an epoch may be smaller.
+
+    By default an epoch is a permutation of the samples: every sample once, the languages mixed by what there is of
+    them. With `language_weights`, the languages' shares of an epoch's hours follow the weights: a language that has too
+    little is repeated, in whole passes and a draw without replacement for the rest, and no sample is left out. The
+    shares are exact but for rounding to a whole utterance, and but for which utterances the draw hits.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        batch_size: int,
+        seed: int,
+        language_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """Plan the epochs.
+
+        Args:
+            samples: With `language`, and with `duration_s` where weights are given.
+            batch_size: Samples per batch.
+            seed: Of the permutations.
+            language_weights: Positive shares of the audio hours, for exactly the languages of the samples; they need
+                not sum to 1.
+
+        Raises:
+            ConfigError: The batch size is not positive, or the weights do not fit the languages.
+            DataError: There are no samples.
+        """
+        if not samples:
+            raise DataError("no samples to draw batches from")
+        if batch_size < 1:
+            raise ConfigError(f"batch size {batch_size}; expected 1 or more")
+        self.batch_size = batch_size
+        self.seed = seed
+        self._start = (0, 0)
+        indices: dict[str, list[int]] = defaultdict(list)
+        for index, sample in enumerate(samples):
+            indices[sample["language"]].append(index)
+        repeats = dict.fromkeys(indices, 1.0)
+        if language_weights is not None:
+            seconds = {language: sum(samples[i]["duration_s"] for i in indices[language]) for language in indices}
+            repeats = _repeats(seconds, language_weights)
+        # Of each language: its samples, how often all of them come in an epoch, and how many come once more.
+        self._parts: list[tuple[list[int], int, int]] = []
+        for language in sorted(indices):
+            whole = math.floor(repeats[language])
+            extra = round((repeats[language] - whole) * len(indices[language]))
+            self._parts.append((indices[language], whole, extra))
+        self.samples_in_epoch = sum(len(part) * whole + extra for part, whole, extra in self._parts)
+
+    def set_position(self, epoch: int, batch: int = 0) -> None:
+        """Make the next iterations begin at a batch (counted from 0) of an epoch.
+
+        `batch` may be the number of batches in an epoch: nothing of it is left then.
+
+        Raises:
+            ConfigError: There is no such place.
+        """
+        if epoch < 0 or not 0 <= batch <= len(self):
+            raise ConfigError(
+                f"no batch {batch} in epoch {epoch}: an epoch has {len(self)} batches of {self.batch_size}; "
+                "have the data, the batch size or the language weights changed?"
+            )
+        self._start = (epoch, batch)
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, wherever the iteration begins."""
+        return math.ceil(self.samples_in_epoch / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, batch = self._start
+        order = self._epoch_order(epoch)
+        for start in range(batch * self.batch_size, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
+
+    def _epoch_order(self, epoch: int) -> list[int]:
+        # A string seeds through SHA-512: the same in every process, whatever PYTHONHASHSEED is.
+        generator = random.Random(f"order {self.seed} {epoch}")
+        order = []
+        for part, whole, extra in self._parts:
+            order += part * whole + generator.sample(part, extra)
+        generator.shuffle(order)
+        return order
+
+
+def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+    """How often each language comes in an epoch, at least once, so that its share of the audio is its weight's."""
+    if set(weights) != set(seconds):
+        raise ConfigError(
+            f"language weights for {', '.join(sorted(weights)) or 'no language'}, but the samples are in "
+            f"{', '.join(sorted(seconds))}; give one weight for each of these"
+        )
+    for language, weight in weights.items():
+        if not (math.isfinite(weight) and weight > 0):
+            raise ConfigError(f"language weight {weight} for {language}; expected a positive number")
+        if not seconds[language] > 0:
+            raise DataError(f"the samples in {language} last {seconds[language]} s in total; weights need durations")
+    # The language that has the most, measured by its weight, comes once; the others are repeated up to it.
+    most = max(seconds[language] / weights[language] for language in weights)
+    return {language: most * weight / seconds[language] for language, weight in weights.items()}

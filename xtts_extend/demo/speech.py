@@ -1,0 +1,234 @@
+"""Speech without recordings: espeak-ng, its library and its voices from the wheel `espeakng-loader`.
+
+espeak-ng keeps its state in C globals that even its own restart does not reset: what it speaks depends a little on what
+it spoke before. Here every utterance loads the library anew (3 ms) and unloads it, so that it is a function of its
+arguments alone, and a lock keeps threads apart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from rich.progress import track
+
+from xtts_extend.checkpoint.store import atomic_write
+from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
+
+#: Of every voice of espeak-ng, in Hz.
+SAMPLE_RATE = 22050
+
+# From speak_lib.h.
+_OUTPUT_SYNCHRONOUS = 2
+_DO_NOT_EXIT = 0x8000
+_TEXT_IS_UTF8 = 1
+_BY_CHARACTER = 1
+_RATE, _PITCH = 1, 3
+# The library cuts the path of its data at 160 bytes.
+_LONGEST_DATA_PATH = 120
+
+_library_lock = threading.Lock()
+
+
+class _Voice(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("languages", ctypes.c_char_p),
+        ("identifier", ctypes.c_char_p),
+        ("details", ctypes.c_ubyte * 4),
+        ("score", ctypes.c_int),
+        ("spare", ctypes.c_void_p),
+    )
+
+
+_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One of the corpus's voices: a variant of espeak-ng, its pitch (0 to 99) and its speed in words per minute."""
+
+    name: str
+    variant: str
+    pitch: int
+    speed_wpm: int
+
+
+SPEAKERS = (
+    Speaker("anna", "f2", 55, 165),
+    Speaker("bruno", "m3", 45, 175),
+    Speaker("clara", "f5", 65, 155),
+    Speaker("david", "m7", 35, 160),
+)
+
+
+def espeak_languages() -> dict[str, str]:
+    """The codes that espeak-ng speaks, with their English names.
+
+    Raises:
+        MachineError: espeak-ng is not installed.
+    """
+    with _library() as library:
+        library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
+        voices = library.espeak_ListVoices(None)
+        languages = {}
+        index = 0
+        while voices[index]:
+            voice = voices[index].contents
+            # A priority byte goes before the code.
+            languages[voice.languages[1:].decode()] = voice.name.decode().strip()
+            index += 1
+    return languages
+
+
+def speak_to_array(
+    text: str, language: str, *, voice_variant: str = "m3", speed_wpm: int = 165, pitch: int = 50
+) -> npt.NDArray[np.float32]:
+    """Speak `text` with espeak-ng's voice for `language`; the same arguments give the same samples.
+
+    Returns:
+        float32 [samples] in [-1, 1] at 22,050 Hz.
+
+    Raises:
+        LanguageError: espeak-ng has no such language; the message names similar ones.
+        ConfigError: espeak-ng has no such variant of a voice, or a number is outside of what it takes.
+        DataError: there is nothing to speak in `text`.
+        MachineError: espeak-ng is not installed or does not start.
+    """
+    if not any(letter.isalnum() for letter in text):
+        raise DataError(f"{text!r} has no letter to speak. Give a text with words in it.")
+    if not 80 <= speed_wpm <= 450 or not 0 <= pitch <= 99:
+        raise ConfigError(f"speed_wpm {speed_wpm} and pitch {pitch}: expected 80 to 450 and 0 to 99.")
+    variants = sorted(os.listdir(_data_folder() / "voices" / "!v"))
+    if voice_variant not in variants:
+        raise ConfigError(f"espeak-ng has no voice variant {voice_variant!r}; it has {', '.join(variants)}.")
+    pieces: list[npt.NDArray[np.int16]] = []
+
+    def keep(samples: ctypes._Pointer[ctypes.c_short], count: int, _events: int) -> int:
+        if samples and count > 0:
+            pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    callback = _SynthCallback(keep)
+    with _library() as library:
+        found = library.espeak_SetVoiceByName(f"{language}+{voice_variant}".encode()) == 0
+        if found:
+            library.espeak_SetSynthCallback(callback)
+            library.espeak_SetParameter(_RATE, speed_wpm, 0)
+            library.espeak_SetParameter(_PITCH, pitch, 0)
+            utf8 = text.replace("\0", " ").encode()
+            status = library.espeak_Synth(
+                utf8, ctypes.c_size_t(len(utf8) + 1), 0, _BY_CHARACTER, 0, _TEXT_IS_UTF8, None, None
+            )
+    if not found:
+        raise LanguageError(_unknown_language(language))
+    if status != 0 or not pieces:
+        raise MachineError(f"espeak-ng could not speak {text!r} in {language!r} (its status: {status}).")
+    return np.concatenate(pieces).astype(np.float32) / np.float32(32768)
+
+
+def make_corpus(
+    texts: Sequence[str],
+    language: str,
+    folder: Path,
+    *,
+    speakers: Sequence[Speaker] = SPEAKERS,
+    progress: bool = True,
+) -> Path:
+    """Speak every text in turn with one of the speakers; write `folder/wavs/*.wav` and a manifest in coqui's format.
+
+    The manifest (`audio_file|text|speaker_name`) is written last, when all recordings are there.
+
+    Returns:
+        The manifest's path, `folder/metadata.csv`.
+
+    Raises:
+        What `speak_to_array` raises; DataError for no texts or when a file cannot be written.
+    """
+    if not texts or not speakers:
+        raise DataError(f"{len(texts)} texts and {len(speakers)} speakers: give at least one of each.")
+    folder = Path(folder)
+    (folder / "wavs").mkdir(parents=True, exist_ok=True)
+    lines = ["audio_file|text|speaker_name"]
+    for index, text in enumerate(track(texts, f"Speaking {language}", disable=not progress, transient=True)):
+        # `|` and line ends separate the manifest's fields.
+        text = " ".join(text.replace("|", " ").split())
+        speaker = speakers[index % len(speakers)]
+        speech = speak_to_array(
+            text, language, voice_variant=speaker.variant, speed_wpm=speaker.speed_wpm, pitch=speaker.pitch
+        )
+        name = f"wavs/{language}_{index:05d}.wav"
+        soundfile.write(folder / name, speech, SAMPLE_RATE, subtype="PCM_16")
+        lines.append(f"{name}|{text}|{speaker.name}")
+    manifest = folder / "metadata.csv"
+    with atomic_write(manifest) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
+    return manifest
+
+
+@contextmanager
+def _library() -> Iterator[ctypes.CDLL]:
+    """The library in its first state, for one thread at a time."""
+    loader = _loader()
+    with _library_lock, tempfile.TemporaryDirectory(prefix="espeak-") as scratch:
+        data = _data_folder()
+        if len(os.fsencode(data)) > _LONGEST_DATA_PATH:
+            short = Path(scratch) / data.name
+            short.symlink_to(data, target_is_directory=True)
+            data = short
+        try:
+            library = ctypes.CDLL(loader.get_library_path())
+        except OSError as error:
+            raise MachineError(f"espeak-ng's library does not load: {error}.{_INSTALL}") from error
+        try:
+            rate = library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data), _DO_NOT_EXIT)
+            if rate != SAMPLE_RATE:
+                raise MachineError(
+                    f"espeak-ng started with {rate} instead of {SAMPLE_RATE} Hz with the data in {data}.{_INSTALL}"
+                )
+            # Some voices are a little noisy, from the clock unless told otherwise.
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+            yield library
+            library.espeak_Terminate()
+        finally:
+            unload = ctypes.CDLL(None).dlclose
+            unload.argtypes = [ctypes.c_void_p]
+            unload(library._handle)
+
+
+_INSTALL = " Install it with: pip install 'xtts_extend[demo]'"
+
+
+def _data_folder() -> Path:
+    return Path(_loader().get_data_path())
+
+
+def _loader() -> ModuleType:
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise MachineError(f"The package espeakng-loader, which brings espeak-ng, is missing.{_INSTALL}") from error
+    return espeakng_loader
+
+
+def _unknown_language(language: str) -> str:
+    known = espeak_languages()
+    named = {name.lower(): code for code, name in known.items()}
+    similar = [code for code in known if code.split("-")[0] == language.split("-")[0]]
+    similar += difflib.get_close_matches(language, known, n=4, cutoff=0.4)
+    similar += [named[name] for name in difflib.get_close_matches(language.lower(), named, n=2)]
+    listed = ", ".join(f"{code} ({known[code]})" for code in dict.fromkeys(similar)) or ", ".join(known)
+    return (
+        f"espeak-ng has no voice for the language {language!r}, only for {len(known)} others. Similar codes: {listed}."
+    )

@@ -1,0 +1,172 @@
+"""Short sentences for the demo's speech: a few word lists and patterns of our own, combined by chance.
+
+English and Spanish are what the mini base model knows, Amharic is what the demo teaches it. A sentence is one clause or
+two, of five to eighteen words, that is two to eight seconds of speech.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from xtts_extend.errors import DataError, LanguageError
+
+BASE_LANGUAGES = ("en", "es")
+NEW_LANGUAGE = "am"
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Patterns with named slots, and the phrases that fit each slot."""
+
+    patterns: tuple[str, ...]
+    slots: dict[str, tuple[str, ...]]
+
+
+ENGLISH = Grammar(
+    patterns=(
+        "{time} {subject} {action} {place}.",
+        "{subject} {action} {place}, {tail}.",
+        "{time} {subject} {action}, {tail}.",
+        "Did you know that {subject} {action} {time}?",
+        "{subject} {action}.",
+    ),
+    slots={
+        "subject": (
+            *("the old farmer", "my younger sister", "a quiet doctor", "our neighbour", "the yellow dog", "her uncle"),
+            *("the village teacher", "a tired sailor", "the baker's son", "my grandmother", "the new student"),
+            *("a woman from the valley", "the bus driver", "his cousin George", "the judge", "a very small child"),
+        ),
+        "action": (
+            *("found a silver key", "bought three loaves of bread", "wrote a long letter", "repaired the broken chair"),
+            *("sold five white sheep", "painted the wooden door blue", "listened to the radio", "cooked fish and rice"),
+            *("counted the stars", "drank a cup of strong coffee", "told us a strange story", "planted apple trees"),
+            *("lost a pair of gloves", "watched the boats", "opened every window", "played the violin"),
+            *("waited for the evening train", "carried a heavy box", "measured the field", "forgot the answer"),
+        ),
+        "place": (
+            *("near the river", "behind the church", "at the market", "under the bridge", "in the kitchen"),
+            *("on top of the hill", "beside the lake", "in front of the school", "across the street", "by the sea"),
+            *("between two tall houses", "in a small village", "at the edge of the forest", "inside the museum"),
+        ),
+        "time": (
+            *("yesterday", "this morning", "after the storm", "last winter", "on Thursday", "before breakfast"),
+            *("late at night", "during the summer", "every year in August", "just now", "an hour ago", "at noon"),
+        ),
+        "tail": (
+            *("because the weather was warm", "and nobody said a word", "but the others had already left"),
+            *("so we all went home", "while the children were asleep", "although it was much too late"),
+            *("and then it began to rain", "for the first time in years", "just as we expected"),
+        ),
+    },
+)
+
+SPANISH = Grammar(
+    patterns=(
+        "{time} {subject} {action} {place}.",
+        "{subject} {action} {place}, {tail}.",
+        "{time} {subject} {action}, {tail}.",
+        "¿Sabes que {subject} {action} {time}?",
+        "{subject} {action}.",
+    ),
+    slots={
+        "subject": (
+            *("el viejo pescador", "mi hermana menor", "la vecina de enfrente", "un médico joven"),
+            *(
+                "la maestra del pueblo",
+                "el hijo del panadero",
+                "mi abuela",
+                "una mujer de la montaña",
+                "su primo Andrés",
+            ),
+            *("el conductor del autobús", "aquel niño", "la señora García", "nuestro jefe"),
+            *("el perro negro", "su primo Andrés", "el nuevo alumno"),
+        ),
+        "action": (
+            *("encontró una llave de plata", "compró tres panes", "escribió una carta muy larga", "arregló la silla"),
+            *("vendió cinco ovejas blancas", "pintó la puerta de azul", "escuchó la radio", "cocinó arroz con pollo"),
+            *("contó las estrellas", "bebió una taza de café", "nos contó una historia extraña", "plantó manzanos"),
+            *("perdió los guantes", "miró los barcos", "abrió todas las ventanas", "tocó la guitarra"),
+            *("esperó el último tren", "llevó una caja pesada", "midió el campo", "olvidó la respuesta"),
+        ),
+        "place": (
+            *("cerca del río", "detrás de la iglesia", "en el mercado", "debajo del puente", "en la cocina"),
+            *("en lo alto de la colina", "junto al lago", "delante de la escuela", "al otro lado de la calle"),
+            *("entre dos casas altas", "en un pueblo pequeño", "al borde del bosque", "dentro del museo"),
+        ),
+        "time": (
+            *("ayer", "esta mañana", "después de la tormenta", "el invierno pasado", "el jueves", "antes del desayuno"),
+            *("muy tarde", "durante el verano", "cada año en agosto", "hace una hora", "al mediodía"),
+        ),
+        "tail": (
+            *("porque hacía mucho calor", "y nadie dijo nada", "pero los demás ya se habían ido"),
+            *("así que volvimos a casa", "mientras los niños dormían", "aunque era demasiado tarde"),
+            *("y entonces empezó a llover", "por primera vez en muchos años", "como todos esperaban"),
+        ),
+    },
+)
+
+AMHARIC = Grammar(
+    patterns=(
+        "{time} {subject} {place} {action}።",
+        "{subject} {place} {action}፣ {tail}።",
+        "{time} {subject} {action}፣ {tail}።",
+        "{time} {subject} {action} ወይ?",
+        "{subject} {action}።",
+    ),
+    slots={
+        "subject": (
+            *("አበበ", "ተስፋዬ", "ልጁ", "አባቴ", "ወንድሜ", "መምህሩ", "ገበሬው", "ነጋዴው", "ሐኪሙ", "ጎረቤቴ", "ጓደኛዬ", "አያቴ"),
+            *("እረኛው", "ሾፌሩ", "የእኔ አጎት", "አንድ ወጣት", "ጸሐፊው", "ፖሊሱ", "ዳኛው", "ሠራተኛው"),
+        ),
+        "action": (
+            *("ትኩስ ቡና ጠጣ", "ሦስት መጻሕፍት ገዛ", "አዲስ ጫማ ገዛ", "ረጅም ደብዳቤ ጻፈ", "ጥሩ ዘፈን ሰማ", "ትልቅ ዓሣ አየ"),
+            *("እንጀራ በላ", "የቆየ ታሪክ ነገረን", "ሁለት በጎች ሸጠ", "ቀይ አበባ ተከለ", "ለእንግዶች ምግብ አዘጋጀ", "የጠፋውን ቁልፍ አገኘ"),
+            *("በሩን በቀስታ ከፈተ", "ከወንድሙ ጋር ተነጋገረ", "ረጅም መንገድ ተጓዘ", "ከባድ ሳጥን ተሸከመ", "ቤቱን ነጭ ቀለም ቀባ"),
+            *("ኮከቦችን ቆጠረ", "መልሱን ረሳ", "ውሃ ቀዳ"),
+        ),
+        "place": (
+            *("በገበያ", "በቤቱ", "በትምህርት ቤት", "በአዲስ አበባ", "በወንዙ ዳር", "በከተማው መሃል", "በጎንደር", "በተራራው ላይ"),
+            *("በእርሻው ላይ", "በመንገድ ላይ", "በጣና ሐይቅ አጠገብ", "ከድልድዩ ሥር", "በጫካው ውስጥ", "በሐረር"),
+        ),
+        "time": (
+            *("ዛሬ ጠዋት", "ትናንት ማታ", "ባለፈው ሳምንት", "በክረምት", "ከሰዓት በኋላ", "በበዓል ቀን", "ሰኞ ዕለት", "ማክሰኞ ዕለት"),
+            *("ረቡዕ ጠዋት", "ቅዳሜ ማታ", "ከዝናቡ በኋላ", "ከምሳ በፊት", "በየዓመቱ", "ከአንድ ሰዓት በፊት"),
+        ),
+        "tail": (
+            *("ምክንያቱም ዝናብ ነበር", "ምክንያቱም ደክሞት ነበር", "ስለዚህ ሁሉም ተደሰተ", "ከዚያም በፍጥነት ተመለሰ"),
+            *("ነገር ግን ማንም አላየውም", "ሕፃናቱም ተኝተው ነበር", "ሌሎቹ ግን ቀድመው ሄዱ", "እኛም ወደ ቤት ተመለስን"),
+        ),
+    },
+)
+
+GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC}
+
+
+def sentences(language: str, count: int, seed: int = 0) -> list[str]:
+    """`count` different sentences of `language` ("en", "es" or "am"), the same ones for the same seed.
+
+    Raises:
+        LanguageError: there are no word lists for the language.
+        DataError: more sentences are wanted than the word lists give.
+    """
+    if language not in GRAMMARS:
+        raise LanguageError(f"No sentences for language {language!r}: the demo writes {', '.join(GRAMMARS)} only.")
+    grammar = GRAMMARS[language]
+    draw = random.Random(f"{language} {seed}")
+    found: dict[str, None] = {}
+    for _ in range(20 * count):
+        if len(found) == count:
+            break
+        sentence = draw.choice(grammar.patterns).format(**{name: draw.choice(of) for name, of in grammar.slots.items()})
+        found[_capitalized(sentence)] = None
+    if len(found) < count:
+        raise DataError(
+            f"Wanted {count} different sentences of {language!r}, the word lists gave {len(found)}: ask for fewer."
+        )
+    return list(found)
+
+
+def _capitalized(sentence: str) -> str:
+    first = next(index for index, letter in enumerate(sentence) if letter.isalpha())
+    return sentence[:first] + sentence[first].upper() + sentence[first + 1 :]

@@ -1,0 +1,135 @@
+"""A run becomes a folder that stock coqui-tts loads, after the proof that frozen rows are the base's, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from TTS.tts.configs.xtts_config import XttsConfig
+
+from xtts_extend.checkpoint.inspect import inspect_checkpoint
+from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
+from xtts_extend.files import atomic_write
+from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
+from xtts_extend.text.vocabulary import load_vocabulary
+from xtts_extend.training.config import take_recorded
+
+logger = logging.getLogger("trainer")
+
+_README = """# XTTS with {language}
+
+A plain XTTS model folder, exported at step {step}. For {language}, coqui's tokenizer needs one line,
+`xtts_extend.enable()`; the languages of the base work without it.
+
+```python
+import xtts_extend; xtts_extend.enable()
+from TTS.tts.configs.xtts_config import XttsConfig; from TTS.tts.models.xtts import Xtts
+config = XttsConfig(); config.load_json("config.json"); model = Xtts(config); model.load_checkpoint(config, checkpoint_dir=".")
+```
+
+Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` is audio at {rate} Hz. Or, without
+Python and without FFmpeg:
+
+    xtts-extend speak --model . --language {language} --reference voice.wav --text "…" --output hello.wav
+
+The licence of the base model holds for this model as well.
+"""
+
+
+def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict[str, Any]:
+    """Write `model.pth`, `config.json`, `vocab.json`, `speakers_xtts.pth` (if the base has one) and a README.
+
+    Args:
+        checkpoint: a training checkpoint, or a run folder (its newest sound checkpoint).
+        output: a folder that does not exist yet, or is empty.
+        base_dir: the base's folder, where it is not the recorded one any more.
+
+    Returns:
+        What was exported: `checkpoint`, `step`, `language`, `base_rows`, `base_rows_checked`, `size_bytes`.
+
+    Raises:
+        CheckpointError: no sound training checkpoint.
+        ConfigError: the output folder is not empty, or a given base directory does not hold the base.
+        CheckFailed: the run froze the old rows and they are not the base's.
+    """
+    info = inspect_checkpoint(checkpoint)
+    path = Path(info.path)
+    if info.kind != "training":
+        raise CheckpointError(
+            f"{path} is a base model; only a run's checkpoint can be exported. Give checkpoint_N.pth or a run folder."
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output} exists and is not an empty folder. Give another --output, or remove it first.")
+    content, _ = load_checkpoint(path)
+    recorded = content["config"]
+    record = content.get("xtts_extend", {})
+    weights = xtts_weights(content["model"])
+    base = base_dir or Path(record.get("base_dir") or "")
+    rows_checked = _prove_base_rows(weights, record.get("base_rows", {}), base_dir)
+
+    vocab = path.parent / "vocab.json"
+    vocab = vocab if vocab.is_file() else Path(recorded["model_args"]["tokenizer_file"])
+    vocabulary = load_vocabulary(vocab)
+    if vocabulary.digest != record.get("vocabulary", {}).get("digest", vocabulary.digest):
+        raise CheckpointError(
+            f"{vocab} is not the vocabulary that {path} was trained with. Put the run's own beside it."
+        )
+    config = XttsConfig()
+    take_recorded(config, recorded)
+    config.languages = [code for code in config.languages if code in vocabulary.languages]
+    config.model_args.tokenizer_file = ""
+    config.model_args.gpt_number_text_tokens = vocabulary.size
+    language = recorded.get("language") or ""
+
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output / "model.pth") as file:
+        torch.save({"model": weights}, file)
+    with atomic_write(output / "config.json") as file:
+        file.write(json.dumps(config.to_dict(), indent=4).encode())
+    shutil.copyfile(vocab, output / "vocab.json")
+    if base_dir or record.get("base_dir"):
+        speakers = base / "speakers_xtts.pth"
+        if speakers.is_file():
+            shutil.copyfile(speakers, output / "speakers_xtts.pth")
+    (output / "README.md").write_text(
+        _README.format(language=language, step=info.step, rate=config.audio.output_sample_rate), encoding="utf-8"
+    )
+    return {
+        "checkpoint": str(path),
+        "step": info.step,
+        "language": language,
+        "base_rows": record.get("base_rows", {}).get("rows"),
+        "base_rows_checked": rows_checked,
+        "size_bytes": (output / "model.pth").stat().st_size,
+    }
+
+
+def _prove_base_rows(weights: dict[str, Any], record: dict[str, Any], base_dir: Path | None) -> bool:
+    """Compare the old rows with the base's digests, and with the base itself where it is named."""
+    if not record.get("frozen"):
+        logger.info(" > the run trained all rows (or recorded none): old rows are not compared with the base's.")
+        return False
+    rows = record["rows"]
+    expected = record["digests"]
+    if base_dir is not None:
+        base = base_dir / "model.pth"
+        if not base.is_file():
+            raise ConfigError(f"{base_dir} holds no model.pth. Give the folder of the base that the run started from.")
+        content, info = load_checkpoint(base)
+        if info.vocab_size != rows or row_digests(xtts_weights(content["model"]), rows) != expected:
+            raise CheckFailed(
+                f"The token rows of {base} are not those that the run started from ({info.vocab_size} rows, {rows} "
+                "recorded). Give the base of this run."
+            )
+    changed = [name for name, digest in row_digests(weights, rows).items() if digest != expected[name]]
+    if changed:
+        raise CheckFailed(
+            f"The first {rows} rows of {', '.join(changed)} are not the base's any more, although the run froze them: "
+            "old languages would sound different. The checkpoint was edited or damaged; export an earlier one."
+        )
+    return True

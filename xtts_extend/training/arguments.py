@@ -1,0 +1,213 @@
+"""The flags of the recipe. A flag that is not given is None: the run's recorded value or the default then counts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xtts_extend.errors import ConfigError
+from xtts_extend.model.embedding import INIT_METHODS
+from xtts_extend.training.config import NewLanguageConfig, apply_override
+
+_EPILOG = """Every value of the configuration can be set as --coqpit.KEY=VALUE as well (--coqpit.lr=1e-5,
+--coqpit.model_args.max_text_length=300); such an override beats the flag of the same meaning.
+On a resume, what is not given takes the value that the run recorded."""
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number of at least 1 was expected")
+    return value
+
+
+def _at_least_zero(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: a finite number of at least 0 was expected")
+    return value
+
+
+def _weights(text: str) -> dict[str, float]:
+    """`am=3,en=1` → {"am": 3.0, "en": 1.0}"""
+    weights = {}
+    for part in text.split(","):
+        language, separator, value = part.partition("=")
+        if not separator:
+            raise argparse.ArgumentTypeError(f"{text}: LANG=WEIGHT,LANG=WEIGHT was expected")
+        weights[language.strip()] = float(value)
+    return weights
+
+
+def _sentence(text: str) -> dict[str, str]:
+    """`LANG:VOICE.wav:TEXT` → coqui's test sentence"""
+    language, _, rest = text.partition(":")
+    voice, separator, sentence = rest.partition(":")
+    if not (language and voice and separator and sentence):
+        raise argparse.ArgumentTypeError(f"{text!r}: LANG:VOICE.wav:TEXT was expected")
+    return {"text": sentence, "speaker_wav": voice, "language": language}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The recipe's parser; the help text of each flag says its default and why."""
+    parser = argparse.ArgumentParser(
+        description="Teach XTTS a language, or continue a run that was interrupted.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument("--base-dir", help="base model: config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth")
+    files.add_argument(
+        "--checkpoint",
+        help="a base model (default BASE_DIR/model.pth): start from it; a training checkpoint or a run folder "
+        "(its newest sound checkpoint): continue it. Which of the two is decided by content, not by name",
+    )
+    files.add_argument("--vocab", help="vocabulary made by extend-vocab (default BASE_DIR/vocab.json)")
+    files.add_argument("--language", help="code of the language to learn, as in its tag in the vocabulary")
+    files.add_argument("--train-manifest", action="append", metavar="PATH[:LANG]", help="repeat for several")
+    files.add_argument("--val-manifest", action="append", metavar="PATH[:LANG]", help="repeat for several")
+    files.add_argument("--manifest-format", help="coqui, ljspeech, jsonl or a formatter registered with coqui [auto]")
+    files.add_argument("--output-dir", help="run folders are made in it [runs]")
+
+    start = parser.add_argument_group("start and resume")
+    start.add_argument("--start-fresh", action="store_true", help="take only the weights of a training checkpoint")
+    start.add_argument("--new-run", action="store_true", help="continue in a new run folder instead of the run's own")
+    start.add_argument(
+        "--allow-changes", action="store_true", help="continue although values that define the run have changed"
+    )
+    start.add_argument(
+        "--init",
+        choices=INIT_METHODS,
+        help="start of the new rows: romanized (near what the token sounds like), mean, normal [romanized]",
+    )
+    start.add_argument(
+        "--no-freeze-base-rows",
+        dest="freeze_base_rows",
+        action="store_false",
+        help="train the rows of old tokens too; by default they cannot move, and old text keeps its embeddings",
+    )
+
+    training = parser.add_argument_group("training (a step is a batch)")
+    training.add_argument("--epochs", type=_positive, help="stop after so many passes [1000: until you stop it]")
+    training.add_argument("--max-steps", type=_positive, help="stop after so many steps [no limit]")
+    training.add_argument("--batch-size", type=_positive, help="utterances per batch [4: fits 12 GB]")
+    training.add_argument(
+        "--grad-accum-steps",
+        type=_positive,
+        help="batches per optimizer step [64: with batch 4 an effective 256; coqui's recipe asks for 252 or more]",
+    )
+    training.add_argument(
+        "--learning-rate",
+        type=_at_least_zero,
+        help="[5e-6: coqui's value for fine-tuning; higher loses the old languages sooner]",
+    )
+    training.add_argument("--warmup-steps", type=int, help="linear warm-up over so many batches, then constant [0]")
+    training.add_argument(
+        "--text-loss-weight", type=_at_least_zero, help="[0.01: as XTTS was trained; speech is what counts]"
+    )
+    training.add_argument("--mel-loss-weight", type=_at_least_zero, help="[1.0]")
+    training.add_argument("--weight-decay", type=_at_least_zero, help="on weight matrices only [0.01: coqui's]")
+    training.add_argument("--grad-clip", type=_at_least_zero, help="largest norm of the gradient; 0 for none [0]")
+    training.add_argument("--amp", choices=("none", "bf16", "fp16"), help="mixed precision [none]")
+    training.add_argument("--num-workers", type=int, help="processes that load data [0]")
+    training.add_argument("--seed", type=int, help="of everything that is random [1]")
+    training.add_argument("--language-weights", type=_weights, metavar="LANG=W,…", help="shares of audio [by hours]")
+    training.add_argument("--max-bad-share", type=_at_least_zero, help="stop if more samples are unusable [0.01]")
+
+    output = parser.add_argument_group("checkpoints and evaluation")
+    output.add_argument("--save-step", type=_positive, help="steps between checkpoints [1000]")
+    output.add_argument("--keep-checkpoints", type=_positive, help="newest checkpoints to keep, beside the best [3]")
+    output.add_argument("--eval-step", type=_positive, help="steps between evaluations [at each epoch's end only]")
+    output.add_argument(
+        "--test-sentence",
+        action="append",
+        type=_sentence,
+        metavar="LANG:VOICE.wav:TEXT",
+        help="spoken at every evaluation, for TensorBoard; repeat for several",
+    )
+    output.add_argument("--debug", action="store_true", help="show a traceback on errors")
+    return parser
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split the command line into flags (only those that were given) and `--coqpit.KEY=VALUE` overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--coqpit."):
+            flags.append(argument)
+        elif "=" in argument or not rest:
+            overrides.append(argument)
+        else:
+            overrides.append(f"{argument}={rest.pop(0)}")
+    return make_parser().parse_args(flags), overrides
+
+
+#: Flags that are a value of the configuration under another (or nested) name.
+_RENAMED = {
+    "learning_rate": "lr",
+    "num_workers": "num_loader_workers",
+    "seed": "training_seed",
+    "keep_checkpoints": "save_n_checkpoints",
+    "eval_step": "run_eval_steps",
+    "test_sentence": "test_sentences",
+    "text_loss_weight": "model_args.gpt_loss_text_ce_weight",
+    "mel_loss_weight": "model_args.gpt_loss_mel_ce_weight",
+    "weight_decay": "optimizer_params.weight_decay",
+    "train_manifest": "train_manifests",
+    "val_manifest": "val_manifests",
+    "output_dir": "output_path",
+    "vocab": "model_args.tokenizer_file",
+}
+_PATHS = ("base_dir", "vocab", "output_dir")
+#: Flags that are not values of the configuration.
+_NOT_CONFIG = ("checkpoint", "start_fresh", "new_run", "allow_changes", "debug", "warmup_steps", "amp")
+
+
+def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put the flags that were given into the configuration, then the overrides.
+
+    Raises:
+        ConfigError: an override names no key or has the wrong type; a value makes no sense.
+    """
+    for flag, value in given.items():
+        if flag in _NOT_CONFIG:
+            continue
+        if flag in _PATHS:
+            value = str(Path(value).expanduser().absolute())
+        *parents, last = _RENAMED.get(flag, flag).split(".")
+        target: Any = config
+        for name in parents:
+            target = getattr(target, name)
+        if isinstance(target, dict):
+            target[last] = value
+        else:
+            setattr(target, last, value)
+    if "batch_size" in given:
+        config.eval_batch_size = config.batch_size
+    if "num_workers" in given:
+        config.num_eval_loader_workers = config.num_loader_workers
+    if "amp" in given:
+        config.mixed_precision = given["amp"] != "none"
+        config.precision = given["amp"] if config.mixed_precision else "fp16"
+    for override in overrides:
+        apply_override(config, override)
+    if given.get("warmup_steps", 0) > 0 and not any(item.startswith("--coqpit.lr_scheduler") for item in overrides):
+        # the scheduler moves once per optimizer step
+        config.lr_scheduler = "LinearLR"
+        config.lr_scheduler_params = {
+            "start_factor": 1e-3,
+            "total_iters": -(-given["warmup_steps"] // config.grad_accum_steps),
+        }
+    for key in ("batch_size", "eval_batch_size", "grad_accum_steps", "epochs", "save_step", "save_n_checkpoints"):
+        value = getattr(config, key)
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{key} is {value}; a whole number of at least 1 was expected.")
+    if config.init not in INIT_METHODS:
+        raise ConfigError(f"init is {config.init!r}; choose one of {', '.join(INIT_METHODS)}.")

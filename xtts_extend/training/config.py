@@ -1,0 +1,218 @@
+"""The configuration of a run: what the base says, what an earlier run recorded, flags, and `--coqpit.KEY=VALUE`.
+
+Later ones win, in this order: our defaults, the base's `config.json` (architecture, audio, languages), the values that
+a checkpoint recorded, flags, overrides.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from coqpit import Coqpit
+
+from xtts_extend.errors import ConfigError
+
+# coqui's XTTS dataset module, which this import runs, sets torch to one thread for the whole process
+_threads = torch.get_num_threads()
+from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainerConfig  # noqa: E402
+
+torch.set_num_threads(_threads)
+
+
+@dataclass
+class NewLanguageConfig(GPTTrainerConfig):
+    """coqui's `GPTTrainerConfig` and what a new language needs beside it; saved as the run's `config.json`."""
+
+    language: str = field(default="", metadata={"help": "Code of the language to learn."})
+    base_dir: str = field(default="", metadata={"help": "Folder with the base model's files."})
+    train_manifests: list[str] = field(default_factory=list, metadata={"help": "PATH or PATH:LANG each."})
+    val_manifests: list[str] = field(default_factory=list, metadata={"help": "PATH or PATH:LANG each."})
+    manifest_format: str = field(default="auto", metadata={"help": "auto, or a formatter registered with coqui."})
+    language_weights: dict[str, float] = field(default_factory=dict, metadata={"help": "Shares of audio hours."})
+    max_bad_share: float = field(default=0.01, metadata={"help": "Stop when more of the samples are unusable."})
+    init: str = field(default="romanized", metadata={"help": "Start of the new rows."})
+    freeze_base_rows: bool = field(default=True, metadata={"help": "Keep the rows of old tokens as they are."})
+    grad_accum_steps: int = field(default=64, metadata={"help": "Batches per optimizer step."})
+    max_steps: int | None = field(default=None, metadata={"help": "Stop after this many batches."})
+    # what is known to work for XTTS, from coqui's own recipe
+    lr: float = 5e-6
+    optimizer: str = "AdamW"
+    optimizer_params: dict[str, Any] = field(
+        default_factory=lambda: {"betas": [0.9, 0.96], "eps": 1e-8, "weight_decay": 1e-2}
+    )
+    optimizer_wd_only_on_weights: bool = True
+    lr_scheduler: str | None = None
+    scheduler_after_epoch: bool = False
+    batch_size: int = 4
+    eval_batch_size: int = 4
+    epochs: int = 1000
+    save_step: int = 1000
+    save_n_checkpoints: int = 3
+    print_step: int = 25
+    plot_step: int = 25
+    run_name: str = "xtts"
+    run_description: str = "XTTS learns a new language"
+
+
+#: What the saved optimizer and schedule depend on: it cannot change within a run. Names as in the configuration.
+FIXED_FOR_THE_RUN = (
+    "freeze_base_rows",
+    "optimizer",
+    "optimizer_wd_only_on_weights",
+    "lr_scheduler",
+    "lr_scheduler_params",
+)
+#: What makes a run another run when it changes between a checkpoint and its resume.
+DEFINES_THE_RUN = (
+    "language",
+    "batch_size",
+    "grad_accum_steps",
+    "training_seed",
+    "language_weights",
+    "mixed_precision",
+    "precision",
+    "lr",
+    "optimizer_params",
+    "grad_clip",
+    "model_args.gpt_loss_text_ce_weight",
+    "model_args.gpt_loss_mel_ce_weight",
+    "model_args.max_wav_length",
+    "model_args.max_text_length",
+    "model_args.min_conditioning_length",
+    "model_args.max_conditioning_length",
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not UTF-8, or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist. A base directory has a config.json; check --base-dir.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON in UTF-8: {error}. Take the file that came with the model.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}; a JSON object was expected.")
+    return content
+
+
+def take_architecture(config: NewLanguageConfig, base: Mapping[str, Any]) -> None:
+    """Copy architecture, audio and languages of a base's configuration; its training values stay where they are.
+
+    Raises:
+        ConfigError: the architecture is not there.
+    """
+    model_args = base.get("model_args")
+    if not isinstance(model_args, Mapping) or "gpt_layers" not in model_args:
+        raise ConfigError(
+            "The base's config.json has no 'model_args' with 'gpt_layers'. Take the config.json of an XTTS model."
+        )
+    # paths of other machines, and values that the vocabulary decides
+    skipped = {"tokenizer_file", "gpt_checkpoint", "gpt_number_text_tokens", "mel_norm_file", "dvae_checkpoint"}
+    for part, values in ((config.model_args, model_args), (config.audio, base.get("audio") or {})):
+        known = {item.name for item in fields(part)}
+        for key in known & set(values) - skipped:
+            if values[key] is not None:
+                setattr(part, key, values[key])
+    config.languages = list(base.get("languages") or config.languages)
+
+
+def take_recorded(config: Coqpit, recorded: Mapping[str, Any]) -> None:
+    """Copy the values that a checkpoint recorded; keys that this version does not know are left alone."""
+    for item in fields(config):
+        if item.name not in recorded:
+            continue
+        current, value = getattr(config, item.name), recorded[item.name]
+        if isinstance(current, Coqpit) and isinstance(value, Mapping):
+            take_recorded(current, value)
+        elif item.name != "datasets":
+            setattr(config, item.name, value)
+
+
+def apply_override(config: Coqpit, override: str) -> str:
+    """Apply one `--coqpit.KEY=VALUE`; KEY may lead into nested configurations, dicts and lists.
+
+    VALUE is read as JSON (`true`, `null`, `5e-6`, `[1, 2]`) and as plain text otherwise.
+
+    Returns:
+        The KEY.
+
+    Raises:
+        ConfigError: there is no such key, or the value has another type.
+    """
+    key, separator, text = override.removeprefix("--coqpit.").partition("=")
+    if not separator:
+        raise ConfigError(f"{override} has no value; write --coqpit.KEY=VALUE.")
+    *parents, last = key.split(".")
+    target: Any = config
+    try:
+        for name in parents:
+            target = getattr(target, name) if isinstance(target, Coqpit) else _item(target, name)
+        current = getattr(target, last) if isinstance(target, Coqpit) else _item(target, last, may_be_new=True)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"--coqpit.{key}: the configuration has no such key. Check the spelling.") from error
+    try:
+        value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except ValueError:
+        value = text
+    if isinstance(target, Coqpit):
+        expected = typing.get_type_hints(type(target))[last]
+        value = _coerce(value, text, expected, key)
+        setattr(target, last, value)
+    elif isinstance(target, list):
+        target[int(last)] = value
+    else:
+        target[last] = _coerce(value, text, type(current), key) if current is not None else value
+    return key
+
+
+def _item(container: Any, name: str, may_be_new: bool = False) -> Any:
+    if isinstance(container, list):
+        return container[int(name)]
+    if isinstance(container, dict):
+        return container.get(name) if may_be_new else container[name]
+    raise TypeError(f"{type(container).__name__} has no items")
+
+
+def _coerce(value: Any, text: str, expected: Any, key: str) -> Any:
+    """`value` if it has the expected type, with the conversions that lose nothing (1 → 1.0, anything → text)."""
+    kinds = typing.get_args(expected) if typing.get_origin(expected) in (typing.Union, types.UnionType) else (expected,)
+    kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    if any(kind is Any or (isinstance(kind, type) and type(value) is kind) for kind in kinds):
+        return value
+    if float in kinds and type(value) is int:
+        return float(value)
+    if str in kinds:
+        return text
+    names = " or ".join(kind.__name__ for kind in kinds)
+    raise ConfigError(f"--coqpit.{key}={text}: {names.replace('NoneType', 'null')} was expected.")
+
+
+def lookup(values: Any, key: str) -> Any:
+    """The value under a dotted key of a configuration or of its recorded dict; None when it is not there."""
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, Mapping) else getattr(values, name, None)
+    return values
+
+
+def changes(recorded: Mapping[str, Any], config: Coqpit, keys: Sequence[str] = DEFINES_THE_RUN) -> list[str]:
+    """What would make a resumed run another run: a line "key: recorded → now" each; keys not recorded do not count."""
+    found = []
+    for key in keys:
+        before, now = lookup(recorded, key), lookup(config, key)
+        if key.split(".")[0] in recorded and before != now:
+            found.append(f"{key}: {before} → {now}")
+    return found

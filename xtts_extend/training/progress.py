@@ -1,0 +1,69 @@
+"""The line that a run prints every `print_step` steps."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xtts_extend.training.restore import Position
+
+logger = logging.getLogger("trainer")
+
+
+class Progress:
+    """Prints step, losses, rate and time left: at the first step of this process and then every `print_step`.
+
+    Args:
+        config: `print_step`, `epochs` and (if it has one) `max_steps` are read.
+        step: the steps done before this process.
+    """
+
+    def __init__(self, config: Any, step: int) -> None:
+        self.config = config
+        self.first_step = step
+        self.start: float | None = None
+
+    def step(self, position: Position, batches: int, losses: dict[str, float], learning_rate: float) -> None:
+        """Called after each step.
+
+        Args:
+            position: where the run is.
+            batches: batches in an epoch.
+            losses: `loss`, `loss_text_ce`, `loss_mel_ce`.
+            learning_rate: of this step.
+        """
+        done = position.step - self.first_step
+        if done == 1:
+            # the first step warms caches up and says nothing about the rate
+            self.start = time.monotonic()
+        elif position.step % self.config.print_step:
+            return
+        end = (self.config.epochs - position.epoch) * batches - position.batch + position.step
+        end = min(end, getattr(self.config, "max_steps", None) or end)
+        rate = ""
+        if done > 1 and self.start is not None:
+            per_step = (time.monotonic() - self.start) / (done - 1)
+            left = max(end - position.step, 0) * per_step
+            rate = f" · {per_step:.2f} s/step · {_duration(left)} left"
+        logger.info(
+            " > step %d/%d · epoch %d (%d/%d) · loss %.4f (text %.4f, mel %.4f) · lr %.3g%s",
+            position.step,
+            end,
+            position.epoch,
+            position.batch,
+            batches,
+            losses["loss"],
+            losses["loss_text_ce"],
+            losses["loss_mel_ce"],
+            learning_rate,
+            rate,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 48:
+        return f"{hours / 24:.0f} days"
+    return f"{hours:.1f} h" if hours >= 2 else f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"

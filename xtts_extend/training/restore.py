@@ -1,0 +1,299 @@
+"""What a checkpoint records beside weights and optimizer, and how a trainer takes all of it up again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xtts_extend.checkpoint.inspect import CheckpointInfo
+from xtts_extend.checkpoint.store import FORMAT_VERSION, require_fit
+from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
+from xtts_extend.text.vocabulary import load_vocabulary
+from xtts_extend.training.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
+
+logger = logging.getLogger("trainer")
+
+
+@dataclass
+class Position:
+    """Where a run is, always between two optimizer steps.
+
+    Attributes:
+        step: finished batches.
+        epoch: the current epoch, from 0.
+        batch: finished batches of this epoch.
+        train_loss_sum: sum of the training losses of this epoch's batches.
+        evaluation_due: an evaluation fell due here and is not complete.
+        best_value: the loss of the best model so far.
+        last_value: the loss that the last evaluation gave.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    train_loss_sum: float = 0.0
+    evaluation_due: bool = False
+    best_value: float = float("inf")
+    last_value: float = float("inf")
+
+    @property
+    def train_loss(self) -> float:
+        """Mean training loss of this epoch so far."""
+        return self.train_loss_sum / self.batch if self.batch else float("inf")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Move to the first batch of an epoch."""
+        self.epoch, self.batch, self.train_loss_sum = epoch, 0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over all fields; a missing or left-over one is a CheckpointError that names it."""
+        require_fit({item.name for item in fields(self)}, set(state), "checkpoint's position")
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], info: CheckpointInfo) -> Position:
+        """The position that a training checkpoint holds.
+
+        The stock Trainer saves `checkpoint_N` before it counts batch N + 1 and `best_model_N` after, both with `step`
+        N. Adam's own counter tells them apart when there was no gradient accumulation; else it is taken for the former.
+        It does not record the place within the epoch, so that the epoch starts again.
+        """
+        position = cls()
+        if info.written_by == "xtts_extend":
+            record = content["xtts_extend"]
+            if record.get("version") != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{info.path} has format version {record.get('version')}; this release reads {FORMAT_VERSION}. "
+                    "Use the release of xtts_extend that wrote it."
+                )
+            position.load_state_dict(record["state"])
+            return position
+        recorded = int(content["step"])
+        updates = {
+            int(moments["step"])
+            for optimizer in content["optimizer"]
+            for moments in optimizer["state"].values()
+            if "step" in moments
+        }
+        position.step = recorded if updates == {recorded} else recorded + 1
+        position.epoch = int(content["epoch"])
+        loss = content.get("model_loss")
+        if isinstance(loss, Mapping) and isinstance(loss.get("eval_loss"), float):
+            position.best_value = loss["eval_loss"]
+        return position
+
+
+def data_digest(samples: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of what the manifests say: file names as written there, texts and languages, in order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        for key in ("manifest_audio_file", "text", "language"):
+            digest.update(str(sample[key]).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def run_record(trainer: Any) -> dict[str, Any]:
+    """The `xtts_extend` key of a checkpoint."""
+    vocabulary = load_vocabulary(trainer.output_path / "vocab.json")
+    return {
+        "version": FORMAT_VERSION,
+        "vocabulary": {"tokens": dict(vocabulary.tokens), "digest": vocabulary.digest},
+        "base_rows": {
+            "rows": trainer.model.base_rows,
+            "frozen": trainer.model.rows_frozen,
+            "digests": dict(trainer.model.base_digests),
+        },
+        "base_dir": getattr(trainer.config, "base_dir", ""),
+        "data_digest": data_digest(trainer.train_samples),
+        "state": trainer.position.state_dict(),
+    }
+
+
+def prepare_model(model: Any, content: Mapping[str, Any]) -> None:
+    """Freeze the rows that the checkpoint's run froze; before the optimizer is made."""
+    record = content.get("xtts_extend")
+    if record:
+        model.base_rows = record["base_rows"]["rows"]
+        model.base_digests = dict(record["base_rows"]["digests"])
+        if record["base_rows"]["frozen"]:
+            model.freeze_base_rows()
+
+
+def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, *, allow_changes: bool) -> Position:
+    """Restore weights, optimizer, scheduler, scaler and position, check that all of it arrived, and say so.
+
+    Raises:
+        CheckpointError: something is missing, left over, or does not fit; it is named.
+        ConfigError: what defines the run has changed.
+        VocabularyError: the checkpoint was trained with another vocabulary.
+    """
+    position = Position.of(content, info)
+    changed = _check_changes(trainer, content, allow_changes)
+    _check_vocabulary(trainer, content, info)
+    trainer.model.restore_state(content["model"])
+    _restore_optimizers(trainer, content["optimizer"])
+    _restore_schedulers(trainer, content.get("scheduler") or [])
+    if trainer.scaler is not None:
+        if not content.get("scaler"):
+            raise CheckpointError(f"{info.path} holds no state of the fp16 loss scaler. Continue it with --amp none.")
+        trainer.scaler.load_state_dict(content["scaler"])
+    _apply_changes(trainer, content, changed, position)
+    # losses are comparable only within one run, and a stock run chose its best model by another average
+    restored = [
+        f"{len(content['model'])} tensors",
+        f"optimizer ({sum(len(part['state']) for part in content['optimizer'])} moments)",
+        "scheduler" if content.get("scheduler") else "no scheduler (the run has none)",
+        "scaler" if trainer.scaler is not None else "no scaler (the run has none)",
+    ]
+    logger.info(" > Resuming %s", info.path)
+    logger.info(
+        " > step %d · epoch %d, batch %d done · learning rate %.4g",
+        position.step,
+        position.epoch,
+        position.batch,
+        trainer.optimizer[0].param_groups[0]["lr"],
+    )
+    logger.info(" > restored and checked: %s, best loss %.5f", ", ".join(restored), position.best_value)
+    if info.written_by == "coqui":
+        logger.info(
+            " > written by the stock Trainer: it does not record the place within the epoch, so epoch %d starts at its "
+            "first batch; gradients of a started accumulation are not in the file.",
+            position.epoch,
+        )
+    return position
+
+
+def _check_changes(trainer: Any, content: Mapping[str, Any], allow_changes: bool) -> list[str]:
+    """The keys that changed; raises unless they may."""
+    recorded = content.get("config") or {}
+    fixed = changes(recorded, trainer.config, FIXED_FOR_THE_RUN)
+    if fixed:
+        raise ConfigError(
+            "These values cannot change within a run (recorded → now):\n  "
+            + "\n  ".join(fixed)
+            + "\nLeave them as they were, or take only the weights with --start-fresh."
+        )
+    changed = changes(recorded, trainer.config, DEFINES_THE_RUN)
+    before = content.get("xtts_extend", {}).get("data_digest")
+    now = data_digest(trainer.train_samples)
+    if before is not None and before != now:
+        changed.append(f"training samples: digest {before[:12]} → {now[:12]}")
+    if changed and not allow_changes:
+        raise ConfigError(
+            "The run would become another run; these values differ from the checkpoint (recorded → now):\n  "
+            + "\n  ".join(changed)
+            + "\nLeave them as they were, or continue all the same with --allow-changes."
+        )
+    for line in changed:
+        logger.info(" > changed, as asked: %s", line)
+    return [line.split(":")[0] for line in changed]
+
+
+def _check_vocabulary(trainer: Any, content: Mapping[str, Any], info: CheckpointInfo) -> None:
+    vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
+    recorded = content.get("xtts_extend", {}).get("vocabulary")
+    if recorded is not None and recorded["digest"] != vocabulary.digest:
+        before, now = recorded["tokens"], vocabulary.tokens
+        moved = sum(1 for token, number in before.items() if token in now and now[token] != number)
+        raise VocabularyError(
+            f"{info.path} was trained with another vocabulary than {vocabulary.path}: "
+            f"{len(now.keys() - before.keys())} tokens added, {len(before.keys() - now.keys())} removed, {moved} moved, or other merges. "
+            "Continue with the vocabulary of the run (vocab.json in its folder)."
+        )
+    if info.vocab_size != vocabulary.size:
+        raise VocabularyError(
+            f"{info.path} has {info.vocab_size} token rows and {vocabulary.path} needs {vocabulary.size}. "
+            "Give the vocabulary that the checkpoint was trained with."
+        )
+
+
+def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]]) -> None:
+    if len(saved) != len(trainer.optimizer):
+        raise CheckpointError(f"The checkpoint holds {len(saved)} optimizers; this run has {len(trainer.optimizer)}.")
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    for optimizer, state in zip(trainer.optimizer, saved, strict=True):
+        groups = [len(group["params"]) for group in optimizer.param_groups]
+        found = [len(group["params"]) for group in state["param_groups"]]
+        if groups != found:
+            raise CheckpointError(
+                f"The checkpoint's optimizer has parameter groups of {found} tensors; this run has {groups}. "
+                "Rows that were frozen, or weight decay by group, differ; use the run's own settings."
+            )
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        fitted = {}
+        for parameter, number in zip(parameters, numbers, strict=True):
+            if number in state["state"]:
+                name = names[id(parameter)]
+                fitted[number] = _fit_moments(state["state"][number], parameter, name, trainer.model)
+        left_over = set(state["state"]) - set(numbers)
+        if left_over:
+            raise CheckpointError(
+                f"The checkpoint's optimizer holds moments of no parameter: {sorted(left_over)[:10]}."
+            )
+        optimizer.load_state_dict({**state, "state": fitted})
+        if len(optimizer.state) != len(fitted):
+            raise CheckpointError(f"Only {len(optimizer.state)} of {len(fitted)} moments arrived in the optimizer.")
+
+
+def _fit_moments(moments: Mapping[str, Any], parameter: torch.Tensor, name: str, model: Any) -> dict[str, Any]:
+    """The moments of one parameter; of a stock run with frozen rows only those of the new rows."""
+    fitted = {}
+    for key, value in moments.items():
+        if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+            if model.rows_frozen and ".new." in name and value.shape[0] == model.vocab_size:
+                value = value[model.base_rows :]
+            else:
+                raise CheckpointError(
+                    f"The checkpoint's {key} of {name} has shape {tuple(value.shape)}; the parameter has "
+                    f"{tuple(parameter.shape)}. The checkpoint belongs to another model."
+                )
+        fitted[key] = value
+    return fitted
+
+
+def _restore_schedulers(trainer: Any, saved: Sequence[Mapping[str, Any]]) -> None:
+    schedulers = [scheduler for scheduler in trainer.scheduler if scheduler is not None]
+    if len(schedulers) != len(saved):
+        raise CheckpointError(
+            f"The checkpoint holds {len(saved)} schedulers; this run has {len(schedulers)}. "
+            "Leave the schedule (--warmup-steps, lr_scheduler) as it was."
+        )
+    for scheduler, state in zip(schedulers, saved, strict=True):
+        require_fit(set(scheduler.state_dict()), set(state), "checkpoint's scheduler")
+        scheduler.load_state_dict(dict(state))
+
+
+def _apply_changes(trainer: Any, content: Mapping[str, Any], changed: Sequence[str], position: Position) -> None:
+    """Let changed values take effect where a restored state would hide them."""
+    recorded = content.get("config") or {}
+    if "lr" in changed:
+        before = float(lookup(recorded, "lr"))
+        for optimizer, scheduler in zip(trainer.optimizer, trainer.scheduler, strict=True):
+            for group in optimizer.param_groups:
+                for key in ("lr", "initial_lr"):
+                    if key in group:
+                        group[key] = group[key] * trainer.config.lr / before if before else trainer.config.lr
+            if scheduler is not None:
+                scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    if "optimizer_params" in changed:
+        for optimizer in trainer.optimizer:
+            for group in optimizer.param_groups:
+                for key, value in trainer.config.optimizer_params.items():
+                    # the group without weight decay keeps none
+                    if key != "weight_decay" or group["weight_decay"]:
+                        group[key] = value
+    if "batch_size" in changed:
+        position.batch = position.batch * int(lookup(recorded, "batch_size")) // trainer.config.batch_size
+        logger.info(" > the place in the epoch is now after %d batches of the new size.", position.batch)

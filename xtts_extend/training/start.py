@@ -1,0 +1,254 @@
+"""The recipe's steps up to the first batch: classify the path, configure, check the data, load the base."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, load_pickled
+from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.data.check import DataLimits, check_samples
+from xtts_extend.data.manifest import Sample, read_manifests
+from xtts_extend.errors import CheckpointError, ConfigError, DataError, VocabularyError
+from xtts_extend.model.embedding import extend_token_tensors
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
+from xtts_extend.text.languages import validate_code
+from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+from xtts_extend.text.vocabulary import load_vocabulary, require_extension, romanized_spellings
+from xtts_extend.training.arguments import apply_flags
+from xtts_extend.training.base import require_codec, use_base
+from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture, take_recorded
+
+logger = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the given path is, and what is done with it.
+
+    Attributes:
+        resume: continue a training checkpoint; else start at step 0 from its weights.
+        path: the file.
+        info: what its header says.
+        recorded: the configuration that a training checkpoint holds; empty for a base model.
+    """
+
+    resume: bool
+    path: Path
+    info: CheckpointInfo
+    recorded: Mapping[str, Any]
+
+
+def classify_path(given: Mapping[str, Any]) -> Start:
+    """Decide by content what `--checkpoint` (default: the base's `model.pth`) is, and whether it is continued.
+
+    Raises:
+        CheckpointError: it is no sound checkpoint.
+        ConfigError: neither `--checkpoint` nor `--base-dir` was given.
+    """
+    if "checkpoint" in given:
+        target = Path(given["checkpoint"]).expanduser()
+    elif "base_dir" in given:
+        target = Path(given["base_dir"]).expanduser() / "model.pth"
+    else:
+        raise ConfigError("Neither --base-dir nor --checkpoint was given: there is nothing to start from.")
+    info = inspect_checkpoint(target)
+    path = Path(info.path)
+    training = info.kind == "training"
+    fresh = bool(given.get("start_fresh"))
+    if training:
+        content = load_pickled(path, map_location="meta")
+        verb = "only its weights are taken (--start-fresh)" if fresh else "it is continued"
+        logger.info(" > %s is a training checkpoint (step %s, epoch %s): %s.", path, info.step, info.epoch, verb)
+        return Start(not fresh, path, info, dict(content.get("config") or {}))
+    logger.info(
+        " > %s is a base model (weights only, %d token rows): training starts at step 0.", path, info.vocab_size
+    )
+    if re.fullmatch(r"(checkpoint|best_model)_\d+\.pth", path.name):
+        logger.warning(
+            " > It is named like a training checkpoint, but its optimizer was stripped: there is no run to continue."
+        )
+    return Start(False, path, info, {})
+
+
+def build_config(given: Mapping[str, Any], overrides: Sequence[str], start: Start) -> NewLanguageConfig:
+    """The run's configuration: defaults, then the base's or the recorded values, then flags, then overrides.
+
+    Raises:
+        ConfigError: values contradict each other or the files, or something needed is missing.
+        LanguageError: the language has no tag in the vocabulary.
+    """
+    config = NewLanguageConfig()
+    if start.resume:
+        take_recorded(config, start.recorded)
+        own_vocabulary = start.path.parent / "vocab.json"
+        if own_vocabulary.is_file():
+            config.model_args.tokenizer_file = str(own_vocabulary)
+        # the trainer restores them; the stock Trainer records paths here
+        config.model_args.xtts_checkpoint = config.model_args.gpt_checkpoint = ""
+    base_dir = Path(given.get("base_dir") or config.base_dir or "").expanduser().absolute()
+    if not given.get("base_dir") and not config.base_dir:
+        raise ConfigError(
+            "--base-dir is missing: DVAE and mel statistics are read from there. Give the folder of the base model."
+        )
+    if not start.resume:
+        take_architecture(config, read_json(base_dir / "config.json"))
+    use_base(config, base_dir)
+    apply_flags(config, dict(given), overrides)
+    if not config.language:
+        raise ConfigError("--language is missing: give the code of the language to learn, as in its vocabulary tag.")
+    validate_code(config.language)
+    config.train_manifests = [_absolute(spec) for spec in config.train_manifests]
+    config.val_manifests = [_absolute(spec) for spec in config.val_manifests]
+    if not config.train_manifests:
+        raise ConfigError("--train-manifest is missing: give at least one manifest.")
+    _require_fit(config, start)
+    tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
+    for language in (config.language, *(sentence["language"] for sentence in config.test_sentences)):
+        require_tag(tokenizer, language)
+    for sentence in config.test_sentences:
+        if not Path(sentence["speaker_wav"]).is_file():
+            raise ConfigError(f"The voice of a test sentence, {sentence['speaker_wav']}, does not exist.")
+    if config.language not in config.languages:
+        config.languages = [*config.languages, config.language]
+    if config.mixed_precision and config.precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("--amp fp16 needs a GPU, and none is visible. Use --amp bf16 or none.")
+    return config
+
+
+def _absolute(spec: str) -> str:
+    """A manifest's PATH or PATH:LANG, so that a resume finds it from another working directory."""
+    return str(Path(spec).expanduser().absolute())
+
+
+def _require_fit(config: NewLanguageConfig, start: Start) -> None:
+    """The configuration's sizes against those of the weights, before a model is built from them."""
+    model_args, found = config.model_args, start.info.architecture
+    for name, stated, actual in (
+        ("gpt_layers", model_args.gpt_layers, found.layers),
+        ("gpt_n_model_channels", model_args.gpt_n_model_channels, found.channels),
+    ):
+        if stated != actual:
+            raise ConfigError(
+                f"config.json says {name} = {stated}, and {start.path} has {actual}. "
+                "Take the config.json that belongs to these weights."
+            )
+    if model_args.gpt_n_heads < 1 or found.channels % model_args.gpt_n_heads:
+        raise ConfigError(
+            f"gpt_n_heads = {model_args.gpt_n_heads} does not divide gpt_n_model_channels = {found.channels}. "
+            "Take the config.json that belongs to these weights."
+        )
+
+
+def limits_of(config: NewLanguageConfig) -> DataLimits:
+    """The longest audio and text: what training is configured for, and never more than the model has positions for."""
+    model_args = config.model_args
+    # GPT.forward adds three codes, a silence and a start token to the audio, start and stop to the text
+    positions = (model_args.gpt_max_audio_tokens + 3 - 5) * model_args.gpt_code_stride_len
+    return DataLimits(
+        sample_rate=config.audio.sample_rate,
+        max_wav_length=min(model_args.max_wav_length, positions),
+        max_text_length=min(model_args.max_text_length, model_args.gpt_max_text_tokens - 2),
+    )
+
+
+def load_samples(config: NewLanguageConfig) -> tuple[list[Sample], list[Sample]]:
+    """Read and check the manifests; what is unusable is left out and said.
+
+    Returns:
+        The usable training and evaluation samples.
+
+    Raises:
+        DataError: a manifest cannot be read, nothing is usable, or more than `max_bad_share` is unusable.
+    """
+    tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
+    cache = Path(config.output_path) / ".data-check.jsonl"
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    usable = []
+    for name, specs in (("training", config.train_manifests), ("evaluation", config.val_manifests)):
+        samples = read_manifests(specs, config.language, config.manifest_format)
+        for language in sorted({sample["language"] for sample in samples}):
+            require_tag(tokenizer, language)
+        report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
+        logger.info(" > %s data\n%s", name, report.summary())
+        if report.bad_share > config.max_bad_share:
+            raise DataError(
+                f"{len(samples) - len(report.usable)} of {len(samples)} {name} samples are unusable "
+                f"({report.bad_share:.1%}; --max-bad-share allows {config.max_bad_share:.1%}). They are named above; "
+                "mend them, write the usable ones with check-data --write-clean, or allow more."
+            )
+        if specs and not report.usable:
+            raise DataError(f"There is not one usable {name} sample. The problems are named above.")
+        usable.append(report.usable)
+    return usable[0], usable[1]
+
+
+def build_model(config: NewLanguageConfig) -> ExtendedGPTTrainer:
+    """The network for this configuration and vocabulary, with the base's DVAE and mel statistics.
+
+    Raises:
+        CheckpointError: DVAE or mel statistics do not fit.
+    """
+    require_codec(config)
+    return ExtendedGPTTrainer(config)
+
+
+def load_base(model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start) -> None:
+    """Load base weights into the network, give new tokens their rows, and freeze the old ones if configured.
+
+    Raises:
+        CheckpointError: weights and base vocabulary do not belong together.
+        VocabularyError: the vocabulary does not extend the base's.
+    """
+    content, info = load_checkpoint(start.path)
+    weights = xtts_weights(content.get("model", content))
+    vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
+    if info.vocab_size > vocabulary.size:
+        raise VocabularyError(
+            f"{start.path} has {info.vocab_size} token rows, and {vocabulary.path} only {vocabulary.size} tokens: "
+            "it is not an extension of the base's vocabulary. Make one with `xtts-extend extend-vocab`."
+        )
+    beside = start.path.parent / "vocab.json"
+    old = load_vocabulary(beside if beside.is_file() else Path(config.base_dir) / "vocab.json")
+    if old.size != info.vocab_size:
+        raise CheckpointError(
+            f"{start.path} has {info.vocab_size} token rows, and {old.path} has {old.size} tokens: they do not belong "
+            "together. Put the vocabulary of these weights beside them."
+        )
+    require_extension(old, vocabulary)
+    # the rows that a run froze stay frozen when another run starts from its weights
+    record = content.get("xtts_extend", {}).get("base_rows", {})
+    if vocabulary.size > info.vocab_size:
+        spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
+        weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
+    base_rows = info.vocab_size if vocabulary.size > info.vocab_size else record.get("rows", info.vocab_size)
+    model.load_base(weights, base_rows)
+    if config.freeze_base_rows:
+        model.freeze_base_rows()
+    logger.info(model.describe_rows(f"start: {config.init}"))
+
+
+def freeze_if_base_rows_are_old(model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start) -> None:
+    """A run of the stock Trainer trains all rows; freeze its old ones only if they still equal the base's."""
+    if start.info.written_by != "coqui":
+        return
+    config.freeze_base_rows = False
+    base_file = Path(config.base_dir) / "model.pth"
+    if not base_file.is_file():
+        logger.info(" > no model.pth in %s to compare old rows with: all rows are trained.", config.base_dir)
+        return
+    base = xtts_weights(load_checkpoint(base_file)[0]["model"])
+    rows = base["gpt.text_embedding.weight"].shape[0]
+    digests = row_digests(base, rows)
+    saved = xtts_weights(load_checkpoint(start.path)[0]["model"])
+    if rows < start.info.vocab_size and row_digests(saved, rows) == digests:
+        model.base_rows, model.base_digests = rows, digests
+        model.freeze_base_rows()
+        config.freeze_base_rows = True
+    logger.info(model.describe_rows("as the stock run left them"))

@@ -1,0 +1,473 @@
+"""A coqui `Trainer` whose resumed run is the same run.
+
+What stock does differently, and why the loop is ours: `restore_path` there loads weights and starts at step 0 with an
+empty optimizer; `continue_path` starts the interrupted epoch again; checkpoints are written in the middle of a gradient
+accumulation, under their final name; exceptions end in a deleted run folder. Kept from stock: the configuration,
+loggers, callbacks, the model's hooks, optimizer and scheduler factories, `optimize`, the checkpoint's keys.
+
+Randomness is a function of (seed, step), so that nothing has to be remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from trainer import Trainer, TrainerArgs
+from trainer.logging import logger_factory
+from trainer.logging.tensorboard_logger import TensorboardLogger
+
+from xtts_extend.checkpoint.store import (
+    keep_newest,
+    load_checkpoint,
+    make_run_folder,
+    mark_best,
+    remove_leftovers,
+    write_checkpoint,
+)
+from xtts_extend.data.audio import load_audio
+from xtts_extend.data.dataset import UtteranceDataset
+from xtts_extend.data.sampler import EpochBatchSampler
+from xtts_extend.errors import CheckpointError
+from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
+from xtts_extend.training.metrics import MetricsLog
+from xtts_extend.training.progress import Progress
+from xtts_extend.training.restore import Position, prepare_model, restore, run_record
+
+logger = logging.getLogger("trainer")
+
+
+class _Interrupted(Exception):
+    """A signal asked the run to stop, and the current optimizer step is complete."""
+
+
+class ResumableTrainer(Trainer):
+    """Construct it like the stock `Trainer`; `TrainerArgs(restore_path=…)` continues a training checkpoint exactly.
+
+    Args:
+        args: `restore_path` names a training checkpoint of ours or of the stock Trainer, or is empty.
+        config: a `NewLanguageConfig`, or any `GPTTrainerConfig`.
+        output_path: folder for new run folders; the configuration's when None.
+        model: an `ExtendedGPTTrainer`, with its base loaded unless `restore_path` is given.
+        train_samples, eval_samples: samples of `data.manifest`; without `eval_samples` the best model is chosen by the
+            training loss of the epoch.
+        new_run: continue a checkpoint in a new run folder instead of the checkpoint's own.
+        allow_changes: continue although something that defines the run has changed.
+
+    Raises:
+        CheckpointError: `restore_path` is no sound training checkpoint, or does not fit model and optimizer.
+        ConfigError: what defines the run has changed.
+        MachineError: the run folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        args: TrainerArgs,
+        config: Any,
+        output_path: str | Path | None = None,
+        *,
+        model: Any,
+        train_samples: list[Any],
+        eval_samples: list[Any] | None = None,
+        new_run: bool = False,
+        allow_changes: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._checkpoint: dict[str, Any] | None = None
+        self._allow_changes = allow_changes
+        step = 0
+        if args.restore_path:
+            source = Path(args.restore_path)
+            self._checkpoint, self.restored_info = load_checkpoint(source)
+            if self.restored_info.kind != "training":
+                raise CheckpointError(
+                    f"{source} is a base model (weights alone): there is no run in it to continue. Start from it: "
+                    "model.load_base(), and no restore_path."
+                )
+            step = Position.of(self._checkpoint, self.restored_info).step
+            prepare_model(model, self._checkpoint)
+        if args.restore_path and not new_run:
+            run = Path(args.restore_path).absolute().parent
+        else:
+            run = make_run_folder(Path(output_path or config.output_path), config.run_name)
+        # the stock class uses this folder as it is
+        args.continue_path = str(run)
+        self.position = Position()
+        self.best_value = math.inf
+        self._stop_signal: int | None = None
+        self._saved_step = -1
+        super().__init__(
+            args,
+            config,
+            dashboard_logger=_dashboard(config, run, step),
+            model=model,
+            train_samples=train_samples,
+            eval_samples=eval_samples or [],
+            parse_command_line_args=False,
+            **kwargs,
+        )
+        self._checkpoint = None
+        remove_leftovers(run)
+        vocabulary = Path(config.model_args.tokenizer_file)
+        if vocabulary.absolute() != run / "vocab.json":
+            shutil.copyfile(vocabulary, run / "vocab.json")
+        self.metrics = MetricsLog(run, self.position.step)
+
+    @staticmethod
+    def init_training(args: TrainerArgs, coqpit_overrides: list[str], config: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Stock picks a checkpoint by its name and loads the folder's config; both are decided already."""
+        return config, {"restore_path": args.restore_path} if args.restore_path else {}
+
+    ####################
+    # RESTORE AND SAVE
+    ####################
+
+    def restore_model(self) -> None:
+        """Restore everything that decides the next step, and check that it arrived."""
+        content = self._checkpoint
+        if content is None:
+            return
+        self.position = restore(self, content, self.restored_info, allow_changes=self._allow_changes)
+        self.best_value = self.position.best_value
+        self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
+        self._saved_step = self.position.step
+
+    def _state(self) -> dict[str, Any]:
+        """A stock checkpoint and the key `xtts_extend`."""
+        self.position.best_value = self.best_value
+        return {
+            "config": self.config.to_dict(),
+            "model": self.model.checkpoint_state(),
+            "optimizer": [optimizer.state_dict() for optimizer in self.optimizer],
+            "scheduler": [scheduler.state_dict() for scheduler in self.scheduler if scheduler is not None],
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "step": self.position.step,
+            "epoch": self.position.epoch,
+            "model_loss": {"train_loss": self.position.train_loss, "eval_loss": self.best_value},
+            "xtts_extend": run_record(self),
+        }
+
+    def save_checkpoint(self) -> None:
+        """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
+        path = self.output_path / f"checkpoint_{self.position.step}.pth"
+        logger.info(" > CHECKPOINT : %s", path)
+        self.metrics.flush()
+        self.dashboard_logger.flush()
+        write_checkpoint(self._state(), path)
+        self._saved_step = self.position.step
+        keep_newest(self.output_path, self.config.save_n_checkpoints)
+
+    def save_best_model(self) -> None:
+        """Write `best_model_N.pth` when the loss that was just measured is the best so far."""
+        value = self.position.last_value
+        if not value < self.best_value or self.position.step <= self.config.save_best_after:
+            return
+        self.best_value = value
+        path = self.output_path / f"best_model_{self.position.step}.pth"
+        logger.info(" > BEST MODEL : %s (loss %.5f)", path, value)
+        self.metrics.flush()
+        write_checkpoint(self._state(), path)
+        mark_best(self.output_path, path)
+
+    ####################
+    # DATA
+    ####################
+
+    def _dataset(self, samples: list[Any], is_eval: bool) -> UtteranceDataset:
+        model_args = self.config.model_args
+        return UtteranceDataset(
+            samples,
+            self.model.xtts.tokenizer,
+            sample_rate=self.config.audio.sample_rate,
+            min_conditioning_length=model_args.min_conditioning_length,
+            max_conditioning_length=model_args.max_conditioning_length,
+            seed=self.config.training_seed,
+            is_eval=is_eval,
+            use_masking=model_args.gpt_use_masking_gt_prompt_approach,
+        )
+
+    def get_train_dataloader(self, samples: list[Any], *, verbose: bool = False) -> DataLoader[Any]:
+        """Batches in the order of (seed, epoch)."""
+        dataset = self._dataset(samples, is_eval=False)
+        sampler = EpochBatchSampler(
+            samples,
+            self.config.batch_size,
+            self.config.training_seed,
+            language_weights=getattr(self.config, "language_weights", None) or None,
+        )
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=dataset.collate_fn,
+            num_workers=self.config.num_loader_workers,
+        )
+
+    def get_eval_dataloader(self, samples: list[Any], *, verbose: bool = False) -> DataLoader[Any]:
+        """All samples in their order."""
+        dataset = self._dataset(samples, is_eval=True)
+        return DataLoader(
+            dataset,
+            batch_size=self.config.eval_batch_size,
+            collate_fn=dataset.collate_fn,
+            num_workers=self.config.num_eval_loader_workers,
+        )
+
+    ####################
+    # TRAINING
+    ####################
+
+    def _seed(self, purpose: str, step: int) -> None:
+        """Make what is random from here on a function of (seed, purpose, step)."""
+        name = f"{self.config.training_seed}:{purpose}:{step}".encode()
+        value = int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little")
+        random.seed(value)
+        np.random.seed(value)
+        torch.manual_seed(value)
+
+    def _training_mode(self) -> None:
+        # the model's own hook: only the GPT trains, DVAE and decoder stay in evaluation mode
+        self.model.on_train_epoch_start(self)
+
+    def train_step(  # type: ignore[override]
+        self, batch: dict[str, Any], batch_n_steps: int, step: int, loader_start_time: float
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """Train on one batch; the optimizer moves at the end of a gradient accumulation and of the epoch.
+
+        Args:
+            batch: from the data loader.
+            batch_n_steps: batches in an epoch.
+            step: the batch's index in the epoch, from 0.
+            loader_start_time: unused here, kept from the stock signature.
+        """
+        self.callbacks.on_train_step_start(self)
+        names = batch["samples"]
+        self._seed("train", self.position.step + 1)
+        learning_rate = self.optimizer[0].param_groups[0]["lr"]
+        moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
+        outputs, losses, _ = self.optimize(
+            self.format_batch(batch),
+            self.optimizer[0],
+            self.scaler,
+            self.criterion[0],
+            self.scheduler[0],
+            step_optimizer=moves,
+            num_optimizers=1,
+        )
+        # stock divides the loss that it reports by the accumulation
+        losses["loss"] = losses["loss"] * self.grad_accum_steps
+        position = self.position
+        position.step += 1
+        position.batch = step + 1
+        position.train_loss_sum += losses["loss"]
+        self.total_steps_done = position.step
+        self.metrics.add(
+            step=position.step,
+            epoch=position.epoch,
+            loss=losses["loss"],
+            loss_text_ce=losses["loss_text_ce"],
+            loss_mel_ce=losses["loss_mel_ce"],
+            learning_rate=learning_rate,
+            samples=names,
+        )
+        if position.step % self.config.plot_step == 0:
+            self.dashboard_logger.train_step_stats(position.step, {**losses, "current_lr": learning_rate})
+        self._progress.step(position, batch_n_steps, losses, learning_rate)
+        self.callbacks.on_train_step_end(self)
+        return outputs, losses
+
+    def train_epoch(self) -> None:
+        """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
+        loader = self.train_loader
+        batches = len(loader.batch_sampler)
+        loader.batch_sampler.set_position(self.position.epoch, self.position.batch)
+        loader.dataset.set_epoch(self.position.epoch)
+        self._training_mode()
+        self.callbacks.on_train_epoch_start(self)
+        boundary = self.position.step
+        for index, batch in enumerate(loader, start=self.position.batch):
+            self.train_step(batch, batches, index, time.time())
+            if (index + 1) % self.grad_accum_steps == 0 or index + 1 == batches:
+                self._between_steps(boundary, epoch_ends=index + 1 == batches)
+                boundary = self.position.step
+                if self._finished():
+                    return
+        self.callbacks.on_train_epoch_end(self)
+        if self.config.scheduler_after_epoch and self.scheduler[0] is not None:
+            self.scheduler[0].step()
+
+    def _between_steps(self, boundary: int, epoch_ends: bool) -> None:
+        """Serve what fell due since the last optimizer step: evaluate, then save, then stop."""
+
+        def due(every: int | None) -> bool:
+            return bool(every) and self.position.step // every > boundary // every
+
+        if epoch_ends or due(self.config.run_eval_steps):
+            self.position.evaluation_due = True
+            self._evaluate_if_due()
+        if due(self.config.save_step) and self.config.save_checkpoints:
+            self.save_checkpoint()
+        if self._stop_signal is not None:
+            raise _Interrupted
+
+    def _finished(self) -> bool:
+        limit = getattr(self.config, "max_steps", None)
+        return limit is not None and self.position.step >= limit
+
+    ####################
+    # EVALUATION
+    ####################
+
+    def _evaluate_if_due(self) -> None:
+        """Evaluate each language, choose the best model, speak the test sentences; all or nothing of it counts."""
+        if not self.position.evaluation_due:
+            return
+        lines = self._eval_losses() if self.config.run_eval and self.eval_samples else {}
+        for language, losses in lines.items():
+            self.metrics.add(eval=True, step=self.position.step, epoch=self.position.epoch, language=language, **losses)
+            self.dashboard_logger.eval_stats(self.position.step, {f"{language}/{k}": v for k, v in losses.items()})
+            logger.info(" > EVAL step %d · %s · %s", self.position.step, language, _losses(losses))
+        if lines:
+            target = getattr(self.config, "language", "")
+            self.position.last_value = lines[target if target in lines else next(iter(lines))]["loss"]
+        else:
+            self.position.last_value = self.position.train_loss
+        if self.position.epoch >= self.config.test_delay_epochs:
+            self.test_run()
+        self.position.evaluation_due = False
+        self.save_best_model()
+        self._training_mode()
+
+    @torch.no_grad()
+    def _eval_losses(self) -> dict[str, dict[str, float]]:
+        """Per language the mean losses over its evaluation samples."""
+        self.model.eval()
+        self._seed("eval", self.position.step)
+        languages = sorted({sample["language"] for sample in self.eval_samples or []})
+        results = {}
+        for language in languages:
+            samples = [sample for sample in self.eval_samples or [] if sample["language"] == language]
+            sums: dict[str, float] = {}
+            for batch in self.get_eval_dataloader(samples):
+                if self._stop_signal is not None:
+                    raise _Interrupted
+                count = len(batch["samples"])
+                _, losses = self.eval_step(self.format_batch(batch), 0)
+                for name, value in (losses or {}).items():
+                    sums[name] = sums.get(name, 0.0) + value * count
+            results[language] = {name: value / len(samples) for name, value in sums.items()}
+        return results
+
+    def test_run(self) -> None:
+        """Speak the test sentences; the reference voice is read without FFmpeg."""
+        if not self.config.test_sentences:
+            return
+        self.model.eval()
+        self._seed("test", self.position.step)
+        xtts = self.model.xtts
+        xtts.gpt.init_gpt_for_inference(kv_cache=self.config.model_args.kv_cache, use_deepspeed=False)
+        xtts.gpt.eval()
+        try:
+            for index, sentence in enumerate(self.config.test_sentences):
+                voice = make_voice(xtts, [load_audio(sentence["speaker_wav"], REFERENCE_RATE)])
+                parts = [out["wav"] for _, out in speak(xtts, sentence["text"], sentence["language"], voice)]
+                self.dashboard_logger.test_audios(
+                    self.position.step,
+                    {f"{index}-audio": np.concatenate(parts)},
+                    self.config.model_args.output_sample_rate,
+                )
+        finally:
+            del xtts.gpt.gpt_inference
+            del xtts.gpt.gpt.wte
+
+    ####################
+    # FIT
+    ####################
+
+    def _fit(self) -> None:
+        self._progress = Progress(self.config, self.position.step)
+        self.train_loader = self.get_train_dataloader(self.train_samples or [])
+        self._evaluate_if_due()
+        for epoch in range(self.position.epoch, self.config.epochs):
+            if self._finished():
+                break
+            if epoch > self.position.epoch:
+                self.position.start_epoch(epoch)
+            self.epochs_done = epoch
+            self.callbacks.on_epoch_start(self)
+            self.train_epoch()
+            self.callbacks.on_epoch_end(self)
+        if self._saved_step != self.position.step:
+            self.save_checkpoint()
+
+    def fit(self) -> None:
+        """Train until the limits are reached; the last completed step is saved.
+
+        A first SIGINT or SIGTERM ends the run after the current optimizer step with a checkpoint and exit code 130 or
+        143; a second one ends it at once, and what is on the disk stays as it is.
+
+        Raises:
+            SystemExit: a signal ended the run.
+        """
+        with self._signals():
+            try:
+                self._fit()
+            except _Interrupted:
+                if self._saved_step != self.position.step:
+                    self.save_checkpoint()
+                self.callbacks.on_keyboard_interrupt(self)
+                logger.info(" > Stopped at step %d; the same command continues it.", self.position.step)
+                raise SystemExit(128 + int(self._stop_signal or signal.SIGINT)) from None
+            finally:
+                self.dashboard_logger.finish()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask for a stop while the block runs (in the main thread, where Python allows it)."""
+
+        def handle(number: int, frame: Any) -> None:
+            if self._stop_signal is not None:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            self._stop_signal = number
+            logger.info(" > Signal %d: stopping after the current optimizer step; once more stops at once.", number)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before: dict[int, Callable[..., Any] | int | None] = {
+            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _losses(losses: dict[str, float]) -> str:
+    return " · ".join(f"{name} {value:.4f}" for name, value in losses.items())
+
+
+def _dashboard(config: Any, run: Path, step: int) -> Any:
+    """The configured dashboard; TensorBoard drops what an interrupted run logged after the checkpoint."""
+    if config.dashboard_logger != "tensorboard" or step == 0:
+        return logger_factory(config, run)
+    from torch.utils.tensorboard import SummaryWriter
+
+    dashboard = TensorboardLogger.__new__(TensorboardLogger)
+    dashboard.model_name = config.run_name
+    dashboard.writer = SummaryWriter(config.logger_uri or run, purge_step=step + 1)
+    return dashboard
