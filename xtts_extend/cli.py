@@ -1,4 +1,4 @@
-"""The `xtts-extend` command: parse, call, print. What a command needs is imported when it runs, so that help is quick."""
+"""The `xtts-extend` command: parse, call, print. A command imports what it needs when it runs: help is quick."""
 
 from __future__ import annotations
 

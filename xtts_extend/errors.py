@@ -6,6 +6,7 @@ Every message says what was found, what was expected and what to do next.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ def report_errors(*, debug: bool) -> Iterator[None]:
     Args:
         debug: let errors through with their traceback.
     """
+    # it warns at every start about token ids that XTTS does not use
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logger = logging.getLogger("trainer")
     logger.setLevel(logging.INFO)
     if not logger.handlers:

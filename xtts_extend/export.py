@@ -29,7 +29,9 @@ A plain XTTS model folder, exported at step {step}. For {language}, coqui's toke
 ```python
 import xtts_extend; xtts_extend.enable()
 from TTS.tts.configs.xtts_config import XttsConfig; from TTS.tts.models.xtts import Xtts
-config = XttsConfig(); config.load_json("config.json"); model = Xtts(config); model.load_checkpoint(config, checkpoint_dir=".")
+
+config = XttsConfig(); config.load_json("config.json")
+model = Xtts(config); model.load_checkpoint(config, checkpoint_dir=".", strict=True)
 ```
 
 Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` is audio at {rate} Hz. Or, without

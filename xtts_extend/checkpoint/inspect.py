@@ -9,7 +9,8 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class _LegacyConfig:
 
 
 #: Config classes in published files, by the names that those files use.
-_LEGACY_CLASSES = [
+_LEGACY_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_LegacyConfig, f"{module}.{name}")
     for name, modules in {
         "XttsConfig": ("TTS.tts.configs.xtts_config",),
@@ -69,13 +70,12 @@ class CheckpointInfo:
         return asdict(self)
 
 
-def load_pickled(path: Path, *, map_location: str, mmap: bool = True) -> Any:
+def load_pickled(path: Path, *, map_location: str) -> Any:
     """`torch.load` with `weights_only=True` that also opens published XTTS files, and speaks clearly when it fails.
 
     Args:
         path: the file.
-        map_location: "cpu", or "meta" to read everything but the tensors.
-        mmap: map the file instead of reading it.
+        map_location: "cpu" (tensors are mapped from the file), or "meta" to read everything but the tensors.
 
     Raises:
         CheckpointError: the path is missing, unreadable, truncated, no checkpoint, or wants to run code.
@@ -83,11 +83,13 @@ def load_pickled(path: Path, *, map_location: str, mmap: bool = True) -> Any:
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, and a file was expected.")
     try:
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{path} is empty (0 bytes): not a checkpoint. Use another file.")
+        with path.open("rb") as file:
+            start = file.read(4)
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"{path} cannot be opened: {_not_an_archive(start)}. Use another file.")
         with torch.serialization.safe_globals(_LEGACY_CLASSES), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location=map_location, mmap=mmap, weights_only=True)
+            return torch.load(path, map_location=map_location, mmap=True, weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist. Check the path.") from error
     except OSError as error:
@@ -101,12 +103,18 @@ def load_pickled(path: Path, *, map_location: str, mmap: bool = True) -> Any:
             ) from error
         raise CheckpointError(f"{path} is not a checkpoint: its content is not a pickle of tensors.") from error
     except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError) as error:
-        reason = "it is truncated or not a checkpoint"
-        if mmap and "mmap can only be used with files saved with" in str(error):
-            reason = "it is in the format that torch wrote before 1.6, or is not a checkpoint at all"
-        raise CheckpointError(
-            f"{path} cannot be opened: {reason} (a zip archive written by torch.save was expected)."
-        ) from error
+        raise CheckpointError(f"{path} cannot be opened: it is damaged, or no archive of torch.save.") from error
+
+
+def _not_an_archive(start: bytes) -> str:
+    """Why a file is no zip archive, from its first bytes."""
+    if not start:
+        return "it is empty (0 bytes)"
+    if start.startswith(b"PK"):
+        return "it is truncated (the end of the archive is missing)"
+    if start.startswith(b"\x80"):
+        return "it is a bare pickle or a file of torch before 1.6; a file that newer torch saved was expected"
+    return "it is not a checkpoint (an archive written by torch.save was expected)"
 
 
 def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:

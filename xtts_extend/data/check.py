@@ -117,8 +117,8 @@ class DataReport:
                 if characters:
                     lines.append("    " + ", ".join(f"{name} in {count}" for name, count in characters.most_common(40)))
                 for entry in entries[:names]:
-                    line = "" if entry["line"] is None else f", line {entry['line']}"
-                    lines.append(f"    {entry['manifest_audio_file']} ({entry['manifest']}{line}): {entry['detail']}")
+                    line = "" if entry["line"] is None else f" (line {entry['line']} of {entry['manifest']})"
+                    lines.append(f"    {entry['manifest_audio_file']}{line}: {entry['detail']}")
                 if len(entries) > names:
                     lines.append(f"    and {len(entries) - names} more (the JSON report names all)")
         return "\n".join(lines)
@@ -166,8 +166,7 @@ def check_samples(
         found = _audio_problems(sample, recording, limits) | text_problem
         for kind, detail in found.items():
             problems[kind].append(_entry(sample, **detail))
-        if not found:
-            assert isinstance(recording, Recording)
+        if not found and isinstance(recording, Recording):
             duration_s = recording.frames / recording.sample_rate
             usable.append(sample | {"duration_s": duration_s, "text_tokens": tokens})
             used.append(recording)
@@ -185,7 +184,7 @@ def check_samples(
 
 def _entry(sample: Sample, detail: str, **more: Any) -> dict[str, Any]:
     keys = ("manifest_audio_file", "manifest", "line", "language")
-    return {key: sample[key] for key in keys} | {"detail": detail} | more
+    return {key: sample.get(key) for key in keys} | {"detail": detail} | more
 
 
 def _audio_problems(sample: Sample, recording: Recording | str | None, limits: DataLimits) -> dict[str, dict[str, Any]]:
@@ -206,7 +205,7 @@ def _audio_problems(sample: Sample, recording: Recording | str | None, limits: D
     if not recording.finite:
         found["not_finite"] = {"detail": PROBLEMS["not_finite"]}
     elif recording.frames and recording.level < SILENCE_LEVEL:
-        found["silent"] = {"detail": f"its samples stay within ±{recording.level:.6f} of full scale"}
+        found["silent"] = {"detail": f"its samples vary by ±{recording.level:.6f} of full scale"}
     return found
 
 
@@ -274,15 +273,14 @@ def _read_recordings(paths: Sequence[str], cache: Path | None, progress: bool) -
     known = {} if cache is None else _load_cache(cache)
     found: dict[str, Recording | str | None] = {}
     stamps: dict[str, tuple[int, int]] = {}
-    for path in dict.fromkeys(paths):
+    for path in paths:
         stamp = _stamp(path)
         if stamp is None:
             found[path] = None
             continue
         stamps[path] = stamp
-        known_stamp, recording = known.get(path, (None, None))
-        if known_stamp == stamp:
-            found[path] = recording
+        if path in known and known[path][0] == stamp:
+            found[path] = known[path][1]
     unread = [path for path in stamps if path not in found]
 
     def read(path: str) -> None:

@@ -1,8 +1,8 @@
 """Manifests become samples: coqui's csv, LJSpeech, JSON lines, and every formatter that is registered with coqui.
 
 A sample is a dictionary with the keys of coqui's samples (`text`, `audio_file` as an absolute path, `speaker_name`,
-`root_path`, `language`, `audio_unique_name`) and three more: `manifest_audio_file`, the value exactly as the manifest
-has it, `manifest`, the file it came from, and `line`, its line there (None when a formatter read it).
+`root_path`, `language`, `audio_unique_name`), `manifest_audio_file`, the value exactly as the manifest has it, and, for
+the reports, `manifest`, the file it came from, and `line`, its line there (None when a formatter read it).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from TTS.tts.configs.shared_configs import BaseDatasetConfig, BaseTTSConfig
@@ -79,8 +79,8 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
     samples = list(samples)
     if not samples:
         raise DataError(f"no sample to write to {path}")
-    sources = {source for sample in samples for source in (sample["manifest"], sample["audio_file"])}
-    if os.path.realpath(path) in {os.path.realpath(source) for source in sources}:
+    manifests = {os.path.realpath(manifest) for manifest in {sample.get("manifest", "") for sample in samples}}
+    if os.path.realpath(path) in manifests or str(path.absolute()) in {sample["audio_file"] for sample in samples}:
         raise DataError(f"{path} is a file that the samples came from, which stays as it is; write to another name")
     folder = path.parent.absolute()
     rows = [(_relative_to(folder, sample["audio_file"]), sample) for sample in samples]
@@ -204,9 +204,9 @@ def _read_ljspeech(path: Path, lines: Lines) -> list[Sample]:
         raise DataError(f"{path}: line {lines[0][0]} has {count} columns; LJSpeech has id|text or id|text|normalised")
     rows = []
     for number, columns in _split_columns(path, lines, count):
-        candidates = [path.parent / "wavs" / f"{columns[0]}{suffix}" for suffix in LJSPEECH_SUFFIXES]
-        audio_file = next((file for file in candidates if os.path.isfile(file)), candidates[0])
-        rows.append(_row(path, number, columns[0], columns[-1], None, audio_file))
+        candidates = [os.path.join("wavs", columns[0] + suffix) for suffix in LJSPEECH_SUFFIXES]
+        location = next((file for file in candidates if os.path.isfile(path.parent / file)), candidates[0])
+        rows.append(_row(path, number, columns[0], columns[-1], None, location))
     return rows
 
 
@@ -269,19 +269,18 @@ def _read_with_formatter(path: Path, language: str | None, name: str) -> list[Sa
     return [_finish(path, sample, language) for sample in samples]
 
 
-def _row(
-    path: Path, number: int, audio_file: str, text: str, speaker_name: Any, location: Path | None = None
-) -> Sample:
-    """A sample without its language; `location` is where the recording lies if not at `audio_file` beside `path`."""
-    folder = path.parent.absolute()
+def _row(path: Path, number: int, audio_file: str, text: str, speaker_name: Any, location: str | None = None) -> Sample:
+    """A sample without its language; `location` is the recording's path, seen from the manifest's folder."""
+    folder = os.path.dirname(os.path.join(os.getcwd(), path))
+    location = audio_file if location is None else location
     return {
         "text": text,
-        "audio_file": str((location or folder / audio_file).absolute()),
+        "audio_file": os.path.join(folder, location),
         "speaker_name": DEFAULT_SPEAKER if speaker_name is None else str(speaker_name),
-        "root_path": str(folder),
-        "audio_unique_name": f"{path.stem}#{PurePath(audio_file).with_suffix('') if PurePath(audio_file).name else ''}",
+        "root_path": folder,
+        "audio_unique_name": f"{path.stem}#{os.path.splitext(location)[0]}",
         "manifest_audio_file": audio_file,
-        "manifest": str(path.absolute()),
+        "manifest": os.path.join(folder, path.name),
         "line": number,
     }
 

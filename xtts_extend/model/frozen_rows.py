@@ -24,6 +24,7 @@ class _FrozenRows(nn.Module):
     def __init__(self, module: nn.Module, base_rows: int) -> None:
         super().__init__()
         self.base_rows = base_rows
+        self.register_state_dict_post_hook(self._hide_inner_names)
         for name in self.names:
             self.register_buffer(f"base_{name}", getattr(module, name).detach()[:base_rows].clone(), persistent=False)
 
@@ -40,13 +41,10 @@ class _FrozenRows(nn.Module):
             joined = self._joined(name)
             destination[prefix + name] = joined if keep_vars else joined.detach()
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """One ordinary `weight` (and `bias`); the inner module's names are not shown."""
-        state = super().state_dict(*args, **kwargs)
-        prefix = kwargs.get("prefix", "")
-        for name in self.names:
+    @staticmethod
+    def _hide_inner_names(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+        for name in cast(_FrozenRows, module).names:
             state.pop(f"{prefix}new.{name}")
-        return cast(dict[str, Any], state)
 
     def _load_from_state_dict(
         self,

@@ -86,8 +86,7 @@ def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
     if not isinstance(state, Mapping):
         yield Finding("dvae.pth is a state dict", type(state).__name__, False)
         return
-    with torch.device("meta"):
-        expected = make_dvae(num_tokens).state_dict()
+    expected = make_dvae(num_tokens).state_dict()
     missing = sorted(set(expected) - set(state))
     yield Finding("dvae.pth is complete", f"missing: {', '.join(missing[:5]) or 'nothing'}", not missing)
     left_over = sorted(set(state) - set(expected))
@@ -180,8 +179,8 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
         channels == config.model_args.gpt_n_model_channels,
     )
     for name in TOKEN_TENSORS:
-        found = tuple(plain[f"gpt.{name}"].shape) if f"gpt.{name}" in plain else "missing"
-        yield Finding(f"{name} has {rows} rows", str(found), found != "missing" and found[0] == rows)
+        shape = tuple(plain[f"gpt.{name}"].shape) if f"gpt.{name}" in plain else ()
+        yield Finding(f"{name} has {rows} rows", f"shape {shape}" if shape else "missing", shape[:1] == (rows,))
     dropped = len(weights) - len(plain)
     if dropped:
         yield Finding("model.pth holds one copy of the transformer", f"{dropped} more tensors, left out", None)

@@ -208,7 +208,8 @@ def _check_vocabulary(trainer: Any, content: Mapping[str, Any], info: Checkpoint
         moved = sum(1 for token, number in before.items() if token in now and now[token] != number)
         raise VocabularyError(
             f"{info.path} was trained with another vocabulary than {vocabulary.path}: "
-            f"{len(now.keys() - before.keys())} tokens added, {len(before.keys() - now.keys())} removed, {moved} moved, or other merges. "
+            f"{len(now.keys() - before.keys())} tokens added, {len(before.keys() - now.keys())} removed, {moved} moved, "
+            "or other merges. "
             "Continue with the vocabulary of the run (vocab.json in its folder)."
         )
     if info.vocab_size != vocabulary.size:

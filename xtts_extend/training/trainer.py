@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -241,7 +241,7 @@ class ResumableTrainer(Trainer):
         # the model's own hook: only the GPT trains, DVAE and decoder stay in evaluation mode
         self.model.on_train_epoch_start(self)
 
-    def train_step(  # type: ignore[override]
+    def train_step(
         self, batch: dict[str, Any], batch_n_steps: int, step: int, loader_start_time: float
     ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Train on one batch; the optimizer moves at the end of a gradient accumulation and of the epoch.
@@ -290,10 +290,11 @@ class ResumableTrainer(Trainer):
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
-        loader = self.train_loader
-        batches = len(loader.batch_sampler)
-        loader.batch_sampler.set_position(self.position.epoch, self.position.batch)
-        loader.dataset.set_epoch(self.position.epoch)
+        loader = cast(DataLoader[Any], self.train_loader)
+        sampler = cast(EpochBatchSampler, loader.batch_sampler)
+        batches = len(sampler)
+        sampler.set_position(self.position.epoch, self.position.batch)
+        cast(UtteranceDataset, loader.dataset).set_epoch(self.position.epoch)
         self._training_mode()
         self.callbacks.on_train_epoch_start(self)
         boundary = self.position.step
@@ -312,7 +313,7 @@ class ResumableTrainer(Trainer):
         """Serve what fell due since the last optimizer step: evaluate, then save, then stop."""
 
         def due(every: int | None) -> bool:
-            return bool(every) and self.position.step // every > boundary // every
+            return every is not None and self.position.step // every > boundary // every
 
         if epoch_ends or due(self.config.run_eval_steps):
             self.position.evaluation_due = True
@@ -325,6 +326,12 @@ class ResumableTrainer(Trainer):
     def _finished(self) -> bool:
         limit = getattr(self.config, "max_steps", None)
         return limit is not None and self.position.step >= limit
+
+    def _is_complete(self) -> bool:
+        """Whether a restored run has nothing left to do."""
+        position, sampler = self.position, cast(DataLoader[Any], self.train_loader).batch_sampler
+        epochs_done = position.epoch + (position.batch == len(cast(EpochBatchSampler, sampler)))
+        return (self._finished() or epochs_done >= self.config.epochs) and not position.evaluation_due
 
     ####################
     # EVALUATION
@@ -399,6 +406,14 @@ class ResumableTrainer(Trainer):
     def _fit(self) -> None:
         self._progress = Progress(self.config, self.position.step)
         self.train_loader = self.get_train_dataloader(self.train_samples or [])
+        if self._is_complete():
+            logger.info(
+                " > The run is finished: step %d, epoch %d of %d. Raise --epochs or --max-steps to go on.",
+                self.position.step,
+                self.position.epoch + 1,
+                self.config.epochs,
+            )
+            return
         self._evaluate_if_due()
         for epoch in range(self.position.epoch, self.config.epochs):
             if self._finished():

@@ -1,0 +1,190 @@
+"""The network: base weights into a larger vocabulary, frozen rows, a stock state dict."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from TTS.tts.configs.xtts_config import XttsConfig
+from TTS.tts.models.xtts import Xtts
+
+from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, GPTTrainer, row_digests, xtts_weights
+from xtts_extend.training.base import use_base
+from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
+
+NEW = 7
+
+
+@pytest.fixture(scope="module")
+def larger_vocab(mini_base, tmp_path_factory) -> Path:
+    content = json.loads((mini_base / "vocab.json").read_text(encoding="utf-8"))
+    vocab = content["model"]["vocab"]
+    first = max(vocab.values()) + 1
+    for number in range(NEW):
+        vocab[chr(0x1200 + number)] = first + number
+    path = tmp_path_factory.mktemp("vocab") / "vocab.json"
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def config_for(base: Path, vocab: Path | None = None) -> NewLanguageConfig:
+    config = NewLanguageConfig()
+    take_architecture(config, read_json(base / "config.json"))
+    use_base(config, base)
+    if vocab:
+        config.model_args.tokenizer_file = str(vocab)
+    return config
+
+
+def base_weights(base: Path) -> dict[str, torch.Tensor]:
+    return xtts_weights(load_checkpoint(base / "model.pth")[0]["model"])
+
+
+@pytest.fixture
+def extended(mini_base, larger_vocab):
+    model = ExtendedGPTTrainer(config_for(mini_base, larger_vocab))
+    weights = base_weights(mini_base)
+    rows = weights["gpt.text_embedding.weight"].shape[0]
+    model.load_base(extend_token_tensors(weights, rows + NEW, "mean", {}, seed=0), rows)
+    return model
+
+
+def test_base_rows_are_kept_and_all_other_weights_are_the_bases(extended, mini_base):
+    state = extended.xtts.state_dict()
+    for key, tensor in base_weights(mini_base).items():
+        if key.removeprefix("gpt.") in TOKEN_TENSORS:
+            assert torch.equal(state[key][: len(tensor)], tensor)
+            assert len(state[key]) == len(tensor) + NEW
+        elif key != "mel_stats":
+            assert torch.equal(state[key], tensor), key
+
+
+def test_freezing_changes_no_key_and_no_value(extended, mini_base, larger_vocab):
+    stock = GPTTrainer(config_for(mini_base, larger_vocab))
+    before = {key: tensor.clone() for key, tensor in extended.state_dict().items()}
+    extended.freeze_base_rows()
+    after = extended.state_dict()
+    assert list(after) == list(before) == list(stock.state_dict())
+    assert all(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_the_optimizer_sees_only_new_rows(extended):
+    extended.freeze_base_rows()
+    optimizer = extended.get_optimizer()
+    seen = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    names = {name for name, parameter in extended.xtts.gpt.named_parameters() if id(parameter) in seen}
+    token_rows = {
+        name: tuple(p.shape)
+        for name, p in extended.xtts.gpt.named_parameters()
+        if name.split(".")[0] in ("text_embedding", "text_head")
+    }
+    assert token_rows == {
+        "text_embedding.new.weight": (NEW, 64),
+        "text_head.new.weight": (NEW, 64),
+        "text_head.new.bias": (NEW,),
+    }
+    assert names == {name for name, _ in extended.xtts.gpt.named_parameters()}
+    # coqui's rule: embeddings and biases do not decay, matrices do
+    decayed = {id(parameter) for parameter in optimizer.param_groups[0]["params"]}
+    gpt = extended.xtts.gpt
+    assert id(gpt.text_head.new.weight) in decayed
+    assert id(gpt.text_embedding.new.weight) not in decayed
+    assert id(gpt.text_head.new.bias) not in decayed
+
+
+def test_the_log_counts_rows_and_parameters(extended):
+    total = sum(parameter.numel() for parameter in extended.xtts.gpt.parameters())
+    extended.freeze_base_rows()
+    rows = extended.base_rows
+    frozen = rows * 64 * 2 + rows
+    text = extended.describe_rows("start: mean")
+    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in text
+    assert f"new tokens {rows}–{rows + NEW - 1} (7, start: mean)" in text
+    assert f"{frozen:,} of {total:,} parameters" in text
+
+
+def test_without_new_tokens_nothing_is_frozen(mini_base):
+    model = ExtendedGPTTrainer(config_for(mini_base))
+    weights = base_weights(mini_base)
+    model.load_base(weights, model.vocab_size)
+    model.freeze_base_rows()
+    assert not model.rows_frozen
+    assert isinstance(model.xtts.gpt.text_embedding, torch.nn.Embedding)
+
+
+def test_the_checkpoint_state_is_loaded_by_stock_xtts(extended, larger_vocab, tmp_path):
+    extended.freeze_base_rows()
+    state = extended.checkpoint_state()
+    assert not any(key.startswith(("dvae", "torch_mel")) for key in state)
+    torch.save({"model": state}, tmp_path / "model.pth")
+    config = XttsConfig()
+    for name in vars(config.model_args):
+        setattr(config.model_args, name, getattr(extended.config.model_args, name))
+    stock = Xtts(config)
+    stock.load_checkpoint(
+        config, checkpoint_path=tmp_path / "model.pth", vocab_path=larger_vocab, strict=True, eval=False
+    )
+    assert torch.equal(stock.gpt.text_embedding.weight, extended.xtts.gpt.text_embedding.weight)
+
+
+def test_restore_takes_our_state_and_stocks(extended, mini_base, larger_vocab):
+    fresh = ExtendedGPTTrainer(config_for(mini_base, larger_vocab))
+    for state in (extended.checkpoint_state(), extended.state_dict()):
+        with torch.no_grad():
+            fresh.xtts.gpt.final_norm.weight.zero_()
+        fresh.restore_state(state)
+        assert torch.equal(fresh.xtts.gpt.final_norm.weight, extended.xtts.gpt.final_norm.weight)
+
+
+def test_restore_names_what_does_not_fit(extended):
+    state = extended.checkpoint_state()
+    missing = {key: tensor for key, tensor in state.items() if key != "xtts.gpt.final_norm.weight"}
+    with pytest.raises(CheckpointError, match=r"missing: xtts\.gpt\.final_norm\.weight"):
+        extended.restore_state(missing)
+    with pytest.raises(CheckpointError, match="left over: xtts.stranger"):
+        extended.restore_state({**state, "xtts.stranger": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match=r"final_norm\.bias: \(3,\) in the file, \(64,\) expected"):
+        extended.restore_state({**state, "xtts.gpt.final_norm.bias": torch.zeros(3)})
+    damaged = {**state, "xtts.gpt.final_norm.bias": torch.full((64,), float("nan"))}
+    with pytest.raises(CheckpointError, match=r"1 tensors differ.*final_norm\.bias"):
+        extended.restore_state(damaged)
+
+
+def test_weights_of_early_files_lose_their_second_copy():
+    keys = ["gpt.text_embedding.weight", "gpt.gpt_inference.lm_head.0.weight", "gpt.gpt.wte.weight", "mel_stats"]
+    assert list(xtts_weights({key: torch.zeros(1) for key in keys})) == ["gpt.text_embedding.weight", "mel_stats"]
+    trainer_keys = ["xtts.gpt.final_norm.bias", "dvae.codebook.embed", "torch_mel_spectrogram_dvae.mel_stft.window"]
+    assert list(xtts_weights({key: torch.zeros(1) for key in trainer_keys})) == ["gpt.final_norm.bias"]
+
+
+def test_digests_change_with_a_single_bit():
+    state = {f"gpt.{name}": torch.ones(4, 2) if "weight" in name else torch.ones(4) for name in TOKEN_TENSORS}
+    before = row_digests(state, 3)
+    state["gpt.text_head.weight"][3, 0] += 1
+    assert row_digests(state, 3) == before
+    state["gpt.text_head.weight"][2, 0] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    after = row_digests(state, 3)
+    assert {name for name in TOKEN_TENSORS if after[name] != before[name]} == {"text_head.weight"}
+
+
+def test_weights_are_not_loaded_by_the_config(mini_base):
+    config = config_for(mini_base)
+    config.model_args.gpt_checkpoint = "somewhere.pth"
+    with pytest.raises(ConfigError, match="gpt_checkpoint is set"):
+        ExtendedGPTTrainer(config)
+
+
+def test_importing_the_model_leaves_the_threads_alone():
+    """Importing coqui's XTTS dataset sets torch to one thread."""
+    import subprocess
+    import sys
+
+    code = (
+        "import torch; before = torch.get_num_threads(); "
+        "import xtts_extend.model.gpt_trainer; assert torch.get_num_threads() == before, torch.get_num_threads(); "
+        "import TTS.tts.layers.xtts.trainer.dataset"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={"OMP_NUM_THREADS": "2"})

@@ -1,0 +1,117 @@
+"""The languages: how a text of each is cleaned, how long it may be. Coqui's own stay exactly as they are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+
+from xtts_extend.errors import LanguageError
+from xtts_extend.text.cleaners import Cleaner, amharic_cleaner, default_cleaner
+from xtts_extend.text.sentences import split_sentences
+
+__all__ = [
+    "STOCK_LANGUAGES",
+    "Language",
+    "amharic_cleaner",
+    "clean_text",
+    "default_cleaner",
+    "get_language",
+    "is_stock",
+    "language_tag",
+    "register_language",
+    "split_sentences",
+    "validate_code",
+]
+
+_CODE = re.compile("[a-z]{2,8}")
+
+# A tokenizer without a vocabulary: coqui's cleaning lives in its methods.
+_stock = VoiceBpeTokenizer()
+_stock_preprocess = VoiceBpeTokenizer.preprocess_text
+_stock_limits: dict[str, int] = dict(_stock.char_limits)
+
+STOCK_LANGUAGES: frozenset[str] = frozenset(_stock_limits)
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language: its code, its cleaner, and the length in characters up to which one utterance is good."""
+
+    code: str
+    clean: Cleaner
+    char_limit: int = 250
+
+
+# A paragraph of the Declaration of Human Rights takes half as many characters in Amharic as in English.
+_registry: dict[str, Language] = {"am": Language("am", amharic_cleaner(), char_limit=130)}
+
+
+def validate_code(code: str) -> str:
+    """The code itself; LanguageError when it is not like "am" or "zh-cn"."""
+    if not isinstance(code, str) or not (_CODE.fullmatch(code) or code == "zh-cn"):
+        raise LanguageError(
+            f"Language code {code!r} is malformed: expected two to eight lower-case letters a-z, such as 'am' or 'yo'. "
+            "Use the language's ISO 639 code."
+        )
+    return code
+
+
+def is_stock(code: str) -> bool:
+    """Whether coqui-tts itself cleans this language; a region is ignored, as coqui does ("zh-cn" is "zh")."""
+    return code.split("-")[0] in STOCK_LANGUAGES
+
+
+def language_tag(code: str) -> str:
+    """The vocabulary's tag of a language, as coqui writes it: "am" -> "[am]", "zh" -> "[zh-cn]"."""
+    base = code.split("-")[0]
+    return "[zh-cn]" if base == "zh" else f"[{base}]"
+
+
+def register_language(language: Language) -> None:
+    """Teach the registry a language, or replace it. Raises LanguageError for coqui's own and for malformed ones."""
+    validate_code(language.code)
+    if is_stock(language.code):
+        raise LanguageError(
+            f"Language '{language.code}' is one of coqui's own and keeps coqui's cleaning, else the text of old "
+            "languages would change. Register another code."
+        )
+    if not callable(language.clean):
+        raise LanguageError(f"The cleaner of language '{language.code}' is {language.clean!r}; expected a function.")
+    if language.char_limit < 1:
+        raise LanguageError(f"char_limit of language '{language.code}' is {language.char_limit}; expected 1 or more.")
+    _registry[language.code] = language
+
+
+def get_language(code: str) -> Language:
+    """The language of a code: coqui's own, a registered one, or a sensible default. LanguageError when malformed."""
+    if is_stock(validate_code(code)):
+        return _stock_language(code.split("-")[0])
+    return _registry.get(code) or _default_language(code)
+
+
+@lru_cache(maxsize=64)
+def _stock_language(code: str) -> Language:
+    return Language(code, partial(_clean_stock, code=code), _stock_limits[code])
+
+
+@lru_cache(maxsize=64)
+def _default_language(code: str) -> Language:
+    return Language(code, default_cleaner(code))
+
+
+def _clean_stock(text: str, code: str) -> str:
+    try:
+        return _stock_preprocess(_stock, text, code)
+    except ImportError as error:
+        raise LanguageError(f"coqui's cleaning of '{code}' lacks a package: {error}. Install it.") from error
+
+
+def clean_text(text: str, language: str) -> str:
+    """The text that becomes tokens; of coqui's own languages exactly what its `preprocess_text` gives.
+
+    Raises LanguageError for a malformed code, and when coqui's cleaning of a language lacks a package.
+    """
+    return get_language(language).clean(text)

@@ -1,0 +1,142 @@
+"""Numbers to words, for the languages that num2words knows.
+
+num2words is asked for cardinals of whole numbers only. Its decimals and negatives are wrong in several languages
+(Vietnamese reads -5 as fifteen, Persian and Bengali read 3.05 as 3.5), so sign, point and fraction are put together
+here, with num2words' own words for them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from num2words import CONVERTER_CLASSES, num2words
+
+# Longer runs of digits are telephone or account numbers: they are read digit by digit, in linear time.
+MAX_CARDINAL_DIGITS = 15
+
+# Codes under which num2words files a language, where that is not the language's own code.
+_NUM2WORDS_CODES = {"kk": "kz", "nb": "no"}
+
+# Languages of num2words that write a decimal point and a thousands comma; the others do it the other way (CLDR).
+_DECIMAL_POINT_LANGUAGES = frozenset({"am", "bn", "cy", "fa", "he", "kn", "te", "th"})
+
+# num2words 0.5.14 raises TypeError for most Amharic numbers above 1,100 and calls a million "mሚሊዮን".
+_AMHARIC_SCALES = ((10**12, "ትሪሊዮን"), (10**9, "ቢሊዮን"), (10**6, "ሚሊዮን"), (10**3, "ሺህ"))
+
+_NUMBER = re.compile(r"(?:(?<!\S)-)?\d+(?:[.,'\u00a0\u202f]\d+)*", re.ASCII)
+_GROUPED = re.compile(
+    r"(?P<whole>[1-9]\d{0,2}(?:(?P<mark>[.,'\u00a0\u202f])\d{3}(?:(?P=mark)\d{3})*))(?:(?!(?P=mark))[.,](?P<fraction>\d+))?"
+)
+_DECIMAL = re.compile(r"(?P<whole>\d+)[.,](?P<fraction>\d+)")
+
+_ETHIOPIC_NUMERAL = re.compile("[፩-፼]{1,16}")
+_ETHIOPIC_HUNDRED, _ETHIOPIC_MYRIAD = "፻", "፼"
+
+
+def knows_numbers(code: str) -> bool:
+    """Whether `numbers_to_words` can read numbers in this language."""
+    return _NUM2WORDS_CODES.get(code, code) in CONVERTER_CLASSES
+
+
+def numbers_to_words(text: str, code: str) -> str:
+    """Replace the numbers of a text (ASCII digits) by words; a language that num2words does not know keeps its digits.
+
+    Thousands separators, decimal fractions and a minus sign after a space are understood. Of a number like 1.234 the
+    language's own convention decides which it is. A leading zero, or more than `MAX_CARDINAL_DIGITS` digits, is read
+    digit by digit. Letters that touch a number keep touching it (Amharic writes "in 1990" as one word).
+    """
+    if not knows_numbers(code):
+        return text
+    return _NUMBER.sub(lambda match: _read_number(match[0], code), text)
+
+
+def _read_number(number: str, code: str) -> str:
+    sign = ""
+    if number.startswith("-"):
+        number = number[1:]
+        sign = _converter_word(code, "negword", "-")
+        sign = sign if sign == "-" else sign + " "
+    decimal_mark = "." if code in _DECIMAL_POINT_LANGUAGES else ","
+    match = _GROUPED.fullmatch(number)
+    if match and match["fraction"] is None and match["mark"] == decimal_mark and number.count(decimal_mark) == 1:
+        match = None  # 1,234 where the comma is the decimal mark
+    match = match or _DECIMAL.fullmatch(number)
+    if match is None:
+        return sign + re.sub(r"\d+", lambda part: read_digits(part[0], code), number)
+    words = read_digits(re.sub(r"\D", "", match["whole"]), code)
+    if match["fraction"] is not None:
+        point = _converter_word(code, "pointword", "")
+        words += f" {point} " if point else decimal_mark
+        words += _one_by_one(match["fraction"], code)
+    return sign + words
+
+
+def read_digits(digits: str, code: str) -> str:
+    """Words of a run of ASCII digits: a cardinal, or digit by digit when it is no sensible one."""
+    if len(digits) > MAX_CARDINAL_DIGITS or (digits[0] == "0" and len(digits) > 1):
+        return _one_by_one(digits, code)
+    return cardinal(int(digits), code) or _one_by_one(digits, code)
+
+
+def _one_by_one(digits: str, code: str) -> str:
+    return " ".join(cardinal(int(digit), code) or digit for digit in digits)
+
+
+@lru_cache(maxsize=4096)
+def cardinal(number: int, code: str) -> str | None:
+    """Words of a whole number >= 0, None when num2words fails on it (its converters raise as they like)."""
+    if code == "am" and number >= 1000:
+        return _amharic_cardinal(number)
+    try:
+        return str(num2words(number, lang=_NUM2WORDS_CODES.get(code, code))).lower().strip()
+    except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError):
+        return None
+
+
+def _amharic_cardinal(number: int) -> str:
+    words = []
+    for value, name in _AMHARIC_SCALES:
+        count, number = divmod(number, value)
+        if count:
+            words.append(f"{cardinal(count, 'am')} {name}")
+    if number:
+        words.append(cardinal(number, "am") or str(number))
+    return " ".join(words)
+
+
+def amharic_ordinal(number: int) -> str:
+    """Words of an Amharic ordinal, 21 -> ሃያ አንደኛ."""
+    rest = number % 1000
+    if not rest and number:
+        return f"{cardinal(number, 'am')}ኛ"
+    last = str(num2words(rest, lang="am", to="ordinal"))
+    return f"{cardinal(number - rest, 'am')} {last}" if number > rest else last
+
+
+def _converter_word(code: str, attribute: str, default: str) -> str:
+    """num2words' own word for the point or the sign, `default` where it has none or only a symbol such as "(-)"."""
+    word = getattr(CONVERTER_CLASSES[_NUM2WORDS_CODES.get(code, code)], attribute, None)
+    word = (word or "").strip().lower()
+    return word if word and not re.search(r"[^\w\s]", word) else default
+
+
+def ethiopic_numerals_to_digits(text: str) -> str:
+    """Rewrite Ethiopic numerals with ASCII digits: ፲፱፻፺ -> 1990, ፼ -> 10000.
+
+    Units and tens add up, ፻ multiplies what stands before it by a hundred, ፼ by ten thousand; a missing factor is one.
+    """
+    return _ETHIOPIC_NUMERAL.sub(lambda match: str(_ethiopic_value(match[0])), text)
+
+
+def _ethiopic_value(numeral: str) -> int:
+    myriads = hundreds = units = 0
+    for sign in numeral:
+        if sign == _ETHIOPIC_HUNDRED:
+            hundreds, units = hundreds + (units or 1) * 100, 0
+        elif sign == _ETHIOPIC_MYRIAD:
+            myriads, hundreds, units = (myriads + hundreds + units or 1) * 10_000, 0, 0
+        else:
+            tens, unit = divmod(ord(sign) - ord("፩"), 9)
+            units += 10 * (unit + 1) if tens else unit + 1
+    return myriads + hundreds + units

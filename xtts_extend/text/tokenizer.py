@@ -1,0 +1,117 @@
+"""Teaches coqui's tokenizer, and `Xtts.synthesize`, the registered languages. Only `enable()` patches anything."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import TTS.tts.layers.xtts.tokenizer as coqui_tokenizer
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+
+from xtts_extend.errors import LanguageError
+from xtts_extend.text.languages import get_language, is_stock, language_tag, split_sentences, validate_code
+from xtts_extend.text.vocabulary import language_codes, load_vocabulary
+
+_MARK = "_xtts_extend_enabled"
+
+
+class _CharLimits(dict[str, int]):
+    """coqui's character limits, which know the languages of our registry too."""
+
+    def __missing__(self, code: str) -> int:
+        return get_language(code).char_limit
+
+    def get(self, code: str, default: Any = None) -> Any:
+        return self[code]
+
+
+def enable() -> None:
+    """Let coqui-tts accept every language whose tag the loaded vocabulary holds; calling it twice is harmless.
+
+    Patched are `VoiceBpeTokenizer.preprocess_text` (cleaning through the registry), `.char_limits`, `.encode` (a code
+    without a tag is a LanguageError, where coqui spells out the tag as unknown tokens), `Xtts.synthesize`, and
+    `split_sentence` (text splitting of other languages than coqui's own, without spaCy). What coqui does with its own
+    languages stays as it is.
+    """
+    if getattr(VoiceBpeTokenizer, _MARK, False):
+        return
+    # Here and not above: it loads the whole model code.
+    import TTS.tts.models.xtts as coqui_xtts
+
+    preprocess_text, encode = VoiceBpeTokenizer.preprocess_text, VoiceBpeTokenizer.encode
+    synthesize, split_sentence = coqui_xtts.Xtts.synthesize, coqui_tokenizer.split_sentence
+
+    @functools.wraps(preprocess_text)
+    def new_preprocess_text(self: VoiceBpeTokenizer, txt: str, lang: str) -> str:
+        return preprocess_text(self, txt, lang) if is_stock(lang) else get_language(lang).clean(txt)
+
+    @functools.wraps(encode)
+    def new_encode(self: VoiceBpeTokenizer, txt: str, lang: str) -> list[int]:
+        require_tag(self, lang)
+        return encode(self, txt, lang)
+
+    @functools.wraps(synthesize)
+    def new_synthesize(self: Any, text: str, config: Any = None, *, language: str | None = None, **kwargs: Any) -> Any:
+        # Without a language coqui's own message is the better one.
+        if language is not None:
+            require_tag(self.tokenizer, language)
+            if language not in self.config.languages:
+                self.config.languages = [*self.config.languages, language]
+        return synthesize(self, text, config, language=language, **kwargs)
+
+    @functools.wraps(split_sentence)
+    def new_split_sentence(text: str, lang: str, text_split_length: int | None = 250) -> list[str]:
+        if is_stock(lang):
+            return split_sentence(text, lang, text_split_length)
+        if text_split_length is None or len(text) < text_split_length:
+            return [text.strip()]
+        return _pack(split_sentences(text, lang, text_split_length), text_split_length)
+
+    def get_char_limits(self: VoiceBpeTokenizer) -> _CharLimits:
+        # A tokenizer made before `enable()` holds a plain dict.
+        return _CharLimits(vars(self)["char_limits"])
+
+    def set_char_limits(self: VoiceBpeTokenizer, limits: dict[str, int]) -> None:
+        vars(self)["char_limits"] = limits
+
+    VoiceBpeTokenizer.preprocess_text = new_preprocess_text
+    VoiceBpeTokenizer.encode = new_encode
+    VoiceBpeTokenizer.char_limits = property(get_char_limits, set_char_limits)
+    coqui_xtts.Xtts.synthesize = new_synthesize
+    coqui_tokenizer.split_sentence = coqui_xtts.split_sentence = new_split_sentence
+    setattr(VoiceBpeTokenizer, _MARK, True)
+
+
+def _pack(sentences: list[str], limit: int) -> list[str]:
+    """Join neighbouring sentences up to the limit, as coqui's text splitting does: short ones alone sound poor."""
+    packed: list[str] = []
+    for sentence in sentences:
+        if packed and len(packed[-1]) + 1 + len(sentence) <= limit:
+            packed[-1] += " " + sentence
+        else:
+            packed.append(sentence)
+    return packed
+
+
+def load_tokenizer(vocab: Path | str) -> VoiceBpeTokenizer:
+    """coqui's tokenizer of a vocabulary file, with every registered language enabled.
+
+    Raises VocabularyError when the file is missing, unreadable, or no XTTS vocabulary.
+    """
+    path = load_vocabulary(vocab).path
+    enable()
+    return VoiceBpeTokenizer(str(path))
+
+
+def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
+    """Raise LanguageError unless the tokenizer's vocabulary holds the language's tag; the message lists its tags."""
+    tag = language_tag(language)
+    if tokenizer.tokenizer.token_to_id(tag) is not None:
+        return
+    validate_code(language.split("-")[0])
+    known = language_codes(tokenizer.tokenizer.get_vocab())
+    raise LanguageError(
+        f"The vocabulary has no tag {tag} for language '{language}'; it has tags for: {', '.join(known) or 'none'}. "
+        "Correct the code, or add the language with `xtts-extend extend-vocab`."
+    )
