@@ -17,3 +17,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}; set XTTS_EXTEND_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mini_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained base directory of 2 layers × 64 channels; not to be written to."""
+    from xtts_extend.demo.mini_base import make_mini_base
+
+    return make_mini_base(tmp_path_factory.mktemp("base") / "mini", layers=2, channels=64, heads=2)

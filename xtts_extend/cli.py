@@ -74,14 +74,13 @@ def _check_data(args: argparse.Namespace) -> int:
     for language in sorted({sample["language"] for sample in samples}):
         require_tag(tokenizer, language)
     report = check_samples(samples, tokenizer, limits_of(NewLanguageConfig()), cache=args.cache)
-    if args.write_clean:
-        write_manifest(report.usable, args.write_clean)
     if args.json:
         _print(report.to_dict(), True)
     else:
         print(report.summary())
-        if args.write_clean:
-            print(f"{len(report.usable)} usable samples written to {args.write_clean}")
+    if args.write_clean:
+        write_manifest(report.usable, args.write_clean)
+        print(f"{len(report.usable)} usable samples written to {args.write_clean}", file=sys.stderr)
     return 0 if not report.bad_share else 1
 
 

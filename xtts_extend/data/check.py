@@ -154,7 +154,7 @@ def check_samples(
         try:
             tokenizer.encode("a", language)
         except (ImportError, NotImplementedError) as error:
-            raise LanguageError(f"texts in {language!r} cannot be read: {error}") from error
+            raise LanguageError(f"texts in {language!r} cannot be cleaned: {error}; install what is missing") from error
     recordings = _read_recordings([sample["audio_file"] for sample in samples], cache, progress)
 
     usable: list[Sample] = []

@@ -7,6 +7,7 @@ the reports, `manifest`, the file it came from, and `line`, its line there (None
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -119,7 +120,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise DataError(f"cannot write {path}: {error}; is the folder writable, and is there space?") from error
 
 

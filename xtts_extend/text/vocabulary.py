@@ -16,6 +16,15 @@ from tokenizers import Tokenizer
 from xtts_extend.errors import VocabularyError
 
 SPECIAL_TOKENS = ("[STOP]", "[UNK]", "[SPACE]", "[START]")
+# Options of the BPE model that XTTS leaves alone; each of them would change how text is cut.
+_UNSET_OPTIONS = (
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+    "ignore_merges",
+    "fuse_unk",
+)
 _TAG = re.compile(r"\[([a-z]{2,8}(?:-[a-z]{2,8})?)\]")
 
 
@@ -83,7 +92,7 @@ def load_vocabulary(path: Path | str) -> Vocabulary:
     """
     path = Path(path)
     try:
-        content = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise VocabularyError(
             f"Vocabulary {path} cannot be read: {error.strerror}. Expected an XTTS vocab.json."
@@ -192,7 +201,7 @@ def _first(names: list[str]) -> str:
 
 
 def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
-    """Raise VocabularyError, naming the first ten, unless `extended` is `base` plus new ids right after its last one."""
+    """Raise VocabularyError, naming the first ten, unless `extended` is `base` plus ids right after its last one."""
     moved = [
         f"{token} ({index} -> {extended.tokens.get(token, 'gone')})"
         for token, index in sorted(base.tokens.items(), key=lambda entry: entry[1])
@@ -200,17 +209,18 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
     ]
     if moved:
         raise VocabularyError(
-            f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have moved or "
-            f"vanished: {_first(moved)}. Make it with `xtts-extend extend-vocab` from the base's own vocab.json."
+            f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have "
+            f"moved or vanished: {_first(moved)}. "
+            "Make it with `xtts-extend extend-vocab` from the base's own vocab.json."
         )
     new = {index: token for token, index in extended.tokens.items() if token not in base.tokens}
     wrong = sorted(set(new) ^ set(range(base.size, extended.size)))
+    named = [f"{index} ({new[index]})" if index in new else str(index) for index in wrong]
     if wrong or len(new) != len(extended.tokens) - len(base.tokens):
         raise VocabularyError(
             f"{extended.path} does not extend {base.path}: its new entries should have the ids {base.size} to "
             f"{extended.size - 1}, each once; missing, misplaced or doubled: "
-            f"{_first([f'{index} ({new[index]})' if index in new else str(index) for index in wrong]) or 'doubled ids'}. "
-            "Make it with `xtts-extend extend-vocab`."
+            f"{_first(named) or 'doubled ids'}. Make it with `xtts-extend extend-vocab`."
         )
 
 

@@ -209,8 +209,7 @@ def _check_vocabulary(trainer: Any, content: Mapping[str, Any], info: Checkpoint
         raise VocabularyError(
             f"{info.path} was trained with another vocabulary than {vocabulary.path}: "
             f"{len(now.keys() - before.keys())} tokens added, {len(before.keys() - now.keys())} removed, {moved} moved, "
-            "or other merges. "
-            "Continue with the vocabulary of the run (vocab.json in its folder)."
+            "or other merges. Continue with the vocabulary of the run (vocab.json in its folder)."
         )
     if info.vocab_size != vocabulary.size:
         raise VocabularyError(
@@ -233,11 +232,15 @@ def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]]) -> None:
             )
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         numbers = [number for group in state["param_groups"] for number in group["params"]]
+        keys = {key for moments in state["state"].values() for key in moments}
         fitted = {}
         for parameter, number in zip(parameters, numbers, strict=True):
-            if number in state["state"]:
-                name = names[id(parameter)]
-                fitted[number] = _fit_moments(state["state"][number], parameter, name, trainer.model)
+            name = names[id(parameter)]
+            if number not in state["state"]:
+                raise CheckpointError(f"The checkpoint holds no moments of {name}. Its optimizer state is incomplete.")
+            if lacking := keys - set(state["state"][number]):
+                raise CheckpointError(f"The checkpoint's moments of {name} lack {', '.join(sorted(lacking))}.")
+            fitted[number] = _fit_moments(state["state"][number], parameter, name, trainer.model)
         left_over = set(state["state"]) - set(numbers)
         if left_over:
             raise CheckpointError(

@@ -1,0 +1,48 @@
+"""A small vocabulary of XTTS's shape, and recordings of a buzzing voice."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+
+SAMPLE_RATE = 22050
+WriteVoice = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> VoiceBpeTokenizer:
+    """Letters, punctuation, two merges and the tags of English and German, with the special ids of XTTS."""
+    special = ["[STOP]", "[UNK]", "[SPACE]"]
+    letters = [*special, *"!'(),-.:;?", *string.ascii_lowercase, *"äöüß", "th", "the", "[START]", "[en]", "[de]"]
+    bpe = models.BPE({token: i for i, token in enumerate(letters)}, [("t", "h"), ("th", "e")], unk_token="[UNK]")
+    vocabulary = Tokenizer(bpe)
+    vocabulary.pre_tokenizer = pre_tokenizers.Whitespace()
+    vocabulary.add_special_tokens([AddedToken(token, normalized=False) for token in letters if len(token) > 3])
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.json"
+    vocabulary.save(str(path))
+    return VoiceBpeTokenizer(str(path))
+
+
+@pytest.fixture(scope="session")
+def write_voice() -> WriteVoice:
+    """Writer of a recording whose samples depend on `seed`; its format follows the suffix."""
+
+    def write(
+        path: Path, seconds: float = 1.0, rate: int = SAMPLE_RATE, channels: int = 1, seed: int = 0, gain: float = 0.5
+    ) -> Path:
+        generator = np.random.default_rng(seed)
+        time = np.arange(int(seconds * rate)) / rate
+        voice = np.sin(2 * np.pi * (110 + 10 * seed) * time) * np.sin(2 * np.pi * 3 * time)
+        samples = gain * voice[:, None] + 0.01 * generator.standard_normal((len(time), channels))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, rate)
+        return path
+
+    return write

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+
+from xtts_extend.data.audio import load_audio, save_wav
+from xtts_extend.errors import DataError
+
+
+def test_load_audio_averages_resamples_and_clips_as_stock_does(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.7, (9000, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "stereo.wav", samples, 44100, subtype="FLOAT")
+    audio = load_audio(tmp_path / "stereo.wav", 22050)
+
+    mono = torch.mean(torch.from_numpy(samples.T.copy()), dim=0, keepdim=True)
+    expected = torchaudio.functional.resample(mono, 44100, 22050)
+    assert expected.abs().max() > 1
+    assert audio.dtype == torch.float32
+    assert audio.shape == (1, 4500)
+    assert torch.equal(audio, expected.clip(-1, 1))
+
+
+def test_load_audio_keeps_the_samples_of_a_mono_file_at_the_models_rate(tmp_path: Path) -> None:
+    codes = np.array([0, 1, -1, 32767, -32768, 12345] * 100, dtype=np.int16)
+    soundfile.write(tmp_path / "mono.wav", codes, 22050)
+    assert torch.equal(load_audio(str(tmp_path / "mono.wav"), 22050), torch.from_numpy(codes / np.float32(32768))[None])
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_load_audio_reads_every_format_under_any_name(tmp_path: Path, write_voice, suffix: str) -> None:
+    path = write_voice(tmp_path / "ሰላም ለዓለም" / f"один два{suffix}", seconds=1.0)
+    audio = load_audio(path, 22050)
+    assert audio.shape == (1, 22050)
+    assert 0.4 < audio.abs().max() < 0.7
+
+
+def test_load_audio_reads_human_speech(shared_data: Path) -> None:
+    path = shared_data / "ljspeech" / "wavs" / "LJ001-0002.flac"
+    assert load_audio(path, 22050).shape == (1, soundfile.info(path).frames)
+
+
+def test_load_audio_names_what_is_wrong(tmp_path: Path, write_voice) -> None:
+    (tmp_path / "text.wav").write_text("this is no recording")
+    (tmp_path / "nothing.wav").write_bytes(b"")
+    (tmp_path / "headerless.raw").write_bytes(bytes(1000))
+    (tmp_path / "folder.wav").mkdir()
+    soundfile.write(tmp_path / "no samples.wav", np.zeros(0), 22050)
+    soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan, 0.2] * 999, dtype=np.float32), 22050, subtype="FLOAT")
+    for suffix in (".wav", ".flac", ".mp3"):
+        whole = write_voice(tmp_path / f"whole{suffix}", seconds=2).read_bytes()
+        (tmp_path / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
+    for name, message in {
+        "nowhere.wav": "no such file",
+        "folder.wav": "no such file",
+        "text.wav": "cannot be read",
+        "nothing.wav": "cannot be read",
+        "headerless.raw": "cannot be read",
+        "no samples.wav": "no samples",
+        "nan.wav": "NaN",
+        "half.wav": "truncated: its header promises 88200 bytes of audio, it holds 44078",
+        "half.flac": "damaged or truncated",
+        "half.mp3": "truncated: its header promises 44100 samples",
+    }.items():
+        with pytest.raises(DataError, match=message) as caught:
+            load_audio(tmp_path / name, 22050)
+        assert name in str(caught.value)
+
+
+def test_load_audio_accepts_a_wav_that_a_pipe_wrote(tmp_path: Path, write_voice) -> None:
+    content = bytearray(write_voice(tmp_path / "piped.wav").read_bytes())
+    place = content.index(b"data") + 4
+    content[place : place + 4] = b"\xff\xff\xff\xff"
+    (tmp_path / "piped.wav").write_bytes(content)
+    assert load_audio(tmp_path / "piped.wav", 22050).shape == (1, 22050)
+
+
+def test_save_wav_writes_16_bits(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "ሰላም.wav"
+    save_wav(path, torch.tensor([[0.5, -0.5, 2.0, -2.0]], dtype=torch.bfloat16), 24000)
+    assert soundfile.info(path).subtype == "PCM_16"
+    samples, rate = soundfile.read(path, dtype="int16")
+    assert rate == 24000
+    assert samples.tolist() == [16384, -16384, 32767, -32768]
+    save_wav(path, np.array([0.25, -0.25]), 24000)
+    assert soundfile.read(path, dtype="int16")[0].tolist() == [8192, -8192]
+
+
+@pytest.mark.parametrize("audio", [torch.zeros(2, 5), torch.zeros(0), torch.zeros(1, 1, 5), np.array([0.1, np.nan])])
+def test_save_wav_refuses_what_is_no_mono_audio(tmp_path: Path, audio) -> None:
+    with pytest.raises(DataError, match="cannot write"):
+        save_wav(tmp_path / "out.wav", audio, 24000)
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_save_wav_says_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        save_wav(tmp_path / "file" / "out.wav", torch.zeros(10), 24000)
+    (tmp_path / "taken.wav").mkdir()
+    with pytest.raises(DataError, match="cannot write"):
+        save_wav(tmp_path / "taken.wav", torch.zeros(10), 24000)

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from rich.console import Console
+
+from xtts_extend.data import check
+from xtts_extend.data.check import DataLimits, check_samples
+from xtts_extend.data.manifest import read_manifest
+from xtts_extend.errors import DataError, LanguageError
+
+LIMITS = DataLimits(sample_rate=22050, max_wav_length=3 * 22050, max_text_length=30)
+
+
+def read_rows(folder: Path, rows: list[tuple[str, str]], language: str = "en") -> list[dict[str, Any]]:
+    """Samples of a manifest with these recordings and texts."""
+    manifest = folder / "list.jsonl"
+    manifest.write_text("".join(json.dumps({"audio_file": name, "text": text}) + "\n" for name, text in rows))
+    return read_manifest(str(manifest), language)
+
+
+def names(entries: list[dict[str, Any]]) -> list[str]:
+    return [entry["manifest_audio_file"] for entry in entries]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, write_voice) -> list[dict[str, Any]]:
+    """Three good samples and one bad of every kind, among them."""
+    folder = tmp_path / "Мои записи ሰላም"
+    folder.mkdir()
+    voice = np.sin(np.arange(22050) / 20)
+    for number, suffix in enumerate([".wav", ".flac", ".ogg"]):
+        write_voice(folder / f"good {number}{suffix}", seed=number)
+    for number, name in enumerate(["blank", "letters", "emoji", "long text", "number", "quotes", "mark"]):
+        write_voice(folder / f"{name}.wav", seed=10 + number)
+    write_voice(folder / "short.wav", seconds=0.49)
+    write_voice(folder / "long.wav", seconds=3.01)
+    soundfile.write(folder / "none.wav", np.zeros(0), 22050)
+    soundfile.write(folder / "zeros.wav", np.zeros(22050), 22050)
+    soundfile.write(folder / "constant.wav", np.full(22050, 0.3), 22050)
+    soundfile.write(folder / "opposite.wav", np.stack([0.5 * voice, -0.5 * voice], axis=1), 22050)
+    soundfile.write(folder / "nan.wav", np.where(np.arange(22050) == 9000, np.nan, voice), 22050, subtype="FLOAT")
+    soundfile.write(folder / "infinite.wav", np.where(np.arange(22050) == 9, np.inf, voice), 22050, subtype="FLOAT")
+    (folder / "text.wav").write_text("no recording")
+    (folder / "empty.flac").write_bytes(b"")
+    whole = write_voice(folder / "whole.flac", seconds=2).read_bytes()
+    (folder / "half.flac").write_bytes(whole[: len(whole) // 2])
+    (folder / "folder.wav").mkdir()
+    texts = {
+        "blank.wav": "  ",
+        "letters.wav": "the ሰላም the",
+        "emoji.wav": "well 😀 and \u200b",
+        "long text.wav": "a b " * 20,
+        "number.wav": "1" * 400,
+        "quotes.wav": '""',
+        "mark.wav": "a [STOP] mark",
+    }
+    files = [
+        "good 0.wav", *texts, "short.wav", "long.wav", "none.wav", "good 1.flac", "zeros.wav", "constant.wav",
+        "opposite.wav", "nan.wav", "infinite.wav", "text.wav", "empty.flac", "half.flac", "folder.wav", "nowhere.wav",
+        "good 2.ogg",
+    ]  # fmt: skip
+    return read_rows(
+        folder, [(name, texts.get(name, f"The text of {name.split('.')[0]}".strip(" 012"))) for name in files]
+    )
+
+
+def test_every_bad_file_is_named_and_nothing_else_is_lost(corpus, tokenizer) -> None:
+    # The good samples say the same words.
+    for sample, text in zip([corpus[0], corpus[11], corpus[-1]], ["One.", "Two.", "Three?"], strict=True):
+        sample["text"] = text
+    before = [dict(sample) for sample in corpus]
+    report = check_samples(corpus, tokenizer, LIMITS, progress=False)
+
+    assert corpus == before
+    assert {kind: names(entries) for kind, entries in report.problems.items()} == {
+        "missing": ["folder.wav", "nowhere.wav"],
+        "unreadable": ["text.wav", "empty.flac", "half.flac"],
+        "not_finite": ["nan.wav", "infinite.wav"],
+        "silent": ["zeros.wav", "constant.wav", "opposite.wav"],
+        "too_short": ["short.wav", "none.wav"],
+        "too_long_audio": ["long.wav"],
+        "empty_text": ["blank.wav", "quotes.wav"],
+        "unknown_tokens": ["letters.wav", "emoji.wav", "mark.wav"],
+        "too_long_text": ["long text.wav"],
+        "text_error": ["number.wav"],
+    }
+    assert names(report.usable) == ["good 0.wav", "good 1.flac", "good 2.ogg"]
+    assert [sample["duration_s"] for sample in report.usable] == [1.0, 1.0, 1.0]
+    # [en], o, n, e, full stop.
+    assert report.usable[0]["text_tokens"] == 5
+    assert {key: report.usable[1][key] for key in before[11]} == before[11]
+    assert report.total == 23
+    assert report.bad_share == 20 / 23
+    assert report.hours == {"en": 3 / 3600}
+
+
+def test_problems_say_where_and_why(corpus, tokenizer) -> None:
+    report = check_samples(corpus, tokenizer, LIMITS, progress=False)
+    found = {
+        name: entry for entries in report.problems.values() for entry, name in zip(entries, names(entries), strict=True)
+    }
+    assert found["letters.wav"]["line"] == 3
+    assert found["letters.wav"]["manifest"] == corpus[0]["manifest"]
+    assert found["letters.wav"]["characters"] == ["'ላ' (U+120B)", "'ም' (U+121D)", "'ሰ' (U+1230)"]
+    assert found["emoji.wav"]["characters"] == ["'\\u200b' (U+200B)", "'😀' (U+1F600)"]
+    assert found["long text.wav"]["detail"] == "80 tokens; the model takes 30"
+    assert found["long.wav"]["detail"] == "3.01 s; the model takes 3.00 s"
+    assert found["short.wav"]["detail"] == "0.49 s"
+    assert found["number.wav"]["detail"].startswith("OverflowError for '1111")
+    assert found["quotes.wav"]["detail"] == "nothing but the language tag is left of '\"\"' after cleaning"
+    assert str(Path(corpus[0]["root_path"]) / "nowhere.wav") in found["nowhere.wav"]["detail"]
+    assert "truncated" in found["half.flac"]["detail"]
+    summary = report.summary(names=1)
+    assert summary == report.summary(1)
+    assert summary.splitlines()[0] == "3 of 23 samples are usable (en 0.00 h)"
+    assert "unusable: missing: 2 (no such file)" in summary
+    assert "and 1 more" in summary
+    assert "'ም' (U+121D) in 1" in summary
+    assert "nowhere.wav" in str(report)
+
+
+def test_report_as_json(corpus, tokenizer) -> None:
+    report = json.loads(json.dumps(check_samples(corpus, tokenizer, LIMITS, progress=False).to_dict()))
+    assert (report["total"], report["usable"], report["bad_share"]) == (23, 3, 20 / 23)
+    assert (report["hours"], report["hours_per_language"]) == (3 / 3600, {"en": 3 / 3600})
+    assert (report["problems"]["missing"], report["problems"]["silent"]) == (2, 3)
+    assert names(report["problem_entries"]["too_long_audio"]) == ["long.wav"]
+
+
+def test_a_sample_can_have_several_problems(tmp_path: Path, tokenizer) -> None:
+    report = check_samples(read_rows(tmp_path, [("nowhere.wav", "")]), tokenizer, LIMITS, progress=False)
+    assert list(report.problems) == ["missing", "empty_text"]
+    assert (report.usable, report.bad_share, report.hours) == ([], 1.0, {})
+    assert "0 of 1 samples are usable (nothing)" in str(report)
+
+
+def test_limits_are_inclusive_after_resampling(tmp_path: Path, write_voice, tokenizer) -> None:
+    # 44100 Hz: 22050 samples are half a second, 132300 are three.
+    for frames in (22048, 22049, 132300, 132301):
+        write_voice(tmp_path / f"{frames}.wav", seconds=(frames + 0.5) / 44100, rate=44100)
+    samples = read_rows(tmp_path, [(f"{frames}.wav", "a" * 29) for frames in (22048, 22049, 132300, 132301)])
+    report = check_samples(samples, tokenizer, LIMITS, progress=False)
+    assert {kind: names(entries) for kind, entries in report.problems.items()} == {
+        "too_short": ["22048.wav"],
+        "too_long_audio": ["132301.wav"],
+    }
+    assert [sample["text_tokens"] for sample in report.usable] == [30, 30]
+
+
+def test_warnings(tmp_path: Path, write_voice, tokenizer) -> None:
+    write_voice(tmp_path / "good.wav")
+    (tmp_path / "copy.wav").write_bytes((tmp_path / "good.wav").read_bytes())
+    write_voice(tmp_path / "fast.wav", rate=48000, seed=1)
+    write_voice(tmp_path / "stereo.wav", channels=2, seed=2)
+    voice = np.sin(np.arange(22050) / 50)
+    soundfile.write(tmp_path / "clipped.wav", np.clip(3 * voice, -1, 1), 22050)
+    soundfile.write(tmp_path / "over.wav", 1.2 * voice, 22050, subtype="FLOAT")
+    soundfile.write(tmp_path / "loud.wav", voice, 22050)
+    rows = ["good", "copy", "fast", "stereo", "clipped", "over", "loud"]
+    texts = {name: f"text of {name}" for name in rows} | {"stereo": "text of fast "}
+    report = check_samples(
+        read_rows(tmp_path, [(f"{name}.wav", texts[name]) for name in rows] + [("nowhere.wav", "text of good")]),
+        tokenizer,
+        LIMITS,
+        progress=False,
+    )
+    assert {kind: names(entries) for kind, entries in report.warnings.items()} == {
+        "clipped": ["clipped.wav", "over.wav"],
+        "sample_rate": ["fast.wav"],
+        "mixed_sample_rates": ["good.wav", "fast.wav"],
+        "channels": ["stereo.wav"],
+        "duplicate_audio": ["copy.wav"],
+        "duplicate_text": ["stereo.wav"],
+    }
+    assert [entry["detail"] for entry in report.warnings["mixed_sample_rates"]] == [
+        "first of 6 with 22050 Hz",
+        "first of 1 with 48000 Hz",
+    ]
+    assert report.warnings["duplicate_audio"][0]["detail"] == "the same as good.wav"
+    assert len(report.usable) == 7
+    assert "warning: clipped: 2" in str(report)
+
+
+def test_a_recording_named_twice_is_read_once(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+    reads = count_reads(monkeypatch)
+    write_voice(tmp_path / "a.wav")
+    report = check_samples(read_rows(tmp_path, [("a.wav", "one"), ("a.wav", "two")]), tokenizer, LIMITS, progress=False)
+    assert reads == ["a.wav"]
+    assert names(report.warnings["duplicate_audio"]) == ["a.wav"]
+    assert len(report.usable) == 2
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    reads: list[str] = []
+    read = check.measure_recording
+
+    def counted(path: str):
+        reads.append(Path(path).name)
+        return read(path)
+
+    monkeypatch.setattr(check, "measure_recording", counted)
+    return reads
+
+
+def test_the_cache_saves_reading(tmp_path: Path, write_voice, tokenizer, monkeypatch, caplog) -> None:
+    for number in range(4):
+        write_voice(tmp_path / f"{number}.wav", seed=number)
+    (tmp_path / "bad.wav").write_text("no recording")
+    samples = read_rows(tmp_path, [(f"{name}.wav", f"text {'abcde'[i]}") for i, name in enumerate([0, 1, 2, 3, "bad"])])
+    cache = tmp_path / "cache folder" / "recordings"
+    reads = count_reads(monkeypatch)
+
+    def run(some=samples, limits=LIMITS) -> dict[str, Any]:
+        reads.clear()
+        return check_samples(some, tokenizer, limits, cache=cache, progress=False).to_dict()
+
+    first = run(samples[:2])
+    assert sorted(reads) == ["0.wav", "1.wav"]
+    whole = run()
+    assert sorted(reads) == ["2.wav", "3.wav", "bad.wav"]
+    # What is unreadable is tried again: its disk may be back.
+    assert run() == whole
+    assert reads == ["bad.wav"]
+    assert run(samples[:2]) == first
+    assert reads == []
+    # Other limits and texts need no other reading.
+    assert run(limits=DataLimits(44100, 1000, 2))["problems"] == {
+        "unreadable": 1,
+        "too_long_audio": 4,
+        "too_long_text": 5,
+    }
+    assert reads == ["bad.wav"]
+    # Another size, or another time.
+    write_voice(tmp_path / "1.wav", seconds=1.5, seed=1)
+    status = (tmp_path / "2.wav").stat()
+    os.utime(tmp_path / "2.wav", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert run()["hours"] == pytest.approx(4.5 / 3600, abs=0)
+    assert sorted(reads) == ["1.wav", "2.wav", "bad.wav"]
+    assert caplog.messages == []
+    assert [file.name for file in cache.parent.iterdir()] == ["recordings"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])
+def test_a_damaged_cache_is_said_and_made_anew(
+    tmp_path: Path, write_voice, tokenizer, monkeypatch, caplog, damage
+) -> None:
+    for number in range(3):
+        write_voice(tmp_path / f"{number}.wav", seed=number)
+    samples = read_rows(tmp_path, [(f"{number}.wav", f"text {'abc'[number]}") for number in range(3)])
+    cache = tmp_path / "cache"
+    expected = check_samples(samples, tokenizer, LIMITS, cache=cache, progress=False)
+    content = cache.read_bytes()
+    cache.write_bytes(
+        {
+            "cut": content[: content.rindex(b"{")],
+            "flipped": content.replace(b'"frames": 22050', b'"frames": 22051', 1),
+            "foreign": b"\xff\xfe something else",
+            "empty": b"",
+        }[damage]
+    )
+    reads = count_reads(monkeypatch)
+    assert check_samples(samples, tokenizer, LIMITS, cache=cache, progress=False) == expected
+    assert len(reads) == 3
+    assert "is damaged or no cache of recordings" in caplog.text
+    assert cache.read_bytes() == content
+
+
+def test_a_cache_that_cannot_be_kept_does_no_harm(tmp_path: Path, write_voice, tokenizer, caplog) -> None:
+    write_voice(tmp_path / "a.wav")
+    samples = read_rows(tmp_path, [("a.wav", "one")])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be read: .*name another file"):
+        check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "file" / "cache", progress=False)
+    with pytest.raises(DataError, match=r"cannot be read: .*name another file"):
+        check_samples(samples, tokenizer, LIMITS, cache=tmp_path, progress=False)
+    (tmp_path / "dangling").symlink_to("/proc/no such folder/cache")
+    assert len(check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "dangling", progress=False).usable) == 1
+
+
+def test_an_interrupted_check_keeps_what_it_read(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+    count = 40
+    for number in range(count):
+        write_voice(tmp_path / f"{number}.wav", seconds=0.5, seed=number)
+    samples = read_rows(tmp_path, [(f"{number}.wav", "text") for number in range(count)])
+    interrupted = threading.Event()
+    reads = count_reads(monkeypatch)
+    counted = check.measure_recording
+
+    def interrupt_at_the_tenth(path: str):
+        # The signal of Ctrl-C reaches the main thread while the others read.
+        if Path(path).name == "10.wav" and not interrupted.is_set():
+            interrupted.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        if interrupted.is_set():
+            time.sleep(0.02)
+        return counted(path)
+
+    monkeypatch.setattr(check, "measure_recording", interrupt_at_the_tenth)
+    with pytest.raises(KeyboardInterrupt):
+        check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "cache", progress=False)
+    read_before = len(reads)
+    assert 5 <= read_before < count
+    reads.clear()
+    assert len(check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "cache", progress=False).usable) == count
+    assert len(reads) == count - read_before
+
+
+def test_a_language_without_a_tag_is_one_error(tmp_path: Path, write_voice, tokenizer) -> None:
+    write_voice(tmp_path / "a.wav")
+    with pytest.raises(LanguageError, match="fr"):
+        check_samples(read_rows(tmp_path, [("a.wav", "un")] * 3, "fr"), tokenizer, LIMITS, progress=False)
+
+
+def test_the_stop_token_is_no_text(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+    # Stock's cleaners write small letters, which spares them; not every language's does.
+    monkeypatch.setattr(tokenizer, "preprocess_text", lambda text, language: text)
+    write_voice(tmp_path / "a.wav")
+    report = check_samples(read_rows(tmp_path, [("a.wav", "stop [STOP]")]), tokenizer, LIMITS, progress=False)
+    (entry,) = report.problems["unknown_tokens"]
+    assert entry["detail"] == "'[STOP]' in 'stop [STOP]'"
+
+
+def test_nothing_to_check_is_an_error(tokenizer) -> None:
+    with pytest.raises(DataError, match="no samples"):
+        check_samples([], tokenizer, LIMITS)
+
+
+def test_progress_on_a_terminal_and_elsewhere(tmp_path: Path, write_voice, tokenizer, monkeypatch, capsys) -> None:
+    for number in range(3):
+        write_voice(tmp_path / f"{number}.wav", seed=number)
+    samples = read_rows(tmp_path, [(f"{number}.wav", "text") for number in range(3)])
+    check_samples(samples, tokenizer, LIMITS)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(check, "REPORT_INTERVAL_S", 0.0)
+    check_samples(samples, tokenizer, LIMITS)
+    out, lines = capsys.readouterr()
+    assert out == ""
+    assert lines.splitlines()[0].startswith("1 of 3 recordings, ")
+    assert lines.splitlines()[-1].startswith("3 of 3 texts, ")
+    assert lines.splitlines()[-1].endswith(" 0 s left")
+    check_samples(samples, tokenizer, LIMITS, progress=False)
+    assert capsys.readouterr() == ("", "")
+    screen = io.StringIO()
+    monkeypatch.setattr(check, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    check_samples(samples, tokenizer, LIMITS)
+    assert "recordings" in screen.getvalue()
+    assert "3/3" in screen.getvalue()
+    assert "/s" in screen.getvalue()
+
+
+def test_human_speech_is_usable(shared_data: Path) -> None:
+    from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+
+    samples = read_manifest(str(shared_data / "ljspeech" / "metadata.csv"), "en")
+    tokenizer = VoiceBpeTokenizer(str(shared_data / "xtts_vocab.json"))
+    report = check_samples(samples, tokenizer, DataLimits(22050, 255995, 200), progress=False)
+    assert (len(report.usable), report.problems, report.warnings) == (8, {}, {})
+    assert report.hours == {"en": sum(soundfile.info(s["audio_file"]).frames / 22050 for s in samples) / 3600}
+    limited = check_samples(samples, tokenizer, DataLimits(22050, 255995, 40), progress=False)
+    assert [s["text_tokens"] <= 40 for s in report.usable].count(False) == len(limited.problems["too_long_text"]) > 0

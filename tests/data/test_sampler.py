@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from xtts_extend.data.sampler import EpochBatchSampler
+from xtts_extend.errors import ConfigError, DataError
+
+
+def make_samples(**seconds: list[float]) -> list[dict[str, Any]]:
+    """Samples of each language with these durations."""
+    return [{"language": language, "duration_s": s} for language, durations in seconds.items() for s in durations]
+
+
+def epoch_of(sampler: EpochBatchSampler, epoch: int, batch: int = 0) -> list[list[int]]:
+    sampler.set_position(epoch, batch)
+    return list(sampler)
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [index for batch in batches for index in batch]
+
+
+def test_an_epoch_is_a_permutation() -> None:
+    sampler = EpochBatchSampler(make_samples(en=[1.0] * 7, am=[2.0] * 4), batch_size=4, seed=3)
+    assert len(sampler) == 3
+    orders = []
+    for epoch in range(20):
+        batches = epoch_of(sampler, epoch)
+        assert [len(batch) for batch in batches] == [4, 4, 3]
+        assert sorted(flat(batches)) == list(range(11))
+        orders.append(tuple(flat(batches)))
+    assert len(set(orders)) == 20
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    samples = make_samples(en=[1.0] * 8)
+    random.seed(1)
+    first = epoch_of(EpochBatchSampler(samples, 3, seed=5), 2)
+    random.seed(2)
+    torch.manual_seed(2)
+    again = EpochBatchSampler(samples, 3, seed=5)
+    epoch_of(again, 9)
+    assert epoch_of(again, 2) == epoch_of(again, 2) == first
+    assert epoch_of(EpochBatchSampler(samples, 3, seed=6), 2) != first
+    # Fixed, whatever PYTHONHASHSEED, process or version of Python.
+    assert first == [[0, 3, 2], [1, 6, 5], [4, 7]]
+
+
+def test_global_randomness_is_left_alone() -> None:
+    state = random.getstate()
+    epoch_of(EpochBatchSampler(make_samples(en=[1.0] * 8, am=[1.0]), 3, 1, {"en": 1, "am": 2.5}), 0)
+    assert random.getstate() == state
+
+
+@pytest.mark.parametrize("weights", [None, {"am": 2, "en": 1}])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_first_part_and_rest_are_the_whole_epoch(weights, workers: int) -> None:
+    sampler = EpochBatchSampler(make_samples(en=[1.0] * 9, am=[1.0] * 4), 3, seed=1, language_weights=weights)
+    whole = epoch_of(sampler, 4)
+    for batch in range(len(sampler) + 1):
+        assert epoch_of(sampler, 4, batch) == whole[batch:]
+        assert len(sampler) == len(whole)
+    loader: DataLoader[int] = DataLoader(range(13), batch_sampler=sampler, num_workers=workers)  # type: ignore[arg-type]
+    for batch in (0, 2, len(whole) - 1, len(whole)):
+        sampler.set_position(4, batch)
+        assert [part.tolist() for part in loader] == whole[batch:]
+        assert len(loader) == len(whole)
+
+
+def test_a_place_that_does_not_exist() -> None:
+    sampler = EpochBatchSampler(make_samples(en=[1.0] * 9), 3, seed=1)
+    for epoch, batch in ((0, 4), (0, -1), (-1, 0)):
+        with pytest.raises(ConfigError, match=f"no batch {batch} in epoch {epoch}: an epoch has 3 batches of 3"):
+            sampler.set_position(epoch, batch)
+
+
+def test_weights_are_shares_of_the_hours() -> None:
+    # English 100 s in 10 samples, Amharic 24 s in 12: for 3 : 1 Amharic comes 12.5 times.
+    samples = make_samples(en=[10.0] * 10, am=[2.0] * 12)
+    sampler = EpochBatchSampler(samples, 4, seed=1, language_weights={"am": 3, "en": 1})
+    assert sampler.samples_in_epoch == 10 + 150
+    drawn_extra = set()
+    for epoch in range(5):
+        counts = Counter(flat(epoch_of(sampler, epoch)))
+        assert {counts[i] for i in range(10)} == {1}
+        assert Counter(counts[i] for i in range(10, 22)) == {12: 6, 13: 6}
+        seconds = {"en": 0.0, "am": 0.0}
+        for index, count in counts.items():
+            seconds[samples[index]["language"]] += count * samples[index]["duration_s"]
+        assert seconds == {"en": 100.0, "am": 300.0}
+        drawn_extra.add(tuple(i for i in range(10, 22) if counts[i] == 13))
+    assert len(drawn_extra) > 1
+
+
+def test_weights_that_the_hours_already_have_change_nothing() -> None:
+    samples = make_samples(en=[0.1] * 30, am=[0.7] * 10, sw=[1.3])
+    natural = {"en": 3.0, "am": 7.0, "sw": 1.3}
+    counts = Counter(flat(epoch_of(EpochBatchSampler(samples, 4, 1, natural), 0)))
+    assert counts == Counter(range(41))
+
+
+def test_no_sample_is_left_out_by_any_weights() -> None:
+    samples = make_samples(en=[3.0] * 5, am=[2.0] * 7, sw=[0.9] * 3)
+    generator = random.Random(0)
+    for _ in range(50):
+        weights = {language: generator.uniform(0.1, 5) for language in ("en", "am", "sw")}
+        sampler = EpochBatchSampler(samples, 4, 1, weights)
+        batches = epoch_of(sampler, 0)
+        assert set(flat(batches)) == set(range(15))
+        assert len(batches) == len(sampler) == math.ceil(sampler.samples_in_epoch / 4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"am": 1}, "language weights for am, but the samples are in am, en"),
+        ({"am": 1, "en": 1, "sw": 1}, "weights for am, en, sw, but"),
+        ({}, "weights for no language, but"),
+        ({"am": 0, "en": 1}, "weight 0 for am; expected a positive number"),
+        ({"am": 1, "en": -2.5}, "weight -2.5 for en"),
+        ({"am": math.nan, "en": 1}, "weight nan for am"),
+        ({"am": math.inf, "en": 1}, "weight inf for am"),
+    ],
+)
+def test_weights_must_fit(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EpochBatchSampler(make_samples(en=[1.0], am=[1.0]), 1, 1, weights)
+
+
+def test_other_bad_input() -> None:
+    with pytest.raises(DataError, match="no samples"):
+        EpochBatchSampler([], 4, 1)
+    with pytest.raises(ConfigError, match="batch size 0"):
+        EpochBatchSampler(make_samples(en=[1.0]), 0, 1)
+    with pytest.raises(DataError, match=r"samples in am last 0\.0 s"):
+        EpochBatchSampler(make_samples(en=[1.0], am=[0.0]), 1, 1, {"am": 1, "en": 1})

@@ -1,0 +1,153 @@
+"""The commands: exit codes, JSON keys, one clear line on errors."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from xtts_extend import cli
+
+
+def run(capsys, *argv):
+    """Exit code, standard output, standard error."""
+    try:
+        code = cli.main([str(part) for part in argv])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_inspect_as_json(capsys, mini_base):
+    code, out, _ = run(capsys, "inspect", mini_base, "--json")
+    values = json.loads(out)
+    assert code == 0
+    assert set(values) == {
+        "kind", "vocab_size", "step", "epoch", "has_optimizer", "has_scheduler", "written_by", "architecture",
+        "size_bytes", "path",
+    }  # fmt: skip
+    assert (values["kind"], values["vocab_size"]) == ("base", 400)
+    assert values["architecture"] == {"layers": 2, "channels": 64, "heads": None}
+    assert "kind" in run(capsys, "inspect", mini_base / "model.pth")[1]
+
+
+def test_errors_are_one_line_and_code_two(capsys, tmp_path):
+    code, out, err = run(capsys, "inspect", tmp_path / "ምንም none.pth")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_a_traceback_only_on_request(tmp_path):
+    command = [sys.executable, "-m", "xtts_extend.cli", "inspect", str(tmp_path / "none.pth"), "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+
+
+def test_check_base(capsys, mini_base, tmp_path):
+    code, out, _ = run(capsys, "check-base", "--base-dir", mini_base, "--json")
+    assert (code, json.loads(out)["ok"]) == (0, True)
+    torch.save({}, tmp_path / "dvae.pth")
+    code, out, _ = run(capsys, "check-base", "--base-dir", tmp_path)
+    assert code == 1
+    assert "FAIL  model.pth is there: missing" in out
+    code, _, err = run(capsys, "check-base", "--base-dir", tmp_path / "none")
+    assert (code, "does not exist" in err) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def amharic(tmp_path_factory):
+    text = tmp_path_factory.mktemp("text") / "am.txt"
+    text.write_text("ሰላም ለዓለም።\nእንዴት ነህ፣ ደህና ነኝ።\nሰላም ነው።\n", encoding="utf-8")
+    return text
+
+
+def test_vocabulary_commands(capsys, mini_base, amharic, tmp_path):
+    base, vocab = mini_base / "vocab.json", tmp_path / "am" / "vocab.json"
+    code, out, _ = run(
+        capsys, "extend-vocab", "--base-vocab", base, "--language", "am", "--text", amharic, "--size", 20,
+        "--output", vocab, "--json",
+    )  # fmt: skip
+    report = json.loads(out)
+    assert code == 0
+    assert (report["added"], report["vocab_size"]) == (20, 420)
+    assert (report["unknown_share"]["before"], report["unknown_share"]["after"]) == (1.0, 0.0)
+    assert set(report["tokens_per_word"]) == {"before", "after"}
+
+    english = tmp_path / "en.txt"
+    english.write_text("Hello there, how are you?\n", encoding="utf-8")
+    code, out, _ = run(capsys, "check-vocab", "--base-vocab", base, "--vocab", vocab, "--text", english, "--json")
+    check = json.loads(out)
+    assert code == 0
+    assert {"changed_ids", "changed_lines", "unknown_share", "dead_entries"} <= set(check)
+
+    content = json.loads(vocab.read_text(encoding="utf-8"))
+    ids = content["model"]["vocab"]
+    ids["e"], ids["t"] = ids["t"], ids["e"]
+    vocab.write_text(json.dumps(content), encoding="utf-8")
+    assert run(capsys, "check-vocab", "--base-vocab", base, "--vocab", vocab, "--text", english)[0] == 1
+
+
+def test_a_language_that_the_base_knows(capsys, mini_base, amharic, tmp_path):
+    code, _, err = run(
+        capsys, "extend-vocab", "--base-vocab", mini_base / "vocab.json", "--language", "en", "--text", amharic,
+        "--size", 20, "--output", tmp_path / "v.json",
+    )  # fmt: skip
+    assert code == 2
+    assert "en" in err
+
+
+def test_check_data(capsys, mini_base, tmp_path):
+    from xtts_extend.data.audio import save_wav
+
+    tone = 0.3 * torch.sin(torch.arange(22050 * 2) * 0.05)
+    save_wav(tmp_path / "a.wav", tone.unsqueeze(0), 22050)
+    manifest = tmp_path / "train.csv"
+    manifest.write_text("audio_file|text|speaker_name\na.wav|hello|x\nb.wav|hello there|x\n", encoding="utf-8")
+    flags = ["check-data", "--manifest", manifest, "--language", "en", "--vocab", mini_base / "vocab.json"]
+    code, out, _ = run(capsys, *flags, "--json", "--write-clean", tmp_path / "clean.csv")
+    report = json.loads(out)
+    assert code == 1
+    assert (report["total"], report["usable"]) == (2, 1)
+    assert (tmp_path / "clean.csv").read_text(encoding="utf-8").splitlines()[1:] == ["a.wav|hello|x"]
+    flags[2] = tmp_path / "clean.csv"
+    assert run(capsys, *flags)[0] == 0
+
+
+def test_make_mini_base_refuses_a_full_folder(capsys, mini_base):
+    code, _, err = run(capsys, "make-mini-base", "--output", mini_base)
+    assert (code, "exists already" in err) == (2, True)
+
+
+def test_help_does_not_load_torch():
+    code = "import sys, xtts_extend, xtts_extend.cli; xtts_extend.cli.make_parser().format_help(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_importing_patches_nothing():
+    code = """
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+from TTS.tts.models.xtts import Xtts
+before = {name: vars(VoiceBpeTokenizer)[name] for name in vars(VoiceBpeTokenizer)}, vars(Xtts)["synthesize"]
+import xtts_extend, xtts_extend.text.languages, xtts_extend.text.tokenizer, xtts_extend.cli
+after = {name: vars(VoiceBpeTokenizer)[name] for name in vars(VoiceBpeTokenizer)}, vars(Xtts)["synthesize"]
+print(before == after)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+
+
+def test_inspection_reads_only_the_header(tmp_path):
+    """A gigabyte of tensors, in well under a second."""
+    from xtts_extend import inspect_checkpoint
+
+    path = tmp_path / "checkpoint_1.pth"
+    torch.save({"model": {"gpt.text_embedding.weight": torch.zeros(1000, 8), "gpt.big": torch.empty(2**28)}}, path)
+    inspect_checkpoint(path)
+    start = time.monotonic()
+    info = inspect_checkpoint(path)
+    assert time.monotonic() - start < 1
+    assert info.size_bytes > 2**30

@@ -1,0 +1,156 @@
+"""A run becomes a folder that stock coqui-tts loads and that speaks."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import soundfile
+import torch
+from runs import checkpoint, only_run
+from TTS.tts.configs.xtts_config import XttsConfig
+from TTS.tts.models.xtts import Xtts
+
+from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DataError, LanguageError
+from xtts_extend.export import export
+from xtts_extend.speaking import speak_to_file
+
+
+@pytest.fixture(scope="module")
+def run(corpus, recipe, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run")
+    recipe(corpus.flags(output_dir=output, max_steps=2))
+    return only_run(output)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ሞዴል out") / "am model"
+    export(run, folder)
+    return folder
+
+
+def test_the_folder_is_complete(run, exported, corpus):
+    assert {file.name for file in exported.iterdir()} == {
+        "model.pth", "config.json", "vocab.json", "speakers_xtts.pth", "README.md",
+    }  # fmt: skip
+    assert json.loads((exported / "config.json").read_text(encoding="utf-8"))["languages"] == ["en", "es", "am"]
+    content = torch.load(exported / "model.pth", weights_only=True)
+    assert list(content) == ["model"]
+    trained = checkpoint(run, 2)["model"]
+    assert set(content["model"]) == {key.removeprefix("xtts.") for key in trained}
+    assert all(torch.equal(content["model"][key.removeprefix("xtts.")], tensor) for key, tensor in trained.items())
+    assert (exported / "model.pth").stat().st_size < (run / "checkpoint_2.pth").stat().st_size
+
+
+def test_stock_loads_it_strictly_and_speaks_the_old_languages_as_it_is(exported, corpus, tmp_path):
+    """In a process that never imports xtts_extend."""
+    code = """
+import sys, torch
+from TTS.tts.configs.xtts_config import XttsConfig
+from TTS.tts.models.xtts import Xtts
+config = XttsConfig()
+config.load_json(sys.argv[1] + "/config.json")
+model = Xtts(config)
+model.load_checkpoint(config, checkpoint_dir=sys.argv[1], strict=True, eval=True)
+ids = model.tokenizer.encode("hello there", "en")
+out = model.inference("hello there", "en", torch.zeros(1, 32, 64), torch.zeros(1, 512, 1), temperature=0.75)
+assert out["wav"].size > 1000 and "xtts_extend" not in sys.modules
+print(ids, "am" in config.languages)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True, check=True)
+    from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+
+    assert done.stdout.strip() == f"{VoiceBpeTokenizer(corpus.base / 'vocab.json').encode('hello there', 'en')} True"
+
+
+def test_the_readme_loads_it(exported, monkeypatch):
+    text = (exported / "README.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(exported)
+    names: dict = {}
+    exec(code, names)
+    assert "[am]" in names["model"].tokenizer.tokenizer.get_vocab()
+    ids = names["model"].tokenizer.encode("ሰላም ለዓለም", "am")
+    assert 1 not in ids
+
+
+def test_old_rows_are_proven(run, exported, corpus, tmp_path):
+    assert export(run, tmp_path / "again", corpus.base)["base_rows_checked"] is True
+    saved = checkpoint(run, 2)
+    saved["model"]["xtts.gpt.text_head.weight"][3, 0] += 1e-6
+    broken = tmp_path / "run" / "checkpoint_2.pth"
+    broken.parent.mkdir()
+    torch.save(saved, broken)
+    shutil.copy(run / "vocab.json", broken.parent)
+    with pytest.raises(CheckFailed, match=r"rows of text_head\.weight are not the base's"):
+        export(broken, tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
+    content = torch.load(corpus.base / "model.pth", weights_only=True)
+    content["model"]["gpt.text_embedding.weight"] += 1
+    other = tmp_path / "other base"
+    other.mkdir()
+    torch.save(content, other / "model.pth")
+    with pytest.raises(CheckFailed, match="not those that the run started from"):
+        export(run, tmp_path / "broken", other)
+
+
+def test_what_cannot_be_exported(run, exported, corpus, tmp_path):
+    with pytest.raises(CheckpointError, match="only a run's checkpoint"):
+        export(corpus.base, tmp_path / "a")
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        export(run, exported)
+    with pytest.raises(ConfigError, match=r"holds no model\.pth"):
+        export(run, tmp_path / "a", tmp_path)
+    with pytest.raises(CheckpointError, match="does not exist|neither a run"):
+        export(tmp_path / "none", tmp_path / "a")
+
+
+def test_it_speaks_sentence_by_sentence(exported, corpus, tmp_path):
+    voice = corpus.train.parent / "wavs" / "am_00001.wav"
+    output = tmp_path / "ድምፅ" / "out.wav"
+    said = []
+    text = "ሰላም ለዓለም። ደህና ናችሁ።"
+    result = speak_to_file(
+        exported, "am", [voice], text * 20, output, seed=1, on_sentence=lambda *part: said.append(part)
+    )
+    info = soundfile.info(output)
+    assert info.samplerate == result["sample_rate"] == 24000
+    assert len(said) == result["sentences"] > 1
+    assert info.frames == round(result["audio_s"] * 24000) == round(sum(seconds for _, seconds in said) * 24000)
+    first = output.read_bytes()
+    speak_to_file(exported, "am", [voice], text * 20, output, seed=1)
+    assert output.read_bytes() == first
+    assert [file.name for file in output.parent.iterdir()] == ["out.wav"]
+
+
+def test_what_cannot_be_spoken(exported, corpus, tmp_path):
+    voice = corpus.train.parent / "wavs" / "am_00001.wav"
+    output = tmp_path / "out.wav"
+    with pytest.raises(LanguageError, match=r"no tag \[ka\]"):
+        speak_to_file(exported, "ka", [voice], "გამარჯობა", output)
+    with pytest.raises(DataError, match="text is empty"):
+        speak_to_file(exported, "am", [voice], "  ", output)
+    with pytest.raises(DataError, match=r"none\.wav"):
+        speak_to_file(exported, "am", [tmp_path / "none.wav"], "ሰላም", output)
+    with pytest.raises(ConfigError, match="not a model folder"):
+        speak_to_file(tmp_path, "am", [voice], "ሰላም", output)
+    assert not output.exists()
+
+
+def test_synthesize_accepts_the_new_language_after_enable(exported, corpus, monkeypatch):
+    """`Xtts.synthesize` of stock, with a voice that is loaded without FFmpeg."""
+    import TTS.tts.models.xtts as stock
+
+    import xtts_extend
+    from xtts_extend.data.audio import load_audio
+
+    xtts_extend.enable()
+    monkeypatch.setattr(stock, "load_audio", load_audio)
+    config = XttsConfig()
+    config.load_json(exported / "config.json")
+    model = Xtts(config)
+    model.load_checkpoint(config, checkpoint_dir=exported, strict=True)
+    voice = str(corpus.train.parent / "wavs" / "am_00001.wav")
+    assert model.synthesize("ሰላም", speaker_wav=voice, language="am")["wav"].size > 1000

@@ -1,0 +1,300 @@
+"""A resumed run is the same run; stock's `restore_path` is not."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from runs import RECIPE, as_flag, checkpoint, only_run, require_equal, require_same_run
+from trainer import Trainer, TrainerArgs
+
+from xtts_extend.data.manifest import read_manifests
+from xtts_extend.errors import CheckpointError
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.training.config import NewLanguageConfig, take_recorded
+from xtts_extend.training.metrics import read_metrics
+from xtts_extend.training.trainer import ResumableTrainer
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, recipe, tmp_path_factory):
+    """Two epochs in one go, evaluated in the middle as well: the run that all others are compared with."""
+    output = tmp_path_factory.mktemp("uninterrupted")
+    recipe(corpus.flags(output_dir=output, eval_step=4, save_step=4, warmup_steps=6))
+    return only_run(output)
+
+
+def test_a_run_leaves_what_it_should(uninterrupted, corpus):
+    names = {file.name for file in uninterrupted.iterdir()}
+    assert {"checkpoint_4.pth", "checkpoint_8.pth", "checkpoint_12.pth", "vocab.json", "config.json"} <= names
+    steps, evaluations = read_metrics(uninterrupted)
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    assert [line["epoch"] for line in steps] == [0] * 6 + [1] * 6
+    assert [(line["step"], line["language"]) for line in evaluations] == [(4, "am"), (6, "am"), (8, "am"), (12, "am")]
+    written = [row.split("|")[0] for row in corpus.train.read_text(encoding="utf-8").splitlines()[1:]]
+    for epoch in (steps[:6], steps[6:]):
+        assert sorted(name for line in epoch for name in line["samples"]) == sorted(written)
+    assert steps[0]["samples"] != steps[6]["samples"]
+    for line in steps:
+        assert line["loss"] == pytest.approx(line["loss_text_ce"] + line["loss_mel_ce"], rel=1e-6)
+    # a thousandth at the first step, all of it after six
+    assert steps[0]["learning_rate"] == pytest.approx(1e-6)
+    assert [line["learning_rate"] for line in steps[6:]] == pytest.approx([1e-3] * 6)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6, 11])
+def test_resumed_is_uninterrupted(uninterrupted, corpus, recipe, tmp_path, stop):
+    """Stopped in the middle of an epoch, after an evaluation, at an epoch's end, and before the last step."""
+    recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_steps=stop))
+    run = only_run(tmp_path)
+    workers = 2 if stop == 3 else 0
+    recipe(["--checkpoint", str(run), "--max-steps", "1000", "--num-workers", str(workers)])
+    assert only_run(tmp_path) == run
+    require_same_run(run, uninterrupted, STEPS)
+
+
+def test_resumed_within_an_accumulation(corpus, recipe, tmp_path):
+    flags = {"grad_accum_steps": 4, "val_manifest": None}
+    recipe(corpus.flags(output_dir=tmp_path / "a", **flags))
+    # step 3 lies within an accumulation, so that the stop is served at step 4; epochs have 4 + 2 batches
+    recipe(corpus.flags(output_dir=tmp_path / "b", max_steps=3, **flags))
+    run = only_run(tmp_path / "b")
+    assert (run / "checkpoint_4.pth").is_file()
+    recipe(["--checkpoint", str(run / "checkpoint_4.pth"), "--max-steps", "1000"])
+    require_same_run(run, only_run(tmp_path / "a"), STEPS)
+
+
+def test_resume_of_a_resume_and_from_the_best_model(uninterrupted, corpus, recipe, tmp_path):
+    recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_steps=2))
+    run = only_run(tmp_path)
+    recipe(["--checkpoint", str(run), "--max-steps", "9"])
+    assert (run / "best_model_8.pth").is_file()
+    recipe(["--checkpoint", str(run / "best_model_8.pth"), "--max-steps", "1000"])
+    require_same_run(run, uninterrupted, STEPS)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
+    """Another process, stopped in the middle of the second epoch; the resume is another process again."""
+    flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
+    process = subprocess.Popen(
+        [sys.executable, str(RECIPE), *flags, "--coqpit.print_step=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "step 7/12" in line:
+            process.send_signal(number)
+    assert process.wait() == code, "".join(lines)
+    run = only_run(tmp_path)
+    stopped = int(re.search(r"Stopped at step (\d+)", "".join(lines)).group(1))
+    assert 7 <= stopped < STEPS
+    assert (run / f"checkpoint_{stopped}.pth").is_file()
+
+    resumed = subprocess.run(
+        [sys.executable, str(RECIPE), "--checkpoint", str(run)], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"step {stopped} · epoch 1, batch {stopped - 6} done · learning rate 0.001" in resumed
+    first = re.search(r"step (\d+)/12", resumed).group(1)
+    assert int(first) == stopped + 1
+    require_same_run(run, uninterrupted, STEPS)
+
+
+def test_a_kill_resumes_from_the_last_checkpoint(uninterrupted, corpus, tmp_path, recipe):
+    flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
+    process = subprocess.Popen(
+        [sys.executable, str(RECIPE), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while not list(tmp_path.glob("*/checkpoint_4.pth")):
+            assert process.poll() is None
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    recipe(["--checkpoint", str(only_run(tmp_path))])
+    require_same_run(only_run(tmp_path), uninterrupted, STEPS)
+
+
+def model_and_config(corpus, run):
+    """A model as the recipe builds it for a resume, and the configuration that the run recorded."""
+    config = NewLanguageConfig()
+    take_recorded(config, checkpoint(run, 8)["config"])
+    return ExtendedGPTTrainer(config), config
+
+
+def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, tmp_path):
+    """The same checkpoint through `restore_path`."""
+    file = uninterrupted / "checkpoint_8.pth"
+    samples = read_manifests([str(corpus.train)], "am")
+    saved = checkpoint(uninterrupted, 8)
+
+    model, config = model_and_config(corpus, uninterrupted)
+    # stock loads strictly, and the never-trained parts are not in our files: it falls back to a partial load
+    stock = Trainer(
+        TrainerArgs(restore_path=str(file)), config, output_path=tmp_path / "stock", model=model,
+        train_samples=samples, eval_samples=[], parse_command_line_args=False,
+    )  # fmt: skip
+    assert stock.total_steps_done == 0
+    assert stock.epochs_done == 0
+    assert len(stock.optimizer[0].state) == 0
+    assert stock.scheduler[0].last_epoch == 0
+
+    model, config = model_and_config(corpus, uninterrupted)
+    ours = ResumableTrainer(
+        TrainerArgs(restore_path=str(file)), config, output_path=tmp_path / "ours", model=model,
+        train_samples=samples, eval_samples=[], new_run=True,
+    )  # fmt: skip
+    assert (ours.total_steps_done, ours.epochs_done, ours.position.batch) == (8, 1, 2)
+    require_equal(ours.optimizer[0].state_dict(), saved["optimizer"][0])
+    require_equal(ours.scheduler[0].state_dict(), saved["scheduler"][0])
+    require_equal(dict(ours.model.checkpoint_state()), dict(saved["model"]))
+    assert ours.best_value == saved["xtts_extend"]["state"]["best_value"]
+    assert ours.output_path != uninterrupted
+
+
+def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, capsys):
+    """`checkpoint_N` of the stock Trainer: weights, optimizer, scheduler, step and epoch."""
+    from TTS.tts.layers.xtts.trainer import dataset
+    from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
+
+    from xtts_extend.data.audio import load_audio
+    from xtts_extend.training.base import use_base
+    from xtts_extend.training.config import read_json, take_architecture
+
+    monkeypatch.setattr(dataset, "load_audio", load_audio)
+    config = GPTTrainerConfig(
+        batch_size=4, lr=1e-3, optimizer="AdamW", optimizer_params={"weight_decay": 0.01}, save_step=2,
+        optimizer_wd_only_on_weights=True, lr_scheduler="StepLR", lr_scheduler_params={"step_size": 1, "gamma": 0.5},
+        epochs=2, run_eval=False, scheduler_after_epoch=True,
+    )  # fmt: skip
+    take_architecture(config, read_json(corpus.base / "config.json"))
+    use_base(config, corpus.base)
+    config.model_args.tokenizer_file = str(corpus.vocab)
+    model = GPTTrainer(config)
+    stock = Trainer(
+        TrainerArgs(), config, output_path=tmp_path / "stock", model=model, eval_samples=[],
+        train_samples=read_manifests([str(corpus.train)], "am"), parse_command_line_args=False,
+    )  # fmt: skip
+    stock._fit()
+    (file,) = stock.output_path.glob("checkpoint_4.pth")
+    saved = torch.load(file, weights_only=True)
+    assert (saved["step"], saved["epoch"]) == (4, 1)
+
+    recipe(
+        ["--checkpoint", str(file), "--base-dir", str(corpus.base), "--vocab", str(corpus.vocab), "--language", "am"]
+        + ["--train-manifest", str(corpus.train), "--grad-accum-steps", "1", "--max-steps", "6"]
+    )
+    printed = capsys.readouterr().out
+    assert "step 5 · epoch 1, batch 0 done · learning rate 0.0005" in printed
+    assert "does not record the place within the epoch" in printed
+    final = checkpoint(stock.output_path, 6)
+    assert (final["step"], final["epoch"]) == (6, 1)
+    assert not final["xtts_extend"]["base_rows"]["frozen"]
+    # one step after the fifth: Adam's own counter went on
+    assert {int(moments["step"]) for moments in final["optimizer"][0]["state"].values()} == {6}
+
+
+def test_a_stock_run_with_the_bases_rows_is_frozen_and_keeps_its_new_moments(corpus, recipe, tmp_path, capsys):
+    """Made from a frozen run of ours by giving it the stock layout: all rows in one tensor, with moments."""
+    recipe(corpus.flags(output_dir=tmp_path, max_steps=2))
+    run = only_run(tmp_path)
+    saved = checkpoint(run, 2)
+    rows, size = saved["xtts_extend"].pop("base_rows")["rows"], saved["model"]["xtts.gpt.text_head.bias"].shape[0]
+    state = saved["optimizer"][0]["state"]
+    grown = {}
+    for number, moments in state.items():
+        for key, value in moments.items():
+            if value.ndim and value.shape[0] == size - rows:
+                moments[key] = torch.cat([torch.zeros(rows, *value.shape[1:]), value])
+                grown[number] = True
+    assert len(grown) == 3
+    del saved["xtts_extend"]
+    saved["step"] = 1
+    file = tmp_path / "stock" / "checkpoint_1.pth"
+    file.parent.mkdir()
+    torch.save(saved, file)
+    capsys.readouterr()
+    recipe(["--checkpoint", str(file), "--max-steps", "3"])
+    printed = capsys.readouterr().out
+    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in printed
+    final = checkpoint(file.parent, 3)
+    base = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
+    assert torch.equal(final["model"]["xtts.gpt.text_head.weight"][:rows], base["gpt.text_head.weight"])
+    assert {int(moments["step"]) for moments in final["optimizer"][0]["state"].values()} == {3}
+
+
+def test_a_base_model_is_not_resumed(corpus, uninterrupted, tmp_path):
+    model, config = model_and_config(corpus, uninterrupted)
+    with pytest.raises(CheckpointError, match="is a base model"):
+        ResumableTrainer(
+            TrainerArgs(restore_path=str(corpus.base / "model.pth")), config, tmp_path, model=model, train_samples=[{}]
+        )
+
+
+def spoil(saved: dict, how: str) -> str:
+    """Damage a checkpoint; returns what the error has to say."""
+    if how == "moment":
+        del saved["optimizer"][0]["state"][5]["exp_avg"]
+        return "moments of .* lack exp_avg"
+    if how == "moments of a parameter":
+        del saved["optimizer"][0]["state"][5]
+        return "holds no moments of"
+    if how == "scheduler":
+        saved["scheduler"] = []
+        return "holds 0 schedulers"
+    if how == "scheduler key":
+        del saved["scheduler"][0]["last_epoch"]
+        return "1 missing: last_epoch"
+    if how == "position":
+        del saved["xtts_extend"]["state"]["batch"]
+        return "1 missing: batch"
+    if how == "left-over position":
+        saved["xtts_extend"]["state"]["mood"] = 3
+        return "1 left over: mood"
+    if how == "shape":
+        saved["optimizer"][0]["state"][5]["exp_avg"] = torch.zeros(3, 3, 3)
+        return r"has shape \(3, 3, 3\)"
+    del saved["model"]["xtts.gpt.final_norm.bias"]
+    return r"missing: xtts\.gpt\.final_norm\.bias"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "moment",
+        "moments of a parameter",
+        "scheduler",
+        "scheduler key",
+        "position",
+        "left-over position",
+        "shape",
+        "weight",
+    ],
+)
+def test_what_is_missing_or_left_over_is_named(uninterrupted, corpus, tmp_path, how):
+    saved = checkpoint(uninterrupted, 8)
+    message = spoil(saved, how)
+    torch.save(saved, tmp_path / "checkpoint_8.pth")
+    model, config = model_and_config(corpus, uninterrupted)
+    with pytest.raises(CheckpointError, match=message):
+        ResumableTrainer(
+            TrainerArgs(restore_path=str(tmp_path / "checkpoint_8.pth")),
+            config,
+            model=model,
+            train_samples=read_manifests([str(corpus.train)], "am"),
+        )
+
+
+def test_flags_as_text():
+    assert as_flag("no_freeze_base_rows", True) == ["--no-freeze-base-rows"]
