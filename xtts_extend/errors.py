@@ -6,7 +6,6 @@ Every message says what was found, what was expected and what to do next.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +57,7 @@ def report_errors(*, debug: bool) -> Iterator[None]:
         debug: let errors through with their traceback.
     """
     # it warns at every start about token ids that XTTS does not use
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     logger = logging.getLogger("trainer")
     logger.setLevel(logging.INFO)
     if not logger.handlers:

@@ -37,7 +37,7 @@ def test_a_sound_base_meets_every_assumption(mini_base):
     found = {finding.assumption: finding.found for finding in findings}
     assert found["layers as in config.json"] == "2 / 2"
     assert found["a row for each token id"] == "400 rows, ids 0–399"
-    assert "different ones of" in found["the DVAE gives codes"]
+    assert "different ones of 44" in found["the DVAE gives different codes"]
     assert found["memory for weights, gradients and AdamW in float32"].endswith("free here")
 
 
@@ -119,7 +119,6 @@ def test_a_base_made_with_nothing_but_stock_coqui_works(mini_base, tmp_path, cor
     config.save_json(base / "config.json")
     torch.save(make_dvae(1024).state_dict(), base / "dvae.pth")
     torch.save(torch.ones(80), base / "mel_stats.pth")
-    # an untrained DVAE gives next to no different codes for noise, and that is all that is wrong with it
-    assert set(failed(base)) <= {"the DVAE gives codes"}
+    assert failed(base) == {}
     recipe(corpus.flags(base_dir=base, output_dir=tmp_path / "runs", max_steps=1))
     assert (only_run(tmp_path / "runs") / "checkpoint_1.pth").is_file()

@@ -119,13 +119,13 @@ def test_changes_are_listed_with_both_values():
     assert changes(recorded, config) == ["batch_size: 2 → 3", "model_args.max_text_length: 100 → 200"]
 
 
-def test_a_changed_run_needs_a_word(run, fails, recipe, tmp_path, capsys):
+def test_a_changed_run_needs_a_word(run, fails, recipe, tmp_path, caplog):
     copy = shutil.copytree(run, tmp_path / "run")
     code, message = fails(["--checkpoint", str(copy), "--learning-rate", "0.5", "--max-steps", "3"])
     assert code == 2
     assert "lr: 0.001 → 0.5" in message
     recipe(["--checkpoint", str(copy), "--learning-rate", "0.5", "--max-steps", "3", "--allow-changes"])
-    assert "changed, as asked: lr: 0.001 → 0.5" in capsys.readouterr().out
+    assert "changed, as asked: lr: 0.001 → 0.5" in caplog.text
     groups = checkpoint(copy, 3)["optimizer"][0]["param_groups"]
     assert [group["lr"] for group in groups] == [0.5, 0.5]
     assert [group["weight_decay"] for group in groups] == [0.05, 0]
@@ -151,16 +151,16 @@ def test_another_vocabulary_is_refused(run, corpus, fails):
     assert "trained with another vocabulary" in message
 
 
-def test_a_finished_run_says_so(run, recipe, capsys):
+def test_a_finished_run_says_so(run, recipe, caplog):
     before = (run / "metrics.jsonl").read_bytes()
     recipe(["--checkpoint", str(run)])
-    assert "The run is finished: step 2" in capsys.readouterr().out
+    assert "The run is finished: step 2" in caplog.text
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-def test_start_fresh_takes_only_weights(run, corpus, recipe, tmp_path, capsys):
+def test_start_fresh_takes_only_weights(run, corpus, recipe, tmp_path, caplog):
     recipe(corpus.flags(checkpoint=run, start_fresh=True, output_dir=tmp_path, max_steps=1, learning_rate=0))
-    assert "only its weights are taken" in capsys.readouterr().out
+    assert "only its weights are taken" in caplog.text
     fresh, old = checkpoint(only_run(tmp_path), 1), checkpoint(run, 2)
     assert fresh["step"] == 1
     assert {int(moments["step"]) for moments in fresh["optimizer"][0]["state"].values()} == {1}
@@ -170,12 +170,12 @@ def test_start_fresh_takes_only_weights(run, corpus, recipe, tmp_path, capsys):
     assert fresh["xtts_extend"]["base_rows"] == old["xtts_extend"]["base_rows"]
 
 
-def test_a_stripped_checkpoint_is_a_base_and_we_say_so(run, corpus, recipe, tmp_path, capsys):
+def test_a_stripped_checkpoint_is_a_base_and_we_say_so(run, corpus, recipe, tmp_path, caplog):
     file = tmp_path / "checkpoint_17000.pth"
     torch.save({"model": checkpoint(run, 2)["model"], "step": 17000, "epoch": 3}, file)
     shutil.copy(run / "vocab.json", tmp_path / "vocab.json")
     recipe(corpus.flags(checkpoint=file, output_dir=tmp_path / "runs", max_steps=1))
-    printed = capsys.readouterr().out
+    printed = caplog.text
     assert "is a base model" in printed
     assert "named like a training checkpoint" in printed
     assert checkpoint(only_run(tmp_path / "runs"), 1)["step"] == 1
@@ -189,12 +189,12 @@ def test_a_new_run_folder_on_request(run, recipe, tmp_path):
     assert sorted(file.name for file in run.iterdir()) == before
 
 
-def test_a_known_language_is_plain_fine_tuning(corpus, recipe, tmp_path, capsys):
+def test_a_known_language_is_plain_fine_tuning(corpus, recipe, tmp_path, caplog):
     flags = corpus.flags(
         vocab=None, language="en", train_manifest=corpus.english, val_manifest=None, output_dir=tmp_path, max_steps=1
     )
     recipe(flags)
-    assert "0 of" in capsys.readouterr().out
+    assert "0 of" in caplog.text
     saved = checkpoint(only_run(tmp_path), 1)
     base = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
     assert saved["model"]["xtts.gpt.text_embedding.weight"].shape == base["gpt.text_embedding.weight"].shape
@@ -318,11 +318,11 @@ def test_an_empty_manifest(corpus, fails, tmp_path):
     assert "empty" in message
 
 
-def test_too_many_bad_samples_stop_the_run(corpus, fails, recipe, tmp_path, capsys):
+def test_too_many_bad_samples_stop_the_run(corpus, fails, recipe, tmp_path, caplog):
     bad = corpus.train.with_name("bad.csv")
     bad.write_text(corpus.train.read_text(encoding="utf-8") + "wavs/none.wav|ሰላም|x\n", encoding="utf-8")
     code, message = fails(corpus.flags(train_manifest=bad, output_dir=tmp_path))
     assert code == 2
     assert "1 of 13 training samples are unusable (7.7%; --max-bad-share allows 1.0%)" in message
     recipe(corpus.flags(train_manifest=bad, output_dir=tmp_path, max_bad_share=0.1, max_steps=1))
-    assert "none.wav" in capsys.readouterr().out
+    assert "none.wav" in caplog.text

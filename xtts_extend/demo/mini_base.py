@@ -4,27 +4,52 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-import re
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from trainer import TrainerArgs
 from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig
-from TTS.tts.layers.xtts.dvae import DiscreteVAE
 from TTS.tts.models.xtts import Xtts
 
+import xtts_extend
+from xtts_extend.checkpoint.inspect import newest_checkpoint
+from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.data.audio import load_audio
 from xtts_extend.demo import texts
+from xtts_extend.demo.mini_dvae import log_mels, mel_statistics, train_dvae
 from xtts_extend.demo.mini_vocabulary import write_vocabulary
-from xtts_extend.errors import ConfigError, VocabularyError
+from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS, make_corpus
+from xtts_extend.errors import ConfigError, MachineError
+from xtts_extend.files import atomic_write
+from xtts_extend.model.gpt_trainer import xtts_weights
+from xtts_extend.model.voice import make_voice
+from xtts_extend.speaking import load_model
+from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
+from xtts_extend.training.base import FILES, make_dvae
+from xtts_extend.training.start import build_config, build_model, classify_path, load_base, load_samples
+from xtts_extend.training.trainer import ResumableTrainer
 
+logger = logging.getLogger("trainer")
+
+#: Part of the cache's folder names: raise it when what `make_mini_base` makes changes.
+VERSION = 1
+#: GPT steps of the demo's base: two minutes on two cores.
+DEMO_STEPS = 600
 #: Entries of the built-in vocabulary.
 VOCABULARY_SIZE = 400
 AUDIO_CODES = 1024
-#: Log mels of speech lie between -11.5 (silence) and 2; the published file scales each channel by about this much.
+#: Log mels of speech lie between -11.5 (silence) and 6; the trained statistics are about this large as well.
 UNTRAINED_MEL_SCALE = 5.0
+_SENTENCES = 600
+#: Of both languages together: twenty minutes are enough for the DVAE.
+_DVAE_UTTERANCES = 300
+_DECODER_STEPS = 120
 
 
 def make_mini_base(
@@ -33,20 +58,31 @@ def make_mini_base(
     vocab: Path | None = None,
     layers: int = 4,
     channels: int = 128,
-    heads: int = 4,
+    heads: int = 2,
     steps: int = 0,
     seed: int = 0,
+    progress: bool = True,
 ) -> Path:
-    """Make a base directory (config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth, speakers_xtts.pth).
+    """Make a base directory: config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth and speakers_xtts.pth.
 
-    `vocab` is the vocabulary to build for; without it a small one for English and Spanish is learned. The same
-    arguments give the same weights. `output` appears when it is complete, or not at all.
+    Args:
+        output: the folder to make; it appears when it is complete, or not at all.
+        vocab: the vocabulary to build for; by default a small one for English and Spanish is learned.
+        layers, channels, heads: sizes of the GPT.
+        steps: batches on which the GPT is trained, on English and Spanish espeak-ng speech, after the DVAE; with 0
+            nothing is trained and no speech is needed.
+        seed: the same arguments give the same weights.
+        progress: show bars on stderr.
 
     Raises:
-        ConfigError: `output` exists and is not an empty folder, or sizes that the network cannot have.
+        ConfigError: `output` exists and is not an empty folder, or the network cannot have these sizes.
         VocabularyError: `vocab` is not an XTTS vocabulary.
+        LanguageError: it is to be trained, and `vocab` lacks the tag of English or Spanish.
+        MachineError: the disk is full or cannot be written to; espeak-ng is needed and missing.
     """
     _require_sizes(layers, channels, heads, steps)
+    if vocab is not None:
+        load_vocabulary(vocab)
     with complete_or_nothing(Path(output)) as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if vocab is None:
@@ -54,47 +90,45 @@ def make_mini_base(
             write_vocabulary(corpus, VOCABULARY_SIZE, folder / "vocab.json")
         else:
             shutil.copyfile(vocab, folder / "vocab.json")
-        config = mini_config(folder / "vocab.json", layers=layers, channels=channels, heads=heads)
-        _write_config(config, folder / "config.json")
-        mel_stats = torch.full((80,), UNTRAINED_MEL_SCALE)
-        torch.save(mel_stats, folder / "mel_stats.pth")
-        torch.save(new_dvae().state_dict(), folder / "dvae.pth")
-        xtts = Xtts(config)
-        xtts.mel_stats.copy_(mel_stats)
-        torch.save({"model": xtts.state_dict()}, folder / "model.pth")
-        speaker = {
-            "gpt_cond_latent": 0.1 * torch.randn(1, 32, channels),
-            "speaker_embedding": torch.nn.functional.normalize(torch.randn(1, 512, 1), dim=1),
-        }
-        torch.save({"Mini": speaker}, folder / "speakers_xtts.pth")
+        _write_untrained(folder, load_vocabulary(folder / "vocab.json"), layers, channels, heads)
+        if steps:
+            work = folder / "work"
+            _train(folder, work, steps, seed, progress)
+            shutil.rmtree(work)
     return Path(output)
 
 
-def mini_config(vocab: Path, *, layers: int, channels: int, heads: int) -> XttsConfig:
-    """The published XTTS-v2's config with other sizes, for the vocabulary and the languages in `vocab`."""
-    try:
-        tokenizer = Tokenizer.from_file(str(vocab))
-    except Exception as error:
-        raise VocabularyError(f"{vocab} is not a `tokenizers` vocabulary: {error}. Give an XTTS vocab.json.") from error
-    tokens = tokenizer.get_vocab()
-    missing = [token for token in ("[STOP]", "[UNK]", "[SPACE]", "[START]") if token not in tokens]
-    if missing:
-        raise VocabularyError(f"{vocab} lacks {', '.join(missing)}: it is not an XTTS vocab.json.")
+def cached_mini_base(cache_dir: Path | None = None, *, steps: int = DEMO_STEPS, progress: bool = True) -> Path:
+    """The demo's base, made once and kept in `cache_dir` (by default xtts_extend below $XDG_CACHE_HOME or ~/.cache).
+
+    Raises:
+        MachineError: as `make_mini_base`.
+    """
+    if cache_dir is None:
+        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xtts_extend"
+    base = Path(cache_dir) / f"mini-base-v{VERSION}-steps{steps}"
+    if base.exists() and not all((base / name).is_file() for name in FILES):
+        shutil.rmtree(base)
+    if not base.exists():
+        make_mini_base(base, steps=steps, progress=progress)
+    return base
+
+
+def mini_config(vocabulary: Vocabulary, *, layers: int, channels: int, heads: int) -> XttsConfig:
+    """The published XTTS-v2's config with other sizes, for a vocabulary and its languages."""
     return XttsConfig(
         model_args=XttsArgs(
             gpt_layers=layers,
             gpt_n_model_channels=channels,
             gpt_n_heads=heads,
             decoder_input_dim=channels,
-            gpt_number_text_tokens=max(tokens.values()) + 1,
+            gpt_number_text_tokens=vocabulary.size,
             gpt_num_audio_tokens=AUDIO_CODES + 2,
             gpt_start_audio_token=AUDIO_CODES,
             gpt_stop_audio_token=AUDIO_CODES + 1,
             gpt_use_perceiver_resampler=True,
         ),
-        languages=[
-            token[1:-1] for token in sorted(tokens, key=tokens.__getitem__) if re.fullmatch(r"\[[a-z-]+\]", token)
-        ],
+        languages=vocabulary.languages,
         temperature=0.75,
         repetition_penalty=5.0,
         gpt_cond_len=30,
@@ -102,39 +136,23 @@ def mini_config(vocab: Path, *, layers: int, channels: int, heads: int) -> XttsC
     )
 
 
-def _write_config(config: XttsConfig, path: Path) -> None:
-    """Write exactly the keys of the published file: what newer releases added is missing there too."""
-    values = config.to_dict() | {"model_dir": None}
-    for key in ("speakers", "_supports_cloning"):
-        values.pop(key, None)
-    del values["audio"]["dvae_sample_rate"]
-    path.write_text(json.dumps(values, indent=4), encoding="utf-8")
-
-
-def new_dvae() -> DiscreteVAE:
-    """The DVAE with the sizes that coqui's GPTTrainer gives it (they are no part of a config), untrained."""
-    return DiscreteVAE(
-        channels=80,
-        normalization=None,
-        positional_dims=1,
-        num_tokens=AUDIO_CODES,
-        codebook_dim=512,
-        hidden_dim=512,
-        num_resnet_blocks=3,
-        kernel_size=3,
-        num_layers=2,
-        use_transposed_convs=False,
-    )
-
-
 @contextlib.contextmanager
 def complete_or_nothing(output: Path) -> Iterator[Path]:
-    """A temporary folder beside `output` that takes its name when the block ends well, and is removed otherwise."""
+    """A folder beside `output` that takes its name when the block ends well, and is removed otherwise.
+
+    Raises:
+        ConfigError: `output` exists and is not an empty folder.
+        MachineError: there can be no folder.
+    """
+    output = output.absolute()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(f"{output} exists already. Name another folder, or remove this one first.")
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    partial.mkdir()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+    except OSError as error:
+        raise MachineError(f"{partial} cannot be made: {error.strerror}. Name another folder.") from error
     try:
         yield partial
         partial.replace(output)
@@ -144,8 +162,103 @@ def complete_or_nothing(output: Path) -> Iterator[Path]:
 
 def _require_sizes(layers: int, channels: int, heads: int, steps: int) -> None:
     if min(layers, channels, heads) < 1 or steps < 0:
-        raise ConfigError(f"layers {layers}, channels {channels}, heads {heads}, steps {steps}: too small.")
-    if channels % heads or channels % 8:
         raise ConfigError(
-            f"{channels} channels with {heads} heads: the channels must be a multiple of the heads and of 8."
+            f"layers {layers}, channels {channels}, heads {heads}, steps {steps}: at least 1, 1, 1 and 0 were expected."
         )
+    if channels % heads or channels % 8:
+        raise ConfigError(f"{channels} channels with {heads} heads: expected a multiple of the heads and of 8.")
+
+
+def _write_untrained(folder: Path, vocabulary: Vocabulary, layers: int, channels: int, heads: int) -> None:
+    """All files but the vocabulary, with the weights as drawn."""
+    config = mini_config(vocabulary, layers=layers, channels=channels, heads=heads)
+    # the keys of the published file: what newer releases of coqui-tts added is missing there as well
+    values: dict[str, Any] = config.to_dict() | {"model_dir": None}
+    for key in ("speakers", "_supports_cloning"):
+        values.pop(key)
+    del values["audio"]["dvae_sample_rate"]
+    (folder / "config.json").write_text(json.dumps(values, indent=4), encoding="utf-8")
+    mel_stats = torch.full((80,), UNTRAINED_MEL_SCALE)
+    _save(mel_stats, folder / "mel_stats.pth")
+    _save(make_dvae(AUDIO_CODES).state_dict(), folder / "dvae.pth")
+    xtts = Xtts(config)
+    xtts.mel_stats.copy_(mel_stats)
+    _save({"model": xtts.state_dict()}, folder / "model.pth")
+    embedding = torch.nn.functional.normalize(torch.randn(1, 512, 1), dim=1)
+    _save(
+        {"untrained": {"gpt_cond_latent": torch.randn(1, 32, channels), "speaker_embedding": embedding}},
+        folder / "speakers_xtts.pth",
+    )
+
+
+def _train(folder: Path, work: Path, steps: int, seed: int, progress: bool) -> None:
+    """Replace mel statistics, DVAE, GPT and speakers by trained ones; `work` takes speech and the run."""
+    manifests = {
+        language: make_corpus(texts.sentences(language, _SENTENCES, seed), language, work / language, progress=progress)
+        for language in texts.BASE_LANGUAGES
+    }
+    recordings = sorted(file for manifest in manifests.values() for file in (manifest.parent / "wavs").iterdir())
+    mels = log_mels(random.Random(seed).sample(recordings, _DVAE_UTTERANCES))
+    mel_stats = mel_statistics(mels)
+    dvae = make_dvae(AUDIO_CODES)
+    report = train_dvae(dvae, mels / mel_stats[:, None], decoder_steps=_DECODER_STEPS, progress=progress)
+    logger.info(
+        " > DVAE: %d of %d codes in use, decoded mels miss %.0f %% of the variance",
+        report.codes_used,
+        AUDIO_CODES,
+        100 * report.missed_variance,
+    )
+    _save(mel_stats, folder / "mel_stats.pth")
+    _save(dvae.state_dict(), folder / "dvae.pth")
+    _train_gpt(folder, manifests, work / "runs", steps, seed)
+    content, _ = load_checkpoint(newest_checkpoint(next((work / "runs").glob("*/"))))
+    _save(
+        {"model": {key: tensor.clone() for key, tensor in xtts_weights(content["model"]).items()}}, folder / "model.pth"
+    )
+    xtts = load_model(folder)
+    speakers = {}
+    for speaker, file in zip(SPEAKERS, recordings, strict=False):
+        voice = make_voice(xtts, [load_audio(file, SAMPLE_RATE)])
+        speakers[speaker.name] = {
+            "gpt_cond_latent": voice.latents.cpu().clone(),
+            "speaker_embedding": voice.embedding.cpu().clone(),
+        }
+    _save(speakers, folder / "speakers_xtts.pth")
+
+
+def _train_gpt(base: Path, manifests: dict[str, Path], runs: Path, steps: int, seed: int) -> None:
+    """The recipe's steps on an untrained base: its own vocabulary, so that there is nothing to resize or to freeze."""
+    given = {
+        "base_dir": str(base),
+        "language": texts.BASE_LANGUAGES[0],
+        "train_manifest": [f"{manifest}:{language}" for language, manifest in manifests.items()],
+        "output_dir": str(runs),
+        "max_steps": steps,
+        "save_step": steps,
+        "batch_size": 4,
+        "grad_accum_steps": 1,
+        "learning_rate": 2e-3,
+        "warmup_steps": 50,
+        "grad_clip": 1.0,
+        "seed": seed,
+    }
+    # conditioning on 1.5 to 3 s instead of 3 to 6: the attention over it is most of the work in a small model
+    overrides = [
+        "--coqpit.model_args.min_conditioning_length=33075",
+        "--coqpit.model_args.max_conditioning_length=66150",
+        "--coqpit.run_eval=false",
+    ]
+    xtts_extend.enable()
+    start = classify_path(given)
+    config = build_config(given, overrides, start)
+    train_samples, _ = load_samples(config)
+    model = build_model(config)
+    load_base(model, config, start)
+    ResumableTrainer(
+        TrainerArgs(grad_accum_steps=config.grad_accum_steps), config, model=model, train_samples=train_samples
+    ).fit()
+
+
+def _save(content: Any, path: Path) -> None:
+    with atomic_write(path) as file:
+        torch.save(content, file)

@@ -21,10 +21,10 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from rich.progress import track
 
-from xtts_extend.checkpoint.store import atomic_write
+from xtts_extend.demo.progress import with_progress
 from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
+from xtts_extend.files import atomic_write
 
 #: Of every voice of espeak-ng, in Hz.
 SAMPLE_RATE = 22050
@@ -52,7 +52,7 @@ class _Voice(ctypes.Structure):
     )
 
 
-_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,11 @@ class Speaker:
     speed_wpm: int
 
 
+#: Clear voices: those with a breathy noise in them need many more codes.
 SPEAKERS = (
-    Speaker("anna", "f2", 55, 165),
+    Speaker("anna", "f4", 55, 165),
     Speaker("bruno", "m3", 45, 175),
-    Speaker("clara", "f5", 65, 155),
+    Speaker("clara", "f1", 60, 155),
     Speaker("david", "m7", 35, 160),
 )
 
@@ -113,11 +114,11 @@ def speak_to_array(
     variants = sorted(os.listdir(_data_folder() / "voices" / "!v"))
     if voice_variant not in variants:
         raise ConfigError(f"espeak-ng has no voice variant {voice_variant!r}; it has {', '.join(variants)}.")
-    pieces: list[npt.NDArray[np.int16]] = []
+    pieces: list[bytes] = []
 
-    def keep(samples: ctypes._Pointer[ctypes.c_short], count: int, _events: int) -> int:
+    def keep(samples: int | None, count: int, _events: int | None) -> int:
         if samples and count > 0:
-            pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
     callback = _SynthCallback(keep)
@@ -135,7 +136,7 @@ def speak_to_array(
         raise LanguageError(_unknown_language(language))
     if status != 0 or not pieces:
         raise MachineError(f"espeak-ng could not speak {text!r} in {language!r} (its status: {status}).")
-    return np.concatenate(pieces).astype(np.float32) / np.float32(32768)
+    return np.frombuffer(b"".join(pieces), np.int16).astype(np.float32) / np.float32(32768)
 
 
 def make_corpus(
@@ -161,7 +162,7 @@ def make_corpus(
     folder = Path(folder)
     (folder / "wavs").mkdir(parents=True, exist_ok=True)
     lines = ["audio_file|text|speaker_name"]
-    for index, text in enumerate(track(texts, f"Speaking {language}", disable=not progress, transient=True)):
+    for index, text in enumerate(with_progress(texts, f"Speaking {language} with espeak-ng", progress)):
         # `|` and line ends separate the manifest's fields.
         text = " ".join(text.replace("|", " ").split())
         speaker = speakers[index % len(speakers)]

@@ -11,12 +11,13 @@ from pysbd.languages import LANGUAGE_CODES
 
 from xtts_extend.errors import LanguageError
 
-# pysbd's time grows with the square of the length (80,000 characters: 8 s), so it gets a line in blocks of this size.
-_BLOCK = 2000
+# pysbd's time grows with the square of the length (80,000 characters: 8 s), so it gets a line in blocks.
+_BLOCK = 500
 
 # Full stops of scripts whose rules pysbd lacks, or has for one language of several; ፡፡ is a common way to type ።.
 _FULL_STOP = re.compile("(?<=[።፧፨।॥།။។۔。！？])(?![።፧፨।॥།။።۔。！？])|(?<=፡፡)")
 _SENTENCE_END = re.compile(r"[.!?።፧।॥။។۔。！？]+\s|፡፡|[።။។。！？]")
+_SPOKEN = re.compile(r"\w")
 # A place to wrap, with the piece before it: white space, the Ethiopic word space, or a zero-width space.
 _WORD = re.compile("[^\\s፡\u200b]*[\\s፡\u200b]+|[^\\s፡\u200b]+")
 
@@ -33,10 +34,15 @@ def split_sentences(text: str, language: str, limit: int) -> list[str]:
     segmenter = _segmenter(language.split("-")[0])
     pieces: list[str] = []
     for line in text.splitlines():
-        for block in _blocks(line):
+        for block in _blocks(line, max(_BLOCK, 2 * limit)):
             for sentence in segmenter.segment(block):
                 for part in _FULL_STOP.split(sentence):
-                    pieces.extend(_wrap(part.strip(), limit))
+                    for piece in _wrap(part.strip(), limit):
+                        # Marks alone are nothing to say: the model would make up a sound.
+                        if pieces and not _SPOKEN.search(piece) and len(pieces[-1] + piece) <= limit:
+                            pieces[-1] += piece
+                        else:
+                            pieces.append(piece)
     return pieces
 
 
@@ -45,11 +51,11 @@ def _segmenter(code: str) -> pysbd.Segmenter:
     return pysbd.Segmenter(language=code if code in LANGUAGE_CODES else "en", clean=False)
 
 
-def _blocks(line: str) -> list[str]:
+def _blocks(line: str, size: int) -> list[str]:
     blocks = []
-    while len(line) > _BLOCK:
-        ends = [match.end() for match in _SENTENCE_END.finditer(line, 0, _BLOCK)]
-        cut = ends[-1] if ends else line.rfind(" ", 0, _BLOCK) + 1 or _BLOCK
+    while len(line) > size:
+        ends = [match.end() for match in _SENTENCE_END.finditer(line, 0, size)]
+        cut = ends[-1] if ends else line.rfind(" ", 0, size) + 1 or size
         blocks.append(line[:cut])
         line = line[cut:]
     return [*blocks, line] if line.strip() else blocks

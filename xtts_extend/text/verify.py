@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from tokenizers import Tokenizer
 
 from xtts_extend.errors import DataError
 from xtts_extend.text.languages import clean_text, is_stock, language_tag
-from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
+from xtts_extend.text.vocabulary import Vocabulary, encode_all, load_vocabulary
 
-_BATCH = 10_000
 _EXAMPLES = 10
 
 
@@ -60,10 +58,11 @@ class VocabularyCheck:
 
 def read_lines(path: Path) -> Iterator[str]:
     """Lines of a UTF-8 text file, a byte order mark accepted. DataError for what cannot be read, with the byte."""
-    offset = 0
+    offset = number = 0
     try:
         with open(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
+            for raw in file:
+                number += 1
                 yield raw.decode("utf-8-sig" if offset == 0 else "utf-8")
                 offset += len(raw)
     except OSError as error:
@@ -71,7 +70,7 @@ def read_lines(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         at = offset + len(raw) - len(error.object) + error.start
         raise DataError(
-            f"Text {path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {at} (line {number}). "
+            f"Text {path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {at}, in line {number}. "
             "Convert it, for example with `iconv -t UTF-8`."
         ) from error
 
@@ -80,7 +79,7 @@ def measure(tokenizer: Tokenizer, words: Counter[str]) -> TextMeasure:
     """Measure a tokenizer on the words of a cleaned text, given with how often each occurs."""
     unknown_id = tokenizer.token_to_id("[UNK]")
     unknown = spelled = tokens = 0
-    for (_, count), encoding in zip(words.items(), _encode(tokenizer, words), strict=True):
+    for (_, count), encoding in zip(words.items(), encode_all(tokenizer, words), strict=True):
         unknown_here = encoding.ids.count(unknown_id)
         unknown += count * unknown_here
         spelled += count * (unknown_here + sum(_spells(token) for token in encoding.tokens))
@@ -92,16 +91,10 @@ def _spells(token: str) -> bool:
     return token != "[UNK]" and any(unicodedata.category(character)[0] in "LMNS" for character in token)
 
 
-def _encode(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Any]:
-    iterator = iter(texts)
-    while batch := list(islice(iterator, _BATCH)):
-        yield from tokenizer.encode_batch(batch)
-
-
 def dead_entries(base: Vocabulary, extended: Vocabulary) -> list[str]:
     """New entries that the extended vocabulary never gives, not even for the entry's own text."""
     new = [token for token in extended.tokens if token not in base.tokens]
-    encodings = _encode(extended.tokenizer, new)
+    encodings = encode_all(extended.tokenizer, new)
     return [token for token, encoding in zip(new, encodings, strict=True) if encoding.ids != [extended.tokens[token]]]
 
 
@@ -135,7 +128,7 @@ def check_vocabulary(base_vocab: Path, vocab: Path, texts: Sequence[Path]) -> Vo
                 lines.append(cleaned)
                 words.update(cleaned.split())
         inputs = [(tag + line).replace(" ", "[SPACE]") for line in lines]
-        pairs = zip(lines, _encode(base.tokenizer, inputs), _encode(extended.tokenizer, inputs), strict=True)
+        pairs = zip(lines, encode_all(base.tokenizer, inputs), encode_all(extended.tokenizer, inputs), strict=True)
         for line, old, new in pairs:
             if base.unk_id in old.ids:
                 skipped += 1

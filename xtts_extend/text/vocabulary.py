@@ -1,12 +1,14 @@
-"""XTTS vocabularies: reading, comparing, and spelling new tokens with old ones."""
+"""XTTS vocabularies: reading, comparing, appending, and spelling new tokens with old ones."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from anyascii import anyascii
 from tokenizers import Tokenizer
 
 from xtts_extend.errors import VocabularyError
+
+Merge = tuple[str, str]
 
 SPECIAL_TOKENS = ("[STOP]", "[UNK]", "[SPACE]", "[START]")
 # Options of the BPE model that XTTS leaves alone; each of them would change how text is cut.
@@ -25,6 +29,7 @@ _UNSET_OPTIONS = (
     "ignore_merges",
     "fuse_unk",
 )
+_BATCH = 10_000
 _TAG = re.compile(r"\[([a-z]{2,8}(?:-[a-z]{2,8})?)\]")
 
 
@@ -37,7 +42,7 @@ class Vocabulary:
 
     path: Path
     tokens: dict[str, int]
-    merges: list[tuple[str, str]] = field(repr=False)
+    merges: list[Merge] = field(repr=False)
     content: str = field(repr=False)
 
     @property
@@ -117,11 +122,11 @@ def parse_vocabulary(content: str, path: Path) -> Vocabulary:
             "`tokenizers` BPE file."
         )
     tokens = Tokenizer.from_str(content).get_vocab(with_added_tokens=True)
-    merges = [split_merge(merge) for merge in data["model"]["merges"]]
+    merges = [_split_merge(merge) for merge in data["model"]["merges"]]
     return Vocabulary(path, tokens, merges, content)
 
 
-def split_merge(merge: Any) -> tuple[str, str]:
+def _split_merge(merge: Any) -> Merge:
     """The two parts of a merge, which files write as "t h" or as ["t", "h"]."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
@@ -165,8 +170,6 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
     bad = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
     if bad:
         return f"the id of {bad[0]!r} is {vocab[bad[0]]!r}"
-    if len(set(vocab.values())) != len(vocab):
-        return "two of its entries share one id"
     for merge in merges:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
@@ -192,8 +195,37 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
             and all(isinstance(token.get(flag), bool) for flag in flags)
         ):
             return f"{token!r} is no added token"
-    missing = sorted(set(SPECIAL_TOKENS) - {token["content"] for token in added})
+    contents = {token["content"] for token in added}
+    # The library may give an added token the id of an entry; two entries with one id are no vocabulary.
+    ids = [index for token, index in vocab.items() if token not in contents]
+    if len(set(ids)) != len(ids):
+        return "two of its entries share one id"
+    missing = sorted(set(SPECIAL_TOKENS) - contents)
     return f"it lacks {', '.join(missing)} among its added tokens" if missing else None
+
+
+def append_entries(base: Vocabulary, tags: Sequence[str], letters: Sequence[str], merges: Sequence[Merge]) -> str:
+    """The text of a vocabulary file with new language tags, letters and merges after the base's, in this order."""
+    data = json.loads(base.content)
+    model = data["model"]
+    vocab = model["vocab"]
+    for token in data["added_tokens"]:
+        # The library gives an added token without an entry an id that depends on the number of entries: pin it.
+        token["id"] = vocab.setdefault(token["content"], base.tokens[token["content"]])
+    for index, token in enumerate([*tags, *letters, *map("".join, merges)], start=base.size):
+        vocab[token] = index
+    template = next(token for token in data["added_tokens"] if token["content"] == "[STOP]")
+    data["added_tokens"] += [{**template, "id": vocab[tag], "content": tag} for tag in tags]
+    in_pairs = bool(model["merges"]) and not isinstance(model["merges"][0], str)
+    model["merges"] += [list(merge) if in_pairs else " ".join(merge) for merge in merges]
+    return json.dumps(data, ensure_ascii=False, indent=4)
+
+
+def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Any]:
+    """Encodings of many texts, in order, a batch at a time."""
+    iterator = iter(texts)
+    while batch := list(islice(iterator, _BATCH)):
+        yield from tokenizer.encode_batch(batch)
 
 
 def _first(names: list[str]) -> str:

@@ -172,6 +172,9 @@ def load_samples(config: NewLanguageConfig) -> tuple[list[Sample], list[Sample]]
     cache.parent.mkdir(parents=True, exist_ok=True)
     usable = []
     for name, specs in (("training", config.train_manifests), ("evaluation", config.val_manifests)):
+        if not specs:
+            usable.append([])
+            continue
         samples = read_manifests(specs, config.language, config.manifest_format)
         for language in sorted({sample["language"] for sample in samples}):
             require_tag(tokenizer, language)
@@ -183,7 +186,7 @@ def load_samples(config: NewLanguageConfig) -> tuple[list[Sample], list[Sample]]
                 f"({report.bad_share:.1%}; --max-bad-share allows {config.max_bad_share:.1%}). They are named above; "
                 "mend them, write the usable ones with check-data --write-clean, or allow more."
             )
-        if specs and not report.usable:
+        if not report.usable:
             raise DataError(f"There is not one usable {name} sample. The problems are named above.")
         usable.append(report.usable)
     return usable[0], usable[1]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from xtts_extend.errors import LanguageError
+from xtts_extend.text.languages import split_sentences
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "sentences"),
+    [
+        ("am", "ሰላም ነው። ደህና ነህ፧ አዎ!", ["ሰላም ነው።", "ደህና ነህ፧", "አዎ!"]),
+        ("am", "ሰላም ነው፡፡ ደህና", ["ሰላም ነው፡፡", "ደህና"]),
+        ("ti", "ሰላም።ደሓን፧ ሕራይ", ["ሰላም።", "ደሓን፧", "ሕራይ"]),
+        ("yo", "Ẹ n lẹ́ o. Dr. Ade wá.", ["Ẹ n lẹ́ o.", "Dr. Ade wá."]),
+        ("en", "Mr. Smith left. He ran.", ["Mr. Smith left.", "He ran."]),
+        ("el", "Ναι. Όχι.", ["Ναι.", "Όχι."]),
+        ("bn", "আমি। তুমি।", ["আমি।", "তুমি।"]),
+        ("zh-cn", "你好。再见。", ["你好。", "再见。"]),
+        ("ka", "ერთი\nორი", ["ერთი", "ორი"]),
+        ("am", "ሰላም። ። ደህና።", ["ሰላም።።", "ደህና።"]),
+        ("am", "", []),
+        ("am", " \n ", []),
+    ],
+)
+def test_boundaries(code: str, text: str, sentences: list[str]) -> None:
+    assert split_sentences(text, code, 250) == sentences
+
+
+def test_long_sentences_wrap_at_spaces_and_at_the_ethiopic_word_space() -> None:
+    assert split_sentences("one two three four", "yo", 9) == ["one two", "three", "four"]
+    assert split_sentences("ሰላም፡ለዓለም፡ሁሉ", "am", 9) == ["ሰላም፡ለዓለም፡", "ሁሉ"]
+
+
+def test_words_longer_than_the_limit_are_cut_but_not_before_a_combining_mark() -> None:
+    assert split_sentences("abcdefgh", "yo", 3) == ["abc", "def", "gh"]
+    assert split_sentences("e\u0301" * 3, "yo", 3) == ["e\u0301"] * 3
+    assert split_sentences("e" + "\u0301" * 4, "yo", 2) == ["e\u0301", "\u0301\u0301", "\u0301"]
+    assert split_sentences("ab", "yo", 1) == ["a", "b"]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 50, 250])
+def test_nothing_is_lost_and_nothing_is_too_long(shared_data: Path, limit: int) -> None:
+    for path in sorted((shared_data / "udhr").glob("*.txt")):
+        text = path.read_text(encoding="utf-8")[:3000]
+        pieces = split_sentences(text, path.stem, limit)
+        assert all(0 < len(piece) <= limit for piece in pieces)
+        assert "".join("".join(pieces).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize("unit", ["a. b. c. ", "word ", "x", "ነው። ", "ሰላም፡", '"Hi." ', "1. ", "\n", "።", "."])
+def test_absurd_lengths_take_linear_time(unit: str) -> None:
+    # pysbd alone takes 20 s for 36,000 characters of "a. b. c. ".
+    start = time.monotonic()
+    pieces = split_sentences(unit * (60_000 // len(unit)), "am", 130)
+    assert time.monotonic() - start < 8
+    assert all(0 < len(piece) <= 130 for piece in pieces)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one(limit: int) -> None:
+    with pytest.raises(LanguageError, match="1 or more"):
+        split_sentences("a", "yo", limit)

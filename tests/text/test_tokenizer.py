@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import TTS.tts.layers.xtts.tokenizer as coqui_tokenizer
+import TTS.tts.models.xtts as coqui_xtts
+from TTS.tts.configs.xtts_config import XttsConfig
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+
+from xtts_extend.errors import LanguageError, VocabularyError
+from xtts_extend.text import languages
+from xtts_extend.text.languages import Language, clean_text, is_stock, register_language
+from xtts_extend.text.tokenizer import enable, load_tokenizer, require_tag
+from xtts_extend.text.vocabulary import append_entries, load_vocabulary
+
+
+@pytest.fixture
+def tokenizer(write_vocab: Callable[..., Path]) -> VoiceBpeTokenizer:
+    """[en], [yo] and [zh-cn] have tags; ẹ is a letter."""
+    base = load_vocabulary(write_vocab(tags=("en", "yo", "zh-cn")))
+    path = base.path.parent / "ìwé àwọn ọ̀rọ̀.json"
+    path.write_text(append_entries(base, [], ["ẹ"], []), encoding="utf-8")
+    return load_tokenizer(path)
+
+
+def test_nothing_is_patched_by_imports_alone() -> None:
+    code = """
+import TTS.tts.layers.xtts.tokenizer as t, TTS.tts.models.xtts as x
+T = t.VoiceBpeTokenizer
+def now():
+    limits = T.__dict__.get("char_limits")
+    return (T.preprocess_text, T.encode, limits, t.split_sentence, x.split_sentence, x.Xtts.synthesize)
+before = now()
+import xtts_extend, xtts_extend.text.tokenizer, xtts_extend.text.extend
+assert now() == before
+early = T()
+xtts_extend.enable()
+once = now()
+assert all(new is not old for new, old in zip(once, before))
+xtts_extend.enable()
+assert now() == once
+assert early.char_limits["am"] == 130 and early.char_limits["fr"] == 273
+assert early.preprocess_text("ሰላም።", "am") == "ሰላም."
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_stock_languages_are_preprocessed_and_cut_as_before(shared_data: Path) -> None:
+    enable()
+    tokenizer = VoiceBpeTokenizer(shared_data / "xtts_vocab.json")
+    preprocess = VoiceBpeTokenizer.preprocess_text.__wrapped__
+    encode = VoiceBpeTokenizer.encode.__wrapped__
+    for code in ("en", "fr", "ru", "tr", "cs"):
+        for line in (shared_data / "udhr" / f"{code}.txt").read_text(encoding="utf-8").splitlines()[:40]:
+            assert tokenizer.preprocess_text(line, code) == preprocess(tokenizer, line, code)
+            assert tokenizer.encode(line, code) == encode(tokenizer, line, code)
+    assert {code: tokenizer.char_limits[code] for code in vars(tokenizer)["char_limits"]} == vars(tokenizer)[
+        "char_limits"
+    ]
+
+
+def test_new_languages_are_cleaned_through_the_registry(
+    tokenizer: VoiceBpeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = tokenizer.tokenizer.get_vocab()
+    assert tokenizer.encode("“Ẹ the”", "yo") == [ids[token] for token in ("[yo]", "ẹ", "[SPACE]", "the")]
+    assert tokenizer.encode("ẹ", "yo-NG") == [ids["[yo]"], ids["ẹ"]], "coqui ignores the region"
+    monkeypatch.setattr(languages, "_registry", {})
+    register_language(Language("yo", lambda text: text.replace("x", "the").lower(), char_limit=77))
+    assert tokenizer.encode("x", "yo") == [ids["[yo]"], ids["the"]]
+    assert tokenizer.char_limits["yo"] == tokenizer.char_limits.get("yo", 250) == 77
+
+
+def test_a_code_without_a_tag_is_an_error_that_lists_the_tags(tokenizer: VoiceBpeTokenizer) -> None:
+    for code in ("am", "hu"):
+        with pytest.raises(LanguageError, match=rf"no tag \[{code}\].*tags for: en, yo, zh-cn"):
+            tokenizer.encode("a", code)
+    with pytest.raises(LanguageError, match="malformed"):
+        require_tag(tokenizer, "y")
+    require_tag(tokenizer, "zh")
+    require_tag(tokenizer, "zh-cn")
+
+
+def test_text_splitting(monkeypatch: pytest.MonkeyPatch) -> None:
+    enable()
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    text = "ሰላም ነው። " * 40
+    pieces = coqui_xtts.split_sentence(text, "am", 130)
+    assert pieces == coqui_tokenizer.split_sentence(text, "am", 130)
+    assert [len(piece) for piece in pieces] == [127, 127, 63]
+    assert " ".join(pieces) == text.strip()
+    assert coqui_xtts.split_sentence(" ሰላም። ነው። ", "am", 130) == ["ሰላም። ነው።"]
+    assert coqui_xtts.split_sentence(text, "am", None) == [text.strip()]
+    with pytest.raises(ImportError):
+        coqui_xtts.split_sentence("Hello there. " * 40, "en", 250)
+    assert coqui_xtts.split_sentence(" Hello.", "en", 250) == ["Hello."]
+
+
+class FakeXtts:
+    """As much of a model as `Xtts.synthesize` and `Xtts.inference` touch."""
+
+    device = torch.device("cpu")
+    gpt_batch_size = 1
+    args = SimpleNamespace(gpt_max_text_tokens=402)
+    inference = coqui_xtts.Xtts.inference
+
+    def __init__(self, tokenizer: VoiceBpeTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.config = XttsConfig()
+        self.heard: list[list[int]] = []
+        self.gpt = self
+
+    code_stride_len = 1024
+
+    def generate(self, text_inputs: torch.Tensor, **_: Any) -> torch.Tensor:
+        self.heard.append(text_inputs[0].tolist())
+        return torch.zeros(1, 4, dtype=torch.long)
+
+    def __call__(self, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.zeros(1, 4, 8)
+
+    def hifigan_decoder(self, latents: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 1, 10)
+
+    def clone_voice(self, *_: Any, **__: Any) -> dict[str, torch.Tensor]:
+        return {"gpt_conditioning_latents": torch.zeros(1), "speaker_embedding": torch.zeros(1)}
+
+
+def test_synthesize_accepts_what_the_vocabulary_has_a_tag_for(tokenizer: VoiceBpeTokenizer) -> None:
+    model = FakeXtts(tokenizer)
+    assert "yo" not in model.config.languages
+    text = "Ẹ the. " * 60
+    result = coqui_xtts.Xtts.synthesize(model, text, speaker_wav="voice.wav", language="yo", enable_text_splitting=True)
+    assert result["wav"].shape == (20,), "two pieces"
+    sentence = tokenizer.encode("ẹ the.", "yo")[1:]
+    space = tokenizer.tokenizer.token_to_id("[SPACE]")
+    assert model.heard[0] == [tokenizer.tokenizer.token_to_id("[yo]"), *sentence, *([space, *sentence] * 34)]
+    assert model.config.languages[-1] == "yo"
+    assert "yo" not in XttsConfig().languages, "only this model's own configuration grows"
+    coqui_xtts.Xtts.synthesize(model, "ẹ", speaker_wav="voice.wav", language="yo")
+    assert model.config.languages.count("yo") == 1
+
+
+def test_synthesize_refuses_a_language_without_a_tag(tokenizer: VoiceBpeTokenizer) -> None:
+    model = FakeXtts(tokenizer)
+    with pytest.raises(LanguageError, match="tags for: en, yo, zh-cn"):
+        coqui_xtts.Xtts.synthesize(model, "ሰላም", speaker_wav="voice.wav", language="am")
+    assert model.heard == []
+    with pytest.raises(AssertionError, match="not supported"):
+        coqui_xtts.Xtts.synthesize(model, "a", speaker_wav="voice.wav")
+
+
+def test_load_tokenizer_refuses_what_is_no_vocabulary(write_text: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"missing\.json cannot be read: No such file"):
+        load_tokenizer(tmp_path / "missing.json")
+    with pytest.raises(VocabularyError, match="is not JSON"):
+        load_tokenizer(write_text("{", "vocab.json"))
+
+
+def test_languages_without_a_line_of_code(tokenizer: VoiceBpeTokenizer) -> None:
+    for code in ("ka", "vi", "el", "ti", "sw"):
+        assert not is_stock(code)
+        assert tokenizer.preprocess_text("ABC", code) == clean_text("ABC", code) == "abc"
+        assert tokenizer.char_limits[code] == 250

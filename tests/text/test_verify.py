@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xtts_extend.errors import DataError, VocabularyError
+from xtts_extend.text.verify import check_vocabulary, measure, read_lines
+from xtts_extend.text.vocabulary import append_entries, load_vocabulary
+
+
+@pytest.fixture
+def extended(small_vocab: Path) -> Path:
+    base = load_vocabulary(small_vocab)
+    path = small_vocab.with_name("extended.json")
+    path.write_text(append_entries(base, ["[am]"], ["ሰ", "ላ"], [("ሰ", "ላ")]), encoding="utf-8")
+    return path
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    edit(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def test_a_sound_extension(small_vocab: Path, extended: Path, write_text: Callable[..., Path]) -> None:
+    texts = [write_text("The other one, and 12.\n\nécole\n", "en.txt"), write_text("ሰላ ሰላ።\n", "udhr/am.txt")]
+    check = check_vocabulary(small_vocab, extended, texts)
+    assert check.to_dict() == {
+        "ok": True,
+        "changed_ids": 0,
+        "changed_lines": 0,
+        "unknown_share": 1 / 21,
+        "dead_entries": 0,
+        "checked_lines": 1,
+        "skipped_lines": 2,
+        "changed_id_names": [],
+        "changed_line_examples": [],
+        "dead_entry_names": [],
+    }
+
+
+def test_moved_and_vanished_ids(small_vocab: Path, extended: Path) -> None:
+    def edit(data: dict[str, Any]) -> None:
+        vocab = data["model"]["vocab"]
+        vocab["z"], vocab["q"] = vocab["q"], vocab["z"]
+        del vocab["x"]
+
+    check = check_vocabulary(small_vocab, change(extended, edit), [])
+    assert (check.changed_ids, sorted(check.changed_id_names)) == (3, ["q", "x", "z"])
+    assert not check.ok
+
+
+def test_lines_cut_differently(small_vocab: Path, extended: Path, write_text: Callable[..., Path]) -> None:
+    def edit(data: dict[str, Any]) -> None:
+        data["model"]["vocab"]["ot"] = 269
+        data["model"]["merges"].append("o t")
+
+    text = write_text("not\nnone\notter\nécot\n", "fr.txt")
+    check = check_vocabulary(small_vocab, change(extended, edit), [text])
+    assert (check.changed_ids, check.changed_lines, check.checked_lines, check.skipped_lines) == (0, 2, 3, 1)
+    assert check.changed_line_examples == [f"{text}: not", f"{text}: otter"]
+    assert not check.ok
+
+
+def test_dead_entries(small_vocab: Path, extended: Path) -> None:
+    def edit(data: dict[str, Any]) -> None:
+        data["model"]["vocab"] |= {"whole": 269, "ሰላላ": 270}
+        data["model"]["merges"] = [*data["model"]["merges"][:-1], "ላ ላ", "ሰ ላ", "ሰላ ላ"]
+        data["model"]["vocab"]["ላላ"] = 271
+
+    check = check_vocabulary(small_vocab, change(extended, edit), [])
+    assert (check.dead_entries, sorted(check.dead_entry_names)) == (2, ["whole", "ሰላላ"])
+    assert check.ok, "no old id moved and no line changed"
+
+
+def test_the_language_of_a_file_is_its_stem(small_vocab: Path, extended: Path, write_text: Callable[..., Path]) -> None:
+    """12 becomes words of the language: "twelve" and "douze" can be spelled, "zwölf" cannot, digits stay for 'am'."""
+    for name, skipped in (("en.txt", 0), ("FR.txt", 0), ("de.txt", 1), ("corpus.txt", 0), ("tr.txt", 0)):
+        check = check_vocabulary(small_vocab, extended, [write_text("12", name)])
+        assert (name, check.skipped_lines) == (name, skipped)
+
+
+def test_numbers_that_coquis_cleaning_fails_on_are_skipped(
+    small_vocab: Path, extended: Path, write_text: Callable[..., Path]
+) -> None:
+    check = check_vocabulary(small_vocab, extended, [write_text("one\n" + "9" * 400 + "\n", "en.txt")])
+    assert (check.checked_lines, check.skipped_lines) == (1, 1)
+
+
+def test_bad_input(small_vocab: Path, extended: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match="No such file"):
+        check_vocabulary(small_vocab, tmp_path / "missing.json", [])
+    with pytest.raises(DataError, match=r"missing\.txt cannot be read"):
+        check_vocabulary(small_vocab, extended, [tmp_path / "missing.txt"])
+    with pytest.raises(DataError, match="byte 0x80 at offset 3"):
+        check_vocabulary(small_vocab, extended, [write_text(b"ab\n\x80")])
+
+
+def test_read_lines(write_text: Callable[..., Path]) -> None:
+    assert list(read_lines(write_text("\ufeffa\r\nሰ\n\nb".encode()))) == ["a\r\n", "ሰ\n", "\n", "b"]
+    assert list(read_lines(write_text(""))) == []
+
+
+def test_unknown_share_leaves_out_known_punctuation(small_vocab: Path) -> None:
+    tokenizer = load_vocabulary(small_vocab).tokenizer
+    assert measure(tokenizer, Counter({"ሰላ,": 3, "!": 2})).unknown_share == 1.0
+    measured = measure(tokenizer, Counter({"the": 3, "ሰ": 1, "%": 1}))
+    assert measured.unknown_share == 2 / 5
+    assert measured.tokens_per_word == 1.0
+    assert measure(tokenizer, Counter()).unknown_share == 0.0
