@@ -232,6 +232,24 @@ def test_several_texts_odd_characters_and_tags_in_the_text(
     assert report.unknown_share["after"] == 0.0
 
 
+@pytest.mark.parametrize(("text", "letters"), [("▅▅ ▅▅", ["▅"]), ("▁▁", ["▁"]), ("ሰ" * 5000, ["ሰ"])])
+def test_words_that_sentencepiece_skips_are_covered_by_their_letters(
+    text: str, letters: list[str], small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
+) -> None:
+    report = extend_vocabulary(small_vocab, "yo", tmp_path / "v.json", texts=[write_text(text)], size=9)
+    assert (report.new_letters, report.merges_added, report.unknown_share) == (letters, 0, {"before": 1, "after": 0})
+
+
+def test_sentencepiece_learns_the_text_as_it_is(
+    small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
+) -> None:
+    """NFKC, its default, would make ĳ two letters, and its pieces would not match the text."""
+    output = tmp_path / "v.json"
+    report = extend_vocabulary(small_vocab, "yo", output, texts=[write_text("ĳsẹ ĳsẹ")], size=5)
+    assert (report.new_letters, report.merges_added) == (["ĳ", "ẹ"], 2)
+    assert "ĳsẹ" in load_vocabulary(output).tokens
+
+
 # --- a given sentencepiece model
 
 

@@ -80,6 +80,8 @@ def test_the_amharic_declaration_needs_no_new_punctuation(shared_data: Path) -> 
         ("haw", "ʻŌlelo", "ʻōlelo"),
         ("yo", " \t\r\n\u2028 ", ""),
         ("yo", "", ""),
+        ("el", "\u1fef", "'"),
+        ("yo", "e\u00ad\u0301", "é"),
     ],
 )
 def test_default_cleaning(code: str, text: str, cleaned: str) -> None:

@@ -114,6 +114,7 @@ class FakeXtts:
     def __init__(self, tokenizer: VoiceBpeTokenizer) -> None:
         self.tokenizer = tokenizer
         self.config = XttsConfig()
+        self.cloned = 0
         self.heard: list[list[int]] = []
         self.gpt = self
 
@@ -130,6 +131,7 @@ class FakeXtts:
         return torch.zeros(1, 1, 10)
 
     def clone_voice(self, *_: Any, **__: Any) -> dict[str, torch.Tensor]:
+        self.cloned += 1
         return {"gpt_conditioning_latents": torch.zeros(1), "speaker_embedding": torch.zeros(1)}
 
 
@@ -152,7 +154,8 @@ def test_synthesize_refuses_a_language_without_a_tag(tokenizer: VoiceBpeTokenize
     model = FakeXtts(tokenizer)
     with pytest.raises(LanguageError, match="tags for: en, yo, zh-cn"):
         coqui_xtts.Xtts.synthesize(model, "ሰላም", speaker_wav="voice.wav", language="am")
-    assert model.heard == []
+    assert (model.heard, model.cloned) == ([], 0), "before any work is done"
+    assert "am" not in model.config.languages
     with pytest.raises(AssertionError, match="not supported"):
         coqui_xtts.Xtts.synthesize(model, "a", speaker_wav="voice.wav")
 

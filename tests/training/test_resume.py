@@ -12,6 +12,7 @@ import torch
 from runs import RECIPE, as_flag, checkpoint, only_run, require_equal, require_same_run
 from trainer import Trainer, TrainerArgs
 
+import xtts_extend
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.errors import CheckpointError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
@@ -172,11 +173,12 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
     from xtts_extend.training.base import use_base
     from xtts_extend.training.config import read_json, take_architecture
 
+    xtts_extend.enable()
     monkeypatch.setattr(dataset, "load_audio", load_audio)
     config = GPTTrainerConfig(
         batch_size=4, lr=1e-3, optimizer="AdamW", optimizer_params={"weight_decay": 0.01}, save_step=2,
-        optimizer_wd_only_on_weights=True, lr_scheduler="StepLR", lr_scheduler_params={"step_size": 1, "gamma": 0.5},
-        epochs=2, run_eval=False, scheduler_after_epoch=True,
+        optimizer_wd_only_on_weights=True, lr_scheduler="StepLR", lr_scheduler_params={"step_size": 2, "gamma": 0.5},
+        epochs=2, run_eval=False, scheduler_after_epoch=False,
     )  # fmt: skip
     take_architecture(config, read_json(corpus.base / "config.json"))
     use_base(config, corpus.base)
@@ -203,7 +205,7 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
         )
     )
     printed = caplog.text
-    assert "step 5 · epoch 1, batch 0 done · learning rate 0.0005" in printed
+    assert "step 5 · epoch 1, batch 0 done · learning rate 0.00025" in printed
     assert "does not record the place within the epoch" in printed
     final = checkpoint(stock.output_path, 6)
     assert (final["step"], final["epoch"]) == (6, 1)

@@ -39,6 +39,11 @@ def mels_to_audio(log_mels: Tensor, *, iterations: int = 60) -> Tensor:
         n_stft=_N_FFT // 2 + 1, n_mels=80, sample_rate=_SAMPLE_RATE, f_min=0, f_max=8000, norm="slaney"
     )
     to_audio = torchaudio.transforms.GriffinLim(
-        n_fft=_N_FFT, hop_length=_HOP, n_iter=iterations, power=2, rand_init=False, length=_HOP * (log_mels.shape[1] - 1)
+        n_fft=_N_FFT,
+        hop_length=_HOP,
+        n_iter=iterations,
+        power=2,
+        rand_init=False,
+        length=_HOP * (log_mels.shape[1] - 1),
     )
     return to_audio(to_linear(log_mels.exp()))

@@ -6,6 +6,7 @@ two, of five to eighteen words, that is two to eight seconds of speech.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -153,17 +154,20 @@ def sentences(language: str, count: int, seed: int = 0) -> list[str]:
     if language not in GRAMMARS:
         raise LanguageError(f"No sentences for language {language!r}: the demo writes {', '.join(GRAMMARS)} only.")
     grammar = GRAMMARS[language]
+    possible = sum(
+        math.prod(len(phrases) for name, phrases in grammar.slots.items() if f"{{{name}}}" in pattern)
+        for pattern in grammar.patterns
+    )
+    # beyond half of them, most draws would repeat an earlier one
+    if count > possible // 2:
+        raise DataError(f"Wanted {count} different sentences of {language!r}: ask for at most {possible // 2}.")
     draw = random.Random(f"{language} {seed}")
     found: dict[str, None] = {}
-    for _ in range(20 * count):
-        if len(found) == count:
-            break
-        sentence = draw.choice(grammar.patterns).format(**{name: draw.choice(of) for name, of in grammar.slots.items()})
-        found[_capitalized(sentence)] = None
-    if len(found) < count:
-        raise DataError(
-            f"Wanted {count} different sentences of {language!r}, the word lists gave {len(found)}: ask for fewer."
+    while len(found) < count:
+        sentence = draw.choice(grammar.patterns).format(
+            **{name: draw.choice(phrases) for name, phrases in grammar.slots.items()}
         )
+        found[_capitalized(sentence)] = None
     return list(found)
 
 

@@ -30,8 +30,10 @@ UNCLEAN = "not as the cleaner leaves text: would never be given"
 BOUNDARY = "reaches across words or punctuation: would never be given"
 
 _SPACE = "\u2581"
-# Characters that mean something to sentencepiece itself; words with them are no training material.
+# sentencepiece skips words with characters that mean something to itself, and words of more than 4,192 bytes, and
+# fails when nothing is left: they are left out before.
 _RESERVED = frozenset(f"{_SPACE}\u2585\0")
+_LONGEST = 1000
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def learn_merges(base: Vocabulary, letters: Sequence[str], words: Counter[str], 
     for word, count in words.items():
         for part, _ in base.tokenizer.pre_tokenizer.pre_tokenize_str(word):
             parts[part] += count
-    trainable = {part: count for part, count in parts.items() if len(part) > 1 and _RESERVED.isdisjoint(part)}
+    trainable = {
+        part: count for part, count in parts.items() if 1 < len(part) <= _LONGEST and _RESERVED.isdisjoint(part)
+    }
     # sentencepiece cannot form more: each of its pieces is a part of a word.
     most = sum(len(part) * (len(part) - 1) // 2 for part in trainable)
     request = min(wanted, most)

@@ -201,10 +201,13 @@ def _coerce(value: Any, text: str, expected: Any, key: str) -> Any:
     raise ConfigError(f"--coqpit.{key}={text}: {names.replace('NoneType', 'null')} was expected.")
 
 
+_ABSENT = object()
+
+
 def lookup(values: Any, key: str) -> Any:
-    """The value under a dotted key of a configuration or of its recorded dict; None when it is not there."""
+    """The value under a dotted key of a configuration or of its recorded dict; `_ABSENT` when it is not there."""
     for name in key.split("."):
-        values = values.get(name) if isinstance(values, Mapping) else getattr(values, name, None)
+        values = values.get(name, _ABSENT) if isinstance(values, Mapping) else getattr(values, name, _ABSENT)
     return values
 
 
@@ -213,6 +216,6 @@ def changes(recorded: Mapping[str, Any], config: Coqpit, keys: Sequence[str] = D
     found = []
     for key in keys:
         before, now = lookup(recorded, key), lookup(config, key)
-        if key.split(".")[0] in recorded and before != now:
+        if before is not _ABSENT and before != now:
             found.append(f"{key}: {before} → {now}")
     return found

@@ -14,7 +14,7 @@ import torch
 from xtts_extend.checkpoint.inspect import CheckpointInfo
 from xtts_extend.checkpoint.store import FORMAT_VERSION, require_fit
 from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
-from xtts_extend.text.vocabulary import load_vocabulary
+from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 from xtts_extend.training.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
 
 logger = logging.getLogger("trainer")
@@ -140,7 +140,8 @@ def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, *, allo
     """
     position = Position.of(content, info)
     changed = _check_changes(trainer, content, allow_changes)
-    _check_vocabulary(trainer, content, info)
+    vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
+    require_same_vocabulary(vocabulary, content.get("xtts_extend", {}), info)
     trainer.model.restore_state(content["model"])
     _restore_optimizers(trainer, content["optimizer"])
     _restore_schedulers(trainer, content.get("scheduler") or [])
@@ -149,7 +150,6 @@ def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, *, allo
             raise CheckpointError(f"{info.path} holds no state of the fp16 loss scaler. Continue it with --amp none.")
         trainer.scaler.load_state_dict(content["scaler"])
     _apply_changes(trainer, content, changed, position)
-    # losses are comparable only within one run, and a stock run chose its best model by another average
     restored = [
         f"{len(content['model'])} tensors",
         f"optimizer ({sum(len(part['state']) for part in content['optimizer'])} moments)",
@@ -200,16 +200,25 @@ def _check_changes(trainer: Any, content: Mapping[str, Any], allow_changes: bool
     return [line.split(":")[0] for line in changed]
 
 
-def _check_vocabulary(trainer: Any, content: Mapping[str, Any], info: CheckpointInfo) -> None:
-    vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
-    recorded = content.get("xtts_extend", {}).get("vocabulary")
+def require_same_vocabulary(vocabulary: Vocabulary, record: Mapping[str, Any], info: CheckpointInfo) -> None:
+    """A checkpoint is continued only with the vocabulary that it was trained with.
+
+    Args:
+        vocabulary: the one of this run.
+        record: the checkpoint's `xtts_extend` key; empty for a file of the stock Trainer: then only the size counts.
+        info: the checkpoint's header.
+
+    Raises:
+        VocabularyError: it is another one.
+    """
+    recorded = record.get("vocabulary")
     if recorded is not None and recorded["digest"] != vocabulary.digest:
         before, now = recorded["tokens"], vocabulary.tokens
         moved = sum(1 for token, number in before.items() if token in now and now[token] != number)
         raise VocabularyError(
             f"{info.path} was trained with another vocabulary than {vocabulary.path}: "
-            f"{len(now.keys() - before.keys())} tokens added, {len(before.keys() - now.keys())} removed, {moved} moved, "
-            "or other merges. Continue with the vocabulary of the run (vocab.json in its folder)."
+            f"{len(now.keys() - before.keys())} tokens added, {len(before.keys() - now.keys())} removed, "
+            f"{moved} moved, or other merges. Continue with the vocabulary of the run (vocab.json in its folder)."
         )
     if info.vocab_size != vocabulary.size:
         raise VocabularyError(

@@ -20,10 +20,11 @@ from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
-from xtts_extend.text.vocabulary import load_vocabulary, require_extension, romanized_spellings
+from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension, romanized_spellings
 from xtts_extend.training.arguments import apply_flags
 from xtts_extend.training.base import require_codec, use_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture, take_recorded
+from xtts_extend.training.restore import require_same_vocabulary
 
 logger = logging.getLogger("trainer")
 
@@ -37,12 +38,14 @@ class Start:
         path: the file.
         info: what its header says.
         recorded: the configuration that a training checkpoint holds; empty for a base model.
+        record: the `xtts_extend` key of a training checkpoint of ours; empty otherwise.
     """
 
     resume: bool
     path: Path
     info: CheckpointInfo
     recorded: Mapping[str, Any]
+    record: Mapping[str, Any]
 
 
 def classify_path(given: Mapping[str, Any]) -> Start:
@@ -66,7 +69,7 @@ def classify_path(given: Mapping[str, Any]) -> Start:
         content = load_pickled(path, map_location="meta")
         verb = "only its weights are taken (--start-fresh)" if fresh else "it is continued"
         logger.info(" > %s is a training checkpoint (step %s, epoch %s): %s.", path, info.step, info.epoch, verb)
-        return Start(not fresh, path, info, dict(content.get("config") or {}))
+        return Start(not fresh, path, info, content.get("config") or {}, content.get("xtts_extend") or {})
     logger.info(
         " > %s is a base model (weights only, %d token rows): training starts at step 0.", path, info.vocab_size
     )
@@ -74,7 +77,7 @@ def classify_path(given: Mapping[str, Any]) -> Start:
         logger.warning(
             " > It is named like a training checkpoint, but its optimizer was stripped: there is no run to continue."
         )
-    return Start(False, path, info, {})
+    return Start(False, path, info, {}, {})
 
 
 def build_config(given: Mapping[str, Any], overrides: Sequence[str], start: Start) -> NewLanguageConfig:
@@ -112,6 +115,10 @@ def build_config(given: Mapping[str, Any], overrides: Sequence[str], start: Star
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     for language in (config.language, *(sentence["language"] for sentence in config.test_sentences)):
         require_tag(tokenizer, language)
+    if start.resume:
+        require_same_vocabulary(load_vocabulary(Path(config.model_args.tokenizer_file)), start.record, start.info)
+    else:
+        _vocabularies(config, start)
     for sentence in config.test_sentences:
         if not Path(sentence["speaker_wav"]).is_file():
             raise ConfigError(f"The voice of a test sentence, {sentence['speaker_wav']}, does not exist.")
@@ -170,7 +177,7 @@ def load_samples(config: NewLanguageConfig) -> tuple[list[Sample], list[Sample]]
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     cache = Path(config.output_path) / ".data-check.jsonl"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    usable = []
+    usable: list[list[Sample]] = []
     for name, specs in (("training", config.train_manifests), ("evaluation", config.val_manifests)):
         if not specs:
             usable.append([])
@@ -211,30 +218,38 @@ def load_base(model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start
     """
     content, info = load_checkpoint(start.path)
     weights = xtts_weights(content.get("model", content))
-    vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
-    if info.vocab_size > vocabulary.size:
-        raise VocabularyError(
-            f"{start.path} has {info.vocab_size} token rows, and {vocabulary.path} only {vocabulary.size} tokens: "
-            "it is not an extension of the base's vocabulary. Make one with `xtts-extend extend-vocab`."
-        )
-    beside = start.path.parent / "vocab.json"
-    old = load_vocabulary(beside if beside.is_file() else Path(config.base_dir) / "vocab.json")
-    if old.size != info.vocab_size:
-        raise CheckpointError(
-            f"{start.path} has {info.vocab_size} token rows, and {old.path} has {old.size} tokens: they do not belong "
-            "together. Put the vocabulary of these weights beside them."
-        )
-    require_extension(old, vocabulary)
-    # the rows that a run froze stay frozen when another run starts from its weights
-    record = content.get("xtts_extend", {}).get("base_rows", {})
-    if vocabulary.size > info.vocab_size:
+    old, vocabulary = _vocabularies(config, start)
+    base_rows = info.vocab_size
+    if vocabulary.size > base_rows:
         spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
         weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
-    base_rows = info.vocab_size if vocabulary.size > info.vocab_size else record.get("rows", info.vocab_size)
+    elif start.record:
+        # the rows that a run froze stay frozen when another run starts from its weights
+        base_rows = start.record["base_rows"]["rows"]
     model.load_base(weights, base_rows)
     if config.freeze_base_rows:
         model.freeze_base_rows()
     logger.info(model.describe_rows(f"start: {config.init}"))
+
+
+def _vocabularies(config: NewLanguageConfig, start: Start) -> tuple[Vocabulary, Vocabulary]:
+    """The vocabulary of the weights that are started from, and that of the run, which has to extend it."""
+    vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
+    rows = start.info.vocab_size
+    if rows > vocabulary.size:
+        raise VocabularyError(
+            f"{start.path} has {rows} token rows, and {vocabulary.path} only {vocabulary.size} tokens: "
+            "it is not an extension of the base's vocabulary. Make one with `xtts-extend extend-vocab`."
+        )
+    beside = start.path.parent / "vocab.json"
+    old = load_vocabulary(beside if beside.is_file() else Path(config.base_dir) / "vocab.json")
+    if old.size != rows:
+        raise CheckpointError(
+            f"{start.path} has {rows} token rows, and {old.path} has {old.size} tokens: they do not belong together. "
+            "Put the vocabulary of these weights beside them."
+        )
+    require_extension(old, vocabulary)
+    return old, vocabulary
 
 
 def freeze_if_base_rows_are_old(model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start) -> None:

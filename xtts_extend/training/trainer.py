@@ -290,7 +290,7 @@ class ResumableTrainer(Trainer):
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
-        loader = cast(DataLoader[Any], self.train_loader)
+        loader = self.train_loader
         sampler = cast(EpochBatchSampler, loader.batch_sampler)
         batches = len(sampler)
         sampler.set_position(self.position.epoch, self.position.batch)
@@ -329,7 +329,7 @@ class ResumableTrainer(Trainer):
 
     def _is_complete(self) -> bool:
         """Whether a restored run has nothing left to do."""
-        position, sampler = self.position, cast(DataLoader[Any], self.train_loader).batch_sampler
+        position, sampler = self.position, self.train_loader.batch_sampler
         epochs_done = position.epoch + (position.batch == len(cast(EpochBatchSampler, sampler)))
         return (self._finished() or epochs_done >= self.config.epochs) and not position.evaluation_due
 
