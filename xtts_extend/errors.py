@@ -51,19 +51,14 @@ class CheckFailed(XttsExtendError):
 
 @contextmanager
 def report_errors(*, debug: bool) -> Iterator[None]:
-    """Print the package's errors as one message and exit with their code; log lines of the trainer go to stdout.
+    """Print the package's errors as one message on standard error and exit with their code.
 
     Args:
         debug: let errors through with their traceback.
     """
+    logging.getLogger("trainer").setLevel(logging.INFO)
     # it warns at every start about token ids that XTTS does not use
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    logger = logging.getLogger("trainer")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    logging.getLogger("transformers.configuration_utils").setLevel(logging.ERROR)
     try:
         yield
     except XttsExtendError as error:

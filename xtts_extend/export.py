@@ -13,8 +13,7 @@ from TTS.tts.configs.xtts_config import XttsConfig
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
-from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
-from xtts_extend.files import atomic_write
+from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, MachineError
 from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import take_recorded
@@ -71,7 +70,7 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
     recorded = content["config"]
     record = content.get("xtts_extend", {})
     weights = xtts_weights(content["model"])
-    base = base_dir or Path(record.get("base_dir") or "")
+    base = base_dir or Path(record.get("base_dir") or path.parent)
     rows_checked = _prove_base_rows(weights, record.get("base_rows", {}), base_dir)
 
     vocab = path.parent / "vocab.json"
@@ -83,24 +82,29 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
         )
     config = XttsConfig()
     take_recorded(config, recorded)
-    config.languages = [code for code in config.languages if code in vocabulary.languages]
+    known = [code for code in config.languages if code in vocabulary.languages]
+    config.languages = known + [code for code in vocabulary.languages if code not in known]
     config.model_args.tokenizer_file = ""
     config.model_args.gpt_number_text_tokens = vocabulary.size
-    language = recorded.get("language") or ""
+    language = recorded.get("language") or "a fine-tuned language"
 
-    output.mkdir(parents=True, exist_ok=True)
-    with atomic_write(output / "model.pth") as file:
-        torch.save({"model": weights}, file)
-    with atomic_write(output / "config.json") as file:
-        file.write(json.dumps(config.to_dict(), indent=4).encode())
-    shutil.copyfile(vocab, output / "vocab.json")
-    if base_dir or record.get("base_dir"):
-        speakers = base / "speakers_xtts.pth"
-        if speakers.is_file():
-            shutil.copyfile(speakers, output / "speakers_xtts.pth")
-    (output / "README.md").write_text(
-        _README.format(language=language, step=info.step, rate=config.audio.output_sample_rate), encoding="utf-8"
-    )
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        torch.save({"model": weights}, partial / "model.pth")
+        (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=4), encoding="utf-8")
+        shutil.copyfile(vocab, partial / "vocab.json")
+        if (base / "speakers_xtts.pth").is_file():
+            shutil.copyfile(base / "speakers_xtts.pth", partial / "speakers_xtts.pth")
+        readme = _README.format(language=language, step=info.step, rate=config.audio.output_sample_rate)
+        (partial / "README.md").write_text(readme, encoding="utf-8")
+        partial.replace(output)
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write of its archive as a RuntimeError
+        raise MachineError(f"{output} cannot be written: {error}. Make room, or give another --output.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return {
         "checkpoint": str(path),
         "step": info.step,

@@ -92,3 +92,13 @@ def test_fit_names_missing_and_left_over():
     store.require_fit({"a", "b"}, {"a", "b"}, "position")
     with pytest.raises(CheckpointError, match="1 missing: a; 1 left over: c"):
         store.require_fit({"a", "b"}, {"b", "c"}, "position")
+
+
+def test_later_checkpoints_are_set_aside_and_not_lost(tmp_path):
+    for name in ("checkpoint_4.pth", "checkpoint_8.pth", "best_model_4.pth", "best_model_8.pth"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "best_model.pth").hardlink_to(tmp_path / "best_model_8.pth")
+    store.set_aside_later(tmp_path, 4)
+    assert {file.name for file in tmp_path.iterdir()} == {"checkpoint_4.pth", "best_model_4.pth", "set-aside"}
+    assert (tmp_path / "set-aside" / "checkpoint_8.pth").read_text() == "checkpoint_8.pth"
+    assert (tmp_path / "set-aside" / "best_model_8.pth").read_text() == "best_model_8.pth"

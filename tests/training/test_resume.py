@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -307,3 +308,55 @@ def test_what_is_missing_or_left_over_is_named(uninterrupted, corpus, tmp_path, 
 
 def test_flags_as_text():
     assert as_flag("no_freeze_base_rows", True) == ["--no-freeze-base-rows"]
+
+
+def test_an_older_checkpoint_sets_the_later_ones_aside(uninterrupted, corpus, recipe, tmp_path):
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    recipe(
+        [
+            "--checkpoint",
+            str(run / "checkpoint_4.pth"),
+            "--max-steps",
+            "5",
+            "--save-step",
+            "1",
+            "--keep-checkpoints",
+            "1",
+        ]
+    )
+    assert {file.name for file in run.glob("checkpoint_*")} == {"checkpoint_5.pth"}
+    assert {file.name for file in (run / "set-aside").iterdir()} >= {"checkpoint_8.pth", "checkpoint_12.pth"}
+    assert (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1].startswith('{"step": 5')
+
+
+def test_a_schedule_by_epoch_moves_once_an_epoch(corpus, recipe, tmp_path):
+    flags = ["--coqpit.lr_scheduler=ExponentialLR", '--coqpit.lr_scheduler_params={"gamma": 0.5}']
+    flags += ["--coqpit.scheduler_after_epoch=true"]
+    recipe(corpus.flags(output_dir=tmp_path, epochs=1, val_manifest=None) + flags)
+    run = only_run(tmp_path)
+    recipe(["--checkpoint", str(run), "--epochs", "2"])
+    rates = [line["learning_rate"] for line in read_metrics(run)[0]]
+    assert rates == [1e-3] * 6 + [5e-4] * 6
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(uninterrupted, corpus, recipe, tmp_path, capsys):
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in run.glob("checkpoint_*")}
+    with pytest.raises(SystemExit) as caught:
+        recipe(
+            [
+                "--checkpoint",
+                str(run),
+                "--epochs",
+                "9",
+                "--learning-rate",
+                "1e30",
+                "--allow-changes",
+                "--save-step",
+                "1000",
+            ]
+        )
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert re.search(r"The loss of step 1[34] is (nan|inf) \(samples: wavs/am_", error)
+    assert {file.name: file.read_bytes() for file in run.glob("checkpoint_*")} == before

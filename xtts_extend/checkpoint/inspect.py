@@ -6,6 +6,7 @@ takes a fraction of a second, and `weights_only=True` keeps a file from running 
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import warnings
@@ -18,6 +19,8 @@ from typing import Any
 import torch
 
 from xtts_extend.errors import CheckpointError
+
+logger = logging.getLogger("trainer")
 
 #: Prefixes under which the text embedding is found: coqui's trainer, `Xtts.state_dict()`, a bare GPT.
 _GPT_PREFIXES = ("xtts.gpt.", "gpt.", "")
@@ -209,7 +212,7 @@ def newest_checkpoint(run: Path) -> Path:
         else:
             damaged.append(f"{file} holds no training state.")
     for line in damaged:
-        warnings.warn(f"passed over: {line}", stacklevel=2)
+        logger.warning(" > passed over: %s", line)
     if not sound:
         listed = "\n  ".join(damaged) or "no checkpoint_N.pth or best_model_N.pth in it"
         raise CheckpointError(f"{run} holds no checkpoint that can be resumed:\n  {listed}")

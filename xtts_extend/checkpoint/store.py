@@ -73,6 +73,25 @@ def remove_leftovers(run: Path) -> None:
             file.unlink(missing_ok=True)
 
 
+def set_aside_later(run: Path, step: int) -> None:
+    """Move checkpoints of later steps, from which the run does not continue, into a folder `set-aside`.
+
+    They would take the place of the new ones: as the newest of the run, and in the retention.
+    """
+    for file in sorted(run.iterdir()):
+        found = _step_of(file, "checkpoint") or _step_of(file, "best_model")
+        if found and int(found.group(1)) > step:
+            folder = run / "set-aside"
+            folder.mkdir(exist_ok=True)
+            best = run / "best_model.pth"
+            if best.exists() and best.samefile(file):
+                best.unlink()
+            file.replace(folder / file.name)
+            logger.warning(
+                " > %s is later than step %d, where the run continues: moved to %s.", file.name, step, folder
+            )
+
+
 def keep_newest(run: Path, count: int) -> None:
     """Remove all `checkpoint_N.pth` but the `count` with the most steps (by name: these are our own files)."""
     files = [(int(found.group(1)), file) for file in run.iterdir() if (found := _step_of(file, "checkpoint"))]

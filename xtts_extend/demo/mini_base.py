@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from trainer import TrainerArgs
 from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig
+from TTS.tts.layers.xtts.dvae import DiscreteVAE
 from TTS.tts.models.xtts import Xtts
 
 import xtts_extend
-from xtts_extend.checkpoint.inspect import newest_checkpoint
-from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
 from xtts_extend.demo import texts
 from xtts_extend.demo.mini_dvae import log_mels, mel_statistics, train_dvae
@@ -28,7 +28,7 @@ from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS, make_corpus
 from xtts_extend.errors import ConfigError, MachineError
 from xtts_extend.files import atomic_write
 from xtts_extend.model.gpt_trainer import xtts_weights
-from xtts_extend.model.voice import make_voice
+from xtts_extend.model.voice import Voice, make_voice
 from xtts_extend.speaking import load_model
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 from xtts_extend.training.base import FILES, make_dvae
@@ -84,16 +84,24 @@ def make_mini_base(
     if vocab is not None:
         load_vocabulary(vocab)
     with complete_or_nothing(Path(output)) as folder, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
         if vocab is None:
             corpus = {language: texts.sentences(language, 1500, seed) for language in texts.BASE_LANGUAGES}
             write_vocabulary(corpus, VOCABULARY_SIZE, folder / "vocab.json")
         else:
             shutil.copyfile(vocab, folder / "vocab.json")
-        _write_untrained(folder, load_vocabulary(folder / "vocab.json"), layers, channels, heads)
+        torch.manual_seed(seed)
+        dvae, mel_stats = make_dvae(AUDIO_CODES), torch.full((80,), UNTRAINED_MEL_SCALE)
+        work = folder / "work"
         if steps:
-            work = folder / "work"
-            _train(folder, work, steps, seed, progress)
+            manifests = _speak_corpora(work, seed, progress)
+            mel_stats = _train_dvae(dvae, _recordings(manifests), seed, progress)
+        _save(dvae.state_dict(), folder / "dvae.pth")
+        _save(mel_stats, folder / "mel_stats.pth")
+        torch.manual_seed(seed)
+        _write_untrained(folder, mel_stats, layers, channels, heads)
+        if steps:
+            _train_gpt(folder, manifests, work / "runs", steps, seed)
+            _write_speakers(folder, _recordings(manifests))
             shutil.rmtree(work)
     return Path(output)
 
@@ -169,8 +177,9 @@ def _require_sizes(layers: int, channels: int, heads: int, steps: int) -> None:
         raise ConfigError(f"{channels} channels with {heads} heads: expected a multiple of the heads and of 8.")
 
 
-def _write_untrained(folder: Path, vocabulary: Vocabulary, layers: int, channels: int, heads: int) -> None:
-    """All files but the vocabulary, with the weights as drawn."""
+def _write_untrained(folder: Path, mel_stats: Tensor, layers: int, channels: int, heads: int) -> None:
+    """Configuration, weights as drawn and a speaker, for the vocabulary in `folder`."""
+    vocabulary = load_vocabulary(folder / "vocab.json")
     config = mini_config(vocabulary, layers=layers, channels=channels, heads=heads)
     # the keys of the published file: what newer releases of coqui-tts added is missing there as well
     values: dict[str, Any] = config.to_dict() | {"model_dir": None}
@@ -178,29 +187,29 @@ def _write_untrained(folder: Path, vocabulary: Vocabulary, layers: int, channels
         values.pop(key)
     del values["audio"]["dvae_sample_rate"]
     (folder / "config.json").write_text(json.dumps(values, indent=4), encoding="utf-8")
-    mel_stats = torch.full((80,), UNTRAINED_MEL_SCALE)
-    _save(mel_stats, folder / "mel_stats.pth")
-    _save(make_dvae(AUDIO_CODES).state_dict(), folder / "dvae.pth")
     xtts = Xtts(config)
     xtts.mel_stats.copy_(mel_stats)
     _save({"model": xtts.state_dict()}, folder / "model.pth")
-    embedding = torch.nn.functional.normalize(torch.randn(1, 512, 1), dim=1)
-    _save(
-        {"untrained": {"gpt_cond_latent": torch.randn(1, 32, channels), "speaker_embedding": embedding}},
-        folder / "speakers_xtts.pth",
-    )
+    voice = Voice(torch.randn(1, 32, channels), torch.nn.functional.normalize(torch.randn(1, 512, 1), dim=1))
+    _save({"untrained": _speaker(voice)}, folder / "speakers_xtts.pth")
 
 
-def _train(folder: Path, work: Path, steps: int, seed: int, progress: bool) -> None:
-    """Replace mel statistics, DVAE, GPT and speakers by trained ones; `work` takes speech and the run."""
-    manifests = {
+def _speak_corpora(work: Path, seed: int, progress: bool) -> dict[str, Path]:
+    """Manifests of espeak-ng speech, by language."""
+    return {
         language: make_corpus(texts.sentences(language, _SENTENCES, seed), language, work / language, progress=progress)
         for language in texts.BASE_LANGUAGES
     }
-    recordings = sorted(file for manifest in manifests.values() for file in (manifest.parent / "wavs").iterdir())
+
+
+def _recordings(manifests: dict[str, Path]) -> list[Path]:
+    return sorted(file for manifest in manifests.values() for file in (manifest.parent / "wavs").iterdir())
+
+
+def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: bool) -> Tensor:
+    """Train the DVAE in place; returns the mel statistics [80]."""
     mels = log_mels(random.Random(seed).sample(recordings, _DVAE_UTTERANCES))
     mel_stats = mel_statistics(mels)
-    dvae = make_dvae(AUDIO_CODES)
     report = train_dvae(dvae, mels / mel_stats[:, None], decoder_steps=_DECODER_STEPS, progress=progress)
     logger.info(
         " > DVAE: %d of %d codes in use, decoded mels miss %.0f %% of the variance",
@@ -208,26 +217,11 @@ def _train(folder: Path, work: Path, steps: int, seed: int, progress: bool) -> N
         AUDIO_CODES,
         100 * report.missed_variance,
     )
-    _save(mel_stats, folder / "mel_stats.pth")
-    _save(dvae.state_dict(), folder / "dvae.pth")
-    _train_gpt(folder, manifests, work / "runs", steps, seed)
-    content, _ = load_checkpoint(newest_checkpoint(next((work / "runs").glob("*/"))))
-    _save(
-        {"model": {key: tensor.clone() for key, tensor in xtts_weights(content["model"]).items()}}, folder / "model.pth"
-    )
-    xtts = load_model(folder)
-    speakers = {}
-    for speaker, file in zip(SPEAKERS, recordings, strict=False):
-        voice = make_voice(xtts, [load_audio(file, SAMPLE_RATE)])
-        speakers[speaker.name] = {
-            "gpt_cond_latent": voice.latents.cpu().clone(),
-            "speaker_embedding": voice.embedding.cpu().clone(),
-        }
-    _save(speakers, folder / "speakers_xtts.pth")
+    return mel_stats
 
 
 def _train_gpt(base: Path, manifests: dict[str, Path], runs: Path, steps: int, seed: int) -> None:
-    """The recipe's steps on an untrained base: its own vocabulary, so that there is nothing to resize or to freeze."""
+    """Train `model.pth` with the recipe's steps; with the base's own vocabulary nothing is resized or frozen."""
     given = {
         "base_dir": str(base),
         "language": texts.BASE_LANGUAGES[0],
@@ -254,9 +248,25 @@ def _train_gpt(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
     train_samples, _ = load_samples(config)
     model = build_model(config)
     load_base(model, config, start)
-    ResumableTrainer(
+    trainer = ResumableTrainer(
         TrainerArgs(grad_accum_steps=config.grad_accum_steps), config, model=model, train_samples=train_samples
-    ).fit()
+    )
+    trainer.fit()
+    _save({"model": xtts_weights(model.state_dict())}, base / "model.pth")
+
+
+def _write_speakers(base: Path, recordings: list[Path]) -> None:
+    """The voices of the corpus, each from its first recording."""
+    xtts = load_model(base)
+    voices = {
+        speaker.name: make_voice(xtts, [load_audio(file, SAMPLE_RATE)])
+        for speaker, file in zip(SPEAKERS, recordings, strict=False)
+    }
+    _save({name: _speaker(voice) for name, voice in voices.items()}, base / "speakers_xtts.pth")
+
+
+def _speaker(voice: Voice) -> dict[str, Tensor]:
+    return {"gpt_cond_latent": voice.latents.cpu(), "speaker_embedding": voice.embedding.cpu()}
 
 
 def _save(content: Any, path: Path) -> None:

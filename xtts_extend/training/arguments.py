@@ -23,6 +23,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: a number of at least 0 was expected")
+    return value
+
+
 def _at_least_zero(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -94,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     training = parser.add_argument_group("training (a step is a batch)")
     training.add_argument("--epochs", type=_positive, help="stop after so many passes [1000: until you stop it]")
     training.add_argument("--max-steps", type=_positive, help="stop after so many steps [no limit]")
-    training.add_argument("--batch-size", type=_positive, help="utterances per batch [4: fits 12 GB]")
+    training.add_argument("--batch-size", type=_positive, help="utterances per batch [4]")
     training.add_argument(
         "--grad-accum-steps",
         type=_positive,
@@ -103,9 +110,9 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--learning-rate",
         type=_at_least_zero,
-        help="[5e-6: coqui's value for fine-tuning; higher loses the old languages sooner]",
+        help="[5e-6: coqui's value for fine-tuning XTTS]",
     )
-    training.add_argument("--warmup-steps", type=int, help="linear warm-up over so many batches, then constant [0]")
+    training.add_argument("--warmup-steps", type=_count, help="linear warm-up over so many batches, then constant [0]")
     training.add_argument(
         "--text-loss-weight", type=_at_least_zero, help="[0.01: as XTTS was trained; speech is what counts]"
     )
@@ -113,7 +120,7 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument("--weight-decay", type=_at_least_zero, help="on weight matrices only [0.01: coqui's]")
     training.add_argument("--grad-clip", type=_at_least_zero, help="largest norm of the gradient; 0 for none [0]")
     training.add_argument("--amp", choices=("none", "bf16", "fp16"), help="mixed precision [none]")
-    training.add_argument("--num-workers", type=int, help="processes that load data [0]")
+    training.add_argument("--num-workers", type=_count, help="processes that load data [0]")
     training.add_argument("--seed", type=int, help="of everything that is random [1]")
     training.add_argument("--language-weights", type=_weights, metavar="LANG=W,…", help="shares of audio [by hours]")
     training.add_argument("--max-bad-share", type=_at_least_zero, help="stop if more samples are unusable [0.01]")
@@ -165,6 +172,18 @@ _RENAMED = {
     "output_dir": "output_path",
     "vocab": "model_args.tokenizer_file",
 }
+_AT_LEAST_ONE = (
+    "batch_size",
+    "eval_batch_size",
+    "grad_accum_steps",
+    "epochs",
+    "max_steps",
+    "save_step",
+    "save_n_checkpoints",
+    "print_step",
+    "plot_step",
+    "run_eval_steps",
+)
 _PATHS = ("base_dir", "vocab", "output_dir")
 #: Flags that are not values of the configuration.
 _NOT_CONFIG = ("checkpoint", "start_fresh", "new_run", "allow_changes", "debug", "warmup_steps", "amp")
@@ -205,9 +224,9 @@ def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Seq
             "start_factor": 1e-3,
             "total_iters": -(-given["warmup_steps"] // config.grad_accum_steps),
         }
-    for key in ("batch_size", "eval_batch_size", "grad_accum_steps", "epochs", "save_step", "save_n_checkpoints"):
+    for key in _AT_LEAST_ONE:
         value = getattr(config, key)
-        if type(value) is not int or value < 1:
+        if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{key} is {value}; a whole number of at least 1 was expected.")
     if config.init not in INIT_METHODS:
         raise ConfigError(f"init is {config.init!r}; choose one of {', '.join(INIT_METHODS)}.")

@@ -57,6 +57,7 @@ class NewLanguageConfig(GPTTrainerConfig):
     save_n_checkpoints: int = 3
     print_step: int = 25
     plot_step: int = 25
+    output_path: str = "runs"
     run_name: str = "xtts"
     run_description: str = "XTTS learns a new language"
 

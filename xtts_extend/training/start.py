@@ -15,7 +15,7 @@ from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, l
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.manifest import Sample, read_manifests
-from xtts_extend.errors import CheckpointError, ConfigError, DataError, VocabularyError
+from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError, VocabularyError
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
 from xtts_extend.text.languages import validate_code
@@ -120,17 +120,23 @@ def build_config(given: Mapping[str, Any], overrides: Sequence[str], start: Star
     else:
         _vocabularies(config, start)
     for sentence in config.test_sentences:
+        sentence["speaker_wav"] = _absolute(sentence["speaker_wav"])
         if not Path(sentence["speaker_wav"]).is_file():
             raise ConfigError(f"The voice of a test sentence, {sentence['speaker_wav']}, does not exist.")
     if config.language not in config.languages:
         config.languages = [*config.languages, config.language]
     if config.mixed_precision and config.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--amp fp16 needs a GPU, and none is visible. Use --amp bf16 or none.")
+    if torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"{torch.cuda.device_count()} GPUs are visible, and a run uses one. "
+            "Choose it with CUDA_VISIBLE_DEVICES=0 before the command."
+        )
     return config
 
 
 def _absolute(spec: str) -> str:
-    """A manifest's PATH or PATH:LANG, so that a resume finds it from another working directory."""
+    """A path (or a manifest's PATH:LANG) that a resume finds from another working directory."""
     return str(Path(spec).expanduser().absolute())
 
 
@@ -176,7 +182,12 @@ def load_samples(config: NewLanguageConfig) -> tuple[list[Sample], list[Sample]]
     """
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     cache = Path(config.output_path) / ".data-check.jsonl"
-    cache.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"The output folder {cache.parent} cannot be made: {error.strerror}. Give another --output-dir."
+        ) from error
     usable: list[list[Sample]] = []
     for name, specs in (("training", config.train_manifests), ("evaluation", config.val_manifests)):
         if not specs:

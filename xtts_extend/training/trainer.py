@@ -15,11 +15,7 @@ import logging
 import math
 import random
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,22 +32,19 @@ from xtts_extend.checkpoint.store import (
     make_run_folder,
     mark_best,
     remove_leftovers,
+    set_aside_later,
     write_checkpoint,
 )
-from xtts_extend.data.audio import load_audio
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
-from xtts_extend.errors import CheckpointError
-from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
+from xtts_extend.errors import CheckFailed, CheckpointError
+from xtts_extend.training.evaluation import losses_by_language, speak_test_sentences
 from xtts_extend.training.metrics import MetricsLog
 from xtts_extend.training.progress import Progress
 from xtts_extend.training.restore import Position, prepare_model, restore, run_record
+from xtts_extend.training.signals import Interrupted, StopSignal
 
 logger = logging.getLogger("trainer")
-
-
-class _Interrupted(Exception):
-    """A signal asked the run to stop, and the current optimizer step is complete."""
 
 
 class ResumableTrainer(Trainer):
@@ -107,8 +100,8 @@ class ResumableTrainer(Trainer):
         args.continue_path = str(run)
         self.position = Position()
         self.best_value = math.inf
-        self._stop_signal: int | None = None
-        self._saved_step = -1
+        self.stop = StopSignal()
+        self._saved_step = 0
         super().__init__(
             args,
             config,
@@ -121,6 +114,7 @@ class ResumableTrainer(Trainer):
         )
         self._checkpoint = None
         remove_leftovers(run)
+        set_aside_later(run, self.position.step)
         vocabulary = Path(config.model_args.tokenizer_file)
         if vocabulary.absolute() != run / "vocab.json":
             shutil.copyfile(vocabulary, run / "vocab.json")
@@ -266,6 +260,12 @@ class ResumableTrainer(Trainer):
             step_optimizer=moves,
             num_optimizers=1,
         )
+        if not math.isfinite(losses["loss"]):
+            raise CheckFailed(
+                f"The loss of step {self.position.step + 1} is {losses['loss']} (samples: {', '.join(names)}). "
+                f"The run stops, and its last checkpoint (step {self._saved_step}) stays as it is. "
+                "Lower the learning rate, set --grad-clip 1, or look at these samples."
+            )
         # stock divides the loss that it reports by the accumulation
         losses["loss"] = losses["loss"] * self.grad_accum_steps
         position = self.position
@@ -306,8 +306,6 @@ class ResumableTrainer(Trainer):
                 if self._finished():
                     return
         self.callbacks.on_train_epoch_end(self)
-        if self.config.scheduler_after_epoch and self.scheduler[0] is not None:
-            self.scheduler[0].step()
 
     def _between_steps(self, boundary: int, epoch_ends: bool) -> None:
         """Serve what fell due since the last optimizer step: evaluate, then save, then stop."""
@@ -315,13 +313,15 @@ class ResumableTrainer(Trainer):
         def due(every: int | None) -> bool:
             return every is not None and self.position.step // every > boundary // every
 
+        if epoch_ends and self.config.scheduler_after_epoch and self.scheduler[0] is not None:
+            self.scheduler[0].step()
         if epoch_ends or due(self.config.run_eval_steps):
             self.position.evaluation_due = True
             self._evaluate_if_due()
         if due(self.config.save_step) and self.config.save_checkpoints:
             self.save_checkpoint()
-        if self._stop_signal is not None:
-            raise _Interrupted
+        if self.stop.number is not None:
+            raise Interrupted
 
     def _finished(self) -> bool:
         limit = getattr(self.config, "max_steps", None)
@@ -341,7 +341,8 @@ class ResumableTrainer(Trainer):
         """Evaluate each language, choose the best model, speak the test sentences; all or nothing of it counts."""
         if not self.position.evaluation_due:
             return
-        lines = self._eval_losses() if self.config.run_eval and self.eval_samples else {}
+        self._seed("eval", self.position.step)
+        lines = losses_by_language(self) if self.config.run_eval and self.eval_samples else {}
         for language, losses in lines.items():
             self.metrics.add(eval=True, step=self.position.step, epoch=self.position.epoch, language=language, **losses)
             self.dashboard_logger.eval_stats(self.position.step, {f"{language}/{k}": v for k, v in losses.items()})
@@ -357,47 +358,12 @@ class ResumableTrainer(Trainer):
         self.save_best_model()
         self._training_mode()
 
-    @torch.no_grad()
-    def _eval_losses(self) -> dict[str, dict[str, float]]:
-        """Per language the mean losses over its evaluation samples."""
-        self.model.eval()
-        self._seed("eval", self.position.step)
-        languages = sorted({sample["language"] for sample in self.eval_samples or []})
-        results = {}
-        for language in languages:
-            samples = [sample for sample in self.eval_samples or [] if sample["language"] == language]
-            sums: dict[str, float] = {}
-            for batch in self.get_eval_dataloader(samples):
-                if self._stop_signal is not None:
-                    raise _Interrupted
-                count = len(batch["samples"])
-                _, losses = self.eval_step(self.format_batch(batch), 0)
-                for name, value in (losses or {}).items():
-                    sums[name] = sums.get(name, 0.0) + value * count
-            results[language] = {name: value / len(samples) for name, value in sums.items()}
-        return results
-
     def test_run(self) -> None:
-        """Speak the test sentences; the reference voice is read without FFmpeg."""
-        if not self.config.test_sentences:
-            return
-        self.model.eval()
-        self._seed("test", self.position.step)
-        xtts = self.model.xtts
-        xtts.gpt.init_gpt_for_inference(kv_cache=self.config.model_args.kv_cache, use_deepspeed=False)
-        xtts.gpt.eval()
-        try:
-            for index, sentence in enumerate(self.config.test_sentences):
-                voice = make_voice(xtts, [load_audio(sentence["speaker_wav"], REFERENCE_RATE)])
-                parts = [out["wav"] for _, out in speak(xtts, sentence["text"], sentence["language"], voice)]
-                self.dashboard_logger.test_audios(
-                    self.position.step,
-                    {f"{index}-audio": np.concatenate(parts)},
-                    self.config.model_args.output_sample_rate,
-                )
-        finally:
-            del xtts.gpt.gpt_inference
-            del xtts.gpt.gpt.wte
+        """Speak the test sentences for the dashboard."""
+        if self.config.test_sentences:
+            self._seed("test", self.position.step)
+            rate = self.config.model_args.output_sample_rate
+            self.dashboard_logger.test_audios(self.position.step, speak_test_sentences(self), rate)
 
     ####################
     # FIT
@@ -436,40 +402,17 @@ class ResumableTrainer(Trainer):
         Raises:
             SystemExit: a signal ended the run.
         """
-        with self._signals():
+        with self.stop:
             try:
                 self._fit()
-            except _Interrupted:
+            except Interrupted:
                 if self._saved_step != self.position.step:
                     self.save_checkpoint()
                 self.callbacks.on_keyboard_interrupt(self)
                 logger.info(" > Stopped at step %d; the same command continues it.", self.position.step)
-                raise SystemExit(128 + int(self._stop_signal or signal.SIGINT)) from None
+                raise SystemExit(128 + int(self.stop.number or 0)) from None
             finally:
                 self.dashboard_logger.finish()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask for a stop while the block runs (in the main thread, where Python allows it)."""
-
-        def handle(number: int, frame: Any) -> None:
-            if self._stop_signal is not None:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            self._stop_signal = number
-            logger.info(" > Signal %d: stopping after the current optimizer step; once more stops at once.", number)
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before: dict[int, Callable[..., Any] | int | None] = {
-            number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _losses(losses: dict[str, float]) -> str:
