@@ -58,6 +58,8 @@ def main(argv: list[str]) -> None:
             TrainerArgs(
                 restore_path=str(start.path) if start.resume else "",
                 grad_accum_steps=config.grad_accum_steps,
+                # what the base can do is worth knowing before it changes
+                start_with_eval=bool(eval_samples),
             ),
             config,
             output_path=config.output_path,

@@ -380,6 +380,8 @@ class ResumableTrainer(Trainer):
                 self.config.epochs,
             )
             return
+        if self.start_with_eval and self.position.step == 0:
+            self.position.evaluation_due = True
         self._evaluate_if_due()
         for epoch in range(self.position.epoch, self.config.epochs):
             if self._finished():

@@ -1,0 +1,41 @@
+"""The loss curves of a run as a picture, with the place where it was resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_WINDOW = 10
+
+
+def draw_losses(
+    steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], resumed_after: int, output: Path
+) -> None:
+    """Draw the mel loss of every step, its running mean, and the evaluations of each language, as a PNG.
+
+    Args:
+        steps, evaluations: from `read_metrics`.
+        resumed_after: the last step before the stop.
+        output: the file.
+    """
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    numbers = [line["step"] for line in steps]
+    losses = [line["loss_mel_ce"] for line in steps]
+    axes.plot(numbers, losses, color="0.8", linewidth=1, label="training, each step")
+    means = [sum(part) / len(part) for part in (losses[max(0, i - _WINDOW + 1) : i + 1] for i in range(len(losses)))]
+    axes.plot(numbers, means, color="0.35", label=f"training, mean of {_WINDOW} steps")
+    for language in sorted({line["language"] for line in evaluations}):
+        lines = [line for line in evaluations if line["language"] == language]
+        points = [line["step"] for line in lines], [line["loss_mel_ce"] for line in lines]
+        axes.plot(*points, marker="o", label=f"evaluation, {language}")
+    axes.axvline(resumed_after + 0.5, color="tab:red", linestyle="--", label=f"stopped after {resumed_after}, resumed")
+    axes.set(xlabel="step", ylabel="mel loss (cross entropy)", title="A new language, stopped and resumed")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(output, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,296 @@
+"""The whole job on the embedded default: a mini base that knows English and Spanish learns Amharic.
+
+Every step is the command or the recipe that a user calls, on the same files; only the sizes are small.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import xtts_extend
+from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.data.audio import load_audio, save_wav
+from xtts_extend.data.check import check_samples
+from xtts_extend.data.manifest import read_manifests, write_manifest
+from xtts_extend.demo import texts
+from xtts_extend.demo.griffin_lim import codes_to_audio
+from xtts_extend.demo.mini_base import cached_mini_base
+from xtts_extend.demo.plot import draw_losses
+from xtts_extend.demo.speech import make_corpus
+from xtts_extend.errors import CheckFailed, ConfigError
+from xtts_extend.export import export
+from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.gpt_trainer import xtts_weights
+from xtts_extend.model.voice import REFERENCE_RATE, make_voice
+from xtts_extend.speaking import load_model, speak_to_file
+from xtts_extend.text.extend import check_vocabulary, extend_vocabulary
+from xtts_extend.text.tokenizer import load_tokenizer
+from xtts_extend.training.base import make_dvae
+from xtts_extend.training.config import NewLanguageConfig
+from xtts_extend.training.metrics import read_metrics
+from xtts_extend.training.start import limits_of
+
+LANGUAGE = "am"
+SENTENCE = "ሰላም ለዓለም።"
+STEPS = 240
+#: The signal comes at this step: in the middle of an epoch of 50 batches.
+STOP_AT = 120
+_VOCABULARY_SIZE = 300
+_TRAIN, _VAL = 200, 20
+#: The base was trained on the first sentences of its languages.
+_BASE_SENTENCES = 600
+
+console = Console()
+
+
+def run_demo(output: Path) -> dict[str, Any]:
+    """Extend, check, train, stop by a real signal, resume, export, speak; print the numbers and draw the losses.
+
+    Args:
+        output: a folder that does not exist yet, or one of an earlier demo, which is written over.
+
+    Returns:
+        The measured numbers, as they are written to `report.json`.
+
+    Raises:
+        CheckFailed: a step did not end as it should.
+        ConfigError: the folder holds something else, or the recipe is not where it should be.
+    """
+    start = time.monotonic()
+    output = output.absolute()
+    _prepare_folder(output)
+    recipe = _find_recipe()
+
+    _title("1  a base model that knows English and Spanish")
+    base = cached_mini_base()
+    console.print(f"{base}")
+
+    _title("2  speech in Amharic, and some in the old languages to see what is kept")
+    manifests = _speak(output)
+
+    _title("3  extend the vocabulary")
+    vocab = output / "vocab.json"
+    report = extend_vocabulary(base / "vocab.json", LANGUAGE, vocab, texts=[output / "am.txt"], size=_VOCABULARY_SIZE)
+    check = check_vocabulary(base / "vocab.json", vocab, [output / "en.txt", output / "es.txt"])
+    console.print(f"{report.added} entries added, unknown share {report.unknown_share}")
+
+    _title("4  check the data")
+    xtts_extend.enable()
+    limits = limits_of(NewLanguageConfig())
+    data = check_samples(read_manifests([str(manifests["train"])], LANGUAGE), load_tokenizer(vocab), limits)
+    console.print(data.summary())
+
+    _title(f"5  train, and stop at step {STOP_AT} with a real signal, in the middle of an epoch")
+    flags = {
+        "base-dir": base,
+        "vocab": vocab,
+        "language": LANGUAGE,
+        "train-manifest": manifests["train"],
+        "output-dir": output / "runs",
+        "max-steps": STEPS,
+        "batch-size": 4,
+        "grad-accum-steps": 1,
+        "learning-rate": 5e-4,
+        "grad-clip": 1,
+        "save-step": 100,
+    }
+    command = [f"--{key}={value}" for key, value in flags.items()]
+    command += [f"--val-manifest={manifests[code]}:{code}" for code in (LANGUAGE, *texts.BASE_LANGUAGES)]
+    # conditioning on 1.5 to 3 s, as the base was trained
+    command += ["--coqpit.model_args.min_conditioning_length=33075"]
+    command += ["--coqpit.model_args.max_conditioning_length=66150", "--coqpit.print_step=20"]
+    _run(recipe, command, expected=130, stop_at=STOP_AT)
+    (run,) = (output / "runs").glob("xtts-*/")
+    stopped = _newest_step(run)
+
+    _title("6  the same run folder again: it continues")
+    first = _run(recipe, [f"--checkpoint={run}"], expected=0)
+    steps, evaluations = read_metrics(run)
+
+    _title("7  export, with the proof that old rows are the base's")
+    model = output / "am-model"
+    exported = export(run, model, base)
+    console.print(f"{model}: {exported['size_bytes'] / 1e6:.1f} MB, old rows checked: {exported['base_rows_checked']}")
+
+    _title("8  speak")
+    voice = manifests["train"].parent / "wavs" / f"{LANGUAGE}_00000.wav"
+    spoken = speak_to_file(model, LANGUAGE, [voice], SENTENCE, output / "hello.wav", seed=0)
+    heard_s = _speak_through_dvae(model, base, voice, output / "hello-griffin-lim.wav")
+
+    before, after = (_by_language(evaluations, step) for step in (0, STEPS))
+    numbers = {
+        "steps_before_the_stop": stopped,
+        "first_step_after_the_resume": first,
+        "steps_in_all": len(steps),
+        "step_numbers_without_gap_or_repeat": [line["step"] for line in steps] == list(range(1, STEPS + 1)),
+        "loss_before": before,
+        "loss_after": after,
+        "old_ids_changed": check.changed_ids,
+        "old_lines_cut_differently": check.changed_lines,
+        "old_rows_changed": _changed_rows(run, base),
+        "rows": {"old": exported["base_rows"], "new": report.vocab_size - exported["base_rows"]},
+        "megabytes": {
+            "base model.pth": (base / "model.pth").stat().st_size / 1e6,
+            "checkpoint": max(file.stat().st_size for file in run.glob("checkpoint_*.pth")) / 1e6,
+            "exported model.pth": exported["size_bytes"] / 1e6,
+        },
+        "spoken_s": spoken["audio_s"],
+        "spoken_griffin_lim_s": heard_s,
+        "minutes": (time.monotonic() - start) / 60,
+    }
+    (output / "report.json").write_text(json.dumps(numbers, indent=2, ensure_ascii=False), encoding="utf-8")
+    draw_losses(steps, evaluations, stopped, output / "losses.png")
+    _print_table(numbers)
+    for name in ("losses.png", "hello.wav", "hello-griffin-lim.wav", "am-model", "report.json"):
+        console.print(f"{output / name}", soft_wrap=True)
+    return numbers
+
+
+def _prepare_folder(output: Path) -> None:
+    if output.exists():
+        if any(output.iterdir()) and not (output / "am.txt").is_file():
+            raise ConfigError(f"{output} holds files that no demo wrote. Give another --output.")
+        for run in (output / "runs").glob("xtts-*"):
+            run.rename(output / f"earlier-{run.name}")
+        if (output / "am-model").exists():
+            (output / "am-model").rename(output / f"earlier-am-model-{time.time_ns()}")
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def _find_recipe() -> Path:
+    """The recipe of this checkout, or the one that the installation brought along."""
+    name = Path("recipes") / "new_language" / "train_gpt_xtts.py"
+    places = [Path(__file__).parents[2] / name, Path(sysconfig.get_path("data")) / "share" / "xtts_extend" / name]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ConfigError(f"The recipe is neither at {places[0]} nor at {places[1]}. Install xtts_extend again.")
+
+
+def _speak(output: Path) -> dict[str, Path]:
+    """Manifests: "train" and an evaluation one for each language; and text files of the old languages."""
+    amharic = texts.sentences(LANGUAGE, _TRAIN + _VAL)
+    (output / "am.txt").write_text("\n".join(amharic), encoding="utf-8")
+    everything = make_corpus(amharic, LANGUAGE, output / "speech" / LANGUAGE)
+    samples = read_manifests([str(everything)], LANGUAGE)
+    manifests = {"train": everything.with_name("train.csv"), LANGUAGE: everything.with_name("val.csv")}
+    write_manifest(samples[:_TRAIN], manifests["train"])
+    write_manifest(samples[_TRAIN:], manifests[LANGUAGE])
+    for language in texts.BASE_LANGUAGES:
+        unheard = texts.sentences(language, _BASE_SENTENCES + _VAL)[_BASE_SENTENCES:]
+        (output / f"{language}.txt").write_text("\n".join(unheard), encoding="utf-8")
+        manifests[language] = make_corpus(unheard, language, output / "speech" / language)
+    return manifests
+
+
+def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None = None) -> int:
+    """Run the recipe in a process of its own, show what it prints, and stop it at a step if asked.
+
+    Returns:
+        The first step that it printed.
+    """
+    console.print(f"python {recipe} {' '.join(flags)}", style="dim", soft_wrap=True)
+    process = subprocess.Popen(
+        [sys.executable, str(recipe), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    )
+    first, signalled = None, False
+    try:
+        for line in process.stdout or ():
+            if line.startswith(" > "):
+                console.print(line.rstrip(), markup=False, highlight=False)
+            found = re.match(r" > step (\d+)/", line)
+            if found:
+                first = first or int(found.group(1))
+                if stop_at is not None and int(found.group(1)) >= stop_at and not signalled:
+                    process.send_signal(signal.SIGINT)
+                    signalled = True
+        code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    if code != expected or first is None:
+        raise CheckFailed(f"The recipe ended with exit code {code}; {expected} was expected. Its output is above.")
+    return first
+
+
+def _newest_step(run: Path) -> int:
+    step = xtts_extend.inspect_checkpoint(run).step
+    if step is None:
+        raise CheckFailed(f"{run} holds no checkpoint with a step.")
+    return step
+
+
+def _by_language(evaluations: list[dict[str, Any]], step: int) -> dict[str, float]:
+    """Mel loss by language, of the evaluation at a step or the last one before it."""
+    return {line["language"]: line["loss_mel_ce"] for line in evaluations if line["step"] <= step}
+
+
+def _changed_rows(run: Path, base: Path) -> int:
+    """How many of the base's token rows differ in the run's newest checkpoint, bit for bit."""
+    trained = xtts_weights(load_checkpoint(Path(xtts_extend.inspect_checkpoint(run).path))[0]["model"])
+    old = xtts_weights(load_checkpoint(base / "model.pth")[0]["model"])
+    changed = 0
+    for name in TOKEN_TENSORS:
+        rows = old[f"gpt.{name}"]
+        differs = trained[f"gpt.{name}"][: len(rows)] != rows
+        changed += int(differs.reshape(len(rows), -1).any(dim=1).sum())
+    return changed
+
+
+def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> float:
+    """The mini decoder is untrained; the codes themselves can be heard through DVAE and Griffin-Lim. Seconds spoken."""
+    xtts = load_model(model)
+    latents = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)]).latents
+    tokens = torch.tensor([xtts.tokenizer.encode(SENTENCE, LANGUAGE)])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        codes = xtts.gpt.generate(
+            cond_latents=latents, text_inputs=tokens, do_sample=True, top_k=50, top_p=0.85, temperature=0.75
+        )[0]
+    dvae = make_dvae(xtts.args.gpt_num_audio_tokens - 2)
+    dvae.load_state_dict(torch.load(base / "dvae.pth", weights_only=True))
+    mel_stats = torch.load(base / "mel_stats.pth", weights_only=True)
+    audio = codes_to_audio(codes[codes < xtts.args.gpt_start_audio_token], dvae.eval(), mel_stats)
+    save_wav(output, audio, REFERENCE_RATE)
+    return len(audio) / REFERENCE_RATE
+
+
+def _print_table(numbers: dict[str, Any]) -> None:
+    table = Table(title="What was measured", show_header=False)
+    table.add_row("steps before the stop", f"{numbers['steps_before_the_stop']}")
+    table.add_row("first step after the resume", f"{numbers['first_step_after_the_resume']}")
+    table.add_row(
+        "step numbers without gap or repeat", "yes" if numbers["step_numbers_without_gap_or_repeat"] else "NO"
+    )
+    for code, kind in ((LANGUAGE, "new"), *((code, "old") for code in texts.BASE_LANGUAGES)):
+        before, after = numbers["loss_before"][code], numbers["loss_after"][code]
+        table.add_row(f"mel loss of {code} ({kind} language)", f"{before:.3f} → {after:.3f}")
+    table.add_row("old ids changed", f"{numbers['old_ids_changed']}")
+    table.add_row("old lines cut differently", f"{numbers['old_lines_cut_differently']}")
+    rows = numbers["rows"]
+    table.add_row("old rows changed", f"{numbers['old_rows_changed']} of {3 * rows['old']} ({rows['new']} new tokens)")
+    for name, size in numbers["megabytes"].items():
+        table.add_row(name, f"{size:.1f} MB")
+    table.add_row("spoken", f"{numbers['spoken_s']:.1f} s; as codes {numbers['spoken_griffin_lim_s']:.1f} s")
+    table.add_row("time", f"{numbers['minutes']:.1f} min")
+    console.print(table)
+
+
+def _title(text: str) -> None:
+    console.rule(f"[bold]{text}", align="left")
