@@ -13,7 +13,8 @@ from TTS.tts.configs.xtts_config import XttsConfig
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
-from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, MachineError
+from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
+from xtts_extend.files import atomic_folder, atomic_write
 from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import take_recorded
@@ -57,6 +58,7 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
         CheckpointError: no sound training checkpoint.
         ConfigError: the output folder is not empty, or a given base directory does not hold the base.
         CheckFailed: the run froze the old rows and they are not the base's.
+        MachineError: the disk is full or cannot be written to.
     """
     info = inspect_checkpoint(checkpoint)
     path = Path(info.path)
@@ -64,8 +66,6 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
         raise CheckpointError(
             f"{path} is a base model; only a run's checkpoint can be exported. Give checkpoint_N.pth or a run folder."
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output} exists and is not an empty folder. Give another --output, or remove it first.")
     content, _ = load_checkpoint(path)
     recorded = content["config"]
     record = content.get("xtts_extend", {})
@@ -88,23 +88,15 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
     config.model_args.gpt_number_text_tokens = vocabulary.size
     language = recorded.get("language") or "a fine-tuned language"
 
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        torch.save({"model": weights}, partial / "model.pth")
-        (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=4), encoding="utf-8")
-        shutil.copyfile(vocab, partial / "vocab.json")
+    with atomic_folder(output) as folder:
+        with atomic_write(folder / "model.pth") as file:
+            torch.save({"model": weights}, file)
+        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=4), encoding="utf-8")
+        shutil.copyfile(vocab, folder / "vocab.json")
         if (base / "speakers_xtts.pth").is_file():
-            shutil.copyfile(base / "speakers_xtts.pth", partial / "speakers_xtts.pth")
+            shutil.copyfile(base / "speakers_xtts.pth", folder / "speakers_xtts.pth")
         readme = _README.format(language=language, step=info.step, rate=config.audio.output_sample_rate)
-        (partial / "README.md").write_text(readme, encoding="utf-8")
-        partial.replace(output)
-    except (OSError, RuntimeError) as error:
-        # torch reports a failed write of its archive as a RuntimeError
-        raise MachineError(f"{output} cannot be written: {error}. Make room, or give another --output.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (folder / "README.md").write_text(readme, encoding="utf-8")
     return {
         "checkpoint": str(path),
         "step": info.step,

@@ -1,4 +1,4 @@
-"""Files appear under their name complete, or not at all."""
+"""Files and folders appear under their name complete, or not at all."""
 
 from __future__ import annotations
 
@@ -6,41 +6,87 @@ import contextlib
 import errno
 import logging
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from xtts_extend.errors import MachineError
+import psutil
+
+from xtts_extend.errors import ConfigError, MachineError
 
 logger = logging.getLogger("trainer")
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` complete and flushed to the disk, or not at all.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; the file appears under `path` flushed to the disk when the block ends well.
+
+    The folder is made if need be.
 
     Raises:
         MachineError: the disk is full, or the folder vanished or cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        # torch reports a failed write of its zip archive as a RuntimeError whose cause is not kept
-        temporary.unlink(missing_ok=True)
-        reason = "the disk is full" if getattr(error, "errno", None) == errno.ENOSPC else str(error)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise MachineError(
             f"{path} could not be written: {reason}. What was there before is untouched. "
             "Make room or mend the folder, then start the same command again."
         ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """As `atomic_path`, with the file opened."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            yield file
+        except RuntimeError as error:
+            # torch reports a failed write of its zip archive so, and does not keep the cause
+            full = shutil.disk_usage(path.parent).free < 1 << 20
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that takes its name when the block ends well, and is removed otherwise.
+
+    Raises:
+        ConfigError: `path` exists and is not an empty folder.
+        MachineError: there can be no folder, or no room in it.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"{path} exists already. Name another folder, or remove this one first.")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.iterdir():
+            found = re.fullmatch(rf"\.{re.escape(path.name)}\.partial-(\d+)", other.name)
+            if found and not psutil.pid_exists(int(found.group(1))):
+                shutil.rmtree(other)
+        partial.mkdir()
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise MachineError(
+            f"{path} could not be written: {reason}. Nothing is left of it. Make room, or name another folder."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

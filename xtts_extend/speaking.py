@@ -16,6 +16,7 @@ import xtts_extend
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError
+from xtts_extend.files import atomic_path
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
@@ -90,21 +91,19 @@ def speak_to_file(
     if seed is not None:
         torch.manual_seed(seed)
     rate = model.config.audio.output_sample_rate
-    temporary = output.with_name(f".{output.name}.tmp")
     start, samples, sentences = time.monotonic(), 0, 0
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with soundfile.SoundFile(temporary, "w", samplerate=rate, channels=1, format="WAV") as file:
+        with (
+            atomic_path(output) as temporary,
+            soundfile.SoundFile(temporary, "w", samplerate=rate, channels=1, format="WAV") as file,
+        ):
             for sentence, result in speak(model, text, language, voice):
                 file.write(result["wav"])
                 samples += len(result["wav"])
                 sentences += 1
                 on_sentence(sentence, len(result["wav"]) / rate)
-        temporary.replace(output)
-    except (OSError, soundfile.SoundFileError) as error:
+    except soundfile.SoundFileError as error:
         raise MachineError(f"{output} cannot be written: {error}. Give another --output.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return {
         "output": str(output),
         "sentences": sentences,

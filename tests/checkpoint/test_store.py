@@ -43,7 +43,7 @@ def test_an_interruption_leaves_no_partial_file(tmp_path):
 
 
 def test_a_vanished_folder_is_an_error(tmp_path):
-    with pytest.raises(MachineError, match="could not be written"):
+    with pytest.raises(MachineError, match="has vanished"):
         store.write_checkpoint(STATE, tmp_path / "gone" / "checkpoint_3.pth")
 
 

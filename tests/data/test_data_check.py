@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from xtts_extend import progress
 from xtts_extend.data import check
 from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.manifest import read_manifest
@@ -342,7 +343,7 @@ def test_progress_on_a_terminal_and_elsewhere(tmp_path: Path, write_voice, token
     samples = read_rows(tmp_path, [(f"{number}.wav", "text") for number in range(3)])
     check_samples(samples, tokenizer, LIMITS)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(check, "REPORT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(progress, "REPORT_INTERVAL_S", 0.0)
     check_samples(samples, tokenizer, LIMITS)
     out, lines = capsys.readouterr()
     assert out == ""
@@ -352,7 +353,7 @@ def test_progress_on_a_terminal_and_elsewhere(tmp_path: Path, write_voice, token
     check_samples(samples, tokenizer, LIMITS, progress=False)
     assert capsys.readouterr() == ("", "")
     screen = io.StringIO()
-    monkeypatch.setattr(check, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
     check_samples(samples, tokenizer, LIMITS)
     assert "recordings" in screen.getvalue()
     assert "3/3" in screen.getvalue()

@@ -205,7 +205,7 @@ def test_what_is_there_stays(tmp_path):
     assert (taken / "model.pth").read_text() == "mine"
     with pytest.raises(ConfigError, match="exists already"):
         make_mini_base(taken / "model.pth", **SMALL)
-    with pytest.raises(MachineError, match="cannot be made"):
+    with pytest.raises(MachineError, match="could not be written"):
         make_mini_base(taken / "model.pth" / "base", **SMALL)
 
 

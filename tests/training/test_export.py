@@ -16,6 +16,7 @@ from TTS.tts.models.xtts import Xtts
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DataError, LanguageError
 from xtts_extend.export import export
 from xtts_extend.speaking import speak_to_file
+from xtts_extend.training.config import SAMPLING
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,11 @@ def test_the_folder_is_complete(run, exported, corpus):
     assert {file.name for file in exported.iterdir()} == {
         "model.pth", "config.json", "vocab.json", "speakers_xtts.pth", "README.md",
     }  # fmt: skip
-    assert json.loads((exported / "config.json").read_text(encoding="utf-8"))["languages"] == ["en", "es", "am"]
+    config, base = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (exported, corpus.base)
+    )
+    assert config["languages"] == ["en", "es", "am"]
+    assert {key: config[key] for key in SAMPLING} == {key: base[key] for key in SAMPLING}
     content = torch.load(exported / "model.pth", weights_only=True)
     assert list(content) == ["model"]
     trained = checkpoint(run, 2)["model"]
@@ -100,7 +105,7 @@ def test_old_rows_are_proven(run, exported, corpus, tmp_path):
 def test_what_cannot_be_exported(run, exported, corpus, tmp_path):
     with pytest.raises(CheckpointError, match="only a run's checkpoint"):
         export(corpus.base, tmp_path / "a")
-    with pytest.raises(ConfigError, match="not an empty folder"):
+    with pytest.raises(ConfigError, match="exists already"):
         export(run, exported)
     with pytest.raises(ConfigError, match=r"holds no model\.pth"):
         export(run, tmp_path / "a", tmp_path)

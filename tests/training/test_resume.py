@@ -38,7 +38,8 @@ def test_a_run_leaves_what_it_should(uninterrupted, corpus):
     steps, evaluations = read_metrics(uninterrupted)
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     assert [line["epoch"] for line in steps] == [0] * 6 + [1] * 6
-    assert [(line["step"], line["language"]) for line in evaluations] == [(4, "am"), (6, "am"), (8, "am"), (12, "am")]
+    assert [line["step"] for line in evaluations] == [0, 4, 6, 8, 12]
+    assert {line["language"] for line in evaluations} == {"am"}
     written = [row.split("|")[0] for row in corpus.train.read_text(encoding="utf-8").splitlines()[1:]]
     for epoch in (steps[:6], steps[6:]):
         assert sorted(name for line in epoch for name in line["samples"]) == sorted(written)

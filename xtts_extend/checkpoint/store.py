@@ -31,6 +31,8 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         MachineError: it could not be written; no partial file is left.
     """
+    if not path.parent.is_dir():
+        raise MachineError(f"The run folder {path.parent} has vanished; {path.name} was not written.")
     with atomic_write(path) as file:
         torch.save({**state, "date": datetime.date.today().strftime("%B %d, %Y")}, file)
 

@@ -11,24 +11,21 @@ import json
 import logging
 import os
 import stat
-import sys
-import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.data.audio import Recording, measure_recording
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
-from xtts_extend.data.manifest import Sample, write_atomically
-from xtts_extend.errors import DataError, LanguageError
+from xtts_extend.data.manifest import Sample
+from xtts_extend.errors import DataError, LanguageError, MachineError
+from xtts_extend.files import atomic_write
+from xtts_extend.progress import with_progress
 from xtts_extend.text.tokenizer import require_tag
 
 logger = logging.getLogger(__name__)
@@ -58,7 +55,6 @@ WARNINGS = {
 SILENCE_LEVEL = 0.001
 # What the cleaners of the languages (num2words, mostly) raise for some texts.
 CLEANER_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
-REPORT_INTERVAL_S = 10.0
 _CHUNK_FILES = 1024
 
 
@@ -160,7 +156,7 @@ def check_samples(
     usable: list[Sample] = []
     used: list[Recording] = []
     problems: dict[str, list[dict[str, Any]]] = {kind: [] for kind in PROBLEMS}
-    for sample in _with_progress(samples, len(samples), "texts", progress):
+    for sample in with_progress(samples, len(samples), "texts", progress):
         recording = recordings[sample["audio_file"]]
         tokens, text_problem = _read_text(sample, tokenizer, limits)
         found = _audio_problems(sample, recording, limits) | text_problem
@@ -294,7 +290,7 @@ def _read_recordings(paths: Sequence[str], cache: Path | None, progress: bool) -
         # In chunks, so that a million files do not become a million waiting futures.
         chunks = (unread[start : start + _CHUNK_FILES] for start in range(0, len(unread), _CHUNK_FILES))
         done = (result for chunk in chunks for result in pool.map(read, chunk))
-        deque(_with_progress(done, len(unread), "recordings", progress), maxlen=0)
+        deque(with_progress(done, len(unread), "recordings", progress), maxlen=0)
     finally:
         pool.shutdown(cancel_futures=True)
         if cache is not None and unread:
@@ -345,32 +341,7 @@ def _save_cache(path: Path, known: Cache) -> None:
     )
     body = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
     try:
-        write_atomically(path, _cache_header(body) + body)
-    except DataError as error:
+        with atomic_write(path) as file:
+            file.write(_cache_header(body) + body)
+    except MachineError as error:
         logger.warning("The next check reads all recordings again: %s", error)
-
-
-class _RateColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:.0f}/s")
-
-
-def _with_progress(items: Iterable[T], total: int, what: str, enabled: bool) -> Iterator[T]:
-    """Pass the items on and show on stderr how many of how many, how fast, and the time left."""
-    console = Console(stderr=True)
-    if not enabled or not total:
-        yield from items
-    elif console.is_terminal:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            yield from bar.track(items, total=total)
-    else:
-        began = said = time.monotonic()
-        for done, item in enumerate(items, start=1):
-            yield item
-            now = time.monotonic()
-            if now - said >= REPORT_INTERVAL_S:
-                rate = done / (now - began)
-                left = (total - done) / rate
-                print(f"{done} of {total} {what}, {rate:.0f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
-                said = now

@@ -7,7 +7,6 @@ the reports, `manifest`, the file it came from, and `line`, its line there (None
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from TTS.tts.configs.shared_configs import BaseDatasetConfig, BaseTTSConfig
 from TTS.tts.datasets import load_tts_samples
 
 from xtts_extend.errors import DataError, LanguageError
+from xtts_extend.files import atomic_write
 from xtts_extend.text.languages import validate_code
 
 Sample: TypeAlias = dict[str, Any]
@@ -102,27 +102,8 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
             if any(character in value for value in row for character in "|\n\r"):
                 raise DataError(f"{path}: the coqui format cannot hold {row}; give the file a name that ends in .jsonl")
         text = "".join("|".join(row) + "\n" for row in table)
-    write_atomically(path, text.encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, so that readers find the old one or the new one, never a part.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise DataError(f"cannot write {path}: {error}; is the folder writable, and is there space?") from error
+    with atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def _split_spec(spec: str, default_language: str | None) -> tuple[Path, str | None]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,8 @@ from xtts_extend.demo import texts
 from xtts_extend.demo.mini_dvae import log_mels, mel_statistics, train_dvae
 from xtts_extend.demo.mini_vocabulary import write_vocabulary
 from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS, make_corpus
-from xtts_extend.errors import ConfigError, MachineError
-from xtts_extend.files import atomic_write
+from xtts_extend.errors import ConfigError
+from xtts_extend.files import atomic_folder, atomic_write
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import Voice, make_voice
 from xtts_extend.speaking import load_model
@@ -83,7 +81,7 @@ def make_mini_base(
     _require_sizes(layers, channels, heads, steps)
     if vocab is not None:
         load_vocabulary(vocab)
-    with complete_or_nothing(Path(output)) as folder, torch.random.fork_rng(devices=[]):
+    with atomic_folder(Path(output)) as folder, torch.random.fork_rng(devices=[]):
         if vocab is None:
             corpus = {language: texts.sentences(language, 1500, seed) for language in texts.BASE_LANGUAGES}
             write_vocabulary(corpus, VOCABULARY_SIZE, folder / "vocab.json")
@@ -142,30 +140,6 @@ def mini_config(vocabulary: Vocabulary, *, layers: int, channels: int, heads: in
         gpt_cond_len=30,
         max_ref_len=30,
     )
-
-
-@contextlib.contextmanager
-def complete_or_nothing(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its name when the block ends well, and is removed otherwise.
-
-    Raises:
-        ConfigError: `output` exists and is not an empty folder.
-        MachineError: there can be no folder.
-    """
-    output = output.absolute()
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ConfigError(f"{output} exists already. Name another folder, or remove this one first.")
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-    except OSError as error:
-        raise MachineError(f"{partial} cannot be made: {error.strerror}. Name another folder.") from error
-    try:
-        yield partial
-        partial.replace(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _require_sizes(layers: int, channels: int, heads: int, steps: int) -> None:

@@ -17,8 +17,8 @@ from TTS.tts.layers.tortoise.arch_utils import TorchMelSpectrogram
 from TTS.tts.layers.xtts.dvae import DiscreteVAE
 
 from xtts_extend.data.audio import load_audio
-from xtts_extend.demo.progress import with_progress
 from xtts_extend.demo.speech import SAMPLE_RATE
+from xtts_extend.progress import with_progress
 
 #: Mel frames per code: two layers of stride two.
 FRAMES_PER_CODE = 4
@@ -67,7 +67,10 @@ def fit_codebook(dvae: DiscreteVAE, mels: Tensor, progress: bool = True) -> Tens
     dvae.eval()
     blocks = mels.unflatten(1, (-1, _ENCODED_FRAMES)).transpose(0, 1)
     outputs = torch.cat(
-        [dvae.encoder(block[None])[0].T for block in with_progress(list(blocks), "Encoding speech", progress)]
+        [
+            dvae.encoder(block[None])[0].T
+            for block in with_progress(blocks, len(blocks), "blocks of speech encoded", progress)
+        ]
     )
     scale = outputs.std()
     outputs /= scale
@@ -75,7 +78,7 @@ def fit_codebook(dvae: DiscreteVAE, mels: Tensor, progress: bool = True) -> Tens
     last.weight /= scale
     last.bias /= scale
     centres = outputs[torch.randperm(len(outputs))[: dvae.num_tokens]].clone()
-    for _ in with_progress(range(_KMEANS_ROUNDS), "Finding codes (k-means)", progress):
+    for _ in with_progress(range(_KMEANS_ROUNDS), _KMEANS_ROUNDS, "rounds of k-means", progress):
         counts = torch.zeros(len(centres))
         sums = torch.zeros_like(centres)
         for part in outputs.split(8192):
@@ -110,7 +113,7 @@ def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, pr
         dvae.decoder[-1].bias.copy_(mels.mean(dim=1))
     optimizer = torch.optim.AdamW(dvae.decoder.parameters(), lr=1e-3, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    for _ in with_progress(range(steps), "Training the DVAE's decoder", progress):
+    for _ in with_progress(range(steps), steps, "steps of the DVAE's decoder", progress):
         starts = torch.randint(last, (_CROPS,)).tolist()
         crop = torch.stack([codes[start : start + _CROP_CODES] for start in starts])
         frames = [slice(FRAMES_PER_CODE * start, FRAMES_PER_CODE * (start + _CROP_CODES)) for start in starts]

@@ -23,7 +23,7 @@ def draw_losses(
         resumed_after: the last step before the stop.
         output: the file.
     """
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
     numbers = [line["step"] for line in steps]
     losses = [line["loss_mel_ce"] for line in steps]
     axes.plot(numbers, losses, color="0.8", linewidth=1, label="training, each step")
@@ -36,6 +36,6 @@ def draw_losses(
     axes.axvline(resumed_after + 0.5, color="tab:red", linestyle="--", label=f"stopped after {resumed_after}, resumed")
     axes.set(xlabel="step", ylabel="mel loss (cross entropy)", title="A new language, stopped and resumed")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(output, dpi=120)
     plt.close(figure)

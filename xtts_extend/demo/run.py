@@ -44,8 +44,8 @@ from xtts_extend.training.start import limits_of
 
 LANGUAGE = "am"
 SENTENCE = "ሰላም ለዓለም።"
-STEPS = 240
-#: The signal comes at this step: in the middle of an epoch of 50 batches.
+#: Five epochs of 50 batches; the signal comes in the middle of one.
+STEPS = 250
 STOP_AT = 120
 _VOCABULARY_SIZE = 300
 _TRAIN, _VAL = 200, 20
@@ -213,7 +213,7 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
     try:
         for line in process.stdout or ():
             if line.startswith(" > "):
-                console.print(line.rstrip(), markup=False, highlight=False)
+                console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
             found = re.match(r" > step (\d+)/", line)
             if found:
                 first = first or int(found.group(1))

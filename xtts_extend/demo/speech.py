@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from xtts_extend.demo.progress import with_progress
 from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
 from xtts_extend.files import atomic_write
+from xtts_extend.progress import with_progress
 
 #: Of every voice of espeak-ng, in Hz.
 SAMPLE_RATE = 22050
@@ -155,14 +155,14 @@ def make_corpus(
         The manifest's path, `folder/metadata.csv`.
 
     Raises:
-        What `speak_to_array` raises; DataError for no texts or when a file cannot be written.
+        What `speak_to_array` raises; DataError for no texts; MachineError when a file cannot be written.
     """
     if not texts or not speakers:
         raise DataError(f"{len(texts)} texts and {len(speakers)} speakers: give at least one of each.")
     folder = Path(folder)
     (folder / "wavs").mkdir(parents=True, exist_ok=True)
     lines = ["audio_file|text|speaker_name"]
-    for index, text in enumerate(with_progress(texts, f"Speaking {language} with espeak-ng", progress)):
+    for index, text in enumerate(with_progress(texts, len(texts), f"sentences in {language} spoken", progress)):
         # `|` and line ends separate the manifest's fields.
         text = " ".join(text.replace("|", " ").split())
         speaker = speakers[index % len(speakers)]
@@ -170,7 +170,12 @@ def make_corpus(
             text, language, voice_variant=speaker.variant, speed_wpm=speaker.speed_wpm, pitch=speaker.pitch
         )
         name = f"wavs/{language}_{index:05d}.wav"
-        soundfile.write(folder / name, speech, SAMPLE_RATE, subtype="PCM_16")
+        try:
+            soundfile.write(folder / name, speech, SAMPLE_RATE, subtype="PCM_16")
+        except (OSError, soundfile.SoundFileError) as error:
+            raise MachineError(
+                f"{folder / name} could not be written: {error}. Make room, or name another folder."
+            ) from error
         lines.append(f"{name}|{text}|{speaker.name}")
     manifest = folder / "metadata.csv"
     with atomic_write(manifest) as file:

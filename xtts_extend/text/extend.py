@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xtts_extend.errors import DataError, MachineError, VocabularyError
+from xtts_extend.errors import DataError, VocabularyError
+from xtts_extend.files import atomic_write
 from xtts_extend.text.cleaners import is_silent
 from xtts_extend.text.languages import clean_text, language_tag, validate_code
 from xtts_extend.text.merges import OLD_CHARACTERS, LearnedMerges, admit, known_characters, learn_merges, read_pieces
@@ -113,7 +112,8 @@ def extend_vocabulary(
     if dead := dead_entries(base, extended):
         raise VocabularyError(f"{len(dead)} new entries would never be given: {', '.join(dead[:10])}. Nothing written.")
     before, after = measure(base.tokenizer, words), measure(extended.tokenizer, words)
-    _write(output, extended.content)
+    with atomic_write(output) as file:
+        file.write(extended.content.encode())
     return ExtensionReport(
         language=language,
         base_size=base.size,
@@ -181,24 +181,6 @@ def _require_room(size: int, language: str, letters: Sequence[str]) -> int:
             f"(the rarest: {' '.join(letters[-10:])})."
         )
     return size - needed
-
-
-def _write(output: Path, content: str) -> None:
-    """Write aside, flush to disk, rename: a crash at any instant leaves the old file, or none."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, output)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
-    except OSError as error:
-        raise MachineError(f"Cannot write {output}: {error.strerror}. Give a path that can be written to.") from error
 
 
 def _notes(language: str, size: int | None, added: int, found: LearnedMerges, dropped: Counter[str]) -> list[str]:

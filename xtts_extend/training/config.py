@@ -110,8 +110,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+#: How a model speaks and takes up a voice: an exported model speaks with the base's settings.
+SAMPLING = (
+    "temperature",
+    "length_penalty",
+    "repetition_penalty",
+    "top_k",
+    "top_p",
+    "num_gpt_outputs",
+    "gpt_cond_len",
+    "gpt_cond_chunk_len",
+    "max_ref_len",
+    "sound_norm_refs",
+)
+
+
 def take_architecture(config: NewLanguageConfig, base: Mapping[str, Any]) -> None:
-    """Copy architecture, audio and languages of a base's configuration; its training values stay where they are.
+    """Copy architecture, audio, languages and sampling of a base's configuration; not its training values.
 
     Raises:
         ConfigError: the architecture is not there.
@@ -128,6 +143,9 @@ def take_architecture(config: NewLanguageConfig, base: Mapping[str, Any]) -> Non
         for key in known & set(values) - skipped:
             if values[key] is not None:
                 setattr(part, key, values[key])
+    for key in SAMPLING:
+        if base.get(key) is not None:
+            setattr(config, key, base[key])
     config.languages = list(base.get("languages") or config.languages)
 
 

@@ -1,11 +1,17 @@
-"""`metrics.jsonl`: one line per step and per evaluation, cut back on a resume so that it reads like one run."""
+"""What a run writes down: `metrics.jsonl`, cut back on a resume so that it reads like one run, and the dashboard."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from torch.utils.tensorboard import SummaryWriter
+from trainer.logging import logger_factory
+from trainer.logging.tensorboard_logger import TensorboardLogger
+
+from xtts_extend.errors import MachineError
 from xtts_extend.files import atomic_write
 
 FILE_NAME = "metrics.jsonl"
@@ -33,9 +39,21 @@ class MetricsLog:
         self._pending.append(json.dumps(values, ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
-        """Append what is pending to the file."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(self._pending)
+        """Append what is pending to the file, and flush it to the disk.
+
+        Raises:
+            MachineError: the disk is full, or the run folder vanished or cannot be written to.
+        """
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.writelines(self._pending)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise MachineError(
+                f"{self.path} could not be written: {error.strerror}. The last checkpoint is untouched. "
+                "Make room or mend the folder, then start the same command again."
+            ) from error
         self._pending.clear()
 
 
@@ -51,3 +69,13 @@ def read_metrics(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
     """The lines of steps and the lines of evaluations of a run, in order."""
     lines = [json.loads(line) for line in (run / FILE_NAME).read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if not line.get("eval")], [line for line in lines if line.get("eval")]
+
+
+def make_dashboard(config: Any, run: Path, step: int) -> Any:
+    """The configured dashboard; TensorBoard drops what an interrupted run logged after `step`."""
+    if config.dashboard_logger != "tensorboard" or step == 0:
+        return logger_factory(config, run)
+    dashboard = TensorboardLogger.__new__(TensorboardLogger)
+    dashboard.model_name = config.run_name
+    dashboard.writer = SummaryWriter(config.logger_uri or run, purge_step=step + 1)
+    return dashboard

@@ -23,8 +23,6 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
-from trainer.logging import logger_factory
-from trainer.logging.tensorboard_logger import TensorboardLogger
 
 from xtts_extend.checkpoint.store import (
     keep_newest,
@@ -39,7 +37,8 @@ from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import CheckFailed, CheckpointError
 from xtts_extend.training.evaluation import losses_by_language, speak_test_sentences
-from xtts_extend.training.metrics import MetricsLog
+from xtts_extend.training.loaders import eval_loader, train_loader
+from xtts_extend.training.metrics import MetricsLog, make_dashboard
 from xtts_extend.training.progress import Progress
 from xtts_extend.training.restore import Position, prepare_model, restore, run_record
 from xtts_extend.training.signals import Interrupted, StopSignal
@@ -105,7 +104,7 @@ class ResumableTrainer(Trainer):
         super().__init__(
             args,
             config,
-            dashboard_logger=_dashboard(config, run, step),
+            dashboard_logger=make_dashboard(config, run, step),
             model=model,
             train_samples=train_samples,
             eval_samples=eval_samples or [],
@@ -180,44 +179,13 @@ class ResumableTrainer(Trainer):
     # DATA
     ####################
 
-    def _dataset(self, samples: list[Any], is_eval: bool) -> UtteranceDataset:
-        model_args = self.config.model_args
-        return UtteranceDataset(
-            samples,
-            self.model.xtts.tokenizer,
-            sample_rate=self.config.audio.sample_rate,
-            min_conditioning_length=model_args.min_conditioning_length,
-            max_conditioning_length=model_args.max_conditioning_length,
-            seed=self.config.training_seed,
-            is_eval=is_eval,
-            use_masking=model_args.gpt_use_masking_gt_prompt_approach,
-        )
-
     def get_train_dataloader(self, samples: list[Any], *, verbose: bool = False) -> DataLoader[Any]:
         """Batches in the order of (seed, epoch)."""
-        dataset = self._dataset(samples, is_eval=False)
-        sampler = EpochBatchSampler(
-            samples,
-            self.config.batch_size,
-            self.config.training_seed,
-            language_weights=getattr(self.config, "language_weights", None) or None,
-        )
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=dataset.collate_fn,
-            num_workers=self.config.num_loader_workers,
-        )
+        return train_loader(self.config, self.model.xtts.tokenizer, samples)
 
     def get_eval_dataloader(self, samples: list[Any], *, verbose: bool = False) -> DataLoader[Any]:
         """All samples in their order."""
-        dataset = self._dataset(samples, is_eval=True)
-        return DataLoader(
-            dataset,
-            batch_size=self.config.eval_batch_size,
-            collate_fn=dataset.collate_fn,
-            num_workers=self.config.num_eval_loader_workers,
-        )
+        return eval_loader(self.config, self.model.xtts.tokenizer, samples)
 
     ####################
     # TRAINING
@@ -419,15 +387,3 @@ class ResumableTrainer(Trainer):
 
 def _losses(losses: dict[str, float]) -> str:
     return " · ".join(f"{name} {value:.4f}" for name, value in losses.items())
-
-
-def _dashboard(config: Any, run: Path, step: int) -> Any:
-    """The configured dashboard; TensorBoard drops what an interrupted run logged after the checkpoint."""
-    if config.dashboard_logger != "tensorboard" or step == 0:
-        return logger_factory(config, run)
-    from torch.utils.tensorboard import SummaryWriter
-
-    dashboard = TensorboardLogger.__new__(TensorboardLogger)
-    dashboard.model_name = config.run_name
-    dashboard.writer = SummaryWriter(config.logger_uri or run, purge_step=step + 1)
-    return dashboard
