@@ -101,7 +101,9 @@ def make_parser() -> argparse.ArgumentParser:
     training = parser.add_argument_group("training (a step is a batch)")
     training.add_argument("--epochs", type=_positive, help="stop after so many passes [1000: until you stop it]")
     training.add_argument("--max-steps", type=_positive, help="stop after so many steps [no limit]")
-    training.add_argument("--batch-size", type=_positive, help="utterances per batch [4]")
+    training.add_argument(
+        "--batch-size", type=_positive, help="utterances per batch [4: with 64 of them accumulated, an effective 256]"
+    )
     training.add_argument(
         "--grad-accum-steps",
         type=_positive,
@@ -112,22 +114,47 @@ def make_parser() -> argparse.ArgumentParser:
         type=_at_least_zero,
         help="[5e-6: coqui's value for fine-tuning XTTS]",
     )
-    training.add_argument("--warmup-steps", type=_count, help="linear warm-up over so many batches, then constant [0]")
+    training.add_argument(
+        "--warmup-steps", type=_count, help="linear warm-up over so many batches, then constant [0: coqui's recipe has none]"
+    )
     training.add_argument(
         "--text-loss-weight", type=_at_least_zero, help="[0.01: as XTTS was trained; speech is what counts]"
     )
-    training.add_argument("--mel-loss-weight", type=_at_least_zero, help="[1.0]")
+    training.add_argument(
+        "--mel-loss-weight", type=_at_least_zero, help="[1.0: the loss of the audio codes sets the scale]"
+    )
     training.add_argument("--weight-decay", type=_at_least_zero, help="on weight matrices only [0.01: coqui's]")
-    training.add_argument("--grad-clip", type=_at_least_zero, help="largest norm of the gradient; 0 for none [0]")
-    training.add_argument("--amp", choices=("none", "bf16", "fp16"), help="mixed precision [none]")
-    training.add_argument("--num-workers", type=_count, help="processes that load data [0]")
+    training.add_argument(
+        "--grad-clip", type=_at_least_zero, help="largest norm of the gradient [0: no limit, as coqui]"
+    )
+    training.add_argument(
+        "--amp",
+        choices=("none", "bf16", "fp16"),
+        help="mixed precision [none: exact everywhere; bf16 saves memory on GPUs that have it]",
+    )
+    training.add_argument("--num-workers", type=_count, help="processes that load data; changes only the speed [0]")
     training.add_argument("--seed", type=int, help="of everything that is random [1]")
-    training.add_argument("--language-weights", type=_weights, metavar="LANG=W,…", help="shares of audio [by hours]")
-    training.add_argument("--max-bad-share", type=_at_least_zero, help="stop if more samples are unusable [0.01]")
+    training.add_argument(
+        "--language-weights",
+        type=_weights,
+        metavar="LANG=W,…",
+        help="shares of the audio [by hours: every utterance once an epoch]",
+    )
+    training.add_argument(
+        "--max-bad-share",
+        type=_at_least_zero,
+        help="stop if a larger share is unusable [0.01: more points to a fault in the data]",
+    )
 
     output = parser.add_argument_group("checkpoints and evaluation")
-    output.add_argument("--save-step", type=_positive, help="steps between checkpoints [1000]")
-    output.add_argument("--keep-checkpoints", type=_positive, help="newest checkpoints to keep, beside the best [3]")
+    output.add_argument(
+        "--save-step", type=_positive, help="steps between checkpoints [1000: what a kill can cost at most]"
+    )
+    output.add_argument(
+        "--keep-checkpoints",
+        type=_positive,
+        help="newest checkpoints to keep, beside the best [3: one of the published size takes 5.3 GB]",
+    )
     output.add_argument("--eval-step", type=_positive, help="steps between evaluations [at each epoch's end only]")
     output.add_argument(
         "--test-sentence",
