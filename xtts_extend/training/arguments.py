@@ -115,7 +115,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="[5e-6: coqui's value for fine-tuning XTTS]",
     )
     training.add_argument(
-        "--warmup-steps", type=_count, help="linear warm-up over so many batches, then constant [0: coqui's recipe has none]"
+        "--warmup-steps",
+        type=_count,
+        help="linear warm-up over so many batches, then constant [0: coqui's recipe has none]",
     )
     training.add_argument(
         "--text-loss-weight", type=_at_least_zero, help="[0.01: as XTTS was trained; speech is what counts]"
