@@ -43,6 +43,10 @@ class MachineError(XttsExtendError):
     exit_code = 1
 
 
+class DiskFullError(MachineError):
+    """A file could not be written because the disk is full."""
+
+
 class CheckFailed(XttsExtendError):
     """A promise was checked and does not hold."""
 

@@ -60,7 +60,7 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
         CheckFailed: the run froze the old rows and they are not the base's.
         MachineError: the disk is full or cannot be written to.
     """
-    info = inspect_checkpoint(checkpoint)
+    info = inspect_checkpoint(checkpoint, verify=True)
     path = Path(info.path)
     if info.kind != "training":
         raise CheckpointError(

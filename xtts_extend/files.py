@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import psutil
 
-from xtts_extend.errors import ConfigError, MachineError
+from xtts_extend.errors import ConfigError, DiskFullError, MachineError
 
 logger = logging.getLogger("trainer")
 
@@ -37,10 +37,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise MachineError(
-            f"{path} could not be written: {reason}. What was there before is untouched. "
-            "Make room or mend the folder, then start the same command again."
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (DiskFullError if full else MachineError)(
+            f"{path} could not be written: {'the disk is full' if full else error}. What was there before is "
+            "untouched. Make room or mend the folder, then start the same command again."
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -11,7 +11,9 @@ What it does, and what each part costs:
 * The vocabulary may be larger than the base's. New rows start near what they sound like; old rows are frozen, that is,
   they are no parameters at all. This costs nothing and saves their gradients and moments.
 * Every recording is read once before training (cached by size and time); what is unusable is named and left out.
-* Checkpoints are written between optimizer steps, aside, flushed and renamed. Ctrl-C and SIGTERM leave one.
+* Checkpoints are written between optimizer steps, aside, flushed and renamed, while training goes on; the state is
+  copied for that, which takes as much memory as a checkpoint. Ctrl-C and SIGTERM leave one.
+* `torchrun --nproc_per_node N train_gpt_xtts.py …` trains one model on N GPUs; `--batch-size` is that of each.
 
 Exit codes: 0 finished; 2 something that the user can mend; 1 the machine failed; 130 and 143 stopped by Ctrl-C and
 SIGTERM, after a checkpoint.
@@ -24,6 +26,7 @@ from trainer import TrainerArgs
 import xtts_extend
 from xtts_extend.errors import report_errors
 from xtts_extend.training.arguments import parse_arguments
+from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.start import (
     build_config,
     build_model,
@@ -39,13 +42,14 @@ def main(argv: list[str]) -> None:
     arguments, overrides = parse_arguments(argv)
     given = vars(arguments)
 
-    with report_errors(debug=given.get("debug", False)):
+    with report_errors(debug=given.get("debug", False)), Ranks.join() as ranks:
         xtts_extend.enable()
 
         # what is the given path, and what configuration follows from it?
         start = classify_path(given)
-        config = build_config(given, overrides, start)
-        train_samples, eval_samples = load_samples(config)
+        config = build_config(given, overrides, start, ranks.size)
+        with ranks.main_first():
+            train_samples, eval_samples = load_samples(config)
 
         # a base gets its new rows here; a training checkpoint is restored by the trainer
         model = build_model(config)
@@ -68,6 +72,8 @@ def main(argv: list[str]) -> None:
             eval_samples=eval_samples,
             new_run=given.get("new_run", False),
             allow_changes=given.get("allow_changes", False),
+            run_folder=start.run_folder,
+            ranks=ranks,
         )
         trainer.fit()
 

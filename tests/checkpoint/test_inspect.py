@@ -170,7 +170,7 @@ def test_a_run_folder_is_its_newest_sound_checkpoint(tmp_path, caplog):
     save(training(30), tmp_path / "best_model_30.pth")
     (tmp_path / "checkpoint_40.pth").write_bytes(truncated())
     save({"model": weights()}, tmp_path / "checkpoint_50.pth")
-    assert newest_checkpoint(tmp_path).name == "best_model_30.pth"
+    assert Path(newest_checkpoint(tmp_path).path).name == "best_model_30.pth"
     for name, reason in (("checkpoint_40.pth", "cannot be opened"), ("checkpoint_50.pth", "no training state")):
         (line,) = [record.getMessage() for record in caplog.records if name in record.getMessage()]
         assert "passed over" in line
@@ -181,7 +181,7 @@ def test_a_run_folder_is_its_newest_sound_checkpoint(tmp_path, caplog):
 def test_the_recorded_step_decides_not_the_number_in_the_name(tmp_path):
     save(training(50), tmp_path / "checkpoint_20.pth")
     save(training(20), tmp_path / "checkpoint_50.pth")
-    assert newest_checkpoint(tmp_path).name == "checkpoint_20.pth"
+    assert Path(newest_checkpoint(tmp_path).path).name == "checkpoint_20.pth"
 
 
 def test_a_run_without_a_sound_checkpoint_names_the_damaged_ones(tmp_path):

@@ -1,12 +1,14 @@
 """A checkpoint is there complete, or not at all."""
 
 import errno
+import shutil
+import subprocess
 
 import pytest
 import torch
 
 from xtts_extend.checkpoint import store
-from xtts_extend.errors import CheckpointError, MachineError
+from xtts_extend.errors import CheckFailed, CheckpointError, DiskFullError, MachineError
 from xtts_extend.files import atomic_write
 
 STATE = {"model": {"xtts.gpt.text_embedding.weight": torch.arange(6.0).reshape(3, 2)}, "step": 3}
@@ -61,24 +63,99 @@ def test_retention_keeps_the_newest_by_number(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint_20.pth", "checkpoint_100.pth", "best_model_5.pth"}
 
 
+def state(step):
+    return {**STATE, "step": step}
+
+
 def test_the_best_model_is_a_link_and_older_ones_go(tmp_path):
     for step in (5, 10):
-        (tmp_path / f"best_model_{step}.pth").write_text(str(step))
-        store.mark_best(tmp_path, tmp_path / f"best_model_{step}.pth")
+        store.save_step(state(step), tmp_path, [f"best_model_{step}.pth"], 3)
     assert {file.name for file in tmp_path.iterdir()} == {"best_model_10.pth", "best_model.pth"}
     assert (tmp_path / "best_model.pth").samefile(tmp_path / "best_model_10.pth")
+    assert store.load_checkpoint(tmp_path / "best_model.pth")[1].step == 10
+
+
+def test_two_names_are_one_file(tmp_path):
+    store.save_step(state(5), tmp_path, ["best_model_5.pth", "checkpoint_5.pth"], 3)
+    assert {file.name for file in tmp_path.iterdir()} == {"best_model_5.pth", "best_model.pth", "checkpoint_5.pth"}
+    assert len({file.stat().st_ino for file in tmp_path.iterdir()}) == 1
 
 
 def test_the_best_model_is_a_copy_where_links_fail(tmp_path, monkeypatch):
-    (tmp_path / "best_model_5.pth").write_text("5")
-
     def refuse(self, target):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
-    store.mark_best(tmp_path, tmp_path / "best_model_5.pth")
-    assert (tmp_path / "best_model.pth").read_text() == "5"
+    store.save_step(state(5), tmp_path, ["best_model_5.pth"], 3)
+    assert (tmp_path / "best_model.pth").read_bytes() == (tmp_path / "best_model_5.pth").read_bytes()
     assert not (tmp_path / "best_model.pth").samefile(tmp_path / "best_model_5.pth")
+    assert {file.name for file in tmp_path.iterdir()} == {"best_model_5.pth", "best_model.pth"}
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    store.save_step(state(3), tmp_path, ["checkpoint_3.pth"], 1)
+    broken = {"model": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}, "step": 4}
+    with pytest.raises(CheckFailed, match=r"1 weights are not finite at step 4 \(the first: b\)"):
+        store.save_step(broken, tmp_path, ["checkpoint_4.pth"], 1)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_3.pth"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def heavy(step, kilobytes=240):
+    return {"model": {"xtts.gpt.text_embedding.weight": torch.full((kilobytes * 256, 1), float(step))}, "step": step}
+
+
+def test_a_disk_that_is_really_full(small_disk, caplog):
+    """Four files of 240 kB fit into 1 MB, five do not: the oldest beyond two goes for one more try."""
+    for step in (1, 2, 3, 4):
+        store.save_step(heavy(step), small_disk, [f"checkpoint_{step}.pth"], 9)
+    kept = {step: (small_disk / f"checkpoint_{step}.pth").read_bytes() for step in (3, 4)}
+    store.save_step(heavy(5), small_disk, ["checkpoint_5.pth"], 9)
+    assert "2 of the older checkpoints were removed, for one more try" in caplog.text
+    assert {file.name for file in small_disk.iterdir()} == {f"checkpoint_{step}.pth" for step in (3, 4, 5)}
+    assert all((small_disk / f"checkpoint_{step}.pth").read_bytes() == content for step, content in kept.items())
+
+    before = {file.name: file.read_bytes() for file in small_disk.iterdir() if not file.name.endswith("_3.pth")}
+    with pytest.raises(DiskFullError, match=r"checkpoint_6\.pth could not be written: the disk is full"):
+        store.save_step(heavy(6, kilobytes=800), small_disk, ["checkpoint_6.pth"], 9)
+    assert {file.name: file.read_bytes() for file in small_disk.iterdir()} == before
+    with pytest.raises(DiskFullError):
+        store.save_step(heavy(7, kilobytes=800), small_disk, ["checkpoint_7.pth"], 9)
+    assert {file.name: file.read_bytes() for file in small_disk.iterdir()} == before
+
+
+def test_a_read_only_folder(small_disk):
+    store.save_step(state(3), small_disk, ["checkpoint_3.pth"], 3)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(MachineError, match="Read-only file system"):
+        store.save_step(state(4), small_disk, ["checkpoint_4.pth"], 3)
+    assert store.load_checkpoint(small_disk / "checkpoint_3.pth")[1].step == 3
+
+
+def test_room_is_checked_with_what_is_there_already(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("xtts_extend.checkpoint.store.shutil.disk_usage", lambda path: usage._replace(free=500))
+    store.require_space(tmp_path, size=100, keep=2)
+    assert "the run may need 0.0 GB more: 2 checkpoints of 0.0 GB" in caplog.text
+    with pytest.raises(MachineError, match="give another --output-dir, or keep fewer"):
+        store.require_space(tmp_path, size=101, keep=2)
+    (tmp_path / "checkpoint_1.pth").write_bytes(b"x" * 101)
+    (tmp_path / "best_model.pth").hardlink_to(tmp_path / "checkpoint_1.pth")
+    store.require_space(tmp_path, size=101, keep=2)
+    with pytest.raises(MachineError):
+        store.require_space(tmp_path, size=121, keep=2)
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path):

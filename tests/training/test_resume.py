@@ -1,5 +1,7 @@
 """A resumed run is the same run; stock's `restore_path` is not."""
 
+import itertools
+import math
 import os
 import re
 import shutil
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -359,5 +362,115 @@ def test_a_loss_that_is_not_a_number_stops_the_run(uninterrupted, corpus, recipe
         )
     assert caught.value.code == 1
     error = capsys.readouterr().err
-    assert re.search(r"The loss of step 1[34] is (nan|inf) \(samples: wavs/am_", error)
+    assert re.search(r"3 updates in a row were not made, .* the loss of step 1[56] \(samples: wavs/am_", error)
     assert {file.name: file.read_bytes() for file in run.glob("checkpoint_*")} == before
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """NaN as the loss of some training batches, by their step; returns the weights that each batch has seen."""
+    clean = ExtendedGPTTrainer.train_step
+    seen = []
+
+    def start(*steps, first=1):
+        def poisoned(self, batch, criterion):
+            outputs, losses = clean(self, batch, criterion)
+            if len(seen) + first in steps:
+                losses = {name: value * math.nan for name, value in losses.items()}
+            seen.append(self.xtts.gpt.mel_head.weight.detach().clone())
+            return outputs, losses
+
+        seen.clear()
+        monkeypatch.setattr(ExtendedGPTTrainer, "train_step", poisoned)
+        return seen
+
+    return start
+
+
+def test_a_few_bad_losses_make_no_update_and_the_count_resumes(corpus, recipe, poison, tmp_path, capsys):
+    seen = poison(4, 5)
+    recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, epochs=1, save_step=4))
+    run = only_run(tmp_path)
+    steps, _ = read_metrics(run)
+    assert [line["loss"] is None for line in steps] == [False, False, False, True, True, False]
+    assert [torch.equal(one, other) for one, other in itertools.pairwise(seen)] == [
+        False, False, False, True, True,
+    ]  # fmt: skip
+    counts = [checkpoint(run, step)["xtts_extend"]["state"]["failed_updates"] for step in (4, 6)]
+    assert counts == [1, 0]
+
+    poison(5, 6, first=5)
+    with pytest.raises(SystemExit) as caught:
+        recipe(["--checkpoint", str(run / "checkpoint_4.pth")])
+    assert caught.value.code == 1
+    assert "3 updates in a row were not made" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_never_reach_a_checkpoint(corpus, recipe, tmp_path, monkeypatch, capsys):
+    clean = torch.optim.AdamW.step
+
+    def overflow(self, *arguments, **named):
+        clean(self, *arguments, **named)
+        if next(iter(self.state.values()))["step"] == 4:
+            self.param_groups[0]["params"][0].data.fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", overflow)
+    with pytest.raises(SystemExit) as caught:
+        recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2))
+    assert caught.value.code == 1
+    assert "weights are not finite at step 4" in capsys.readouterr().err
+    assert [file.name for file in only_run(tmp_path).glob("*.pth")] == ["checkpoint_2.pth"]
+
+
+def test_a_failed_write_stops_the_run_at_the_next_step(corpus, recipe, tmp_path, monkeypatch, capsys):
+    written = torch.save
+
+    def full(content, file):
+        if content.get("step") == 4:
+            raise OSError(28, "No space left on device")
+        written(content, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(SystemExit) as caught:
+        recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2, epochs=3))
+    assert caught.value.code == 1
+    assert "checkpoint_4.pth could not be written: the disk is full" in capsys.readouterr().err
+    run = only_run(tmp_path)
+    assert {file.name for file in run.glob("*.pth")} == {"checkpoint_2.pth"}
+    assert list(run.glob(".*.tmp")) == []
+
+
+def test_a_run_without_room_does_not_start(corpus, recipe, tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("xtts_extend.checkpoint.store.shutil.disk_usage", lambda path: usage._replace(free=100_000_000))
+    with pytest.raises(SystemExit) as caught:
+        recipe(corpus.flags(output_dir=tmp_path))
+    assert caught.value.code == 1
+    assert re.search(r"0.1 GB are free .* may need 0.6 GB more: 3 checkpoints of 0.1 GB", capsys.readouterr().err)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, corpus, recipe, tmp_path, caplog):
+    """What a kill leaves: settings, vocabulary, some metrics and a part of a file."""
+    caplog.set_level("INFO")
+    run = tmp_path / "killed run"
+    run.mkdir()
+    for name in ("config.json", "vocab.json", "metrics.jsonl"):
+        shutil.copyfile(uninterrupted / name, run / name)
+    (run / ".checkpoint_4.pth.123.tmp").write_bytes(b"half")
+    recipe(["--checkpoint", str(run)])
+    assert "holds no checkpoint: its run starts again" in caplog.text
+    require_same_run(run, uninterrupted, STEPS)
+    assert list(run.glob(".*.tmp")) == []
+
+
+def test_a_limit_of_time_saves_and_is_no_error(uninterrupted, corpus, recipe, tmp_path, monkeypatch):
+    clock = iter(range(0, 100000, 10))
+    monkeypatch.setattr("xtts_extend.training.signals.time", SimpleNamespace(time=lambda: next(clock)))
+    monkeypatch.setattr("xtts_extend.training.signals.psutil.Process.create_time", lambda self: 0.0)
+    recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_minutes=1.3))
+    run = only_run(tmp_path)
+    # asked every ten seconds: after five steps 50 s, twice the longest gap and a second to write are less than 78 s
+    assert max(int(file.stem.split("_")[1]) for file in run.glob("checkpoint_*")) == 6
+    monkeypatch.undo()
+    recipe(["--checkpoint", str(run), "--coqpit.max_minutes=null"])
+    require_same_run(run, uninterrupted, STEPS)

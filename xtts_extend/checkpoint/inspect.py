@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from xtts_extend.checkpoint.soundness import require_sound
 from xtts_extend.errors import CheckpointError
 
 logger = logging.getLogger("trainer")
@@ -171,21 +172,34 @@ def describe(content: Any, path: Path) -> CheckpointInfo:
     )
 
 
-def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
+def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointInfo:
     """Describe a checkpoint, a run folder (its newest sound checkpoint) or a base directory (its `model.pth`).
+
+    Args:
+        path: the file or folder.
+        verify: also read training checkpoints to their end and compare their checksums; of a run folder the newest
+            whose bytes are right is taken then. Without it only headers are read.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged, or it wants to run code.
     """
     path = Path(path)
     if path.is_dir():
-        path = newest_checkpoint(path) if run_checkpoints(path) else path / "model.pth"
+        if run_checkpoints(path):
+            return newest_checkpoint(path, verify=verify)
+        path = path / "model.pth"
         if not path.exists():
             raise CheckpointError(
                 f"{path.parent} is neither a run (no checkpoint_N.pth or best_model_N.pth) nor a base directory "
                 "(no model.pth). Give one of them, or a file."
             )
-    return describe(load_pickled(path, map_location="meta"), path)
+    try:
+        info = describe(load_pickled(path, map_location="meta"), path)
+        if verify and info.kind == "training":
+            require_sound(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_other_checkpoint(path)}") from error
+    return info
 
 
 def run_checkpoints(run: Path) -> list[Path]:
@@ -193,13 +207,17 @@ def run_checkpoints(run: Path) -> list[Path]:
     return [entry for entry in run.iterdir() if _CHECKPOINT_NAME.fullmatch(entry.name)]
 
 
-def newest_checkpoint(run: Path) -> Path:
+def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
     """The sound checkpoint of a run folder with the most steps, by the steps that the files record.
+
+    Args:
+        run: the folder.
+        verify: a file is sound only if its checksums are right; otherwise a readable header is enough.
 
     Raises:
         CheckpointError: the folder holds no sound training checkpoint; each damaged one is named with its reason.
     """
-    sound: list[tuple[int, bool, Path]] = []
+    candidates: list[CheckpointInfo] = []
     damaged: list[str] = []
     for file in run_checkpoints(run):
         try:
@@ -207,13 +225,32 @@ def newest_checkpoint(run: Path) -> Path:
         except CheckpointError as error:
             damaged.append(str(error))
             continue
-        if info.kind == "training" and info.step is not None:
-            sound.append((info.step, file.name.startswith("checkpoint"), file))
+        if info.kind == "training":
+            candidates.append(info)
         else:
             damaged.append(f"{file} holds no training state.")
+    newest = None
+    for info in sorted(candidates, key=lambda info: (info.step, Path(info.path).name), reverse=True):
+        try:
+            if verify:
+                require_sound(Path(info.path))
+            newest = info
+            break
+        except CheckpointError as error:
+            damaged.append(str(error))
     for line in damaged:
         logger.warning(" > passed over: %s", line)
-    if not sound:
+    if newest is None:
         listed = "\n  ".join(damaged) or "no checkpoint_N.pth or best_model_N.pth in it"
         raise CheckpointError(f"{run} holds no checkpoint that can be resumed:\n  {listed}")
-    return max(sound)[2]
+    return newest
+
+
+def _other_checkpoint(damaged: Path) -> str:
+    """Names the newest sound checkpoint beside a damaged one, if there is one."""
+    if not _CHECKPOINT_NAME.fullmatch(damaged.name) or not damaged.parent.is_dir():
+        return ""
+    try:
+        return f" The newest sound checkpoint beside it is {newest_checkpoint(damaged.parent, verify=True).path}."
+    except CheckpointError:
+        return ""

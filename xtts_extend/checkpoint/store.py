@@ -9,15 +9,16 @@ import contextlib
 import datetime
 import logging
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo, describe, load_pickled
-from xtts_extend.errors import CheckpointError, MachineError
-from xtts_extend.files import atomic_write
+from xtts_extend.errors import CheckFailed, CheckpointError, DiskFullError, MachineError
+from xtts_extend.files import atomic_path, atomic_write
 
 logger = logging.getLogger("trainer")
 
@@ -94,29 +95,91 @@ def set_aside_later(run: Path, step: int) -> None:
             )
 
 
-def keep_newest(run: Path, count: int) -> None:
-    """Remove all `checkpoint_N.pth` but the `count` with the most steps (by name: these are our own files)."""
+def keep_newest(run: Path, count: int) -> int:
+    """Remove all `checkpoint_N.pth` but the `count` with the most steps (by name: these are our own files).
+
+    Returns:
+        How many were removed.
+    """
     files = [(int(found.group(1)), file) for file in run.iterdir() if (found := _step_of(file, "checkpoint"))]
     for _, file in sorted(files)[:-count]:
         file.unlink()
+    return len(files[count:])
 
 
-def mark_best(run: Path, best: Path) -> None:
-    """Let `best_model.pth` be `best` (a hard link, or a copy on file systems without them); remove older best ones."""
-    link = run / ".best_model.pth.tmp"
+def save_step(state: Mapping[str, Any], run: Path, names: Sequence[str], keep: int) -> None:
+    """Write one state under one or two names, then remove the checkpoints that it replaces.
+
+    When the disk is full, all but the newest two earlier checkpoints are given up for one more try.
+
+    Args:
+        state: the checkpoint.
+        run: the run folder.
+        names: `best_model_N.pth`, `checkpoint_N.pth`, or both: then the second is a hard link.
+        keep: how many `checkpoint_N.pth` to keep.
+
+    Raises:
+        MachineError: it could not be written; what was there before is as it was, but for what was given up.
+        CheckFailed: a weight is not finite.
+    """
+    broken = [key for key, tensor in state["model"].items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckFailed(
+            f"{len(broken)} weights are not finite at step {state['step']} (the first: {broken[0]}): no checkpoint is "
+            "written, and the earlier ones are as they were. Continue one with a lower learning rate or --grad-clip 1."
+        )
+    first, *others = (run / name for name in names)
+    try:
+        write_checkpoint(state, first)
+    except DiskFullError:
+        removed = keep_newest(run, 2)
+        if not removed:
+            raise
+        logger.warning(" > The disk is full: %d of the older checkpoints were removed, for one more try.", removed)
+        write_checkpoint(state, first)
+    for other in others:
+        _link(first, other)
+    for path in (first, *others):
+        if _step_of(path, "best_model"):
+            _link(path, run / "best_model.pth")
+            for file in run.iterdir():
+                if _step_of(file, "best_model") and file != path:
+                    file.unlink()
+    keep_newest(run, keep)
+
+
+def require_space(run: Path, size: int, keep: int) -> None:
+    """Compare the room on the disk with what a run needs at its worst, and say both.
+
+    That is `keep` checkpoints, one being written, the old and the new best model.
+
+    Raises:
+        MachineError: the room does not suffice.
+    """
+    sizes = {(status := file.stat()).st_ino: status.st_size for file in run.glob("*.pth")}
+    needed = max(0, (keep + 3) * size - sum(sizes.values()))
+    free = shutil.disk_usage(run).free
+    numbers = (
+        f"{free / 1e9:.1f} GB are free for {run}, and the run may need {needed / 1e9:.1f} GB more: {keep} checkpoints "
+        f"of {size / 1e9:.1f} GB, one being written, the old and the new best model"
+    )
+    if free < needed:
+        raise MachineError(f"{numbers}. Make room, give another --output-dir, or keep fewer with --keep-checkpoints.")
+    logger.info(" > disk: %s", numbers)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, atomically: a hard link, or a copy on file systems without them."""
+    link = target.with_name(f".{target.name}.link.tmp")
     link.unlink(missing_ok=True)
     try:
-        link.hardlink_to(best)
+        link.hardlink_to(source)
     except OSError as error:
-        logger.info("No hard links in %s (%s): best_model.pth is a copy.", run, error.strerror)
-        with atomic_write(run / "best_model.pth") as target, best.open("rb") as source:
-            while block := source.read(1 << 24):
-                target.write(block)
+        logger.info("No hard links in %s (%s): %s is a copy.", target.parent, error.strerror, target.name)
+        with atomic_path(target) as copy:
+            shutil.copyfile(source, copy)
     else:
-        link.replace(run / "best_model.pth")
-    for file in run.iterdir():
-        if _step_of(file, "best_model") and file != best:
-            file.unlink()
+        link.replace(target)
 
 
 def _step_of(file: Path, kind: str) -> re.Match[str] | None:

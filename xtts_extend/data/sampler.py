@@ -28,15 +28,18 @@ class EpochBatchSampler(Sampler[list[int]]):
         batch_size: int,
         seed: int,
         language_weights: Mapping[str, float] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         """Plan the epochs.
 
         Args:
             samples: With `language`, and with `duration_s` where weights are given.
-            batch_size: Samples per batch.
+            batch_size: Samples per batch, of all processes together.
             seed: Of the permutations.
             language_weights: Positive shares of the audio hours, for exactly the languages of the samples; they need
                 not sum to 1.
+            rank, ranks: This process, of how many: the iteration gives its share of each batch.
 
         Raises:
             ConfigError: The batch size is not positive, or the weights do not fit the languages.
@@ -48,7 +51,9 @@ class EpochBatchSampler(Sampler[list[int]]):
             raise ConfigError(f"batch size {batch_size}; expected 1 or more")
         self.batch_size = batch_size
         self.seed = seed
+        self.rank, self.ranks = rank, ranks
         self._start = (0, 0)
+        self._order: list[int] = []
         indices: dict[str, list[int]] = defaultdict(list)
         for index, sample in enumerate(samples):
             indices[sample["language"]].append(index)
@@ -78,16 +83,25 @@ class EpochBatchSampler(Sampler[list[int]]):
                 "have the data, the batch size or the language weights changed?"
             )
         self._start = (epoch, batch)
+        self._order = self._epoch_order(epoch)
 
     def __len__(self) -> int:
         """Batches in a whole epoch, wherever the iteration begins."""
         return math.ceil(self.samples_in_epoch / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, batch = self._start
-        order = self._epoch_order(epoch)
-        for start in range(batch * self.batch_size, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+        for number in range(self._start[1], len(self)):
+            whole = self.batch(number)
+            size, larger = divmod(len(whole), self.ranks)
+            start = self.rank * size + min(self.rank, larger)
+            # a process without a share runs one sample all the same, to keep step with the others
+            yield whole[start : start + size + (self.rank < larger)] or whole[:1]
+
+    def batch(self, number: int) -> list[int]:
+        """All samples of a batch of the epoch that `set_position` chose, whichever process they go to."""
+        if not self._order:
+            self._order = self._epoch_order(self._start[0])
+        return self._order[number * self.batch_size : (number + 1) * self.batch_size]
 
     def _epoch_order(self, epoch: int) -> list[int]:
         # A string seeds through SHA-512: the same in every process, whatever PYTHONHASHSEED is.

@@ -49,6 +49,26 @@ def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") ->
     }
 
 
+def target_counts(batch: Mapping[str, Any], gpt: Any) -> list[float]:
+    """How many text and how many audio targets the losses of a batch are means of, as `GPT.forward` masks them.
+
+    Args:
+        batch: formatted; `GPT.forward` has not seen it yet (it changes `cond_idxs`).
+        gpt: coqui's `GPT`.
+    """
+    # a stop token each; three codes, and a stop token
+    text = float((batch["text_lengths"] + 1).sum())
+    code_lengths = torch.ceil(batch["wav_lengths"] / gpt.code_stride_len).long() + 3
+    audio = float((code_lengths + 1).sum())
+    if batch["cond_idxs"] is not None:
+        # coqui masks the prompt of the last sample only
+        compression = gpt.perceiver_cond_length_compression if gpt.use_perceiver_resampler else gpt.code_stride_len
+        start, end = (int(index) // compression for index in batch["cond_idxs"][-1])
+        last = int(code_lengths[-1]) + 1
+        audio -= max(0, min(end, last) - start)
+    return [text, audio]
+
+
 class ExtendedGPTTrainer(GPTTrainer):
     """`GPTTrainer` that takes a base with a smaller vocabulary and can freeze the rows of old tokens.
 

@@ -102,6 +102,11 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument("--epochs", type=_positive, help="stop after so many passes [1000: until you stop it]")
     training.add_argument("--max-steps", type=_positive, help="stop after so many steps [no limit]")
     training.add_argument(
+        "--max-minutes",
+        type=_at_least_zero,
+        help="save and end with exit code 0 before so many minutes are over [no limit]",
+    )
+    training.add_argument(
         "--batch-size", type=_positive, help="utterances per batch [4: with 64 of them accumulated, an effective 256]"
     )
     training.add_argument(

@@ -41,6 +41,8 @@ class NewLanguageConfig(GPTTrainerConfig):
     freeze_base_rows: bool = field(default=True, metadata={"help": "Keep the rows of old tokens as they are."})
     grad_accum_steps: int = field(default=64, metadata={"help": "Batches per optimizer step."})
     max_steps: int | None = field(default=None, metadata={"help": "Stop after this many batches."})
+    max_minutes: float | None = field(default=None, metadata={"help": "Save and stop before so many minutes are over."})
+    started_from: str = field(default="", metadata={"help": "File whose weights the run started from."})
     # what is known to work for XTTS, from coqui's own recipe
     lr: float = 5e-6
     optimizer: str = "AdamW"

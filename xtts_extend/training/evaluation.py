@@ -11,6 +11,8 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
 from xtts_extend.training.signals import Interrupted
 
+_LOSSES = ("loss_text_ce", "loss_mel_ce", "loss")
+
 
 @torch.no_grad()
 def losses_by_language(trainer: Any) -> dict[str, dict[str, float]]:
@@ -25,13 +27,15 @@ def losses_by_language(trainer: Any) -> dict[str, dict[str, float]]:
         samples = [sample for sample in trainer.eval_samples if sample["language"] == language]
         sums: dict[str, float] = {}
         for batch in trainer.get_eval_dataloader(samples):
-            if trainer.stop.number is not None:
+            # several processes have to leave together, and do so after the evaluation
+            if trainer.stop.number is not None and trainer.ranks.size == 1:
                 raise Interrupted
             count = len(batch["samples"])
             _, losses = trainer.eval_step(trainer.format_batch(batch), 0)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value * count
-        results[language] = {name: value / len(samples) for name, value in sums.items()}
+        totals = trainer.ranks.sum([sums.get(name, 0.0) for name in _LOSSES])
+        results[language] = {name: value / len(samples) for name, value in zip(_LOSSES, totals, strict=True)}
     return results
 
 

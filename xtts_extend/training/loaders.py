@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
+from xtts_extend.training.ranks import Ranks
 
 
 def _dataset(config: Any, tokenizer: Any, samples: list[Any], is_eval: bool) -> UtteranceDataset:
@@ -24,29 +25,32 @@ def _dataset(config: Any, tokenizer: Any, samples: list[Any], is_eval: bool) -> 
     )
 
 
-def train_loader(config: Any, tokenizer: Any, samples: list[Any]) -> DataLoader[Any]:
+def train_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) -> DataLoader[Any]:
     """Batches in the order of (seed, epoch); `batch_sampler` is an `EpochBatchSampler`.
 
     Args:
         config: a `GPTTrainerConfig`; `language_weights` is read where it has them.
         tokenizer: coqui's.
         samples: of `data.manifest`.
+        ranks: the processes that share each batch; `batch_size` is that of one.
     """
     dataset = _dataset(config, tokenizer, samples, is_eval=False)
     sampler = EpochBatchSampler(
         samples,
-        config.batch_size,
+        config.batch_size * ranks.size,
         config.training_seed,
         language_weights=getattr(config, "language_weights", None) or None,
+        rank=ranks.rank,
+        ranks=ranks.size,
     )
     return DataLoader(
         dataset, batch_sampler=sampler, collate_fn=dataset.collate_fn, num_workers=config.num_loader_workers
     )
 
 
-def eval_loader(config: Any, tokenizer: Any, samples: list[Any]) -> DataLoader[Any]:
-    """All samples in their order."""
-    dataset = _dataset(config, tokenizer, samples, is_eval=True)
+def eval_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) -> DataLoader[Any]:
+    """Samples in their order; of several processes each has every so-manieth."""
+    dataset = _dataset(config, tokenizer, samples[ranks.rank :: ranks.size], is_eval=True)
     return DataLoader(
         dataset,
         batch_size=config.eval_batch_size,

@@ -28,7 +28,9 @@ class Position:
         step: finished batches.
         epoch: the current epoch, from 0.
         batch: finished batches of this epoch.
-        train_loss_sum: sum of the training losses of this epoch's batches.
+        train_loss_sum: sum of the training losses of this epoch's batches, as far as they are finite.
+        train_loss_count: how many these are.
+        failed_updates: optimizer steps in a row, up to here, that a loss or gradient that is not finite prevented.
         evaluation_due: an evaluation fell due here and is not complete.
         best_value: the loss of the best model so far.
         last_value: the loss that the last evaluation gave.
@@ -38,6 +40,8 @@ class Position:
     epoch: int = 0
     batch: int = 0
     train_loss_sum: float = 0.0
+    train_loss_count: int = 0
+    failed_updates: int = 0
     evaluation_due: bool = False
     best_value: float = float("inf")
     last_value: float = float("inf")
@@ -45,11 +49,11 @@ class Position:
     @property
     def train_loss(self) -> float:
         """Mean training loss of this epoch so far."""
-        return self.train_loss_sum / self.batch if self.batch else float("inf")
+        return self.train_loss_sum / self.train_loss_count if self.train_loss_count else float("inf")
 
     def start_epoch(self, epoch: int) -> None:
         """Move to the first batch of an epoch."""
-        self.epoch, self.batch, self.train_loss_sum = epoch, 0, 0.0
+        self.epoch, self.batch, self.train_loss_sum, self.train_loss_count = epoch, 0, 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -115,9 +119,33 @@ def run_record(trainer: Any) -> dict[str, Any]:
             "digests": dict(trainer.model.base_digests),
         },
         "base_dir": getattr(trainer.config, "base_dir", ""),
+        "processes": trainer.ranks.size,
         "data_digest": data_digest(trainer.train_samples),
         "state": trainer.position.state_dict(),
     }
+
+
+def checkpoint_state(trainer: Any) -> dict[str, Any]:
+    """What a checkpoint holds: a stock one's keys and `xtts_extend`."""
+    position = trainer.position
+    position.best_value = trainer.best_value
+    return {
+        "config": trainer.config.to_dict(),
+        "model": trainer.model.checkpoint_state(),
+        "optimizer": [optimizer.state_dict() for optimizer in trainer.optimizer],
+        "scheduler": [scheduler.state_dict() for scheduler in trainer.scheduler if scheduler is not None],
+        "scaler": trainer.scaler.state_dict() if trainer.scaler is not None else None,
+        "step": position.step,
+        "epoch": position.epoch,
+        "model_loss": {"train_loss": position.train_loss, "eval_loss": trainer.best_value},
+        "xtts_extend": run_record(trainer),
+    }
+
+
+def checkpoint_size(model: Any) -> int:
+    """Bytes of a checkpoint of a model: its tensors, and AdamW's two moments of what trains."""
+    trained = sum(parameter.nbytes for parameter in model.xtts.gpt.parameters())
+    return int(1.01 * (sum(tensor.nbytes for tensor in model.checkpoint_state().values()) + 2 * trained))
 
 
 def prepare_model(model: Any, content: Mapping[str, Any]) -> None:
@@ -184,7 +212,7 @@ def _check_changes(trainer: Any, content: Mapping[str, Any], allow_changes: bool
             + "\n  ".join(fixed)
             + "\nLeave them as they were, or take only the weights with --start-fresh."
         )
-    changed = changes(recorded, trainer.config, DEFINES_THE_RUN)
+    changed = changes(_per_process(recorded, content, trainer.ranks.size), trainer.config, DEFINES_THE_RUN)
     before = content.get("xtts_extend", {}).get("data_digest")
     now = data_digest(trainer.train_samples)
     if before is not None and before != now:
@@ -198,6 +226,14 @@ def _check_changes(trainer: Any, content: Mapping[str, Any], allow_changes: bool
     for line in changed:
         logger.info(" > changed, as asked: %s", line)
     return [line.split(":")[0] for line in changed]
+
+
+def _per_process(recorded: Mapping[str, Any], content: Mapping[str, Any], processes: int) -> Mapping[str, Any]:
+    """The recorded values with the batch size that gives as many processes as now the same batch together."""
+    before = content.get("xtts_extend", {}).get("processes", 1)
+    if not recorded or before == processes:
+        return recorded
+    return {**recorded, "batch_size": recorded["batch_size"] * before / processes}
 
 
 def require_same_vocabulary(vocabulary: Vocabulary, record: Mapping[str, Any], info: CheckpointInfo) -> None:
@@ -308,5 +344,6 @@ def _apply_changes(trainer: Any, content: Mapping[str, Any], changed: Sequence[s
                     if key != "weight_decay" or group["weight_decay"]:
                         group[key] = value
     if "batch_size" in changed:
-        position.batch = position.batch * int(lookup(recorded, "batch_size")) // trainer.config.batch_size
+        before = int(lookup(recorded, "batch_size")) * content.get("xtts_extend", {}).get("processes", 1)
+        position.batch = position.batch * before // (trainer.config.batch_size * trainer.ranks.size)
         logger.info(" > the place in the epoch is now after %d batches of the new size.", position.batch)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, load_pickled
+from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, load_pickled, run_checkpoints
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.manifest import Sample, read_manifests
@@ -39,6 +39,7 @@ class Start:
         info: what its header says.
         recorded: the configuration that a training checkpoint holds; empty for a base model.
         record: the `xtts_extend` key of a training checkpoint of ours; empty otherwise.
+        run_folder: a run that was killed before its first checkpoint: it starts again in this folder.
     """
 
     resume: bool
@@ -46,6 +47,7 @@ class Start:
     info: CheckpointInfo
     recorded: Mapping[str, Any]
     record: Mapping[str, Any]
+    run_folder: Path | None = None
 
 
 def classify_path(given: Mapping[str, Any]) -> Start:
@@ -61,7 +63,9 @@ def classify_path(given: Mapping[str, Any]) -> Start:
         target = Path(given["base_dir"]).expanduser() / "model.pth"
     else:
         raise ConfigError("Neither --base-dir nor --checkpoint was given: there is nothing to start from.")
-    info = inspect_checkpoint(target)
+    if _has_no_checkpoint_yet(target):
+        return _start_again(target)
+    info = inspect_checkpoint(target, verify=True)
     path = Path(info.path)
     training = info.kind == "training"
     fresh = bool(given.get("start_fresh"))
@@ -80,17 +84,41 @@ def classify_path(given: Mapping[str, Any]) -> Start:
     return Start(False, path, info, {}, {})
 
 
-def build_config(given: Mapping[str, Any], overrides: Sequence[str], start: Start) -> NewLanguageConfig:
+def _has_no_checkpoint_yet(target: Path) -> bool:
+    """Whether this is the folder of a run that ended before its first checkpoint."""
+    config = target / "config.json"
+    return config.is_file() and not run_checkpoints(target) and bool(read_json(config).get("started_from"))
+
+
+def _start_again(run: Path) -> Start:
+    """Start the run of a folder again, with the settings and from the weights that it recorded."""
+    recorded = read_json(run / "config.json")
+    info = inspect_checkpoint(recorded["started_from"], verify=True)
+    path = Path(info.path)
+    record = load_pickled(path, map_location="meta").get("xtts_extend") or {} if info.kind == "training" else {}
+    logger.info(" > %s holds no checkpoint: its run starts again, from %s.", run, path)
+    return Start(False, path, info, recorded, record, run.absolute())
+
+
+def build_config(
+    given: Mapping[str, Any], overrides: Sequence[str], start: Start, processes: int = 1
+) -> NewLanguageConfig:
     """The run's configuration: defaults, then the base's or the recorded values, then flags, then overrides.
+
+    Args:
+        given: the flags that were given.
+        overrides: `--coqpit.KEY=VALUE`.
+        start: what the path is.
+        processes: how many train together. A resume keeps the batch of all of them together.
 
     Raises:
         ConfigError: values contradict each other or the files, or something needed is missing.
         LanguageError: the language has no tag in the vocabulary.
     """
     config = NewLanguageConfig()
-    if start.resume:
+    if start.resume or start.run_folder:
         take_recorded(config, start.recorded)
-        own_vocabulary = start.path.parent / "vocab.json"
+        own_vocabulary = (start.run_folder or start.path.parent) / "vocab.json"
         if own_vocabulary.is_file():
             config.model_args.tokenizer_file = str(own_vocabulary)
         # the trainer restores them; the stock Trainer records paths here
@@ -101,8 +129,11 @@ def build_config(given: Mapping[str, Any], overrides: Sequence[str], start: Star
             "--base-dir is missing: DVAE and mel statistics are read from there. Give the folder of the base model."
         )
     if not start.resume:
+        config.started_from = str(start.path.absolute())
         take_architecture(config, read_json(base_dir / "config.json"))
     use_base(config, base_dir)
+    if start.resume:
+        config.batch_size = _batch_of_one(config.batch_size * start.record.get("processes", 1), processes)
     apply_flags(config, dict(given), overrides)
     if not config.language:
         raise ConfigError("--language is missing: give the code of the language to learn, as in its vocabulary tag.")
@@ -129,10 +160,21 @@ def build_config(given: Mapping[str, Any], overrides: Sequence[str], start: Star
         raise ConfigError("--amp fp16 needs a GPU, and none is visible. Use --amp bf16 or none.")
     if torch.cuda.device_count() > 1:
         raise ConfigError(
-            f"{torch.cuda.device_count()} GPUs are visible, and a run uses one. "
-            "Choose it with CUDA_VISIBLE_DEVICES=0 before the command."
+            f"{torch.cuda.device_count()} GPUs are visible, and a process uses one. Choose it with "
+            "CUDA_VISIBLE_DEVICES=0 before the command, or use all with torchrun --nproc_per_node "
+            f"{torch.cuda.device_count()} in the place of python."
         )
     return config
+
+
+def _batch_of_one(total: int, processes: int) -> int:
+    """Samples per batch and process, so that the batch of all processes together stays as it was."""
+    if total % processes:
+        raise ConfigError(
+            f"The run's batches have {total} samples, which {processes} processes cannot share evenly. "
+            f"Start a number of processes that divides {total}."
+        )
+    return total // processes
 
 
 def _absolute(spec: str) -> str:

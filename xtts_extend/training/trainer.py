@@ -15,6 +15,7 @@ import logging
 import math
 import random
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -24,24 +25,27 @@ import torch
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
+from xtts_extend.checkpoint.background import BackgroundWriter, snapshot
 from xtts_extend.checkpoint.store import (
-    keep_newest,
     load_checkpoint,
     make_run_folder,
-    mark_best,
     remove_leftovers,
+    require_space,
+    save_step,
     set_aside_later,
-    write_checkpoint,
 )
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
-from xtts_extend.errors import CheckFailed, CheckpointError
+from xtts_extend.errors import CheckpointError
+from xtts_extend.files import atomic_path
 from xtts_extend.training.evaluation import losses_by_language, speak_test_sentences
 from xtts_extend.training.loaders import eval_loader, train_loader
 from xtts_extend.training.metrics import MetricsLog, make_dashboard
 from xtts_extend.training.progress import Progress
-from xtts_extend.training.restore import Position, prepare_model, restore, run_record
-from xtts_extend.training.signals import Interrupted, StopSignal
+from xtts_extend.training.ranks import Ranks
+from xtts_extend.training.restore import Position, checkpoint_size, checkpoint_state, prepare_model, restore
+from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
+from xtts_extend.training.update import Updater
 
 logger = logging.getLogger("trainer")
 
@@ -58,11 +62,13 @@ class ResumableTrainer(Trainer):
             training loss of the epoch.
         new_run: continue a checkpoint in a new run folder instead of the checkpoint's own.
         allow_changes: continue although something that defines the run has changed.
+        run_folder: start in this folder, of a run that ended before its first checkpoint.
+        ranks: the processes that train together; rank 0 writes.
 
     Raises:
         CheckpointError: `restore_path` is no sound training checkpoint, or does not fit model and optimizer.
         ConfigError: what defines the run has changed.
-        MachineError: the run folder cannot be made.
+        MachineError: the run folder cannot be made, or the disk has no room for the run.
     """
 
     def __init__(
@@ -76,10 +82,13 @@ class ResumableTrainer(Trainer):
         eval_samples: list[Any] | None = None,
         new_run: bool = False,
         allow_changes: bool = False,
+        run_folder: Path | None = None,
+        ranks: Ranks | None = None,
         **kwargs: Any,
     ) -> None:
         self._checkpoint: dict[str, Any] | None = None
         self._allow_changes = allow_changes
+        self.ranks = ranks or Ranks()
         step = 0
         if args.restore_path:
             source = Path(args.restore_path)
@@ -92,15 +101,17 @@ class ResumableTrainer(Trainer):
             step = Position.of(self._checkpoint, self.restored_info).step
             prepare_model(model, self._checkpoint)
         if args.restore_path and not new_run:
-            run = Path(args.restore_path).absolute().parent
-        else:
-            run = make_run_folder(Path(output_path or config.output_path), config.run_name)
+            run_folder = Path(args.restore_path).absolute().parent
+        run = self._open_folder(run_folder, Path(output_path or config.output_path), config.run_name)
+        if self.ranks.is_main and config.save_checkpoints:
+            require_space(run, checkpoint_size(model), config.save_n_checkpoints)
         # the stock class uses this folder as it is
         args.continue_path = str(run)
         self.position = Position()
         self.best_value = math.inf
         self.stop = StopSignal()
         self._saved_step = 0
+        self._writer = BackgroundWriter()
         super().__init__(
             args,
             config,
@@ -116,8 +127,25 @@ class ResumableTrainer(Trainer):
         set_aside_later(run, self.position.step)
         vocabulary = Path(config.model_args.tokenizer_file)
         if vocabulary.absolute() != run / "vocab.json":
-            shutil.copyfile(vocabulary, run / "vocab.json")
-        self.metrics = MetricsLog(run, self.position.step)
+            with atomic_path(run / "vocab.json") as copy:
+                shutil.copyfile(vocabulary, copy)
+        # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
+        self.metrics = MetricsLog(run, self.position.step or -1)
+        self._updater = Updater(self, self.ranks)
+
+    def _open_folder(self, run: Path | None, output_dir: Path, run_name: str) -> Path:
+        """The run folder, made by rank 0; the others, which write nothing that counts, get a temporary one."""
+        if self.ranks.is_main and run is None:
+            run = make_run_folder(output_dir, run_name)
+        if self.ranks.is_main and run is not None:
+            return run
+        self._scratch = tempfile.TemporaryDirectory(prefix="xtts_extend-")
+        return Path(self._scratch.name)
+
+    @property
+    def use_pt_ddp(self) -> bool:
+        """Never stock's: it calls the module inside of DDP, and gradients are not exchanged."""
+        return False
 
     @staticmethod
     def init_training(args: TrainerArgs, coqpit_overrides: list[str], config: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -138,30 +166,23 @@ class ResumableTrainer(Trainer):
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
         self._saved_step = self.position.step
 
-    def _state(self) -> dict[str, Any]:
-        """A stock checkpoint and the key `xtts_extend`."""
-        self.position.best_value = self.best_value
-        return {
-            "config": self.config.to_dict(),
-            "model": self.model.checkpoint_state(),
-            "optimizer": [optimizer.state_dict() for optimizer in self.optimizer],
-            "scheduler": [scheduler.state_dict() for scheduler in self.scheduler if scheduler is not None],
-            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
-            "step": self.position.step,
-            "epoch": self.position.epoch,
-            "model_loss": {"train_loss": self.position.train_loss, "eval_loss": self.best_value},
-            "xtts_extend": run_record(self),
-        }
-
     def save_checkpoint(self) -> None:
         """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
-        path = self.output_path / f"checkpoint_{self.position.step}.pth"
-        logger.info(" > CHECKPOINT : %s", path)
+        self._save(f"checkpoint_{self.position.step}.pth")
+        self._saved_step = self.position.step
+
+    def _save(self, *names: str) -> None:
+        """Copy the state and write it in the background; what the metrics hold by now is on the disk before."""
         self.metrics.flush()
         self.dashboard_logger.flush()
-        write_checkpoint(self._state(), path)
-        self._saved_step = self.position.step
-        keep_newest(self.output_path, self.config.save_n_checkpoints)
+        if not self.ranks.is_main:
+            return
+        for name in names:
+            logger.info(" > %s : %s", "BEST MODEL" if "best" in name else "CHECKPOINT", self.output_path / name)
+        # copied only when the one before is written: at most one copy at a time
+        self._writer.wait()
+        state = snapshot(checkpoint_state(self))
+        self._writer.submit(save_step, state, self.output_path, names, self.config.save_n_checkpoints)
 
     def save_best_model(self) -> None:
         """Write `best_model_N.pth` when the loss that was just measured is the best so far."""
@@ -169,11 +190,8 @@ class ResumableTrainer(Trainer):
         if not value < self.best_value or self.position.step <= self.config.save_best_after:
             return
         self.best_value = value
-        path = self.output_path / f"best_model_{self.position.step}.pth"
-        logger.info(" > BEST MODEL : %s (loss %.5f)", path, value)
-        self.metrics.flush()
-        write_checkpoint(self._state(), path)
-        mark_best(self.output_path, path)
+        logger.info(" > loss %.5f is the best so far", value)
+        self._save(f"best_model_{self.position.step}.pth")
 
     ####################
     # DATA
@@ -181,11 +199,15 @@ class ResumableTrainer(Trainer):
 
     def get_train_dataloader(self, samples: list[Any], *, verbose: bool = False) -> DataLoader[Any]:
         """Batches in the order of (seed, epoch)."""
-        return train_loader(self.config, self.model.xtts.tokenizer, samples)
+        return train_loader(self.config, self.model.xtts.tokenizer, samples, self.ranks)
+
+    @property
+    def _sampler(self) -> EpochBatchSampler:
+        return cast(EpochBatchSampler, self.train_loader.batch_sampler)
 
     def get_eval_dataloader(self, samples: list[Any], *, verbose: bool = False) -> DataLoader[Any]:
         """All samples in their order."""
-        return eval_loader(self.config, self.model.xtts.tokenizer, samples)
+        return eval_loader(self.config, self.model.xtts.tokenizer, samples, self.ranks)
 
     ####################
     # TRAINING
@@ -193,8 +215,8 @@ class ResumableTrainer(Trainer):
 
     def _seed(self, purpose: str, step: int) -> None:
         """Make what is random from here on a function of (seed, purpose, step)."""
-        name = f"{self.config.training_seed}:{purpose}:{step}".encode()
-        value = int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little")
+        name = f"{self.config.training_seed}:{purpose}:{step}" + (f":{self.ranks.rank}" if self.ranks.rank else "")
+        value = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
         random.seed(value)
         np.random.seed(value)
         torch.manual_seed(value)
@@ -215,51 +237,37 @@ class ResumableTrainer(Trainer):
             loader_start_time: unused here, kept from the stock signature.
         """
         self.callbacks.on_train_step_start(self)
-        names = batch["samples"]
-        self._seed("train", self.position.step + 1)
+        position = self.position
+        whole = self._sampler.batch(step)
+        names = [self.train_samples[index]["manifest_audio_file"] for index in whole]
+        self._seed("train", position.step + 1)
         learning_rate = self.optimizer[0].param_groups[0]["lr"]
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
-        outputs, losses, _ = self.optimize(
-            self.format_batch(batch),
-            self.optimizer[0],
-            self.scaler,
-            self.criterion[0],
-            self.scheduler[0],
-            step_optimizer=moves,
-            num_optimizers=1,
-        )
-        if not math.isfinite(losses["loss"]):
-            raise CheckFailed(
-                f"The loss of step {self.position.step + 1} is {losses['loss']} (samples: {', '.join(names)}). "
-                f"The run stops, and its last checkpoint (step {self._saved_step}) stays as it is. "
-                "Lower the learning rate, set --grad-clip 1, or look at these samples."
-            )
-        # stock divides the loss that it reports by the accumulation
-        losses["loss"] = losses["loss"] * self.grad_accum_steps
-        position = self.position
+        losses = self._updater.step(self.format_batch(batch), names, moves=moves)
+        finite = math.isfinite(losses["loss"])
         position.step += 1
         position.batch = step + 1
-        position.train_loss_sum += losses["loss"]
+        if finite:
+            position.train_loss_sum += losses["loss"]
+            position.train_loss_count += 1
         self.total_steps_done = position.step
         self.metrics.add(
             step=position.step,
             epoch=position.epoch,
-            loss=losses["loss"],
-            loss_text_ce=losses["loss_text_ce"],
-            loss_mel_ce=losses["loss_mel_ce"],
+            # JSON has no word for what is not finite
+            **{name: value if math.isfinite(value) else None for name, value in losses.items()},
             learning_rate=learning_rate,
             samples=names,
         )
-        if position.step % self.config.plot_step == 0:
+        if finite and position.step % self.config.plot_step == 0:
             self.dashboard_logger.train_step_stats(position.step, {**losses, "current_lr": learning_rate})
         self._progress.step(position, batch_n_steps, losses, learning_rate)
         self.callbacks.on_train_step_end(self)
-        return outputs, losses
+        return None, losses
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
-        loader = self.train_loader
-        sampler = cast(EpochBatchSampler, loader.batch_sampler)
+        loader, sampler = self.train_loader, self._sampler
         batches = len(sampler)
         sampler.set_position(self.position.epoch, self.position.batch)
         cast(UtteranceDataset, loader.dataset).set_epoch(self.position.epoch)
@@ -267,6 +275,7 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_epoch_start(self)
         boundary = self.position.step
         for index, batch in enumerate(loader, start=self.position.batch):
+            self._writer.check()
             self.train_step(batch, batches, index, time.time())
             if (index + 1) % self.grad_accum_steps == 0 or index + 1 == batches:
                 self._between_steps(boundary, epoch_ends=index + 1 == batches)
@@ -288,8 +297,10 @@ class ResumableTrainer(Trainer):
             self._evaluate_if_due()
         if due(self.config.save_step) and self.config.save_checkpoints:
             self.save_checkpoint()
-        if self.stop.number is not None:
+        if self.ranks.any(self.stop.number is not None):
             raise Interrupted
+        if self.ranks.any(self._limit.reached()):
+            raise OutOfTime
 
     def _finished(self) -> bool:
         limit = getattr(self.config, "max_steps", None)
@@ -297,8 +308,8 @@ class ResumableTrainer(Trainer):
 
     def _is_complete(self) -> bool:
         """Whether a restored run has nothing left to do."""
-        position, sampler = self.position, self.train_loader.batch_sampler
-        epochs_done = position.epoch + (position.batch == len(cast(EpochBatchSampler, sampler)))
+        position = self.position
+        epochs_done = position.epoch + (position.batch == len(self._sampler))
         return (self._finished() or epochs_done >= self.config.epochs) and not position.evaluation_due
 
     ####################
@@ -328,7 +339,7 @@ class ResumableTrainer(Trainer):
 
     def test_run(self) -> None:
         """Speak the test sentences for the dashboard."""
-        if self.config.test_sentences:
+        if self.config.test_sentences and self.ranks.is_main:
             self._seed("test", self.position.step)
             rate = self.config.model_args.output_sample_rate
             self.dashboard_logger.test_audios(self.position.step, speak_test_sentences(self), rate)
@@ -339,6 +350,7 @@ class ResumableTrainer(Trainer):
 
     def _fit(self) -> None:
         self._progress = Progress(self.config, self.position.step)
+        self._limit = TimeLimit(getattr(self.config, "max_minutes", None), checkpoint_size(self.model))
         self.train_loader = self.get_train_dataloader(self.train_samples or [])
         if self._is_complete():
             logger.info(
@@ -371,18 +383,25 @@ class ResumableTrainer(Trainer):
 
         Raises:
             SystemExit: a signal ended the run.
+            CheckFailed: losses or gradients were not finite several times in a row.
+            MachineError: a checkpoint could not be written.
         """
         with self.stop:
             try:
                 self._fit()
-            except Interrupted:
+            except (Interrupted, OutOfTime) as reason:
                 if self._saved_step != self.position.step:
                     self.save_checkpoint()
-                self.callbacks.on_keyboard_interrupt(self)
+                self._writer.wait()
+                self.ranks.wait()
                 logger.info(" > Stopped at step %d; the same command continues it.", self.position.step)
-                raise SystemExit(128 + int(self.stop.number or 0)) from None
+                if isinstance(reason, Interrupted):
+                    self.callbacks.on_keyboard_interrupt(self)
+                    raise SystemExit(128 + int(self.stop.number or 0)) from None
             finally:
                 self.dashboard_logger.finish()
+            self._writer.wait()
+            self.ranks.wait()
 
 
 def _losses(losses: dict[str, float]) -> str:
