@@ -151,3 +151,22 @@ def test_inspection_reads_only_the_header(tmp_path):
     info = inspect_checkpoint(path)
     assert time.monotonic() - start < 1
     assert info.size_bytes > 2**30
+
+
+def test_a_reader_that_goes_away_is_no_error(mini_base):
+    command = [sys.executable, "-m", "xtts_extend.cli", "check-base", "--base-dir", str(mini_base)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait() == 0
+
+
+def test_an_interruption_is_one_word(monkeypatch, capsys, mini_base):
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xtts_extend.checkpoint.inspect.inspect_checkpoint", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["inspect", str(mini_base)])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,8 +129,11 @@ def _print(values: Mapping[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, values))
     for key, value in values.items():
-        shown = ", ".join(f"{name} {item}" for name, item in value.items()) if isinstance(value, Mapping) else value
-        print(f"{key:<{width}}  {shown}")
+        if isinstance(value, Mapping):
+            value = [f"{name} {item}" for name, item in value.items()]
+        if isinstance(value, list | tuple):
+            value = ", ".join(map(str, value)) or "none"
+        print(f"{key:<{width}}  {value}")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -203,12 +208,17 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code (2: the user can mend it, 1: a check or the machine failed)."""
     args = make_parser().parse_args(argv)
+    # leaves like Ctrl-C does: half-written files are removed
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with report_errors(debug=args.debug):
-            return int(args.run(args))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+            code = int(args.run(args))
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        # the reader has gone (`| head`); the interpreter would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

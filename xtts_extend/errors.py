@@ -55,7 +55,7 @@ class CheckFailed(XttsExtendError):
 
 @contextmanager
 def report_errors(*, debug: bool) -> Iterator[None]:
-    """Print the package's errors as one message on standard error and exit with their code.
+    """Print the package's errors as one message on standard error and exit with their code; 130 after Ctrl-C.
 
     Args:
         debug: let errors through with their traceback.
@@ -70,3 +70,6 @@ def report_errors(*, debug: bool) -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

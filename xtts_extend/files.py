@@ -26,8 +26,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The folder is made if need be.
 
     Raises:
-        MachineError: the disk is full, or the folder vanished or cannot be written to.
+        ConfigError: there can be no such file, because a folder has its name or a file that of its folder.
+        MachineError: the disk is full, or the folder cannot be written to.
     """
+    require_place(path.parent)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, and a file was to be written. Give the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +72,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         MachineError: there can be no folder, or no room in it.
     """
     path = path.absolute()
+    require_place(path.parent)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConfigError(f"{path} exists already. Name another folder, or remove this one first.")
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
@@ -87,6 +92,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def require_place(folder: Path) -> None:
+    """A folder that does not exist yet can be made unless one of its parents is a file."""
+    for parent in (folder, *folder.parents):
+        if parent.exists():
+            if not parent.is_dir():
+                raise ConfigError(f"{parent} is a file, and a folder was expected there. Give another path.")
+            return
 
 
 def _sync_folder(folder: Path) -> None:

@@ -85,6 +85,10 @@ def speak_to_file(
     """
     if not text.strip():
         raise DataError("There is nothing to say: the text is empty.")
+    if output.suffix.lower() != ".wav" or output.is_dir():
+        raise ConfigError(f"{output} is no name for a wav file. Give an --output that ends in .wav.")
+    if any(reference.exists() and output.exists() and output.samefile(reference) for reference in references):
+        raise ConfigError(f"{output} is the recording of the voice, which stays as it is. Give another --output.")
     model = load_model(folder)
     require_tag(model.tokenizer, language)
     voice = make_voice(model, [load_audio(reference, REFERENCE_RATE) for reference in references])

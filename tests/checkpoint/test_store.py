@@ -179,3 +179,7 @@ def test_later_checkpoints_are_set_aside_and_not_lost(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint_4.pth", "best_model_4.pth", "set-aside"}
     assert (tmp_path / "set-aside" / "checkpoint_8.pth").read_text() == "checkpoint_8.pth"
     assert (tmp_path / "set-aside" / "best_model_8.pth").read_text() == "best_model_8.pth"
+    (tmp_path / "checkpoint_8.pth").write_text("another one")
+    store.set_aside_later(tmp_path, 4)
+    assert (tmp_path / "set-aside" / "checkpoint_8.pth").read_text() == "checkpoint_8.pth"
+    assert (tmp_path / "set-aside" / "checkpoint_8_2.pth").read_text() == "another one"

@@ -18,7 +18,7 @@ from xtts_extend.demo.griffin_lim import codes_to_audio, mels_to_audio
 from xtts_extend.demo.mini_base import cached_mini_base, make_mini_base
 from xtts_extend.demo.mini_vocabulary import write_vocabulary
 from xtts_extend.demo.texts import sentences
-from xtts_extend.errors import ConfigError, MachineError, VocabularyError
+from xtts_extend.errors import ConfigError, VocabularyError
 from xtts_extend.training.base import check_base, make_dvae
 
 FILES = ["config.json", "dvae.pth", "mel_stats.pth", "model.pth", "speakers_xtts.pth", "vocab.json"]
@@ -205,7 +205,7 @@ def test_what_is_there_stays(tmp_path):
     assert (taken / "model.pth").read_text() == "mine"
     with pytest.raises(ConfigError, match="exists already"):
         make_mini_base(taken / "model.pth", **SMALL)
-    with pytest.raises(MachineError, match="could not be written"):
+    with pytest.raises(ConfigError, match="is a file, and a folder was expected"):
         make_mini_base(taken / "model.pth" / "base", **SMALL)
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend import files
-from xtts_extend.errors import DataError, LanguageError, MachineError, VocabularyError
+from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError, VocabularyError
 from xtts_extend.text.extend import DEFAULT_SIZE, check_vocabulary, extend_vocabulary
 from xtts_extend.text.languages import clean_text
 from xtts_extend.text.merges import BOUNDARY, OLD_CHARACTERS, PREEMPTED, UNCLEAN, admit
@@ -394,5 +394,5 @@ def test_a_failed_write_leaves_the_old_file(
         extend_vocabulary(small_vocab, "am", output, texts=[write_text(AMHARIC)])
     assert os.listdir(output.parent) == ["vocab.json"]
     assert output.read_text() == "old"
-    with pytest.raises(MachineError, match="could not be written"):
+    with pytest.raises(ConfigError, match="is a file, and a folder was expected"):
         extend_vocabulary(small_vocab, "am", output / "below a file.json", texts=[write_text(AMHARIC)])

@@ -114,3 +114,10 @@ def test_unknown_share_leaves_out_known_punctuation(small_vocab: Path) -> None:
     assert measured.unknown_share == 2 / 5
     assert measured.tokens_per_word == 1.0
     assert measure(tokenizer, Counter()).unknown_share == 0.0
+
+
+def test_nothing_is_proved_by_an_empty_text(
+    small_vocab: Path, extended: Path, write_text: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="nothing was compared"):
+        check_vocabulary(small_vocab, extended, [write_text("\n \n")])

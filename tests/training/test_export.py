@@ -13,9 +13,11 @@ from runs import checkpoint, only_run
 from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
+from xtts_extend.demo.mini_base import make_mini_base
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DataError, LanguageError
 from xtts_extend.export import export
 from xtts_extend.speaking import speak_to_file
+from xtts_extend.text.extend import extend_vocabulary
 from xtts_extend.training.config import SAMPLING
 
 
@@ -98,7 +100,7 @@ def test_old_rows_are_proven(run, exported, corpus, tmp_path):
     other = tmp_path / "other base"
     other.mkdir()
     torch.save(content, other / "model.pth")
-    with pytest.raises(CheckFailed, match="not those that the run started from"):
+    with pytest.raises(CheckFailed, match="are not the first of the 400 that the run froze"):
         export(run, tmp_path / "broken", other)
 
 
@@ -165,3 +167,31 @@ def test_synthesize_accepts_the_new_language_after_enable(exported, corpus, monk
     model.load_checkpoint(config, checkpoint_dir=exported, strict=True)
     voice = str(corpus.train.parent / "wavs" / "am_00001.wav")
     assert model.synthesize("ሰላም", speaker_wav=voice, language="am")["wav"].size > 1000
+
+
+def test_speak_writes_over_nothing_that_it_was_given(exported, corpus, tmp_path):
+    voice = tmp_path / "voice.wav"
+    voice.write_bytes((corpus.train.parent / "wavs" / "am_00001.wav").read_bytes())
+    before = voice.read_bytes()
+    for output, message in ((voice, "is the recording of the voice"), (tmp_path / "manifest.csv", "ends in .wav")):
+        with pytest.raises(ConfigError, match=message):
+            speak_to_file(exported, "am", [voice], "ሰላም", output)
+    assert voice.read_bytes() == before
+    soundfile.write(voice, np.zeros(22050), 22050)
+    with pytest.raises(DataError, match="silent"):
+        speak_to_file(exported, "am", [voice], "ሰላም", tmp_path / "out.wav")
+
+
+def test_one_language_after_the_other_is_exported_with_the_first_base(run, corpus, recipe, tmp_path):
+    """The second run froze the base's rows and the first run's new ones; the base holds only the former."""
+    vocab = tmp_path / "vocab.json"
+    text = tmp_path / "ka.txt"
+    text.write_text("გამარჯობა მსოფლიო", encoding="utf-8")
+    extend_vocabulary(run / "vocab.json", "ka", vocab, texts=[text], size=30)
+    flags = {"checkpoint": run, "start_fresh": True, "vocab": vocab, "max_steps": 2, "output_dir": tmp_path / "runs"}
+    recipe(corpus.flags(**flags))
+    report = export(only_run(tmp_path / "runs"), tmp_path / "model", corpus.base)
+    assert (report["base_rows"], report["base_rows_checked"]) == (550, True)
+    other = make_mini_base(tmp_path / "other", layers=2, channels=64, heads=2, seed=1)
+    with pytest.raises(CheckFailed, match="400 token rows of .* are not the first of the 550"):
+        export(only_run(tmp_path / "runs"), tmp_path / "model2", other)

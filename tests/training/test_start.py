@@ -7,6 +7,8 @@ import pytest
 import torch
 from runs import checkpoint, only_run
 
+from xtts_extend import inspect_checkpoint
+from xtts_extend.checkpoint.store import lock_run
 from xtts_extend.errors import ConfigError
 from xtts_extend.training.arguments import parse_arguments
 from xtts_extend.training.config import NewLanguageConfig, apply_override, changes
@@ -282,7 +284,8 @@ def test_a_vocabulary_smaller_than_the_base(corpus, run, fails, tmp_path):
         ({"train_manifest": None}, "--train-manifest is missing"),
         ({"vocab": "/nowhere/vocab.json"}, "cannot be read: No such file"),
         ({"amp": "fp16"}, "needs a GPU"),
-        ({"test_sentence": "am:/nowhere/voice.wav:ሰላም"}, "does not exist"),
+        ({"test_sentence": "am:/nowhere/voice.wav:ሰላም"}, "no such file"),
+        ({"language_weights": "am=1,en=2"}, "language weights for am, en, but the samples are in am"),
     ],
 )
 def test_bad_flags_are_one_clear_line(corpus, fails, tmp_path, flags, message):
@@ -326,3 +329,53 @@ def test_too_many_bad_samples_stop_the_run(corpus, fails, recipe, tmp_path, capl
     assert "1 of 13 training samples are unusable (7.7%; --max-bad-share allows 1.0%)" in message
     recipe(corpus.flags(train_manifest=bad, output_dir=tmp_path, max_bad_share=0.1, max_steps=1))
     assert "none.wav" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer_params.wait_decay=0.1", "unexpected keyword argument 'wait_decay'"),
+        ("optimizer=AdamX", "The optimizer AdamX"),
+        ("lr_scheduler=NopeLR", "the schedule NopeLR"),
+        ("lr_scheduler=StepLR", "step_size"),
+        ("dashboard_logger=foo", "one of tensorboard, wandb"),
+        ("test_sentences=[1]", "an object with text, language"),
+        ("audio.sample_rate=0", "leave it as the base's"),
+    ],
+)
+def test_overrides_of_which_nothing_can_be_made(corpus, fails, tmp_path, override, message):
+    code, printed = fails([*corpus.flags(output_dir=tmp_path), f"--coqpit.{override}"])
+    assert code == 2
+    assert message in printed
+    assert not any(tmp_path.glob("xtts-*")), "a refused start leaves no run folder"
+
+
+def test_a_refused_resume_writes_nothing(run, corpus, fails, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    code, printed = fails(["--checkpoint", str(copy), "--batch-size", "3"])
+    assert (code, "batch_size: 2 → 3" in printed) == (2, True)
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+
+
+def test_one_process_at_a_time(run, fails, tmp_path, monkeypatch):
+    monkeypatch.setattr("xtts_extend.checkpoint.store._LOCK_TIMEOUT_S", 0.1)
+    copy = shutil.copytree(run, tmp_path / "run")
+    held = lock_run(copy)
+    code, printed = fails(["--checkpoint", str(copy), "--epochs", "9"])
+    assert (code, "Another process trains in" in printed) == (2, True)
+    held.release()
+
+
+def test_less_data_ends_the_epoch_and_other_evaluation_data_forget_the_best(run, corpus, recipe, tmp_path, caplog):
+    caplog.set_level("INFO")
+    copy = shutil.copytree(run, tmp_path / "run")
+    lines = corpus.train.read_text(encoding="utf-8").splitlines(True)
+    small = corpus.train.with_name("small.csv")
+    small.write_text("".join(lines[:3]), encoding="utf-8")
+    steps = inspect_checkpoint(copy).step
+    flags = ["--train-manifest", str(small), "--val-manifest", str(small), "--allow-changes", "--max-steps", steps + 1]
+    recipe(["--checkpoint", str(copy), "--epochs", "9", *map(str, flags)])
+    assert "has fewer batches now, and is over" in caplog.text
+    assert "the best model so far is forgotten" in caplog.text
+    assert inspect_checkpoint(copy).step == steps + 1

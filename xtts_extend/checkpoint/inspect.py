@@ -23,8 +23,8 @@ from xtts_extend.errors import CheckpointError
 
 logger = logging.getLogger("trainer")
 
-#: Prefixes under which the text embedding is found: coqui's trainer, `Xtts.state_dict()`, a bare GPT.
-_GPT_PREFIXES = ("xtts.gpt.", "gpt.", "")
+#: Prefixes under which the text embedding is found: coqui's trainer, `Xtts.state_dict()`.
+_GPT_PREFIXES = ("xtts.gpt.", "gpt.")
 _CHECKPOINT_NAME = re.compile(r"(checkpoint|best_model)_\d+\.pth")
 
 

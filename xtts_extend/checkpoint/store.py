@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo, describe, load_pickled
-from xtts_extend.errors import CheckFailed, CheckpointError, DiskFullError, MachineError
-from xtts_extend.files import atomic_path, atomic_write
+from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DiskFullError, MachineError
+from xtts_extend.files import atomic_path, atomic_write, require_place
 
 logger = logging.getLogger("trainer")
 
 #: Version of what the `xtts_extend` key of a checkpoint holds.
 FORMAT_VERSION = 1
+_LOCK_TIMEOUT_S = 15
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
@@ -52,8 +54,10 @@ def make_run_folder(output_dir: Path, run_name: str) -> Path:
     """A new folder, named by the time of the start, that no other run shares even when both start in one second.
 
     Raises:
+        ConfigError: a file has the name of one of its parents.
         MachineError: the folder cannot be made.
     """
+    require_place(output_dir)
     name = f"{run_name}-{datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -67,6 +71,24 @@ def make_run_folder(output_dir: Path, run_name: str) -> Path:
             f"No run folder can be made in {output_dir}: {error.strerror}. Give another --output-dir."
         ) from error
     raise MachineError(f"{output_dir} already holds a thousand runs called {name}. Give another --output-dir.")
+
+
+def lock_run(run: Path) -> FileLock:
+    """Hold a run folder for this process; released by `release`, or when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process trains in it. One that was killed may have loader processes that live for some
+            seconds more; they are waited for.
+    """
+    lock = FileLock(run / ".lock", timeout=_LOCK_TIMEOUT_S)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"Another process trains in {run} and writes its files. Wait until it ends, stop it, or continue in a new "
+            "folder with --new-run."
+        ) from error
+    return lock
 
 
 def remove_leftovers(run: Path) -> None:
@@ -89,7 +111,11 @@ def set_aside_later(run: Path, step: int) -> None:
             best = run / "best_model.pth"
             if best.exists() and best.samefile(file):
                 best.unlink()
-            file.replace(folder / file.name)
+            target, number = folder / file.name, 1
+            while target.exists():
+                number += 1
+                target = folder / f"{file.stem}_{number}.pth"
+            file.replace(target)
             logger.warning(
                 " > %s is later than step %d, where the run continues: moved to %s.", file.name, step, folder
             )

@@ -122,7 +122,8 @@ def open_audio(path: Path | str) -> soundfile.SoundFile:
         DataError: The file is missing, is no recording, or is a wav with less data than its header promises.
     """
     if not os.path.isfile(path):
-        raise DataError(f"{path}: no such file")
+        what = "a folder, and a recording was expected" if os.path.isdir(path) else "no such file; check the path"
+        raise DataError(f"{path}: {what}")
     try:
         file = soundfile.SoundFile(path)
     # soundfile answers a name that ends in .raw with a TypeError: it wants to be told the rate of headerless data.

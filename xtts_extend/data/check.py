@@ -56,6 +56,8 @@ SILENCE_LEVEL = 0.001
 # What the cleaners of the languages (num2words, mostly) raise for some texts.
 CLEANER_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
 _CHUNK_FILES = 1024
+#: Begins every cache file; a file that begins otherwise is not ours to overwrite.
+_CACHE_NAME = b"xtts_extend recordings"
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ Cache = dict[str, tuple[tuple[int, int], Recording]]
 
 def _cache_header(body: bytes) -> bytes:
     """First line of a cache file: a digest tells a damaged one, or one of another version."""
-    return f"xtts_extend recordings, version 1, {hashlib.sha256(body).hexdigest()}\n".encode()
+    return _CACHE_NAME + f", version 1, {hashlib.sha256(body).hexdigest()}\n".encode()
 
 
 def _load_cache(path: Path) -> Cache:
@@ -327,8 +329,10 @@ def _load_cache(path: Path) -> Cache:
     except OSError as error:
         raise DataError(f"the cache of recordings {path} cannot be read: {error}; name another file") from error
     header, _, body = content.partition(b"\n")
+    if content and not header.startswith(_CACHE_NAME):
+        raise DataError(f"{path} is no cache of recordings, and would be overwritten; name another file")
     if header + b"\n" != _cache_header(body):
-        logger.warning("%s is damaged or no cache of recordings: all recordings are read again", path)
+        logger.warning("%s is damaged or of another version: all recordings are read again", path)
         return {}
     entries = (json.loads(line) for line in body.splitlines())
     return {entry["path"]: ((entry["size"], entry["mtime_ns"]), Recording(**entry["recording"])) for entry in entries}

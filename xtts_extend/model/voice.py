@@ -33,7 +33,7 @@ def make_voice(xtts: Any, references: Sequence[Tensor]) -> Voice:
         references: audio (1, samples) at `REFERENCE_RATE`, one or several of the same speaker.
 
     Raises:
-        DataError: together they are shorter than a third of a second.
+        DataError: together they are shorter than a third of a second, or silent.
     """
     config = xtts.config
     audios = [audio[:, : REFERENCE_RATE * config.max_ref_len].to(xtts.device) for audio in references]
@@ -45,6 +45,8 @@ def make_voice(xtts: Any, references: Sequence[Tensor]) -> Voice:
             f"The reference voice is {joined.shape[-1] / REFERENCE_RATE:.2f} s long; at least 0.33 s is needed and "
             "some 6 s are better. Give a longer recording."
         )
+    if not joined.abs().max() > 0:
+        raise DataError("The reference voice is silent: all its samples are zero. Give another recording.")
     embeddings = [xtts.get_speaker_embedding(audio, REFERENCE_RATE) for audio in audios]
     latents = xtts.get_gpt_cond_latents(
         joined, REFERENCE_RATE, length=config.gpt_cond_len, chunk_length=config.gpt_cond_chunk_len

@@ -136,6 +136,8 @@ def check_vocabulary(base_vocab: Path, vocab: Path, texts: Sequence[Path]) -> Vo
             checked += 1
             if old.ids != new.ids:
                 changed.append(f"{path}: {line}")
+    if texts and not checked + skipped:
+        raise DataError(f"There is no text in {', '.join(map(str, texts))}: nothing was compared. Give some.")
     return VocabularyCheck(
         changed_ids=len(moved),
         changed_lines=len(changed),

@@ -149,15 +149,7 @@ def _problem(data: Any) -> str | None:
     for part in ("truncation", "padding", "normalizer", "post_processor", "decoder"):
         if data.get(part) is not None:
             return f"it has a {part}"
-    options = (
-        "dropout",
-        "continuing_subword_prefix",
-        "end_of_word_suffix",
-        "byte_fallback",
-        "ignore_merges",
-        "fuse_unk",
-    )
-    for option in options:
+    for option in _UNSET_OPTIONS:
         if model.get(option):
             return f"its model sets {option}"
     return _entries_problem(model) or _added_tokens_problem(data, model["vocab"])

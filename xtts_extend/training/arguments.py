@@ -41,10 +41,12 @@ def _weights(text: str) -> dict[str, float]:
     """`am=3,en=1` → {"am": 3.0, "en": 1.0}"""
     weights = {}
     for part in text.split(","):
-        language, separator, value = part.partition("=")
-        if not separator:
-            raise argparse.ArgumentTypeError(f"{text}: LANG=WEIGHT,LANG=WEIGHT was expected")
-        weights[language.strip()] = float(value)
+        language, _, value = part.partition("=")
+        try:
+            weights[language.strip()] = float(value)
+        except ValueError:
+            message = f"{text!r}: LANG=WEIGHT,LANG=WEIGHT was expected, with numbers"
+            raise argparse.ArgumentTypeError(message) from None
     return weights
 
 
@@ -251,13 +253,11 @@ def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Seq
         config.precision = given["amp"] if config.mixed_precision else "fp16"
     for override in overrides:
         apply_override(config, override)
-    if given.get("warmup_steps", 0) > 0 and not any(item.startswith("--coqpit.lr_scheduler") for item in overrides):
+    if "warmup_steps" in given and not any(item.startswith("--coqpit.lr_scheduler") for item in overrides):
         # the scheduler moves once per optimizer step
-        config.lr_scheduler = "LinearLR"
-        config.lr_scheduler_params = {
-            "start_factor": 1e-3,
-            "total_iters": -(-given["warmup_steps"] // config.grad_accum_steps),
-        }
+        moves = -(-given["warmup_steps"] // config.grad_accum_steps)
+        config.lr_scheduler = "LinearLR" if moves else None
+        config.lr_scheduler_params = {"start_factor": 1e-3, "total_iters": moves} if moves else {}
     for key in _AT_LEAST_ONE:
         value = getattr(config, key)
         if value is not None and (type(value) is not int or value < 1):

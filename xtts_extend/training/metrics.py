@@ -52,7 +52,7 @@ class MetricsLog:
         except OSError as error:
             raise MachineError(
                 f"{self.path} could not be written: {error.strerror}. The last checkpoint is untouched. "
-                "Make room or mend the folder, then start the same command again."
+                "Make room or mend the folder, then start again."
             ) from error
         self._pending.clear()
 

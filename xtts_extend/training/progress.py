@@ -25,6 +25,11 @@ class Progress:
         self.first_step = step
         self.start: float | None = None
 
+    def leave_out(self, seconds: float) -> None:
+        """Time that was not spent on steps."""
+        if self.start is not None:
+            self.start += seconds
+
     def step(self, position: Position, batches: int, losses: dict[str, float], learning_rate: float) -> None:
         """Called after each step.
 

@@ -121,6 +121,7 @@ def run_record(trainer: Any) -> dict[str, Any]:
         "base_dir": getattr(trainer.config, "base_dir", ""),
         "processes": trainer.ranks.size,
         "data_digest": data_digest(trainer.train_samples),
+        "val_digest": data_digest(trainer.eval_samples),
         "state": trainer.position.state_dict(),
     }
 
@@ -158,16 +159,20 @@ def prepare_model(model: Any, content: Mapping[str, Any]) -> None:
             model.freeze_base_rows()
 
 
-def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, *, allow_changes: bool) -> Position:
+def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, changed: Sequence[str]) -> Position:
     """Restore weights, optimizer, scheduler, scaler and position, check that all of it arrived, and say so.
+
+    Args:
+        trainer: a `ResumableTrainer` whose optimizer and scheduler are made.
+        content: of the checkpoint.
+        info: its header.
+        changed: what `check_changes` returned; it takes effect.
 
     Raises:
         CheckpointError: something is missing, left over, or does not fit; it is named.
-        ConfigError: what defines the run has changed.
         VocabularyError: the checkpoint was trained with another vocabulary.
     """
     position = Position.of(content, info)
-    changed = _check_changes(trainer, content, allow_changes)
     vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
     require_same_vocabulary(vocabulary, content.get("xtts_extend", {}), info)
     trainer.model.restore_state(content["model"])
@@ -178,6 +183,10 @@ def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, *, allo
             raise CheckpointError(f"{info.path} holds no state of the fp16 loss scaler. Continue it with --amp none.")
         trainer.scaler.load_state_dict(content["scaler"])
     _apply_changes(trainer, content, changed, position)
+    judged_by = content.get("xtts_extend", {}).get("val_digest")
+    if judged_by is not None and judged_by != data_digest(trainer.eval_samples):
+        logger.info(" > the evaluation samples are others now: the best model so far is forgotten.")
+        position.best_value = float("inf")
     restored = [
         f"{len(content['model'])} tensors",
         f"optimizer ({sum(len(part['state']) for part in content['optimizer'])} moments)",
@@ -202,19 +211,32 @@ def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, *, allo
     return position
 
 
-def _check_changes(trainer: Any, content: Mapping[str, Any], allow_changes: bool) -> list[str]:
-    """The keys that changed; raises unless they may."""
+def check_changes(
+    config: Any,
+    train_samples: Sequence[Mapping[str, Any]],
+    processes: int,
+    content: Mapping[str, Any],
+    allow_changes: bool,
+) -> list[str]:
+    """Compare what a resume is about to do with what the checkpoint records.
+
+    Returns:
+        The keys of what defines the run and has changed.
+
+    Raises:
+        ConfigError: something changed that may not, or not without `allow_changes`; each is listed with both values.
+    """
     recorded = content.get("config") or {}
-    fixed = changes(recorded, trainer.config, FIXED_FOR_THE_RUN)
+    fixed = changes(recorded, config, FIXED_FOR_THE_RUN)
     if fixed:
         raise ConfigError(
             "These values cannot change within a run (recorded → now):\n  "
             + "\n  ".join(fixed)
             + "\nLeave them as they were, or take only the weights with --start-fresh."
         )
-    changed = changes(_per_process(recorded, content, trainer.ranks.size), trainer.config, DEFINES_THE_RUN)
+    changed = changes(_per_process(recorded, content, processes), config, DEFINES_THE_RUN)
     before = content.get("xtts_extend", {}).get("data_digest")
-    now = data_digest(trainer.train_samples)
+    now = data_digest(train_samples)
     if before is not None and before != now:
         changed.append(f"training samples: digest {before[:12]} → {now[:12]}")
     if changed and not allow_changes:

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from trainer.trainer_utils import get_optimizer, get_scheduler
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, load_pickled, run_checkpoints
 from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.data.audio import load_audio
 from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.manifest import Sample, read_manifests
+from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError, VocabularyError
+from xtts_extend.files import require_place
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
+from xtts_extend.model.voice import REFERENCE_RATE
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension, romanized_spellings
@@ -27,6 +32,8 @@ from xtts_extend.training.config import NewLanguageConfig, read_json, take_archi
 from xtts_extend.training.restore import require_same_vocabulary
 
 logger = logging.getLogger("trainer")
+#: What coqui's trainer can log to.
+DASHBOARDS = ("tensorboard", "wandb", "mlflow", "aim", "clearml")
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ def build_config(
 
     Raises:
         ConfigError: values contradict each other or the files, or something needed is missing.
+        DataError: the voice of a test sentence cannot be read.
         LanguageError: the language has no tag in the vocabulary.
     """
     config = NewLanguageConfig()
@@ -143,6 +151,7 @@ def build_config(
     if not config.train_manifests:
         raise ConfigError("--train-manifest is missing: give at least one manifest.")
     _require_fit(config, start)
+    _require_sense(config)
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     for language in (config.language, *(sentence["language"] for sentence in config.test_sentences)):
         require_tag(tokenizer, language)
@@ -152,8 +161,7 @@ def build_config(
         _vocabularies(config, start)
     for sentence in config.test_sentences:
         sentence["speaker_wav"] = _absolute(sentence["speaker_wav"])
-        if not Path(sentence["speaker_wav"]).is_file():
-            raise ConfigError(f"The voice of a test sentence, {sentence['speaker_wav']}, does not exist.")
+        load_audio(sentence["speaker_wav"], REFERENCE_RATE)
     if config.language not in config.languages:
         config.languages = [*config.languages, config.language]
     if config.mixed_precision and config.precision == "fp16" and not torch.cuda.is_available():
@@ -201,6 +209,32 @@ def _require_fit(config: NewLanguageConfig, start: Start) -> None:
         )
 
 
+def _require_sense(config: NewLanguageConfig) -> None:
+    """What overrides can set to anything is tried before data and weights are read."""
+    try:
+        optimizer = get_optimizer(
+            config.optimizer, config.optimizer_params, config.lr, parameters=iter([torch.nn.Parameter(torch.zeros(1))])
+        )
+        get_scheduler(config.lr_scheduler, config.lr_scheduler_params, optimizer)
+    except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"The optimizer {config.optimizer} {config.optimizer_params} with the schedule {config.lr_scheduler} "
+            f"{config.lr_scheduler_params} cannot be made: {error}. Names and parameters are those of torch.optim."
+        ) from error
+    if config.dashboard_logger not in DASHBOARDS:
+        raise ConfigError(f"dashboard_logger is {config.dashboard_logger!r}; one of {', '.join(DASHBOARDS)} is known.")
+    for key in ("sample_rate", "dvae_sample_rate", "output_sample_rate"):
+        if getattr(config.audio, key) < 1:
+            raise ConfigError(
+                f"audio.{key} is {getattr(config.audio, key)}; leave it as the base's config.json has it."
+            )
+    for sentence in config.test_sentences:
+        if not isinstance(sentence, dict) or not {"text", "language", "speaker_wav"} <= sentence.keys():
+            raise ConfigError(
+                f"A test sentence is {sentence!r}; an object with text, language, speaker_wav is expected."
+            )
+
+
 def limits_of(config: NewLanguageConfig) -> DataLimits:
     """The longest audio and text: what training is configured for, and never more than the model has positions for."""
     model_args = config.model_args
@@ -224,6 +258,7 @@ def load_samples(config: NewLanguageConfig) -> tuple[list[Sample], list[Sample]]
     """
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     cache = Path(config.output_path) / ".data-check.jsonl"
+    require_place(cache.parent)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -249,6 +284,8 @@ def load_samples(config: NewLanguageConfig) -> tuple[list[Sample], list[Sample]]
         if not report.usable:
             raise DataError(f"There is not one usable {name} sample. The problems are named above.")
         usable.append(report.usable)
+    # weights that do not fit the languages are an error of this sampler
+    EpochBatchSampler(usable[0], config.batch_size, config.training_seed, config.language_weights or None)
     return usable[0], usable[1]
 
 

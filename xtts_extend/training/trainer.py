@@ -14,8 +14,6 @@ import hashlib
 import logging
 import math
 import random
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -26,24 +24,24 @@ from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
 from xtts_extend.checkpoint.background import BackgroundWriter, snapshot
-from xtts_extend.checkpoint.store import (
-    load_checkpoint,
-    make_run_folder,
-    remove_leftovers,
-    require_space,
-    save_step,
-    set_aside_later,
-)
+from xtts_extend.checkpoint.store import load_checkpoint, require_space, save_step
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
-from xtts_extend.errors import CheckpointError
-from xtts_extend.files import atomic_path
+from xtts_extend.errors import CheckpointError, DataError
 from xtts_extend.training.evaluation import losses_by_language, speak_test_sentences
+from xtts_extend.training.folder import RunFolder
 from xtts_extend.training.loaders import eval_loader, train_loader
 from xtts_extend.training.metrics import MetricsLog, make_dashboard
 from xtts_extend.training.progress import Progress
 from xtts_extend.training.ranks import Ranks
-from xtts_extend.training.restore import Position, checkpoint_size, checkpoint_state, prepare_model, restore
+from xtts_extend.training.restore import (
+    Position,
+    check_changes,
+    checkpoint_size,
+    checkpoint_state,
+    prepare_model,
+    restore,
+)
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
 from xtts_extend.training.update import Updater
 
@@ -87,9 +85,9 @@ class ResumableTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self._checkpoint: dict[str, Any] | None = None
-        self._allow_changes = allow_changes
         self.ranks = ranks or Ranks()
         step = 0
+        changed: list[str] = []
         if args.restore_path:
             source = Path(args.restore_path)
             self._checkpoint, self.restored_info = load_checkpoint(source)
@@ -99,16 +97,21 @@ class ResumableTrainer(Trainer):
                     "model.load_base(), and no restore_path."
                 )
             step = Position.of(self._checkpoint, self.restored_info).step
+            # before anything is written into the run folder
+            changed = check_changes(config, train_samples, self.ranks.size, self._checkpoint, allow_changes)
             prepare_model(model, self._checkpoint)
-        if args.restore_path and not new_run:
-            run_folder = Path(args.restore_path).absolute().parent
-        run = self._open_folder(run_folder, Path(output_path or config.output_path), config.run_name)
+            run_folder = None if new_run else source.absolute().parent
+        self._folder = RunFolder(
+            run_folder, Path(output_path or config.output_path), config.run_name, is_main=self.ranks.is_main
+        )
+        run = self._folder.path
         if self.ranks.is_main and config.save_checkpoints:
             require_space(run, checkpoint_size(model), config.save_n_checkpoints)
         # the stock class uses this folder as it is
         args.continue_path = str(run)
         self.position = Position()
         self.best_value = math.inf
+        self._changed = changed
         self.stop = StopSignal()
         self._saved_step = 0
         self._writer = BackgroundWriter()
@@ -123,24 +126,10 @@ class ResumableTrainer(Trainer):
             **kwargs,
         )
         self._checkpoint = None
-        remove_leftovers(run)
-        set_aside_later(run, self.position.step)
-        vocabulary = Path(config.model_args.tokenizer_file)
-        if vocabulary.absolute() != run / "vocab.json":
-            with atomic_path(run / "vocab.json") as copy:
-                shutil.copyfile(vocabulary, copy)
+        self._folder.prepare(Path(config.model_args.tokenizer_file), self.position.step)
         # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
         self.metrics = MetricsLog(run, self.position.step or -1)
         self._updater = Updater(self, self.ranks)
-
-    def _open_folder(self, run: Path | None, output_dir: Path, run_name: str) -> Path:
-        """The run folder, made by rank 0; the others, which write nothing that counts, get a temporary one."""
-        if self.ranks.is_main and run is None:
-            run = make_run_folder(output_dir, run_name)
-        if self.ranks.is_main and run is not None:
-            return run
-        self._scratch = tempfile.TemporaryDirectory(prefix="xtts_extend-")
-        return Path(self._scratch.name)
 
     @property
     def use_pt_ddp(self) -> bool:
@@ -161,7 +150,7 @@ class ResumableTrainer(Trainer):
         content = self._checkpoint
         if content is None:
             return
-        self.position = restore(self, content, self.restored_info, allow_changes=self._allow_changes)
+        self.position = restore(self, content, self.restored_info, self._changed)
         self.best_value = self.position.best_value
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
         self._saved_step = self.position.step
@@ -320,29 +309,35 @@ class ResumableTrainer(Trainer):
         """Evaluate each language, choose the best model, speak the test sentences; all or nothing of it counts."""
         if not self.position.evaluation_due:
             return
+        began = time.monotonic()
         self._seed("eval", self.position.step)
         lines = losses_by_language(self) if self.config.run_eval and self.eval_samples else {}
         for language, losses in lines.items():
             self.metrics.add(eval=True, step=self.position.step, epoch=self.position.epoch, language=language, **losses)
             self.dashboard_logger.eval_stats(self.position.step, {f"{language}/{k}": v for k, v in losses.items()})
-            logger.info(" > EVAL step %d · %s · %s", self.position.step, language, _losses(losses))
+            shown = " · ".join(f"{name} {value:.4f}" for name, value in losses.items())
+            logger.info(" > EVAL step %d · %s · %s", self.position.step, language, shown)
         if lines:
             target = getattr(self.config, "language", "")
             self.position.last_value = lines[target if target in lines else next(iter(lines))]["loss"]
         else:
             self.position.last_value = self.position.train_loss
-        if self.position.epoch >= self.config.test_delay_epochs:
-            self.test_run()
         self.position.evaluation_due = False
         self.save_best_model()
+        if self.position.epoch >= self.config.test_delay_epochs:
+            self.test_run()
         self._training_mode()
+        self._progress.leave_out(time.monotonic() - began)
 
     def test_run(self) -> None:
         """Speak the test sentences for the dashboard."""
         if self.config.test_sentences and self.ranks.is_main:
             self._seed("test", self.position.step)
             rate = self.config.model_args.output_sample_rate
-            self.dashboard_logger.test_audios(self.position.step, speak_test_sentences(self), rate)
+            try:
+                self.dashboard_logger.test_audios(self.position.step, speak_test_sentences(self), rate)
+            except DataError as error:
+                logger.warning(" > the test sentences were not spoken: %s", error)
 
     ####################
     # FIT
@@ -352,13 +347,12 @@ class ResumableTrainer(Trainer):
         self._progress = Progress(self.config, self.position.step)
         self._limit = TimeLimit(getattr(self.config, "max_minutes", None), checkpoint_size(self.model))
         self.train_loader = self.get_train_dataloader(self.train_samples or [])
+        if self.position.batch > len(self._sampler):
+            logger.info(" > epoch %d has fewer batches now, and is over: the next one begins.", self.position.epoch)
+            self.position.start_epoch(self.position.epoch + 1)
         if self._is_complete():
-            logger.info(
-                " > The run is finished: step %d, epoch %d of %d. Raise --epochs or --max-steps to go on.",
-                self.position.step,
-                self.position.epoch + 1,
-                self.config.epochs,
-            )
+            done = f"step {self.position.step}, epoch {self.position.epoch + 1} of {self.config.epochs}"
+            logger.info(" > The run is finished: %s. Raise --epochs or --max-steps to go on.", done)
             return
         if self.start_with_eval and self.position.step == 0:
             self.position.evaluation_due = True
@@ -374,6 +368,8 @@ class ResumableTrainer(Trainer):
             self.callbacks.on_epoch_end(self)
         if self._saved_step != self.position.step:
             self.save_checkpoint()
+        self._writer.wait()
+        self.ranks.wait()
 
     def fit(self) -> None:
         """Train until the limits are reached; the last completed step is saved.
@@ -394,15 +390,10 @@ class ResumableTrainer(Trainer):
                     self.save_checkpoint()
                 self._writer.wait()
                 self.ranks.wait()
-                logger.info(" > Stopped at step %d; the same command continues it.", self.position.step)
+                logger.info(" > Stopped at step %d. To go on: --checkpoint %s", self.position.step, self.output_path)
                 if isinstance(reason, Interrupted):
                     self.callbacks.on_keyboard_interrupt(self)
                     raise SystemExit(128 + int(self.stop.number or 0)) from None
             finally:
                 self.dashboard_logger.finish()
-            self._writer.wait()
-            self.ranks.wait()
-
-
-def _losses(losses: dict[str, float]) -> str:
-    return " · ".join(f"{name} {value:.4f}" for name, value in losses.items())
+                self._folder.release()
