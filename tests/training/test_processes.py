@@ -1,0 +1,120 @@
+"""Several processes train one model: torchrun with gloo, as with nccl on GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import RECIPE, checkpoint, only_run, require_equal
+
+from xtts_extend.training.metrics import read_metrics
+
+#: Runs the recipe in each process with what a test wants to see of it: arguments after the recipe's path.
+PROBE = Path(__file__).with_name("probe.py")
+
+
+def torchrun(processes: int, *arguments: object) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return [*launcher, *map(str, arguments)]
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def flags(corpus, tmp_path_factory):
+    """A run of two epochs, total batch four, three steps an epoch, without dropout (its draws differ by process)."""
+
+    def make(folder: Path, batch_size: int, **more: object) -> list[str]:
+        return corpus.flags(
+            output_dir=folder, batch_size=batch_size, save_step=1000, **{"epochs": 2, "val_manifest": None, **more}
+        )
+
+    return make
+
+
+def test_two_processes_train_one_model(flags, tmp_path):
+    """The first gradients are those of one process with the same total batch; all ranks hold equal weights after 20."""
+    one = run(
+        [sys.executable, str(PROBE), str(tmp_path / "one"), *flags(tmp_path / "runs1", 4, epochs=7, max_steps=20)]
+    )
+    assert one.returncode == 0, one.stderr
+    two = run(torchrun(2, PROBE, tmp_path / "two", *flags(tmp_path / "runs2", 2, epochs=7, max_steps=20)))
+    assert two.returncode == 0, two.stderr
+    alone = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
+    first, second = (torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, gradient in alone["gradients"].items():
+        assert torch.equal(first["gradients"][name], second["gradients"][name]), name
+    norm = torch.stack([gradient.norm() for gradient in alone["gradients"].values()]).norm()
+    gaps = [(first["gradients"][name] - gradient).norm() for name, gradient in alone["gradients"].items()]
+    assert torch.stack(gaps).norm() < 1e-5 * norm
+    require_equal(first["weights"], second["weights"])
+    steps = [read_metrics(only_run(tmp_path / folder))[0] for folder in ("runs1", "runs2")]
+    assert [line["samples"] for line in steps[0]] == [line["samples"] for line in steps[1]]
+    assert len(steps[0]) == 20
+    for ours, theirs in zip(*steps, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_a_resume_in_two_processes_is_the_same_run(flags, tmp_path):
+    """Also with accumulation, and with a last batch that has fewer samples than there are processes."""
+    more = {"grad_accum_steps": 2, "coqpit": None}
+    del more["coqpit"]
+    whole = run(torchrun(2, RECIPE, *flags(tmp_path / "whole", 5, **more)))
+    assert whole.returncode == 0, whole.stderr
+    part = run(torchrun(2, RECIPE, *flags(tmp_path / "part", 5, max_steps=2, **more)))
+    assert part.returncode == 0, part.stderr
+    stopped = only_run(tmp_path / "part")
+    again = run(torchrun(2, RECIPE, "--checkpoint", stopped, "--coqpit.max_steps=null"))
+    assert again.returncode == 0, again.stderr
+    a, b = checkpoint(only_run(tmp_path / "whole"), 4), checkpoint(stopped, 4)
+    for key in ("model", "optimizer", "step", "epoch"):
+        require_equal(a[key], b[key], key)
+    assert (stopped / "metrics.jsonl").read_bytes() == (only_run(tmp_path / "whole") / "metrics.jsonl").read_bytes()
+    for line in read_metrics(stopped)[0]:
+        assert len(set(line["samples"])) == len(line["samples"])
+
+
+def test_another_number_of_processes_sees_the_same_samples(flags, tmp_path):
+    two = run(torchrun(2, RECIPE, *flags(tmp_path, 2, max_steps=2)))
+    assert two.returncode == 0, two.stderr
+    folder = only_run(tmp_path)
+    one = run([sys.executable, str(RECIPE), "--checkpoint", str(folder), "--coqpit.max_steps=null"])
+    assert one.returncode == 0, one.stderr
+    content = checkpoint(folder, 6)
+    assert (content["config"]["batch_size"], content["xtts_extend"]["processes"]) == (4, 1)
+    steps = read_metrics(folder)[0]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    for epoch in (steps[:3], steps[3:]):
+        assert len({name for line in epoch for name in line["samples"]}) == 12
+    three = run(torchrun(3, RECIPE, "--checkpoint", folder, "--epochs", "3"))
+    assert three.returncode != 0
+    assert "3 processes cannot share evenly" in three.stderr
+
+
+def test_a_signal_to_torchrun_saves(flags, tmp_path):
+    command = torchrun(2, RECIPE, *flags(tmp_path, 2, epochs=500))
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if " > step " in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) != 0
+    folder = only_run(tmp_path)
+    (saved,) = folder.glob("checkpoint_*.pth")
+    step = int(saved.stem.split("_")[1])
+    assert checkpoint(folder, step)["step"] == step, rest
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, step + 1))
