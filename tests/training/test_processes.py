@@ -45,15 +45,15 @@ def flags(corpus, tmp_path_factory):
 
 def test_two_processes_train_one_model(flags, tmp_path):
     """The first gradients are those of one process with the same total batch; all ranks hold equal weights after 20."""
-    one = run(
-        [sys.executable, str(PROBE), str(tmp_path / "one"), *flags(tmp_path / "runs1", 4, epochs=7, max_steps=20)]
-    )
+    # at a higher rate Adam makes large differences of rounding errors in small gradients
+    more = {"epochs": 7, "max_steps": 20, "learning_rate": 1e-7}
+    one = run([sys.executable, str(PROBE), str(tmp_path / "one"), *flags(tmp_path / "runs1", 4, **more)])
     assert one.returncode == 0, one.stderr
-    two = run(torchrun(2, PROBE, tmp_path / "two", *flags(tmp_path / "runs2", 2, epochs=7, max_steps=20)))
+    two = run(torchrun(2, PROBE, tmp_path / "two", *flags(tmp_path / "runs2", 2, **more)))
     assert two.returncode == 0, two.stderr
     alone = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
     first, second = (torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    for name, gradient in alone["gradients"].items():
+    for name in alone["gradients"]:
         assert torch.equal(first["gradients"][name], second["gradients"][name]), name
     norm = torch.stack([gradient.norm() for gradient in alone["gradients"].values()]).norm()
     gaps = [(first["gradients"][name] - gradient).norm() for name, gradient in alone["gradients"].items()]
@@ -63,7 +63,7 @@ def test_two_processes_train_one_model(flags, tmp_path):
     assert [line["samples"] for line in steps[0]] == [line["samples"] for line in steps[1]]
     assert len(steps[0]) == 20
     for ours, theirs in zip(*steps, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
 def test_a_resume_in_two_processes_is_the_same_run(flags, tmp_path):

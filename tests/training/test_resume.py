@@ -159,7 +159,7 @@ def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, tmp_path
     model, config = model_and_config(corpus, uninterrupted)
     ours = ResumableTrainer(
         TrainerArgs(restore_path=str(file)), config, output_path=tmp_path / "ours", model=model,
-        train_samples=samples, eval_samples=[], new_run=True,
+        train_samples=samples, eval_samples=read_manifests([str(corpus.val)], "am"), new_run=True,
     )  # fmt: skip
     assert (ours.total_steps_done, ours.epochs_done, ours.position.batch) == (8, 1, 2)
     require_equal(ours.optimizer[0].state_dict(), saved["optimizer"][0])

@@ -73,7 +73,7 @@ class Updater:
             CheckFailed: one update after the other was not made.
         """
         trainer, ranks = self.trainer, self.ranks
-        losses, weights = self._forward(batch, counts=ranks.rank < len(names), exchanges=moves)
+        losses, weights = self._forward(batch, last_share=min(len(names), ranks.size) - 1, exchanges=moves)
         reported = {name: losses[name].item() for name in ("loss", "loss_text_ce", "loss_mel_ce")}
         if ranks.size > 1:
             text, mel = ranks.sum([weights[name] * reported[name] for name in weights])
@@ -93,12 +93,16 @@ class Updater:
         logger.warning(" > not finite, no update is made: the %s", self._spoiled)
 
     def _forward(
-        self, batch: dict[str, Any], counts: bool, exchanges: bool
+        self, batch: dict[str, Any], last_share: int, exchanges: bool
     ) -> tuple[Mapping[str, Tensor], dict[str, float]]:
         """This process's losses, and the weight of each: its share of the targets (1 with one process)."""
         trainer, ranks = self.trainer, self.ranks
         weights = {"loss_text_ce": 1.0, "loss_mel_ce": 1.0}
         if ranks.size > 1:
+            if ranks.rank != last_share:
+                # coqui masks the prompt of a batch's last sample, and of no other
+                batch["cond_idxs"] = None
+            counts = ranks.rank <= last_share
             text, audio = (count * counts for count in target_counts(batch, trainer.model.xtts.gpt))
             all_text, all_audio = ranks.sum([text, audio])
             weights = {"loss_text_ce": text / all_text, "loss_mel_ce": audio / all_audio}

@@ -1,0 +1,52 @@
+"""The recipe, with a signal to itself at a chosen place: real, and always at the same instant.
+
+    signalled.py SIGNAL PLACE:STEP FLAGS…
+
+PLACE is `step` (the batch is trained, nothing of what falls due is served yet), `evaluation` (it is complete), or
+`write` (a checkpoint is being written).
+"""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+from xtts_extend.training.progress import Progress
+from xtts_extend.training.trainer import ResumableTrainer
+
+number = int(sys.argv[1])
+place, _, step = sys.argv[2].partition(":")
+RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "new_language" / "train_gpt_xtts.py"
+
+
+def signal_at(where, now):
+    if (where, now) == (place, int(step)):
+        os.kill(os.getpid(), number)
+
+
+def after(function, where, now):
+    def wrapped(*arguments, **named):
+        result = function(*arguments, **named)
+        signal_at(where, now(*arguments))
+        return result
+
+    return wrapped
+
+
+def half_written(content, file):
+    save(content, file)
+    if isinstance(content, dict) and "xtts_extend" in content:
+        file.truncate(file.tell() // 2)
+        signal_at("write", content["step"])
+
+
+save = torch.save
+torch.save = half_written if place == "write" else save
+Progress.step = after(Progress.step, "step", lambda progress, position, *rest: position.step)
+ResumableTrainer.save_best_model = after(
+    ResumableTrainer.save_best_model, "evaluation", lambda trainer: trainer.position.step
+)
+sys.argv = [str(RECIPE), *sys.argv[3:]]
+runpy.run_path(str(RECIPE), run_name="__main__")

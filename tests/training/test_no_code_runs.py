@@ -1,0 +1,123 @@
+"""No file runs code, whichever it is: each of these would leave a marker if it were unpickled as Python would."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from xtts_extend import cli
+from xtts_extend.export import export
+
+PACKAGE = Path(__file__).resolve().parents[2] / "xtts_extend"
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.marker),))
+
+
+@pytest.fixture(scope="module")
+def run(corpus, recipe, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run")
+    recipe(corpus.flags(output_dir=output, max_steps=2))
+    (folder,) = output.glob("xtts-*")
+    return folder
+
+
+@pytest.fixture
+def bomb(tmp_path):
+    """Adds a bomb to a file, whose other content stays as it is."""
+    marker = tmp_path / "it ran"
+
+    def arm(path):
+        content = torch.load(path, weights_only=True)
+        torch.save({**content, "bomb": Bomb(marker)} if isinstance(content, dict) else [content, Bomb(marker)], path)
+        with pytest.raises(Exception, match="weights_only|Weights only"):
+            torch.load(path)
+        torch.load(path, weights_only=False)
+        assert marker.is_dir(), "the bomb works"
+        marker.rmdir()
+        return marker
+
+    return arm
+
+
+@pytest.mark.parametrize("name", ["model.pth", "dvae.pth", "mel_stats.pth", "speakers_xtts.pth"])
+def test_in_a_base_directory(corpus, run, recipe, bomb, tmp_path, capsys, name):
+    base = shutil.copytree(corpus.base, tmp_path / "base")
+    marker = bomb(base / name)
+    uses = [lambda: cli.main(["check-base", "--base-dir", str(base)])]
+    if name != "speakers_xtts.pth":
+        uses.append(lambda: recipe(corpus.flags(base_dir=base, output_dir=tmp_path / "runs", max_steps=1)))
+    if name == "model.pth":
+        uses.append(lambda: cli.main(["inspect", str(base)]))
+    for use in uses:
+        try:
+            code = use()
+        except SystemExit as error:
+            code = error.code
+        assert code in (1, 2) or name == "speakers_xtts.pth"
+        assert not marker.exists()
+    export(run, tmp_path / "model", base if name == "speakers_xtts.pth" else corpus.base)
+    if name == "speakers_xtts.pth":
+        voice = corpus.train.parent / "wavs" / "am_00001.wav"
+        arguments = ["--language", "am", "--reference", voice, "--text", "ሰላም", "--output", tmp_path / "out.wav"]
+        cli.main(["speak", "--model", str(tmp_path / "model"), *map(str, arguments)])
+    assert not marker.exists()
+
+
+def test_as_a_checkpoint(run, recipe, bomb, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    marker = bomb(copy / "checkpoint_2.pth")
+    for use in (
+        lambda: recipe(["--checkpoint", str(copy / "checkpoint_2.pth"), "--epochs", "9"]),
+        lambda: cli.main(["inspect", str(copy / "checkpoint_2.pth")]),
+        lambda: cli.main(["export", "--checkpoint", str(copy / "checkpoint_2.pth"), "--output", str(tmp_path / "m")]),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            use()
+        assert caught.value.code == 2
+        assert "wants to run code on loading" in capsys.readouterr().err
+        assert not marker.exists()
+
+
+def test_every_torch_load_below_us_is_weights_only(corpus, tmp_path):
+    """Also coqui's own: a run, an export and a sentence in a process in which any other torch.load is an error."""
+    script = f"""
+import runpy, sys, torch
+from pathlib import Path
+load = torch.load
+def strict(*arguments, **named):
+    assert named.get("weights_only") is True, (arguments, named)
+    return load(*arguments, **named)
+torch.load = strict
+sys.argv = {["recipe", *corpus.flags(output_dir=tmp_path / "runs", max_steps=1)]!r}
+runpy.run_path({str(PACKAGE.parent / "recipes" / "new_language" / "train_gpt_xtts.py")!r}, run_name="__main__")
+from xtts_extend.export import export
+from xtts_extend.speaking import speak_to_file
+(run,) = Path({str(tmp_path / "runs")!r}).glob("xtts-*")
+out = Path({str(tmp_path)!r})
+export(run, out / "model", Path({str(corpus.base)!r}))
+voice = Path({str(corpus.train.parent / "wavs" / "am_00001.wav")!r})
+speak_to_file(out / "model", "am", [voice], "ሰላም", out / "out.wav", seed=0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_is_one_torch_load_for_what_users_give():
+    calls = [
+        (file.relative_to(PACKAGE).as_posix(), line.strip())
+        for file in PACKAGE.rglob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if "torch.load(" in line
+    ]
+    assert all("weights_only=True" in line for _, line in calls)
+    assert {name for name, _ in calls} == {"checkpoint/inspect.py", "demo/run.py"}
