@@ -26,15 +26,8 @@ from trainer import TrainerArgs
 import xtts_extend
 from xtts_extend.errors import report_errors
 from xtts_extend.training.arguments import parse_arguments
+from xtts_extend.training.prepare import prepare
 from xtts_extend.training.ranks import Ranks
-from xtts_extend.training.start import (
-    build_config,
-    build_model,
-    classify_path,
-    freeze_if_base_rows_are_old,
-    load_base,
-    load_samples,
-)
 from xtts_extend.training.trainer import ResumableTrainer
 
 
@@ -45,31 +38,23 @@ def main(argv: list[str]) -> None:
     with report_errors(debug=given.get("debug", False)), Ranks.join() as ranks:
         xtts_extend.enable()
 
-        # what is the given path, and what configuration follows from it?
-        start = classify_path(given)
-        config = build_config(given, overrides, start, ranks.size)
-        with ranks.main_first():
-            train_samples, eval_samples = load_samples(config)
-
-        # a base gets its new rows here; a training checkpoint is restored by the trainer
-        model = build_model(config)
-        if start.resume:
-            freeze_if_base_rows_are_old(model, config, start)
-        else:
-            load_base(model, config, start)
+        # what the given path is, what follows from it, the data, and a model: a base gets its new rows here, a training
+        # checkpoint is restored by the trainer
+        prepared = prepare(given, overrides, ranks)
+        start, config = prepared.start, prepared.config
 
         trainer = ResumableTrainer(
             TrainerArgs(
                 restore_path=str(start.path) if start.resume else "",
                 grad_accum_steps=config.grad_accum_steps,
                 # what the base can do is worth knowing before it changes
-                start_with_eval=bool(eval_samples),
+                start_with_eval=bool(prepared.eval_samples),
             ),
             config,
             output_path=config.output_path,
-            model=model,
-            train_samples=train_samples,
-            eval_samples=eval_samples,
+            model=prepared.model,
+            train_samples=prepared.train_samples,
+            eval_samples=prepared.eval_samples,
             new_run=given.get("new_run", False),
             allow_changes=given.get("allow_changes", False),
             run_folder=start.run_folder,

@@ -474,3 +474,21 @@ def test_a_limit_of_time_saves_and_is_no_error(uninterrupted, corpus, recipe, tm
     monkeypatch.undo()
     recipe(["--checkpoint", str(run), "--coqpit.max_minutes=null"])
     require_same_run(run, uninterrupted, STEPS)
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(
+    uninterrupted, corpus, recipe, tmp_path, caplog, capsys
+):
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    for name in ("checkpoint_12.pth", "best_model_12.pth"):
+        content = bytearray((run / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (run / name).write_bytes(content)
+    with pytest.raises(SystemExit) as caught:
+        recipe(["--checkpoint", str(run / "checkpoint_12.pth")])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(r"checkpoint_12\.pth is damaged: 1 of .* beside it is .*checkpoint_8\.pth", error)
+    recipe(["--checkpoint", str(run)])
+    assert caplog.text.count("passed over") >= 2
+    require_same_run(run, uninterrupted, STEPS)

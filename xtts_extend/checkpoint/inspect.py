@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
         if verify and info.kind == "training":
             require_sound(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}{_other_checkpoint(path)}") from error
+        raise CheckpointError(f"{error}{other_checkpoint(path)}") from error
     return info
 
 
@@ -207,12 +207,13 @@ def run_checkpoints(run: Path) -> list[Path]:
     return [entry for entry in run.iterdir() if _CHECKPOINT_NAME.fullmatch(entry.name)]
 
 
-def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
+def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Path] = ()) -> CheckpointInfo:
     """The sound checkpoint of a run folder with the most steps, by the steps that the files record.
 
     Args:
         run: the folder.
         verify: a file is sound only if its checksums are right; otherwise a readable header is enough.
+        without: files that are known to be damaged.
 
     Raises:
         CheckpointError: the folder holds no sound training checkpoint; each damaged one is named with its reason.
@@ -220,6 +221,8 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
     candidates: list[CheckpointInfo] = []
     damaged: list[str] = []
     for file in run_checkpoints(run):
+        if file in without:
+            continue
         try:
             info = describe(load_pickled(file, map_location="meta"), file)
         except CheckpointError as error:
@@ -246,7 +249,7 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
     return newest
 
 
-def _other_checkpoint(damaged: Path) -> str:
+def other_checkpoint(damaged: Path) -> str:
     """Names the newest sound checkpoint beside a damaged one, if there is one."""
     if not _CHECKPOINT_NAME.fullmatch(damaged.name) or not damaged.parent.is_dir():
         return ""

@@ -5,7 +5,6 @@ torch.load does not look at it. Checkpoints of the stock Trainer have it too.
 
 from __future__ import annotations
 
-import mmap
 import os
 import zipfile
 import zlib
@@ -15,24 +14,21 @@ from pathlib import Path
 from xtts_extend.errors import CheckpointError
 
 _LOCAL_HEADER = 30
+_BLOCK = 1 << 24
+#: More than the two that compute: disks give more when several blocks are asked for at a time.
+_THREADS = 4
 
 
 def require_sound(path: Path) -> None:
-    """Read a whole file on all cores and compare each record with its checksum.
+    """Read a whole file and compare each record with its checksum.
 
     Raises:
         CheckpointError: a byte was changed, or the file cannot be read; the first damaged record is named.
     """
     try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-            memoryview(content) as view,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-        ):
-            with zipfile.ZipFile(file) as archive:
-                records = archive.infolist()
-            sums = list(pool.map(lambda record: _checksum(view, record), records))
+        with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
+            records = archive.infolist()
+            sums = list(pool.map(lambda record: _checksum(path, record), records))
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Use another file.") from error
     damaged = [record.filename for record, found in zip(records, sums, strict=True) if found != record.CRC]
@@ -43,12 +39,34 @@ def require_sound(path: Path) -> None:
         )
 
 
-def _checksum(content: memoryview, record: zipfile.ZipInfo) -> int:
+class Verification:
+    """`require_sound` in the background, while other things are got ready; it also brings the file into memory."""
+
+    def __init__(self, path: Path) -> None:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="checksums")
+        self._result = pool.submit(require_sound, path)
+        pool.shutdown(wait=False)
+
+    def require_sound(self) -> None:
+        """Wait for the end of it.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        self._result.result()
+
+
+def _checksum(path: Path, record: zipfile.ZipInfo) -> int:
     """CRC-32 of a stored record; torch.save compresses nothing."""
-    names = record.header_offset + _LOCAL_HEADER
-    lengths = content[names - 4 : names]
-    start = names + sum(int.from_bytes(lengths[at : at + 2], "little") for at in (0, 2))
-    with content[start : start + record.file_size] as stored:
-        if record.compress_type != zipfile.ZIP_STORED or len(stored) < record.file_size:
-            raise ValueError(f"record {record.filename} is not where the archive says")
-        return zlib.crc32(stored)
+    with path.open("rb", buffering=0) as file:
+        file.seek(record.header_offset)
+        header = file.read(_LOCAL_HEADER)
+        names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        file.seek(names, os.SEEK_CUR)
+        checksum, left = 0, record.file_size
+        while left and (block := file.read(min(_BLOCK, left))):
+            checksum = zlib.crc32(block, checksum)
+            left -= len(block)
+    if left or record.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"record {record.filename} is not where the archive says")
+    return checksum

@@ -1,10 +1,10 @@
-"""The recipe's steps up to the first batch: classify the path, configure, check the data, load the base."""
+"""The steps up to the first batch, one by one: classify the path, configure, check the data, load the base."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from trainer.trainer_utils import get_optimizer, get_scheduler
 
-from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, load_pickled, run_checkpoints
+from xtts_extend.checkpoint.inspect import (
+    CheckpointInfo,
+    inspect_checkpoint,
+    load_pickled,
+    newest_checkpoint,
+    run_checkpoints,
+)
+from xtts_extend.checkpoint.soundness import Verification
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
 from xtts_extend.data.check import DataLimits, check_samples
@@ -47,6 +54,7 @@ class Start:
         recorded: the configuration that a training checkpoint holds; empty for a base model.
         record: the `xtts_extend` key of a training checkpoint of ours; empty otherwise.
         run_folder: a run that was killed before its first checkpoint: it starts again in this folder.
+        verification: of a training checkpoint, under way.
     """
 
     resume: bool
@@ -55,10 +63,15 @@ class Start:
     recorded: Mapping[str, Any]
     record: Mapping[str, Any]
     run_folder: Path | None = None
+    verification: Verification | None = None
 
 
-def classify_path(given: Mapping[str, Any]) -> Start:
+def classify_path(given: Mapping[str, Any], damaged: Collection[Path] = ()) -> Start:
     """Decide by content what `--checkpoint` (default: the base's `model.pth`) is, and whether it is continued.
+
+    Args:
+        given: the flags that were given.
+        damaged: checkpoints that are passed over.
 
     Raises:
         CheckpointError: it is no sound checkpoint.
@@ -72,7 +85,8 @@ def classify_path(given: Mapping[str, Any]) -> Start:
         raise ConfigError("Neither --base-dir nor --checkpoint was given: there is nothing to start from.")
     if _has_no_checkpoint_yet(target):
         return _start_again(target)
-    info = inspect_checkpoint(target, verify=True)
+    is_run = target.is_dir() and bool(run_checkpoints(target))
+    info = newest_checkpoint(target, without=damaged) if is_run else inspect_checkpoint(target)
     path = Path(info.path)
     training = info.kind == "training"
     fresh = bool(given.get("start_fresh"))
@@ -80,7 +94,8 @@ def classify_path(given: Mapping[str, Any]) -> Start:
         content = load_pickled(path, map_location="meta")
         verb = "only its weights are taken (--start-fresh)" if fresh else "it is continued"
         logger.info(" > %s is a training checkpoint (step %s, epoch %s): %s.", path, info.step, info.epoch, verb)
-        return Start(not fresh, path, info, content.get("config") or {}, content.get("xtts_extend") or {})
+        recorded, record = content.get("config") or {}, content.get("xtts_extend") or {}
+        return Start(not fresh, path, info, recorded, record, verification=Verification(path))
     logger.info(
         " > %s is a base model (weights only, %d token rows): training starts at step 0.", path, info.vocab_size
     )

@@ -1,0 +1,75 @@
+"""The steps up to the first batch, in their order: from flags to everything that a trainer is made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtts_extend.checkpoint.inspect import other_checkpoint
+from xtts_extend.data.manifest import Sample
+from xtts_extend.errors import CheckpointError
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.training.config import NewLanguageConfig
+from xtts_extend.training.ranks import Ranks
+from xtts_extend.training.start import (
+    Start,
+    build_config,
+    build_model,
+    classify_path,
+    freeze_if_base_rows_are_old,
+    load_base,
+    load_samples,
+)
+
+logger = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a trainer is made of: see `prepare`."""
+
+    start: Start
+    config: NewLanguageConfig
+    train_samples: list[Sample]
+    eval_samples: list[Sample]
+    model: ExtendedGPTTrainer
+
+
+def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) -> Prepared:
+    """Classify the given path, configure, check the data, build the model and load a base into it.
+
+    A training checkpoint is not loaded: the trainer does that. Its checksums are compared meanwhile; when that of a
+    run folder's newest checkpoint is not sound, all begins again with the one before.
+
+    Args:
+        given: the flags that were given.
+        overrides: `--coqpit.KEY=VALUE`.
+        ranks: the processes; rank 0 checks the data first, the others find its cache.
+
+    Raises:
+        XttsExtendError: see the parts.
+    """
+    damaged: list[Path] = []
+    while True:
+        start = classify_path(given, damaged)
+        config = build_config(given, overrides, start, ranks.size)
+        with ranks.main_first():
+            train_samples, eval_samples = load_samples(config)
+        model = build_model(config)
+        try:
+            if start.verification:
+                start.verification.require_sound()
+        except CheckpointError as error:
+            if not Path(given["checkpoint"]).expanduser().is_dir():
+                raise CheckpointError(f"{error}{other_checkpoint(start.path)}") from error
+            logger.warning(" > passed over: %s", error)
+            damaged.append(start.path)
+            continue
+        if start.resume:
+            freeze_if_base_rows_are_old(model, config, start)
+        else:
+            load_base(model, config, start)
+        return Prepared(start, config, train_samples, eval_samples, model)
