@@ -105,10 +105,11 @@ def require_place(folder: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable; file systems that cannot (network and FUSE mounts) get a warning."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         logger.warning("%s: the folder's entries cannot be flushed to the disk here (%s).", folder, error.strerror)
-    finally:
-        os.close(descriptor)

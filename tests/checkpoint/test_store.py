@@ -1,7 +1,9 @@
 """A checkpoint is there complete, or not at all."""
 
 import errno
+import os
 import shutil
+import stat
 import subprocess
 
 import pytest
@@ -35,6 +37,20 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
         store.write_checkpoint({**STATE, "step": 4}, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_3.pth"]
+
+
+def test_a_folder_that_cannot_be_flushed_is_a_warning(tmp_path, monkeypatch, caplog):
+    flush = os.fsync
+
+    def files_only(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(descriptor)
+
+    monkeypatch.setattr("xtts_extend.files.os.fsync", files_only)
+    store.write_checkpoint(STATE, tmp_path / "checkpoint_3.pth")
+    assert "cannot be flushed to the disk here (Invalid argument)" in caplog.text
+    assert store.load_checkpoint(tmp_path / "checkpoint_3.pth")[1].step == 3
 
 
 def test_an_interruption_leaves_no_partial_file(tmp_path):

@@ -2,8 +2,8 @@
 
     signalled.py SIGNAL PLACE:STEP FLAGS…
 
-PLACE is `step` (the batch is trained, nothing of what falls due is served yet), `evaluation` (it is complete), or
-`write` (a checkpoint is being written).
+PLACE is `step` (the batch is trained, nothing of what falls due is served yet), `twice` (there, and at once again),
+`evaluation` (it is complete), or `write` (a checkpoint is being written).
 """
 
 import os
@@ -23,7 +23,8 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "new_language" / "tra
 
 def signal_at(where, now):
     if (where, now) == (place, int(step)):
-        os.kill(os.getpid(), number)
+        for _ in range(2 if place == "twice" else 1):
+            os.kill(os.getpid(), number)
 
 
 def after(function, where, now):
@@ -44,7 +45,9 @@ def half_written(content, file):
 
 save = torch.save
 torch.save = half_written if place == "write" else save
-Progress.step = after(Progress.step, "step", lambda progress, position, *rest: position.step)
+Progress.step = after(
+    Progress.step, "twice" if place == "twice" else "step", lambda progress, position, *rest: position.step
+)
 ResumableTrainer.save_best_model = after(
     ResumableTrainer.save_best_model, "evaluation", lambda trainer: trainer.position.step
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from runs import RECIPE, only_run, require_same_run
 
-from xtts_extend import inspect_checkpoint
+from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.errors import CheckpointError
 
 pytestmark = pytest.mark.slow

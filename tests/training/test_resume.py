@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -491,4 +492,35 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(
     assert re.search(r"checkpoint_12\.pth is damaged: 1 of .* beside it is .*checkpoint_8\.pth", error)
     recipe(["--checkpoint", str(run)])
     assert caplog.text.count("passed over") >= 2
+    require_same_run(run, uninterrupted, STEPS)
+
+
+def test_with_test_sentences_two_weighted_languages_and_bf16(corpus, recipe, tmp_path):
+    voice = corpus.train.parent / "wavs" / "am_00001.wav"
+    flags = corpus.flags(
+        language_weights="am=2,en=1", amp="bf16", test_sentence=f"am:{voice}:ሰላም ለዓለም።", eval_step=4, num_workers=2
+    )
+    flags += ["--train-manifest", f"{corpus.english}:en", "--val-manifest", f"{corpus.english}:en"]
+    recipe([*flags, "--output-dir", str(tmp_path / "whole")])
+    whole = only_run(tmp_path / "whole")
+    steps, evaluations = read_metrics(whole)
+    last = len(steps)
+    assert {name.split("/")[1][:2] for line in steps for name in line["samples"]} == {"am", "en"}
+    assert {line["language"] for line in evaluations} == {"am", "en"}
+    recipe([*flags, "--output-dir", str(tmp_path / "parts"), "--max-steps", "5"])
+    run = only_run(tmp_path / "parts")
+    recipe(["--checkpoint", str(run), "--coqpit.max_steps=null", "--num-workers", "0"])
+    require_same_run(run, whole, last)
+    assert checkpoint(run, last)["config"]["mixed_precision"] is True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_and_the_disk_is_as_it_was(uninterrupted, corpus, recipe, tmp_path, number):
+    flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
+    script = Path(__file__).with_name("signalled.py")
+    stopped = subprocess.run([sys.executable, str(script), str(int(number)), "twice:6", *flags], capture_output=True)
+    assert stopped.returncode == -number
+    run = only_run(tmp_path)
+    assert {file.name for file in run.glob("checkpoint_*")} == {"checkpoint_4.pth"}
+    recipe(["--checkpoint", str(run)])
     require_same_run(run, uninterrupted, STEPS)
