@@ -85,14 +85,15 @@ def state(step):
 
 def test_the_best_model_is_a_link_and_older_ones_go(tmp_path):
     for step in (5, 10):
-        store.save_step(state(step), tmp_path, [f"best_model_{step}.pth"], 3)
+        store.save_step(state(step), tmp_path, f"best_model_{step}.pth", 3)
     assert {file.name for file in tmp_path.iterdir()} == {"best_model_10.pth", "best_model.pth"}
     assert (tmp_path / "best_model.pth").samefile(tmp_path / "best_model_10.pth")
     assert store.load_checkpoint(tmp_path / "best_model.pth")[1].step == 10
 
 
 def test_two_names_are_one_file(tmp_path):
-    store.save_step(state(5), tmp_path, ["best_model_5.pth", "checkpoint_5.pth"], 3)
+    store.save_step(state(5), tmp_path, "best_model_5.pth", 3)
+    store.save_again(tmp_path, "best_model_5.pth", "checkpoint_5.pth", 3)
     assert {file.name for file in tmp_path.iterdir()} == {"best_model_5.pth", "best_model.pth", "checkpoint_5.pth"}
     assert len({file.stat().st_ino for file in tmp_path.iterdir()}) == 1
 
@@ -102,17 +103,17 @@ def test_the_best_model_is_a_copy_where_links_fail(tmp_path, monkeypatch):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
-    store.save_step(state(5), tmp_path, ["best_model_5.pth"], 3)
+    store.save_step(state(5), tmp_path, "best_model_5.pth", 3)
     assert (tmp_path / "best_model.pth").read_bytes() == (tmp_path / "best_model_5.pth").read_bytes()
     assert not (tmp_path / "best_model.pth").samefile(tmp_path / "best_model_5.pth")
     assert {file.name for file in tmp_path.iterdir()} == {"best_model_5.pth", "best_model.pth"}
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
-    store.save_step(state(3), tmp_path, ["checkpoint_3.pth"], 1)
+    store.save_step(state(3), tmp_path, "checkpoint_3.pth", 1)
     broken = {"model": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}, "step": 4}
     with pytest.raises(CheckFailed, match=r"1 weights are not finite at step 4 \(the first: b\)"):
-        store.save_step(broken, tmp_path, ["checkpoint_4.pth"], 1)
+        store.save_step(broken, tmp_path, "checkpoint_4.pth", 1)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_3.pth"]
 
 
@@ -135,27 +136,27 @@ def heavy(step, kilobytes=240):
 def test_a_disk_that_is_really_full(small_disk, caplog):
     """Four files of 240 kB fit into 1 MB, five do not: the oldest beyond two goes for one more try."""
     for step in (1, 2, 3, 4):
-        store.save_step(heavy(step), small_disk, [f"checkpoint_{step}.pth"], 9)
+        store.save_step(heavy(step), small_disk, f"checkpoint_{step}.pth", 9)
     kept = {step: (small_disk / f"checkpoint_{step}.pth").read_bytes() for step in (3, 4)}
-    store.save_step(heavy(5), small_disk, ["checkpoint_5.pth"], 9)
+    store.save_step(heavy(5), small_disk, "checkpoint_5.pth", 9)
     assert "2 of the older checkpoints were removed, for one more try" in caplog.text
     assert {file.name for file in small_disk.iterdir()} == {f"checkpoint_{step}.pth" for step in (3, 4, 5)}
     assert all((small_disk / f"checkpoint_{step}.pth").read_bytes() == content for step, content in kept.items())
 
     before = {file.name: file.read_bytes() for file in small_disk.iterdir() if not file.name.endswith("_3.pth")}
     with pytest.raises(DiskFullError, match=r"checkpoint_6\.pth could not be written: the disk is full"):
-        store.save_step(heavy(6, kilobytes=800), small_disk, ["checkpoint_6.pth"], 9)
+        store.save_step(heavy(6, kilobytes=800), small_disk, "checkpoint_6.pth", 9)
     assert {file.name: file.read_bytes() for file in small_disk.iterdir()} == before
     with pytest.raises(DiskFullError):
-        store.save_step(heavy(7, kilobytes=800), small_disk, ["checkpoint_7.pth"], 9)
+        store.save_step(heavy(7, kilobytes=800), small_disk, "checkpoint_7.pth", 9)
     assert {file.name: file.read_bytes() for file in small_disk.iterdir()} == before
 
 
 def test_a_read_only_folder(small_disk):
-    store.save_step(state(3), small_disk, ["checkpoint_3.pth"], 3)
+    store.save_step(state(3), small_disk, "checkpoint_3.pth", 3)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(MachineError, match="Read-only file system"):
-        store.save_step(state(4), small_disk, ["checkpoint_4.pth"], 3)
+        store.save_step(state(4), small_disk, "checkpoint_4.pth", 3)
     assert store.load_checkpoint(small_disk / "checkpoint_3.pth")[1].step == 3
 
 

@@ -10,7 +10,7 @@ import datetime
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +133,15 @@ def keep_newest(run: Path, count: int) -> int:
     return len(files[count:])
 
 
-def save_step(state: Mapping[str, Any], run: Path, names: Sequence[str], keep: int) -> None:
-    """Write one state under one or two names, then remove the checkpoints that it replaces.
+def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None:
+    """Write a state as `checkpoint_N.pth` or `best_model_N.pth`, then remove the files that it replaces.
 
     When the disk is full, all but the newest two earlier checkpoints are given up for one more try.
 
     Args:
         state: the checkpoint.
         run: the run folder.
-        names: `best_model_N.pth`, `checkpoint_N.pth`, or both: then the second is a hard link.
+        name: of the file.
         keep: how many `checkpoint_N.pth` to keep.
 
     Raises:
@@ -154,23 +154,26 @@ def save_step(state: Mapping[str, Any], run: Path, names: Sequence[str], keep: i
             f"{len(broken)} weights are not finite at step {state['step']} (the first: {broken[0]}): no checkpoint is "
             "written, and the earlier ones are as they were. Continue one with a lower learning rate or --grad-clip 1."
         )
-    first, *others = (run / name for name in names)
+    path = run / name
     try:
-        write_checkpoint(state, first)
+        write_checkpoint(state, path)
     except DiskFullError:
         removed = keep_newest(run, 2)
         if not removed:
             raise
         logger.warning(" > The disk is full: %d of the older checkpoints were removed, for one more try.", removed)
-        write_checkpoint(state, first)
-    for other in others:
-        _link(first, other)
-    for path in (first, *others):
-        if _step_of(path, "best_model"):
-            _link(path, run / "best_model.pth")
-            for file in run.iterdir():
-                if _step_of(file, "best_model") and file != path:
-                    file.unlink()
+        write_checkpoint(state, path)
+    if _step_of(path, "best_model"):
+        _link(path, run / "best_model.pth")
+        for file in run.iterdir():
+            if _step_of(file, "best_model") and file != path:
+                file.unlink()
+    keep_newest(run, keep)
+
+
+def save_again(run: Path, name: str, checkpoint: str, keep: int) -> None:
+    """Give a file that was just written a second name, `checkpoint_N.pth`; then as `save_step`."""
+    _link(run / name, run / checkpoint)
     keep_newest(run, keep)
 
 

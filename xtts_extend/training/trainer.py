@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
 from xtts_extend.checkpoint.background import BackgroundWriter, snapshot
-from xtts_extend.checkpoint.store import load_checkpoint, require_space, save_step
+from xtts_extend.checkpoint.store import load_checkpoint, require_space, save_again, save_step
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import CheckpointError, DataError
@@ -114,6 +114,7 @@ class ResumableTrainer(Trainer):
         self._changed = changed
         self.stop = StopSignal()
         self._saved_step = 0
+        self._best_step = -1
         self._writer = BackgroundWriter()
         super().__init__(
             args,
@@ -160,18 +161,21 @@ class ResumableTrainer(Trainer):
         self._save(f"checkpoint_{self.position.step}.pth")
         self._saved_step = self.position.step
 
-    def _save(self, *names: str) -> None:
+    def _save(self, name: str) -> None:
         """Copy the state and write it in the background; what the metrics hold by now is on the disk before."""
         self.metrics.flush()
         self.dashboard_logger.flush()
         if not self.ranks.is_main:
             return
-        for name in names:
-            logger.info(" > %s : %s", "BEST MODEL" if "best" in name else "CHECKPOINT", self.output_path / name)
+        logger.info(" > %s : %s", "BEST MODEL" if "best" in name else "CHECKPOINT", self.output_path / name)
         # copied only when the one before is written: at most one copy at a time
         self._writer.wait()
-        state = snapshot(checkpoint_state(self))
-        self._writer.submit(save_step, state, self.output_path, names, self.config.save_n_checkpoints)
+        keep = self.config.save_n_checkpoints
+        if self._best_step == self.position.step:
+            # the best model was written at this very step: the same content under a second name
+            self._writer.submit(save_again, self.output_path, f"best_model_{self._best_step}.pth", name, keep)
+        else:
+            self._writer.submit(save_step, snapshot(checkpoint_state(self)), self.output_path, name, keep)
 
     def save_best_model(self) -> None:
         """Write `best_model_N.pth` when the loss that was just measured is the best so far."""
@@ -181,6 +185,7 @@ class ResumableTrainer(Trainer):
         self.best_value = value
         logger.info(" > loss %.5f is the best so far", value)
         self._save(f"best_model_{self.position.step}.pth")
+        self._best_step = self.position.step
 
     ####################
     # DATA
@@ -217,13 +222,9 @@ class ResumableTrainer(Trainer):
     def train_step(
         self, batch: dict[str, Any], batch_n_steps: int, step: int, loader_start_time: float
     ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Train on one batch; the optimizer moves at the end of a gradient accumulation and of the epoch.
+        """Train on a batch, the `step`-th (from 0) of the `batch_n_steps` of its epoch (stock's signature).
 
-        Args:
-            batch: from the data loader.
-            batch_n_steps: batches in an epoch.
-            step: the batch's index in the epoch, from 0.
-            loader_start_time: unused here, kept from the stock signature.
+        The optimizer moves at the end of a gradient accumulation and of the epoch.
         """
         self.callbacks.on_train_step_start(self)
         position = self.position
