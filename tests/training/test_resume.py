@@ -495,6 +495,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(
     require_same_run(run, uninterrupted, STEPS)
 
 
+@pytest.mark.slow
 def test_with_test_sentences_two_weighted_languages_and_bf16(corpus, recipe, tmp_path):
     voice = corpus.train.parent / "wavs" / "am_00001.wav"
     flags = corpus.flags(
