@@ -44,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise (DiskFullError if full else MachineError)(
             f"{path} could not be written: {'the disk is full' if full else error}. What was there before is "
-            "untouched. Make room or mend the folder, then start the same command again."
+            "untouched. Make room or mend the folder, then start again."
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from runs import RECIPE, Corpus
+from runs import RECIPE, Corpus, only_run
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,11 @@ def recipe() -> Callable[[list[str]], None]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(corpus, recipe, tmp_path_factory) -> Path:
+    """Two epochs in one go, evaluated in the middle as well: the run that all others are compared with."""
+    output = tmp_path_factory.mktemp("uninterrupted")
+    recipe(corpus.flags(output_dir=output, eval_step=4, save_step=4, warmup_steps=6))
+    return only_run(output)

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import torch
 
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.training.config import NewLanguageConfig, take_recorded
+
+#: Optimizer steps of a run with `Corpus.flags`: two epochs of six.
+STEPS = 12
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "new_language" / "train_gpt_xtts.py"
 
 
@@ -81,3 +86,10 @@ def require_same_run(one: Path, other: Path, step: int) -> None:
     assert texts[0] == texts[1]
     steps = [line["step"] for line in map(json.loads, texts[0].splitlines()) if not line.get("eval")]
     assert steps == list(range(1, step + 1))
+
+
+def model_and_config(run: Path) -> tuple[ExtendedGPTTrainer, NewLanguageConfig]:
+    """A model as the recipe builds it for a resume, and the configuration that the run recorded."""
+    config = NewLanguageConfig()
+    take_recorded(config, checkpoint(run, 8)["config"])
+    return ExtendedGPTTrainer(config), config

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import xtts_extend
+from xtts_extend.checkpoint.inspect import load_pickled
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.check import check_samples
@@ -264,8 +265,8 @@ def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> f
             cond_latents=latents, text_inputs=tokens, do_sample=True, top_k=50, top_p=0.85, temperature=0.75
         )[0]
     dvae = make_dvae(xtts.args.gpt_num_audio_tokens - 2)
-    dvae.load_state_dict(torch.load(base / "dvae.pth", weights_only=True))
-    mel_stats = torch.load(base / "mel_stats.pth", weights_only=True)
+    dvae.load_state_dict(load_pickled(base / "dvae.pth", map_location="cpu"))
+    mel_stats = load_pickled(base / "mel_stats.pth", map_location="cpu")
     audio = codes_to_audio(codes[codes < xtts.args.gpt_start_audio_token], dvae.eval(), mel_stats)
     save_wav(output, audio, REFERENCE_RATE)
     return len(audio) / REFERENCE_RATE
