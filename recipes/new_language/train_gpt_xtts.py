@@ -10,6 +10,8 @@ What it does, and what each part costs:
   weights, optimizer, schedule, random numbers and the next batch, in its own run folder.
 * The vocabulary may be larger than the base's. New rows start near what they sound like; old rows are frozen, that is,
   they are no parameters at all. This costs nothing and saves their gradients and moments.
+* A checkpoint of another vocabulary is refused, by its tokens and not by their number; with `--on-vocab-change migrate`
+  every row and its moments follow their token.
 * Every recording is read once before training (cached by size and time); what is unusable is named and left out.
 * Checkpoints are written between optimizer steps, aside, flushed and renamed, while training goes on; the state is
   copied for that, which takes as much memory as a checkpoint. Ctrl-C and SIGTERM leave one.
@@ -59,6 +61,7 @@ def main(argv: list[str]) -> None:
             allow_changes=given.get("allow_changes", False),
             run_folder=start.run_folder,
             ranks=ranks,
+            migration=prepared.migration,
         )
         trainer.fit()
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
+from trainer import Trainer, TrainerArgs
+from TTS.tts.layers.xtts.trainer import dataset
+from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
 
+import xtts_extend
+from xtts_extend.data.audio import load_audio
+from xtts_extend.data.manifest import read_manifests
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
-from xtts_extend.training.config import NewLanguageConfig, take_recorded
+from xtts_extend.training.base import use_base
+from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture, take_recorded
 
 #: Optimizer steps of a run with `Corpus.flags`: two epochs of six.
 STEPS = 12
@@ -93,3 +102,63 @@ def model_and_config(run: Path) -> tuple[ExtendedGPTTrainer, NewLanguageConfig]:
     config = NewLanguageConfig()
     take_recorded(config, checkpoint(run, 8)["config"])
     return ExtendedGPTTrainer(config), config
+
+
+def stock_run(corpus: Corpus, output: Path, monkeypatch: pytest.MonkeyPatch, *, from_base: bool = False) -> Path:
+    """`checkpoint_4.pth` of coqui's own Trainer and GPTTrainer, five batches into the corpus' new language.
+
+    Args:
+        corpus: what it trains on.
+        output: its run folder is made in it.
+        monkeypatch: lets stock's dataset read audio without FFmpeg.
+        from_base: start from the base as stock does, with rows of noise for new tokens; else from random weights.
+    """
+    xtts_extend.enable()
+    monkeypatch.setattr(dataset, "load_audio", load_audio)
+    config = GPTTrainerConfig(
+        batch_size=4, lr=1e-3, optimizer="AdamW", optimizer_params={"weight_decay": 0.01}, save_step=2,
+        optimizer_wd_only_on_weights=True, lr_scheduler="StepLR", lr_scheduler_params={"step_size": 2, "gamma": 0.5},
+        epochs=2, run_eval=False, scheduler_after_epoch=False,
+    )  # fmt: skip
+    take_architecture(config, read_json(corpus.base / "config.json"))
+    use_base(config, corpus.base)
+    config.model_args.tokenizer_file = str(corpus.vocab)
+    if from_base:
+        weights = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
+        gpt = {name.removeprefix("gpt."): tensor for name, tensor in weights.items() if name.startswith("gpt.")}
+        output.mkdir(parents=True)
+        torch.save(gpt, output / "gpt.pth")
+        config.model_args.gpt_checkpoint = str(output / "gpt.pth")
+    stock = Trainer(
+        TrainerArgs(), config, output_path=output, model=GPTTrainer(config), eval_samples=[],
+        train_samples=read_manifests([str(corpus.train)], "am"), parse_command_line_args=False,
+    )  # fmt: skip
+    stock._fit()
+    return Path(stock.output_path) / "checkpoint_4.pth"
+
+
+def changed_vocabulary(
+    vocab: Path,
+    output: Path,
+    *,
+    add: Sequence[str] = (),
+    remove: Sequence[str] = (),
+    exchange: Mapping[str, str] | None = None,
+) -> Path:
+    """A vocabulary with tokens appended, removed (with the merges that need them; later ids close up) or exchanged."""
+    data = json.loads(vocab.read_text(encoding="utf-8"))
+    tokens, merges = data["model"]["vocab"], [tuple(merge.split(" ")) for merge in data["model"]["merges"]]
+    for token in remove:
+        gone = tokens.pop(token)
+        for other, number in tokens.items():
+            tokens[other] = number - (number > gone)
+        merges = [merge for merge in merges if token not in (*merge, "".join(merge))]
+    for token in add:
+        tokens[token] = max(tokens.values()) + 1
+    for one, other in (exchange or {}).items():
+        tokens[one], tokens[other] = tokens[other], tokens[one]
+    for token in data["added_tokens"]:
+        token["id"] = tokens[token["content"]]
+    data["model"]["merges"] = [" ".join(merge) for merge in merges]
+    output.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    return output

@@ -10,10 +10,19 @@ import time
 
 import pytest
 import torch
-from runs import RECIPE, STEPS, as_flag, checkpoint, model_and_config, only_run, require_equal, require_same_run
+from runs import (
+    RECIPE,
+    STEPS,
+    as_flag,
+    checkpoint,
+    model_and_config,
+    only_run,
+    require_equal,
+    require_same_run,
+    stock_run,
+)
 from trainer import Trainer, TrainerArgs
 
-import xtts_extend
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.errors import CheckpointError
 from xtts_extend.training.metrics import read_metrics
@@ -149,30 +158,7 @@ def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, tmp_path
 
 def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
     """`checkpoint_N` of the stock Trainer: weights, optimizer, scheduler, step and epoch."""
-    from TTS.tts.layers.xtts.trainer import dataset
-    from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
-
-    from xtts_extend.data.audio import load_audio
-    from xtts_extend.training.base import use_base
-    from xtts_extend.training.config import read_json, take_architecture
-
-    xtts_extend.enable()
-    monkeypatch.setattr(dataset, "load_audio", load_audio)
-    config = GPTTrainerConfig(
-        batch_size=4, lr=1e-3, optimizer="AdamW", optimizer_params={"weight_decay": 0.01}, save_step=2,
-        optimizer_wd_only_on_weights=True, lr_scheduler="StepLR", lr_scheduler_params={"step_size": 2, "gamma": 0.5},
-        epochs=2, run_eval=False, scheduler_after_epoch=False,
-    )  # fmt: skip
-    take_architecture(config, read_json(corpus.base / "config.json"))
-    use_base(config, corpus.base)
-    config.model_args.tokenizer_file = str(corpus.vocab)
-    model = GPTTrainer(config)
-    stock = Trainer(
-        TrainerArgs(), config, output_path=tmp_path / "stock", model=model, eval_samples=[],
-        train_samples=read_manifests([str(corpus.train)], "am"), parse_command_line_args=False,
-    )  # fmt: skip
-    stock._fit()
-    (file,) = stock.output_path.glob("checkpoint_4.pth")
+    file = stock_run(corpus, tmp_path / "stock", monkeypatch)
     saved = torch.load(file, weights_only=True)
     assert (saved["step"], saved["epoch"]) == (4, 1)
 
@@ -190,7 +176,7 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
     printed = caplog.text
     assert "step 5 · epoch 1, batch 0 done · learning rate 0.00025" in printed
     assert "does not record the place within the epoch" in printed
-    final = checkpoint(stock.output_path, 6)
+    final = checkpoint(file.parent, 6)
     assert (final["step"], final["epoch"]) == (6, 1)
     assert not final["xtts_extend"]["base_rows"]["frozen"]
     # one step after the fifth: Adam's own counter went on

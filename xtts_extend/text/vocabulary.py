@@ -220,7 +220,8 @@ def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Any]:
         yield from tokenizer.encode_batch(batch)
 
 
-def _first(names: list[str]) -> str:
+def first_of(names: list[str]) -> str:
+    """The first ten names, for a message."""
     return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
 
 
@@ -234,7 +235,7 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
     if moved:
         raise VocabularyError(
             f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have "
-            f"moved or vanished: {_first(moved)}. "
+            f"moved or vanished: {first_of(moved)}. "
             "Make it with `xtts-extend extend-vocab` from the base's own vocab.json."
         )
     new = {index: token for token, index in extended.tokens.items() if token not in base.tokens}
@@ -244,7 +245,7 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
         raise VocabularyError(
             f"{extended.path} does not extend {base.path}: its new entries should have the ids {base.size} to "
             f"{extended.size - 1}, each once; missing, misplaced or doubled: "
-            f"{_first(named) or 'doubled ids'}. Make it with `xtts-extend extend-vocab`."
+            f"{first_of(named) or 'doubled ids'}. Make it with `xtts-extend extend-vocab`."
         )
 
 

@@ -89,6 +89,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--allow-changes", action="store_true", help="continue although values that define the run have changed"
     )
     start.add_argument(
+        "--on-vocab-change",
+        choices=("stop", "migrate"),
+        help="where the checkpoint was trained with another vocabulary: stop and say what differs, or let every row "
+        "and its moments follow its token, in a new run folder [stop]",
+    )
+    start.add_argument(
+        "--checkpoint-vocab",
+        help="the vocabulary of a checkpoint that neither records it nor has it beside it as vocab.json",
+    )
+    start.add_argument(
         "--init",
         choices=INIT_METHODS,
         help="start of the new rows: romanized (near what the token sounds like), mean, normal [romanized]",
@@ -220,7 +230,7 @@ _AT_LEAST_ONE = (
     "plot_step",
     "run_eval_steps",
 )
-_PATHS = ("base_dir", "vocab", "output_dir")
+_PATHS = ("base_dir", "vocab", "checkpoint_vocab", "output_dir")
 #: Flags that are not values of the configuration.
 _NOT_CONFIG = ("checkpoint", "start_fresh", "new_run", "allow_changes", "debug", "warmup_steps", "amp")
 

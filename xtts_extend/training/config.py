@@ -42,6 +42,8 @@ class NewLanguageConfig(GPTTrainerConfig):
     grad_accum_steps: int = field(default=64, metadata={"help": "Batches per optimizer step."})
     max_steps: int | None = field(default=None, metadata={"help": "Stop after this many batches."})
     max_minutes: float | None = field(default=None, metadata={"help": "Save and stop before so many minutes are over."})
+    checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of the checkpoint, where it has none."})
+    on_vocab_change: str = field(default="stop", metadata={"help": "stop, or migrate: every row follows its token."})
     started_from: str = field(default="", metadata={"help": "File whose weights the run started from."})
     # what is known to work for XTTS, from coqui's own recipe
     lr: float = 5e-6

@@ -12,6 +12,7 @@ from xtts_extend.checkpoint.inspect import other_checkpoint
 from xtts_extend.data.manifest import Sample
 from xtts_extend.errors import CheckpointError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.model.migration import Migration
 from xtts_extend.training.config import NewLanguageConfig
 from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.start import (
@@ -23,6 +24,7 @@ from xtts_extend.training.start import (
     load_base,
     load_samples,
 )
+from xtts_extend.training.vocabulary import plan_migration
 
 logger = logging.getLogger("trainer")
 
@@ -36,6 +38,7 @@ class Prepared:
     train_samples: list[Sample]
     eval_samples: list[Sample]
     model: ExtendedGPTTrainer
+    migration: Migration | None
 
 
 def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) -> Prepared:
@@ -56,6 +59,9 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
     while True:
         start = classify_path(given, damaged)
         config = build_config(given, overrides, start, ranks.size)
+        migration = None
+        if start.info.kind == "training":
+            migration = plan_migration(start.record, start.recorded, start.info, config, resume=start.resume)
         with ranks.main_first():
             train_samples, eval_samples = load_samples(config)
         model = build_model(config)
@@ -69,7 +75,7 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
             damaged.append(start.path)
             continue
         if start.resume:
-            freeze_if_base_rows_are_old(model, config, start)
+            freeze_if_base_rows_are_old(model, config, start, migration)
         else:
-            load_base(model, config, start)
-        return Prepared(start, config, train_samples, eval_samples, model)
+            load_base(model, config, start, migration)
+        return Prepared(start, config, train_samples, eval_samples, model, migration)

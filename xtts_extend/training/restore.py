@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo
-from xtts_extend.checkpoint.store import FORMAT_VERSION, require_fit
-from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
-from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
+from xtts_extend.checkpoint.store import FORMAT_VERSION, load_checkpoint, require_fit
+from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.migration import Migration
+from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
+from xtts_extend.training.vocabulary import checkpoint_vocabulary, migrate_content, require_same_vocabulary
 
 logger = logging.getLogger("trainer")
 
@@ -149,6 +152,21 @@ def checkpoint_size(model: Any) -> int:
     return int(1.01 * (sum(tensor.nbytes for tensor in model.checkpoint_state().values()) + 2 * trained))
 
 
+def load_run(path: Path, migration: Migration | None, config: Any) -> tuple[dict[str, Any], CheckpointInfo]:
+    """A training checkpoint's content, its weights and record carried to another vocabulary, and its header.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    content, info = load_checkpoint(path)
+    if info.kind != "training":
+        raise CheckpointError(
+            f"{path} is a base model (weights alone): there is no run in it to continue. Start from it: "
+            "model.load_base(), and no restore_path."
+        )
+    return migrate_content(content, info, migration, config) if migration else content, info
+
+
 def prepare_model(model: Any, content: Mapping[str, Any]) -> None:
     """Freeze the rows that the checkpoint's run froze; before the optimizer is made."""
     record = content.get("xtts_extend")
@@ -159,7 +177,13 @@ def prepare_model(model: Any, content: Mapping[str, Any]) -> None:
             model.freeze_base_rows()
 
 
-def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, changed: Sequence[str]) -> Position:
+def restore(
+    trainer: Any,
+    content: dict[str, Any],
+    info: CheckpointInfo,
+    changed: Sequence[str],
+    migration: Migration | None = None,
+) -> Position:
     """Restore weights, optimizer, scheduler, scaler and position, check that all of it arrived, and say so.
 
     Args:
@@ -167,16 +191,19 @@ def restore(trainer: Any, content: dict[str, Any], info: CheckpointInfo, changed
         content: of the checkpoint.
         info: its header.
         changed: what `check_changes` returned; it takes effect.
+        migration: carries the moments, where `migrate_content` has carried the weights.
 
     Raises:
         CheckpointError: something is missing, left over, or does not fit; it is named.
         VocabularyError: the checkpoint was trained with another vocabulary.
     """
     position = Position.of(content, info)
-    vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
-    require_same_vocabulary(vocabulary, content.get("xtts_extend", {}), info)
+    if migration is None:
+        vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
+        known, reason = checkpoint_vocabulary(content.get("xtts_extend", {}), content.get("config") or {}, info)
+        require_same_vocabulary(known, reason, vocabulary, info)
     trainer.model.restore_state(content["model"])
-    _restore_optimizers(trainer, content["optimizer"])
+    _restore_optimizers(trainer, content["optimizer"], migration)
     _restore_schedulers(trainer, content.get("scheduler") or [])
     if trainer.scaler is not None:
         if not content.get("scaler"):
@@ -258,34 +285,7 @@ def _per_process(recorded: Mapping[str, Any], content: Mapping[str, Any], proces
     return {**recorded, "batch_size": recorded["batch_size"] * before / processes}
 
 
-def require_same_vocabulary(vocabulary: Vocabulary, record: Mapping[str, Any], info: CheckpointInfo) -> None:
-    """A checkpoint is continued only with the vocabulary that it was trained with.
-
-    Args:
-        vocabulary: the one of this run.
-        record: the checkpoint's `xtts_extend` key; empty for a file of the stock Trainer: then only the size counts.
-        info: the checkpoint's header.
-
-    Raises:
-        VocabularyError: it is another one.
-    """
-    recorded = record.get("vocabulary")
-    if recorded is not None and recorded["digest"] != vocabulary.digest:
-        before, now = recorded["tokens"], vocabulary.tokens
-        moved = sum(1 for token, number in before.items() if token in now and now[token] != number)
-        raise VocabularyError(
-            f"{info.path} was trained with another vocabulary than {vocabulary.path}: "
-            f"{len(now.keys() - before.keys())} tokens added, {len(before.keys() - now.keys())} removed, "
-            f"{moved} moved, or other merges. Continue with the vocabulary of the run (vocab.json in its folder)."
-        )
-    if info.vocab_size != vocabulary.size:
-        raise VocabularyError(
-            f"{info.path} has {info.vocab_size} token rows and {vocabulary.path} needs {vocabulary.size}. "
-            "Give the vocabulary that the checkpoint was trained with."
-        )
-
-
-def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]]) -> None:
+def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]], migration: Migration | None) -> None:
     if len(saved) != len(trainer.optimizer):
         raise CheckpointError(f"The checkpoint holds {len(saved)} optimizers; this run has {len(trainer.optimizer)}.")
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
@@ -307,7 +307,7 @@ def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]]) -> None:
                 raise CheckpointError(f"The checkpoint holds no moments of {name}. Its optimizer state is incomplete.")
             if lacking := keys - set(state["state"][number]):
                 raise CheckpointError(f"The checkpoint's moments of {name} lack {', '.join(sorted(lacking))}.")
-            fitted[number] = _fit_moments(state["state"][number], parameter, name, trainer.model)
+            fitted[number] = _fit_moments(state["state"][number], parameter, name, trainer.model, migration)
         left_over = set(state["state"]) - set(numbers)
         if left_over:
             raise CheckpointError(
@@ -318,10 +318,15 @@ def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]]) -> None:
             raise CheckpointError(f"Only {len(optimizer.state)} of {len(fitted)} moments arrived in the optimizer.")
 
 
-def _fit_moments(moments: Mapping[str, Any], parameter: torch.Tensor, name: str, model: Any) -> dict[str, Any]:
-    """The moments of one parameter; of a stock run with frozen rows only those of the new rows."""
+def _fit_moments(
+    moments: Mapping[str, Any], parameter: torch.Tensor, name: str, model: Any, migration: Migration | None
+) -> dict[str, Any]:
+    """The moments of one parameter, carried to another vocabulary; of a run that froze rows later, the new rows'."""
+    has_token_rows = ".new." in name or name.endswith(TOKEN_TENSORS)
     fitted = {}
     for key, value in moments.items():
+        if migration and has_token_rows and isinstance(value, torch.Tensor) and value.ndim:
+            value = migration.moments(value)
         if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
             if model.rows_frozen and ".new." in name and value.shape[0] == model.vocab_size:
                 value = value[model.base_rows :]

@@ -29,6 +29,7 @@ from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineE
 from xtts_extend.files import require_place
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
+from xtts_extend.model.migration import Migration
 from xtts_extend.model.voice import REFERENCE_RATE
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
@@ -36,7 +37,6 @@ from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_ext
 from xtts_extend.training.arguments import apply_flags
 from xtts_extend.training.base import require_codec, use_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture, take_recorded
-from xtts_extend.training.restore import require_same_vocabulary
 
 logger = logging.getLogger("trainer")
 #: What coqui's trainer can log to.
@@ -146,6 +146,9 @@ def build_config(
             config.model_args.tokenizer_file = str(own_vocabulary)
         # the trainer restores them; the stock Trainer records paths here
         config.model_args.xtts_checkpoint = config.model_args.gpt_checkpoint = ""
+    if start.resume:
+        # they were asked for another start
+        config.checkpoint_vocab, config.on_vocab_change = "", "stop"
     base_dir = Path(given.get("base_dir") or config.base_dir or "").expanduser().absolute()
     if not given.get("base_dir") and not config.base_dir:
         raise ConfigError(
@@ -170,9 +173,7 @@ def build_config(
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     for language in (config.language, *(sentence["language"] for sentence in config.test_sentences)):
         require_tag(tokenizer, language)
-    if start.resume:
-        require_same_vocabulary(load_vocabulary(Path(config.model_args.tokenizer_file)), start.record, start.info)
-    else:
+    if start.info.kind == "base":
         _vocabularies(config, start)
     for sentence in config.test_sentences:
         sentence["speaker_wav"] = _absolute(sentence["speaker_wav"])
@@ -314,8 +315,14 @@ def build_model(config: NewLanguageConfig) -> ExtendedGPTTrainer:
     return ExtendedGPTTrainer(config)
 
 
-def load_base(model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start) -> None:
-    """Load base weights into the network, give new tokens their rows, and freeze the old ones if configured.
+def load_base(
+    model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start, migration: Migration | None = None
+) -> None:
+    """Load weights into the network, give new tokens their rows, and freeze the old ones if configured.
+
+    Args:
+        model, config, start: of the run.
+        migration: of a training checkpoint whose weights are taken; None for a base model.
 
     Raises:
         CheckpointError: weights and base vocabulary do not belong together.
@@ -323,14 +330,14 @@ def load_base(model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start
     """
     content, info = load_checkpoint(start.path)
     weights = xtts_weights(content.get("model", content))
-    old, vocabulary = _vocabularies(config, start)
-    base_rows = info.vocab_size
-    if vocabulary.size > base_rows:
-        spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
-        weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
-    elif start.record:
-        # the rows that a run froze stay frozen when another run starts from its weights
-        base_rows = start.record["base_rows"]["rows"]
+    if migration:
+        weights, base_rows = migration.weights(weights, "gpt."), migration.base_rows or model.vocab_size
+    else:
+        old, vocabulary = _vocabularies(config, start)
+        base_rows = info.vocab_size
+        if vocabulary.size > base_rows:
+            spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
+            weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
     model.load_base(weights, base_rows)
     if config.freeze_base_rows:
         model.freeze_base_rows()
@@ -347,17 +354,20 @@ def _vocabularies(config: NewLanguageConfig, start: Start) -> tuple[Vocabulary, 
             "it is not an extension of the base's vocabulary. Make one with `xtts-extend extend-vocab`."
         )
     beside = start.path.parent / "vocab.json"
-    old = load_vocabulary(beside if beside.is_file() else Path(config.base_dir) / "vocab.json")
+    theirs = config.checkpoint_vocab or (beside if beside.is_file() else Path(config.base_dir) / "vocab.json")
+    old = load_vocabulary(theirs)
     if old.size != rows:
         raise CheckpointError(
             f"{start.path} has {rows} token rows, and {old.path} has {old.size} tokens: they do not belong together. "
-            "Put the vocabulary of these weights beside them."
+            "Name the vocabulary of these weights with --checkpoint-vocab, or put it beside them."
         )
     require_extension(old, vocabulary)
     return old, vocabulary
 
 
-def freeze_if_base_rows_are_old(model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start) -> None:
+def freeze_if_base_rows_are_old(
+    model: ExtendedGPTTrainer, config: NewLanguageConfig, start: Start, migration: Migration | None
+) -> None:
     """A run of the stock Trainer trains all rows; freeze its old ones only if they still equal the base's."""
     if start.info.written_by != "coqui":
         return
@@ -370,7 +380,9 @@ def freeze_if_base_rows_are_old(model: ExtendedGPTTrainer, config: NewLanguageCo
     rows = base["gpt.text_embedding.weight"].shape[0]
     digests = row_digests(base, rows)
     saved = xtts_weights(load_checkpoint(start.path)[0]["model"])
-    if rows < start.info.vocab_size and row_digests(saved, rows) == digests:
+    if migration:
+        saved = migration.weights(saved, "gpt.")
+    if rows < model.vocab_size and row_digests(saved, rows) == digests:
         model.base_rows, model.base_digests = rows, digests
         model.freeze_base_rows()
         config.freeze_base_rows = True

@@ -24,10 +24,11 @@ from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
 from xtts_extend.checkpoint.background import BackgroundWriter, snapshot
-from xtts_extend.checkpoint.store import load_checkpoint, require_space, save_again, save_step
+from xtts_extend.checkpoint.store import require_space, save_again, save_step
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
-from xtts_extend.errors import CheckpointError, DataError
+from xtts_extend.errors import DataError
+from xtts_extend.model.migration import Migration
 from xtts_extend.training.evaluation import losses_by_language, speak_test_sentences
 from xtts_extend.training.folder import RunFolder
 from xtts_extend.training.loaders import eval_loader, train_loader
@@ -39,6 +40,7 @@ from xtts_extend.training.restore import (
     check_changes,
     checkpoint_size,
     checkpoint_state,
+    load_run,
     prepare_model,
     restore,
 )
@@ -62,6 +64,7 @@ class ResumableTrainer(Trainer):
         allow_changes: continue although something that defines the run has changed.
         run_folder: start in this folder, of a run that ended before its first checkpoint.
         ranks: the processes that train together; rank 0 writes.
+        migration: carries the rows of `restore_path` to this run's vocabulary, which goes on in a new run folder.
 
     Raises:
         CheckpointError: `restore_path` is no sound training checkpoint, or does not fit model and optimizer.
@@ -82,6 +85,7 @@ class ResumableTrainer(Trainer):
         allow_changes: bool = False,
         run_folder: Path | None = None,
         ranks: Ranks | None = None,
+        migration: Migration | None = None,
         **kwargs: Any,
     ) -> None:
         self._checkpoint: dict[str, Any] | None = None
@@ -90,17 +94,12 @@ class ResumableTrainer(Trainer):
         changed: list[str] = []
         if args.restore_path:
             source = Path(args.restore_path)
-            self._checkpoint, self.restored_info = load_checkpoint(source)
-            if self.restored_info.kind != "training":
-                raise CheckpointError(
-                    f"{source} is a base model (weights alone): there is no run in it to continue. Start from it: "
-                    "model.load_base(), and no restore_path."
-                )
+            self._checkpoint, self.restored_info = load_run(source, migration, config)
             step = Position.of(self._checkpoint, self.restored_info).step
             # before anything is written into the run folder
             changed = check_changes(config, train_samples, self.ranks.size, self._checkpoint, allow_changes)
             prepare_model(model, self._checkpoint)
-            run_folder = None if new_run else source.absolute().parent
+            run_folder = None if new_run or migration else source.absolute().parent
         self._folder = RunFolder(
             run_folder, Path(output_path or config.output_path), config.run_name, is_main=self.ranks.is_main
         )
@@ -111,7 +110,7 @@ class ResumableTrainer(Trainer):
         args.continue_path = str(run)
         self.position = Position()
         self.best_value = math.inf
-        self._changed = changed
+        self._changed, self._migration = changed, migration
         self.stop = StopSignal()
         self._saved_step = 0
         self._best_step = -1
@@ -151,7 +150,7 @@ class ResumableTrainer(Trainer):
         content = self._checkpoint
         if content is None:
             return
-        self.position = restore(self, content, self.restored_info, self._changed)
+        self.position = restore(self, content, self.restored_info, self._changed, self._migration)
         self.best_value = self.position.best_value
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
         self._saved_step = self.position.step
