@@ -11,13 +11,39 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtts_extend.errors import report_errors
+from xtts_extend.errors import ConfigError, report_errors
 
 
 def _inspect(args: argparse.Namespace) -> int:
+    if args.base is not None:
+        from xtts_extend.rescue.doctor import examine
+
+        diagnosis = examine(args.path, args.base, args.vocab)
+        if args.json:
+            _print(diagnosis.to_dict(), True)
+        else:
+            print(diagnosis.describe())
+        return 0 if diagnosis.verdict == "healthy" else 1
+    if args.vocab is not None:
+        raise ConfigError("--vocab is compared beside the base: give --base as well.")
     from xtts_extend.checkpoint.inspect import inspect_checkpoint
 
     _print(inspect_checkpoint(args.path).to_dict(), args.json)
+    return 0
+
+
+def _repair(args: argparse.Namespace) -> int:
+    from xtts_extend.rescue.repair import repair
+
+    done = repair(
+        args.path,
+        args.base,
+        args.output,
+        blend=args.blend,
+        reinit_untrained=args.reinit_untrained,
+        plan=args.plan,
+    )
+    _print(done, args.json)
     return 0
 
 
@@ -152,6 +178,20 @@ def make_parser() -> argparse.ArgumentParser:
 
     added = command("inspect", _inspect, "say what a checkpoint, run folder or base directory is, from its content")
     added.add_argument("path", type=Path, metavar="PATH")
+    added.add_argument("--base", type=Path, help="a base directory or its model.pth: examine PATH beside it")
+    added.add_argument("--vocab", type=Path, help="with --base: the vocabulary that PATH is to be used with")
+
+    added = command("repair", _repair, "write a copy of a checkpoint with the base's rows for old tokens")
+    added.add_argument("path", type=Path, metavar="CHECKPOINT", help="a checkpoint or a run folder; it is only read")
+    added.add_argument("--base", type=Path, required=True, help="a base directory or its model.pth")
+    added.add_argument("--output", type=Path, required=True, help="a new folder, or a new file that ends in .pth")
+    added.add_argument(
+        "--blend", type=float, default=0.0, metavar="A", help="move the transformer towards the base; 0.3: 30 %% base"
+    )
+    added.add_argument(
+        "--reinit-untrained", action="store_true", help="start new rows again that are noise or never moved"
+    )
+    added.add_argument("--plan", action="store_true", help="say what would be done, and write nothing")
 
     added = command("check-base", _check_base, "try on a base directory everything that is assumed of it")
     added.add_argument("--base-dir", type=Path, required=True)

@@ -21,6 +21,10 @@ class CheckpointError(XttsExtendError):
     """A file is not a checkpoint, is damaged, or does not fit what it is used for."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was written: truncated, empty, or with other bytes."""
+
+
 class VocabularyError(XttsExtendError):
     """A vocabulary cannot be read, or does not extend the one that it should extend."""
 

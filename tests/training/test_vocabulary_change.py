@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from runs import changed_vocabulary, checkpoint, only_run, stock_run
+from runs import changed_vocabulary, checkpoint, only_run
 from trainer import TrainerArgs
 
 import xtts_extend
@@ -18,20 +18,6 @@ from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.trainer import ResumableTrainer
 
 PREFIX = "xtts.gpt."
-
-
-@pytest.fixture(scope="module")
-def run(corpus, recipe, tmp_path_factory):
-    """Four of twelve steps."""
-    output = tmp_path_factory.mktemp("run")
-    recipe(corpus.flags(output_dir=output, max_steps=4, val_manifest=None))
-    return only_run(output)
-
-
-@pytest.fixture(scope="module")
-def stock_file(corpus, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        return stock_run(corpus, tmp_path_factory.mktemp("stock") / "run", patch, from_base=True)
 
 
 @pytest.fixture
@@ -108,31 +94,31 @@ def moments_by_token(trainer, vocab):
         ("permuted", ["0 tokens added", "0 tokens removed", "80 tokens moved to another id: ", ", and 70 more"]),
     ],
 )
-def test_another_vocabulary_stops_with_the_difference_in_words(run, corpus, fails, tmp_path, how, said):
+def test_another_vocabulary_stops_with_the_difference_in_words(short_run, corpus, fails, tmp_path, how, said):
     vocab = variant(corpus, how, tmp_path)
-    before = {file.name: file.read_bytes() for file in run.iterdir() if file.suffix != ".txt"}
+    before = {file.name: file.read_bytes() for file in short_run.iterdir() if file.suffix != ".txt"}
     for more in ([], ["--allow-changes"]):
-        code, message = fails(["--checkpoint", str(run), "--vocab", str(vocab), *more])
+        code, message = fails(["--checkpoint", str(short_run), "--vocab", str(vocab), *more])
         assert code == 2
         for part in [*said, "--on-vocab-change migrate", "Continue with the vocabulary of the run (--vocab)"]:
             assert part in message
-    assert {file.name: file.read_bytes() for file in run.iterdir() if file.suffix != ".txt"} == before
+    assert {file.name: file.read_bytes() for file in short_run.iterdir() if file.suffix != ".txt"} == before
 
 
-def test_other_merges_alone_are_another_vocabulary(run, corpus, fails, tmp_path):
+def test_other_merges_alone_are_another_vocabulary(short_run, corpus, fails, tmp_path):
     data = json.loads(corpus.vocab.read_text(encoding="utf-8"))
     data["model"]["merges"].reverse()
     (tmp_path / "vocab.json").write_text(json.dumps(data), encoding="utf-8")
-    code, message = fails(["--checkpoint", str(run), "--vocab", str(tmp_path / "vocab.json")])
+    code, message = fails(["--checkpoint", str(short_run), "--vocab", str(tmp_path / "vocab.json")])
     assert code == 2
     assert "the same tokens with the same ids, but other merges" in message
 
 
 @pytest.mark.parametrize("how", ["added", "removed", "permuted", "old ones permuted"])
-def test_rows_and_moments_follow_their_tokens(run, corpus, tmp_path, how, caplog):
+def test_rows_and_moments_follow_their_tokens(short_run, corpus, tmp_path, how, caplog):
     vocab = variant(corpus, how, tmp_path)
-    trainer = continued(run, vocab, tmp_path / "runs")
-    saved = checkpoint(run, 4)
+    trainer = continued(short_run, vocab, tmp_path / "runs")
+    saved = checkpoint(short_run, 4)
     before, now = rows_by_token(saved["model"], corpus.vocab), rows_by_token(trainer.model.state_dict(), vocab)
     for token in before.keys() & now.keys():
         for one, other in zip(before[token], now[token], strict=True):
@@ -141,7 +127,7 @@ def test_rows_and_moments_follow_their_tokens(run, corpus, tmp_path, how, caplog
         if key.removeprefix(PREFIX) not in TOKEN_TENSORS:
             assert torch.equal(trainer.model.state_dict()[key], tensor)
 
-    same = continued(run, corpus.vocab, tmp_path / "same", new_run=True)
+    same = continued(short_run, corpus.vocab, tmp_path / "same", new_run=True)
     old_moments, moments = moments_by_token(same, corpus.vocab), moments_by_token(trainer, vocab)
     assert {key for key, _ in moments} == set(TOKEN_TENSORS)
     seen = 0
@@ -162,8 +148,8 @@ def test_rows_and_moments_follow_their_tokens(run, corpus, tmp_path, how, caplog
         assert f"1 token removed: {new_tokens(corpus)[-1]}" in caplog.text
 
 
-def test_a_permuted_run_goes_on_as_if_nothing_had_happened(run, corpus, recipe, tmp_path):
-    more = ["--checkpoint", str(run), "--max-steps", "9"]
+def test_a_permuted_run_goes_on_as_if_nothing_had_happened(short_run, corpus, recipe, tmp_path):
+    more = ["--checkpoint", str(short_run), "--max-steps", "9"]
     recipe([*more, "--output-dir", str(tmp_path / "same"), "--new-run"])
     vocab = variant(corpus, "permuted", tmp_path)
     recipe([*more, "--output-dir", str(tmp_path / "b"), "--vocab", str(vocab), "--on-vocab-change", "migrate"])
@@ -183,15 +169,15 @@ def test_a_permuted_run_goes_on_as_if_nothing_had_happened(run, corpus, recipe, 
     assert checkpoint(only_run(tmp_path / "b"), 10)["config"]["on_vocab_change"] == "stop"
 
 
-def test_frozen_rows_that_would_not_come_first(run, corpus, fails, tmp_path):
+def test_frozen_rows_that_would_not_come_first(short_run, corpus, fails, tmp_path):
     vocab = variant(corpus, "mixed", tmp_path)
-    flags = ["--checkpoint", str(run), "--vocab", str(vocab), "--on-vocab-change", "migrate"]
+    flags = ["--checkpoint", str(short_run), "--vocab", str(vocab), "--on-vocab-change", "migrate"]
     code, message = fails(flags)
     assert code == 2
     assert "--no-freeze-base-rows" in message
-    trainer = continued(run, vocab, tmp_path / "runs", freeze_base_rows=False)
+    trainer = continued(short_run, vocab, tmp_path / "runs", freeze_base_rows=False)
     assert not trainer.model.rows_frozen
-    same = continued(run, corpus.vocab, tmp_path / "same", new_run=True)
+    same = continued(short_run, corpus.vocab, tmp_path / "same", new_run=True)
     old_moments, moments = moments_by_token(same, corpus.vocab), moments_by_token(trainer, vocab)
     for key, pair in moments.items():
         for index, moment in enumerate(pair):
@@ -265,6 +251,8 @@ def test_an_unknown_vocabulary_gives_weights_of_recognised_tokens(stock_file, co
     assert torch.equal(weights[PREFIX + "mel_head.weight"], trained[PREFIX + "mel_head.weight"])
 
 
-def test_a_given_vocabulary_that_contradicts_the_recorded_one(run, corpus, fails, tmp_path):
-    code, message = fails(["--checkpoint", str(run), "--checkpoint-vocab", str(variant(corpus, "added", tmp_path))])
+def test_a_given_vocabulary_that_contradicts_the_recorded_one(short_run, corpus, fails, tmp_path):
+    code, message = fails(
+        ["--checkpoint", str(short_run), "--checkpoint-vocab", str(variant(corpus, "added", tmp_path))]
+    )
     assert (code, "records its vocabulary" in message) == (2, True)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from xtts_extend.checkpoint.soundness import require_sound
-from xtts_extend.errors import CheckpointError
+from xtts_extend.errors import CheckpointError, DamagedError
 
 logger = logging.getLogger("trainer")
 
@@ -82,7 +82,8 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
         map_location: "cpu" (tensors are mapped from the file), or "meta" to read everything but the tensors.
 
     Raises:
-        CheckpointError: the path is missing, unreadable, truncated, no checkpoint, or wants to run code.
+        DamagedError: the file is empty or truncated.
+        CheckpointError: the path is missing, unreadable, no checkpoint, or wants to run code.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, and a file was expected.")
@@ -90,7 +91,8 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
         with path.open("rb") as file:
             start = file.read(4)
         if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path} cannot be opened: {_not_an_archive(start)}. Use another file.")
+            kind = DamagedError if start in (b"", b"\0\0\0\0") or start.startswith(b"PK") else CheckpointError
+            raise kind(f"{path} cannot be opened: {_not_an_archive(start)}. Use another file.")
         with torch.serialization.safe_globals(_LEGACY_CLASSES), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location=map_location, mmap=True, weights_only=True)
@@ -107,13 +109,15 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
             ) from error
         raise CheckpointError(f"{path} is not a checkpoint: its content is not a pickle of tensors.") from error
     except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError) as error:
-        raise CheckpointError(f"{path} cannot be opened: it is damaged, or no archive of torch.save.") from error
+        raise DamagedError(f"{path} cannot be opened: it is damaged, or no archive of torch.save.") from error
 
 
 def _not_an_archive(start: bytes) -> str:
     """Why a file is no zip archive, from its first bytes."""
     if not start:
         return "it is empty (0 bytes)"
+    if not start.strip(b"\0"):
+        return "it holds zeros (a machine that lost its power leaves such files)"
     if start.startswith(b"PK"):
         return "it is truncated (the end of the archive is missing)"
     if start.startswith(b"\x80"):
@@ -198,7 +202,7 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
         if verify and info.kind == "training":
             require_sound(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}{other_checkpoint(path)}") from error
+        raise type(error)(f"{error}{other_checkpoint(path)}") from error
     return info
 
 

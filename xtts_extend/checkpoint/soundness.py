@@ -11,7 +11,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from xtts_extend.errors import CheckpointError
+from xtts_extend.errors import DamagedError
 
 _LOCAL_HEADER = 30
 _BLOCK = 1 << 24
@@ -23,17 +23,17 @@ def require_sound(path: Path) -> None:
     """Read a whole file and compare each record with its checksum.
 
     Raises:
-        CheckpointError: a byte was changed, or the file cannot be read; the first damaged record is named.
+        DamagedError: a byte was changed, or the file cannot be read; the first damaged record is named.
     """
     try:
         with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
             records = archive.infolist()
             sums = list(pool.map(lambda record: _checksum(path, record), records))
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Use another file.") from error
+        raise DamagedError(f"{path} is damaged: {error}. Use another file.") from error
     damaged = [record.filename for record, found in zip(records, sums, strict=True) if found != record.CRC]
     if damaged:
-        raise CheckpointError(
+        raise DamagedError(
             f"{path} is damaged: {len(damaged)} of {len(records)} records are not what was written (the first: "
             f"{damaged[0]}). Use another file."
         )
@@ -51,7 +51,7 @@ class Verification:
         """Wait for the end of it.
 
         Raises:
-            CheckpointError: the file is damaged.
+            DamagedError: the file is damaged.
         """
         self._result.result()
 

@@ -72,14 +72,14 @@ def run_demo(output: Path) -> dict[str, Any]:
     start = time.monotonic()
     output = output.absolute()
     _prepare_folder(output)
-    recipe = _find_recipe()
+    recipe = find_recipe()
 
     _title("1  a base model that knows English and Spanish")
     base = cached_mini_base()
     console.print(f"{base}")
 
     _title("2  speech in Amharic, and some in the old languages to see what is kept")
-    manifests = _speak(output)
+    manifests = speak_corpora(output)
 
     _title("3  extend the vocabulary")
     vocab = output / "vocab.json"
@@ -170,7 +170,7 @@ def _prepare_folder(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
-def _find_recipe() -> Path:
+def find_recipe() -> Path:
     """The recipe of this checkout, or the one that the installation brought along."""
     name = Path("recipes") / "new_language" / "train_gpt_xtts.py"
     places = [Path(__file__).parents[2] / name, Path(sysconfig.get_path("data")) / "share" / "xtts_extend" / name]
@@ -180,8 +180,12 @@ def _find_recipe() -> Path:
     raise ConfigError(f"The recipe is neither at {places[0]} nor at {places[1]}. Install xtts_extend again.")
 
 
-def _speak(output: Path) -> dict[str, Path]:
-    """Manifests: "train" and an evaluation one for each language; and text files of the old languages."""
+def speak_corpora(output: Path) -> dict[str, Path]:
+    """Speak sentences in the new and the old languages; text files of them lie in `output`.
+
+    Returns:
+        Manifests: "train", and one for the evaluation of each language by its code.
+    """
     amharic = texts.sentences(LANGUAGE, _TRAIN + _VAL)
     (output / "am.txt").write_text("\n".join(amharic), encoding="utf-8")
     everything = make_corpus(amharic, LANGUAGE, output / "speech" / LANGUAGE)

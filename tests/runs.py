@@ -16,13 +16,15 @@ from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
 import xtts_extend
 from xtts_extend.data.audio import load_audio
 from xtts_extend.data.manifest import read_manifests
+from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.base import use_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture, take_recorded
 
 #: Optimizer steps of a run with `Corpus.flags`: two epochs of six.
 STEPS = 12
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "new_language" / "train_gpt_xtts.py"
+RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "new_language" / "train_gpt_xtts.py"
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,23 @@ def model_and_config(run: Path) -> tuple[ExtendedGPTTrainer, NewLanguageConfig]:
     return ExtendedGPTTrainer(config), config
 
 
-def stock_run(corpus: Corpus, output: Path, monkeypatch: pytest.MonkeyPatch, *, from_base: bool = False) -> Path:
+def stock_run(
+    corpus: Corpus, output: Path, monkeypatch: pytest.MonkeyPatch, *, from_base: str = "", rate: float = 1e-3
+) -> Path:
     """`checkpoint_4.pth` of coqui's own Trainer and GPTTrainer, five batches into the corpus' new language.
 
     Args:
         corpus: what it trains on.
         output: its run folder is made in it.
         monkeypatch: lets stock's dataset read audio without FFmpeg.
-        from_base: start from the base as stock does, with rows of noise for new tokens; else from random weights.
+        from_base: "stock" starts from the base as stock does, with rows of noise for new tokens; "mean" with the mean
+            of the base's rows; otherwise random weights.
+        rate: the learning rate.
     """
     xtts_extend.enable()
     monkeypatch.setattr(dataset, "load_audio", load_audio)
     config = GPTTrainerConfig(
-        batch_size=4, lr=1e-3, optimizer="AdamW", optimizer_params={"weight_decay": 0.01}, save_step=2,
+        batch_size=4, lr=rate, optimizer="AdamW", optimizer_params={"weight_decay": 0.01}, save_step=2,
         optimizer_wd_only_on_weights=True, lr_scheduler="StepLR", lr_scheduler_params={"step_size": 2, "gamma": 0.5},
         epochs=2, run_eval=False, scheduler_after_epoch=False,
     )  # fmt: skip
@@ -125,6 +131,8 @@ def stock_run(corpus: Corpus, output: Path, monkeypatch: pytest.MonkeyPatch, *, 
     config.model_args.tokenizer_file = str(corpus.vocab)
     if from_base:
         weights = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
+        if from_base == "mean":
+            weights = extend_token_tensors(weights, load_vocabulary(corpus.vocab).size, "mean", {}, seed=1)
         gpt = {name.removeprefix("gpt."): tensor for name, tensor in weights.items() if name.startswith("gpt.")}
         output.mkdir(parents=True)
         torch.save(gpt, output / "gpt.pth")

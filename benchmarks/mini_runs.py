@@ -1,0 +1,113 @@
+"""What the benchmarks on the mini model share: its corpus, runs of the recipe in this process, their losses."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+from xtts_extend.checkpoint.store import write_checkpoint
+from xtts_extend.demo import texts
+from xtts_extend.demo.mini_base import cached_mini_base
+from xtts_extend.demo.run import LANGUAGE, find_recipe, speak_corpora
+from xtts_extend.text.extend import extend_vocabulary
+from xtts_extend.training.metrics import read_metrics
+
+#: The rate of the demo, at which the mini model learns well.
+LEARNING_RATE = 5e-4
+
+
+class MiniRuns:
+    """The mini base learns Amharic: `start` new runs, `go_on` from checkpoints, read `losses`.
+
+    Args:
+        output: a folder; the speech in it is used again.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output.absolute()
+        self.base = cached_mini_base()
+        done = self.output / "vocab.json"
+        self.manifests = {
+            code: self.output / "speech" / code / ("val.csv" if code == LANGUAGE else "metadata.csv")
+            for code in (LANGUAGE, *texts.BASE_LANGUAGES)
+        }
+        if not done.is_file():
+            self.output.mkdir(parents=True, exist_ok=True)
+            self.manifests = speak_corpora(self.output)
+            extend_vocabulary(
+                self.base / "vocab.json", LANGUAGE, done, texts=[self.output / f"{LANGUAGE}.txt"], size=300
+            )
+        self.vocab = done
+        self._recipe = runpy.run_path(str(find_recipe()))["main"]
+
+    def start(self, name: str, steps: int, **flags: object) -> Path:
+        """Train so many steps from the base; returns the run folder."""
+        given: dict[str, object] = {
+            "base-dir": self.base,
+            "vocab": self.vocab,
+            "language": LANGUAGE,
+            "train-manifest": self.manifests[LANGUAGE].with_name("train.csv"),
+            "batch-size": 4,
+            "grad-accum-steps": 1,
+            "learning-rate": LEARNING_RATE,
+            "grad-clip": 1,
+            "save-step": 100000,
+            "coqpit.model_args.min_conditioning_length": 33075,
+            "coqpit.model_args.max_conditioning_length": 66150,
+            **{key.replace("_", "-"): value for key, value in flags.items()},
+        }
+        arguments = [f"--{key}={value}" if value is not True else f"--{key}" for key, value in given.items()]
+        arguments += [f"--val-manifest={path}:{code}" for code, path in self.manifests.items() if code != "train"]
+        return self._run(name, [*arguments, f"--max-steps={steps}"])
+
+    def go_on(self, name: str, checkpoint: Path, steps: int, *flags: str) -> Path:
+        """Evaluate a checkpoint of ours, train so many steps more in a new run; returns its folder."""
+        content = torch.load(checkpoint, weights_only=True)
+        content["xtts_extend"]["state"]["evaluation_due"] = True
+        folder = self.output / "given" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(content, folder / checkpoint.name)
+        vocab = checkpoint.parent / "vocab.json"
+        (folder / "vocab.json").write_bytes(vocab.read_bytes())
+        arguments = [f"--checkpoint={folder / checkpoint.name}", f"--max-steps={content['step'] + steps}", "--new-run"]
+        return self._run(name, [*arguments, *flags])
+
+    def _run(self, name: str, arguments: list[str]) -> Path:
+        folder = self.output / "runs" / name
+        if not list(folder.glob("*/checkpoint_*.pth")):
+            print(f"== {name}", flush=True)
+            self._recipe([*arguments, f"--output-dir={folder}", "--keep-checkpoints=1"])
+        (run,) = (entry for entry in folder.iterdir() if entry.is_dir())
+        return run
+
+
+def newest(run: Path) -> Path:
+    """The last checkpoint of a run folder."""
+    return max(run.glob("checkpoint_*.pth"), key=lambda file: int(file.stem.split("_")[1]))
+
+
+def losses(run: Path, *, first: bool = False) -> dict[str, float]:
+    """Mel losses by language, text losses as "text LANG"; at the last evaluation, or at the first."""
+    _, evaluations = read_metrics(run)
+    step = evaluations[0 if first else -1]["step"]
+    found = {line["language"]: line["loss_mel_ce"] for line in evaluations if line["step"] == step}
+    # logged with its weight
+    text = {f"text {line['language']}": line["loss_text_ce"] / 0.01 for line in evaluations if line["step"] == step}
+    return {**found, **text}
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows of cells as a Markdown table; the first row is its head."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def output_argument() -> Path:
+    """The one argument of a benchmark: the folder for what it makes."""
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: {sys.argv[0]} OUTPUT_FOLDER (some 10 GB; what is there already is not made again)")
+    return Path(sys.argv[1])

@@ -1,0 +1,406 @@
+"""The doctor's verdicts, on files of coqui's Trainer and of ours."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from runs import changed_vocabulary, only_run, stock_run
+from torch.utils.tensorboard import SummaryWriter
+
+from xtts_extend.cli import main
+from xtts_extend.errors import CheckpointError
+from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.rescue.doctor import VERDICTS, examine
+from xtts_extend.rescue.patient import moments_by_name, open_patient
+from xtts_extend.text.vocabulary import load_vocabulary
+
+PREFIX = "xtts.gpt."
+EMBEDDING, HEAD, BIAS = (PREFIX + name for name in TOKEN_TENSORS)
+
+
+@pytest.fixture(scope="module")
+def healthy_stock(corpus, tmp_path_factory):
+    """coqui's Trainer, new rows at the mean and a low rate."""
+    with pytest.MonkeyPatch.context() as patch:
+        return stock_run(corpus, tmp_path_factory.mktemp("healthy") / "run", patch, from_base="mean", rate=1e-5)
+
+
+@pytest.fixture(params=["ours", "stock"])
+def healthy(request):
+    """A healthy checkpoint of each Trainer, its vocabulary beside it or named in it."""
+    if request.param == "stock":
+        return request.getfixturevalue("healthy_stock")
+    return request.getfixturevalue("short_run") / "checkpoint_4.pth"
+
+
+def edited(file: Path, folder: Path, edit) -> Path:
+    """A copy whose content was changed, with the vocabulary of the run beside it if there was one."""
+    folder.mkdir(exist_ok=True)
+    content = torch.load(file, weights_only=True)
+    edit(content)
+    torch.save(content, folder / file.name)
+    if (file.parent / "vocab.json").is_file():
+        shutil.copyfile(file.parent / "vocab.json", folder / "vocab.json")
+    return folder / file.name
+
+
+def base_rows(corpus) -> int:
+    return load_vocabulary(corpus.base / "vocab.json").size
+
+
+####################
+# HEALTHY
+####################
+
+
+def test_a_healthy_checkpoint(healthy, corpus):
+    found = examine(healthy, corpus.base)
+    assert (found.verdict, found.also) == ("healthy", {})
+    measured = found.measurements
+    assert measured["old_rows"]["count"] == base_rows(corpus)
+    assert measured["new_rows"]["count"] == 150
+    assert measured["new_rows"]["noise"] == 0
+    assert measured["moments"]["misfits"] == []
+    assert measured["moments"]["updates"] == (4 if "xtts-" in str(healthy) else 5)
+    assert {"layer 0", "layer 1", "mel_head"} <= measured["transformer"].keys()
+    assert 0 < measured["transformer"]["layer 0"] < 1
+    assert examine(healthy, corpus.base / "model.pth", corpus.vocab).verdict == "healthy"
+
+
+def test_what_is_measured_is_so(short_run, corpus):
+    found = examine(short_run, corpus.base).measurements
+    assert found["old_rows"]["changed"] == 0
+    assert found["old_rows"]["cosine_min"] == pytest.approx(1, abs=1e-6)
+    assert found["new_rows"]["dead"] == 0
+    content = torch.load(short_run / "checkpoint_4.pth", weights_only=True)
+    base = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
+    key = "gpt.gpt.h.1.mlp.c_fc.weight"
+    assert not torch.equal(content["model"]["xtts." + key], base[key])
+    norms = [table.norm(dim=1).median() for table in (content["model"][HEAD][-150:], base["gpt.text_head.weight"])]
+    assert found["new_rows"]["norm_head"] == pytest.approx(float(norms[0] / norms[1]))
+    # a token that occurs has moved
+    line = json.loads((short_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert line["step"] == 1
+    assert 0 < found["new_rows"]["never_moved"] < 150
+
+
+def test_healthy_runs_of_other_kinds(corpus, recipe, tmp_path):
+    kinds = {
+        "one step": {"max_steps": 1},
+        "all rows": {"no_freeze_base_rows": True, "max_steps": 3, "learning_rate": 1e-5},
+        "no text loss": {"text_loss_weight": 0, "max_steps": 12, "no_freeze_base_rows": True, "learning_rate": 1e-5},
+        "no update yet": {"grad_accum_steps": 6, "max_steps": 6, "learning_rate": 0, "weight_decay": 0},
+        "schedule at its end": {"max_steps": 6},
+        "init by noise": {"init": "normal", "max_steps": 2},
+        "bf16": {"amp": "bf16", "max_steps": 2},
+    }
+    for name, flags in kinds.items():
+        arguments = corpus.flags(output_dir=tmp_path / name, val_manifest=None, **flags)
+        if name.startswith("schedule"):
+            arguments += ["--coqpit.lr_scheduler=LinearLR"]
+            arguments += ['--coqpit.lr_scheduler_params={"start_factor": 1.0, "end_factor": 0.0, "total_iters": 6}']
+        recipe(arguments)
+        found = examine(only_run(tmp_path / name), corpus.base)
+        assert (found.verdict, found.also) == ("healthy", {}), name
+        assert any("schedule is at its end" in note for note in found.notes) == name.startswith("schedule")
+        assert any("trained all rows" in note for note in found.notes) == ("no_freeze_base_rows" in flags)
+
+
+def test_weights_without_a_run(short_run, corpus, tmp_path):
+    assert examine(corpus.base, corpus.base).verdict == "healthy"
+
+    def strip(content):
+        for key in ("optimizer", "scheduler", "xtts_extend"):
+            del content[key]
+
+    found = examine(edited(short_run / "checkpoint_4.pth", tmp_path, strip), corpus.base)
+    assert found.verdict == "healthy"
+    assert found.measurements["moments"] is None
+    assert found.measurements["old_rows"]["changed"] == 0
+
+
+def test_another_base_is_an_error(short_run, tmp_path):
+    from xtts_extend.demo.mini_base import make_mini_base
+
+    other = make_mini_base(tmp_path / "other", layers=1, channels=64, heads=2)
+    with pytest.raises(CheckpointError, match=r"2 layers × 64 and .* 1 layers × 64: it did not come from this base"):
+        examine(short_run, other)
+
+
+####################
+# ILL
+####################
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "zeros", "a bit"])
+def test_truncated(healthy, corpus, tmp_path, how):
+    content = bytearray(healthy.read_bytes())
+    if how == "a bit":
+        content[len(content) // 2] ^= 1
+    damaged = {"cut": content[: len(content) // 2], "empty": b"", "zeros": bytes(len(content)), "a bit": content}[how]
+    (tmp_path / "checkpoint_4.pth").write_bytes(damaged)
+    found = examine(tmp_path / "checkpoint_4.pth", corpus.base)
+    assert found.verdict == "truncated"
+    assert "start from the base" in found.next_command
+    shutil.copyfile(healthy, tmp_path / "checkpoint_3.pth")
+    found = examine(tmp_path / "checkpoint_4.pth", corpus.base)
+    assert found.next_command == f"train_gpt_xtts.py --checkpoint {tmp_path / 'checkpoint_3.pth'}"
+
+
+@pytest.mark.parametrize("where", ["weight", "moment"])
+def test_not_finite(healthy, corpus, tmp_path, where):
+    def spoil(content):
+        if where == "weight":
+            content["model"][PREFIX + "mel_head.weight"][3, 3] = math.nan
+        else:
+            content["optimizer"][0]["state"][2]["exp_avg"].fill_(math.inf)
+
+    found = examine(edited(healthy, tmp_path, spoil), corpus.base)
+    assert found.verdict == "not-finite"
+    assert ("gpt.mel_head.weight" if where == "weight" else "exp_avg of parameter 2") in found.reason
+    json.loads(json.dumps(found.to_dict(), allow_nan=False))
+
+
+def test_same_size_another_tokenizer(short_run, healthy_stock, corpus, tmp_path):
+    """No size check notices. Ours records its tokens; a stock file gives itself away by the base's rows."""
+    vocab = changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", exchange={"a": "b", "[en]": "[es]"})
+    found = examine(short_run, corpus.base, vocab)
+    assert found.verdict == "wrong-vocabulary"
+    assert "4 tokens moved to another id: " in found.reason
+    found = examine(healthy_stock, corpus.base, vocab)
+    assert found.verdict == "wrong-vocabulary"
+    assert "4 rows resemble those of other tokens in the base" in found.reason
+    assert found.also == {}
+
+
+def test_a_token_too_many(healthy, corpus, tmp_path):
+    last = max(load_vocabulary(corpus.vocab).tokens.items(), key=lambda item: item[1])[0]
+    vocab = changed_vocabulary(corpus.vocab, tmp_path / "smaller.json", remove=[last])
+    found = examine(healthy, corpus.base, vocab)
+    assert found.verdict == "wrong-vocabulary"
+    said = "1 token removed" if "xtts-" in str(healthy) else "has 549 tokens, and the checkpoint 550"
+    assert said in found.reason
+    assert "--on-vocab-change migrate" in found.next_command
+
+
+def test_a_vocabulary_of_another_size_beside_a_stock_file(healthy_stock, corpus, tmp_path):
+    file = edited(healthy_stock, tmp_path, lambda content: content["config"]["model_args"].pop("tokenizer_file"))
+    changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", add=["፨፨"])
+    found = examine(file, corpus.base)
+    assert found.verdict == "wrong-vocabulary"
+    assert "has 551 tokens and is not it" in found.reason
+
+
+def test_moments_of_other_rows(healthy_stock, corpus, tmp_path):
+    """One with a token more, and one whose rows were moved by one."""
+    patient = open_patient(healthy_stock, corpus.base, None)
+    moments = moments_by_name(patient)
+    grown, rolled = (json.loads("{}") for _ in range(2))
+    numbers = {id(state): number for number, state in patient.content["optimizer"][0]["state"].items()}
+    for name in TOKEN_TENSORS:
+        number = numbers[id(moments[name])]
+        for key in ("exp_avg", "exp_avg_sq"):
+            rows = moments[name][key]
+            grown[number, key] = torch.cat([rows, rows[:1]])
+            rolled[number, key] = rows.roll(7, dims=0)
+
+    def with_moments(given):
+        def edit(content):
+            for (number, key), rows in given.items():
+                content["optimizer"][0]["state"][number][key] = rows
+
+        return edit
+
+    found = examine(edited(healthy_stock, tmp_path / "grown", with_moments(grown)), corpus.base)
+    assert found.verdict == "wrong-vocabulary"
+    assert "exp_avg of text_embedding.weight has shape (551, 64), the weight (550, 64)" in found.reason
+    found = examine(edited(healthy_stock, tmp_path / "rolled", with_moments(rolled)), corpus.base)
+    assert found.verdict == "wrong-vocabulary"
+    assert "have moments and never moved" in found.reason
+
+
+def test_frozen_rows_that_are_not_the_bases(short_run, corpus, tmp_path):
+    def move(content):
+        content["model"][HEAD][5, 0] += 1e-6
+
+    found = examine(edited(short_run / "checkpoint_4.pth", tmp_path, move), corpus.base)
+    assert found.verdict == "old-rows-drifted"
+    assert found.reason.startswith(f"1 of {base_rows(corpus)} old rows differ from the base's")
+    assert "repair" in found.next_command
+
+
+def test_rows_that_moved_far(healthy_stock, corpus, recipe, tmp_path):
+    """Of a stock run, by random steps of a known length; of ours, at a rate far too high."""
+
+    def move(content):
+        generator = torch.Generator().manual_seed(0)
+        for key in (EMBEDDING, HEAD):
+            rows = content["model"][key]
+            noise = torch.randn(rows.shape, generator=generator)
+            rows += 0.3 * rows.norm(dim=1, keepdim=True) * noise / noise.norm(dim=1, keepdim=True)
+
+    found = examine(edited(healthy_stock, tmp_path / "stock", move), corpus.base)
+    assert found.verdict == "old-rows-drifted"
+    assert "the run trained all rows" in found.reason
+    assert found.measurements["old_rows"]["relative_difference_mean"] == pytest.approx(0.3, abs=0.01)
+    flags = {"no_freeze_base_rows": True, "learning_rate": 0.03, "max_steps": 8, "val_manifest": None}
+    recipe(corpus.flags(output_dir=tmp_path / "ours", **flags))
+    found = examine(only_run(tmp_path / "ours"), corpus.base)
+    assert found.verdict == "old-rows-drifted"
+    assert "the run trained all rows" in found.reason
+
+
+def test_rows_behind_a_hook(corpus, recipe, tmp_path, monkeypatch):
+    """A hook that zeroes the gradient of old rows; weight decay moves those of the head all the same."""
+    from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+
+    load_base = ExtendedGPTTrainer.load_base
+
+    def hooked(model, weights, rows):
+        load_base(model, weights, rows)
+        for parameter in (model.xtts.gpt.text_embedding.weight, model.xtts.gpt.text_head.weight):
+            parameter.register_hook(lambda gradient: torch.cat([torch.zeros_like(gradient[:rows]), gradient[rows:]]))
+
+    monkeypatch.setattr(ExtendedGPTTrainer, "load_base", hooked)
+    recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, max_steps=3, no_freeze_base_rows=True))
+    found = examine(only_run(tmp_path), corpus.base)
+    assert found.verdict == "old-rows-drifted"
+    assert f"the gradient of {base_rows(corpus)} old rows was zeroed (a hook)" in found.reason
+
+
+def test_rows_of_noise(stock_file, corpus):
+    """Stock's own start, at a rate so high that old rows moved as well."""
+    found = examine(stock_file, corpus.base)
+    assert found.verdict == "new-rows-untrained"
+    assert found.measurements["new_rows"]["norm_head"] > 5
+    # the last new row has the values of the base's last one
+    assert found.measurements["new_rows"]["noise"] == 149
+    assert found.next_command.endswith("--reinit-untrained")
+
+
+def test_rows_that_never_moved(corpus, recipe, tmp_path):
+    """A language is named, and its speech is never trained on: only English is."""
+    manifest = f"{corpus.english}:en"
+    recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, train_manifest=manifest, epochs=6, save_step=4))
+    found = examine(only_run(tmp_path), corpus.base)
+    assert found.verdict == "new-rows-untrained"
+    assert "none of the 150 new rows has moved in 12 updates" in found.reason
+
+
+def test_tokens_that_can_never_be_given(corpus, recipe, tmp_path):
+    """Whole words without merges."""
+    words = [f"ቃል{letter}{other}" for letter in "አለመሠረሰሸቀበ" for other in "ተቸነኘከወዘየደገ"]
+    vocab = changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", add=[*words, *(word + "ሀ" for word in words)])
+    recipe(corpus.flags(output_dir=tmp_path / "runs", vocab=vocab, val_manifest=None, max_steps=1))
+    found = examine(only_run(tmp_path / "runs"), corpus.base)
+    assert found.verdict == "new-rows-untrained"
+    assert f"{2 * len(words)} of {150 + 2 * len(words)} new tokens can never be given" in found.reason
+
+
+def curve(evaluations, rising_train=False):
+    """Lines of a metrics.jsonl: forty steps between evaluations."""
+    lines = []
+    for number, loss in enumerate(evaluations):
+        for step in range(40 * number + 1, 40 * number + 41):
+            train = 3 - step / 200 if not rising_train else 3 + step / 50
+            lines.append({"step": step, "epoch": number, "loss": train})
+        lines.append({"eval": True, "step": 40 * number + 40, "language": "am", "loss": loss})
+        lines.append({"eval": True, "step": 40 * number + 40, "language": "en", "loss": 3 + number})
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def at_step(step):
+    def edit(content):
+        content["step"] = step
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("lines", "step", "verdict", "reason"),
+    [
+        (curve([3, 2.5, 2.6, 2.7, 2.8]), 200, "overfitted", "was best at step 80 (2.5000) and is 2.8000 now, 3 eval"),
+        (curve([3, 2.5, 2.6, 2.7, 2.8]), 80, "healthy", ""),
+        (curve([3, 2.5, 2.6, 2.7]), 160, "healthy", ""),
+        (curve([3, 2.5, 2.51, 2.5, 2.52]), 200, "healthy", ""),
+        (curve([3, 2.8, 2.7, 2.6, 2.5]), 200, "healthy", ""),
+        (curve([3, 2.5, 2.4], rising_train=True), 120, "overfitted", "the training loss ran away"),
+        ('{"step": 1, "loss": null}\nhalf a li', 200, "healthy", ""),
+    ],
+)
+def test_curves(short_run, corpus, tmp_path, lines, step, verdict, reason):
+    file = edited(short_run / "checkpoint_4.pth", tmp_path, at_step(step))
+    (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    found = examine(file, corpus.base)
+    assert found.verdict == verdict
+    assert reason in found.reason
+    if verdict == "overfitted":
+        shutil.copyfile(file, tmp_path / "best_model_80.pth")
+        assert "best_model_80.pth --new-run" in examine(file, corpus.base).next_command
+
+
+def test_curves_of_a_stock_run(healthy_stock, corpus, tmp_path):
+    """As coqui's logger writes them."""
+    file = edited(healthy_stock, tmp_path, at_step(200))
+    writer = SummaryWriter(tmp_path)
+    for step in range(25, 201, 25):
+        writer.add_scalar("TrainIterStats/loss", 3 - step / 100, step)
+    for step, loss in zip(range(40, 201, 40), (3, 2.5, 2.6, 2.7, 2.8), strict=True):
+        writer.add_scalar("EvalStats/avg_loss", loss, step)
+    writer.close()
+    assert examine(file, corpus.base).verdict == "overfitted"
+
+
+def test_a_loss_that_stands_still_is_a_note(short_run, corpus, tmp_path):
+    file = edited(short_run / "checkpoint_4.pth", tmp_path, at_step(100))
+    lines = [json.dumps({"step": step, "loss": 4.2}) + "\n" for step in range(1, 101)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    found = examine(file, corpus.base)
+    assert found.verdict == "healthy"
+    assert found.notes == ["the training loss stands still: 4.2000 in the middle of the run, 4.2000 at its end"]
+
+
+def test_an_accumulation_that_was_cut_off(healthy_stock, corpus, tmp_path):
+    found = examine(edited(healthy_stock, tmp_path, at_step(21)), corpus.base)
+    assert "5 updates in 22 batches, about one in 4" in found.notes[0]
+
+
+def test_the_first_of_several_verdicts_counts_and_the_others_are_listed(stock_file, corpus, tmp_path):
+    def spoil(content):
+        content["model"][PREFIX + "mel_head.weight"][0, 0] = math.inf
+        content["model"][EMBEDDING][: base_rows(corpus)] += 2
+
+    vocab = changed_vocabulary(corpus.vocab, tmp_path / "bigger.json", add=["፨፨"])
+    found = examine(edited(stock_file, tmp_path / "ill", spoil), corpus.base, vocab)
+    assert found.verdict == "not-finite"
+    assert list(found.also) == ["wrong-vocabulary", "old-rows-drifted", "new-rows-untrained"]
+    assert list(VERDICTS) == [
+        "truncated", "not-finite", "wrong-vocabulary", "old-rows-drifted", "new-rows-untrained", "overfitted",
+    ]  # fmt: skip
+
+
+####################
+# COMMAND
+####################
+
+
+def test_the_command(short_run, stock_file, corpus, capsys):
+    assert main(["inspect", str(short_run), "--base", str(corpus.base), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "healthy"
+    assert found["checkpoint"]["step"] == 4
+    assert main(["inspect", str(stock_file), "--base", str(corpus.base / "model.pth")]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("new-rows-untrained: 149 of 150 new rows are noise")
+    assert "\nnext: xtts-extend repair " in printed
+
+
+@pytest.mark.parametrize("flags", [["--vocab", "v.json"], ["--base", "nowhere"]])
+def test_wrong_use_of_the_command(short_run, capsys, flags):
+    with pytest.raises(SystemExit) as caught:
+        main(["inspect", str(short_run), *flags])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")

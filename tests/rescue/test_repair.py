@@ -1,0 +1,214 @@
+"""A repaired copy: the base's rows bit for bit, a blend, rows that start again; it resumes and exports."""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from runs import changed_vocabulary, checkpoint, only_run
+
+from xtts_extend.cli import main
+from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DamagedError
+from xtts_extend.export import export
+from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
+from xtts_extend.rescue.doctor import examine
+from xtts_extend.rescue.patient import moments_by_name, open_patient
+from xtts_extend.rescue.repair import repair
+from xtts_extend.text.vocabulary import load_vocabulary, romanized_spellings
+
+PREFIX = "xtts.gpt."
+
+
+@pytest.fixture(scope="module")
+def drifted(corpus, recipe, tmp_path_factory):
+    """A run of ours that trained all rows, far too fast."""
+    output = tmp_path_factory.mktemp("drifted")
+    flags = {"no_freeze_base_rows": True, "learning_rate": 0.03, "max_steps": 5, "val_manifest": None}
+    recipe(corpus.flags(output_dir=output, **flags))
+    return only_run(output) / "checkpoint_5.pth"
+
+
+@pytest.fixture(params=["ours", "stock"])
+def patient_file(request):
+    return request.getfixturevalue("drifted" if request.param == "ours" else "stock_file")
+
+
+def base_weights(corpus):
+    return torch.load(corpus.base / "model.pth", weights_only=True)["model"]
+
+
+def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(patient_file, corpus, tmp_path):
+    content = patient_file.read_bytes()
+    done = repair(patient_file, corpus.base, tmp_path / "repaired")
+    assert patient_file.read_bytes() == content
+    (file,) = (tmp_path / "repaired").glob("checkpoint_*.pth")
+    old, new, base = (
+        torch.load(patient_file, weights_only=True),
+        torch.load(file, weights_only=True),
+        base_weights(corpus),
+    )
+    rows = base["gpt.text_head.bias"].shape[0]
+    for key, tensor in new["model"].items():
+        name = key.removeprefix(PREFIX)
+        if name in TOKEN_TENSORS:
+            assert torch.equal(tensor[:rows], base[f"gpt.{name}"])
+            assert not torch.equal(old["model"][key][:rows], base[f"gpt.{name}"])
+            assert torch.equal(tensor[rows:], old["model"][key][rows:])
+        else:
+            assert torch.equal(tensor, old["model"][key]), key
+    before = moments_by_name(open_patient(patient_file, corpus.base, None))
+    after = moments_by_name(open_patient(file, corpus.base, None))
+    assert len(after) == len(new["optimizer"][0]["state"]) == len(before)
+    for name, state in after.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            was, now = before[name][key], state[key]
+            if name in TOKEN_TENSORS:
+                assert was[:rows].any()
+                # frozen from here on, ours has no moments of them
+                now = now if len(now) == len(was) else torch.cat([torch.zeros_like(was[:rows]), now])
+                was = was.clone()
+                was[:rows] = 0
+            assert torch.equal(now, was)
+        assert torch.equal(state["step"], before[name]["step"])
+    assert (new["step"], new["epoch"]) == (old["step"], old["epoch"])
+    assert (done["old_rows_restored"], done["moments_zeroed"], done["reinitialised_rows"]) == (rows, rows, 0)
+    found = examine(file, corpus.base)
+    assert "old-rows-drifted" not in {found.verdict, *found.also}
+
+
+def test_the_repaired_run_resumes_frozen_and_exports(patient_file, corpus, recipe, tmp_path, caplog):
+    options = {} if "drifted" in str(patient_file) else {"reinit_untrained": True}
+    repair(patient_file, corpus.base, tmp_path / "repaired", **options)
+    assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
+    flags = ["--checkpoint", str(tmp_path / "repaired"), "--max-steps", "8", "--learning-rate", "0.001"]
+    flags += [
+        "--base-dir",
+        str(corpus.base),
+        "--language",
+        "am",
+        "--train-manifest",
+        str(corpus.train),
+        "--allow-changes",
+    ]
+    recipe(flags)
+    rows = load_vocabulary(corpus.base / "vocab.json").size
+    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text or "drifted" in str(patient_file)
+    final, base = checkpoint(tmp_path / "repaired", 8), base_weights(corpus)
+    for name in TOKEN_TENSORS:
+        assert torch.equal(final["model"][PREFIX + name][:rows], base[f"gpt.{name}"])
+    assert final["xtts_extend"]["base_rows"]["frozen"]
+    assert final["config"]["freeze_base_rows"]
+    done = export(tmp_path / "repaired", tmp_path / "model", corpus.base)
+    assert done["base_rows_checked"]
+    assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
+
+
+def test_a_blend(patient_file, corpus, tmp_path):
+    done = repair(patient_file, corpus.base, tmp_path / "blended.pth", blend=0.3)
+    old, new = (torch.load(file, weights_only=True)["model"] for file in (patient_file, tmp_path / "blended.pth"))
+    base = base_weights(corpus)
+    blended = 0
+    for key, tensor in new.items():
+        name = key.removeprefix(PREFIX)
+        if not key.startswith(PREFIX):
+            assert torch.equal(tensor, old[key])
+        elif name not in TOKEN_TENSORS:
+            assert torch.allclose(tensor, 0.7 * old[key] + 0.3 * base[f"gpt.{name}"], atol=1e-6), key
+            blended += 1
+    assert done["blended_tensors"] == blended > 20
+    repair(patient_file, corpus.base, tmp_path / "all base.pth", blend=1)
+    for key, tensor in torch.load(tmp_path / "all base.pth", weights_only=True)["model"].items():
+        name = key.removeprefix(PREFIX)
+        if key.startswith(PREFIX) and name not in TOKEN_TENSORS:
+            assert torch.equal(tensor, base[f"gpt.{name}"])
+
+
+def test_rows_of_noise_start_again(stock_file, corpus, tmp_path):
+    done = repair(stock_file, corpus.base, tmp_path / "repaired", reinit_untrained=True)
+    assert done["reinitialised_rows"] == 149
+    new, base = torch.load(tmp_path / "repaired" / stock_file.name, weights_only=True)["model"], base_weights(corpus)
+    before = torch.load(stock_file, weights_only=True)["model"]
+    old, extended = load_vocabulary(corpus.base / "vocab.json"), load_vocabulary(corpus.vocab)
+    start = extend_token_tensors(base, extended.size, "romanized", romanized_spellings(old, extended), seed=1)
+    for name in TOKEN_TENSORS:
+        assert torch.equal(new[PREFIX + name][: extended.size - 1], start[f"gpt.{name}"][:-1])
+        # stock copies the base's last row into the last one: no noise, and it stays as it is
+        assert torch.equal(new[PREFIX + name][-1], before[PREFIX + name][-1])
+    moments = moments_by_name(open_patient(tmp_path / "repaired", corpus.base, None))
+    for name in TOKEN_TENSORS:
+        assert not moments[name]["exp_avg_sq"][:-1].any()
+    assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
+
+
+def test_rows_that_never_moved_start_again_and_others_do_not(short_run, corpus, tmp_path):
+    """In a frozen run the moments cover the new rows alone."""
+    never = examine(short_run, corpus.base).measurements["new_rows"]["never_moved"]
+    done = repair(short_run, corpus.base, tmp_path / "repaired", reinit_untrained=True)
+    assert done["reinitialised_rows"] == never > 0
+    before, new = (checkpoint(run, 4) for run in (short_run, tmp_path / "repaired"))
+    assert torch.equal(
+        new["model"][PREFIX + "text_embedding.weight"], before["model"][PREFIX + "text_embedding.weight"]
+    )
+    # rows of the head had a gradient all the same
+    assert not torch.equal(new["model"][PREFIX + "text_head.weight"], before["model"][PREFIX + "text_head.weight"])
+
+
+def test_a_plan_writes_nothing(drifted, corpus, tmp_path, capsys):
+    command = ["repair", str(drifted), "--base", str(corpus.base), "--output", str(tmp_path / "new")]
+    assert main([*command, "--blend", "0.3", "--plan", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert not (tmp_path / "new").exists()
+    assert (plan["written"], plan["blend"], plan["old_rows_restored"]) == (False, 0.3, plan["old_rows"])
+    assert main([*command, "--blend", "0.3", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert {**done, "written": False} == plan
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
+        "checkpoint_5.pth",
+        "config.json",
+        "vocab.json",
+    ]
+
+
+def spoiled(file, folder, edit):
+    content = torch.load(file, weights_only=True)
+    edit(content)
+    torch.save(content, folder / file.name)
+    return folder / file.name
+
+
+def test_what_cannot_be_repaired(drifted, stock_file, corpus, tmp_path):
+    file = tmp_path / "checkpoint_5.pth"
+    file.write_bytes(drifted.read_bytes()[:100_000])
+    with pytest.raises(DamagedError):
+        repair(file, corpus.base, tmp_path / "new")
+    broken = spoiled(drifted, tmp_path, lambda c: c["model"][PREFIX + "mel_head.weight"].fill_(math.nan))
+    with pytest.raises(CheckFailed, match=r"holds NaN or infinity \(gpt\.mel_head\.weight\)"):
+        repair(broken, corpus.base, tmp_path / "new")
+    vocab = changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", exchange={"a": "b"})
+
+    def renumber(content):
+        content["config"]["model_args"]["tokenizer_file"] = str(vocab)
+        base = base_weights(corpus)
+        rows = base["gpt.text_embedding.weight"]
+        content["model"][PREFIX + "text_embedding.weight"][: len(rows)] = rows
+
+    with pytest.raises(CheckpointError, match="2 rows of .* are those of other tokens"):
+        repair(spoiled(stock_file, tmp_path, renumber), corpus.base, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("blend", [-0.1, 1.5, math.nan])
+def test_a_blend_that_is_no_share(drifted, corpus, tmp_path, blend):
+    with pytest.raises(ConfigError, match="a share of the base from 0 to 1"):
+        repair(drifted, corpus.base, tmp_path / "new", blend=blend)
+
+
+def test_nothing_is_written_over(drifted, corpus, tmp_path):
+    (tmp_path / "there.pth").write_bytes(b"mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").touch()
+    for output in (tmp_path / "there.pth", tmp_path / "folder", drifted, drifted.parent):
+        with pytest.raises(ConfigError, match=re.escape(f"{output} exists already")):
+            repair(drifted, corpus.base, output)
+    assert (tmp_path / "there.pth").read_bytes() == b"mine"

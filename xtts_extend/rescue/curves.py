@@ -1,0 +1,123 @@
+"""What the loss curves beside a checkpoint say: `metrics.jsonl` of ours, or the TensorBoard file of a stock run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+#: (step, loss), in order.
+Curve = list[tuple[int, float]]
+
+#: The evaluation has turned when so many evaluations after the best one are all worse, and the last by this share.
+_EVALUATIONS_AFTER_BEST = 3
+_WORSE = 0.02
+#: The training loss ran away when the mean of the last tenth of the steps is so many times that of the best tenth.
+_RAN_AWAY = 1.3
+#: It stands still when the second half of the steps gains less than this share.
+_GAIN = 0.005
+#: Fewer steps say nothing.
+_STEPS_TO_JUDGE = 50
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Losses up to the checkpoint's step: of training batches, and of evaluations of the language that is learned."""
+
+    source: str
+    train: Curve
+    evaluation: Curve
+
+    def overfitted(self) -> str:
+        """Why the best point of the run lies behind this checkpoint, in words; empty when it does not."""
+        if self.evaluation:
+            step, best = min(self.evaluation, key=lambda point: point[1])
+            after = [loss for at, loss in self.evaluation if at > step]
+            if len(after) >= _EVALUATIONS_AFTER_BEST and after[-1] > best * (1 + _WORSE) and self._falls_after(step):
+                return (
+                    f"the evaluation loss was best at step {step} ({best:.4f}) and is {after[-1]:.4f} now, "
+                    f"{len(after)} evaluations later, while the training loss falls"
+                )
+        tenths = self._tenths()
+        if tenths and tenths[-1] > _RAN_AWAY * min(tenths):
+            return f"the training loss ran away: {tenths[-1]:.4f} in the last steps, {min(tenths):.4f} at its best"
+        return ""
+
+    def stands_still(self) -> str:
+        """Whether the training loss gains nothing any more, in words; empty when it gains, or cannot be judged."""
+        tenths = self._tenths()
+        if not tenths:
+            return ""
+        middle, end = fmean(tenths[4:6]), fmean(tenths[8:])
+        if abs(middle - end) > _GAIN * middle:
+            return ""
+        return f"the training loss stands still: {middle:.4f} in the middle of the run, {end:.4f} at its end"
+
+    def _falls_after(self, step: int) -> bool:
+        """Whether the training loss is lower now than around a step."""
+        window = max(1, len(self.train) // 10)
+        before = [loss for at, loss in self.train if at <= step][-window:]
+        return bool(before) and fmean(loss for _, loss in self.train[-window:]) < fmean(before)
+
+    def _tenths(self) -> list[float]:
+        """The mean loss of each tenth of the steps; empty for short runs."""
+        count = len(self.train)
+        if count < _STEPS_TO_JUDGE:
+            return []
+        edges = [count * tenth // 10 for tenth in range(11)]
+        return [fmean(loss for _, loss in self.train[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+def read_curves(checkpoint: Path, step: int | None, language: str) -> Curves | None:
+    """The curves beside a checkpoint, up to its step; None where there are none.
+
+    Args:
+        checkpoint: the file.
+        step: of the checkpoint.
+        language: the one that is learned, where the file tells evaluations apart.
+    """
+    last = float("inf") if step is None else step
+    metrics = checkpoint.parent / "metrics.jsonl"
+    if metrics.is_file():
+        curves = _from_metrics(metrics, last, language)
+    elif events := sorted(checkpoint.parent.glob("events.out.tfevents*")):
+        curves = _from_tensorboard(events[0].parent, last)
+    else:
+        return None
+    return curves
+
+
+def _from_metrics(file: Path, last: float, language: str) -> Curves:
+    """Lines that a kill left half are passed over."""
+    train: Curve = []
+    evaluation: Curve = []
+    for line in file.read_bytes().splitlines():
+        try:
+            values = json.loads(line)
+            step, loss = int(values["step"]), values["loss"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if loss is None or step > last:
+            continue
+        if not values.get("eval"):
+            train.append((step, float(loss)))
+        elif values.get("language") == language or not language:
+            evaluation.append((step, float(loss)))
+    return Curves(str(file), train, evaluation)
+
+
+def _from_tensorboard(folder: Path, last: float) -> Curves:
+    """The scalars that coqui's Trainer logs: a batch's loss every `plot_step`, an evaluation's mean every epoch."""
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
+    events.Reload()
+    known = set(events.Tags()[SCALARS])
+
+    def curve(tag: str) -> Curve:
+        points = events.Scalars(tag) if tag in known else []
+        return [(point.step, point.value) for point in points if point.step <= last]
+
+    return Curves(str(folder), curve("TrainIterStats/loss"), curve("EvalStats/avg_loss"))

@@ -1,0 +1,266 @@
+"""What is the matter with a checkpoint, in one word, with the reason and the next command.
+
+The thresholds come from `benchmarks/rescue.py`, which damages runs in known ways; `docs/rescue.md` has its numbers.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xtts_extend.checkpoint.inspect import newest_checkpoint
+from xtts_extend.errors import CheckpointError, DamagedError
+from xtts_extend.rescue.curves import read_curves
+from xtts_extend.rescue.measure import (
+    Moments,
+    NewRows,
+    OldRows,
+    hooked_rows,
+    measure_moments,
+    measure_new_rows,
+    measure_old_rows,
+    misplaced_rows,
+    not_finite,
+    schedule_notes,
+    transformer_drift,
+    untrained_rows,
+    values,
+)
+from xtts_extend.rescue.patient import Patient, moments_by_name, open_patient
+from xtts_extend.text.change import compare_tokens
+from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
+
+_INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
+#: Verdicts in their order: the first that holds is the verdict, the others are listed.
+VERDICTS = ("truncated", "not-finite", "wrong-vocabulary", "old-rows-drifted", "new-rows-untrained", "overfitted")
+#: Rows that are trained on purpose have drifted when they moved by this share of their norm, on average.
+DRIFTED = 0.1
+#: A hook holds all rows; a few without a gradient are tokens that the model is certain not to say.
+_HOOKED_SHARE = 0.9
+#: New rows are untrained when this share of them is noise, or can never be given.
+UNTRAINED_SHARE = 0.5
+#: … or when none of them moved in so many updates.
+_UPDATES_TO_MOVE = 10
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `examine` found.
+
+    Attributes:
+        path: the checkpoint.
+        verdict: "healthy" or one of `VERDICTS`.
+        reason: why, in a sentence.
+        next_command: what to do.
+        also: other verdicts that hold, each with its reason.
+        notes: what is worth knowing and no illness.
+        measurements: the numbers, by what they are about; empty for a truncated file.
+    """
+
+    path: str
+    verdict: str
+    reason: str
+    next_command: str
+    also: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    measurements: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """The verdict, what else holds, and the numbers behind it, for reading."""
+        lines = [f"{self.verdict}: {self.reason}", f"next: {self.next_command}"]
+        lines += [f"also {name}: {reason}" for name, reason in self.also.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        for about, numbers in self.measurements.items():
+            if about == "checkpoint" or not numbers:
+                continue
+            shown = [f"{key} {f'{value:.4g}' if isinstance(value, float) else value}" for key, value in numbers.items()]
+            lines += [f"{about.replace('_', ' ')}:", textwrap.fill(" · ".join(shown), 116, **_INDENT)]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "path": self.path,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "next": self.next_command,
+            "also": self.also,
+            "notes": self.notes,
+            **self.measurements,
+        }
+
+
+def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosis:
+    """Examine a checkpoint beside its base.
+
+    Args:
+        checkpoint: a file, or a run folder (its newest sound checkpoint); of ours or of the stock Trainer.
+        base: a base directory, or its `model.pth`.
+        vocab: the vocabulary that the checkpoint is about to be used with.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it wants to run code, or it did not come from this base.
+        VocabularyError: a vocabulary cannot be read.
+    """
+    try:
+        patient = open_patient(checkpoint, base, vocab)
+    except DamagedError as error:
+        return Diagnosis(str(checkpoint), "truncated", str(error), _before(checkpoint, "another file is needed"))
+    vocabulary = load_vocabulary(vocab) if vocab else _vocabulary_beside(patient)
+    path = Path(patient.info.path)
+    broken = not_finite(patient)
+    moments = moments_by_name(patient)
+    misplaced = misplaced_rows(patient)
+    old = measure_old_rows(patient, misplaced)
+    noise, never_moved = untrained_rows(patient, moments)
+    in_use = vocabulary if vocabulary and vocabulary.size == patient.info.vocab_size else None
+    new = measure_new_rows(patient, noise, never_moved, in_use)
+    fit = measure_moments(patient, moments)
+    curves = read_curves(path, patient.info.step, patient.recorded.get("language", ""))
+
+    found: dict[str, str] = {}
+    if broken:
+        found["not-finite"] = f"{len(broken)} tensors hold NaN or infinity: {first_of(broken)}"
+    wrong = "; ".join(_wrong_vocabulary(patient, vocabulary if vocab else None, misplaced, fit))
+    if wrong:
+        found["wrong-vocabulary"] = wrong
+    if drifted := _drifted(patient, old, hooked_rows(patient, moments)):
+        found["old-rows-drifted"] = drifted
+    if new and (untrained := _untrained(new, fit)):
+        found["new-rows-untrained"] = untrained
+    if curves and (passed := curves.overfitted()):
+        found["overfitted"] = passed
+
+    notes = schedule_notes(patient, fit.updates if fit else 0)
+    if curves and (still := curves.stands_still()):
+        notes.append(still)
+    if fit and fit.missing and not patient.record.get("base_rows", {}).get("frozen"):
+        notes.append(f"the optimizer holds no moments of {len(fit.missing)} parameters: {first_of(fit.missing)}")
+    if not _froze(patient) and old.changed and "old-rows-drifted" not in found:
+        notes.append(
+            f"the run trained all rows: the {old.count} old ones moved by {old.relative_difference_mean:.2%} of their "
+            "norm on average, which is little"
+        )
+    if patient.tokens is None:
+        notes.append(f"its vocabulary is not known ({patient.source}): rows are compared by their place")
+    verdict = next((name for name in VERDICTS if name in found), "healthy")
+    return Diagnosis(
+        str(path),
+        verdict,
+        found.pop(verdict, "nothing is wrong with it"),
+        _next(verdict, patient, base),
+        {name: found[name] for name in VERDICTS if name in found},
+        notes,
+        {
+            "checkpoint": patient.info.to_dict(),
+            "old_rows": values(old),
+            "transformer": values(transformer_drift(patient)),
+            "new_rows": values(new),
+            "moments": values(fit),
+            "curves": curves
+            and {"source": curves.source, "train": curves.train[-1:], "evaluation": curves.evaluation[-1:]},
+        },
+    )
+
+
+def _froze(patient: Patient) -> bool:
+    return bool(patient.record.get("base_rows", {}).get("frozen"))
+
+
+def _vocabulary_beside(patient: Patient) -> Vocabulary | None:
+    """The file beside the checkpoint, for what needs merges."""
+    file = Path(patient.info.path).parent / "vocab.json"
+    return load_vocabulary(file) if file.is_file() else None
+
+
+def _wrong_vocabulary(
+    patient: Patient, given: Vocabulary | None, misplaced: dict[int, int], fit: Moments | None
+) -> Iterator[str]:
+    """Why the checkpoint's rows are not those of the tokens that they are taken for."""
+    rows = patient.info.vocab_size
+    recorded = patient.record.get("vocabulary")
+    if given is not None:
+        if recorded is not None and recorded["digest"] != given.digest:
+            change = compare_tokens(recorded["tokens"], given.tokens)
+            differs = change.describe().replace("\n", ";").replace("  ", " ") if change else " the merges differ"
+            yield f"it was trained with another vocabulary than {given.path}:{differs}"
+        elif recorded is None and given.size != rows:
+            yield f"{given.path} has {given.size} tokens, and the checkpoint {rows} rows"
+    elif patient.tokens is None and "is not it" in patient.source:
+        yield f"the checkpoint has {rows} token rows: {patient.source}"
+    if misplaced and patient.base_vocabulary:
+        row, other = next(iter(misplaced.items()))
+        names = {number: token for token, number in patient.base_vocabulary.tokens.items()}
+        here = patient.token_of.get(row, f"row {row}")
+        yield (
+            f"{len(misplaced)} rows resemble those of other tokens in the base (row {row}, taken for {here!r}, is that "
+            f"of {names.get(other, f'row {other}')!r}): the ids were given anew"
+        )
+    if fit and fit.misfits:
+        yield f"the optimizer's moments do not belong to the rows: {first_of(fit.misfits)}"
+
+
+def _drifted(patient: Patient, old: OldRows, hooked: int) -> str:
+    if _froze(patient) and old.changed:
+        return (
+            f"{old.changed} of {old.count} old rows differ from the base's (by up to {old.difference_max:.3g}), "
+            "although the run froze them: the file was edited, or this is not its base"
+        )
+    if hooked > _HOOKED_SHARE * old.count:
+        return (
+            f"the gradient of {hooked} old rows was zeroed (a hook), and they moved all the same, by up to "
+            f"{old.difference_max:.3g}: weight decay does that. They moved by {old.relative_difference_mean:.2%} of "
+            "their norm on average so far"
+        )
+    if old.relative_difference_mean > DRIFTED:
+        return (
+            f"the run trained all rows, and {old.changed} of {old.count} old ones moved far: by "
+            f"{old.relative_difference_mean:.0%} of their norm on average (more than {DRIFTED:.0%}), smallest cosine "
+            f"to the base {old.cosine_min:.3f}"
+        )
+    return ""
+
+
+def _untrained(new: NewRows, fit: Moments | None) -> str:
+    if new.noise >= UNTRAINED_SHARE * new.count:
+        return (
+            f"{new.noise} of {new.count} new rows are noise: their norms in embedding and head are "
+            f"{new.norm_embedding:.1f} and {new.norm_head:.1f} times the base's"
+        )
+    if new.dead and new.dead >= UNTRAINED_SHARE * new.count:
+        return f"{new.dead} of {new.count} new tokens can never be given by the tokenizer: no merges lead to them"
+    if new.never_moved == new.count and fit and fit.updates >= _UPDATES_TO_MOVE:
+        return f"none of the {new.count} new rows has moved in {fit.updates} updates"
+    return ""
+
+
+def _before(checkpoint: Path, otherwise: str) -> str:
+    """The command that goes on from the newest sound checkpoint beside one."""
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    try:
+        others = newest_checkpoint(folder, verify=True, without=[checkpoint])
+    except CheckpointError:
+        return f"{otherwise}: start from the base, or from a copy of an earlier checkpoint"
+    return f"train_gpt_xtts.py --checkpoint {others.path}"
+
+
+def _next(verdict: str, patient: Patient, base: Path) -> str:
+    path = patient.info.path
+    repair = f"xtts-extend repair {path} --base {base} --output REPAIRED"
+    best = sorted(Path(path).parent.glob("best_model_*.pth"))
+    return {
+        "healthy": f"train_gpt_xtts.py --checkpoint {path}",
+        "not-finite": _before(Path(path), "every value after it would be broken too") + " with a lower learning rate",
+        "wrong-vocabulary": (
+            f"train_gpt_xtts.py --checkpoint {path} --vocab NEW --checkpoint-vocab THE_ONE_IT_HAD --on-vocab-change "
+            "migrate"
+        ),
+        "old-rows-drifted": repair,
+        "new-rows-untrained": f"{repair} --reinit-untrained",
+        "overfitted": (
+            f"train_gpt_xtts.py --checkpoint {best[-1]} --new-run, or export it" if best else _before(Path(path), "")
+        ),
+    }[verdict]

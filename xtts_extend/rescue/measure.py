@@ -1,0 +1,304 @@
+"""What can be measured on a checkpoint beside its base: rows that moved or never did, layers that drifted, moments."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
+from xtts_extend.model.migration import nearest_rows
+from xtts_extend.rescue.patient import Patient, expected_shape
+from xtts_extend.text.verify import dead_entries
+from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
+from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE
+
+EMBEDDING, HEAD, BIAS = TOKEN_TENSORS
+#: A row belongs to another token than its place says when it is so much more similar to that one's row.
+_CLEARLY_MORE_SIMILAR = 0.1
+#: Rows whose norm is so many times the median of the base's are noise: stock coqui starts new rows of `text_head` with
+#: ten times the base's norm, and the starts of this package lie within its range.
+NOISE_NORM_RATIO = 3.0
+#: After so many updates without a token its moments are too small for float32, as if it had never been seen.
+_MOMENTS_LAST = 1000
+
+
+@dataclass(frozen=True)
+class OldRows:
+    """Rows of the base's tokens against the base's own.
+
+    `difference_max` is the largest of all three token tensors, absolute; the relative ones are ‖row − base‖ / ‖base‖
+    over embedding and head, their mean over rows; `cosine_min` and `cosine_mean` are of the embedding.
+    """
+
+    count: int
+    changed: int
+    difference_max: float
+    relative_difference_mean: float
+    relative_difference_max: float
+    cosine_min: float
+    cosine_mean: float
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Rows of new tokens. Norms are medians, divided by the base's; spread is the standard deviation of norms, too.
+
+    `never_moved` is None where the start is not known; `noise` have a norm far from the base's; `dead` can never be
+    given by the tokenizer, None where it is not at hand.
+    """
+
+    count: int
+    norm_embedding: float
+    norm_head: float
+    spread_embedding: float
+    spread_head: float
+    never_moved: int | None
+    noise: int
+    dead: int | None
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The optimizer's state: how many updates it saw, what does not fit a weight, what is missing."""
+
+    updates: int
+    misfits: list[str]
+    missing: list[str]
+
+
+def misplaced_rows(patient: Patient) -> dict[int, int]:
+    """Rows that clearly resemble another token's row of the base than the one that belongs there.
+
+    Returns:
+        row of the checkpoint → row of the base that it resembles.
+    """
+    if not len(patient.rows):
+        return {}
+    rows, base = patient.weights[f"gpt.{EMBEDDING}"][patient.rows].float(), patient.base[f"gpt.{EMBEDDING}"].float()
+    nearest, cosines = nearest_rows(rows, base)
+    own = torch.nn.functional.cosine_similarity(rows, base[patient.base_rows], dim=1)
+    wrong = (nearest != patient.base_rows) & (cosines >= SAME_TOKEN_COSINE) & (cosines - own > _CLEARLY_MORE_SIMILAR)
+    return dict(zip(patient.rows[wrong].tolist(), nearest[wrong].tolist(), strict=True))
+
+
+def measure_old_rows(patient: Patient, misplaced: dict[int, int]) -> OldRows:
+    """How far the rows of the base's tokens are from the base; misplaced ones are left out."""
+    here = torch.tensor([row not in misplaced for row in patient.rows.tolist()], dtype=torch.bool)
+    changed = torch.zeros(int(here.sum()), dtype=torch.bool)
+    if not len(changed):
+        return OldRows(0, 0, 0.0, 0.0, 0.0, 1.0, 1.0)
+    largest, relative = 0.0, torch.zeros(len(changed))
+    for name in TOKEN_TENSORS:
+        now = patient.weights[f"gpt.{name}"][patient.rows[here]].float().reshape(len(changed), -1)
+        before = patient.base[f"gpt.{name}"][patient.base_rows[here]].float().reshape(len(changed), -1)
+        difference = now - before
+        changed |= (now != before).any(dim=1)
+        largest = max(largest, float(difference.abs().max()))
+        if name != BIAS:
+            relative += difference.norm(dim=1) / before.norm(dim=1).clamp(min=1e-12) / 2
+        if name == EMBEDDING:
+            cosine = torch.nn.functional.cosine_similarity(now, before, dim=1)
+    return OldRows(
+        len(changed),
+        int(changed.sum()),
+        largest,
+        float(relative.mean()),
+        float(relative.max()),
+        float(cosine.min()),
+        float(cosine.mean()),
+    )
+
+
+def hooked_rows(patient: Patient, moments: dict[str, dict[str, Any]] | None) -> int:
+    """How many old rows of the head changed although their gradient was always zero, as a hook makes it.
+
+    Every step gives every row of the head a gradient. Rows whose moments are zero, beside new ones that have some, were
+    held by a hook, and weight decay moved them all the same.
+    """
+    state = (moments or {}).get(HEAD, {}).get("exp_avg_sq")
+    if state is None or state.shape[0] != patient.info.vocab_size or not state[patient.new_rows].any():
+        return 0
+    changed = (patient.weights[f"gpt.{HEAD}"][patient.rows] != patient.base[f"gpt.{HEAD}"][patient.base_rows]).any(
+        dim=1
+    )
+    return int((changed & ~state[patient.rows].any(dim=1)).sum())
+
+
+def transformer_drift(patient: Patient) -> dict[str, float]:
+    """‖weights − base‖ / ‖base‖ of each layer of the transformer, and of the other parts of the GPT."""
+    squares: dict[str, list[float]] = {}
+    for key, tensor in patient.weights.items():
+        name = key.removeprefix("gpt.")
+        if not key.startswith("gpt.") or name in TOKEN_TENSORS or key not in patient.base:
+            continue
+        found = re.match(r"gpt\.h\.(\d+)\.", name)
+        part = f"layer {found.group(1)}" if found else name.split(".")[0]
+        before = patient.base[key].float()
+        sums = squares.setdefault(part, [0.0, 0.0])
+        sums[0] += float((tensor.float() - before).pow(2).sum())
+        sums[1] += float(before.pow(2).sum())
+    return {part: (moved / max(size, 1e-24)) ** 0.5 for part, (moved, size) in squares.items()}
+
+
+def start_rows(patient: Patient) -> Tensor | None:
+    """The embedding that the run began with, where the checkpoint records how its new rows started."""
+    base, config = patient.base_vocabulary, patient.recorded
+    tokens = patient.tokens
+    if not patient.record or base is None or tokens is None or not config.get("init"):
+        return None
+    if any(tokens.get(token) != row for token, row in base.tokens.items()):
+        return None
+    spellings = romanized_spellings(base, patient.vocabulary) if config["init"] == "romanized" else {}
+    rows = patient.info.vocab_size
+    return extend_token_tensors(patient.base, rows, config["init"], spellings, config["training_seed"])[
+        f"gpt.{EMBEDDING}"
+    ]
+
+
+def untrained_rows(patient: Patient, moments: dict[str, dict[str, Any]] | None) -> tuple[Tensor, Tensor | None]:
+    """Which of the new rows are noise, and which never moved.
+
+    A row of the head gets a gradient at every step, that of the embedding only where its token occurs: that one tells.
+
+    Returns:
+        (m,) noise, (m,) never moved; the latter None where neither the start is known nor the moments can tell.
+    """
+    new = patient.new_rows
+    noise = torch.zeros(len(new), dtype=torch.bool)
+    for name in (EMBEDDING, HEAD):
+        usual = patient.base[f"gpt.{name}"].float().norm(dim=1).median()
+        noise |= patient.weights[f"gpt.{name}"][new].float().norm(dim=1) > NOISE_NORM_RATIO * usual
+    start = start_rows(patient)
+    if start is not None:
+        return noise, (patient.weights[f"gpt.{EMBEDDING}"][new] == start[new]).all(dim=1)
+    state = (moments or {}).get(EMBEDDING)
+    if state is None or tuple(state["exp_avg_sq"].shape) != expected_shape(patient, EMBEDDING):
+        return noise, None
+    if int(state["step"]) > _MOMENTS_LAST:
+        return noise, None
+    first = patient.info.vocab_size - state["exp_avg_sq"].shape[0]
+    return noise, ~state["exp_avg_sq"][new - first].any(dim=1)
+
+
+def measure_new_rows(
+    patient: Patient, noise: Tensor, never_moved: Tensor | None, vocabulary: Vocabulary | None
+) -> NewRows | None:
+    """The new rows beside the distribution of the old ones; None where there are none."""
+    new = patient.new_rows
+    if not len(new):
+        return None
+    norms = {}
+    for name in (EMBEDDING, HEAD):
+        now, base = (
+            table.float().norm(dim=1) for table in (patient.weights[f"gpt.{name}"][new], patient.base[f"gpt.{name}"])
+        )
+        norms[name] = (float(now.median() / base.median()), float(now.std(correction=0) / base.median()))
+    dead = None
+    if vocabulary is not None and patient.base_vocabulary is not None:
+        dead = len(dead_entries(patient.base_vocabulary, vocabulary))
+    return NewRows(
+        len(new),
+        norms[EMBEDDING][0],
+        norms[HEAD][0],
+        norms[EMBEDDING][1],
+        norms[HEAD][1],
+        None if never_moved is None else int(never_moved.sum()),
+        int(noise.sum()),
+        dead,
+    )
+
+
+def not_finite(patient: Patient) -> list[str]:
+    """Names of weights and moments that hold NaN or infinity."""
+    names = [key for key, tensor in patient.weights.items() if not torch.isfinite(tensor).all()]
+    for optimizer in patient.content.get("optimizer") or []:
+        for number, state in optimizer["state"].items():
+            names += [
+                f"{key} of parameter {number}"
+                for key, value in state.items()
+                if isinstance(value, Tensor) and not torch.isfinite(value).all()
+            ]
+    return names
+
+
+def measure_moments(patient: Patient, moments: dict[str, dict[str, Any]] | None) -> Moments | None:
+    """Whether the optimizer's state belongs to these weights; None where the file holds none."""
+    if not patient.info.has_optimizer:
+        return None
+    if moments is None:
+        return Moments(0, ["the optimizer holds another number of parameters than the model has"], [])
+    misfits = []
+    for name, state in moments.items():
+        expected = expected_shape(patient, name)
+        for key in ("exp_avg", "exp_avg_sq"):
+            if key in state and tuple(state[key].shape) != expected:
+                misfits.append(f"{key} of {name} has shape {tuple(state[key].shape)}, the weight {expected}")
+    missing = [
+        key.removeprefix("gpt.")
+        for key in patient.weights
+        if key.startswith("gpt.") and key.removeprefix("gpt.") not in moments
+    ]
+    misfits += _rows_of_others(patient, moments) if not misfits else []
+    updates = max((int(state["step"]) for state in moments.values() if "step" in state), default=0)
+    return Moments(updates, misfits, missing)
+
+
+def _rows_of_others(patient: Patient, moments: dict[str, dict[str, Any]]) -> list[str]:
+    """Moments at rows that never moved, while rows that moved have none: they belong to other rows.
+
+    Every update moves the rows that have moments, and only those.
+    """
+    state = moments.get(EMBEDDING)
+    frozen = patient.record.get("base_rows", {}).get("frozen")
+    if state is None or "exp_avg_sq" not in state or frozen or int(state["step"]) > _MOMENTS_LAST:
+        return []
+    now, before = patient.weights[f"gpt.{EMBEDDING}"][patient.rows], patient.base[f"gpt.{EMBEDDING}"][patient.base_rows]
+    moved = (now != before).any(dim=1)
+    has = state["exp_avg_sq"][patient.rows].any(dim=1)
+    odd, lacking = int((has & ~moved).sum()), int((moved & ~has).sum())
+    if odd and lacking:
+        return [
+            f"{odd} rows of {EMBEDDING} have moments and never moved, {lacking} moved and have none: the moments "
+            "belong to other rows"
+        ]
+    return []
+
+
+def schedule_notes(patient: Patient, updates: int) -> list[str]:
+    """What the file says of the learning rate and of a gradient accumulation.
+
+    Args:
+        patient: the checkpoint.
+        updates: how many its optimizer has made.
+    """
+    notes = []
+    optimizers = patient.content.get("optimizer") or []
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.get("param_groups", [])]
+    if rates and max(rates) < 1e-3 * float(patient.recorded.get("lr") or 0):
+        notes.append(
+            f"the learning rate is {max(rates):.3g}, and the run's is {patient.recorded['lr']:.3g}: the schedule is at "
+            "its end, and further steps change next to nothing"
+        )
+    batches = (patient.info.step or 0) + 1
+    # the stock Trainer saves wherever it is, and does not record how many batches it accumulates
+    if patient.info.written_by == "coqui" and 0 < updates < batches and batches % round(batches / updates):
+        notes.append(
+            f"its optimizer made {updates} updates in {batches} batches, about one in {round(batches / updates)}: it "
+            "was probably written in the middle of an accumulation, and those gradients are lost"
+        )
+    return notes
+
+
+def values(measured: Any) -> dict[str, Any] | None:
+    """A measurement as plain values; None for what is not finite, which JSON cannot say."""
+    if measured is None:
+        return None
+    plain = measured if isinstance(measured, dict) else asdict(measured)
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in plain.items()
+    }

@@ -1,0 +1,189 @@
+"""A checkpoint and the base that it came from, side by side, their rows matched by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from TTS.tts.layers.xtts.gpt import GPT
+
+from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, weights_of
+from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.errors import CheckpointError
+from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
+from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
+from xtts_extend.training.config import NewLanguageConfig, take_recorded
+from xtts_extend.training.vocabulary import checkpoint_vocabulary
+
+
+@dataclass(frozen=True)
+class Patient:
+    """See the module. Tensors are mapped from the files.
+
+    Attributes:
+        info: the checkpoint's header.
+        content: the checkpoint.
+        prefix: of its GPT's keys.
+        weights: the checkpoint's, under the names of `Xtts`.
+        base: the base's, likewise.
+        base_file: where they are from.
+        base_vocabulary: the one beside the base's weights, if there is one.
+        tokens: token → row of the checkpoint, or None where that is not known.
+        source: how it is known, or why it is not.
+        rows: (n,) rows of the checkpoint that belong to tokens of the base.
+        base_rows: (n,) their rows in the base.
+    """
+
+    info: CheckpointInfo
+    content: dict[str, Any]
+    prefix: str
+    weights: dict[str, Tensor]
+    base: dict[str, Tensor]
+    base_file: Path
+    base_vocabulary: Vocabulary | None
+    tokens: Mapping[str, int] | None
+    source: str
+    rows: Tensor
+    base_rows: Tensor
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """The `xtts_extend` key; empty in files of the stock Trainer."""
+        return self.content.get("xtts_extend") or {}
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The configuration of the run; empty where none travels with the weights."""
+        recorded = self.content.get("config")
+        return recorded if isinstance(recorded, Mapping) else {}
+
+    @property
+    def new_rows(self) -> Tensor:
+        """(m,) rows of the checkpoint that belong to no token of the base, ids without a token left out."""
+        known = set(self.rows.tolist())
+        everything = range(self.info.vocab_size) if self.tokens is None else sorted(self.tokens.values())
+        return torch.tensor([row for row in everything if row not in known], dtype=torch.long)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The checkpoint's tokens as a vocabulary without merges, which no checkpoint records."""
+        return Vocabulary(Path(self.info.path), dict(self.tokens or {}), [], "")
+
+    @property
+    def token_of(self) -> dict[int, str]:
+        """Row of the checkpoint → token; a number in brackets where it is not known."""
+        if self.tokens is None:
+            return {row: f"row {row}" for row in range(self.info.vocab_size)}
+        return {row: token for token, row in self.tokens.items()}
+
+
+def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
+    """Open a checkpoint beside its base.
+
+    Args:
+        checkpoint: a file, or a run folder (its newest sound checkpoint).
+        base: a base directory, or its `model.pth`.
+        vocab: the vocabulary to take where the checkpoint does not record its own and the number of rows is right.
+
+    Raises:
+        DamagedError: the checkpoint is not what was written.
+        CheckpointError: it or the base is no XTTS, or they have other sizes.
+        VocabularyError: a vocabulary cannot be read.
+    """
+    info = inspect_checkpoint(checkpoint, verify=True)
+    content, _ = load_checkpoint(Path(info.path))
+    _, prefix = weights_of(content, Path(info.path))
+    base_info = inspect_checkpoint(base)
+    base_file = Path(base_info.path)
+    if _sizes(base_info) != _sizes(info):
+        raise CheckpointError(
+            f"{info.path} has {_sizes(info)} and {base_file} has {_sizes(base_info)}: it did not come from this base. "
+            "Give the base that the run started from."
+        )
+    base_content, _ = load_checkpoint(base_file)
+    beside = base_file.parent / "vocab.json"
+    base_vocabulary = load_vocabulary(beside) if beside.is_file() else None
+    recorded = content.get("config") if isinstance(content.get("config"), Mapping) else {}
+    given = str(vocab) if vocab and load_vocabulary(vocab).size == info.vocab_size else ""
+    record = content.get("xtts_extend") or {}
+    known, reason = checkpoint_vocabulary(record, recorded or {}, info, "" if record else given)
+    tokens = known.tokens if known else None
+    if tokens is not None and base_vocabulary is not None:
+        pairs = [(tokens[token], row) for token, row in base_vocabulary.tokens.items() if token in tokens]
+        # rows without a token, which released vocabularies have
+        unnamed = set(range(base_info.vocab_size)) - set(base_vocabulary.tokens.values()) - set(tokens.values())
+        pairs += [(row, row) for row in sorted(unnamed) if row < info.vocab_size]
+    else:
+        pairs = [(row, row) for row in range(min(info.vocab_size, base_info.vocab_size))]
+    rows, base_rows = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
+    return Patient(
+        info,
+        content,
+        prefix,
+        xtts_weights(content.get("model", content)),
+        xtts_weights(base_content.get("model", base_content)),
+        base_file,
+        base_vocabulary,
+        tokens,
+        known.source if known else reason,
+        rows,
+        base_rows,
+    )
+
+
+def _sizes(info: CheckpointInfo) -> str:
+    return f"{info.architecture.layers} layers × {info.architecture.channels}"
+
+
+def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
+    """The optimizer's state by the parameter's name in the GPT ("text_head.weight"); frozen rows are not in it.
+
+    The file numbers the parameters. Their order follows from the architecture, as coqui's `get_optimizer` makes it; a
+    GPT without memory stands in for the model.
+
+    Returns:
+        None where the file holds no optimizer state, or one of other parameters.
+    """
+    optimizers = patient.content.get("optimizer")
+    if not patient.info.has_optimizer or not optimizers:
+        return None
+    config = NewLanguageConfig()
+    config.optimizer_wd_only_on_weights = False
+    take_recorded(config, patient.recorded)
+    args = config.model_args
+    with torch.device("meta"):
+        gpt = GPT(
+            layers=args.gpt_layers,
+            model_dim=args.gpt_n_model_channels,
+            heads=args.gpt_n_heads,
+            number_text_tokens=patient.info.vocab_size,
+            num_audio_tokens=args.gpt_num_audio_tokens,
+            use_perceiver_resampler=args.gpt_use_perceiver_resampler,
+        )
+    stand_in = type("StandIn", (), {"config": config, "xtts": type("Xtts", (), {"gpt": gpt})})
+    optimizer = ExtendedGPTTrainer.get_optimizer(stand_in)
+    names = {id(parameter): name for name, parameter in gpt.named_parameters()}
+    saved = optimizers[0]
+    groups = [[names[id(part)] for part in group["params"]] for group in optimizer.param_groups]
+    if [len(group) for group in groups] != [len(group["params"]) for group in saved["param_groups"]]:
+        return None
+    return {
+        name: saved["state"][number]
+        for named, group in zip(groups, saved["param_groups"], strict=True)
+        for name, number in zip(named, group["params"], strict=True)
+        if number in saved["state"]
+    }
+
+
+def expected_shape(patient: Patient, name: str) -> tuple[int, ...]:
+    """The shape of a parameter's moments: the weight's, without the rows that the run froze."""
+    shape = tuple(patient.weights[f"gpt.{name}"].shape)
+    frozen = patient.record.get("base_rows", {})
+    if name in TOKEN_TENSORS and frozen.get("frozen"):
+        return (shape[0] - frozen["rows"], *shape[1:])
+    return shape

@@ -1,0 +1,206 @@
+"""Put right what can be: the base's rows for old tokens, a transformer nearer to it, new rows that start again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
+from xtts_extend.files import atomic_folder, atomic_write
+from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.gpt_trainer import row_digests
+from xtts_extend.model.migration import Migration
+from xtts_extend.rescue.measure import measure_old_rows, misplaced_rows, not_finite, untrained_rows
+from xtts_extend.rescue.patient import Patient, moments_by_name, open_patient
+from xtts_extend.text.vocabulary import first_of, load_vocabulary, romanized_spellings
+
+logger = logging.getLogger("trainer")
+#: AdamW's.
+_MOMENTS = {"exp_avg", "exp_avg_sq"}
+
+
+def repair(
+    checkpoint: Path,
+    base: Path,
+    output: Path,
+    *,
+    blend: float = 0.0,
+    reinit_untrained: bool = False,
+    plan: bool = False,
+) -> dict[str, Any]:
+    """Write a repaired copy of a checkpoint, which resumes and exports; the original is only read.
+
+    Rows of old tokens become the base's, bit for bit, and their moments zero; a run that goes on from the copy freezes
+    them. Everything else stays, unless it is asked for.
+
+    Args:
+        checkpoint: a file, or a run folder (its newest sound checkpoint).
+        base: a base directory, or its `model.pth`.
+        output: a new folder that becomes a run; or a new file, if it ends in ".pth".
+        blend: the share of the base in the rest of the GPT: (1 − blend) · checkpoint + blend · base.
+        reinit_untrained: start new rows again that are noise or never moved.
+        plan: say what would be done, and write nothing.
+
+    Returns:
+        What was done: `checkpoint`, `output`, `written`, `old_rows`, `old_rows_restored`, `moments_zeroed` (rows),
+        `blend`, `blended_tensors`, `reinitialised_rows`, `frozen_from_here_on`.
+
+    Raises:
+        CheckpointError: there is no sound checkpoint, it did not come from this base, or its rows are those of other
+            tokens than its vocabulary says.
+        CheckFailed: it holds NaN or infinity.
+        ConfigError: the output exists, or `blend` is no share.
+        MachineError: it could not be written.
+    """
+    if not 0 <= blend <= 1:
+        raise ConfigError(f"--blend is {blend}; a share of the base from 0 to 1 was expected (0.3: 30 % base).")
+    if output.exists() and (output.is_file() or any(output.iterdir())):
+        raise ConfigError(f"{output} exists already. Name a new folder, or a new file that ends in .pth.")
+    patient = open_patient(checkpoint, base, None)
+    if broken := not_finite(patient):
+        raise CheckFailed(
+            f"{patient.info.path} holds NaN or infinity ({first_of(broken)}): what it knew is lost there. Go on from "
+            "an earlier checkpoint."
+        )
+    if misplaced := misplaced_rows(patient):
+        raise CheckpointError(
+            f"{len(misplaced)} rows of {patient.info.path} are those of other tokens than its vocabulary says: the "
+            "base's rows would replace the wrong ones. Continue it with --checkpoint-vocab (the vocabulary that it was "
+            "really trained with) and --on-vocab-change migrate first."
+        )
+    moments = moments_by_name(patient)
+    noise, never_moved = untrained_rows(patient, moments)
+    again = patient.new_rows[noise if never_moved is None else noise | never_moved]
+    again = again if reinit_untrained else again[:0]
+    weights, blended = _weights(patient, blend, again)
+    zeroed = _zero_moments(patient, moments, torch.cat([patient.rows, again]), dry=plan)
+    content = {**patient.content, "model": weights} if "model" in patient.content else weights
+    frozen = _freeze_from_here_on(patient, content, moments)
+    if not plan:
+        _write(patient, content, output)
+    return {
+        "checkpoint": patient.info.path,
+        "output": str(output),
+        "written": not plan,
+        "old_rows": len(patient.rows),
+        "old_rows_restored": measure_old_rows(patient, {}).changed,
+        "moments_zeroed": zeroed,
+        "blend": blend,
+        "blended_tensors": blended,
+        "reinitialised_rows": len(again),
+        "frozen_from_here_on": frozen,
+    }
+
+
+def _weights(patient: Patient, blend: float, again: Tensor) -> tuple[dict[str, Tensor], int]:
+    """The repaired weights under the checkpoint's own names, and how many tensors were blended."""
+    state = patient.content.get("model", patient.content)
+    start = _start(patient) if len(again) else {}
+    repaired, blended = {}, 0
+    for key, tensor in state.items():
+        name = key.removeprefix(patient.prefix)
+        base = patient.base.get(f"gpt.{name}") if key.startswith(patient.prefix) else None
+        if base is not None and name in TOKEN_TENSORS:
+            tensor = tensor.clone()
+            tensor[patient.rows] = base[patient.base_rows].to(tensor.dtype)
+            if len(again):
+                tensor[again] = start[f"gpt.{name}"][again].to(tensor.dtype)
+        elif base is not None and blend and tensor.is_floating_point():
+            tensor = torch.lerp(tensor.float(), base.float(), blend).to(tensor.dtype)
+            blended += 1
+        repaired[key] = tensor
+    return repaired, blended
+
+
+def _start(patient: Patient) -> dict[str, Tensor]:
+    """Token tensors as a run with this vocabulary starts them: romanized, or the mean where tokens are not known."""
+    base, tokens = patient.base_vocabulary, patient.tokens
+    if base is None or tokens is None:
+        logger.warning(" > the tokens of the new rows are not known: they start as the mean of the base's rows.")
+        places = {f"row {row}": row for row in range(patient.info.vocab_size)}
+        pairs = zip(patient.rows.tolist(), patient.base_rows.tolist(), strict=True)
+        before: Mapping[str, int] = {f"row {row}": number for row, number in pairs}
+        spellings: dict[str, list[str]] = {}
+    else:
+        places, before = dict(tokens), base.tokens
+        names = {row: token for token, row in base.tokens.items()}
+        token_of = patient.token_of
+        spellings = {
+            token_of[row]: [names[part] for part in ids]
+            for row, ids in romanized_spellings(base, patient.vocabulary).items()
+        }
+    size = patient.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
+    migration = Migration.between(before, places, size, frozenset(), init="romanized", spellings=spellings, seed=1)
+    return migration.weights(patient.base, "gpt.")
+
+
+def _zero_moments(patient: Patient, moments: Mapping[str, dict[str, Any]] | None, rows: Tensor, *, dry: bool) -> int:
+    """Zero the moments of rows in place (the content is this process' own copy); returns how many had any."""
+    zeroed = set()
+    for name in TOKEN_TENSORS:
+        state = (moments or {}).get(name, {})
+        for key in _MOMENTS & state.keys():
+            first = patient.info.vocab_size - state[key].shape[0]
+            inside = rows[rows >= first]
+            had = state[key][inside - first].reshape(len(inside), -1).any(dim=1)
+            zeroed |= set(inside[had].tolist())
+            if not dry:
+                state[key] = state[key].clone()
+                state[key][inside - first] = 0
+    return len(zeroed)
+
+
+def _freeze_from_here_on(
+    patient: Patient, content: dict[str, Any], moments: Mapping[str, dict[str, Any]] | None
+) -> bool:
+    """Let a run that goes on freeze the restored rows, if they come first; returns whether it will.
+
+    Frozen rows have no moments. Of a file of the stock Trainer nothing is changed: its rows are found to be the base's
+    when it is continued.
+    """
+    count = patient.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
+    first = torch.arange(count)
+    comes_first = torch.equal(patient.rows.sort().values, first) and count < patient.info.vocab_size
+    if not patient.record or not comes_first:
+        return comes_first and patient.info.kind == "training"
+    digests = row_digests(content["model"], count, patient.prefix)
+    content["xtts_extend"] = {
+        **patient.record,
+        "base_rows": {"rows": count, "frozen": True, "digests": digests},
+        # the losses before are those of another model
+        "state": {**patient.record["state"], "best_value": float("inf")},
+    }
+    content["config"] = {**patient.recorded, "freeze_base_rows": True}
+    for name in TOKEN_TENSORS:
+        state = (moments or {}).get(name, {})
+        for key in _MOMENTS & state.keys():
+            if state[key].shape[0] == patient.info.vocab_size:
+                state[key] = state[key][count:].clone()
+    return True
+
+
+def _write(patient: Patient, content: dict[str, Any], output: Path) -> None:
+    """A run folder with what a resume and an export need; or the file alone, which finds its vocabulary by its path."""
+    source = Path(patient.info.path)
+    if output.suffix == ".pth":
+        with atomic_write(output) as file:
+            torch.save(content, file)
+        return
+    with atomic_folder(output) as folder:
+        name = source.name if patient.info.step is None else f"checkpoint_{patient.info.step}.pth"
+        with atomic_write(folder / name) as file:
+            torch.save(content, file)
+        vocabulary = source.parent / "vocab.json"
+        if not vocabulary.is_file():
+            vocabulary = Path((patient.recorded.get("model_args") or {}).get("tokenizer_file") or "")
+        if vocabulary.is_file() and load_vocabulary(vocabulary).size == patient.info.vocab_size:
+            shutil.copyfile(vocabulary, folder / "vocab.json")
+        if "config" in content and isinstance(content["config"], Mapping):
+            (folder / "config.json").write_text(json.dumps(content["config"], indent=4), encoding="utf-8")
