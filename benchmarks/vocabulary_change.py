@@ -38,13 +38,12 @@ def changed(vocab: Path, base_rows: int, how: str, output: Path) -> Path:
     data = json.loads(vocab.read_text(encoding="utf-8"))
     tokens = data["model"]["vocab"]
     new = sorted((token for token, row in tokens.items() if row >= base_rows), key=tokens.__getitem__)
-    letters = [token for token in new if not token.startswith("[")]
     if how == "one added":
         new.insert(0, "፨")
     elif how == "one removed":
-        # one that no merge needs
+        # its text is spelled by the parts of its merge from then on
         needed = {part for merge in data["model"]["merges"] for part in merge.split(" ")}
-        gone = next(token for token in letters if token not in needed)
+        gone = next(token for token in new if len(token) > 1 and token[0] != "[" and token not in needed)
         new.remove(gone)
         del tokens[gone]
         data["model"]["merges"] = [m for m in data["model"]["merges"] if m.replace(" ", "") != gone]

@@ -220,7 +220,8 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
         without: files that are known to be damaged.
 
     Raises:
-        CheckpointError: the folder holds no sound training checkpoint; each damaged one is named with its reason.
+        DamagedError: the folder holds no sound training checkpoint; each damaged one is named with its reason.
+        CheckpointError: it holds none at all.
     """
     candidates: list[CheckpointInfo] = []
     damaged: list[str] = []
@@ -249,7 +250,8 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
         logger.warning(" > passed over: %s", line)
     if newest is None:
         listed = "\n  ".join(damaged) or "no checkpoint_N.pth or best_model_N.pth in it"
-        raise CheckpointError(f"{run} holds no checkpoint that can be resumed:\n  {listed}")
+        kind = DamagedError if damaged else CheckpointError
+        raise kind(f"{run} holds no checkpoint that can be resumed:\n  {listed}")
     return newest
 
 

@@ -137,15 +137,18 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     notes = schedule_notes(patient, fit.updates if fit else 0)
     if curves and (still := curves.stands_still()):
         notes.append(still)
-    if fit and fit.missing and not patient.record.get("base_rows", {}).get("frozen"):
-        notes.append(f"the optimizer holds no moments of {len(fit.missing)} parameters: {first_of(fit.missing)}")
+    if fit and fit.other_misfits:
+        notes.append(
+            f"the optimizer's state does not fit the weights ({first_of(fit.other_misfits)}): the run cannot go on; "
+            "its weights can, with --start-fresh"
+        )
     if not _froze(patient) and old.changed and "old-rows-drifted" not in found:
         notes.append(
             f"the run trained all rows: the {old.count} old ones moved by {old.relative_difference_mean:.2%} of their "
             "norm on average, which is little"
         )
     if patient.tokens is None:
-        notes.append(f"its vocabulary is not known ({patient.source}): rows are compared by their place")
+        notes.append("its vocabulary is not known (name it with --vocab): rows are compared by their place")
     verdict = next((name for name in VERDICTS if name in found), "healthy")
     return Diagnosis(
         str(path),
@@ -180,20 +183,19 @@ def _wrong_vocabulary(
     patient: Patient, given: Vocabulary | None, misplaced: dict[int, int], fit: Moments | None
 ) -> Iterator[str]:
     """Why the checkpoint's rows are not those of the tokens that they are taken for."""
-    rows = patient.info.vocab_size
-    recorded = patient.record.get("vocabulary")
-    if given is not None:
-        if recorded is not None and recorded["digest"] != given.digest:
-            change = compare_tokens(recorded["tokens"], given.tokens)
-            differs = change.describe().replace("\n", ";").replace("  ", " ") if change else " the merges differ"
-            yield f"it was trained with another vocabulary than {given.path}:{differs}"
-        elif recorded is None and given.size != rows:
-            yield f"{given.path} has {given.size} tokens, and the checkpoint {rows} rows"
-    elif patient.tokens is None and "is not it" in patient.source:
+    rows, known = patient.info.vocab_size, patient.known
+    if given is not None and known is not None and known.digest != given.digest:
+        change = compare_tokens(known.tokens, given.tokens)
+        differs = change.describe().replace("\n", ";").replace("  ", " ") if change else " the merges differ"
+        yield f"it was trained with another vocabulary ({known.source}) than {given.path}:{differs}"
+    elif given is not None and given.size != rows:
+        yield f"{given.path} has {given.size} tokens, and the checkpoint {rows} rows"
+    elif patient.tokens is None and patient.source:
         yield f"the checkpoint has {rows} token rows: {patient.source}"
-    if misplaced and patient.base_vocabulary:
+    if misplaced:
         row, other = next(iter(misplaced.items()))
-        names = {number: token for token, number in patient.base_vocabulary.tokens.items()}
+        base = patient.base_vocabulary
+        names = {number: token for token, number in base.tokens.items()} if base else {}
         here = patient.token_of.get(row, f"row {row}")
         yield (
             f"{len(misplaced)} rows resemble those of other tokens in the base (row {row}, taken for {here!r}, is that "

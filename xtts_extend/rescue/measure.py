@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
 from xtts_extend.model.migration import nearest_rows
-from xtts_extend.rescue.patient import Patient, expected_shape
+from xtts_extend.rescue.patient import Patient, expected_shape, row_moments
 from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
 from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE
@@ -64,11 +64,11 @@ class NewRows:
 
 @dataclass(frozen=True)
 class Moments:
-    """The optimizer's state: how many updates it saw, what does not fit a weight, what is missing."""
+    """The optimizer's state: how many updates it made, and what does not fit: rows of tokens; other parameters."""
 
     updates: int
     misfits: list[str]
-    missing: list[str]
+    other_misfits: list[str]
 
 
 def misplaced_rows(patient: Patient) -> dict[int, int]:
@@ -176,13 +176,11 @@ def untrained_rows(patient: Patient, moments: dict[str, dict[str, Any]] | None) 
     start = start_rows(patient)
     if start is not None:
         return noise, (patient.weights[f"gpt.{EMBEDDING}"][new] == start[new]).all(dim=1)
-    state = (moments or {}).get(EMBEDDING)
-    if state is None or tuple(state["exp_avg_sq"].shape) != expected_shape(patient, EMBEDDING):
+    state = (moments or {}).get(EMBEDDING, {})
+    seen = state.get("exp_avg_sq")
+    if seen is None or tuple(seen.shape) != expected_shape(patient, EMBEDDING) or int(state["step"]) > _MOMENTS_LAST:
         return noise, None
-    if int(state["step"]) > _MOMENTS_LAST:
-        return noise, None
-    first = patient.info.vocab_size - state["exp_avg_sq"].shape[0]
-    return noise, ~state["exp_avg_sq"][new - first].any(dim=1)
+    return noise, ~seen[new - (patient.info.vocab_size - seen.shape[0])].any(dim=1)
 
 
 def measure_new_rows(
@@ -231,31 +229,33 @@ def measure_moments(patient: Patient, moments: dict[str, dict[str, Any]] | None)
     if not patient.info.has_optimizer:
         return None
     if moments is None:
-        return Moments(0, ["the optimizer holds another number of parameters than the model has"], [])
-    misfits = []
-    for name, state in moments.items():
-        expected = expected_shape(patient, name)
-        for key in ("exp_avg", "exp_avg_sq"):
-            if key in state and tuple(state[key].shape) != expected:
-                misfits.append(f"{key} of {name} has shape {tuple(state[key].shape)}, the weight {expected}")
-    missing = [
-        key.removeprefix("gpt.")
+        return Moments(0, [], ["it holds another number of parameters than the model has"])
+    rows: list[str] = []
+    others = [
+        f"{key.removeprefix('gpt.')} has none"
         for key in patient.weights
         if key.startswith("gpt.") and key.removeprefix("gpt.") not in moments
     ]
-    misfits += _rows_of_others(patient, moments) if not misfits else []
+    for name, state in moments.items():
+        expected = expected_shape(patient, name)
+        wrong = [
+            f"{key} of {name} has shape {tuple(value.shape)}, the weight {expected}"
+            for key, value in row_moments(state).items()
+            if tuple(value.shape) != expected
+        ]
+        (rows if name in TOKEN_TENSORS else others).extend(wrong)
     updates = max((int(state["step"]) for state in moments.values() if "step" in state), default=0)
-    return Moments(updates, misfits, missing)
+    return Moments(updates, rows or _rows_of_others(patient, moments, updates), others)
 
 
-def _rows_of_others(patient: Patient, moments: dict[str, dict[str, Any]]) -> list[str]:
+def _rows_of_others(patient: Patient, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
     """Moments at rows that never moved, while rows that moved have none: they belong to other rows.
 
     Every update moves the rows that have moments, and only those.
     """
-    state = moments.get(EMBEDDING)
+    state = moments.get(EMBEDDING, {})
     frozen = patient.record.get("base_rows", {}).get("frozen")
-    if state is None or "exp_avg_sq" not in state or frozen or int(state["step"]) > _MOMENTS_LAST:
+    if "exp_avg_sq" not in state or frozen or updates > _MOMENTS_LAST:
         return []
     now, before = patient.weights[f"gpt.{EMBEDDING}"][patient.rows], patient.base[f"gpt.{EMBEDDING}"][patient.base_rows]
     moved = (now != before).any(dim=1)

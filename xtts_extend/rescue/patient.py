@@ -18,7 +18,7 @@ from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 from xtts_extend.training.config import NewLanguageConfig, take_recorded
-from xtts_extend.training.vocabulary import checkpoint_vocabulary
+from xtts_extend.training.vocabulary import CheckpointVocabulary, checkpoint_vocabulary
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Patient:
         base: the base's, likewise.
         base_file: where they are from.
         base_vocabulary: the one beside the base's weights, if there is one.
-        tokens: token → row of the checkpoint, or None where that is not known.
-        source: how it is known, or why it is not.
+        known: the vocabulary that the checkpoint was trained with, as far as files tell.
+        tokens: token → row of the checkpoint: the known ones, else those that are given; None where there are neither.
+        source: how they are known; or what was found that is not their vocabulary, if anything.
         rows: (n,) rows of the checkpoint that belong to tokens of the base.
         base_rows: (n,) their rows in the base.
     """
@@ -46,6 +47,7 @@ class Patient:
     base: dict[str, Tensor]
     base_file: Path
     base_vocabulary: Vocabulary | None
+    known: CheckpointVocabulary | None
     tokens: Mapping[str, int] | None
     source: str
     rows: Tensor
@@ -88,7 +90,7 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     Args:
         checkpoint: a file, or a run folder (its newest sound checkpoint).
         base: a base directory, or its `model.pth`.
-        vocab: the vocabulary to take where the checkpoint does not record its own and the number of rows is right.
+        vocab: the vocabulary to take where that of the checkpoint is not known and the number of rows is right.
 
     Raises:
         DamagedError: the checkpoint is not what was written.
@@ -109,10 +111,10 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     beside = base_file.parent / "vocab.json"
     base_vocabulary = load_vocabulary(beside) if beside.is_file() else None
     recorded = content.get("config") if isinstance(content.get("config"), Mapping) else {}
-    given = str(vocab) if vocab and load_vocabulary(vocab).size == info.vocab_size else ""
-    record = content.get("xtts_extend") or {}
-    known, reason = checkpoint_vocabulary(record, recorded or {}, info, "" if record else given)
+    known, source = checkpoint_vocabulary(content.get("xtts_extend") or {}, recorded or {}, info)
     tokens = known.tokens if known else None
+    if known is None and vocab is not None and (given := load_vocabulary(vocab)).size == info.vocab_size:
+        tokens, source = given.tokens, f"{vocab}, which was given"
     if tokens is not None and base_vocabulary is not None:
         pairs = [(tokens[token], row) for token, row in base_vocabulary.tokens.items() if token in tokens]
         # rows without a token, which released vocabularies have
@@ -129,8 +131,9 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
         xtts_weights(base_content.get("model", base_content)),
         base_file,
         base_vocabulary,
+        known,
         tokens,
-        known.source if known else reason,
+        known.source if known else source,
         rows,
         base_rows,
     )
@@ -178,6 +181,11 @@ def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
         for name, number in zip(named, group["params"], strict=True)
         if number in saved["state"]
     }
+
+
+def row_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What an optimizer remembers of each value of a parameter (AdamW: exp_avg and exp_avg_sq), without counters."""
+    return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
 
 
 def expected_shape(patient: Patient, name: str) -> tuple[int, ...]:

@@ -18,12 +18,10 @@ from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.model.migration import Migration
 from xtts_extend.rescue.measure import measure_old_rows, misplaced_rows, not_finite, untrained_rows
-from xtts_extend.rescue.patient import Patient, moments_by_name, open_patient
+from xtts_extend.rescue.patient import Patient, moments_by_name, open_patient, row_moments
 from xtts_extend.text.vocabulary import first_of, load_vocabulary, romanized_spellings
 
 logger = logging.getLogger("trainer")
-#: AdamW's.
-_MOMENTS = {"exp_avg", "exp_avg_sq"}
 
 
 def repair(
@@ -146,13 +144,13 @@ def _zero_moments(patient: Patient, moments: Mapping[str, dict[str, Any]] | None
     zeroed = set()
     for name in TOKEN_TENSORS:
         state = (moments or {}).get(name, {})
-        for key in _MOMENTS & state.keys():
-            first = patient.info.vocab_size - state[key].shape[0]
+        for key, value in row_moments(state).items():
+            first = patient.info.vocab_size - value.shape[0]
             inside = rows[rows >= first]
-            had = state[key][inside - first].reshape(len(inside), -1).any(dim=1)
+            had = value[inside - first].reshape(len(inside), -1).any(dim=1)
             zeroed |= set(inside[had].tolist())
             if not dry:
-                state[key] = state[key].clone()
+                state[key] = value.clone()
                 state[key][inside - first] = 0
     return len(zeroed)
 
@@ -180,9 +178,9 @@ def _freeze_from_here_on(
     content["config"] = {**patient.recorded, "freeze_base_rows": True}
     for name in TOKEN_TENSORS:
         state = (moments or {}).get(name, {})
-        for key in _MOMENTS & state.keys():
-            if state[key].shape[0] == patient.info.vocab_size:
-                state[key] = state[key][count:].clone()
+        for key, value in row_moments(state).items():
+            if value.shape[0] == patient.info.vocab_size:
+                state[key] = value[count:].clone()
     return True
 
 

@@ -45,7 +45,7 @@ def checkpoint_vocabulary(
         given: `--checkpoint-vocab`, or nothing.
 
     Returns:
-        The vocabulary, or None and why it cannot be known.
+        The vocabulary; or None, and what was found that is not it.
 
     Raises:
         ConfigError: the given one is not that of the checkpoint.
@@ -76,7 +76,7 @@ def checkpoint_vocabulary(
         reasons.append(f"{place} ({where}) has {vocabulary.size} tokens and is not it")
         if where == "--checkpoint-vocab":
             raise ConfigError(f"{info.path} has {info.vocab_size} token rows, and {reasons[0]}. Give the right one.")
-    return None, "; ".join(reasons) or "it records none, and no vocab.json lies beside it"
+    return None, "; ".join(reasons)
 
 
 def require_same_vocabulary(
@@ -94,9 +94,9 @@ def require_same_vocabulary(
     """
     if known is None:
         raise VocabularyError(
-            f"The vocabulary that {info.path} ({info.vocab_size} token rows) was trained with is not known: {reason}. "
-            "Name it with --checkpoint-vocab; or take only weights, with the rows of tokens that can be recognised, "
-            "with --start-fresh."
+            f"The vocabulary that {info.path} ({info.vocab_size} token rows) was trained with is not known: "
+            f"{reason or 'it records none, and no vocab.json lies beside it'}. Name it with --checkpoint-vocab; or "
+            "take only weights, with the rows of tokens that can be recognised, with --start-fresh."
         )
     if known.digest == vocabulary.digest:
         return
