@@ -57,7 +57,7 @@ class MiniRuns:
             "save-step": 100000,
             "coqpit.model_args.min_conditioning_length": 33075,
             "coqpit.model_args.max_conditioning_length": 66150,
-            **{key.replace("_", "-"): value for key, value in flags.items()},
+            **{key if "." in key else key.replace("_", "-"): value for key, value in flags.items()},
         }
         arguments = [f"--{key}={value}" if value is not True else f"--{key}" for key, value in given.items()]
         arguments += [f"--val-manifest={path}:{code}" for code, path in self.manifests.items() if code != "train"]

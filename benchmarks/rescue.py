@@ -143,17 +143,19 @@ def drift(runs: MiniRuns) -> list[list[str]]:
     """Old-language losses of the base when its rows are moved in random directions, by a share of their norm."""
     source = newest(runs.start("nothing", 1, learning_rate=0, weight_decay=0))
     rows = load_vocabulary(runs.base / "vocab.json").size
-    lines = [["old rows moved by", "mel loss of the old languages", "text loss of English"]]
+    lines = [["moved by", "embedding: mel loss of the old languages", "text loss of English", "head: mel", "text"]]
     for share in (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
-        content = torch.load(source, weights_only=True)
-        generator = torch.Generator().manual_seed(0)
+        line = [f"{share:.0%}"]
         for name in TOKEN_TENSORS[:2]:
-            table_ = content["model"][PREFIX + name]
-            noise = torch.randn(rows, table_.shape[1], generator=generator)
-            table_[:rows] += share * noise / noise.norm(dim=1, keepdim=True) * table_[:rows].norm(dim=1, keepdim=True)
-        file = runs.output / "drift" / f"{share}" / source.name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lines.append([f"{share:.0%}", *evaluated(runs, content, file)])
+            content = torch.load(source, weights_only=True)
+            tensor = content["model"][PREFIX + name]
+            noise = torch.randn(rows, tensor.shape[1], generator=torch.Generator().manual_seed(0))
+            lengths = share * tensor[:rows].norm(dim=1, keepdim=True)
+            tensor[:rows] += lengths * noise / noise.norm(dim=1, keepdim=True)
+            file = runs.output / "drift" / f"{name} {share}" / source.name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            line += evaluated(runs, content, file)
+        lines.append(line)
     return lines
 
 

@@ -4,8 +4,9 @@
 
 One run (all rows trained, so that every row has moments) goes on after a token was added before the other new ones,
 after one was removed, and after all new ones were permuted: (a) migrated, (b) weights migrated and a fresh optimizer,
-(c) weights migrated and the moments left where they were, as happens where only sizes are compared. The same samples in
-the same order, beside the run that nothing happened to. Prints a table, draws OUTPUT_FOLDER/vocabulary_change.png.
+(c) weights migrated and the moments left where they were, (d) both left where they were, as happens where only sizes
+are compared. The same samples in the same order, beside the run that nothing happened to. Prints a table, draws
+OUTPUT_FOLDER/vocabulary_change.png.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 STEPS = 300
-WAYS = {"a": "migrated", "b": "fresh optimizer", "c": "moments by position"}
+WAYS = {"a": "migrated", "b": "fresh optimizer", "c": "moments by position", "d": "rows and moments by position"}
 
 
 def changed(vocab: Path, base_rows: int, how: str, output: Path) -> Path:
@@ -65,13 +66,18 @@ def otherwise(runs: MiniRuns, source: Path, vocab: Path, way: str, folder: Path)
     rows = patient.info.vocab_size
     migration = Migration.between(patient.tokens, now.tokens, rows, frozenset(), init="mean", spellings={}, seed=1)
     content = patient.content
-    content["model"] = migration.weights(content["model"], patient.prefix)
+
+    def in_place(table: torch.Tensor) -> torch.Tensor:
+        return torch.cat([table, table.new_zeros(max(0, now.size - rows), *table.shape[1:])])[: now.size].clone()
+
+    if way == "d":
+        names = [patient.prefix + name for name in TOKEN_TENSORS]
+        content["model"] = {**content["model"], **{name: in_place(content["model"][name]) for name in names}}
+    else:
+        content["model"] = migration.weights(content["model"], patient.prefix)
     for name, state in moments.items():
         for key in ("exp_avg", "exp_avg_sq"):
-            kept = state[key]
-            if name in TOKEN_TENSORS:
-                padded = torch.cat([kept, kept.new_zeros(max(0, now.size - rows), *kept.shape[1:])])
-                kept = padded[: now.size].clone()
+            kept = in_place(state[key]) if name in TOKEN_TENSORS else state[key]
             state[key] = torch.zeros_like(kept) if way == "b" else kept
         if way == "b":
             state["step"] = torch.zeros_like(state["step"])
@@ -94,7 +100,7 @@ def main() -> None:
         vocab = changed(runs.vocab, base_rows, how, runs.output / f"{how}.json")
         migrated = ["--on-vocab-change=migrate", f"--vocab={vocab}", "--init=mean"]
         found[how] = {"a": runs.go_on(f"{how} a", source, STEPS, *migrated)}
-        for way in ("b", "c"):
+        for way in ("b", "c", "d"):
             given = otherwise(runs, source, vocab, way, runs.output / "otherwise" / f"{how} {way}")
             found[how][way] = runs.go_on(f"{how} {way}", given, STEPS)
 
@@ -123,6 +129,8 @@ def draw(reference: Path, found: dict[str, dict[str, Path]], output: Path) -> No
                 axes[row][column].plot(range(1, len(smooth) + 1), smooth, label=WAYS[way], linewidth=1)
             axes[row][column].axhline(0, color="black", linewidth=0.5)
             axes[0][column].set_title(how)
+            # rows by position begin far above
+            axes[row][column].set_yscale("symlog", linthresh=0.1)
             axes[row][0].set_ylabel(f"{label}, above the unchanged run")
     axes[0][0].legend()
     figure.supxlabel("step after the change (mean of five)")

@@ -259,8 +259,8 @@ def test_rows_that_moved_far(healthy_stock, corpus, recipe, tmp_path):
     found = examine(edited(healthy_stock, tmp_path / "stock", move), corpus.base)
     assert found.verdict == "old-rows-drifted"
     assert "the run trained all rows" in found.reason
-    assert found.measurements["old_rows"]["relative_difference_mean"] == pytest.approx(0.3, abs=0.01)
-    flags = {"no_freeze_base_rows": True, "learning_rate": 0.03, "max_steps": 8, "val_manifest": None}
+    assert found.measurements["old_rows"]["moved_embedding"] == pytest.approx(0.3, abs=0.01)
+    flags = {"no_freeze_base_rows": True, "learning_rate": 0.2, "max_steps": 8, "val_manifest": None}
     recipe(corpus.flags(output_dir=tmp_path / "ours", **flags))
     found = examine(only_run(tmp_path / "ours"), corpus.base)
     assert found.verdict == "old-rows-drifted"
@@ -335,6 +335,9 @@ def curve(evaluations, rising_train=False):
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
+START = '{"eval": true, "step": 0, "language": "am", "loss": 3.0}\n'
+
+
 def at_step(step):
     def edit(content):
         content["step"] = step
@@ -350,6 +353,7 @@ def at_step(step):
         (curve([3, 2.5, 2.6, 2.7]), 160, "healthy", ""),
         (curve([3, 2.5, 2.51, 2.5, 2.52]), 200, "healthy", ""),
         (curve([3, 2.8, 2.7, 2.6, 2.5]), 200, "healthy", ""),
+        (START + curve([3.6, 3.4]), 80, "overfitted", "was 3.0000 before the first step and is 3.4000 now"),
         (curve([3, 2.5, 2.4], rising_train=True), 120, "overfitted", "the training loss ran away"),
         ('{"step": 1, "loss": null}\nhalf a li', 200, "healthy", ""),
     ],

@@ -42,6 +42,11 @@ class Curves:
                     f"the evaluation loss was best at step {step} ({best:.4f}) and is {after[-1]:.4f} now, "
                     f"{len(after)} evaluations later, while the training loss falls"
                 )
+            if self.evaluation[0][0] == 0 and self.evaluation[-1][1] > self.evaluation[0][1] * (1 + _WORSE):
+                return (
+                    f"the evaluation loss was {self.evaluation[0][1]:.4f} before the first step and is "
+                    f"{self.evaluation[-1][1]:.4f} now: the run made it worse"
+                )
         tenths = self._tenths()
         if tenths and tenths[-1] > _RAN_AWAY * min(tenths):
             return f"the training loss ran away: {tenths[-1]:.4f} in the last steps, {min(tenths):.4f} at its best"

@@ -36,8 +36,10 @@ from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
 #: Verdicts in their order: the first that holds is the verdict, the others are listed.
 VERDICTS = ("truncated", "not-finite", "wrong-vocabulary", "old-rows-drifted", "new-rows-untrained", "overfitted")
-#: Rows that are trained on purpose have drifted when they moved by this share of their norm, on average.
-DRIFTED = 0.1
+#: Rows that are trained on purpose have drifted when they moved by this share of their norm, on average: in the
+#: embedding, which speech is made from; or in the head, which only predicts text and moves far in healthy runs.
+DRIFTED_EMBEDDING = 0.1
+DRIFTED_HEAD = 2.0
 #: A hook holds all rows; a few without a gradient are tokens that the model is certain not to say.
 _HOOKED_SHARE = 0.9
 #: New rows are untrained when this share of them is noise, or can never be given.
@@ -144,8 +146,8 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         )
     if not _froze(patient) and old.changed and "old-rows-drifted" not in found:
         notes.append(
-            f"the run trained all rows: the {old.count} old ones moved by {old.relative_difference_mean:.2%} of their "
-            "norm on average, which is little"
+            f"the run trained all rows: the {old.count} old ones moved by {old.moved_embedding:.2%} of their "
+            f"norm in the embedding and {old.moved_head:.0%} in the head on average, which is not far"
         )
     if patient.tokens is None:
         notes.append("its vocabulary is not known (name it with --vocab): rows are compared by their place")
@@ -214,14 +216,14 @@ def _drifted(patient: Patient, old: OldRows, hooked: int) -> str:
     if hooked > _HOOKED_SHARE * old.count:
         return (
             f"the gradient of {hooked} old rows was zeroed (a hook), and they moved all the same, by up to "
-            f"{old.difference_max:.3g}: weight decay does that. They moved by {old.relative_difference_mean:.2%} of "
+            f"{old.difference_max:.3g}: weight decay does that. They moved by {old.moved_embedding:.2%} of "
             "their norm on average so far"
         )
-    if old.relative_difference_mean > DRIFTED:
+    if old.moved_embedding > DRIFTED_EMBEDDING or old.moved_head > DRIFTED_HEAD:
         return (
             f"the run trained all rows, and {old.changed} of {old.count} old ones moved far: by "
-            f"{old.relative_difference_mean:.0%} of their norm on average (more than {DRIFTED:.0%}), smallest cosine "
-            f"to the base {old.cosine_min:.3f}"
+            f"{old.moved_embedding:.0%} of their norm in the embedding and {old.moved_head:.0%} in the head on average "
+            f"(more than {DRIFTED_EMBEDDING:.0%} or {DRIFTED_HEAD:.0%})"
         )
     return ""
 

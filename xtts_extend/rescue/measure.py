@@ -17,7 +17,7 @@ from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
 from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE
 
-EMBEDDING, HEAD, BIAS = TOKEN_TENSORS
+EMBEDDING, HEAD, _ = TOKEN_TENSORS
 #: A row belongs to another token than its place says when it is so much more similar to that one's row.
 _CLEARLY_MORE_SIMILAR = 0.1
 #: Rows whose norm is so many times the median of the base's are noise: stock coqui starts new rows of `text_head` with
@@ -31,15 +31,17 @@ _MOMENTS_LAST = 1000
 class OldRows:
     """Rows of the base's tokens against the base's own.
 
-    `difference_max` is the largest of all three token tensors, absolute; the relative ones are ‖row − base‖ / ‖base‖
-    over embedding and head, their mean over rows; `cosine_min` and `cosine_mean` are of the embedding.
+    `changed` and `difference_max` (absolute) are over all three token tensors, `moved_*` is ‖row − base‖ / ‖base‖, its
+    mean over rows and its largest. Cosines are those of the embedding.
     """
 
     count: int
     changed: int
     difference_max: float
-    relative_difference_mean: float
-    relative_difference_max: float
+    moved_embedding: float
+    moved_embedding_max: float
+    moved_head: float
+    moved_head_max: float
     cosine_min: float
     cosine_mean: float
 
@@ -91,24 +93,25 @@ def measure_old_rows(patient: Patient, misplaced: dict[int, int]) -> OldRows:
     here = torch.tensor([row not in misplaced for row in patient.rows.tolist()], dtype=torch.bool)
     changed = torch.zeros(int(here.sum()), dtype=torch.bool)
     if not len(changed):
-        return OldRows(0, 0, 0.0, 0.0, 0.0, 1.0, 1.0)
-    largest, relative = 0.0, torch.zeros(len(changed))
+        return OldRows(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+    largest, moved = 0.0, {}
     for name in TOKEN_TENSORS:
         now = patient.weights[f"gpt.{name}"][patient.rows[here]].float().reshape(len(changed), -1)
         before = patient.base[f"gpt.{name}"][patient.base_rows[here]].float().reshape(len(changed), -1)
         difference = now - before
         changed |= (now != before).any(dim=1)
         largest = max(largest, float(difference.abs().max()))
-        if name != BIAS:
-            relative += difference.norm(dim=1) / before.norm(dim=1).clamp(min=1e-12) / 2
+        moved[name] = difference.norm(dim=1) / before.norm(dim=1).clamp(min=1e-12)
         if name == EMBEDDING:
             cosine = torch.nn.functional.cosine_similarity(now, before, dim=1)
     return OldRows(
         len(changed),
         int(changed.sum()),
         largest,
-        float(relative.mean()),
-        float(relative.max()),
+        float(moved[EMBEDDING].mean()),
+        float(moved[EMBEDDING].max()),
+        float(moved[HEAD].mean()),
+        float(moved[HEAD].max()),
         float(cosine.min()),
         float(cosine.mean()),
     )
