@@ -3,8 +3,9 @@
     python benchmarks/rescue.py OUTPUT_FOLDER
 
 Each patient learns Amharic from the mini base for 300 steps, damaged in one way. Printed: the verdict; mel loss of
-Amharic and of English and Spanish (mean) before, right after the repair, and after 300 steps more; beside it a fresh
-start of the same length. Then what drifted old rows cost by themselves, from which the doctor's threshold comes.
+Amharic and of English and Spanish (mean) before, right after the repair, and after 300 steps more at the usual rate;
+beside it a fresh start of the same length. Then what drifted old rows cost by themselves, from which the doctor's
+threshold comes.
 """
 
 from __future__ import annotations
@@ -126,12 +127,13 @@ def row(
     cells = [name, diagnosis.verdict, shown(before)]
     if diagnosis.verdict == "healthy":
         further = losses(runs.go_on(f"{name} unrepaired", file, STEPS))
-        return [*cells, "", "", shown(further), shown(fresh)]
+        return [*cells, "–", "–", shown(further), shown(fresh)]
     folder = runs.output / "repaired" / name
     if not folder.exists():
         print(repair(file, runs.base, folder, **options), flush=True)
-    after = runs.go_on(f"{name} repaired", newest(folder), STEPS)
-    unrepaired = runs.go_on(f"{name} unrepaired", file, STEPS)
+    usual = ["--allow-changes", f"--learning-rate={LEARNING_RATE}"]
+    after = runs.go_on(f"{name} repaired", newest(folder), STEPS, *usual)
+    unrepaired = runs.go_on(f"{name} unrepaired", file, STEPS, *usual)
     return [*cells, shown(losses(after, first=True)), shown(losses(after)), shown(losses(unrepaired)), shown(fresh)]
 
 

@@ -130,6 +130,13 @@ def test_another_base_is_an_error(short_run, tmp_path):
         examine(short_run, other)
 
 
+def test_a_damaged_base_is_an_error(short_run, corpus, tmp_path):
+    (tmp_path / "model.pth").write_bytes((corpus.base / "model.pth").read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="model.pth cannot be opened") as caught:
+        examine(short_run, tmp_path)
+    assert type(caught.value) is CheckpointError
+
+
 ####################
 # ILL
 ####################
@@ -144,7 +151,7 @@ def test_truncated(healthy, corpus, tmp_path, how):
     (tmp_path / "checkpoint_4.pth").write_bytes(damaged)
     found = examine(tmp_path / "checkpoint_4.pth", corpus.base)
     assert found.verdict == "truncated"
-    assert "start from the base" in found.next_command
+    assert found.next_command == f"train_gpt_xtts.py --base-dir {corpus.base}"
     shutil.copyfile(healthy, tmp_path / "checkpoint_3.pth")
     found = examine(tmp_path / "checkpoint_4.pth", corpus.base)
     assert found.next_command == f"train_gpt_xtts.py --checkpoint {tmp_path / 'checkpoint_3.pth'}"
@@ -234,6 +241,7 @@ def test_moments_of_other_rows(healthy_stock, corpus, tmp_path):
     found = examine(edited(healthy_stock, tmp_path / "rolled", with_moments(rolled)), corpus.base)
     assert found.verdict == "wrong-vocabulary"
     assert "have moments and never moved" in found.reason
+    assert found.next_command.endswith("--start-fresh")
 
 
 def test_frozen_rows_that_are_not_the_bases(short_run, corpus, tmp_path):

@@ -5,6 +5,7 @@ The thresholds come from `benchmarks/rescue.py`, which damages runs in known way
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     try:
         patient = open_patient(checkpoint, base, vocab)
     except DamagedError as error:
-        return Diagnosis(str(checkpoint), "truncated", str(error), _before(checkpoint, "another file is needed"))
+        return Diagnosis(str(checkpoint), "truncated", str(error), _before(checkpoint, base))
     vocabulary = load_vocabulary(vocab) if vocab else _vocabulary_beside(patient)
     path = Path(patient.info.path)
     broken = not_finite(patient)
@@ -126,9 +127,11 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     found: dict[str, str] = {}
     if broken:
         found["not-finite"] = f"{len(broken)} tensors hold NaN or infinity: {first_of(broken)}"
-    wrong = "; ".join(_wrong_vocabulary(patient, vocabulary if vocab else None, misplaced, fit))
-    if wrong:
-        found["wrong-vocabulary"] = wrong
+    wrong = list(_wrong_vocabulary(patient, vocabulary if vocab else None, misplaced))
+    wrong_moments = fit.misfits if fit else []
+    if wrong or wrong_moments:
+        moments_too = [f"the optimizer's moments do not belong to the rows: {first_of(wrong_moments)}"]
+        found["wrong-vocabulary"] = "; ".join([*wrong, *moments_too] if wrong_moments else wrong)
     if drifted := _drifted(patient, old, hooked_rows(patient, moments)):
         found["old-rows-drifted"] = drifted
     if new and (untrained := _untrained(new, fit)):
@@ -156,7 +159,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         str(path),
         verdict,
         found.pop(verdict, "nothing is wrong with it"),
-        _next(verdict, patient, base),
+        _next("moments" if verdict == "wrong-vocabulary" and not wrong else verdict, patient, base),
         {name: found[name] for name in VERDICTS if name in found},
         notes,
         {
@@ -181,9 +184,7 @@ def _vocabulary_beside(patient: Patient) -> Vocabulary | None:
     return load_vocabulary(file) if file.is_file() else None
 
 
-def _wrong_vocabulary(
-    patient: Patient, given: Vocabulary | None, misplaced: dict[int, int], fit: Moments | None
-) -> Iterator[str]:
+def _wrong_vocabulary(patient: Patient, given: Vocabulary | None, misplaced: dict[int, int]) -> Iterator[str]:
     """Why the checkpoint's rows are not those of the tokens that they are taken for."""
     rows, known = patient.info.vocab_size, patient.known
     if given is not None and known is not None and known.digest != given.digest:
@@ -203,8 +204,6 @@ def _wrong_vocabulary(
             f"{len(misplaced)} rows resemble those of other tokens in the base (row {row}, taken for {here!r}, is that "
             f"of {names.get(other, f'row {other}')!r}): the ids were given anew"
         )
-    if fit and fit.misfits:
-        yield f"the optimizer's moments do not belong to the rows: {first_of(fit.misfits)}"
 
 
 def _drifted(patient: Patient, old: OldRows, hooked: int) -> str:
@@ -241,30 +240,31 @@ def _untrained(new: NewRows, fit: Moments | None) -> str:
     return ""
 
 
-def _before(checkpoint: Path, otherwise: str) -> str:
-    """The command that goes on from the newest sound checkpoint beside one."""
+def _before(checkpoint: Path, base: Path) -> str:
+    """Go on from the newest sound checkpoint beside one, or begin again."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     try:
-        others = newest_checkpoint(folder, verify=True, without=[checkpoint])
+        other = newest_checkpoint(folder, verify=True, without=[checkpoint])
     except CheckpointError:
-        return f"{otherwise}: start from the base, or from a copy of an earlier checkpoint"
-    return f"train_gpt_xtts.py --checkpoint {others.path}"
+        return f"train_gpt_xtts.py --base-dir {shlex.quote(str(base if base.is_dir() else base.parent))}"
+    return f"train_gpt_xtts.py --checkpoint {shlex.quote(other.path)}"
 
 
 def _next(verdict: str, patient: Patient, base: Path) -> str:
-    path = patient.info.path
-    repair = f"xtts-extend repair {path} --base {base} --output REPAIRED"
-    best = sorted(Path(path).parent.glob("best_model_*.pth"))
+    """The command for a verdict, or for moments that belong to other rows; words in capitals are to be filled in."""
+    path = Path(patient.info.path)
+    train = f"train_gpt_xtts.py --checkpoint {shlex.quote(str(path))}"
+    repair = f"xtts-extend repair {shlex.quote(str(path))} --base {shlex.quote(str(base))} --output REPAIRED"
+    best = sorted(path.parent.glob("best_model_*.pth"))
     return {
-        "healthy": f"train_gpt_xtts.py --checkpoint {path}",
-        "not-finite": _before(Path(path), "every value after it would be broken too") + " with a lower learning rate",
-        "wrong-vocabulary": (
-            f"train_gpt_xtts.py --checkpoint {path} --vocab NEW --checkpoint-vocab THE_ONE_IT_HAD --on-vocab-change "
-            "migrate"
-        ),
+        "healthy": train,
+        "not-finite": f"{_before(path, base)} --grad-clip 1 --allow-changes",
+        "wrong-vocabulary": f"{train} --vocab NEW --on-vocab-change migrate"
+        + ("" if patient.record else " --checkpoint-vocab THE_ONE_IT_HAD"),
+        "moments": f"{train} --start-fresh",
         "old-rows-drifted": repair,
         "new-rows-untrained": f"{repair} --reinit-untrained",
-        "overfitted": (
-            f"train_gpt_xtts.py --checkpoint {best[-1]} --new-run, or export it" if best else _before(Path(path), "")
-        ),
+        "overfitted": f"train_gpt_xtts.py --checkpoint {shlex.quote(str(best[-1]))} --new-run"
+        if best
+        else _before(path, base),
     }[verdict]

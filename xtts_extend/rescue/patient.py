@@ -13,7 +13,7 @@ from TTS.tts.layers.xtts.gpt import GPT
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, weights_of
 from xtts_extend.checkpoint.store import load_checkpoint
-from xtts_extend.errors import CheckpointError
+from xtts_extend.errors import CheckpointError, DamagedError
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
@@ -100,7 +100,11 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     info = inspect_checkpoint(checkpoint, verify=True)
     content, _ = load_checkpoint(Path(info.path))
     _, prefix = weights_of(content, Path(info.path))
-    base_info = inspect_checkpoint(base)
+    try:
+        base_info = inspect_checkpoint(base)
+    except DamagedError as error:
+        # it is not the patient
+        raise CheckpointError(str(error)) from error
     base_file = Path(base_info.path)
     if _sizes(base_info) != _sizes(info):
         raise CheckpointError(

@@ -19,8 +19,8 @@ from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary, r
 
 logger = logging.getLogger("trainer")
 
-#: Two rows that point in directions as similar as this belong to one token. Unrelated rows of an XTTS have cosines
-#: below 0.5, rows of one token before and after a usual training above 0.99.
+#: Two rows that point in directions as similar as this belong to one token. In a mini base the rows of two tokens have
+#: cosines of up to 0.34; rows of one token before and after 300 steps of training have 0.999 or more.
 SAME_TOKEN_COSINE = 0.9
 
 
