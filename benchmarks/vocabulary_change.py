@@ -130,11 +130,11 @@ def draw(reference: Path, found: dict[str, dict[str, Path]], output: Path) -> No
             axes[row][column].axhline(0, color="black", linewidth=0.5)
             axes[0][column].set_title(how)
             # rows by position begin far above
-            axes[row][column].set_yscale("symlog", linthresh=0.1)
-            axes[row][0].set_ylabel(f"{label}, above the unchanged run")
-    axes[0][0].legend()
+            axes[0][column].set_yscale("symlog", linthresh=0.1)
+            axes[row][0].set_ylabel(f"excess {label}")
     figure.supxlabel("step after the change (mean of five)")
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="upper center", ncols=len(WAYS), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
     figure.savefig(output, dpi=110)
     print(output)
 

@@ -154,6 +154,15 @@ def test_rows_that_never_moved_start_again_and_others_do_not(short_run, corpus, 
     assert not torch.equal(new["model"][PREFIX + "text_head.weight"], before["model"][PREFIX + "text_head.weight"])
 
 
+def test_a_healthy_frozen_run_has_nothing_to_repair(short_run, corpus, tmp_path):
+    done = repair(short_run, corpus.base, tmp_path / "repaired")
+    assert (done["old_rows_restored"], done["moments_zeroed"], done["reinitialised_rows"]) == (0, 0, 0)
+    before, new = (checkpoint(run, 4) for run in (short_run, tmp_path / "repaired"))
+    for key, tensor in before["model"].items():
+        assert torch.equal(new["model"][key], tensor), key
+    assert new["xtts_extend"]["base_rows"] == before["xtts_extend"]["base_rows"]
+
+
 def test_a_plan_writes_nothing(drifted, corpus, tmp_path, capsys):
     command = ["repair", str(drifted), "--base", str(corpus.base), "--output", str(tmp_path / "new")]
     assert main([*command, "--blend", "0.3", "--plan", "--json"]) == 0

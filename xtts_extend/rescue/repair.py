@@ -147,6 +147,8 @@ def _zero_moments(patient: Patient, moments: Mapping[str, dict[str, Any]] | None
         for key, value in row_moments(state).items():
             first = patient.info.vocab_size - value.shape[0]
             inside = rows[rows >= first]
+            if not len(inside):
+                continue
             had = value[inside - first].reshape(len(inside), -1).any(dim=1)
             zeroed |= set(inside[had].tolist())
             if not dry:
