@@ -360,6 +360,7 @@ def at_step(step):
         (curve([3, 2.5, 2.6, 2.7, 2.8]), 80, "healthy", ""),
         (curve([3, 2.5, 2.6, 2.7]), 160, "healthy", ""),
         (curve([3, 2.5, 2.51, 2.5, 2.52]), 200, "healthy", ""),
+        (curve([3, 2.5, 2.54, 2.6, 2.7]), 200, "healthy", ""),
         (curve([3, 2.8, 2.7, 2.6, 2.5]), 200, "healthy", ""),
         (START + curve([3.6, 3.4]), 80, "overfitted", "was 3.0000 before the first step and is 3.4000 now"),
         (curve([3, 2.5, 2.4], rising_train=True), 120, "overfitted", "the training loss ran away"),

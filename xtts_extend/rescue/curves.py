@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 #: (step, loss), in order.
 Curve = list[tuple[int, float]]
 
-#: The evaluation has turned when so many evaluations after the best one are all worse, and the last by this share.
-_EVALUATIONS_AFTER_BEST = 3
+#: The evaluation has turned when the last so many, after the best one, are all worse by this share.
+_LAST_EVALUATIONS = 3
 _WORSE = 0.02
 #: The training loss ran away when the mean of the last tenth of the steps is so many times that of the best tenth.
 _RAN_AWAY = 1.3
@@ -37,7 +37,9 @@ class Curves:
         if self.evaluation:
             step, best = min(self.evaluation, key=lambda point: point[1])
             after = [loss for at, loss in self.evaluation if at > step]
-            if len(after) >= _EVALUATIONS_AFTER_BEST and after[-1] > best * (1 + _WORSE) and self._falls_after(step):
+            last = after[-_LAST_EVALUATIONS:]
+            turned = len(last) == _LAST_EVALUATIONS and min(last) > best * (1 + _WORSE)
+            if turned and self._falls_after(step):
                 return (
                     f"the evaluation loss was best at step {step} ({best:.4f}) and is {after[-1]:.4f} now, "
                     f"{len(after)} evaluations later, while the training loss falls"
