@@ -268,7 +268,7 @@ def test_rows_that_moved_far(healthy_stock, corpus, recipe, tmp_path):
     assert found.verdict == "old-rows-drifted"
     assert "the run trained all rows" in found.reason
     assert found.measurements["old_rows"]["moved_embedding"] == pytest.approx(0.3, abs=0.01)
-    flags = {"no_freeze_base_rows": True, "learning_rate": 0.2, "max_steps": 8, "val_manifest": None}
+    flags = {"no_freeze_base_rows": True, "learning_rate": 0.08, "max_steps": 8, "val_manifest": None}
     recipe(corpus.flags(output_dir=tmp_path / "ours", **flags))
     found = examine(only_run(tmp_path / "ours"), corpus.base)
     assert found.verdict == "old-rows-drifted"

@@ -120,4 +120,4 @@ def test_there_is_one_torch_load_for_what_users_give():
         if "torch.load(" in line
     ]
     assert all("weights_only=True" in line for _, line in calls)
-    assert {name for name, _ in calls} == {"checkpoint/inspect.py", "demo/run.py"}
+    assert {name for name, _ in calls} == {"checkpoint/inspect.py"}

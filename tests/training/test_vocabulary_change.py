@@ -61,6 +61,7 @@ def continued(checkpoint_path, vocab, output, **given):
         model=prepared.model,
         train_samples=prepared.train_samples,
         eval_samples=prepared.eval_samples,
+        new_run=True,
         migration=prepared.migration,
     )
 
@@ -127,7 +128,7 @@ def test_rows_and_moments_follow_their_tokens(short_run, corpus, tmp_path, how, 
         if key.removeprefix(PREFIX) not in TOKEN_TENSORS:
             assert torch.equal(trainer.model.state_dict()[key], tensor)
 
-    same = continued(short_run, corpus.vocab, tmp_path / "same", new_run=True)
+    same = continued(short_run, corpus.vocab, tmp_path / "same")
     old_moments, moments = moments_by_token(same, corpus.vocab), moments_by_token(trainer, vocab)
     assert {key for key, _ in moments} == set(TOKEN_TENSORS)
     seen = 0
@@ -177,7 +178,7 @@ def test_frozen_rows_that_would_not_come_first(short_run, corpus, fails, tmp_pat
     assert "--no-freeze-base-rows" in message
     trainer = continued(short_run, vocab, tmp_path / "runs", freeze_base_rows=False)
     assert not trainer.model.rows_frozen
-    same = continued(short_run, corpus.vocab, tmp_path / "same", new_run=True)
+    same = continued(short_run, corpus.vocab, tmp_path / "same")
     old_moments, moments = moments_by_token(same, corpus.vocab), moments_by_token(trainer, vocab)
     for key, pair in moments.items():
         for index, moment in enumerate(pair):
