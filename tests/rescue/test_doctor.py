@@ -122,6 +122,16 @@ def test_weights_without_a_run(short_run, corpus, tmp_path):
     assert found.measurements["old_rows"]["changed"] == 0
 
 
+def test_a_run_that_began_with_other_rows(corpus, recipe, tmp_path):
+    """From the weights of a run that trained all rows: they are not the base's, and did not move since."""
+    flags = {"val_manifest": None, "max_steps": 2}
+    recipe(corpus.flags(output_dir=tmp_path / "a", no_freeze_base_rows=True, **flags))
+    recipe(corpus.flags(output_dir=tmp_path / "b", checkpoint=only_run(tmp_path / "a"), start_fresh=True, **flags))
+    found = examine(only_run(tmp_path / "b"), corpus.base)
+    assert found.measurements["old_rows"]["changed"] == base_rows(corpus)
+    assert found.verdict == "healthy"
+
+
 def test_another_base_is_an_error(short_run, tmp_path):
     from xtts_extend.demo.mini_base import make_mini_base
 

@@ -11,6 +11,7 @@ from trainer import TrainerArgs
 import xtts_extend
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import row_digests
+from xtts_extend.rescue.doctor import examine
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.metrics import read_metrics
 from xtts_extend.training.prepare import prepare
@@ -168,6 +169,7 @@ def test_a_permuted_run_goes_on_as_if_nothing_had_happened(short_run, corpus, re
     # the migrated run resumes by itself, with its own vocabulary
     recipe(["--checkpoint", str(only_run(tmp_path / "b")), "--max-steps", "10"])
     assert checkpoint(only_run(tmp_path / "b"), 10)["config"]["on_vocab_change"] == "stop"
+    assert examine(only_run(tmp_path / "b"), corpus.base).verdict == "healthy"
 
 
 def test_frozen_rows_that_would_not_come_first(short_run, corpus, fails, tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 
 from xtts_extend.checkpoint.inspect import newest_checkpoint
 from xtts_extend.errors import CheckpointError, DamagedError
+from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.rescue.curves import read_curves
 from xtts_extend.rescue.measure import (
     Moments,
@@ -179,6 +180,12 @@ def _froze(patient: Patient) -> bool:
     return bool(patient.record.get("base_rows", {}).get("frozen"))
 
 
+def _as_frozen(patient: Patient) -> bool:
+    """Whether the rows that a run froze are still those that it began with: the base's, or those of an earlier run."""
+    record = patient.record["base_rows"]
+    return row_digests(patient.weights, record["rows"]) == record["digests"]
+
+
 def _vocabulary_beside(patient: Patient) -> Vocabulary | None:
     """The file beside the checkpoint, for what needs merges."""
     file = Path(patient.info.path).parent / "vocab.json"
@@ -208,10 +215,10 @@ def _wrong_vocabulary(patient: Patient, given: Vocabulary | None, misplaced: dic
 
 
 def _drifted(patient: Patient, old: OldRows, hooked: int) -> str:
-    if _froze(patient) and old.changed:
+    if _froze(patient) and old.changed and not _as_frozen(patient):
         return (
             f"{old.changed} of {old.count} old rows differ from the base's (by up to {old.difference_max:.3g}), "
-            "although the run froze them: the file was edited, or this is not its base"
+            "although the run froze them: the file was edited"
         )
     if hooked > _HOOKED_SHARE * old.count:
         return (
@@ -221,9 +228,9 @@ def _drifted(patient: Patient, old: OldRows, hooked: int) -> str:
         )
     if old.moved_embedding > DRIFTED_EMBEDDING or old.moved_head > DRIFTED_HEAD:
         return (
-            f"the run trained all rows, and {old.changed} of {old.count} old ones moved far: by "
-            f"{old.moved_embedding:.0%} of their norm in the embedding and {old.moved_head:.0%} in the head on average "
-            f"(more than {DRIFTED_EMBEDDING:.0%} or {DRIFTED_HEAD:.0%})"
+            f"{'the run began with other rows' if _froze(patient) else 'the run trained all rows'}, and {old.changed} "
+            f"of {old.count} old ones moved far: by {old.moved_embedding:.0%} of their norm in the embedding and "
+            f"{old.moved_head:.0%} in the head on average (more than {DRIFTED_EMBEDDING:.0%} or {DRIFTED_HEAD:.0%})"
         )
     return ""
 

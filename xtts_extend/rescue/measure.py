@@ -20,9 +20,10 @@ from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE
 EMBEDDING, HEAD, _ = TOKEN_TENSORS
 #: A row belongs to another token than its place says when it is so much more similar to that one's row.
 _CLEARLY_MORE_SIMILAR = 0.1
-#: Rows whose norm is so many times the median of the base's are noise: stock coqui starts new rows of `text_head` with
-#: ten times the base's norm, and the starts of this package lie within its range.
+#: Rows are noise when their norm is so many times the median of the base's, and at least so much of that of a standard
+#: normal row, with which stock coqui starts new rows: in the head that is ten times the base's norm.
 NOISE_NORM_RATIO = 3.0
+_NOISE_SIGMA = 0.5
 #: After so many updates without a token its moments are too small for float32, as if it had never been seen.
 _MOMENTS_LAST = 1000
 
@@ -174,8 +175,9 @@ def untrained_rows(patient: Patient, moments: dict[str, dict[str, Any]] | None) 
     new = patient.new_rows
     noise = torch.zeros(len(new), dtype=torch.bool)
     for name in (EMBEDDING, HEAD):
-        usual = patient.base[f"gpt.{name}"].float().norm(dim=1).median()
-        noise |= patient.weights[f"gpt.{name}"][new].float().norm(dim=1) > NOISE_NORM_RATIO * usual
+        usual = float(patient.base[f"gpt.{name}"].float().norm(dim=1).median())
+        rows = patient.weights[f"gpt.{name}"][new].float()
+        noise |= rows.norm(dim=1) > max(NOISE_NORM_RATIO * usual, _NOISE_SIGMA * rows.shape[1] ** 0.5)
     start = start_rows(patient)
     if start is not None:
         return noise, (patient.weights[f"gpt.{EMBEDDING}"][new] == start[new]).all(dim=1)

@@ -78,7 +78,7 @@ class Patient:
 
     @property
     def token_of(self) -> dict[int, str]:
-        """Row of the checkpoint → token; a number in brackets where it is not known."""
+        """Row of the checkpoint → token, or "row N" where it is not known."""
         if self.tokens is None:
             return {row: f"row {row}" for row in range(self.info.vocab_size)}
         return {row: token for token, row in self.tokens.items()}
@@ -114,8 +114,9 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     base_content, _ = load_checkpoint(base_file)
     beside = base_file.parent / "vocab.json"
     base_vocabulary = load_vocabulary(beside) if beside.is_file() else None
-    recorded = content.get("config") if isinstance(content.get("config"), Mapping) else {}
-    known, source = checkpoint_vocabulary(content.get("xtts_extend") or {}, recorded or {}, info)
+    config = content.get("config")
+    recorded = config if isinstance(config, Mapping) else {}
+    known, source = checkpoint_vocabulary(content.get("xtts_extend") or {}, recorded, info)
     tokens = known.tokens if known else None
     if known is None and vocab is not None and (given := load_vocabulary(vocab)).size == info.vocab_size:
         tokens, source = given.tokens, f"{vocab}, which was given"

@@ -170,10 +170,13 @@ def _freeze_from_here_on(
     comes_first = torch.equal(patient.rows.sort().values, first) and count < patient.info.vocab_size
     if not patient.record or not comes_first:
         return comes_first and patient.info.kind == "training"
-    digests = row_digests(content["model"], count, patient.prefix)
+    before = patient.record["base_rows"]
+    # a run that began with the weights of another one froze its new rows, too
+    rows = before["rows"] if before["frozen"] else count
+    digests = row_digests(content["model"], rows, patient.prefix)
     content["xtts_extend"] = {
         **patient.record,
-        "base_rows": {"rows": count, "frozen": True, "digests": digests},
+        "base_rows": {"rows": rows, "frozen": True, "digests": digests},
         # the losses before are those of another model
         "state": {**patient.record["state"], "best_value": float("inf")},
     }

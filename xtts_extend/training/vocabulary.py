@@ -205,7 +205,8 @@ def migrate_content(
     _, prefix = weights_of(content, Path(info.path))
     weights = migration.weights(content["model"], prefix)
     record = content.get("xtts_extend")
-    migrated = {**content, "model": weights}
+    # a loss of other tokens is no measure for the best model
+    migrated = {**content, "model": weights, "model_loss": {}}
     if record is None:
         return migrated
     before = record["base_rows"]
@@ -220,7 +221,6 @@ def migrate_content(
         **record,
         "vocabulary": {"tokens": dict(vocabulary.tokens), "digest": vocabulary.digest},
         "base_rows": {"rows": rows, "frozen": frozen, "digests": row_digests(weights, rows, prefix) if frozen else {}},
-        # a loss of other tokens is no measure for the best model
         "state": {**record["state"], "best_value": float("inf")},
     }
     migrated["config"] = {**content["config"], "freeze_base_rows": config.freeze_base_rows}
