@@ -388,6 +388,19 @@ def test_curves(short_run, corpus, tmp_path, lines, step, verdict, reason):
         assert "best_model_80.pth --new-run" in examine(file, corpus.base).next_command
 
 
+def test_drifted_rows_and_bad_losses_are_no_case_for_a_repair(healthy_stock, corpus, tmp_path):
+    def move(content):
+        content["step"] = 80
+        content["model"][EMBEDDING][: base_rows(corpus)] += 2
+
+    file = edited(healthy_stock, tmp_path, move)
+    assert examine(file, corpus.base).next_command.startswith("xtts-extend repair ")
+    (tmp_path / "metrics.jsonl").write_text(START + curve([3.6, 3.4]), encoding="utf-8")
+    found = examine(file, corpus.base)
+    assert (found.verdict, list(found.also)) == ("old-rows-drifted", ["overfitted"])
+    assert found.next_command == f"train_gpt_xtts.py --base-dir {corpus.base}"
+
+
 def test_curves_of_a_stock_run(healthy_stock, corpus, tmp_path):
     """As coqui's logger writes them."""
     file = edited(healthy_stock, tmp_path, at_step(200))

@@ -157,11 +157,16 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     if patient.tokens is None:
         notes.append("its vocabulary is not known (name it with --vocab): rows are compared by their place")
     verdict = next((name for name in VERDICTS if name in found), "healthy")
+    way_on = verdict
+    if verdict == "wrong-vocabulary" and not wrong:
+        way_on = "moments"
+    elif verdict == "old-rows-drifted" and "overfitted" in found:
+        way_on = "wrecked"
     return Diagnosis(
         str(path),
         verdict,
         found.pop(verdict, "nothing is wrong with it"),
-        _next("moments" if verdict == "wrong-vocabulary" and not wrong else verdict, patient, base),
+        _next(way_on, patient, base),
         {name: found[name] for name in VERDICTS if name in found},
         notes,
         {
@@ -248,18 +253,29 @@ def _untrained(new: NewRows, fit: Moments | None) -> str:
     return ""
 
 
+def _from_base(base: Path) -> str:
+    return f"train_gpt_xtts.py --base-dir {shlex.quote(str(base if base.is_dir() else base.parent))}"
+
+
 def _before(checkpoint: Path, base: Path) -> str:
     """Go on from the newest sound checkpoint beside one, or begin again."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     try:
         other = newest_checkpoint(folder, verify=True, without=[checkpoint])
     except CheckpointError:
-        return f"train_gpt_xtts.py --base-dir {shlex.quote(str(base if base.is_dir() else base.parent))}"
+        return _from_base(base)
     return f"train_gpt_xtts.py --checkpoint {shlex.quote(other.path)}"
 
 
-def _next(verdict: str, patient: Patient, base: Path) -> str:
-    """The command for a verdict, or for moments that belong to other rows; words in capitals are to be filled in."""
+def _next(way_on: str, patient: Patient, base: Path) -> str:
+    """The command that goes on from a verdict; words in capitals are to be filled in.
+
+    Args:
+        way_on: the verdict; "moments" if only they belong to other rows; "wrecked" if rows drifted and the losses are
+            bad as well: repairing such a model was worse than a fresh start.
+        patient: the checkpoint.
+        base: as it was given.
+    """
     path = Path(patient.info.path)
     train = f"train_gpt_xtts.py --checkpoint {shlex.quote(str(path))}"
     repair = f"xtts-extend repair {shlex.quote(str(path))} --base {shlex.quote(str(base))} --output REPAIRED"
@@ -270,9 +286,10 @@ def _next(verdict: str, patient: Patient, base: Path) -> str:
         "wrong-vocabulary": f"{train} --vocab NEW --on-vocab-change migrate"
         + ("" if patient.record else " --checkpoint-vocab THE_ONE_IT_HAD"),
         "moments": f"{train} --start-fresh",
+        "wrecked": _from_base(base),
         "old-rows-drifted": repair,
         "new-rows-untrained": f"{repair} --reinit-untrained",
         "overfitted": f"train_gpt_xtts.py --checkpoint {shlex.quote(str(best[-1]))} --new-run"
         if best
         else _before(path, base),
-    }[verdict]
+    }[way_on]
