@@ -18,6 +18,7 @@ from xtts_extend.rescue.patient import moments_by_name, open_patient
 from xtts_extend.text.vocabulary import load_vocabulary
 
 PREFIX = "xtts.gpt."
+RECIPE_COMMAND = "python recipes/new_language/train_gpt_xtts.py"
 EMBEDDING, HEAD, BIAS = (PREFIX + name for name in TOKEN_TENSORS)
 
 
@@ -161,10 +162,10 @@ def test_truncated(healthy, corpus, tmp_path, how):
     (tmp_path / "checkpoint_4.pth").write_bytes(damaged)
     found = examine(tmp_path / "checkpoint_4.pth", corpus.base)
     assert found.verdict == "truncated"
-    assert found.next_command == f"train_gpt_xtts.py --base-dir {corpus.base}"
+    assert found.next_command.startswith(f"{RECIPE_COMMAND} --base-dir {corpus.base} --vocab ")
     shutil.copyfile(healthy, tmp_path / "checkpoint_3.pth")
     found = examine(tmp_path / "checkpoint_4.pth", corpus.base)
-    assert found.next_command == f"train_gpt_xtts.py --checkpoint {tmp_path / 'checkpoint_3.pth'}"
+    assert found.next_command == f"{RECIPE_COMMAND} --checkpoint {tmp_path / 'checkpoint_3.pth'}"
 
 
 @pytest.mark.parametrize("where", ["weight", "moment"])
@@ -251,7 +252,7 @@ def test_moments_of_other_rows(healthy_stock, corpus, tmp_path):
     found = examine(edited(healthy_stock, tmp_path / "rolled", with_moments(rolled)), corpus.base)
     assert found.verdict == "wrong-vocabulary"
     assert "have moments and never moved" in found.reason
-    assert found.next_command.endswith("--start-fresh")
+    assert f" --start-fresh --base-dir {corpus.base} --vocab '{corpus.vocab}' --language " in found.next_command
 
 
 def test_frozen_rows_that_are_not_the_bases(short_run, corpus, tmp_path):
@@ -384,8 +385,9 @@ def test_curves(short_run, corpus, tmp_path, lines, step, verdict, reason):
     assert found.verdict == verdict
     assert reason in found.reason
     if verdict == "overfitted":
-        shutil.copyfile(file, tmp_path / "best_model_80.pth")
-        assert "best_model_80.pth --new-run" in examine(file, corpus.base).next_command
+        for best in ("best_model_80.pth", "best_model_180.pth"):
+            shutil.copyfile(file, tmp_path / best)
+        assert "best_model_180.pth --new-run" in examine(file, corpus.base).next_command
 
 
 def test_drifted_rows_and_bad_losses_are_no_case_for_a_repair(healthy_stock, corpus, tmp_path):
@@ -398,7 +400,7 @@ def test_drifted_rows_and_bad_losses_are_no_case_for_a_repair(healthy_stock, cor
     (tmp_path / "metrics.jsonl").write_text(START + curve([3.6, 3.4]), encoding="utf-8")
     found = examine(file, corpus.base)
     assert (found.verdict, list(found.also)) == ("old-rows-drifted", ["overfitted"])
-    assert found.next_command == f"train_gpt_xtts.py --base-dir {corpus.base}"
+    assert found.next_command.startswith(f"{RECIPE_COMMAND} --base-dir {corpus.base} --vocab ")
 
 
 def test_curves_of_a_stock_run(healthy_stock, corpus, tmp_path):
@@ -439,6 +441,94 @@ def test_the_first_of_several_verdicts_counts_and_the_others_are_listed(stock_fi
     assert list(VERDICTS) == [
         "truncated", "not-finite", "wrong-vocabulary", "old-rows-drifted", "new-rows-untrained", "overfitted",
     ]  # fmt: skip
+
+
+def test_a_transformer_that_was_wrecked(healthy, corpus, tmp_path):
+    def wreck(content):
+        for key, tensor in content["model"].items():
+            if ".gpt.h." in key and key.endswith("weight"):
+                tensor += 2 * tensor.norm() / tensor.numel() ** 0.5 * torch.randn(tensor.shape)
+
+    found = examine(edited(healthy, tmp_path, wreck), corpus.base)
+    assert found.verdict == "overfitted"
+    assert "the layers of the transformer moved by " in found.reason
+
+
+def test_the_way_on_from_what_is_not_finite_is_an_earlier_sound_checkpoint(short_run, corpus, tmp_path):
+    def at(step, value=None):
+        def edit(content):
+            content["step"] = step
+            if value:
+                content["model"][PREFIX + "mel_head.weight"].fill_(value)
+
+        (tmp_path / f"from {step}").mkdir()
+        file = edited(short_run / "checkpoint_4.pth", tmp_path / f"from {step}", edit)
+        return file.replace(tmp_path / f"checkpoint_{step}.pth")
+
+    at(1), at(2, math.nan), at(4)
+    found = examine(at(3, math.nan), corpus.base)
+    assert found.verdict == "not-finite"
+    assert "checkpoint_1.pth' --grad-clip" in found.next_command or "checkpoint_1.pth --grad" in found.next_command
+    # of a folder the newest sound one counts, and a newer one is named
+    (tmp_path / "checkpoint_5.pth").write_bytes(b"PK half")
+    found = examine(tmp_path, corpus.base)
+    assert found.verdict == "healthy"
+    assert found.notes == ["checkpoint_5.pth is newer, and cannot be used: see the warning"]
+
+
+def test_without_new_tokens(corpus, recipe, tmp_path):
+    """Plain fine-tuning: there is no new row to look at."""
+    flags = {"vocab": None, "language": "en", "train_manifest": f"{corpus.english}:en", "val_manifest": None}
+    recipe(corpus.flags(output_dir=tmp_path, max_steps=1, learning_rate=1e-5, **flags))
+    found = examine(only_run(tmp_path), corpus.base)
+    assert (found.verdict, found.measurements["new_rows"]) == ("healthy", None)
+
+
+def test_a_base_of_the_same_size_that_is_another(short_run, corpus, tmp_path):
+    content = torch.load(corpus.base / "model.pth", weights_only=True)
+    torch.manual_seed(0)
+    content["model"] = {
+        key: torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+        for key, tensor in content["model"].items()
+    }
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match="did not come from this base"):
+        examine(short_run, tmp_path / "model.pth")
+
+
+def test_a_base_with_a_value_that_is_no_number(short_run, corpus, tmp_path):
+    content = torch.load(corpus.base / "model.pth", weights_only=True)
+    content["model"]["gpt.mel_head.weight"][0, 0] = math.nan
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"The base .* holds NaN or infinity \(gpt.mel_head.weight\)"):
+        examine(short_run, tmp_path / "model.pth")
+
+
+def odd(how):
+    def edit(content):
+        if how == "no head":
+            del content["model"][HEAD]
+        elif how == "another shape":
+            content["model"][PREFIX + "text_pos_embedding.emb.weight"] = torch.zeros(3, 64)
+        elif how == "config is text":
+            content["config"] = "text"
+        elif how == "optimizer is no list":
+            content["optimizer"] = content["optimizer"][0]
+        elif how == "no config":
+            del content["config"]
+
+    return edit
+
+
+@pytest.mark.parametrize("how", ["no head", "another shape", "config is text", "optimizer is no list", "no config"])
+def test_odd_files_are_examined_or_refused_in_words(healthy, corpus, tmp_path, how):
+    file = edited(healthy, tmp_path, odd(how))
+    if how in ("no head", "another shape"):
+        with pytest.raises(CheckpointError, match="differ in 1 tensors or their shapes"):
+            examine(file, corpus.base)
+        return
+    found = examine(file, corpus.base)
+    assert found.verdict == "healthy"
 
 
 ####################

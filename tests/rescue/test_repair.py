@@ -78,7 +78,8 @@ def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(patient_file, c
 
 
 def test_the_repaired_run_resumes_frozen_and_exports(patient_file, corpus, recipe, tmp_path, caplog):
-    options = {} if "drifted" in str(patient_file) else {"reinit_untrained": True}
+    # the transformer went far at such a rate, too
+    options = {"blend": 0.9} if "drifted" in str(patient_file) else {"reinit_untrained": True}
     repair(patient_file, corpus.base, tmp_path / "repaired", **options)
     assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
     flags = ["--checkpoint", str(tmp_path / "repaired"), "--max-steps", "8", "--learning-rate", "0.001"]
@@ -152,6 +153,17 @@ def test_rows_that_never_moved_start_again_and_others_do_not(short_run, corpus, 
     )
     # rows of the head had a gradient all the same
     assert not torch.equal(new["model"][PREFIX + "text_head.weight"], before["model"][PREFIX + "text_head.weight"])
+
+
+def test_new_rows_that_start_again_are_not_called_ill_for_it(corpus, recipe, tmp_path):
+    manifest = f"{corpus.english}:en"
+    recipe(corpus.flags(output_dir=tmp_path / "a", val_manifest=None, train_manifest=manifest, epochs=6))
+    run = only_run(tmp_path / "a")
+    assert examine(run, corpus.base).verdict == "new-rows-untrained"
+    assert repair(run, corpus.base, tmp_path / "repaired", reinit_untrained=True)["reinitialised_rows"] == 150
+    found = examine(tmp_path / "repaired", corpus.base)
+    assert found.verdict == "healthy"
+    assert "started 150 new rows again" in found.notes[0]
 
 
 def test_a_healthy_frozen_run_has_nothing_to_repair(short_run, corpus, tmp_path):

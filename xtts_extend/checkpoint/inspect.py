@@ -161,7 +161,8 @@ def describe(content: Any, path: Path) -> CheckpointInfo:
     model_args = vars(config).get("model_args", {}) if isinstance(config, _LegacyConfig) else (config or {})
     if isinstance(model_args, Mapping) and "model_args" in model_args:
         model_args = model_args["model_args"]
-    heads = (vars(model_args) if isinstance(model_args, _LegacyConfig) else model_args).get("gpt_n_heads")
+    model_args = vars(model_args) if isinstance(model_args, _LegacyConfig) else model_args
+    heads = model_args.get("gpt_n_heads") if isinstance(model_args, Mapping) else None
     return CheckpointInfo(
         kind="training" if has_optimizer and step is not None and epoch is not None else "base",
         vocab_size=rows,
@@ -220,11 +221,12 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
         without: files that are known to be damaged.
 
     Raises:
-        DamagedError: the folder holds no sound training checkpoint; each damaged one is named with its reason.
-        CheckpointError: it holds none at all.
+        DamagedError: all training checkpoints of the folder are damaged; each is named with its reason.
+        CheckpointError: it holds none.
     """
     candidates: list[CheckpointInfo] = []
     damaged: list[str] = []
+    kind: type[CheckpointError] = CheckpointError
     for file in run_checkpoints(run):
         if file in without:
             continue
@@ -232,6 +234,7 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
             info = describe(load_pickled(file, map_location="meta"), file)
         except CheckpointError as error:
             damaged.append(str(error))
+            kind = DamagedError if isinstance(error, DamagedError) else kind
             continue
         if info.kind == "training":
             candidates.append(info)
@@ -246,11 +249,11 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
             break
         except CheckpointError as error:
             damaged.append(str(error))
+            kind = DamagedError
     for line in damaged:
         logger.warning(" > passed over: %s", line)
     if newest is None:
         listed = "\n  ".join(damaged) or "no checkpoint_N.pth or best_model_N.pth in it"
-        kind = DamagedError if damaged else CheckpointError
         raise kind(f"{run} holds no checkpoint that can be resumed:\n  {listed}")
     return newest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -105,15 +106,16 @@ def _from_metrics(file: Path, last: float, language: str) -> Curves:
     for line in file.read_bytes().splitlines():
         try:
             values = json.loads(line)
-            step, loss = int(values["step"]), values["loss"]
-        except (ValueError, KeyError, TypeError):
+            # a loss that was not finite is null
+            step, loss = int(values["step"]), float(values["loss"])
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
-        if loss is None or step > last:
+        if not math.isfinite(loss) or step > last:
             continue
         if not values.get("eval"):
-            train.append((step, float(loss)))
+            train.append((step, loss))
         elif values.get("language") == language or not language:
-            evaluation.append((step, float(loss)))
+            evaluation.append((step, loss))
     return Curves(str(file), train, evaluation)
 
 
@@ -125,6 +127,6 @@ def _from_tensorboard(folder: Path, last: float) -> Curves:
 
     def curve(tag: str) -> Curve:
         points = events.Scalars(tag) if tag in known else []
-        return [(point.step, point.value) for point in points if point.step <= last]
+        return [(point.step, point.value) for point in points if point.step <= last and math.isfinite(point.value)]
 
     return Curves(str(folder), curve("TrainIterStats/loss"), curve("EvalStats/avg_loss"))

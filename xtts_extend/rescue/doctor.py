@@ -10,9 +10,13 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from xtts_extend.checkpoint.inspect import newest_checkpoint
+import torch
+
+from xtts_extend.checkpoint.inspect import inspect_checkpoint, newest_checkpoint, run_checkpoints
+from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, DamagedError
 from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.rescue.curves import read_curves
@@ -31,7 +35,7 @@ from xtts_extend.rescue.measure import (
     untrained_rows,
     values,
 )
-from xtts_extend.rescue.patient import Patient, moments_by_name, open_patient
+from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
 
@@ -43,6 +47,8 @@ VERDICTS = ("truncated", "not-finite", "wrong-vocabulary", "old-rows-drifted", "
 #: predicts text and moves by 60 to 85 % in healthy runs, by 500 % at 40 times the rate.
 DRIFTED_EMBEDDING = 0.2
 DRIFTED_HEAD = 2.0
+#: The median layer moved by 20 to 31 % of its norm in healthy runs of the mini model, by 370 % at 40 times the rate.
+WRECKED_LAYERS = 1.0
 #: A hook holds all rows; a few without a gradient are tokens that the model is certain not to say.
 _HOOKED_SHARE = 0.9
 #: New rows are untrained when this share of them is noise, or can never be given.
@@ -113,7 +119,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     try:
         patient = open_patient(checkpoint, base, vocab)
     except DamagedError as error:
-        return Diagnosis(str(checkpoint), "truncated", str(error), _before(checkpoint, base))
+        return Diagnosis(str(checkpoint), "truncated", str(error), _go_on(_sound_beside(checkpoint), base, None))
     vocabulary = load_vocabulary(vocab) if vocab else _vocabulary_beside(patient)
     path = Path(patient.info.path)
     broken = not_finite(patient)
@@ -136,12 +142,25 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         found["wrong-vocabulary"] = "; ".join([*wrong, *moments_too] if wrong_moments else wrong)
     if drifted := _drifted(patient, old, hooked_rows(patient, moments)):
         found["old-rows-drifted"] = drifted
-    if new and (untrained := _untrained(new, fit)):
+    started_again = patient.content.get(REINITIALISED, 0)
+    if new and not started_again and (untrained := _untrained(new, fit)):
         found["new-rows-untrained"] = untrained
+    drift = transformer_drift(patient)
+    layers = median(moved for part, moved in drift.items() if part.startswith("layer "))
     if curves and (passed := curves.overfitted()):
         found["overfitted"] = passed
+    elif layers > WRECKED_LAYERS:
+        found["overfitted"] = (
+            f"the layers of the transformer moved by {layers:.0%} of their norm, where healthy runs move them by 20 to "
+            "30 %: the rate was too high, or training too long"
+        )
 
     notes = schedule_notes(patient, fit.updates if fit else 0)
+    if started_again:
+        notes.append(f"a repair started {started_again} new rows again, and they were not trained since: go on")
+    if checkpoint.is_dir():
+        passed_over = [file.name for file in run_checkpoints(checkpoint) if _step_in(file) > (patient.info.step or 0)]
+        notes += [f"{name} is newer, and cannot be used: see the warning" for name in sorted(passed_over)]
     if curves and (still := curves.stands_still()):
         notes.append(still)
     if fit and fit.other_misfits:
@@ -158,21 +177,24 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         notes.append("its vocabulary is not known (name it with --vocab): rows are compared by their place")
     verdict = next((name for name in VERDICTS if name in found), "healthy")
     way_on = verdict
-    if verdict == "wrong-vocabulary" and not wrong:
+    if (verdict == "wrong-vocabulary" and not wrong) or (verdict == "healthy" and fit and fit.other_misfits):
         way_on = "moments"
+    elif verdict == "wrong-vocabulary" and misplaced and patient.record:
+        # what it records is not what it holds: it was edited
+        way_on = "not-finite"
     elif verdict == "old-rows-drifted" and "overfitted" in found:
         way_on = "wrecked"
     return Diagnosis(
         str(path),
         verdict,
-        found.pop(verdict, "nothing is wrong with it"),
-        _next(way_on, patient, base),
+        found.pop(verdict, "none of the checks found anything"),
+        _next(way_on, patient, base, vocab),
         {name: found[name] for name in VERDICTS if name in found},
         notes,
         {
             "checkpoint": patient.info.to_dict(),
             "old_rows": values(old),
-            "transformer": values(transformer_drift(patient)),
+            "transformer": values(drift),
             "new_rows": values(new),
             "moments": values(fit),
             "curves": curves
@@ -253,43 +275,80 @@ def _untrained(new: NewRows, fit: Moments | None) -> str:
     return ""
 
 
-def _from_base(base: Path) -> str:
-    return f"train_gpt_xtts.py --base-dir {shlex.quote(str(base if base.is_dir() else base.parent))}"
+def _step_in(file: Path) -> int:
+    """The step in the name of a run's file."""
+    return int(file.stem.rsplit("_", 1)[1])
 
 
-def _before(checkpoint: Path, base: Path) -> str:
-    """Go on from the newest sound checkpoint beside one, or begin again."""
+def _sound_beside(checkpoint: Path) -> Path | None:
+    """The newest sound checkpoint beside a damaged one."""
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     try:
-        other = newest_checkpoint(folder, verify=True, without=[checkpoint])
+        return Path(newest_checkpoint(folder, verify=True, without=[checkpoint]).path)
     except CheckpointError:
-        return _from_base(base)
-    return f"train_gpt_xtts.py --checkpoint {shlex.quote(other.path)}"
+        return None
 
 
-def _next(way_on: str, patient: Patient, base: Path) -> str:
+def _finite_before(patient: Patient) -> Path | None:
+    """The checkpoint beside a run's with the most steps before it whose weights are sound and finite."""
+    step = patient.info.step or 0
+    earlier = [file for file in run_checkpoints(Path(patient.info.path).parent) if _step_in(file) < step]
+    for file in sorted(earlier, key=_step_in, reverse=True):
+        try:
+            if inspect_checkpoint(file, verify=True).kind != "training":
+                continue
+        except CheckpointError:
+            continue
+        if all(torch.isfinite(tensor).all() for tensor in load_checkpoint(file)[0]["model"].values()):
+            return file
+    return None
+
+
+def _go_on(path: Path | None, base: Path, patient: Patient | None, *flags: str, fresh: bool = False) -> str:
+    """The recipe's command: continue a checkpoint, or begin anew with what the patient's run recorded."""
+    command = ["python", "recipes/new_language/train_gpt_xtts.py"]
+    if path is not None:
+        command += ["--checkpoint", str(path)]
+    if path is not None and not fresh:
+        return shlex.join([*command, *flags])
+    recorded = patient.recorded if patient else {}
+    command += ["--start-fresh"] if path is not None else []
+    command += ["--base-dir", str(base if base.is_dir() else base.parent)]
+    command += ["--vocab", (recorded.get("model_args") or {}).get("tokenizer_file") or "VOCAB"]
+    command += ["--language", recorded.get("language") or "LANGUAGE"]
+    for manifest in recorded.get("train_manifests") or ["MANIFEST"]:
+        command += ["--train-manifest", manifest]
+    for manifest in recorded.get("val_manifests") or []:
+        command += ["--val-manifest", manifest]
+    return shlex.join(command)
+
+
+def _next(way_on: str, patient: Patient, base: Path, vocab: Path | None) -> str:
     """The command that goes on from a verdict; words in capitals are to be filled in.
 
     Args:
-        way_on: the verdict; "moments" if only they belong to other rows; "wrecked" if rows drifted and the losses are
-            bad as well: repairing such a model was worse than a fresh start.
+        way_on: the verdict; "moments" if only they do not fit; "wrecked" if rows drifted and the losses are bad as
+            well: repairing such a model was worse than a fresh start.
         patient: the checkpoint.
-        base: as it was given.
+        base, vocab: as they were given.
     """
     path = Path(patient.info.path)
-    train = f"train_gpt_xtts.py --checkpoint {shlex.quote(str(path))}"
-    repair = f"xtts-extend repair {shlex.quote(str(path))} --base {shlex.quote(str(base))} --output REPAIRED"
-    best = sorted(path.parent.glob("best_model_*.pth"))
-    return {
-        "healthy": train,
-        "not-finite": f"{_before(path, base)} --grad-clip 1 --allow-changes",
-        "wrong-vocabulary": f"{train} --vocab NEW --on-vocab-change migrate"
-        + ("" if patient.record else " --checkpoint-vocab THE_ONE_IT_HAD"),
-        "moments": f"{train} --start-fresh",
-        "wrecked": _from_base(base),
-        "old-rows-drifted": repair,
-        "new-rows-untrained": f"{repair} --reinit-untrained",
-        "overfitted": f"train_gpt_xtts.py --checkpoint {shlex.quote(str(best[-1]))} --new-run"
-        if best
-        else _before(path, base),
-    }[way_on]
+    repair = ["xtts-extend", "repair", str(path), "--base", str(base), "--output", "REPAIRED"]
+    if way_on == "not-finite":
+        return _go_on(_finite_before(patient), base, patient, "--grad-clip", "1", "--allow-changes")
+    if way_on == "wrong-vocabulary":
+        flags = ["--vocab", str(vocab or "NEW"), "--on-vocab-change", "migrate"]
+        flags += [] if patient.record else ["--checkpoint-vocab", "THE_ONE_IT_HAD"]
+        return _go_on(path, base, patient, *flags)
+    if way_on == "moments":
+        return _go_on(path, base, patient, fresh=True)
+    if way_on == "wrecked":
+        return _go_on(None, base, patient)
+    if way_on == "old-rows-drifted":
+        return shlex.join(repair)
+    if way_on == "new-rows-untrained":
+        return shlex.join([*repair, "--reinit-untrained"])
+    if way_on == "overfitted":
+        best = max(path.parent.glob("best_model_*.pth"), key=_step_in, default=None)
+        return _go_on(best if best != path else None, base, patient, "--new-run")
+    return _go_on(path, base, patient, fresh=patient.info.kind == "base")

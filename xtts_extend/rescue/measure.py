@@ -153,7 +153,7 @@ def start_rows(patient: Patient) -> Tensor | None:
     """The embedding that the run began with, where the checkpoint records how its new rows started."""
     base, config = patient.base_vocabulary, patient.recorded
     tokens = patient.tokens
-    if not patient.record or base is None or tokens is None or not config.get("init"):
+    if not patient.record or base is None or tokens is None or not config.get("init") or not len(patient.new_rows):
         return None
     if any(tokens.get(token) != row for token, row in base.tokens.items()):
         return None
@@ -219,7 +219,7 @@ def measure_new_rows(
 def not_finite(patient: Patient) -> list[str]:
     """Names of weights and moments that hold NaN or infinity."""
     names = [key for key, tensor in patient.weights.items() if not torch.isfinite(tensor).all()]
-    for optimizer in patient.content.get("optimizer") or []:
+    for optimizer in patient.optimizers:
         for number, state in optimizer["state"].items():
             names += [
                 f"{key} of parameter {number}"
@@ -282,8 +282,7 @@ def schedule_notes(patient: Patient, updates: int) -> list[str]:
         updates: how many its optimizer has made.
     """
     notes = []
-    optimizers = patient.content.get("optimizer") or []
-    rates = [group["lr"] for optimizer in optimizers for group in optimizer.get("param_groups", [])]
+    rates = [group["lr"] for optimizer in patient.optimizers for group in optimizer["param_groups"]]
     if rates and max(rates) < 1e-3 * float(patient.recorded.get("lr") or 0):
         notes.append(
             f"the learning rate is {max(rates):.3g}, and the run's is {patient.recorded['lr']:.3g}: the schedule is at "

@@ -12,13 +12,18 @@ from torch import Tensor
 from TTS.tts.layers.xtts.gpt import GPT
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, weights_of
+from xtts_extend.checkpoint.soundness import require_sound
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, DamagedError
 from xtts_extend.model.embedding import TOKEN_TENSORS
-from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
-from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
+from xtts_extend.model.migration import nearest_rows
+from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
 from xtts_extend.training.config import NewLanguageConfig, take_recorded
-from xtts_extend.training.vocabulary import CheckpointVocabulary, checkpoint_vocabulary
+from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE, CheckpointVocabulary, checkpoint_vocabulary
+
+#: Key of a repaired file: how many new rows were started again.
+REINITIALISED = "reinitialised_rows"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,13 @@ class Patient:
         return recorded if isinstance(recorded, Mapping) else {}
 
     @property
+    def optimizers(self) -> list[Mapping[str, Any]]:
+        """States of the optimizers, usually one; none in files without them."""
+        saved = self.content.get("optimizer")
+        found = saved if isinstance(saved, list) else [saved]
+        return [part for part in found if isinstance(part, Mapping) and part.keys() >= {"state", "param_groups"}]
+
+    @property
     def new_rows(self) -> Tensor:
         """(m,) rows of the checkpoint that belong to no token of the base, ids without a token left out."""
         known = set(self.rows.tolist())
@@ -102,16 +114,19 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     _, prefix = weights_of(content, Path(info.path))
     try:
         base_info = inspect_checkpoint(base)
+        base_file = Path(base_info.path)
+        require_sound(base_file)
     except DamagedError as error:
         # it is not the patient
         raise CheckpointError(str(error)) from error
-    base_file = Path(base_info.path)
     if _sizes(base_info) != _sizes(info):
         raise CheckpointError(
             f"{info.path} has {_sizes(info)} and {base_file} has {_sizes(base_info)}: it did not come from this base. "
             "Give the base that the run started from."
         )
     base_content, _ = load_checkpoint(base_file)
+    weights, base_weights = (xtts_weights(found.get("model", found)) for found in (content, base_content))
+    _require_same_architecture(weights, base_weights, info.path, base_file)
     beside = base_file.parent / "vocab.json"
     base_vocabulary = load_vocabulary(beside) if beside.is_file() else None
     config = content.get("config")
@@ -128,12 +143,13 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     else:
         pairs = [(row, row) for row in range(min(info.vocab_size, base_info.vocab_size))]
     rows, base_rows = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
+    _require_its_base(content.get("xtts_extend") or {}, weights, base_weights, rows, base_rows, info.path, base_file)
     return Patient(
         info,
         content,
         prefix,
-        xtts_weights(content.get("model", content)),
-        xtts_weights(base_content.get("model", base_content)),
+        weights,
+        base_weights,
         base_file,
         base_vocabulary,
         known,
@@ -142,6 +158,49 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
         rows,
         base_rows,
     )
+
+
+def _require_same_architecture(
+    weights: Mapping[str, Tensor], base: Mapping[str, Tensor], path: str, file: Path
+) -> None:
+    """The tensors of the GPT are the same but for the number of token rows, and the base's are finite."""
+
+    def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        gpt = {key.removeprefix("gpt."): tuple(tensor.shape) for key, tensor in state.items() if key.startswith("gpt.")}
+        return {name: shape[1:] if name in TOKEN_TENSORS else shape for name, shape in gpt.items()}
+
+    one, other = shapes(weights), shapes(base)
+    differ = sorted({name for name in {*one, *other, *TOKEN_TENSORS} if one.get(name) != other.get(name)})
+    if differ or not one.keys() >= set(TOKEN_TENSORS):
+        raise CheckpointError(
+            f"{path} and {file} differ in {len(differ)} tensors or their shapes ({first_of(differ) or 'text_head'}): "
+            "the one did not come from the other. Give the base that the run started from."
+        )
+    if broken := [key for key, tensor in base.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(f"The base {file} holds NaN or infinity ({first_of(broken)}). Use a sound one.")
+
+
+def _require_its_base(
+    record: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    base: Mapping[str, Tensor],
+    rows: Tensor,
+    base_rows: Tensor,
+    path: str,
+    file: Path,
+) -> None:
+    """A run of ours recorded the rows that it began with: they are this base's, or point in the same directions."""
+    began_with = record.get("base_rows", {}).get("digests")
+    count = min(record["base_rows"]["rows"], base["gpt.text_head.bias"].shape[0]) if began_with else 0
+    if not began_with or not len(rows) or row_digests(base, count) == began_with:
+        return
+    embedding = f"gpt.{TOKEN_TENSORS[0]}"
+    _, cosines = nearest_rows(weights[embedding][rows], base[embedding])
+    if float(cosines.mean()) < SAME_TOKEN_COSINE / 2:
+        raise CheckpointError(
+            f"The rows of {file} are not those that the run of {path} began with, nor anywhere near them: it did not "
+            "come from this base. Give the one that the run started from."
+        )
 
 
 def _sizes(info: CheckpointInfo) -> str:
@@ -157,8 +216,7 @@ def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
     Returns:
         None where the file holds no optimizer state, or one of other parameters.
     """
-    optimizers = patient.content.get("optimizer")
-    if not patient.info.has_optimizer or not optimizers:
+    if not patient.optimizers:
         return None
     config = NewLanguageConfig()
     config.optimizer_wd_only_on_weights = False
@@ -176,7 +234,7 @@ def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
     stand_in = type("StandIn", (), {"config": config, "xtts": type("Xtts", (), {"gpt": gpt})})
     optimizer = ExtendedGPTTrainer.get_optimizer(stand_in)
     names = {id(parameter): name for name, parameter in gpt.named_parameters()}
-    saved = optimizers[0]
+    saved = patient.optimizers[0]
     groups = [[names[id(part)] for part in group["params"]] for group in optimizer.param_groups]
     if [len(group) for group in groups] != [len(group["params"]) for group in saved["param_groups"]]:
         return None

@@ -18,7 +18,7 @@ from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.model.migration import Migration
 from xtts_extend.rescue.measure import measure_old_rows, misplaced_rows, not_finite, untrained_rows
-from xtts_extend.rescue.patient import Patient, moments_by_name, open_patient, row_moments
+from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient, row_moments
 from xtts_extend.text.vocabulary import first_of, load_vocabulary, romanized_spellings
 
 logger = logging.getLogger("trainer")
@@ -70,8 +70,8 @@ def repair(
     if misplaced := misplaced_rows(patient):
         raise CheckpointError(
             f"{len(misplaced)} rows of {patient.info.path} are those of other tokens than its vocabulary says: the "
-            "base's rows would replace the wrong ones. Continue it with --checkpoint-vocab (the vocabulary that it was "
-            "really trained with) and --on-vocab-change migrate first."
+            "base's rows would replace the wrong ones. Name the vocabulary that it was really trained with "
+            "(--checkpoint-vocab) and migrate it first; where the file records it, it was edited: use an earlier one."
         )
     moments = moments_by_name(patient)
     noise, never_moved = untrained_rows(patient, moments)
@@ -79,7 +79,9 @@ def repair(
     again = again if reinit_untrained else again[:0]
     weights, blended = _weights(patient, blend, again)
     zeroed = _zero_moments(patient, moments, torch.cat([patient.rows, again]), dry=plan)
-    content = {**patient.content, "model": weights} if "model" in patient.content else weights
+    content: dict[str, Any] = dict(weights)
+    if "model" in patient.content:
+        content = {**patient.content, "model": weights, REINITIALISED: len(again)}
     frozen = _freeze_from_here_on(patient, content, moments)
     if not plan:
         _write(patient, content, output)
