@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from trainer import Trainer, TrainerArgs
-from TTS.tts.layers.xtts.trainer import dataset
-from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
 
 import xtts_extend
 from xtts_extend.data.audio import load_audio
@@ -119,6 +117,10 @@ def stock_run(
             of the base's rows; otherwise random weights.
         rate: the learning rate.
     """
+    # on its first import it sets torch to one thread, unless it is imported by way of xtts_extend
+    from TTS.tts.layers.xtts.trainer import dataset
+    from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
+
     xtts_extend.enable()
     monkeypatch.setattr(dataset, "load_audio", load_audio)
     config = GPTTrainerConfig(
