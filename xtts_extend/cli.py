@@ -47,6 +47,28 @@ def _repair(args: argparse.Namespace) -> int:
     return 0
 
 
+def _make_replay(args: argparse.Namespace) -> int:
+    from xtts_extend.replay import make_replay
+
+    texts: dict[str, list[Path]] = {}
+    for given in args.text:
+        language, separator, file = given.partition("=")
+        if not (language and separator and file):
+            raise ConfigError(f"--text {given}: LANG=FILE was expected, for example --text en=english.txt.")
+        texts.setdefault(language, []).append(Path(file))
+    made = make_replay(
+        args.base_dir,
+        texts,
+        args.reference,
+        args.hours,
+        args.output,
+        conditioning_s=args.conditioning_s,
+        seed=args.seed,
+    )
+    _print(made, args.json)
+    return 0
+
+
 def _check_base(args: argparse.Namespace) -> int:
     from xtts_extend.training.base import check_base, to_dict
 
@@ -92,7 +114,7 @@ def _check_data(args: argparse.Namespace) -> int:
     from xtts_extend.data.manifest import read_manifests, write_manifest
     from xtts_extend.text.tokenizer import load_tokenizer, require_tag
     from xtts_extend.training.config import NewLanguageConfig
-    from xtts_extend.training.start import limits_of
+    from xtts_extend.training.samples import limits_of
 
     xtts_extend.enable()
     tokenizer = load_tokenizer(args.vocab)
@@ -113,7 +135,7 @@ def _check_data(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from xtts_extend.export import export
 
-    _print(export(args.checkpoint, args.output, args.base_dir), args.json)
+    _print(export(args.checkpoint, args.output, args.base_dir, keep_adapter=args.keep_adapter), args.json)
     return 0
 
 
@@ -219,10 +241,34 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--write-clean", type=Path, metavar="PATH", help="write a manifest of what is usable")
     added.add_argument("--cache", type=Path, help="keep what was read, by file size and time")
 
+    added = command("make-replay", _make_replay, "let a base model speak texts, so that training does not forget them")
+    added.add_argument("--base-dir", type=Path, required=True)
+    added.add_argument(
+        "--text", action="append", required=True, metavar="LANG=FILE", help="UTF-8, in a language of the base; repeat"
+    )
+    added.add_argument(
+        "--reference", type=Path, nargs="+", action="extend", required=True, help="recordings of voices, some 10 s each"
+    )
+    added.add_argument("--hours", type=float, required=True, help="of speech, of all languages together")
+    added.add_argument("--output", type=Path, required=True, help="a new folder, or one to go on with")
+    added.add_argument(
+        "--conditioning-s",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="seconds of a voice that an utterance is conditioned by; as in training [3 6]",
+    )
+    added.add_argument("--seed", type=int, default=0)
+
     added = command("export", _export, "turn a run into a folder that stock coqui-tts loads")
     added.add_argument("--checkpoint", type=Path, required=True, help="a training checkpoint or a run folder")
     added.add_argument("--output", type=Path, required=True)
     added.add_argument("--base-dir", type=Path, help="the base's folder, where it has moved")
+    added.add_argument(
+        "--keep-adapter",
+        action="store_true",
+        help="keep a run's adapter as a file that speak applies for its language alone, instead of merging it",
+    )
 
     added = command("speak", _speak, "speak text with a model folder")
     added.add_argument("--model", type=Path, required=True, help="a folder that export wrote")

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from TTS.tts.configs.xtts_config import XttsConfig
 
+from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, save_adapter
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
 from xtts_extend.files import atomic_folder, atomic_write
+from xtts_extend.model.adapter import merge
 from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import take_recorded
@@ -43,16 +45,23 @@ The licence of the base model holds for this model as well.
 """
 
 
-def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict[str, Any]:
+def export(
+    checkpoint: Path, output: Path, base_dir: Path | None = None, *, keep_adapter: bool = False
+) -> dict[str, Any]:
     """Write `model.pth`, `config.json`, `vocab.json`, `speakers_xtts.pth` (if the base has one) and a README.
+
+    What a run has learned in an adapter is merged into the weights, or kept as `adapter.safetensors`.
 
     Args:
         checkpoint: a training checkpoint, or a run folder (its newest sound checkpoint).
         output: a folder that does not exist yet, or is empty.
         base_dir: the base's folder, where it is not the recorded one any more.
+        keep_adapter: `model.pth` has the base's transformer, and `speak` applies the adapter for its language alone:
+            the old languages are exactly the base's.
 
     Returns:
-        What was exported: `checkpoint`, `step`, `language`, `base_rows`, `base_rows_checked`, `size_bytes`.
+        What was exported: `checkpoint`, `step`, `language`, `base_rows`, `base_rows_checked`, `size_bytes`, and
+        `adapter_bytes`, 0 where there is no file of an adapter.
 
     Raises:
         CheckpointError: no sound training checkpoint.
@@ -70,6 +79,9 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
     recorded = content["config"]
     record = content.get("xtts_extend", {})
     weights = xtts_weights(content["model"])
+    adapter = record.get("adapter", {}).get("tensors", {})
+    if keep_adapter and not adapter:
+        raise ConfigError(f"{path} has no adapter to keep: the run trained the transformer itself.")
     base = base_dir or Path(record.get("base_dir") or path.parent)
     rows_checked = _prove_base_rows(weights, record.get("base_rows", {}), base_dir)
 
@@ -88,9 +100,14 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
     config.model_args.gpt_number_text_tokens = vocabulary.size
     language = recorded.get("language") or "a fine-tuned language"
 
+    if not keep_adapter:
+        weights = merge(weights, adapter)
+
     with atomic_folder(output) as folder:
         with atomic_write(folder / "model.pth") as file:
             torch.save({"model": weights}, file)
+        if keep_adapter:
+            save_adapter(adapter, language, folder / ADAPTER_FILE)
         (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=4), encoding="utf-8")
         shutil.copyfile(vocab, folder / "vocab.json")
         if (base / "speakers_xtts.pth").is_file():
@@ -104,6 +121,7 @@ def export(checkpoint: Path, output: Path, base_dir: Path | None = None) -> dict
         "base_rows": record.get("base_rows", {}).get("rows"),
         "base_rows_checked": rows_checked,
         "size_bytes": (output / "model.pth").stat().st_size,
+        "adapter_bytes": (output / ADAPTER_FILE).stat().st_size if keep_adapter else 0,
     }
 
 

@@ -13,18 +13,22 @@ from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 import xtts_extend
+from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, load_adapter
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError
 from xtts_extend.files import atomic_path
+from xtts_extend.model.adapter import merge
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 from xtts_extend.training.config import read_json
 
 
-def load_model(folder: Path) -> Xtts:
+def load_model(folder: Path, language: str = "") -> Xtts:
     """A model folder as a stock `Xtts`, ready to speak every language whose tag its vocabulary holds.
+
+    Where the folder has an adapter, it is applied for `language` if that is its own; the others are the base's.
 
     `Xtts.load_checkpoint` is not called: it writes a published file again in place, and this file is not ours.
 
@@ -46,7 +50,11 @@ def load_model(folder: Path) -> Xtts:
     model.tokenizer = load_tokenizer(folder / "vocab.json")
     model.init_models()
     try:
-        model.load_state_dict(xtts_weights(content.get("model", content)))
+        weights = xtts_weights(content.get("model", content))
+        if (folder / ADAPTER_FILE).is_file():
+            adapter, learned = load_adapter(folder / ADAPTER_FILE)
+            weights = merge(weights, adapter) if language == learned else weights
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder / 'model.pth'} does not fit its config.json and vocab.json: {error}") from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -89,7 +97,7 @@ def speak_to_file(
         raise ConfigError(f"{output} is no name for a wav file. Give an --output that ends in .wav.")
     if any(reference.exists() and output.exists() and output.samefile(reference) for reference in references):
         raise ConfigError(f"{output} is the recording of the voice, which stays as it is. Give another --output.")
-    model = load_model(folder)
+    model = load_model(folder, language)
     require_tag(model.tokenizer, language)
     voice = make_voice(model, [load_audio(reference, REFERENCE_RATE) for reference in references])
     if seed is not None:

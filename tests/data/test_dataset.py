@@ -75,6 +75,11 @@ def make_stock(stock: ModuleType, samples, tokenizer, use_masking: bool) -> Any:
     return stock.XTTSDataset(config, list(samples), tokenizer, SAMPLE_RATE, is_eval=True)
 
 
+#: What items and batches have beside stock's, and what they hold where nothing is encoded and nothing replayed.
+ITEM = {"replay": False, "codes": None, "distribution": None}
+BATCH = {"replay", "is_encoded", "codes", "has_distribution", "top_ids", "top_log_probs"}
+
+
 def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert set(ours) == set(theirs)
     for key, value in theirs.items():
@@ -100,10 +105,13 @@ def test_items_and_batches_are_those_of_stock(stock, samples, tokenizer, use_mas
     assert len(ours) == len(theirs) == 6
     items = [ours[i] for i in range(6)]
     for i, item in enumerate(items):
-        assert_same({key: value for key, value in item.items() if key != "sample"}, theirs[i])
-        assert item["sample"] == f"{i}.wav"
+        assert_same({key: value for key, value in item.items() if key not in {"sample", *ITEM}}, theirs[i])
+        assert {key: item[key] for key in ("sample", *ITEM)} == {"sample": f"{i}.wav", **ITEM}
     batch = ours.collate_fn(items)
     assert batch.pop("samples") == [f"{i}.wav" for i in range(6)]
+    own = {key: batch.pop(key) for key in BATCH}
+    assert (own["codes"], own["top_ids"], own["top_log_probs"]) == (None, None, None)
+    assert not (own["replay"] | own["is_encoded"] | own["has_distribution"]).any()
     assert_same(batch, theirs.collate_fn([theirs[i] for i in range(6)]))
     assert (batch["cond_lens"] is None, batch["cond_idxs"] is None) == (use_masking, not use_masking)
 
@@ -124,6 +132,7 @@ def test_human_speech_is_that_of_stock(stock, tokenizer, shared_data: Path) -> N
     for i, name in enumerate(names):
         item = ours[i]
         assert item.pop("sample") == name
+        assert {key: item.pop(key) for key in ITEM} == ITEM
         assert_same(item, theirs[i])
 
 

@@ -141,3 +141,60 @@ def test_other_bad_input() -> None:
         EpochBatchSampler(make_samples(en=[1.0]), 0, 1)
     with pytest.raises(DataError, match=r"samples in am last 0\.0 s"):
         EpochBatchSampler(make_samples(en=[1.0], am=[0.0]), 1, 1, {"am": 1, "en": 1})
+
+
+def with_replay(own: int, **old: int):
+    """So many samples of the new language, and of old ones by their code."""
+    new = [{"language": "am", "duration_s": 1.0} for _ in range(own)]
+    return new + [
+        {"language": code, "duration_s": 1.0, "replay": True} for code, count in old.items() for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25, 1 / 3, 0.5, 0.8])
+def test_replay_has_its_share_evenly_and_own_samples_come_once(share) -> None:
+    samples = with_replay(60, en=7, fr=30)
+    sampler = EpochBatchSampler(samples, 6, seed=1, replay_share=share)
+    order = [index for batch in sampler for index in batch]
+    replayed = [index >= 60 for index in order]
+    assert sorted(index for index in order if index < 60) == list(range(60))
+    assert sum(replayed) == round(60 * share / (1 - share))
+    for batch in list(sampler)[:-1]:
+        assert abs(sum(index >= 60 for index in batch) - 6 * share) <= 1
+
+
+def test_replay_takes_turns_and_goes_on_from_epoch_to_epoch() -> None:
+    samples = with_replay(20, en=3, fr=8)
+    sampler = EpochBatchSampler(samples, 4, seed=5, replay_share=0.5)
+    found: list[int] = []
+    for epoch in range(6):
+        sampler.set_position(epoch)
+        old = [index for batch in sampler for index in batch if index >= 20]
+        languages = Counter(samples[index]["language"] for index in old)
+        assert languages == {"en": 10, "fr": 10}
+        found += old
+    counts = Counter(found)
+    # 60 of each language: English 20 times over, French seven times and a half
+    assert {counts[index] for index in range(20, 23)} == {20}
+    assert {counts[index] for index in range(23, 31)} == {7, 8}
+
+
+def test_replay_begins_in_the_middle_and_is_shared_by_processes() -> None:
+    samples = with_replay(21, en=5)
+    whole = EpochBatchSampler(samples, 6, seed=2, replay_share=0.3)
+    whole.set_position(3)
+    batches = list(whole)
+    for rank in range(2):
+        part = EpochBatchSampler(samples, 6, seed=2, replay_share=0.3, rank=rank, ranks=2)
+        part.set_position(3, 2)
+        assert list(part) == [batch[: -(-len(batch) // 2)] if rank == 0 else batch[-(-len(batch) // 2) :]
+                              for batch in batches[2:]]  # fmt: skip
+
+
+def test_replay_that_makes_no_sense() -> None:
+    with pytest.raises(DataError, match="no samples of old languages"):
+        EpochBatchSampler(with_replay(10), 4, seed=1, replay_share=0.5)
+    with pytest.raises(DataError, match="no samples to draw"):
+        EpochBatchSampler(with_replay(0, en=4), 4, seed=1, replay_share=0.5)
+    with pytest.raises(ConfigError, match="less than 1"):
+        EpochBatchSampler(with_replay(10, en=4), 4, seed=1, replay_share=1.0)

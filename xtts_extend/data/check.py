@@ -153,20 +153,31 @@ def check_samples(
             tokenizer.encode("a", language)
         except (ImportError, NotImplementedError) as error:
             raise LanguageError(f"texts in {language!r} cannot be cleaned: {error}; install what is missing") from error
-    recordings = _read_recordings([sample["audio_file"] for sample in samples], cache, progress)
+    recordings = _read_recordings(
+        [sample["audio_file"] for sample in samples if "encoded" not in sample], cache, progress
+    )
 
     usable: list[Sample] = []
+    recorded: list[Sample] = []
     used: list[Recording] = []
     problems: dict[str, list[dict[str, Any]]] = {kind: [] for kind in PROBLEMS}
     for sample in with_progress(samples, len(samples), "texts", progress):
-        recording = recordings[sample["audio_file"]]
         tokens, text_problem = _read_text(sample, tokenizer, limits)
-        found = _audio_problems(sample, recording, limits) | text_problem
+        if "encoded" in sample:
+            # its recording was read when it was encoded
+            found = _length_problems(sample["wav_length"], limits) | text_problem
+            recording = None
+        else:
+            recording = recordings[sample["audio_file"]]
+            found = _audio_problems(sample, recording, limits) | text_problem
         for kind, detail in found.items():
             problems[kind].append(_entry(sample, **detail))
-        if not found and isinstance(recording, Recording):
-            duration_s = recording.frames / recording.sample_rate
-            usable.append(sample | {"duration_s": duration_s, "text_tokens": tokens})
+        if found:
+            continue
+        usable.append(sample | {"text_tokens": tokens})
+        if isinstance(recording, Recording):
+            usable[-1]["duration_s"] = recording.frames / recording.sample_rate
+            recorded.append(usable[-1])
             used.append(recording)
     seconds: dict[str, float] = defaultdict(float)
     for sample in usable:
@@ -175,7 +186,7 @@ def check_samples(
         total=len(samples),
         usable=usable,
         problems={kind: entries for kind, entries in problems.items() if entries},
-        warnings=_warnings(usable, used, limits),
+        warnings=_warnings(recorded, used, limits),
         hours={language: seconds[language] / 3600 for language in sorted(seconds)},
     )
 
@@ -191,19 +202,24 @@ def _audio_problems(sample: Sample, recording: Recording | str | None, limits: D
         return {"missing": {"detail": f"no file {sample['audio_file']!r}"}}
     if isinstance(recording, str):
         return {"unreadable": {"detail": recording}}
-    found = {}
     # As long as the resampler makes it, rounded up.
-    length = -(-recording.frames * limits.sample_rate // recording.sample_rate)
+    found = _length_problems(-(-recording.frames * limits.sample_rate // recording.sample_rate), limits)
+    if not recording.finite:
+        found["not_finite"] = {"detail": PROBLEMS["not_finite"]}
+    elif recording.frames and recording.level < SILENCE_LEVEL:
+        found["silent"] = {"detail": f"its samples vary by ±{recording.level:.6f} of full scale"}
+    return found
+
+
+def _length_problems(length: int, limits: DataLimits) -> dict[str, dict[str, Any]]:
+    """Kinds and details of what is wrong with a length in samples."""
+    found = {}
     duration = f"{length / limits.sample_rate:.2f} s"
     if length < MIN_DURATION_S * limits.sample_rate:
         found["too_short"] = {"detail": duration}
     if length > limits.max_wav_length:
         longest = f"{limits.max_wav_length / limits.sample_rate:.2f} s"
         found["too_long_audio"] = {"detail": f"{duration}; the model takes {longest}"}
-    if not recording.finite:
-        found["not_finite"] = {"detail": PROBLEMS["not_finite"]}
-    elif recording.frames and recording.level < SILENCE_LEVEL:
-        found["silent"] = {"detail": f"its samples vary by ±{recording.level:.6f} of full scale"}
     return found
 
 

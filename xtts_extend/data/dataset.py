@@ -13,10 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.data.audio import load_audio
+from xtts_extend.data.encoded import Encoded
 from xtts_extend.data.manifest import Sample
 from xtts_extend.errors import ConfigError, DataError
 
@@ -88,35 +90,47 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         """Read one utterance.
 
         Returns:
-            text (int32 [tokens]), text_lengths (int64), wav (float32 [1, samples]), wav_lengths (int64), filenames,
-            conditioning (float32 [1, 1, max_conditioning_length]), cond_lens (int64, or NaN [1]), cond_idxs (int64
-            [2], or NaN [1]), and sample, the recording's name as the manifest has it.
+            text (int32 [tokens]), text_lengths (int64), wav (float32 [1, samples], or None), wav_lengths (int64),
+            filenames, conditioning (float32 [1, 1, max_conditioning_length]), cond_lens (int64, or NaN [1]), cond_idxs
+            (int64 [2], or NaN [1]), sample, the recording's name as the manifest has it, replay, whether it is of an
+            old language and to be kept, and where the utterance is encoded, codes (int64 [codes]) and distribution
+            (see `Encoded`), else None.
 
         Raises:
             DataError: The recording or the text cannot be used (any more); the message names it.
         """
         index = range(len(self.samples))[index]
         sample = self.samples[index]
-        wav = load_audio(sample["audio_file"], self.sample_rate)
-        if wav.shape[-1] < MIN_DURATION_S * self.sample_rate:
+        encoded: Encoded | None = sample.get("encoded")
+        recording = load_audio(sample["audio_file"], self.sample_rate)
+        wav = recording if encoded is None else None
+        wav_length = recording.shape[-1] if encoded is None else sample["wav_length"]
+        if wav_length < MIN_DURATION_S * self.sample_rate:
             raise DataError(f"{sample['audio_file']} is shorter than {MIN_DURATION_S} s; run check-data again")
-        reference = wav
-        if not self.use_masking and sample.get("reference_path") is not None:
-            reference = load_audio(sample["reference_path"], self.sample_rate)
-        conditioning, start, end = self._conditioning_slice(reference, index)
+        if "conditioning_slice" in sample:
+            # of another recording: nothing of the utterance itself is given away, and nothing is masked
+            conditioning, start, end = self._given_slice(recording, sample), 0, 0
+        else:
+            reference = recording
+            if not self.use_masking and sample.get("reference_path") is not None:
+                reference = load_audio(sample["reference_path"], self.sample_rate)
+            conditioning, start, end = self._conditioning_slice(reference, index)
         text = self._encode(sample)
         no_value = torch.tensor([torch.nan])
         return {
             "text": text,
             "text_lengths": torch.tensor(len(text), dtype=torch.long),
             "wav": wav,
-            "wav_lengths": torch.tensor(wav.shape[-1], dtype=torch.long),
+            "wav_lengths": torch.tensor(wav_length, dtype=torch.long),
             "filenames": sample["audio_file"],
             "conditioning": conditioning.unsqueeze(1),
             # Stock gives the padded length here, which is the same for all.
             "cond_lens": no_value if self.use_masking else torch.tensor(conditioning.shape[-1], dtype=torch.long),
             "cond_idxs": torch.tensor([start, end]) if self.use_masking else no_value,
             "sample": sample["manifest_audio_file"],
+            "replay": sample.get("replay", False),
+            "codes": encoded.codes() if encoded else None,
+            "distribution": encoded.distribution() if encoded else None,
         }
 
     def _encode(self, sample: Sample) -> Tensor:
@@ -126,6 +140,17 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
             if forbidden in ids:
                 raise DataError(f"the text of {sample['audio_file']} holds {name}: {sample['text']!r}; run check-data")
         return torch.tensor(ids, dtype=torch.int32)
+
+    def _given_slice(self, audio: Tensor, sample: Sample) -> Tensor:
+        """The sample's own slice of audio [1, samples], padded to [1, max_conditioning_length]."""
+        start, end = sample["conditioning_slice"]
+        if end > audio.shape[-1] or end - start > self.max_conditioning_length:
+            raise DataError(
+                f"{sample['manifest']}: {sample['manifest_audio_file']} is conditioned by the samples {start} to {end} "
+                f"of {sample['audio_file']}, which has {audio.shape[-1]}, and the longest slice is "
+                f"{self.max_conditioning_length}. Make the set again for this configuration."
+            )
+        return F.pad(audio[:, start:end], (0, self.max_conditioning_length - (end - start)))
 
     def _conditioning_slice(self, audio: Tensor, index: int) -> tuple[Tensor, int, int]:
         """A slice of audio [1, samples], padded to [1, max_conditioning_length], with its start and end."""
@@ -145,9 +170,11 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         """Make a batch of items, as stock does.
 
         Returns:
-            The items' keys, with wav [batch, 1, samples], conditioning [batch, 1, 1, samples], cond_lens [batch] and
-            cond_idxs [batch, 2] stacked (or None), `text`, `filenames` and `samples` as lists, and padded_text (int32
-            [batch, tokens]). Padding is zero.
+            The items' keys, with conditioning [batch, 1, 1, samples], cond_lens [batch] and cond_idxs [batch, 2]
+            stacked (or None), `text`, `filenames` and `samples` as lists, padded_text (int32 [batch, tokens]), replay
+            (bool [batch]); wav [recordings, 1, samples] of the samples that are not encoded, or None, codes (int64
+            [encoded, codes]) and is_encoded (bool [batch]) of the others; has_distribution (bool [batch]), top_ids and
+            top_log_probs ([with distribution, codes + 1, TOP_K]). Padding is zero.
         """
         batch: dict[str, Any] = {key: [item[key] for item in items] for key in items[0]}
         batch["samples"] = batch.pop("sample")
@@ -156,8 +183,20 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         for key in ("cond_lens", "cond_idxs"):
             if batch[key].isnan().any():
                 batch[key] = None
-        wavs: list[Tensor] = batch["wav"]
-        longest = max(wav.shape[-1] for wav in wavs)
-        batch["wav"] = torch.stack([F.pad(wav, (0, longest - wav.shape[-1])) for wav in wavs])
-        batch["padded_text"] = torch.nn.utils.rnn.pad_sequence(batch["text"], batch_first=True)
+        wavs = [wav for wav in batch["wav"] if wav is not None]
+        longest = max((wav.shape[-1] for wav in wavs), default=0)
+        batch["wav"] = torch.stack([F.pad(wav, (0, longest - wav.shape[-1])) for wav in wavs]) if wavs else None
+        batch["padded_text"] = pad_sequence(batch["text"], batch_first=True)
+        batch["replay"] = torch.tensor(batch["replay"])
+        batch["is_encoded"] = torch.tensor([codes is not None for codes in batch["codes"]])
+        batch["codes"] = _padded([codes for codes in batch["codes"] if codes is not None])
+        distributions = batch.pop("distribution")
+        batch["has_distribution"] = torch.tensor([distribution is not None for distribution in distributions])
+        known = [distribution for distribution in distributions if distribution is not None]
+        batch["top_ids"] = _padded([ids for ids, _ in known])
+        batch["top_log_probs"] = _padded([log_probs for _, log_probs in known])
         return batch
+
+
+def _padded(sequences: list[Tensor]) -> Tensor | None:
+    return pad_sequence(sequences, batch_first=True) if sequences else None

@@ -20,6 +20,10 @@ class EpochBatchSampler(Sampler[list[int]]):
     them. With `language_weights`, the languages' shares of an epoch's hours follow the weights: a language that has too
     little is repeated, in whole passes and a draw without replacement for the rest, and no sample is left out. The
     shares are exact but for rounding to a whole utterance, and but for which utterances the draw hits.
+
+    Samples marked `replay` are of old languages, which are to be kept: they do not make an epoch, they come between the
+    others, evenly, so many that they are `replay_share` of all. Their languages take turns, each in permutations of its
+    own that go on from epoch to epoch.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         language_weights: Mapping[str, float] | None = None,
         rank: int = 0,
         ranks: int = 1,
+        replay_share: float = 0.0,
     ) -> None:
         """Plan the epochs.
 
@@ -37,16 +42,19 @@ class EpochBatchSampler(Sampler[list[int]]):
             samples: With `language`, and with `duration_s` where weights are given.
             batch_size: Samples per batch, of all processes together.
             seed: Of the permutations.
-            language_weights: Positive shares of the audio hours, for exactly the languages of the samples; they need
-                not sum to 1.
+            language_weights: Positive shares of the audio hours, for exactly the languages of the samples that are no
+                replay; they need not sum to 1.
             rank, ranks: This process, of how many: the iteration gives its share of each batch.
+            replay_share: Share of the samples that are replay, from 0 up to, but not, 1.
 
         Raises:
             ConfigError: The batch size is not positive, or the weights do not fit the languages.
-            DataError: There are no samples.
+            DataError: There are no samples, or there is replay to do and nothing to replay.
         """
-        if not samples:
+        if not any(not sample.get("replay") for sample in samples):
             raise DataError("no samples to draw batches from")
+        if not 0 <= replay_share < 1:
+            raise ConfigError(f"replay share {replay_share}; expected at least 0 and less than 1")
         if batch_size < 1:
             raise ConfigError(f"batch size {batch_size}; expected 1 or more")
         self.batch_size = batch_size
@@ -55,8 +63,9 @@ class EpochBatchSampler(Sampler[list[int]]):
         self._start = (0, 0)
         self._order: list[int] = []
         indices: dict[str, list[int]] = defaultdict(list)
+        replay: dict[str, list[int]] = defaultdict(list)
         for index, sample in enumerate(samples):
-            indices[sample["language"]].append(index)
+            (replay if sample.get("replay") else indices)[sample["language"]].append(index)
         repeats = dict.fromkeys(indices, 1.0)
         if language_weights is not None:
             seconds = {language: sum(samples[i]["duration_s"] for i in indices[language]) for language in indices}
@@ -67,7 +76,12 @@ class EpochBatchSampler(Sampler[list[int]]):
             whole = math.floor(repeats[language])
             extra = round((repeats[language] - whole) * len(indices[language]))
             self._parts.append((indices[language], whole, extra))
-        self.samples_in_epoch = sum(len(part) * whole + extra for part, whole, extra in self._parts)
+        own = sum(len(part) * whole + extra for part, whole, extra in self._parts)
+        self._replay = [replay[language] for language in sorted(replay)]
+        self._replayed = round(own * replay_share / (1 - replay_share))
+        if self._replayed and not self._replay:
+            raise DataError(f"a share of {replay_share:g} is to be replay, and there are no samples of old languages")
+        self.samples_in_epoch = own + self._replayed
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
         """Make the next iterations begin at a batch (counted from 0) of an epoch.
@@ -110,7 +124,32 @@ class EpochBatchSampler(Sampler[list[int]]):
         for part, whole, extra in self._parts:
             order += part * whole + generator.sample(part, extra)
         generator.shuffle(order)
-        return order
+        if not self._replayed:
+            return order
+        total, replayed = self.samples_in_epoch, self._replayed
+        replay, own = iter(self._epoch_replay(epoch)), iter(order)
+        # evenly: after any number of places, the share of replay among them is right to within one sample
+        mixed = [
+            next(replay if (place + 1) * replayed // total > place * replayed // total else own)
+            for place in range(total)
+        ]
+        # no fixed place in the batch: coqui treats a batch's last sample unlike the others
+        batches = [mixed[start : start + self.batch_size] for start in range(0, total, self.batch_size)]
+        return [index for batch in batches for index in generator.sample(batch, len(batch))]
+
+    def _epoch_replay(self, epoch: int) -> list[int]:
+        """Old samples of an epoch: of the endless sequence of all epochs, the part that is its own."""
+        found = []
+        permutations: dict[tuple[int, int], list[int]] = {}
+        for place in range(epoch * self._replayed, (epoch + 1) * self._replayed):
+            turn, language = divmod(place, len(self._replay))
+            part = self._replay[language]
+            cycle, number = divmod(turn, len(part))
+            if (language, cycle) not in permutations:
+                generator = random.Random(f"replay {self.seed} {language} {cycle}")
+                permutations[language, cycle] = generator.sample(part, len(part))
+            found.append(permutations[language, cycle][number])
+        return found
 
 
 def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:

@@ -30,7 +30,8 @@ from xtts_extend.model.voice import Voice, make_voice
 from xtts_extend.speaking import load_model
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 from xtts_extend.training.base import FILES, make_dvae
-from xtts_extend.training.start import build_config, build_model, classify_path, load_base, load_samples
+from xtts_extend.training.samples import load_samples
+from xtts_extend.training.start import build_config, build_model, classify_path, load_base
 from xtts_extend.training.trainer import ResumableTrainer
 
 logger = logging.getLogger("trainer")
@@ -219,11 +220,11 @@ def _train_gpt(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
     xtts_extend.enable()
     start = classify_path(given)
     config = build_config(given, overrides, start)
-    train_samples, _ = load_samples(config)
+    samples = load_samples(config)
     model = build_model(config)
     load_base(model, config, start)
     trainer = ResumableTrainer(
-        TrainerArgs(grad_accum_steps=config.grad_accum_steps), config, model=model, train_samples=train_samples
+        TrainerArgs(grad_accum_steps=config.grad_accum_steps), config, model=model, train_samples=samples.train
     )
     trainer.fit()
     _save({"model": xtts_weights(model.state_dict())}, base / "model.pth")

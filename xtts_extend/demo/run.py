@@ -41,7 +41,7 @@ from xtts_extend.text.tokenizer import load_tokenizer
 from xtts_extend.training.base import make_dvae
 from xtts_extend.training.config import NewLanguageConfig
 from xtts_extend.training.metrics import read_metrics
-from xtts_extend.training.start import limits_of
+from xtts_extend.training.samples import limits_of
 
 LANGUAGE = "am"
 SENTENCE = "ሰላም ለዓለም።"

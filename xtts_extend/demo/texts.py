@@ -1,6 +1,7 @@
 """Short sentences for the demo's speech: a few word lists and patterns of our own, combined by chance.
 
-English and Spanish are what the mini base model knows, Amharic is what the demo teaches it. A sentence is one clause or
+English and Spanish are what the mini base model knows, Amharic is what the demo teaches it; Swahili, a new language in
+an old script, is for benchmarks. A sentence is one clause or
 two, of five to eighteen words, that is two to eight seconds of speech.
 """
 
@@ -141,11 +142,53 @@ AMHARIC = Grammar(
     },
 )
 
-GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC}
+SWAHILI = Grammar(
+    patterns=(
+        "{time} {subject} {action} {place}.",
+        "{subject} {action} {place}, {tail}.",
+        "{time} {subject} {action}, {tail}.",
+        "Je, {subject} {action} {time}?",
+        "{subject} {action}.",
+    ),
+    slots={
+        "subject": (
+            *("mkulima mzee", "dada yangu mdogo", "daktari mmoja", "jirani yetu", "mbwa wa njano", "mjomba wake"),
+            *("mwalimu wa kijiji", "baharia aliyechoka", "mtoto wa mwokaji", "bibi yangu", "mwanafunzi mpya"),
+            *("mama kutoka bondeni", "dereva wa basi", "binamu yake Juma", "hakimu", "kijana mrefu"),
+        ),
+        "action": (
+            *("alipata ufunguo wa fedha", "alinunua mikate mitatu", "aliandika barua ndefu", "alitengeneza kiti"),
+            *("aliuza kondoo watano weupe", "alipaka mlango rangi", "alisikiliza redio", "alipika samaki na wali"),
+            *("alihesabu nyota", "alikunywa kikombe cha kahawa", "alisimulia hadithi ya ajabu", "alipanda miti"),
+            *("alipoteza viatu vyake", "alitazama mashua", "alifungua madirisha yote", "alipiga ngoma"),
+            *("alingoja treni ya jioni", "alibeba sanduku zito", "alipima shamba", "alisahau jibu"),
+        ),
+        "place": (
+            *("karibu na mto", "nyuma ya msikiti", "sokoni", "chini ya daraja", "jikoni", "juu ya kilima"),
+            *("kando ya ziwa", "mbele ya shule", "ng'ambo ya barabara", "pwani ya bahari", "katika kijiji kidogo"),
+            *("ukingoni mwa msitu", "ndani ya jumba la makumbusho", "kati ya nyumba mbili"),
+        ),
+        "time": (
+            *("jana", "leo asubuhi", "baada ya dhoruba", "mwaka jana", "siku ya Alhamisi", "kabla ya chakula"),
+            *("usiku sana", "wakati wa kiangazi", "kila mwaka mwezi wa nane", "sasa hivi", "saa moja iliyopita"),
+        ),
+        "tail": (
+            *(
+                "kwa sababu hali ya hewa ilikuwa nzuri",
+                "na hakuna mtu aliyesema neno",
+                "lakini wengine walikuwa wameondoka",
+            ),
+            *("kwa hiyo tulienda nyumbani", "watoto walipokuwa wamelala", "ingawa ilikuwa tumechelewa"),
+            *("kisha mvua ikaanza kunyesha", "kwa mara ya kwanza", "kama tulivyotarajia"),
+        ),
+    },
+)
+
+GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC, "sw": SWAHILI}
 
 
 def sentences(language: str, count: int, seed: int = 0) -> list[str]:
-    """`count` different sentences of `language` ("en", "es" or "am"), the same ones for the same seed.
+    """`count` different sentences of `language` ("en", "es", "am" or "sw"), the same ones for the same seed.
 
     Raises:
         LanguageError: there are no word lists for the language.

@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torchaudio
 from torch import Tensor
+from trainer.trainer_utils import get_optimizer
 
 from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.model.adapter import add_adapter, is_adapter, plain_name
+from xtts_extend.model.anchor import Anchor
+from xtts_extend.model.distillation import Teacher, divergence
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
+from xtts_extend.model.learning_rates import configured_groups
 
 # coqui's XTTS dataset module, which this import runs, sets torch to one thread for the whole process
 _threads = torch.get_num_threads()
@@ -93,6 +99,23 @@ class ExtendedGPTTrainer(GPTTrainer):
         self.base_rows = self.vocab_size
         self.base_digests: dict[str, str] = {}
         self.rows_frozen = False
+        self.adapter_rank = 0
+        self.anchor: Anchor | None = None
+        self.distill_weight = 0.0
+        #: The weights are those that the run started from, although it is a resume; until `restore_state`.
+        self.holds_base = False
+        self._teacher: Teacher | None = None
+
+    @property
+    def teacher(self) -> Teacher:
+        """The base as it was; `take_teacher` makes it."""
+        if self._teacher is None:
+            raise ConfigError("There is no base to compare replayed samples with. Call take_teacher().")
+        return self._teacher
+
+    def take_teacher(self) -> None:
+        """Keep the present weights, which are the base's, as what replayed samples are compared with."""
+        self._teacher = Teacher(self.xtts.gpt)
 
     @property
     def vocab_size(self) -> int:
@@ -126,23 +149,53 @@ class ExtendedGPTTrainer(GPTTrainer):
         gpt.text_head = FrozenRowsLinear(gpt.text_head, self.base_rows)
         self.rows_frozen = True
 
+    def add_adapter(self, rank: int) -> None:
+        """Train adapters of a rank and the rows of new tokens instead of the transformer; nothing to do a second time.
+
+        The optimizer has to be made after this.
+        """
+        if not self.adapter_rank:
+            add_adapter(self.xtts.gpt, rank)
+            self.adapter_rank = rank
+
+    def get_optimizer(self) -> torch.optim.Optimizer:
+        """coqui's optimizer and groups, with the rates of `learning_rates`."""
+        config = self.config
+        groups = configured_groups(self.xtts.gpt, config)
+        return get_optimizer(config.optimizer, config.optimizer_params, config.lr, parameters=groups)
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The state dict under the names that it has without adapters, and without them."""
+        return {plain_name(key): tensor for key, tensor in self.state_dict().items() if not is_adapter(key)}
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The adapters' tensors under the names of `Xtts`; empty without adapters."""
+        return {key: tensor for key, tensor in self.xtts.state_dict().items() if is_adapter(key)}
+
     def checkpoint_state(self) -> dict[str, Tensor]:
         """The stock state dict without what never trains and is not needed to load the model elsewhere."""
-        return {key: tensor for key, tensor in self.state_dict().items() if not key.startswith(_NEVER_TRAINED)}
+        return {key: tensor for key, tensor in self.plain_state().items() if not key.startswith(_NEVER_TRAINED)}
 
-    def restore_state(self, state: Mapping[str, Tensor]) -> None:
+    def restore_state(self, state: Mapping[str, Tensor], adapter: Mapping[str, Tensor] | None = None) -> None:
         """Load a training checkpoint's model, ours or the stock Trainer's, and check that every tensor arrived.
+
+        Args:
+            state: of the model, under plain names.
+            adapter: of the adapters, if the run has any.
 
         Raises:
             CheckpointError: a tensor is missing, left over, or of another shape; each is named.
         """
-        own = self.state_dict()
+        own = self.plain_state() | {f"xtts.{key}": tensor for key, tensor in self.adapter_state().items()}
+        given = {**state, **{f"xtts.{key}": tensor for key, tensor in (adapter or {}).items()}}
         # ours does not hold them; the stock Trainer's does
-        absent = {key: tensor for key, tensor in own.items() if key.startswith(_NEVER_TRAINED) and key not in state}
-        self._require_same_tensors(own, {**absent, **state}, "checkpoint")
-        self.load_state_dict({**absent, **state})
-        arrived = self.state_dict()
-        wrong = [key for key, tensor in state.items() if not torch.equal(arrived[key].cpu(), tensor)]
+        absent = {key: tensor for key, tensor in own.items() if key.startswith(_NEVER_TRAINED) and key not in given}
+        self._require_same_tensors(own, {**absent, **given}, "checkpoint")
+        everything = {**absent, **given}
+        self.load_state_dict({key: everything[plain_name(key)] for key in self.state_dict()})
+        self.holds_base = False
+        arrived = {plain_name(key): tensor for key, tensor in self.state_dict().items()}
+        wrong = [key for key, tensor in given.items() if not torch.equal(arrived[key].cpu(), tensor)]
         if wrong:
             raise CheckpointError(
                 f"{len(wrong)} tensors differ from the checkpoint's after loading: {', '.join(wrong[:10])}. "
@@ -167,16 +220,102 @@ class ExtendedGPTTrainer(GPTTrainer):
                 + "\nTake the config.json and the vocab.json that belong to these weights."
             )
 
+    ####################
+    # BATCHES AND LOSSES
+    ####################
+
+    @torch.no_grad()
+    def format_batch_on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Spectrograms of the conditioning, and codes of what is not encoded yet, on the device.
+
+        As coqui's, which encodes every sample. Adds `cond_mels` (batch, 1, 80, frames), `audio_codes` (batch, codes)
+        and `text_inputs`; removes `padded_text`, `wav`, `codes` and `conditioning`.
+        """
+        batch["text_inputs"] = batch.pop("padded_text")
+        conditioning = batch.pop("conditioning")
+        batch["cond_mels"] = self.torch_mel_spectrogram_style_encoder(conditioning.flatten(0, 1)).unsqueeze(1)
+        wav, codes, is_encoded = batch.pop("wav"), batch.pop("codes"), batch["is_encoded"]
+        parts = [(~is_encoded, self._dvae_codes(wav))] if wav is not None else []
+        parts += [(is_encoded, codes)] if codes is not None else []
+        longest = max(part.shape[-1] for _, part in parts)
+        batch["audio_codes"] = torch.zeros(len(is_encoded), longest, dtype=torch.long, device=is_encoded.device)
+        for rows, part in parts:
+            batch["audio_codes"][rows, : part.shape[-1]] = part
+        return batch
+
+    def _dvae_codes(self, wav: Tensor) -> Tensor:
+        """wav (recordings, 1, samples) → codes (recordings, codes), with coqui's resampling."""
+        audio = self.config.audio
+        if audio.sample_rate != audio.dvae_sample_rate:
+            wav = torchaudio.functional.resample(
+                wav,
+                orig_freq=audio.sample_rate,
+                new_freq=audio.dvae_sample_rate,
+                lowpass_filter_width=64,
+                rolloff=0.9475937167399596,
+                resampling_method="kaiser_window",
+                beta=14.769656459379492,
+            )
+        codes: Tensor = self.dvae.get_codebook_indices(self.torch_mel_spectrogram_dvae(wav))
+        return codes
+
+    def train_step(
+        self, batch: dict[str, Any], criterion: Any, optimizer_idx: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """coqui's losses, and in training the divergence from the base on replayed samples.
+
+        Returns:
+            `loss_text_ce` and `loss_mel_ce` with their weights, in training `loss_distill` with its, and `loss`, their
+            sum. The divergence is summed over the replayed codes and divided by all audio targets of the batch, as the
+            cross entropy is.
+        """
+        names = ("text_inputs", "text_lengths", "audio_codes", "wav_lengths", "cond_mels", "cond_idxs", "cond_lens")
+        weight = self.distill_weight if self.xtts.gpt.training else 0.0
+        targets = target_counts(batch, self.xtts.gpt)[1] if weight else 0.0
+        loss_text, loss_mel, logits = self.forward(*(batch[name] for name in names))
+        losses = {
+            "loss_text_ce": loss_text * self.args.gpt_loss_text_ce_weight,
+            "loss_mel_ce": loss_mel * self.args.gpt_loss_mel_ce_weight,
+        }
+        if weight:
+            losses["loss_distill"] = self._divergence(batch, logits) * weight / targets
+        losses["loss"] = torch.stack(list(losses.values())).sum()
+        return {"model_outputs": None}, losses
+
+    def _divergence(self, batch: Mapping[str, Any], logits: Tensor) -> Tensor:
+        """The divergence from the base, summed over the replayed codes and their stop tokens.
+
+        Args:
+            batch: formatted.
+            logits: of the audio codes, (batch, codes, places).
+        """
+        divergences = logits.new_zeros(())
+        logits = logits.transpose(1, 2)
+        code_counts = torch.ceil(batch["wav_lengths"] / self.xtts.gpt.code_stride_len).long()
+        kept = batch["replay"] & batch["has_distribution"]
+        known = kept[batch["has_distribution"]]
+        parts = [(kept, batch["top_ids"][known], batch["top_log_probs"][known])] if kept.any() else []
+        asked = batch["replay"] & ~batch["has_distribution"]
+        if asked.any():
+            names = ("text_inputs", "text_lengths", "audio_codes", "wav_lengths", "cond_mels")
+            parts.append((asked, *self.teacher.distributions({name: batch[name][asked] for name in names})))
+        for rows, ids, log_probs in parts:
+            places = min(ids.shape[1], logits.shape[1])
+            # up to the stop token, which follows the codes
+            counts = torch.arange(places, device=logits.device) <= code_counts[rows].unsqueeze(1)
+            own = logits[rows, :places][counts]
+            divergences = divergences + divergence(ids[:, :places][counts], log_probs[:, :places][counts], own).sum()
+        return divergences
+
     def describe_rows(self, init: str) -> str:
         """What the log says at the start about old and new tokens and about frozen parameters."""
         new = self.vocab_size - self.base_rows
-        trained = sum(parameter.numel() for parameter in self.xtts.gpt.parameters())
-        frozen = sum(
-            getattr(module, f"base_{name}").numel()
-            for module in (self.xtts.gpt.text_embedding, self.xtts.gpt.text_head)
-            if self.rows_frozen
-            for name in module.names
-        )
+        gpt = self.xtts.gpt
+        trained = sum(parameter.numel() for parameter in gpt.parameters() if parameter.requires_grad)
+        frozen = sum(parameter.numel() for parameter in gpt.parameters() if not parameter.requires_grad)
+        if self.rows_frozen:
+            tables = (gpt.text_embedding, gpt.text_head)
+            frozen += sum(getattr(table, f"base_{name}").numel() for table in tables for name in table.names)
         lines = [f"base tokens 0–{self.base_rows - 1} (pretrained{', frozen' if self.rows_frozen else ''})"]
         if new:
             lines.append(f"new tokens {self.base_rows}–{self.vocab_size - 1} ({new}, {init})")

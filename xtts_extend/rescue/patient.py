@@ -15,8 +15,11 @@ from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, w
 from xtts_extend.checkpoint.soundness import require_sound
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, DamagedError
+from xtts_extend.model.adapter import add_adapter, is_adapter
 from xtts_extend.model.embedding import TOKEN_TENSORS
-from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
+from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
+from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
+from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.model.migration import nearest_rows
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
 from xtts_extend.training.config import NewLanguageConfig, take_recorded
@@ -210,8 +213,8 @@ def _sizes(info: CheckpointInfo) -> str:
 def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
     """The optimizer's state by the parameter's name in the GPT ("text_head.weight"); frozen rows are not in it.
 
-    The file numbers the parameters. Their order follows from the architecture, as coqui's `get_optimizer` makes it; a
-    GPT without memory stands in for the model.
+    The file numbers the parameters. Their order follows from the architecture and the configuration; a GPT without
+    memory stands in for the model. Adapters are left out.
 
     Returns:
         None where the file holds no optimizer state, or one of other parameters.
@@ -231,18 +234,22 @@ def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
             num_audio_tokens=args.gpt_num_audio_tokens,
             use_perceiver_resampler=args.gpt_use_perceiver_resampler,
         )
-    stand_in = type("StandIn", (), {"config": config, "xtts": type("Xtts", (), {"gpt": gpt})})
-    optimizer = ExtendedGPTTrainer.get_optimizer(stand_in)
-    names = {id(parameter): name for name, parameter in gpt.named_parameters()}
+        frozen = patient.record.get("base_rows", {})
+        if frozen.get("frozen"):
+            gpt.text_embedding = FrozenRowsEmbedding(gpt.text_embedding, frozen["rows"])
+            gpt.text_head = FrozenRowsLinear(gpt.text_head, frozen["rows"])
+        if rank := patient.record.get("adapter", {}).get("rank"):
+            add_adapter(gpt, rank)
+    names = {id(parameter): name.replace(".new.", ".") for name, parameter in gpt.named_parameters()}
     saved = patient.optimizers[0]
-    groups = [[names[id(part)] for part in group["params"]] for group in optimizer.param_groups]
+    groups = [[names[id(part)] for part in group["params"]] for group in configured_groups(gpt, config)]
     if [len(group) for group in groups] != [len(group["params"]) for group in saved["param_groups"]]:
         return None
     return {
         name: saved["state"][number]
         for named, group in zip(groups, saved["param_groups"], strict=True)
         for name, number in zip(named, group["params"], strict=True)
-        if number in saved["state"]
+        if number in saved["state"] and not is_adapter(name)
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xtts_extend.errors import ConfigError
+from xtts_extend.model.adapter import KINDS as ADAPTERS
 from xtts_extend.model.embedding import INIT_METHODS
 from xtts_extend.training.config import NewLanguageConfig, apply_override
 
@@ -34,6 +35,20 @@ def _at_least_zero(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text}: a finite number of at least 0 was expected")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _at_least_zero(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text}: a share of at least 0 and less than 1 was expected")
+    return value
+
+
+def _share_or_one(text: str) -> float:
+    value = _at_least_zero(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number above 0 and of at most 1 was expected")
     return value
 
 
@@ -165,6 +180,41 @@ def make_parser() -> argparse.ArgumentParser:
         help="stop if a larger share is unusable [0.01: more points to a fault in the data]",
     )
 
+    keeping = parser.add_argument_group("keeping the languages that the base knows")
+    keeping.add_argument(
+        "--replay",
+        action="append",
+        metavar="PATH[:LANG]",
+        help="a set that make-replay wrote, or a manifest in an old language; repeat for several",
+    )
+    keeping.add_argument(
+        "--replay-share",
+        type=_share,
+        help="of the samples, when there is something to replay [0.25]",
+    )
+    keeping.add_argument(
+        "--distill-weight",
+        type=_at_least_zero,
+        help="of the divergence from the base's distribution on replayed samples [1.0; 0: only their codes count]",
+    )
+    keeping.add_argument(
+        "--adapter",
+        choices=ADAPTERS,
+        help="lora: train low-rank matrices beside the transformer's, which stay as they are [none]",
+    )
+    keeping.add_argument("--adapter-rank", type=_positive, help="rank of these matrices [16]")
+    keeping.add_argument(
+        "--l2-sp", type=_at_least_zero, help="pull of the weights towards the base's, in the place of a decay to 0 [0]"
+    )
+    keeping.add_argument(
+        "--layer-decay",
+        type=_share_or_one,
+        help="the learning rate of each layer, as a share of that of the layer above it [1.0: all alike]",
+    )
+    keeping.add_argument(
+        "--new-row-learning-rate", type=_at_least_zero, help="of the rows of new tokens [the others' rate]"
+    )
+
     output = parser.add_argument_group("checkpoints and evaluation")
     output.add_argument(
         "--save-step", type=_positive, help="steps between checkpoints [1000: what a kill can cost at most]"
@@ -175,6 +225,15 @@ def make_parser() -> argparse.ArgumentParser:
         help="newest checkpoints to keep, beside the best [3: one of the published size takes 5.3 GB]",
     )
     output.add_argument("--eval-step", type=_positive, help="steps between evaluations [at each epoch's end only]")
+    output.add_argument(
+        "--min-retention",
+        type=_at_least_zero,
+        help="a model is the best one only if each old language keeps this retention, the base's mel loss over its own "
+        "(0.99: at most 1 %% worse) [no limit]",
+    )
+    output.add_argument(
+        "--patience", type=_positive, help="end after so many evaluations in a row without a new best model [never]"
+    )
     output.add_argument(
         "--test-sentence",
         action="append",
@@ -229,6 +288,8 @@ _AT_LEAST_ONE = (
     "print_step",
     "plot_step",
     "run_eval_steps",
+    "adapter_rank",
+    "patience",
 )
 _PATHS = ("base_dir", "vocab", "checkpoint_vocab", "output_dir")
 #: Flags that are not values of the configuration.
@@ -272,5 +333,6 @@ def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Seq
         value = getattr(config, key)
         if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{key} is {value}; a whole number of at least 1 was expected.")
-    if config.init not in INIT_METHODS:
-        raise ConfigError(f"init is {config.init!r}; choose one of {', '.join(INIT_METHODS)}.")
+    for key, value, known in (("init", config.init, INIT_METHODS), ("adapter", config.adapter, ADAPTERS)):
+        if value not in known:
+            raise ConfigError(f"{key} is {value!r}; choose one of {', '.join(known)}.")

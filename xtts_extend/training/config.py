@@ -37,6 +37,16 @@ class NewLanguageConfig(GPTTrainerConfig):
     manifest_format: str = field(default="auto", metadata={"help": "auto, or a formatter registered with coqui."})
     language_weights: dict[str, float] = field(default_factory=dict, metadata={"help": "Shares of audio hours."})
     max_bad_share: float = field(default=0.01, metadata={"help": "Stop when more of the samples are unusable."})
+    replay: list[str] = field(default_factory=list, metadata={"help": "Sets or manifests of languages to keep."})
+    replay_share: float = field(default=0.25, metadata={"help": "Share of replay among the samples, if there is any."})
+    distill_weight: float = field(default=1.0, metadata={"help": "Of the divergence from the base on replay."})
+    adapter: str = field(default="none", metadata={"help": "none, or lora: the transformer itself is not trained."})
+    adapter_rank: int = field(default=16, metadata={"help": "Rank of the adapter's matrices."})
+    l2_sp: float = field(default=0.0, metadata={"help": "Pull of the weights towards the base's."})
+    layer_decay: float = field(default=1.0, metadata={"help": "Learning rate of a layer by that of the one above it."})
+    new_row_learning_rate: float | None = field(default=None, metadata={"help": "Of the rows of new tokens."})
+    min_retention: float | None = field(default=None, metadata={"help": "The best model keeps old languages so well."})
+    patience: int | None = field(default=None, metadata={"help": "Evaluations without a better model before the end."})
     init: str = field(default="romanized", metadata={"help": "Start of the new rows."})
     freeze_base_rows: bool = field(default=True, metadata={"help": "Keep the rows of old tokens as they are."})
     grad_accum_steps: int = field(default=64, metadata={"help": "Batches per optimizer step."})
@@ -45,6 +55,7 @@ class NewLanguageConfig(GPTTrainerConfig):
     checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of the checkpoint, where it has none."})
     on_vocab_change: str = field(default="stop", metadata={"help": "stop, or migrate: every row follows its token."})
     started_from: str = field(default="", metadata={"help": "File whose weights the run started from."})
+    started_from_digest: str = field(default="", metadata={"help": "SHA-256 of that file, if it is compared with."})
     # what is known to work for XTTS, from coqui's own recipe
     lr: float = 5e-6
     optimizer: str = "AdamW"
@@ -73,6 +84,8 @@ FIXED_FOR_THE_RUN = (
     "optimizer_wd_only_on_weights",
     "lr_scheduler",
     "lr_scheduler_params",
+    "adapter",
+    "adapter_rank",
 )
 #: What makes a run another run when it changes between a checkpoint and its resume.
 DEFINES_THE_RUN = (
@@ -86,6 +99,11 @@ DEFINES_THE_RUN = (
     "lr",
     "optimizer_params",
     "grad_clip",
+    "replay_share",
+    "distill_weight",
+    "l2_sp",
+    "layer_decay",
+    "new_row_learning_rate",
     "model_args.gpt_loss_text_ce_weight",
     "model_args.gpt_loss_mel_ce_weight",
     "model_args.max_wav_length",

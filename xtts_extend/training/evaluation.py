@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
 from xtts_extend.training.signals import Interrupted
 
+logger = logging.getLogger("trainer")
 _LOSSES = ("loss_text_ce", "loss_mel_ce", "loss")
 
 
@@ -37,6 +41,53 @@ def losses_by_language(trainer: Any) -> dict[str, dict[str, float]]:
         totals = trainer.ranks.sum([sums.get(name, 0.0) for name in _LOSSES])
         results[language] = {name: value / len(samples) for name, value in zip(_LOSSES, totals, strict=True)}
     return results
+
+
+def evaluate(trainer: Any) -> dict[str, dict[str, float]]:
+    """Losses of each language, and of the old ones the retention: the base's mel loss over the model's.
+
+    They are written to the metrics, the dashboard ("eval/LANG/loss_mel_ce" and so on) and the log.
+    """
+    position = trainer.position
+    lines = losses_by_language(trainer)
+    if position.step == 0:
+        note_base_losses(trainer, lines)
+    for language in position.base_losses.keys() & lines.keys():
+        lines[language]["retention"] = position.base_losses[language] / lines[language]["loss_mel_ce"]
+    for language, values in lines.items():
+        trainer.metrics.add(eval=True, step=position.step, epoch=position.epoch, language=language, **values)
+        scalars = {f"{language}/{name}": value for name, value in values.items()}
+        trainer.dashboard_logger.add_scalars("eval", scalars, position.step)
+        shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items())
+        logger.info(" > EVAL step %d · %s · %s", position.step, language, shown)
+    return lines
+
+
+def note_base_losses(trainer: Any, lines: Mapping[str, Mapping[str, float]]) -> None:
+    """Remember the mel losses of the languages that the base knew, measured while the model holds its weights.
+
+    These are the languages whose tag is a token of the base, without the one to learn.
+    """
+    tokens = trainer.model.xtts.tokenizer.tokenizer
+    for language, values in lines.items():
+        is_old = tokens.token_to_id(f"[{language}]") < trainer.model.base_rows
+        if is_old and language != getattr(trainer.config, "language", ""):
+            trainer.position.base_losses[language] = values["loss_mel_ce"]
+
+
+def value_of(lines: Mapping[str, Mapping[str, float]], config: Any, train_loss: float) -> float:
+    """The loss by which a model is the best: of the language to learn; without an evaluation, of the training.
+
+    It is infinite where an old language keeps less than `min_retention`.
+    """
+    least = getattr(config, "min_retention", None) or 0
+    kept = {language: values["retention"] for language, values in lines.items() if "retention" in values}
+    lost = [f"{language} {value:.4f}" for language, value in kept.items() if value < least]
+    if lost:
+        logger.info(" > no candidate for the best model: too little is kept (of %g): %s", least, ", ".join(lost))
+        return math.inf
+    values = lines.get(getattr(config, "language", "")) or next(iter(lines.values()), {"loss": train_loss})
+    return values["loss"]
 
 
 def speak_test_sentences(trainer: Any) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def train_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) 
         config.batch_size * ranks.size,
         config.training_seed,
         language_weights=getattr(config, "language_weights", None) or None,
+        replay_share=config.replay_share if any(sample.get("replay") for sample in samples) else 0.0,
         rank=ranks.rank,
         ranks=ranks.size,
     )

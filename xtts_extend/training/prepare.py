@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from xtts_extend.checkpoint.inspect import other_checkpoint
-from xtts_extend.data.manifest import Sample
-from xtts_extend.errors import CheckpointError
+from xtts_extend.errors import CheckpointError, XttsExtendError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.migration import Migration
 from xtts_extend.training.config import NewLanguageConfig
 from xtts_extend.training.ranks import Ranks
+from xtts_extend.training.reference import load_reference, needs_base, require_same_base
+from xtts_extend.training.restore import knows_base_losses
+from xtts_extend.training.samples import RunSamples, load_samples
 from xtts_extend.training.start import (
     Start,
     build_config,
@@ -22,7 +24,6 @@ from xtts_extend.training.start import (
     classify_path,
     freeze_if_base_rows_are_old,
     load_base,
-    load_samples,
 )
 from xtts_extend.training.vocabulary import plan_migration
 
@@ -35,8 +36,7 @@ class Prepared:
 
     start: Start
     config: NewLanguageConfig
-    train_samples: list[Sample]
-    eval_samples: list[Sample]
+    samples: RunSamples
     model: ExtendedGPTTrainer
     migration: Migration | None
 
@@ -63,7 +63,8 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
         if start.info.kind == "training":
             migration = plan_migration(start.record, start.recorded, start.info, config, resume=start.resume)
         with ranks.main_first():
-            train_samples, eval_samples = load_samples(config)
+            samples = load_samples(config)
+            require_same_base(config, samples.train)
         model = build_model(config)
         try:
             if start.verification:
@@ -74,8 +75,15 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
             logger.warning(" > passed over: %s", error)
             damaged.append(start.path)
             continue
-        if start.resume:
-            freeze_if_base_rows_are_old(model, config, start, migration)
-        else:
+        if not start.resume:
             load_base(model, config, start, migration)
-        return Prepared(start, config, train_samples, eval_samples, model, migration)
+        else:
+            freeze_if_base_rows_are_old(model, config, start, migration)
+            if needs_base(config, samples.train):
+                load_reference(model, config)
+            elif not knows_base_losses(start.record, samples.evaluation):
+                try:
+                    load_reference(model, config)
+                except XttsExtendError as error:
+                    logger.warning(" > what is kept of old languages is not measured: %s", error)
+        return Prepared(start, config, samples, model, migration)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,9 @@ class Position:
         failed_updates: optimizer steps in a row, up to here, that a loss or gradient that is not finite prevented.
         evaluation_due: an evaluation fell due here and is not complete.
         best_value: the loss of the best model so far.
-        last_value: the loss that the last evaluation gave.
+        last_value: the loss that the last evaluation gave; infinite where it kept too little of an old language.
+        evaluations_without_best: evaluations in a row, up to here, that gave no better model.
+        base_losses: the mel loss of each old language before the first step, which retention is measured by.
     """
 
     step: int = 0
@@ -48,6 +50,8 @@ class Position:
     evaluation_due: bool = False
     best_value: float = float("inf")
     last_value: float = float("inf")
+    evaluations_without_best: int = 0
+    base_losses: dict[str, float] = field(default_factory=dict)
 
     @property
     def train_loss(self) -> float:
@@ -79,12 +83,14 @@ class Position:
         position = cls()
         if info.written_by == "xtts_extend":
             record = content["xtts_extend"]
-            if record.get("version") != FORMAT_VERSION:
+            if record.get("version") not in (1, FORMAT_VERSION):
                 raise CheckpointError(
                     f"{info.path} has format version {record.get('version')}; this release reads {FORMAT_VERSION}. "
                     "Use the release of xtts_extend that wrote it."
                 )
-            position.load_state_dict(record["state"])
+            # version 1 did not measure what is kept
+            added = {"evaluations_without_best": 0, "base_losses": {}} if record["version"] == 1 else {}
+            position.load_state_dict({**added, **record["state"]})
             return position
         recorded = int(content["step"])
         updates = {
@@ -105,8 +111,9 @@ def data_digest(samples: Sequence[Mapping[str, Any]]) -> str:
     """SHA-256 of what the manifests say: file names as written there, texts and languages, in order."""
     digest = hashlib.sha256()
     for sample in samples:
-        for key in ("manifest_audio_file", "text", "language"):
-            digest.update(str(sample[key]).encode() + b"\0")
+        for key in ("manifest_audio_file", "text", "language", "part_digest"):
+            if key in sample:
+                digest.update(str(sample[key]).encode() + b"\0")
     return digest.hexdigest()
 
 
@@ -122,6 +129,7 @@ def run_record(trainer: Any) -> dict[str, Any]:
             "digests": dict(trainer.model.base_digests),
         },
         "base_dir": getattr(trainer.config, "base_dir", ""),
+        "adapter": {"rank": trainer.model.adapter_rank, "tensors": trainer.model.adapter_state()},
         "processes": trainer.ranks.size,
         "data_digest": data_digest(trainer.train_samples),
         "val_digest": data_digest(trainer.eval_samples),
@@ -148,8 +156,14 @@ def checkpoint_state(trainer: Any) -> dict[str, Any]:
 
 def checkpoint_size(model: Any) -> int:
     """Bytes of a checkpoint of a model: its tensors, and AdamW's two moments of what trains."""
-    trained = sum(parameter.nbytes for parameter in model.xtts.gpt.parameters())
+    trained = sum(parameter.nbytes for parameter in model.xtts.gpt.parameters() if parameter.requires_grad)
     return int(1.01 * (sum(tensor.nbytes for tensor in model.checkpoint_state().values()) + 2 * trained))
+
+
+def knows_base_losses(record: Mapping[str, Any], eval_samples: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a checkpoint says what the base's losses on these samples were."""
+    same = record.get("val_digest") == data_digest(eval_samples)
+    return not eval_samples or (same and "base_losses" in record["state"])
 
 
 def load_run(path: Path, migration: Migration | None, config: Any) -> tuple[dict[str, Any], CheckpointInfo]:
@@ -167,7 +181,7 @@ def load_run(path: Path, migration: Migration | None, config: Any) -> tuple[dict
     return migrate_content(content, info, migration, config) if migration else content, info
 
 
-def prepare_model(model: Any, content: Mapping[str, Any]) -> None:
+def freeze_recorded_rows(model: Any, content: Mapping[str, Any]) -> None:
     """Freeze the rows that the checkpoint's run froze; before the optimizer is made."""
     record = content.get("xtts_extend")
     if record:
@@ -202,7 +216,7 @@ def restore(
         vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
         known, reason = checkpoint_vocabulary(content.get("xtts_extend", {}), content.get("config") or {}, info)
         require_same_vocabulary(known, reason, vocabulary, info)
-    trainer.model.restore_state(content["model"])
+    trainer.model.restore_state(content["model"], content.get("xtts_extend", {}).get("adapter", {}).get("tensors"))
     _restore_optimizers(trainer, content["optimizer"], migration)
     _restore_schedulers(trainer, content.get("scheduler") or [])
     if trainer.scaler is not None:
@@ -213,7 +227,7 @@ def restore(
     judged_by = content.get("xtts_extend", {}).get("val_digest")
     if judged_by is not None and judged_by != data_digest(trainer.eval_samples):
         logger.info(" > the evaluation samples are others now: the best model so far is forgotten.")
-        position.best_value = float("inf")
+        position.best_value, position.evaluations_without_best, position.base_losses = float("inf"), 0, {}
     restored = [
         f"{len(content['model'])} tensors",
         f"optimizer ({sum(len(part['state']) for part in content['optimizer'])} moments)",
@@ -295,7 +309,7 @@ def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]], migration
         if groups != found:
             raise CheckpointError(
                 f"The checkpoint's optimizer has parameter groups of {found} tensors; this run has {groups}. "
-                "Rows that were frozen, or weight decay by group, differ; use the run's own settings."
+                "Rows that were frozen, or rates and weight decay by group, differ; use the run's own settings."
             )
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         numbers = [number for group in state["param_groups"] for number in group["params"]]
@@ -354,15 +368,17 @@ def _restore_schedulers(trainer: Any, saved: Sequence[Mapping[str, Any]]) -> Non
 def _apply_changes(trainer: Any, content: Mapping[str, Any], changed: Sequence[str], position: Position) -> None:
     """Let changed values take effect where a restored state would hide them."""
     recorded = content.get("config") or {}
-    if "lr" in changed:
-        before = float(lookup(recorded, "lr"))
+    if {"lr", "layer_decay", "new_row_learning_rate"} & set(changed):
+        rates = [group["lr"] for group in trainer.model.get_optimizer().param_groups]
         for optimizer, scheduler in zip(trainer.optimizer, trainer.scheduler, strict=True):
-            for group in optimizer.param_groups:
-                for key in ("lr", "initial_lr"):
-                    if key in group:
-                        group[key] = group[key] * trainer.config.lr / before if before else trainer.config.lr
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                # where the schedule has brought it
+                before = group.get("initial_lr", group["lr"])
+                group["lr"] = rate * (group["lr"] / before if before else 1)
+                if "initial_lr" in group:
+                    group["initial_lr"] = rate
             if scheduler is not None:
-                scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+                scheduler.base_lrs = rates
     if "optimizer_params" in changed:
         for optimizer in trainer.optimizer:
             for group in optimizer.param_groups:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from trainer.trainer_utils import get_optimizer, get_scheduler
 
 from xtts_extend.checkpoint.inspect import (
@@ -22,11 +23,8 @@ from xtts_extend.checkpoint.inspect import (
 from xtts_extend.checkpoint.soundness import Verification
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
-from xtts_extend.data.check import DataLimits, check_samples
-from xtts_extend.data.manifest import Sample, read_manifests
-from xtts_extend.data.sampler import EpochBatchSampler
-from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError, VocabularyError
-from xtts_extend.files import require_place
+from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
+from xtts_extend.model.adapter import merge
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
 from xtts_extend.model.migration import Migration
@@ -114,12 +112,20 @@ def _has_no_checkpoint_yet(target: Path) -> bool:
 
 def _start_again(run: Path) -> Start:
     """Start the run of a folder again, with the settings and from the weights that it recorded."""
-    recorded = read_json(run / "config.json")
-    info = inspect_checkpoint(recorded["started_from"], verify=True)
-    path = Path(info.path)
-    record = load_pickled(path, map_location="meta").get("xtts_extend") or {} if info.kind == "training" else {}
-    logger.info(" > %s holds no checkpoint: its run starts again, from %s.", run, path)
-    return Start(False, path, info, recorded, record, run.absolute())
+    start = start_from(Path(read_json(run / "config.json")["started_from"]))
+    logger.info(" > %s holds no checkpoint: its run starts again, from %s.", run, start.path)
+    return replace(start, recorded=read_json(run / "config.json"), run_folder=run.absolute())
+
+
+def start_from(file: Path) -> Start:
+    """The start of a run from the weights of a file, whatever else the file holds.
+
+    Raises:
+        CheckpointError: it is no sound checkpoint.
+    """
+    info = inspect_checkpoint(file, verify=True)
+    content = load_pickled(file, map_location="meta") if info.kind == "training" else {}
+    return Start(False, Path(info.path), info, content.get("config") or {}, content.get("xtts_extend") or {})
 
 
 def build_config(
@@ -155,7 +161,7 @@ def build_config(
             "--base-dir is missing: DVAE and mel statistics are read from there. Give the folder of the base model."
         )
     if not start.resume:
-        config.started_from = str(start.path.absolute())
+        config.started_from, config.started_from_digest = str(start.path.absolute()), ""
         take_architecture(config, read_json(base_dir / "config.json"))
     use_base(config, base_dir)
     if start.resume:
@@ -166,6 +172,9 @@ def build_config(
     validate_code(config.language)
     config.train_manifests = [_absolute(spec) for spec in config.train_manifests]
     config.val_manifests = [_absolute(spec) for spec in config.val_manifests]
+    config.replay = [_absolute(spec) for spec in config.replay]
+    if given.get("replay_share") and not config.replay:
+        raise ConfigError("--replay-share is set, and there is nothing to replay: give --replay a set or a manifest.")
     if not config.train_manifests:
         raise ConfigError("--train-manifest is missing: give at least one manifest.")
     _require_fit(config, start)
@@ -251,60 +260,6 @@ def _require_sense(config: NewLanguageConfig) -> None:
             )
 
 
-def limits_of(config: NewLanguageConfig) -> DataLimits:
-    """The longest audio and text: what training is configured for, and never more than the model has positions for."""
-    model_args = config.model_args
-    # GPT.forward adds three codes, a silence and a start token to the audio, start and stop to the text
-    positions = (model_args.gpt_max_audio_tokens + 3 - 5) * model_args.gpt_code_stride_len
-    return DataLimits(
-        sample_rate=config.audio.sample_rate,
-        max_wav_length=min(model_args.max_wav_length, positions),
-        max_text_length=min(model_args.max_text_length, model_args.gpt_max_text_tokens - 2),
-    )
-
-
-def load_samples(config: NewLanguageConfig) -> tuple[list[Sample], list[Sample]]:
-    """Read and check the manifests; what is unusable is left out and said.
-
-    Returns:
-        The usable training and evaluation samples.
-
-    Raises:
-        DataError: a manifest cannot be read, nothing is usable, or more than `max_bad_share` is unusable.
-    """
-    tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
-    cache = Path(config.output_path) / ".data-check.jsonl"
-    require_place(cache.parent)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(
-            f"The output folder {cache.parent} cannot be made: {error.strerror}. Give another --output-dir."
-        ) from error
-    usable: list[list[Sample]] = []
-    for name, specs in (("training", config.train_manifests), ("evaluation", config.val_manifests)):
-        if not specs:
-            usable.append([])
-            continue
-        samples = read_manifests(specs, config.language, config.manifest_format)
-        for language in sorted({sample["language"] for sample in samples}):
-            require_tag(tokenizer, language)
-        report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
-        logger.info(" > %s data\n%s", name, report.summary())
-        if report.bad_share > config.max_bad_share:
-            raise DataError(
-                f"{len(samples) - len(report.usable)} of {len(samples)} {name} samples are unusable "
-                f"({report.bad_share:.1%}; --max-bad-share allows {config.max_bad_share:.1%}). They are named above; "
-                "mend them, write the usable ones with check-data --write-clean, or allow more."
-            )
-        if not report.usable:
-            raise DataError(f"There is not one usable {name} sample. The problems are named above.")
-        usable.append(report.usable)
-    # weights that do not fit the languages are an error of this sampler
-    EpochBatchSampler(usable[0], config.batch_size, config.training_seed, config.language_weights or None)
-    return usable[0], usable[1]
-
-
 def build_model(config: NewLanguageConfig) -> ExtendedGPTTrainer:
     """The network for this configuration and vocabulary, with the base's DVAE and mel statistics.
 
@@ -328,20 +283,31 @@ def load_base(
         CheckpointError: weights and base vocabulary do not belong together.
         VocabularyError: the vocabulary does not extend the base's.
     """
-    content, info = load_checkpoint(start.path)
-    weights = xtts_weights(content.get("model", content))
-    if migration:
-        weights, base_rows = migration.weights(weights, "gpt."), migration.base_rows or model.vocab_size
-    else:
-        old, vocabulary = _vocabularies(config, start)
-        base_rows = info.vocab_size
-        if vocabulary.size > base_rows:
-            spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
-            weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
+    weights, base_rows = start_weights(config, start, migration)
     model.load_base(weights, base_rows)
     if config.freeze_base_rows:
         model.freeze_base_rows()
-    logger.info(model.describe_rows(f"start: {config.init}"))
+
+
+def start_weights(
+    config: NewLanguageConfig, start: Start, migration: Migration | None = None
+) -> tuple[dict[str, Tensor], int]:
+    """What a run starts from, with rows for its new tokens: weights of `Xtts`, and how many rows are the base's.
+
+    Raises:
+        CheckpointError, VocabularyError: as `load_base`.
+    """
+    content, info = load_checkpoint(start.path)
+    adapter = content.get("xtts_extend", {}).get("adapter", {}).get("tensors", {})
+    weights = merge(xtts_weights(content.get("model", content)), adapter)
+    if migration:
+        weights = migration.weights(weights, "gpt.")
+        return weights, migration.base_rows or weights["gpt.text_embedding.weight"].shape[0]
+    old, vocabulary = _vocabularies(config, start)
+    if vocabulary.size > info.vocab_size:
+        spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
+        weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
+    return weights, info.vocab_size
 
 
 def _vocabularies(config: NewLanguageConfig, start: Start) -> tuple[Vocabulary, Vocabulary]:

@@ -29,19 +29,26 @@ from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import DataError
 from xtts_extend.model.migration import Migration
-from xtts_extend.training.evaluation import losses_by_language, speak_test_sentences
+from xtts_extend.training.evaluation import (
+    evaluate,
+    losses_by_language,
+    note_base_losses,
+    speak_test_sentences,
+    value_of,
+)
 from xtts_extend.training.folder import RunFolder
 from xtts_extend.training.loaders import eval_loader, train_loader
 from xtts_extend.training.metrics import MetricsLog, make_dashboard
 from xtts_extend.training.progress import Progress
 from xtts_extend.training.ranks import Ranks
+from xtts_extend.training.reference import equip
 from xtts_extend.training.restore import (
     Position,
     check_changes,
     checkpoint_size,
     checkpoint_state,
+    freeze_recorded_rows,
     load_run,
-    prepare_model,
     restore,
 )
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
@@ -98,8 +105,9 @@ class ResumableTrainer(Trainer):
             step = Position.of(self._checkpoint, self.restored_info).step
             # before anything is written into the run folder
             changed = check_changes(config, train_samples, self.ranks.size, self._checkpoint, allow_changes)
-            prepare_model(model, self._checkpoint)
+            freeze_recorded_rows(model, self._checkpoint)
             run_folder = None if new_run or migration else source.absolute().parent
+        equip(model, config, train_samples)
         self._folder = RunFolder(
             run_folder, Path(output_path or config.output_path), config.run_name, is_main=self.ranks.is_main
         )
@@ -150,7 +158,10 @@ class ResumableTrainer(Trainer):
         content = self._checkpoint
         if content is None:
             return
+        # if `prepare` saw that they are not recorded
+        losses = losses_by_language(self) if self.model.holds_base else {}
         self.position = restore(self, content, self.restored_info, self._changed, self._migration)
+        note_base_losses(self, losses)
         self.best_value = self.position.best_value
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
         self._saved_step = self.position.step
@@ -292,7 +303,13 @@ class ResumableTrainer(Trainer):
             raise OutOfTime
 
     def _finished(self) -> bool:
-        limit = getattr(self.config, "max_steps", None)
+        limit, patience = getattr(self.config, "max_steps", None), getattr(self.config, "patience", None)
+        if patience is not None and self.position.evaluations_without_best >= patience:
+            logger.info(
+                " > %d evaluations in a row gave no better model: the run ends here. More patience lets it go on.",
+                self.position.evaluations_without_best,
+            )
+            return True
         return limit is not None and self.position.step >= limit
 
     def _is_complete(self) -> bool:
@@ -310,19 +327,14 @@ class ResumableTrainer(Trainer):
         if not self.position.evaluation_due:
             return
         began = time.monotonic()
-        self._seed("eval", self.position.step)
-        lines = losses_by_language(self) if self.config.run_eval and self.eval_samples else {}
-        for language, losses in lines.items():
-            self.metrics.add(eval=True, step=self.position.step, epoch=self.position.epoch, language=language, **losses)
-            self.dashboard_logger.eval_stats(self.position.step, {f"{language}/{k}": v for k, v in losses.items()})
-            shown = " · ".join(f"{name} {value:.4f}" for name, value in losses.items())
-            logger.info(" > EVAL step %d · %s · %s", self.position.step, language, shown)
-        if lines:
-            target = getattr(self.config, "language", "")
-            self.position.last_value = lines[target if target in lines else next(iter(lines))]["loss"]
-        else:
-            self.position.last_value = self.position.train_loss
-        self.position.evaluation_due = False
+        position = self.position
+        self._seed("eval", position.step)
+        lines = evaluate(self) if self.config.run_eval else {}
+        position.last_value = value_of(lines, self.config, position.train_loss)
+        position.evaluation_due = False
+        if position.step:
+            better = position.last_value < self.best_value
+            position.evaluations_without_best = 0 if better else position.evaluations_without_best + 1
         self.save_best_model()
         if self.position.epoch >= self.config.test_delay_epochs:
             self.test_run()

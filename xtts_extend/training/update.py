@@ -52,6 +52,10 @@ class Updater:
         self._losses: nn.Module = _TrainingLosses(trainer.model)
         if ranks.size > 1:
             self._losses = DistributedDataParallel(self._losses, broadcast_buffers=False)
+        #: The parts of the loss.
+        self._parts = ["loss_text_ce", "loss_mel_ce"]
+        if trainer.model.distill_weight:
+            self._parts.append("loss_distill")
         #: What is not finite in the accumulation under way.
         self._spoiled = ""
 
@@ -67,17 +71,17 @@ class Updater:
             moves: the optimizer moves after this batch.
 
         Returns:
-            `loss`, `loss_text_ce`, `loss_mel_ce` of the whole batch.
+            `loss` and its parts, as `ExtendedGPTTrainer.train_step` names them, of the whole batch.
 
         Raises:
             CheckFailed: one update after the other was not made.
         """
         trainer, ranks = self.trainer, self.ranks
         losses, weights = self._forward(batch, last_share=min(len(names), ranks.size) - 1, exchanges=moves)
-        reported = {name: losses[name].item() for name in ("loss", "loss_text_ce", "loss_mel_ce")}
+        reported = {name: losses[name].item() for name in ("loss", *weights)}
         if ranks.size > 1:
-            text, mel = ranks.sum([weights[name] * reported[name] for name in weights])
-            reported = {"loss": text + mel, "loss_text_ce": text, "loss_mel_ce": mel}
+            parts = ranks.sum([weights[name] * reported[name] for name in weights])
+            reported = {"loss": sum(parts), **dict(zip(weights, parts, strict=True))}
         if not math.isfinite(reported["loss"]):
             self._spoil("loss", names)
         elif not self._spoiled:
@@ -97,7 +101,7 @@ class Updater:
     ) -> tuple[Mapping[str, Tensor], dict[str, float]]:
         """This process's losses, and the weight of each: its share of the targets (1 with one process)."""
         trainer, ranks = self.trainer, self.ranks
-        weights = {"loss_text_ce": 1.0, "loss_mel_ce": 1.0}
+        weights = dict.fromkeys(self._parts, 1.0)
         if ranks.size > 1:
             if ranks.rank != last_share:
                 # coqui masks the prompt of a batch's last sample, and of no other
@@ -105,7 +109,8 @@ class Updater:
             counts = ranks.rank <= last_share
             text, audio = (count * counts for count in target_counts(batch, trainer.model.xtts.gpt))
             all_text, all_audio = ranks.sum([text, audio])
-            weights = {"loss_text_ce": text / all_text, "loss_mel_ce": audio / all_audio}
+            # what is not of the text is a mean over audio targets
+            weights = dict.fromkeys(self._parts, audio / all_audio) | {"loss_text_ce": text / all_text}
         device, dtype = trainer._get_autocast_args(
             mixed_precision=trainer.config.mixed_precision, precision=trainer.config.precision
         )
@@ -159,6 +164,8 @@ class Updater:
                 moved = True
             else:
                 self._spoil("gradient", names)
+        if moved and trainer.model.anchor is not None:
+            trainer.model.anchor.pull(trainer.model.xtts.gpt, optimizer, config.l2_sp)
         if moved and scheduler is not None and not config.scheduler_after_epoch:
             scheduler.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,116 @@
+"""The divergence from the base: against torch's own, at its bounds, and through a whole training step."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from xtts_extend.data.encoded import TOP_K
+from xtts_extend.model.distillation import Teacher, divergence, top_distribution
+
+
+def logits(places: int, codes: int, seed: int) -> torch.Tensor:
+    return 3 * torch.randn(places, codes, generator=torch.Generator().manual_seed(seed))
+
+
+def test_nothing_moved_is_zero_and_anything_moved_is_more():
+    base = logits(50, 1026, 0)
+    ids, log_probs = top_distribution(base)
+    assert ids.shape == log_probs.shape == (50, TOP_K)
+    assert divergence(ids, log_probs, base).abs().max() < 1e-5
+    assert divergence(ids, log_probs, base + 0.3 * logits(50, 1026, 1)).min() > 0.01
+
+
+def test_it_is_the_whole_divergence_where_all_codes_are_kept():
+    base, model = logits(20, TOP_K, 0), logits(20, TOP_K, 1)
+    whole = F.kl_div(model.log_softmax(-1), base.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    assert (divergence(*top_distribution(base), model) - whole).abs().max() < 1e-4
+
+
+def test_what_is_kept_is_a_lower_bound():
+    base, model = logits(200, 1026, 0), logits(200, 1026, 1)
+    whole = F.kl_div(model.log_softmax(-1), base.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    kept = divergence(*top_distribution(base), model)
+    assert (kept <= whole + 1e-4).all()
+    assert kept.mean() > 0.8 * whole.mean()
+
+
+@pytest.fixture
+def batch(extended):
+    """Three formatted samples, the last two replayed, of which one brings the base's distribution."""
+    generator = torch.Generator().manual_seed(0)
+    gpt = extended.xtts.gpt
+    lengths = torch.tensor([12, 10, 14])
+    codes = torch.randint(gpt.start_audio_token, (3, 14), generator=generator)
+    return {
+        "text_inputs": torch.randint(2, 60, (3, 9), generator=generator),
+        "text_lengths": torch.tensor([9, 7, 8]),
+        "audio_codes": codes,
+        "wav_lengths": lengths * gpt.code_stride_len,
+        "cond_mels": torch.randn(3, 1, 80, 40, generator=generator),
+        "cond_idxs": torch.zeros(3, 2, dtype=torch.long),
+        "cond_lens": None,
+        "replay": torch.tensor([False, True, True]),
+        "has_distribution": torch.tensor([False, False, False]),
+        "top_ids": None,
+        "top_log_probs": None,
+    }
+
+
+def with_kept(batch, teacher: Teacher, row: int):
+    """The batch with a row's distribution beside it, as a replay set brings it."""
+    names = ("text_inputs", "text_lengths", "audio_codes", "wav_lengths", "cond_mels")
+    ids, log_probs = teacher.distributions({name: batch[name][row : row + 1] for name in names})
+    count = int(batch["wav_lengths"][row]) // 1024 + 1
+    has = torch.zeros(3, dtype=torch.bool)
+    has[row] = True
+    return batch | {"has_distribution": has, "top_ids": ids[:, :count], "top_log_probs": log_probs[:, :count]}
+
+
+def test_a_base_that_has_not_moved_gains_nothing(extended, batch):
+    extended.take_teacher()
+    extended.distill_weight = 1.0
+    extended.eval()
+    # the switch for what counts in training, without its dropout
+    extended.xtts.gpt.training = True
+    losses = extended.train_step(dict(batch), None)[1]
+    # bfloat16 of the teacher against float32
+    assert 0 <= losses["loss_distill"] < 1e-3
+    assert torch.equal(losses["loss"], losses["loss_text_ce"] + losses["loss_mel_ce"] + losses["loss_distill"])
+
+
+def test_only_replayed_samples_count_and_kept_distributions_are_the_teachers(extended, batch):
+    extended.take_teacher()
+    extended.distill_weight = 2.0
+    with torch.no_grad():
+        for parameter in extended.xtts.gpt.gpt.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    extended.eval()
+    extended.xtts.gpt.training = True
+
+    def distilled(given):
+        given = dict(given) | {"cond_idxs": batch["cond_idxs"].clone()}
+        return float(extended.train_step(given, None)[1]["loss_distill"].detach())
+
+    asked = distilled(batch)
+    assert asked > 0.01
+    assert distilled(batch | {"replay": torch.zeros(3, dtype=torch.bool)}) == 0
+    for row in (1, 2):
+        assert distilled(with_kept(batch, extended.teacher, row)) == pytest.approx(asked, rel=1e-5)
+    # of a sample that is not replayed it does not count, although it is there
+    assert distilled(with_kept(batch, extended.teacher, 0)) == pytest.approx(asked, rel=1e-5)
+    extended.distill_weight = 1.0
+    assert distilled(batch) == pytest.approx(asked / 2, rel=1e-5)
+
+
+def test_an_evaluation_does_not_distill(extended, batch):
+    extended.distill_weight = 1.0
+    extended.eval()
+    assert set(extended.train_step(batch, None)[1]) == {"loss", "loss_text_ce", "loss_mel_ce"}
+
+
+def test_the_teacher_is_a_frozen_copy_in_low_precision(extended):
+    extended.take_teacher()
+    parameters = dict(extended.teacher.gpt.named_parameters())
+    assert not any(parameter.requires_grad for parameter in parameters.values())
+    assert parameters["gpt.h.0.mlp.c_fc.weight"].dtype == torch.bfloat16
+    assert not any("teacher" in key for key in extended.state_dict())

@@ -1,0 +1,224 @@
+"""Runs that keep the old languages: resumed they are the same run, and what is kept is measured, judged and exported."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from runs import checkpoint, only_run, require_same_run
+
+from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, load_adapter
+from xtts_extend.data.audio import save_wav
+from xtts_extend.data.encoded import TOP_K, Utterance, file_digest, write_index, write_part
+from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.export import export
+from xtts_extend.model.adapter import merge
+from xtts_extend.model.gpt_trainer import xtts_weights
+from xtts_extend.speaking import load_model
+from xtts_extend.training.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def replay(corpus, tmp_path_factory) -> Path:
+    """A replay set as the corpus' base would have made it, with codes and distributions drawn by chance."""
+    folder = tmp_path_factory.mktemp("replay ድገም")
+    generator = torch.Generator().manual_seed(0)
+    save_wav(folder / "voice.wav", 0.1 * torch.randn(5 * 22050, generator=generator), 22050)
+    utterances = []
+    for number, text in enumerate(("Hello world.", "The bus driver sings.", "Hola.", "La casa es grande.")):
+        codes = torch.randint(1024, (24 + 8 * number,), generator=generator)
+        ids = torch.stack([torch.randperm(1026, generator=generator)[:TOP_K] for _ in range(len(codes) + 1)])
+        log_probs = torch.randn(ids.shape, generator=generator).log_softmax(-1) - 0.1
+        language = "en" if number < 2 else "es"
+        utterances.append(Utterance(text, language, "voice.wav", codes, (0, 70000 + number), (ids, log_probs)))
+    write_index(
+        folder,
+        {
+            "parts": [write_part(folder, 0, utterances)],
+            "base_digest": file_digest(corpus.base / "model.pth"),
+            "conditioning": [66150, 132300],
+        },
+    )
+    return folder
+
+
+def with_old(corpus, replay, **flags) -> list[str]:
+    """Flags of a run that replays the set, and English recordings of which the base is asked."""
+    given = corpus.flags(val_manifest=None, batch_size=4, **flags)
+    given += [f"--replay={replay}", f"--replay={corpus.english}:en", "--replay-share=0.5"]
+    return [*given, f"--val-manifest={corpus.val}", f"--val-manifest={corpus.english}:en"]
+
+
+ALL = {"distill_weight": 0.5, "l2_sp": 20, "layer_decay": 0.7, "new_row_learning_rate": 3e-3}
+
+
+@pytest.mark.parametrize("flags", [ALL, {"adapter": "lora", "adapter_rank": 4}], ids=["all", "lora"])
+def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags):
+    recipe(with_old(corpus, replay, output_dir=tmp_path / "whole", eval_step=4, **flags))
+    recipe(with_old(corpus, replay, output_dir=tmp_path / "parts", eval_step=4, max_steps=5, **flags))
+    whole, parts = only_run(tmp_path / "whole"), only_run(tmp_path / "parts")
+    recipe([f"--checkpoint={parts}", "--max-steps=1000", "--num-workers=1"])
+    # 12 of Amharic and 12 old ones an epoch, four to a batch
+    require_same_run(whole, parts, 12)
+    own, other = (checkpoint(run, 12)["xtts_extend"]["adapter"]["tensors"] for run in (whole, parts))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in own.items())
+    steps, _ = read_metrics(whole)
+    assert all(line["loss_distill"] > 0 for line in steps)
+    names = [name for line in steps for name in line["samples"]]
+    old = [name for name in names if name.startswith("part-00000.arrow#") or "en_" in name]
+    assert len(old) == len(names) / 2
+
+
+def test_distillation_pull_and_rates_do_something(corpus, recipe, replay, tmp_path):
+    runs = {}
+    for name, flags in {"none": {}, **{key: {key: value} for key, value in (ALL | {"l2_sp": 200}).items()}}.items():
+        given = {"distill_weight": 0, **flags}
+        recipe(with_old(corpus, replay, output_dir=tmp_path / name, max_steps=2, **given))
+        runs[name] = checkpoint(only_run(tmp_path / name), 2)["model"]
+    key = "xtts.gpt.gpt.h.0.mlp.c_fc.weight"
+    base = xtts_weights(torch.load(corpus.base / "model.pth", weights_only=True)["model"])[key.removeprefix("xtts.")]
+    moved = {name: float((model[key] - base).norm()) for name, model in runs.items()}
+    assert moved["l2_sp"] < 0.9 * moved["none"]
+    assert moved["layer_decay"] == pytest.approx(0.7 * moved["none"], rel=0.05)
+    assert moved["distill_weight"] != moved["none"]
+    rows = {name: model["xtts.gpt.text_embedding.weight"][400:] for name, model in runs.items()}
+    assert not torch.equal(rows["new_row_learning_rate"], rows["none"])
+
+
+def retention_lines(run: Path) -> dict[int, float]:
+    return {line["step"]: line["retention"] for line in read_metrics(run)[1] if line["language"] == "en"}
+
+
+def test_retention_is_measured_judged_and_resumed(corpus, recipe, replay, tmp_path, caplog):
+    flags = with_old(corpus, replay, output_dir=tmp_path / "run", eval_step=1, patience=3, learning_rate=3e-3)
+    # nothing is kept so well at this rate
+    recipe([*flags, "--min-retention=1.5", "--max-steps=2"])
+    run = only_run(tmp_path / "run")
+    lines = read_metrics(run)[1]
+    losses = {line["step"]: line["loss_mel_ce"] for line in lines if line["language"] == "en"}
+    assert retention_lines(run) == {step: losses[0] / loss for step, loss in losses.items()}
+    assert not any("retention" in line for line in lines if line["language"] == "am")
+    assert not list(run.glob("best_model*"))
+    assert "no candidate for the best model: too little is kept (of 1.5): en" in caplog.text
+    state = checkpoint(run, 2)["xtts_extend"]["state"]
+    assert state["base_losses"] == {"en": losses[0]}
+    assert state["evaluations_without_best"] == 2
+
+    recipe([f"--checkpoint={run}", "--max-steps=1000"])
+    assert "3 evaluations in a row gave no better model" in caplog.text
+    assert max(line["step"] for line in read_metrics(run)[0]) == 3
+    caplog.clear()
+    recipe([f"--checkpoint={run}"])
+    assert "The run is finished" in caplog.text
+    # less to keep, and more patience: it goes on, and finds a best model
+    recipe([f"--checkpoint={run}", "--patience=10", "--min-retention=0.1", "--max-steps=4"])
+    assert list(run.glob("best_model_4.pth"))
+
+
+def test_other_evaluation_samples_are_measured_with_the_base_again(corpus, recipe, replay, tmp_path):
+    recipe(with_old(corpus, replay, output_dir=tmp_path / "run", max_steps=2))
+    run = only_run(tmp_path / "run")
+    recipe([f"--checkpoint={run}", "--max-steps=4", "--eval-step=4", f"--val-manifest={corpus.english}:en"])
+    base_losses = checkpoint(run, 4)["xtts_extend"]["state"]["base_losses"]
+    given = with_old(corpus, replay, output_dir=tmp_path / "other", max_steps=1)[:-2]
+    recipe([*given, f"--val-manifest={corpus.english}:en"])
+    assert base_losses == checkpoint(only_run(tmp_path / "other"), 1)["xtts_extend"]["state"]["base_losses"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--replay={train}"], "--replay holds utterances in am"),
+        (["--replay-share=0.5"], "there is nothing to replay"),
+        (["--replay={folder}"], "is a folder"),
+        (["--replay={replay}", "--coqpit.model_args.max_conditioning_length=70000"], "with the same --conditioning-s"),
+    ],
+)
+def test_what_cannot_be_replayed(corpus, recipe, replay, tmp_path, capsys, given, message):
+    paths = {"train": corpus.train, "folder": tmp_path, "replay": replay}
+    with pytest.raises(SystemExit) as caught:
+        recipe([*corpus.flags(output_dir=tmp_path, max_steps=1), *(flag.format(**paths) for flag in given)])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def adapted(corpus, recipe, replay, tmp_path_factory) -> Path:
+    """A run with an adapter, two steps."""
+    output = tmp_path_factory.mktemp("adapted")
+    recipe(with_old(corpus, replay, output_dir=output, adapter="lora", max_steps=2))
+    return only_run(output)
+
+
+def test_an_adapter_is_merged_or_kept_for_its_language(corpus, adapted, tmp_path):
+    base = xtts_weights(torch.load(corpus.base / "model.pth", weights_only=True)["model"])
+    trained = checkpoint(adapted, 2)
+    adapter = trained["xtts_extend"]["adapter"]["tensors"]
+    matrix = "gpt.gpt.h.1.attn.c_attn.weight"
+    # in the checkpoint as well the base is the base
+    assert torch.equal(trained["model"][f"xtts.{matrix}"], base[matrix])
+
+    assert export(adapted, tmp_path / "merged")["adapter_bytes"] == 0
+    merged = torch.load(tmp_path / "merged" / "model.pth", weights_only=True)["model"]
+    assert torch.equal(merged[matrix], merge(xtts_weights(trained["model"]), adapter)[matrix])
+    assert not torch.equal(merged[matrix], base[matrix])
+
+    kept = export(adapted, tmp_path / "kept", keep_adapter=True)
+    assert kept["adapter_bytes"] == (tmp_path / "kept" / ADAPTER_FILE).stat().st_size > 0
+    assert load_adapter(tmp_path / "kept" / ADAPTER_FILE)[1] == "am"
+    english, amharic = (load_model(tmp_path / "kept", language).state_dict() for language in ("en", "am"))
+    for key, tensor in base.items():
+        rows = tensor.shape[0] if tensor.ndim else None
+        assert torch.equal(english[key][:rows] if rows else english[key], tensor), key
+    assert torch.equal(amharic[matrix], merged[matrix])
+
+    content = bytearray((tmp_path / "kept" / ADAPTER_FILE).read_bytes())
+    (tmp_path / "kept" / ADAPTER_FILE).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_model(tmp_path / "kept", "am")
+
+
+def test_only_a_run_with_an_adapter_has_one_to_keep(short_run, tmp_path):
+    with pytest.raises(ConfigError, match="no adapter to keep"):
+        export(short_run, tmp_path / "model", keep_adapter=True)
+    assert not (tmp_path / "model").exists()
+
+
+def test_weights_of_an_adapted_run_are_taken_with_it(corpus, recipe, adapted, tmp_path):
+    recipe(
+        [
+            *corpus.flags(output_dir=tmp_path, max_steps=1, learning_rate=0, weight_decay=0, checkpoint=adapted),
+            "--start-fresh",
+        ]
+    )
+    trained, fresh = checkpoint(adapted, 2), checkpoint(only_run(tmp_path), 1)
+    expected = merge(xtts_weights(trained["model"]), trained["xtts_extend"]["adapter"]["tensors"])
+    for key, tensor in expected.items():
+        assert torch.equal(fresh["model"][f"xtts.{key}"], tensor), key
+
+
+def test_a_base_that_changed_or_is_gone(corpus, recipe, replay, tmp_path, capsys):
+    own = tmp_path / "base"
+    shutil.copytree(corpus.base, own)
+    flags = with_old(corpus, replay, output_dir=tmp_path / "run", max_steps=1)
+    recipe([*flags, f"--base-dir={own}"])
+    run = only_run(tmp_path / "run")
+    resume = [f"--checkpoint={run}", "--max-steps=2"]
+    content = torch.load(own / "model.pth", weights_only=True)
+    content["model"]["gpt.mel_head.bias"][0] += 1
+    torch.save(content, own / "model.pth")
+    with pytest.raises(SystemExit):
+        recipe(resume)
+    assert "has changed since the run started from it" in capsys.readouterr().err
+    (own / "model.pth").unlink()
+    with pytest.raises(SystemExit):
+        recipe(resume)
+    assert "is not there any more. Put it back" in capsys.readouterr().err
+    other = json.loads((replay / "set.json").read_text(encoding="utf-8")) | {"base_digest": "0" * 64}
+    copied = tmp_path / "copied"
+    shutil.copytree(replay, copied)
+    (copied / "set.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        recipe([*corpus.flags(output_dir=tmp_path / "other", max_steps=1), f"--replay={copied}"])
+    assert "was made by another model" in capsys.readouterr().err

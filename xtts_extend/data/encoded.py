@@ -1,0 +1,210 @@
+"""Utterances whose audio is DVAE codes already: Arrow files in a folder, mapped into memory and never read whole.
+
+Arrow, because a row here is text, numbers and lists of different lengths, and a process that maps a file shares it with
+all loader workers. A folder holds the parts, `set.json` with the digest of each, and the recordings of the voices. A
+part counts when `set.json` names it, so a folder whose making was killed can be gone on with.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from xtts_extend.data.manifest import Sample
+from xtts_extend.errors import DataError, MachineError
+from xtts_extend.files import atomic_write
+
+FORMAT_VERSION = 1
+INDEX = "set.json"
+#: Most likely codes that are kept of the distribution at each place; the others' probability is kept as one number.
+TOP_K = 64
+
+_SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),
+        ("language", pa.string()),
+        # a recording, from the folder or by its whole path, and the slice of it that conditions the utterance, in
+        # samples; without a slice one is drawn anew in each epoch
+        ("voice", pa.string()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("codes", pa.list_(pa.uint16())),
+        # if it is known, the base's distribution at each place and at the end: (codes + 1) × TOP_K, row by row
+        ("top_ids", pa.list_(pa.uint16())),
+        ("top_log_probs", pa.list_(pa.float16())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The place of an utterance's codes; cheap to hand to loader workers."""
+
+    file: str
+    row: int
+
+    def codes(self) -> Tensor:
+        """DVAE codes, int64 [codes]."""
+        return torch.from_numpy(_values(self.file, "codes", self.row).astype(np.int64))
+
+    def distribution(self) -> tuple[Tensor, Tensor] | None:
+        """The base's distribution of each code and of the stop token, if it was kept.
+
+        Returns:
+            The most likely ids (int64 [codes + 1, TOP_K]) and their log probabilities (float32, the same shape).
+        """
+        if not _table(self.file)["top_ids"][self.row].is_valid:
+            return None
+        ids = torch.from_numpy(_values(self.file, "top_ids", self.row).astype(np.int64))
+        log_probs = torch.from_numpy(_values(self.file, "top_log_probs", self.row).astype(np.float32))
+        return ids.view(-1, TOP_K), log_probs.view(-1, TOP_K)
+
+
+def _values(file: str, column: str, row: int) -> Any:
+    return _table(file)[column][row].values.to_numpy(zero_copy_only=False)
+
+
+@functools.cache
+def _table(file: str) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(file)).read_all()
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A row to write; `codes` as int [codes], the others as the columns of the file."""
+
+    text: str
+    language: str
+    voice: str
+    codes: Tensor
+    conditioning_slice: tuple[int, int] | None = None
+    distribution: tuple[Tensor, Tensor] | None = None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _digest(file: Any) -> str:
+    # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def is_encoded_set(path: Path) -> bool:
+    """Whether a path is a folder of encoded utterances."""
+    return (path / INDEX).is_file()
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The content of `set.json`.
+
+    Raises:
+        DataError: it is missing, damaged, or of another version.
+    """
+    file = folder / INDEX
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        version = index["version"]
+        known = isinstance(index["parts"], list)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}. Give a folder that make-replay wrote.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged. Make the set again in another folder.") from error
+    if version != FORMAT_VERSION or not known:
+        raise DataError(f"{file} has version {version}; this release reads {FORMAT_VERSION}. Make the set again.")
+    return dict(index)
+
+
+def write_index(folder: Path, index: dict[str, Any]) -> None:
+    """Write `set.json` whole or not at all."""
+    with atomic_write(folder / INDEX) as file:
+        file.write(json.dumps({"version": FORMAT_VERSION, **index}, ensure_ascii=False, indent=1).encode())
+
+
+def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Write one part; it counts when its entry, which this returns, is in the index.
+
+    Raises:
+        MachineError: the disk is full or cannot be written to.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+    for utterance in utterances:
+        start, end = utterance.conditioning_slice or (None, None)
+        ids, log_probs = utterance.distribution or (None, None)
+        row: dict[str, Any] = {"text": utterance.text, "language": utterance.language, "voice": utterance.voice}
+        row |= {"start": start, "end": end, "codes": utterance.codes.numpy().astype(np.uint16)}
+        row["top_ids"] = None if ids is None else ids.numpy().astype(np.uint16).ravel()
+        row["top_log_probs"] = None if log_probs is None else log_probs.numpy().astype(np.float16).ravel()
+        for name, value in row.items():
+            columns[name].append(value)
+    path = folder / f"part-{number:05d}.arrow"
+    try:
+        with atomic_write(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
+            writer.write_table(pa.table(columns, schema=_SCHEMA))
+    except pa.ArrowException as error:
+        raise MachineError(f"{path} cannot be written: {error}. Make room, and give the same command again.") from error
+    return {"file": path.name, "rows": len(utterances), "sha256": file_digest(path)}
+
+
+def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Sample]:
+    """The utterances of a folder as samples: their codes are `encoded`, `audio_file` is what conditions them.
+
+    Args:
+        folder: what `make_replay` wrote, whole or as far as it came.
+        code_samples: audio samples that a code stands for.
+        sample_rate: of the model, in Hz.
+
+    Raises:
+        DataError: the folder is damaged or empty; the part is named.
+    """
+    samples: list[Sample] = []
+    for part in read_index(folder)["parts"]:
+        path = (folder / part["file"]).absolute()
+        if not path.is_file() or file_digest(path) != part["sha256"]:
+            raise DataError(f"{path} is missing or damaged. Make the set again in another folder.")
+        table = _table(str(path))
+        lengths = pc.list_value_length(table["codes"]).to_pylist()
+        columns = ("text", "language", "voice", "start", "end")
+        rows = zip(*(table[name].to_pylist() for name in columns), lengths, strict=True)
+        for row, (text, language, voice, start, end, codes) in enumerate(rows):
+            sample = {
+                "text": text,
+                "language": language,
+                "audio_file": str((folder / voice).absolute()),
+                "manifest_audio_file": f"{part['file']}#{row}",
+                "manifest": str((folder / INDEX).absolute()),
+                "line": None,
+                "speaker_name": Path(voice).stem,
+                "encoded": Encoded(str(path), row),
+                "part_digest": part["sha256"],
+                "has_distribution": table["top_ids"].null_count == 0,
+                "wav_length": codes * code_samples,
+                "duration_s": codes * code_samples / sample_rate,
+            }
+            samples.append(sample | ({"conditioning_slice": (start, end)} if start is not None else {}))
+    if not samples:
+        raise DataError(f"{folder} holds no utterance yet. Let make-replay finish.")
+    return samples

@@ -1,0 +1,112 @@
+"""The samples of a run: read from manifests and replay sets, checked, and what is unusable named and left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtts_extend.data.check import DataLimits, DataReport, check_samples
+from xtts_extend.data.encoded import is_encoded_set, read_encoded
+from xtts_extend.data.manifest import Sample, read_manifest
+from xtts_extend.data.sampler import EpochBatchSampler
+from xtts_extend.errors import ConfigError, DataError, MachineError
+from xtts_extend.files import require_place
+from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+from xtts_extend.training.config import NewLanguageConfig
+
+logger = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class RunSamples:
+    """The usable samples of a run.
+
+    Attributes:
+        train: with those to replay, which are marked `replay`, at the end.
+        evaluation: empty when the run evaluates nothing.
+        hours: of each part ("training", "replay", "evaluation"), by language.
+    """
+
+    train: list[Sample]
+    evaluation: list[Sample]
+    hours: dict[str, dict[str, float]]
+
+
+def limits_of(config: NewLanguageConfig) -> DataLimits:
+    """The longest audio and text: what training is configured for, and never more than the model has positions for."""
+    model_args = config.model_args
+    # GPT.forward adds three codes, a silence and a start token to the audio, start and stop to the text
+    positions = (model_args.gpt_max_audio_tokens + 3 - 5) * model_args.gpt_code_stride_len
+    return DataLimits(
+        sample_rate=config.audio.sample_rate,
+        max_wav_length=min(model_args.max_wav_length, positions),
+        max_text_length=min(model_args.max_text_length, model_args.gpt_max_text_tokens - 2),
+    )
+
+
+def load_samples(config: NewLanguageConfig) -> RunSamples:
+    """Read and check manifests and replay sets; what is unusable is left out and said.
+
+    Raises:
+        ConfigError: the language to learn is to be replayed.
+        DataError: a manifest cannot be read, nothing is usable, or more than `max_bad_share` is unusable.
+    """
+    tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
+    cache = Path(config.output_path) / ".data-check.jsonl"
+    require_place(cache.parent)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"The output folder {cache.parent} cannot be made: {error.strerror}. Give another --output-dir."
+        ) from error
+    reports: dict[str, DataReport] = {}
+    parts = {"training": config.train_manifests, "replay": config.replay, "evaluation": config.val_manifests}
+    for name, specs in parts.items():
+        if not specs:
+            continue
+        samples = _read(specs, config)
+        languages = sorted({sample["language"] for sample in samples})
+        for language in languages:
+            require_tag(tokenizer, language)
+        if name == "replay" and config.language in languages:
+            raise ConfigError(
+                f"--replay holds utterances in {config.language}, the language to learn. Replay is for the languages "
+                "that the base knows; give new speech as --train-manifest."
+            )
+        report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
+        logger.info(" > %s data\n%s", name, report.summary())
+        if report.bad_share > config.max_bad_share:
+            raise DataError(
+                f"{len(samples) - len(report.usable)} of {len(samples)} {name} samples are unusable "
+                f"({report.bad_share:.1%}; --max-bad-share allows {config.max_bad_share:.1%}). They are named above; "
+                "mend them, write the usable ones with check-data --write-clean, or allow more."
+            )
+        if not report.usable:
+            raise DataError(f"There is not one usable {name} sample. The problems are named above.")
+        reports[name] = report
+    usable = {name: report.usable for name, report in reports.items()}
+    train = usable["training"] + [sample | {"replay": True} for sample in usable.get("replay", [])]
+    # weights that do not fit the languages are an error of this sampler
+    EpochBatchSampler(
+        train,
+        config.batch_size,
+        config.training_seed,
+        config.language_weights or None,
+        replay_share=config.replay_share if config.replay else 0.0,
+    )
+    hours = {name: report.hours for name, report in reports.items()}
+    return RunSamples(train, usable.get("evaluation", []), hours)
+
+
+def _read(specs: Sequence[str], config: NewLanguageConfig) -> list[Sample]:
+    """The samples of manifests (PATH or PATH:LANG) and of folders of encoded utterances."""
+    samples: list[Sample] = []
+    for spec in specs:
+        if is_encoded_set(Path(spec)):
+            samples += read_encoded(Path(spec), config.model_args.gpt_code_stride_len, config.audio.sample_rate)
+        else:
+            samples += read_manifest(spec, config.language, config.manifest_format)
+    return samples
