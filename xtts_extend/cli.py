@@ -135,7 +135,12 @@ def _check_data(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from xtts_extend.export import export
 
-    _print(export(args.checkpoint, args.output, args.base_dir, keep_adapter=args.keep_adapter), args.json)
+    if args.adapter_rank is not None and args.adapter_rank < 1:
+        raise ConfigError(f"--adapter-rank {args.adapter_rank}: 1 or more was expected.")
+    done = export(
+        args.checkpoint, args.output, args.base_dir, keep_adapter=args.keep_adapter, adapter_rank=args.adapter_rank
+    )
+    _print(done, args.json)
     return 0
 
 
@@ -150,6 +155,33 @@ def _speak(args: argparse.Namespace) -> int:
         args.model, args.language, args.reference, text, args.output, seed=args.seed, on_sentence=show
     )
     _print(result, args.json)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from xtts_extend.report import write_report
+
+    _print(write_report(args.run_folder, args.output), args.json)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from xtts_extend.evaluate import evaluate
+    from xtts_extend.recognition import load_recogniser
+
+    if args.samples < 0:
+        raise ConfigError(f"--samples {args.samples}: 0 or more was expected.")
+    recognise = load_recogniser(args.asr, args.language) if args.asr else None
+    found = evaluate(
+        args.model,
+        args.manifest,
+        args.language,
+        base_dir=args.base_dir,
+        recognise=recognise,
+        count=args.samples,
+        seed=args.seed,
+    )
+    _print(found, args.json)
     return 0
 
 
@@ -267,7 +299,10 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--keep-adapter",
         action="store_true",
-        help="keep a run's adapter as a file that speak applies for its language alone, instead of merging it",
+        help="leave the base as it is, and keep what was learned in a file that speak applies for its language alone",
+    )
+    added.add_argument(
+        "--adapter-rank", type=int, metavar="N", help="of each matrix's change, keep the N largest directions [all]"
     )
 
     added = command("speak", _speak, "speak text with a model folder")
@@ -279,6 +314,19 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--text", required=True, help="what to say; - reads standard input")
     added.add_argument("--output", type=Path, required=True, help="the wav file")
     added.add_argument("--seed", type=int, help="make the sampling repeatable")
+
+    added = command("report", _report, "draw a run as one HTML page: curves, what is kept, speech, starts and stops")
+    added.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder; it may still be training")
+    added.add_argument("--output", type=Path, help="the page [RUN/report.html]")
+
+    added = command("evaluate", _evaluate, "losses of a model folder on recordings, and what its own speech is like")
+    added.add_argument("--model", type=Path, required=True, help="a folder that export wrote, or a base directory")
+    added.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
+    added.add_argument("--language", required=True)
+    added.add_argument("--asr", metavar="MODEL", help="a folder or hub name for transformers: character error rate")
+    added.add_argument("--base-dir", type=Path, help="where dvae.pth and mel_stats.pth are [the model's base]")
+    added.add_argument("--samples", type=int, default=20, help="how many are spoken; 0: losses alone [20]")
+    added.add_argument("--seed", type=int, default=0)
 
     added = command("demo", _demo, "the whole job on a mini base model and espeak-ng speech", as_json=False)
     added.add_argument("--output", type=Path, default=Path("demo"))

@@ -16,7 +16,7 @@ from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
 from xtts_extend.files import atomic_folder, atomic_write
-from xtts_extend.model.adapter import merge
+from xtts_extend.model.adapter import difference, merge
 from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import take_recorded
@@ -46,18 +46,24 @@ The licence of the base model holds for this model as well.
 
 
 def export(
-    checkpoint: Path, output: Path, base_dir: Path | None = None, *, keep_adapter: bool = False
+    checkpoint: Path,
+    output: Path,
+    base_dir: Path | None = None,
+    *,
+    keep_adapter: bool = False,
+    adapter_rank: int | None = None,
 ) -> dict[str, Any]:
     """Write `model.pth`, `config.json`, `vocab.json`, `speakers_xtts.pth` (if the base has one) and a README.
-
-    What a run has learned in an adapter is merged into the weights, or kept as `adapter.safetensors`.
 
     Args:
         checkpoint: a training checkpoint, or a run folder (its newest sound checkpoint).
         output: a folder that does not exist yet, or is empty.
         base_dir: the base's folder, where it is not the recorded one any more.
-        keep_adapter: `model.pth` has the base's transformer, and `speak` applies the adapter for its language alone:
-            the old languages are exactly the base's.
+        keep_adapter: `model.pth` is the base with the rows of new tokens, and what the run learned beside them is kept
+            as `adapter.safetensors`, which `speak` applies for its language alone: the old languages are exactly the
+            base's. Otherwise an adapter is merged into the weights.
+        adapter_rank: with `keep_adapter`, of a run that trained the transformer itself: keep the largest directions of
+            the change of each matrix, so many; by default the whole change.
 
     Returns:
         What was exported: `checkpoint`, `step`, `language`, `base_rows`, `base_rows_checked`, `size_bytes`, and
@@ -80,8 +86,11 @@ def export(
     record = content.get("xtts_extend", {})
     weights = xtts_weights(content["model"])
     adapter = record.get("adapter", {}).get("tensors", {})
-    if keep_adapter and not adapter:
-        raise ConfigError(f"{path} has no adapter to keep: the run trained the transformer itself.")
+    if adapter_rank is not None and (adapter or not keep_adapter):
+        raise ConfigError(
+            "--adapter-rank is for --keep-adapter and a run that trained the transformer itself; "
+            + ("the adapter of this run has its rank already." if adapter else "give --keep-adapter as well.")
+        )
     base = base_dir or Path(record.get("base_dir") or path.parent)
     rows_checked = _prove_base_rows(weights, record.get("base_rows", {}), base_dir)
 
@@ -102,6 +111,9 @@ def export(
 
     if not keep_adapter:
         weights = merge(weights, adapter)
+    elif not adapter:
+        started_from = Path(base_dir / "model.pth" if base_dir else recorded.get("started_from") or base / "model.pth")
+        weights, adapter = difference(weights, _base_weights(started_from, weights), adapter_rank)
 
     with atomic_folder(output) as folder:
         with atomic_write(folder / "model.pth") as file:
@@ -112,6 +124,8 @@ def export(
         shutil.copyfile(vocab, folder / "vocab.json")
         if (base / "speakers_xtts.pth").is_file():
             shutil.copyfile(base / "speakers_xtts.pth", folder / "speakers_xtts.pth")
+        about = {"language": language, "step": info.step, "base_dir": str(base), "checkpoint": str(path)}
+        (folder / "xtts_extend.json").write_text(json.dumps(about, indent=4, ensure_ascii=False), encoding="utf-8")
         readme = _README.format(language=language, step=info.step, rate=config.audio.output_sample_rate)
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return {
@@ -123,6 +137,19 @@ def export(
         "size_bytes": (output / "model.pth").stat().st_size,
         "adapter_bytes": (output / ADAPTER_FILE).stat().st_size if keep_adapter else 0,
     }
+
+
+def _base_weights(file: Path, weights: dict[str, Any]) -> dict[str, Any]:
+    """What a run started from, for a comparison with the run's weights."""
+    if not file.is_file():
+        raise ConfigError(f"{file}, which the run started from, is not there any more. Give its folder as --base-dir.")
+    content, _ = load_checkpoint(file)
+    adapter = content.get("xtts_extend", {}).get("adapter", {}).get("tensors", {})
+    base = merge(xtts_weights(content.get("model", content)), adapter)
+    other = [name for name, tensor in weights.items() if name not in base or base[name].shape[1:] != tensor.shape[1:]]
+    if other or base["gpt.text_head.bias"].shape[0] > weights["gpt.text_head.bias"].shape[0]:
+        raise ConfigError(f"{file} is not what the run started from: other tensors than the run's. Give --base-dir.")
+    return base
 
 
 def _prove_base_rows(weights: dict[str, Any], record: dict[str, Any], base_dir: Path | None) -> bool:

@@ -1,4 +1,4 @@
-"""Runs that keep the old languages: resumed they are the same run, and what is kept is measured, judged and exported."""
+"""Runs that keep old languages: resumed they are the same run, and what is kept is measured, judged and exported."""
 
 import json
 import shutil
@@ -179,10 +179,36 @@ def test_an_adapter_is_merged_or_kept_for_its_language(corpus, adapted, tmp_path
         load_model(tmp_path / "kept", "am")
 
 
-def test_only_a_run_with_an_adapter_has_one_to_keep(short_run, tmp_path):
-    with pytest.raises(ConfigError, match="no adapter to keep"):
-        export(short_run, tmp_path / "model", keep_adapter=True)
-    assert not (tmp_path / "model").exists()
+def test_what_a_run_changed_is_kept_apart_from_the_base(corpus, short_run, tmp_path):
+    base = xtts_weights(torch.load(corpus.base / "model.pth", weights_only=True)["model"])
+    trained = xtts_weights(checkpoint(short_run, 4)["model"])
+    export(short_run, tmp_path / "whole", keep_adapter=True)
+    for language, expected in (("en", base), ("am", trained)):
+        state = load_model(tmp_path / "whole", language).state_dict()
+        for key, tensor in expected.items():
+            rows = tensor.shape[0] if tensor.ndim else None
+            assert torch.equal(state[key][:rows] if rows else state[key], tensor), (language, key)
+
+    sizes = [export(short_run, tmp_path / f"{rank}", keep_adapter=True, adapter_rank=rank) for rank in (2, 16)]
+    matrix = "gpt.gpt.h.0.mlp.c_fc.weight"
+    states = [load_model(tmp_path / f"{rank}", "am").state_dict() for rank in (2, 16)]
+    missed = [float((state[matrix] - trained[matrix]).norm()) for state in states]
+    assert 0 < missed[1] < missed[0] < float((base[matrix] - trained[matrix]).norm())
+    assert torch.linalg.matrix_rank(states[0][matrix] - base[matrix], rtol=1e-3) == 2
+    # what is no matrix of the transformer is whole
+    assert torch.equal(states[0]["gpt.mel_head.weight"], trained["gpt.mel_head.weight"])
+    assert sizes[0]["adapter_bytes"] < sizes[1]["adapter_bytes"]
+
+
+def test_what_cannot_be_kept_apart(short_run, adapted, mini_base, tmp_path):
+    for run, given, message in (
+        (adapted, {"keep_adapter": True, "adapter_rank": 4}, "has its rank already"),
+        (short_run, {"adapter_rank": 4}, "give --keep-adapter as well"),
+        (short_run, {"keep_adapter": True, "base_dir": tmp_path}, r"holds no model\.pth"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            export(run, tmp_path / "model", **given)
+        assert not (tmp_path / "model").exists()
 
 
 def test_weights_of_an_adapted_run_are_taken_with_it(corpus, recipe, adapted, tmp_path):

@@ -19,7 +19,6 @@ from xtts_extend.checkpoint.inspect import inspect_checkpoint, newest_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, DamagedError
 from xtts_extend.model.gpt_trainer import row_digests
-from xtts_extend.rescue.curves import read_curves
 from xtts_extend.rescue.measure import (
     Moments,
     NewRows,
@@ -38,6 +37,7 @@ from xtts_extend.rescue.measure import (
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
+from xtts_extend.training.curves import read_curves
 
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
 #: Verdicts in their order: the first that holds is the verdict, the others are listed.

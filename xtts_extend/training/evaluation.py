@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from xtts_extend.data.audio import load_audio
+from xtts_extend.data.audio import load_audio, save_wav
+from xtts_extend.errors import DataError
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
+from xtts_extend.training.curves import read_curves
 from xtts_extend.training.signals import Interrupted
 
 logger = logging.getLogger("trainer")
@@ -29,18 +31,30 @@ def losses_by_language(trainer: Any) -> dict[str, dict[str, float]]:
     results = {}
     for language in sorted({sample["language"] for sample in trainer.eval_samples}):
         samples = [sample for sample in trainer.eval_samples if sample["language"] == language]
-        sums: dict[str, float] = {}
-        for batch in trainer.get_eval_dataloader(samples):
+
+        def losses_of(batch: dict[str, Any]) -> Mapping[str, float]:
             # several processes have to leave together, and do so after the evaluation
             if trainer.stop.number is not None and trainer.ranks.size == 1:
                 raise Interrupted
-            count = len(batch["samples"])
-            _, losses = trainer.eval_step(trainer.format_batch(batch), 0)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value * count
-        totals = trainer.ranks.sum([sums.get(name, 0.0) for name in _LOSSES])
-        results[language] = {name: value / len(samples) for name, value in zip(_LOSSES, totals, strict=True)}
+            losses: Mapping[str, float] = trainer.eval_step(trainer.format_batch(batch), 0)[1]
+            return losses
+
+        means = mean_losses(trainer.get_eval_dataloader(samples), losses_of, len(samples))
+        results[language] = dict(zip(means, trainer.ranks.sum(list(means.values())), strict=True))
     return results
+
+
+def mean_losses(
+    batches: Iterable[dict[str, Any]], losses_of: Callable[[dict[str, Any]], Mapping[str, Any]], samples: int
+) -> dict[str, float]:
+    """Sums of each loss over the batches, each with as many samples as it has, divided by the number of all samples."""
+    sums = dict.fromkeys(_LOSSES, 0.0)
+    for batch in batches:
+        count = len(batch["samples"])
+        losses = losses_of(batch)
+        for name in _LOSSES:
+            sums[name] += float(losses[name]) * count
+    return {name: value / samples for name, value in sums.items()}
 
 
 def evaluate(trainer: Any) -> dict[str, dict[str, float]]:
@@ -60,6 +74,10 @@ def evaluate(trainer: Any) -> dict[str, dict[str, float]]:
         trainer.dashboard_logger.add_scalars("eval", scalars, position.step)
         shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items())
         logger.info(" > EVAL step %d · %s · %s", position.step, language, shown)
+    trainer.metrics.flush()
+    curves = read_curves(trainer.metrics.path, None, getattr(trainer.config, "language", ""))
+    for name, reason in (curves.onset() if curves else {}).items():
+        logger.warning(" > %s: %s", name, reason)
     return lines
 
 
@@ -90,12 +108,32 @@ def value_of(lines: Mapping[str, Mapping[str, float]], config: Any, train_loss: 
     return values["loss"]
 
 
-def speak_test_sentences(trainer: Any) -> dict[str, Any]:
-    """coqui's `GPTTrainer.test_run`, with reference voices that are read without FFmpeg.
+#: Folder of a run with its test sentences, as STEP-NUMBER-LANG.wav.
+SAMPLES = "samples"
 
-    Returns:
-        Audio (samples,) for each of the configuration's test sentences, by coqui's names.
+
+def speak_test_sentences(trainer: Any) -> None:
+    """Speak the configuration's test sentences, for the dashboard by coqui's names, and as files in the run folder.
+
+    As coqui's `GPTTrainer.test_run`, with reference voices that are read without FFmpeg.
     """
+    rate = trainer.config.model_args.output_sample_rate
+    try:
+        audios = _spoken(trainer)
+        for (name, audio), sentence in zip(audios.items(), trainer.config.test_sentences, strict=True):
+            number = name.split("-")[0]
+            save_wav(
+                trainer.output_path / SAMPLES / f"{trainer.position.step:08d}-{number}-{sentence['language']}.wav",
+                audio,
+                rate,
+            )
+        trainer.dashboard_logger.test_audios(trainer.position.step, audios, rate)
+    except DataError as error:
+        logger.warning(" > the test sentences were not spoken: %s", error)
+
+
+def _spoken(trainer: Any) -> dict[str, Any]:
+    """Audio (samples,) for each of the test sentences."""
     trainer.model.eval()
     xtts = trainer.model.xtts
     xtts.gpt.init_gpt_for_inference(kv_cache=trainer.config.model_args.kv_cache, use_deepspeed=False)

@@ -197,7 +197,7 @@ def restore(
     info: CheckpointInfo,
     changed: Sequence[str],
     migration: Migration | None = None,
-) -> Position:
+) -> tuple[Position, list[str]]:
     """Restore weights, optimizer, scheduler, scaler and position, check that all of it arrived, and say so.
 
     Args:
@@ -206,6 +206,9 @@ def restore(
         info: its header.
         changed: what `check_changes` returned; it takes effect.
         migration: carries the moments, where `migrate_content` has carried the weights.
+
+    Returns:
+        The position, and what was restored, in words.
 
     Raises:
         CheckpointError: something is missing, left over, or does not fit; it is named.
@@ -249,7 +252,7 @@ def restore(
             "first batch; gradients of a started accumulation are not in the file.",
             position.epoch,
         )
-    return position
+    return position, restored
 
 
 def check_changes(

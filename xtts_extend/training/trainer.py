@@ -10,16 +10,12 @@ Randomness is a function of (seed, step), so that nothing has to be remembered.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import random
 import time
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
@@ -27,7 +23,6 @@ from xtts_extend.checkpoint.background import BackgroundWriter, snapshot
 from xtts_extend.checkpoint.store import require_space, save_again, save_step
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
-from xtts_extend.errors import DataError
 from xtts_extend.model.migration import Migration
 from xtts_extend.training.evaluation import (
     evaluate,
@@ -37,9 +32,11 @@ from xtts_extend.training.evaluation import (
     value_of,
 )
 from xtts_extend.training.folder import RunFolder
+from xtts_extend.training.history import hours, note
 from xtts_extend.training.loaders import eval_loader, train_loader
 from xtts_extend.training.metrics import MetricsLog, make_dashboard
 from xtts_extend.training.progress import Progress
+from xtts_extend.training.randomness import seed_all
 from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.reference import equip
 from xtts_extend.training.restore import (
@@ -119,6 +116,13 @@ class ResumableTrainer(Trainer):
         self.position = Position()
         self.best_value = math.inf
         self._changed, self._migration = changed, migration
+        #: What the history says of this start.
+        self._about: dict[str, Any] = {
+            "from": getattr(config, "started_from", ""),
+            "hours": hours(train_samples),
+            "tokens": {"base": model.base_rows, "new": model.vocab_size - model.base_rows},
+            "processes": self.ranks.size,
+        }
         self.stop = StopSignal()
         self._saved_step = 0
         self._best_step = -1
@@ -160,7 +164,8 @@ class ResumableTrainer(Trainer):
             return
         # if `prepare` saw that they are not recorded
         losses = losses_by_language(self) if self.model.holds_base else {}
-        self.position = restore(self, content, self.restored_info, self._changed, self._migration)
+        self.position, restored = restore(self, content, self.restored_info, self._changed, self._migration)
+        self._about |= {"from": self.restored_info.path, "restored": restored, "changed": self._changed}
         note_base_losses(self, losses)
         self.best_value = self.position.best_value
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
@@ -218,12 +223,7 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _seed(self, purpose: str, step: int) -> None:
-        """Make what is random from here on a function of (seed, purpose, step)."""
-        name = f"{self.config.training_seed}:{purpose}:{step}" + (f":{self.ranks.rank}" if self.ranks.rank else "")
-        value = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
-        random.seed(value)
-        np.random.seed(value)
-        torch.manual_seed(value)
+        seed_all(self.config.training_seed, purpose, step, self.ranks.rank)
 
     def _training_mode(self) -> None:
         # the model's own hook: only the GPT trains, DVAE and decoder stay in evaluation mode
@@ -342,20 +342,17 @@ class ResumableTrainer(Trainer):
         self._progress.leave_out(time.monotonic() - began)
 
     def test_run(self) -> None:
-        """Speak the test sentences for the dashboard."""
+        """Speak the test sentences, for the dashboard and as files in the run folder."""
         if self.config.test_sentences and self.ranks.is_main:
             self._seed("test", self.position.step)
-            rate = self.config.model_args.output_sample_rate
-            try:
-                self.dashboard_logger.test_audios(self.position.step, speak_test_sentences(self), rate)
-            except DataError as error:
-                logger.warning(" > the test sentences were not spoken: %s", error)
+            speak_test_sentences(self)
 
     ####################
     # FIT
     ####################
 
     def _fit(self) -> None:
+        self._note("resume" if self.position.step else "start", **self._about)
         self._progress = Progress(self.config, self.position.step)
         self._limit = TimeLimit(getattr(self.config, "max_minutes", None), checkpoint_size(self.model))
         self.train_loader = self.get_train_dataloader(self.train_samples or [])
@@ -383,6 +380,10 @@ class ResumableTrainer(Trainer):
         self._writer.wait()
         self.ranks.wait()
 
+    def _note(self, event: str, **values: Any) -> None:
+        if self.ranks.is_main:
+            note(self.output_path, event, step=self.position.step, **values)
+
     def fit(self) -> None:
         """Train until the limits are reached; the last completed step is saved.
 
@@ -397,11 +398,13 @@ class ResumableTrainer(Trainer):
         with self.stop:
             try:
                 self._fit()
+                self._note("end")
             except (Interrupted, OutOfTime) as reason:
                 if self._saved_step != self.position.step:
                     self.save_checkpoint()
                 self._writer.wait()
                 self.ranks.wait()
+                self._note("stop")
                 logger.info(" > Stopped at step %d. To go on: --checkpoint %s", self.position.step, self.output_path)
                 if isinstance(reason, Interrupted):
                     self.callbacks.on_keyboard_interrupt(self)

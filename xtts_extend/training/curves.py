@@ -65,6 +65,38 @@ class Curves:
             return ""
         return f"the training loss stands still: {middle:.4f} in the middle of the run, {end:.4f} at its end"
 
+    def plateau(self) -> str:
+        """Whether the last evaluations gained nothing, in words; empty when they did, or cannot be judged."""
+        if len(self.evaluation) <= _LAST_EVALUATIONS or self.evaluation[-1][0] < _STEPS_TO_JUDGE:
+            return ""
+        before = min(loss for _, loss in self.evaluation[:-_LAST_EVALUATIONS])
+        last = min(loss for _, loss in self.evaluation[-_LAST_EVALUATIONS:])
+        if last < before * (1 - _GAIN):
+            return ""
+        return f"the last {_LAST_EVALUATIONS} evaluations gave {last:.4f} at best, and {before:.4f} was reached before"
+
+    def named(self) -> dict[str, str]:
+        """What the curves say that a person should know, with the likely cause and the page to read; by its name."""
+        if reason := self.overfitted():
+            return {
+                "divergence": f"{reason}. Likely the learning rate is too high, or the data too little for so many "
+                "epochs; the best model is kept. See docs/keeping-languages.md, 'When a curve says something'."
+            }
+        if reason := self.plateau():
+            return {
+                "plateau": f"{reason}. Likely the model has learned what it can from this data at this rate; try a "
+                "lower one, or end the run. See docs/keeping-languages.md, 'When a curve says something'."
+            }
+        return {}
+
+    def onset(self) -> dict[str, str]:
+        """What of it the last evaluation brought; the one before it had not said so."""
+        if not self.evaluation:
+            return {}
+        step = self.evaluation[-1][0]
+        earlier = Curves(self.source, [point for point in self.train if point[0] < step], self.evaluation[:-1])
+        return {name: text for name, text in self.named().items() if name not in earlier.named()}
+
     def _falls_after(self, step: int) -> bool:
         """Whether the training loss is lower now than around a step."""
         window = max(1, len(self.train) // 10)

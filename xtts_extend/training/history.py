@@ -1,0 +1,50 @@
+"""`history.jsonl`: when a run started, was taken up again and ended, with what; for whoever looks at it later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from xtts_extend.errors import MachineError
+
+FILE_NAME = "history.jsonl"
+
+
+def note(run: Path, event: str, **values: Any) -> None:
+    """Append an event to a run's history.
+
+    Raises:
+        MachineError: the disk is full, or the run folder vanished or cannot be written to.
+    """
+    line = {"event": event, "time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}
+    try:
+        with (run / FILE_NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise MachineError(
+            f"{run / FILE_NAME} could not be written: {error.strerror}. Make room or mend the folder, then start again."
+        ) from error
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """The events of a run, in order; half a line, as a kill leaves it, is passed over."""
+    file = run / FILE_NAME
+    events = []
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return [event for event in events if isinstance(event, dict) and "event" in event]
+
+
+def hours(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Hours of samples by language; those to replay as "replay LANG"."""
+    found: dict[str, float] = {}
+    for sample in samples:
+        name = f"replay {sample['language']}" if sample.get("replay") else str(sample["language"])
+        found[name] = found.get(name, 0.0) + sample.get("duration_s", 0.0) / 3600
+    return found
