@@ -287,6 +287,7 @@ def load_base(
     model.load_base(weights, base_rows)
     if config.freeze_base_rows:
         model.freeze_base_rows()
+    logger.info(model.describe_rows(f"start: {config.init}"))
 
 
 def start_weights(

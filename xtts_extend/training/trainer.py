@@ -19,8 +19,7 @@ from typing import Any, cast
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
-from xtts_extend.checkpoint.background import BackgroundWriter, snapshot
-from xtts_extend.checkpoint.store import require_space, save_again, save_step
+from xtts_extend.checkpoint.store import require_space
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.model.migration import Migration
@@ -43,11 +42,11 @@ from xtts_extend.training.restore import (
     Position,
     check_changes,
     checkpoint_size,
-    checkpoint_state,
     freeze_recorded_rows,
     load_run,
     restore,
 )
+from xtts_extend.training.saving import Saver
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
 from xtts_extend.training.update import Updater
 
@@ -124,9 +123,7 @@ class ResumableTrainer(Trainer):
             "processes": self.ranks.size,
         }
         self.stop = StopSignal()
-        self._saved_step = 0
-        self._best_step = -1
-        self._writer = BackgroundWriter()
+        self._saver = Saver(self)
         super().__init__(
             args,
             config,
@@ -169,28 +166,11 @@ class ResumableTrainer(Trainer):
         note_base_losses(self, losses)
         self.best_value = self.position.best_value
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
-        self._saved_step = self.position.step
+        self._saver.step = self.position.step
 
     def save_checkpoint(self) -> None:
         """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
-        self._save(f"checkpoint_{self.position.step}.pth")
-        self._saved_step = self.position.step
-
-    def _save(self, name: str) -> None:
-        """Copy the state and write it in the background; what the metrics hold by now is on the disk before."""
-        self.metrics.flush()
-        self.dashboard_logger.flush()
-        if not self.ranks.is_main:
-            return
-        logger.info(" > %s : %s", "BEST MODEL" if "best" in name else "CHECKPOINT", self.output_path / name)
-        # copied only when the one before is written: at most one copy at a time
-        self._writer.wait()
-        keep = self.config.save_n_checkpoints
-        if self._best_step == self.position.step:
-            # the best model was written at this very step: the same content under a second name
-            self._writer.submit(save_again, self.output_path, f"best_model_{self._best_step}.pth", name, keep)
-        else:
-            self._writer.submit(save_step, snapshot(checkpoint_state(self)), self.output_path, name, keep)
+        self._saver.checkpoint()
 
     def save_best_model(self) -> None:
         """Write `best_model_N.pth` when the loss that was just measured is the best so far."""
@@ -199,8 +179,7 @@ class ResumableTrainer(Trainer):
             return
         self.best_value = value
         logger.info(" > loss %.5f is the best so far", value)
-        self._save(f"best_model_{self.position.step}.pth")
-        self._best_step = self.position.step
+        self._saver.best_model()
 
     ####################
     # DATA
@@ -275,7 +254,7 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_epoch_start(self)
         boundary = self.position.step
         for index, batch in enumerate(loader, start=self.position.batch):
-            self._writer.check()
+            self._saver.writer.check()
             self.train_step(batch, batches, index, time.time())
             if (index + 1) % self.grad_accum_steps == 0 or index + 1 == batches:
                 self._between_steps(boundary, epoch_ends=index + 1 == batches)
@@ -375,10 +354,7 @@ class ResumableTrainer(Trainer):
             self.callbacks.on_epoch_start(self)
             self.train_epoch()
             self.callbacks.on_epoch_end(self)
-        if self._saved_step != self.position.step:
-            self.save_checkpoint()
-        self._writer.wait()
-        self.ranks.wait()
+        self._saver.finish()
 
     def _note(self, event: str, **values: Any) -> None:
         if self.ranks.is_main:
@@ -400,10 +376,7 @@ class ResumableTrainer(Trainer):
                 self._fit()
                 self._note("end")
             except (Interrupted, OutOfTime) as reason:
-                if self._saved_step != self.position.step:
-                    self.save_checkpoint()
-                self._writer.wait()
-                self.ranks.wait()
+                self._saver.finish()
                 self._note("stop")
                 logger.info(" > Stopped at step %d. To go on: --checkpoint %s", self.position.step, self.output_path)
                 if isinstance(reason, Interrupted):
