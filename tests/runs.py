@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,3 +173,14 @@ def changed_vocabulary(
     data["model"]["merges"] = [" ".join(merge) for merge in merges]
     output.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
     return output
+
+
+def edited(file: Path, folder: Path, edit: Callable[[dict], object]) -> Path:
+    """A copy whose content was changed, with the vocabulary of the run beside it if there was one."""
+    folder.mkdir(exist_ok=True)
+    content = torch.load(file, weights_only=True)
+    edit(content)
+    torch.save(content, folder / file.name)
+    if (file.parent / "vocab.json").is_file():
+        shutil.copyfile(file.parent / "vocab.json", folder / "vocab.json")
+    return folder / file.name

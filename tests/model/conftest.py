@@ -4,15 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
+from networks import NEW, base_weights, config_for
 
-from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.model.embedding import extend_token_tensors
-from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
-from xtts_extend.training.base import use_base
-from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
-
-NEW = 7
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +20,6 @@ def larger_vocab(mini_base, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("vocab") / "vocab.json"
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     return path
-
-
-def config_for(base: Path, vocab: Path | None = None) -> NewLanguageConfig:
-    config = NewLanguageConfig()
-    take_architecture(config, read_json(base / "config.json"))
-    use_base(config, base)
-    if vocab:
-        config.model_args.tokenizer_file = str(vocab)
-    return config
-
-
-def base_weights(base: Path) -> dict[str, torch.Tensor]:
-    return xtts_weights(load_checkpoint(base / "model.pth")[0]["model"])
 
 
 @pytest.fixture

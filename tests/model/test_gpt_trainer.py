@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import NEW, base_weights, config_for
+from networks import NEW, base_weights, config_for
 from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 

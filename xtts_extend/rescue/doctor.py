@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -37,7 +37,7 @@ from xtts_extend.rescue.measure import (
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
-from xtts_extend.training.curves import read_curves
+from xtts_extend.training.curves import Curves, read_curves
 
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
 #: Verdicts in their order: the first that holds is the verdict, the others are listed.
@@ -132,49 +132,25 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     fit = measure_moments(patient, moments)
     curves = read_curves(path, patient.info.step, patient.recorded.get("language", ""))
 
+    drift = transformer_drift(patient)
+    wrong = list(_wrong_vocabulary(patient, vocabulary if vocab else None, misplaced))
+    started_again = patient.content.get(REINITIALISED, 0)
+
     found: dict[str, str] = {}
     if broken:
         found["not-finite"] = f"{len(broken)} tensors hold NaN or infinity: {first_of(broken)}"
-    wrong = list(_wrong_vocabulary(patient, vocabulary if vocab else None, misplaced))
-    wrong_moments = fit.misfits if fit else []
-    if wrong or wrong_moments:
+    if wrong_moments := fit.misfits if fit else []:
         moments_too = [f"the optimizer's moments do not belong to the rows: {first_of(wrong_moments)}"]
-        found["wrong-vocabulary"] = "; ".join([*wrong, *moments_too] if wrong_moments else wrong)
+        found["wrong-vocabulary"] = "; ".join([*wrong, *moments_too])
+    elif wrong:
+        found["wrong-vocabulary"] = "; ".join(wrong)
     if drifted := _drifted(patient, old, hooked_rows(patient, moments)):
         found["old-rows-drifted"] = drifted
-    started_again = patient.content.get(REINITIALISED, 0)
     if new and not started_again and (untrained := _untrained(new, fit)):
         found["new-rows-untrained"] = untrained
-    drift = transformer_drift(patient)
-    layers = median(moved for part, moved in drift.items() if part.startswith("layer "))
-    if curves and (passed := curves.overfitted()):
-        found["overfitted"] = passed
-    elif layers > WRECKED_LAYERS:
-        found["overfitted"] = (
-            f"the layers of the transformer moved by {layers:.0%} of their norm, where healthy runs move them by 20 to "
-            "30 %: the rate was too high, or training too long"
-        )
+    if overfitted := _overfitted(curves, drift):
+        found["overfitted"] = overfitted
 
-    notes = schedule_notes(patient, fit.updates if fit else 0)
-    if started_again:
-        notes.append(f"a repair started {started_again} new rows again, and they were not trained since: go on")
-    if checkpoint.is_dir():
-        passed_over = [file.name for file in run_checkpoints(checkpoint) if _step_in(file) > (patient.info.step or 0)]
-        notes += [f"{name} is newer, and cannot be used: see the warning" for name in sorted(passed_over)]
-    if curves and (still := curves.stands_still()):
-        notes.append(still)
-    if fit and fit.other_misfits:
-        notes.append(
-            f"the optimizer's state does not fit the weights ({first_of(fit.other_misfits)}): the run cannot go on; "
-            "its weights can, with --start-fresh"
-        )
-    if not _froze(patient) and old.changed and "old-rows-drifted" not in found:
-        notes.append(
-            f"the run trained all rows: the {old.count} old ones moved by {old.moved_embedding:.2%} of their "
-            f"norm in the embedding and {old.moved_head:.0%} in the head on average, which is not far"
-        )
-    if patient.tokens is None:
-        notes.append("its vocabulary is not known (name it with --vocab): rows are compared by their place")
     verdict = next((name for name in VERDICTS if name in found), "healthy")
     way_on = verdict
     if (verdict == "wrong-vocabulary" and not wrong) or (verdict == "healthy" and fit and fit.other_misfits):
@@ -184,6 +160,10 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         way_on = "not-finite"
     elif verdict == "old-rows-drifted" and "overfitted" in found:
         way_on = "wrecked"
+    notes = schedule_notes(patient, fit.updates if fit else 0)
+    if checkpoint.is_dir():
+        notes += _passed_over(checkpoint, patient.info.step or 0)
+    notes += _notes(patient, old if "old-rows-drifted" not in found else None, fit, curves, started_again)
     return Diagnosis(
         str(path),
         verdict,
@@ -201,6 +181,49 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
             and {"source": curves.source, "train": curves.train[-1:], "evaluation": curves.evaluation[-1:]},
         },
     )
+
+
+def _overfitted(curves: Curves | None, drift: Mapping[str, float]) -> str:
+    """Why the run's best point lies behind it, by its losses or by how far its layers moved; empty when it does not."""
+    if curves and (passed := curves.overfitted()):
+        return passed
+    layers = median(moved for part, moved in drift.items() if part.startswith("layer "))
+    if layers <= WRECKED_LAYERS:
+        return ""
+    return (
+        f"the layers of the transformer moved by {layers:.0%} of their norm, where healthy runs move them by 20 to "
+        "30 %: the rate was too high, or training too long"
+    )
+
+
+def _passed_over(run: Path, step: int) -> list[str]:
+    """The checkpoints of a run that are newer than the one that was examined."""
+    newer = sorted(file.name for file in run_checkpoints(run) if _step_in(file) > step)
+    return [f"{name} is newer, and cannot be used: see the warning" for name in newer]
+
+
+def _notes(
+    patient: Patient, old: OldRows | None, fit: Moments | None, curves: Curves | None, started_again: int
+) -> list[str]:
+    """What is worth knowing and no illness; `old` only where old rows did not drift."""
+    notes = []
+    if started_again:
+        notes.append(f"a repair started {started_again} new rows again, and they were not trained since: go on")
+    if curves and (still := curves.stands_still()):
+        notes.append(still)
+    if fit and fit.other_misfits:
+        notes.append(
+            f"the optimizer's state does not fit the weights ({first_of(fit.other_misfits)}): the run cannot go on; "
+            "its weights can, with --start-fresh"
+        )
+    if old and not _froze(patient) and old.changed:
+        notes.append(
+            f"the run trained all rows: the {old.count} old ones moved by {old.moved_embedding:.2%} of their "
+            f"norm in the embedding and {old.moved_head:.0%} in the head on average, which is not far"
+        )
+    if patient.tokens is None:
+        notes.append("its vocabulary is not known (name it with --vocab): rows are compared by their place")
+    return notes
 
 
 def _froze(patient: Patient) -> bool:
@@ -276,8 +299,9 @@ def _untrained(new: NewRows, fit: Moments | None) -> str:
 
 
 def _step_in(file: Path) -> int:
-    """The step in the name of a run's file."""
-    return int(file.stem.rsplit("_", 1)[1])
+    """The step in the name of a run's file; -1 where a name ends otherwise."""
+    number = file.stem.rpartition("_")[2]
+    return int(number) if number.isdecimal() else -1
 
 
 def _sound_beside(checkpoint: Path) -> Path | None:
@@ -318,8 +342,9 @@ def _go_on(path: Path | None, base: Path, patient: Patient | None, *flags: str, 
     command += ["--language", recorded.get("language") or "LANGUAGE"]
     for manifest in recorded.get("train_manifests") or ["MANIFEST"]:
         command += ["--train-manifest", manifest]
-    for manifest in recorded.get("val_manifests") or []:
-        command += ["--val-manifest", manifest]
+    for flag, key in (("--val-manifest", "val_manifests"), ("--replay", "replay")):
+        for manifest in recorded.get(key) or []:
+            command += [flag, manifest]
     return shlex.join(command)
 
 

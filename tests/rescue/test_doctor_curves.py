@@ -1,0 +1,100 @@
+"""What the doctor says of a run's losses: metrics of ours, TensorBoard of coqui's Trainer."""
+
+import json
+import shutil
+
+import pytest
+from runs import edited
+from torch.utils.tensorboard import SummaryWriter
+
+from xtts_extend.rescue.doctor import examine
+from xtts_extend.text.vocabulary import load_vocabulary
+
+
+def curve(evaluations, rising_train=False):
+    """Lines of a metrics.jsonl: forty steps between evaluations."""
+    lines = []
+    for number, loss in enumerate(evaluations):
+        for step in range(40 * number + 1, 40 * number + 41):
+            train = 3 - step / 200 if not rising_train else 3 + step / 50
+            lines.append({"step": step, "epoch": number, "loss": train})
+        lines.append({"eval": True, "step": 40 * number + 40, "language": "am", "loss": loss})
+        lines.append({"eval": True, "step": 40 * number + 40, "language": "en", "loss": 3 + number})
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+START = '{"eval": true, "step": 0, "language": "am", "loss": 3.0}\n'
+
+
+def at_step(step):
+    def edit(content):
+        content["step"] = step
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("lines", "step", "verdict", "reason"),
+    [
+        (curve([3, 2.5, 2.6, 2.7, 2.8]), 200, "overfitted", "was best at step 80 (2.5000) and is 2.8000 now, 3 eval"),
+        (curve([3, 2.5, 2.6, 2.7, 2.8]), 80, "healthy", ""),
+        (curve([3, 2.5, 2.6, 2.7]), 160, "healthy", ""),
+        (curve([3, 2.5, 2.51, 2.5, 2.52]), 200, "healthy", ""),
+        (curve([3, 2.5, 2.54, 2.6, 2.7]), 200, "healthy", ""),
+        (curve([3, 2.8, 2.7, 2.6, 2.5]), 200, "healthy", ""),
+        (START + curve([3.6, 3.4]), 80, "overfitted", "was 3.0000 before the first step and is 3.4000 now"),
+        (curve([3, 2.5, 2.4], rising_train=True), 120, "overfitted", "the training loss ran away"),
+        ('{"step": 1, "loss": null}\nhalf a li', 200, "healthy", ""),
+    ],
+)
+def test_curves(short_run, corpus, tmp_path, lines, step, verdict, reason):
+    file = edited(short_run / "checkpoint_4.pth", tmp_path, at_step(step))
+    (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    found = examine(file, corpus.base)
+    assert found.verdict == verdict
+    assert reason in found.reason
+    if verdict == "overfitted":
+        for best in ("best_model_80.pth", "best_model_180.pth"):
+            shutil.copyfile(file, tmp_path / best)
+        assert "best_model_180.pth --new-run" in examine(file, corpus.base).next_command
+
+
+def test_drifted_rows_and_bad_losses_are_no_case_for_a_repair(healthy_stock, corpus, tmp_path):
+    def move(content):
+        content["step"] = 80
+        content["model"]["xtts.gpt.text_embedding.weight"][: load_vocabulary(corpus.base / "vocab.json").size] += 2
+
+    file = edited(healthy_stock, tmp_path, move)
+    assert examine(file, corpus.base).next_command.startswith("xtts-extend repair ")
+    (tmp_path / "metrics.jsonl").write_text(START + curve([3.6, 3.4]), encoding="utf-8")
+    found = examine(file, corpus.base)
+    assert (found.verdict, list(found.also)) == ("old-rows-drifted", ["overfitted"])
+    assert found.next_command.startswith(
+        f"{'python recipes/new_language/train_gpt_xtts.py'} --base-dir {corpus.base} --vocab "
+    )
+
+
+def test_curves_of_a_stock_run(healthy_stock, corpus, tmp_path):
+    """As coqui's logger writes them."""
+    file = edited(healthy_stock, tmp_path, at_step(200))
+    writer = SummaryWriter(tmp_path)
+    for step in range(25, 201, 25):
+        writer.add_scalar("TrainIterStats/loss", 3 - step / 100, step)
+    for step, loss in zip(range(40, 201, 40), (3, 2.5, 2.6, 2.7, 2.8), strict=True):
+        writer.add_scalar("EvalStats/avg_loss", loss, step)
+    writer.close()
+    assert examine(file, corpus.base).verdict == "overfitted"
+
+
+def test_a_loss_that_stands_still_is_a_note(short_run, corpus, tmp_path):
+    file = edited(short_run / "checkpoint_4.pth", tmp_path, at_step(100))
+    lines = [json.dumps({"step": step, "loss": 4.2}) + "\n" for step in range(1, 101)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    found = examine(file, corpus.base)
+    assert found.verdict == "healthy"
+    assert found.notes == ["the training loss stands still: 4.2000 in the middle of the run, 4.2000 at its end"]
+
+
+def test_an_accumulation_that_was_cut_off(healthy_stock, corpus, tmp_path):
+    found = examine(edited(healthy_stock, tmp_path, at_step(21)), corpus.base)
+    assert "5 updates in 22 batches, about one in 4" in found.notes[0]
