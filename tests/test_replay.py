@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -158,9 +159,38 @@ def test_what_cannot_be_made(given, tmp_path, monkeypatch):
     (tmp_path / "other" / "file").touch()
     with pytest.raises(ConfigError, match="is no replay set"):
         make_replay(**given | {"output": tmp_path / "other"})
-    monkeypatch.setattr(replay_module._Speaker, "speak", lambda self, ids, voice: [None] * len(ids))
-    with pytest.raises(DataError, match="came to an end"):
+
+
+def test_a_language_that_the_base_does_not_speak_is_given_up(given, monkeypatch):
+    speak = replay_module._Speaker.speak
+
+    def without_spanish(self, ids, voice):
+        found = speak(self, ids, voice)
+        return [None] * len(found) if ids[0, 0] == self.tokenizer.encode("a", "es")[0] else found
+
+    monkeypatch.setattr(replay_module._Speaker, "speak", without_spanish)
+    with pytest.raises(DataError, match="Nothing of the first 20 batches in es can be used"):
         make_replay(**given)
+
+
+def test_what_training_does_not_take_is_left_out(given, monkeypatch):
+    limits = replay_module.limits_of
+
+    def of(config):
+        # twenty codes, and eight tokens
+        return replace(limits(config), max_wav_length=20 * 1024, max_text_length=8)
+
+    monkeypatch.setattr(replay_module, "limits_of", of)
+    made = make_replay(**given | {"hours": 0.002})
+    samples = read_encoded(given["output"], 1024, RATE)
+    assert made["too_long"] > 0
+    assert max(sample["wav_length"] for sample in samples) <= 20 * 1024
+    assert {sample["text"] for sample in samples} < {
+        "Hola amigo.",
+        "Hello world.",
+        "My sister reads.",
+        "La casa es grande.",
+    }
 
 
 def test_one_process_at_a_time(given):

@@ -171,7 +171,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     if args.samples < 0:
         raise ConfigError(f"--samples {args.samples}: 0 or more was expected.")
-    recognise = load_recogniser(args.asr, args.language) if args.asr else None
+    recognise = load_recogniser(args.asr, args.asr_language or args.language) if args.asr else None
     found = evaluate(
         args.model,
         args.manifest,
@@ -324,6 +324,7 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
     added.add_argument("--language", required=True)
     added.add_argument("--asr", metavar="MODEL", help="a folder or hub name for transformers: character error rate")
+    added.add_argument("--asr-language", metavar="CODE", help="what the recogniser calls it [the language]; MMS: amh")
     added.add_argument("--base-dir", type=Path, help="where dvae.pth and mel_stats.pth are [the model's base]")
     added.add_argument("--samples", type=int, default=20, help="how many are spoken; 0: losses alone [20]")
     added.add_argument("--seed", type=int, default=0)

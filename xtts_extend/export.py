@@ -18,7 +18,7 @@ from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
 from xtts_extend.files import atomic_folder, atomic_write
 from xtts_extend.model.adapter import difference, merge
 from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
-from xtts_extend.text.vocabulary import load_vocabulary
+from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension
 from xtts_extend.training.config import take_recorded
 
 logger = logging.getLogger("trainer")
@@ -40,6 +40,20 @@ Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["w
 Python and without FFmpeg:
 
     xtts-extend speak --model . --language {language} --reference voice.wav --text "…" --output hello.wav
+
+The licence of the base model holds for this model as well.
+"""
+
+_README_APART = """# XTTS with {language}, apart from its base
+
+A plain XTTS model folder, exported at step {step}. `model.pth` is the base with rows for new tokens: stock coqui-tts
+loads it and speaks the base's languages exactly as the base does. What was learned for {language} is in
+`adapter.safetensors`, which is applied by
+
+    xtts-extend speak --model . --language {language} --reference voice.wav --text "…" --output hello.wav
+
+and, in Python, by `xtts_extend.speaking.load_model(Path("."), "{language}")`, which gives coqui's `Xtts` object at
+{rate} Hz. A folder that speaks {language} in stock coqui-tts is exported without `--keep-adapter`.
 
 The licence of the base model holds for this model as well.
 """
@@ -108,12 +122,17 @@ def export(
     config.model_args.tokenizer_file = ""
     config.model_args.gpt_number_text_tokens = vocabulary.size
     language = recorded.get("language") or "a fine-tuned language"
+    if keep_adapter and not recorded.get("language"):
+        raise ConfigError(
+            f"{path} does not record which language its run learned, so nothing could be applied for it alone. Export "
+            "without --keep-adapter."
+        )
 
     if not keep_adapter:
         weights = merge(weights, adapter)
     elif not adapter:
         started_from = Path(base_dir / "model.pth" if base_dir else recorded.get("started_from") or base / "model.pth")
-        weights, adapter = difference(weights, _base_weights(started_from, weights), adapter_rank)
+        weights, adapter = difference(weights, _base_weights(started_from, weights, vocabulary), adapter_rank)
 
     with atomic_folder(output) as folder:
         with atomic_write(folder / "model.pth") as file:
@@ -126,7 +145,9 @@ def export(
             shutil.copyfile(base / "speakers_xtts.pth", folder / "speakers_xtts.pth")
         about = {"language": language, "step": info.step, "base_dir": str(base), "checkpoint": str(path)}
         (folder / "xtts_extend.json").write_text(json.dumps(about, indent=4, ensure_ascii=False), encoding="utf-8")
-        readme = _README.format(language=language, step=info.step, rate=config.audio.output_sample_rate)
+        readme = (_README_APART if keep_adapter else _README).format(
+            language=language, step=info.step, rate=config.audio.output_sample_rate
+        )
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return {
         "checkpoint": str(path),
@@ -139,10 +160,12 @@ def export(
     }
 
 
-def _base_weights(file: Path, weights: dict[str, Any]) -> dict[str, Any]:
-    """What a run started from, for a comparison with the run's weights."""
+def _base_weights(file: Path, weights: dict[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
+    """What a run started from, for a comparison with the run's weights; its tokens have to come first in the run's."""
     if not file.is_file():
         raise ConfigError(f"{file}, which the run started from, is not there any more. Give its folder as --base-dir.")
+    if (file.parent / "vocab.json").is_file():
+        require_extension(load_vocabulary(file.parent / "vocab.json"), vocabulary)
     content, _ = load_checkpoint(file)
     adapter = content.get("xtts_extend", {}).get("adapter", {}).get("tensors", {})
     base = merge(xtts_weights(content.get("model", content)), adapter)

@@ -27,11 +27,11 @@ def load_recogniser(model: str, language: str) -> Recogniser:
     """A recogniser of transformers: a folder, or a name on its hub.
 
     Args:
-        model: for example a folder with wav2vec2, or "openai/whisper-small".
-        language: told to models that take one (Whisper).
+        model: for example a folder with wav2vec2, or "openai/whisper-small", or "facebook/mms-1b-all".
+        language: told to models that take one: Whisper as "am", MMS as "amh" (ISO 639-3).
 
     Raises:
-        ConfigError: there is no such model, or it recognises no speech.
+        ConfigError: there is no such model, it recognises no speech, or does not know the language.
     """
     import torch
     from transformers import pipeline
@@ -44,6 +44,16 @@ def load_recogniser(model: str, language: str) -> Recogniser:
         raise ConfigError(
             f"--asr {model}: transformers cannot load it as a model for speech recognition: {error}"
         ) from error
+    if getattr(recognise.model.config, "adapter_attn_dim", None):
+        # MMS: an adapter and an alphabet for each language; English unless one is chosen
+        try:
+            recognise.tokenizer.set_target_lang(language)
+            recognise.model.load_adapter(language)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--asr {model} does not know the language {language!r}: {error}. Its codes have three letters (ISO "
+                "639-3); give the right one with --asr-language, for example amh."
+            ) from error
     options: dict[str, Any] = {}
     if recognise.type == "seq2seq_whisper":
         options["generate_kwargs"] = {"language": language, "task": "transcribe"}

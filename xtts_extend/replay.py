@@ -20,9 +20,10 @@ from torch import Tensor
 import xtts_extend
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
+from xtts_extend.data.check import CLEANER_ERRORS
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
 from xtts_extend.data.encoded import Utterance, file_digest, is_encoded_set, read_index, write_index, write_part
-from xtts_extend.errors import ConfigError, DataError, MachineError
+from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
 from xtts_extend.files import require_place
 from xtts_extend.model.distillation import top_distribution
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
@@ -32,6 +33,7 @@ from xtts_extend.text.tokenizer import require_tag
 from xtts_extend.text.verify import read_lines
 from xtts_extend.training.base import require_codec, use_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
+from xtts_extend.training.samples import limits_of
 
 logger = logging.getLogger("trainer")
 
@@ -39,6 +41,8 @@ logger = logging.getLogger("trainer")
 BATCH = 8
 #: Batches in a file of the set: what a kill can cost at most.
 _BATCHES_IN_PART = 8
+#: A language of which nothing can be used after so many is given up.
+_BATCHES_TO_JUDGE = 20
 #: What settings are called in messages.
 _SETTINGS = {
     "base_digest": "the base model",
@@ -76,7 +80,7 @@ def make_replay(
         progress: show a bar.
 
     Returns:
-        `utterances`, `hours` by language, `runaway`, `empty` and `output`.
+        `utterances`, `hours` by language, `runaway`, `empty`, `too_long` (more than training takes) and `output`.
 
     Raises:
         ConfigError: the base lacks files, or the folder holds something else.
@@ -122,7 +126,8 @@ class _Speaker:
         use_base(config, base_dir)
         require_codec(config)
         self.model = ExtendedGPTTrainer(config)
-        weights = xtts_weights(load_checkpoint(base_dir / "model.pth")[0]["model"])
+        content, _ = load_checkpoint(base_dir / "model.pth")
+        weights = xtts_weights(content.get("model", content))
         self.model.load_base(weights, self.model.vocab_size)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.gpt, self.tokenizer = self.model.xtts.gpt, self.model.xtts.tokenizer
@@ -137,7 +142,8 @@ class _Speaker:
             )
         if not 0 < self.slice_lengths[0] <= self.slice_lengths[1]:
             raise ConfigError(f"--conditioning-s {conditioning_s}: 0 < shortest <= longest was expected, in seconds.")
-        self.max_tokens = config.model_args.gpt_max_text_tokens - 2
+        # what training will take
+        self.limits = limits_of(config)
 
     @torch.no_grad()
     def speak(self, ids: Tensor, voice: Tensor) -> list[tuple[Tensor, tuple[Tensor, Tensor]] | None]:
@@ -182,13 +188,20 @@ class _Speaker:
 def _usable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> list[tuple[str, list[int]]]:
     """Sentences and their ids; those that the vocabulary cannot spell are left out, and how many is said."""
     require_tag(speaker.tokenizer, language)
+    try:
+        speaker.tokenizer.encode("a", language)
+    except (ImportError, NotImplementedError) as error:
+        raise LanguageError(f"texts in {language!r} cannot be cleaned: {error}; install what is missing") from error
     limit = speaker.tokenizer.char_limits[language.split("-")[0]]
     found, left_out = [], 0
     for file in files:
         for line in read_lines(file):
             for sentence in split_sentences(line, language, limit):
-                ids = speaker.tokenizer.encode(sentence, language)
-                if UNKNOWN_ID in ids or STOP_ID in ids or not 1 < len(ids) <= speaker.max_tokens:
+                try:
+                    ids = speaker.tokenizer.encode(sentence, language)
+                except CLEANER_ERRORS:
+                    ids = []
+                if UNKNOWN_ID in ids or STOP_ID in ids or not 1 < len(ids) <= speaker.limits.max_text_length:
                     left_out += 1
                 else:
                     found.append((sentence, ids))
@@ -216,7 +229,9 @@ def _require_own_folder(output: Path, settings: Mapping[str, Any]) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(f"{output} cannot be made: {error.strerror}. Give another --output.") from error
-    write_index(output, {**settings, "parts": [], "batches": {}, "seconds": {}, "runaway": 0, "empty": 0})
+    write_index(
+        output, {**settings, "parts": [], "batches": {}, "seconds": {}, "runaway": 0, "empty": 0, "too_long": 0}
+    )
 
 
 def _fill(
@@ -264,6 +279,7 @@ def _fill(
         "hours": {language: value / 3600 for language, value in index["seconds"].items()},
         "runaway": index["runaway"],
         "empty": index["empty"],
+        "too_long": index["too_long"],
         "output": str(output),
     }
 
@@ -304,20 +320,23 @@ def _speak_batch(
     found = speaker.speak(torch.tensor([ids for _, ids in texts]), voices[chosen][:, start : start + length])
     utterances = []
     for (text, _), result in zip(texts, found, strict=True):
-        duration_s = 0.0 if result is None else len(result[0]) * speaker.gpt.code_stride_len / speaker.sample_rate
-        if result is None or duration_s < MIN_DURATION_S:
-            index["runaway" if result is None else "empty"] += 1
+        if result is None:
+            index["runaway"] += 1
             continue
         codes, distribution = result
+        length = len(codes) * speaker.gpt.code_stride_len
+        duration_s = length / speaker.sample_rate
+        if duration_s < MIN_DURATION_S or length > speaker.limits.max_wav_length:
+            index["empty" if duration_s < MIN_DURATION_S else "too_long"] += 1
+            continue
         voice = _voice_name(chosen)
         utterances.append(Utterance(text, language, voice, codes, (start, start + length), distribution))
         index["seconds"][language] = index["seconds"].get(language, 0.0) + duration_s
     index["batches"][language] = number + 1
-    dropped = index["runaway"] + index["empty"]
-    if dropped >= 20 * BATCH and not index["seconds"]:
+    if number + 1 >= _BATCHES_TO_JUDGE and not index["seconds"].get(language):
         raise DataError(
-            f"None of {dropped} utterances in {language} came to an end: this model does not speak the language, or "
-            "not with these voices. Try `speak` with it first."
+            f"Nothing of the first {number + 1} batches in {language} can be used: what the model says does not end, "
+            "or is over at once. It does not speak the language, or not with these voices; try `speak` first."
         )
     return utterances
 

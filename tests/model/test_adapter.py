@@ -1,8 +1,11 @@
 """Adapters: nothing changes at first, the base never does, and merged weights do what the two did together."""
 
+import copy
+
 import pytest
 import torch
 
+from xtts_extend.errors import ConfigError
 from xtts_extend.model.adapter import merge
 
 
@@ -80,3 +83,22 @@ def test_state_goes_there_and_back(adapted, mini_base, larger_vocab):
     adapted.restore_state(state, adapter)
     for key, tensor in adapter.items():
         assert torch.equal(adapted.adapter_state()[key], tensor)
+
+
+def test_its_start_is_a_function_of_the_seed(extended, mini_base, larger_vocab):
+    extended.freeze_base_rows()
+    other = copy.deepcopy(extended)
+    torch.manual_seed(1)
+    extended.add_adapter(4)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    other.add_adapter(4)
+    for key, tensor in extended.adapter_state().items():
+        assert torch.equal(tensor, other.adapter_state()[key])
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_it_needs_frozen_rows(extended):
+    with pytest.raises(ConfigError, match="An adapter needs frozen base rows"):
+        extended.add_adapter(4)

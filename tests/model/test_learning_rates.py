@@ -56,7 +56,7 @@ def test_layers_decay_from_the_top(extended):
 def test_the_anchor_pulls_all_but_new_rows(extended):
     extended.freeze_base_rows()
     gpt = extended.xtts.gpt
-    anchor = Anchor(gpt)
+    anchor = Anchor(gpt, extended.base_rows)
     base = {name: parameter.detach().clone() for name, parameter in gpt.named_parameters()}
     with torch.no_grad():
         for parameter in gpt.parameters():
@@ -71,3 +71,15 @@ def test_the_anchor_pulls_all_but_new_rows(extended):
             assert torch.equal(parameter, torch.lerp(moved, base[name], 0.05))
         elif name.startswith("gpt.h.1."):
             assert torch.equal(parameter, torch.lerp(moved, base[name], 0.1))
+
+
+def test_where_all_rows_train_the_anchor_pulls_the_bases_alone(extended):
+    gpt = extended.xtts.gpt
+    anchor = Anchor(gpt, extended.base_rows)
+    before = gpt.text_embedding.weight.detach().clone()
+    with torch.no_grad():
+        gpt.text_embedding.weight.add_(1.0)
+    anchor.pull(gpt, torch.optim.AdamW(gpt.parameters(), lr=0.1), strength=10.0)
+    rows = extended.base_rows
+    assert torch.equal(gpt.text_embedding.weight[:rows], before[:rows])
+    assert torch.equal(gpt.text_embedding.weight[rows:], before[rows:] + 1)

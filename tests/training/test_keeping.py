@@ -15,7 +15,10 @@ from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.export import export
 from xtts_extend.model.adapter import merge
 from xtts_extend.model.gpt_trainer import xtts_weights
+from xtts_extend.rescue.doctor import examine
+from xtts_extend.rescue.repair import repair
 from xtts_extend.speaking import load_model
+from xtts_extend.training.config import NewLanguageConfig, changes
 from xtts_extend.training.metrics import read_metrics
 
 
@@ -103,6 +106,11 @@ def test_retention_is_measured_judged_and_resumed(corpus, recipe, replay, tmp_pa
     assert "no candidate for the best model: too little is kept (of 1.5): en" in caplog.text
     state = checkpoint(run, 2)["xtts_extend"]["state"]
     assert state["base_losses"] == {"en": losses[0]}
+    # retention does not depend on the weight of the loss
+    recipe([f"--checkpoint={run}", "--new-run", "--mel-loss-weight=0.5", "--allow-changes", "--patience=9",
+            f"--output-dir={tmp_path / 'weighted'}", "--max-steps=3"])  # fmt: skip
+    weighted = retention_lines(only_run(tmp_path / "weighted"))
+    assert weighted[3] == pytest.approx(weighted[2], rel=0.2)
     assert state["evaluations_without_best"] == 2
 
     recipe([f"--checkpoint={run}", "--max-steps=1000"])
@@ -133,6 +141,9 @@ def test_other_evaluation_samples_are_measured_with_the_base_again(corpus, recip
         (["--replay-share=0.5"], "there is nothing to replay"),
         (["--replay={folder}"], "is a folder"),
         (["--replay={replay}", "--coqpit.model_args.max_conditioning_length=70000"], "with the same --conditioning-s"),
+        (["--min-retention=0.9"], "no language that the base knows is evaluated"),
+        (["--adapter=lora", "--l2-sp=1"], "--l2-sp pulls the transformer"),
+        (["--adapter=lora", "--no-freeze-base-rows"], "An adapter needs frozen base rows"),
     ],
 )
 def test_what_cannot_be_replayed(corpus, recipe, replay, tmp_path, capsys, given, message):
@@ -236,11 +247,14 @@ def test_a_base_that_changed_or_is_gone(corpus, recipe, replay, tmp_path, capsys
     torch.save(content, own / "model.pth")
     with pytest.raises(SystemExit):
         recipe(resume)
-    assert "has changed since the run started from it" in capsys.readouterr().err
+    assert "is not the file that the run started from" in capsys.readouterr().err
     (own / "model.pth").unlink()
     with pytest.raises(SystemExit):
         recipe(resume)
     assert "is not there any more. Put it back" in capsys.readouterr().err
+    # on another machine the base lies elsewhere
+    recipe([*resume, f"--base-dir={corpus.base}"])
+    assert (run / "checkpoint_2.pth").is_file()
     other = json.loads((replay / "set.json").read_text(encoding="utf-8")) | {"base_digest": "0" * 64}
     copied = tmp_path / "copied"
     shutil.copytree(replay, copied)
@@ -248,3 +262,34 @@ def test_a_base_that_changed_or_is_gone(corpus, recipe, replay, tmp_path, capsys
     with pytest.raises(SystemExit):
         recipe([*corpus.flags(output_dir=tmp_path / "other", max_steps=1), f"--replay={copied}"])
     assert "was made by another model" in capsys.readouterr().err
+
+
+def test_the_doctor_and_repair_know_adapters(corpus, adapted, tmp_path):
+    found = examine(adapted, corpus.base)
+    assert (found.verdict, found.notes) == ("healthy", [])
+    assert found.measurements["moments"]["updates"] == 2
+    # as it speaks: with the adapter
+    assert found.measurements["transformer"]["layer 0"] > 0
+    with pytest.raises(ConfigError, match="beside an adapter it is the base's already"):
+        repair(adapted, corpus.base, tmp_path / "repaired", blend=0.5)
+
+
+def test_what_is_replayed_is_not_what_is_learned(corpus, recipe, tmp_path, capsys):
+    given = corpus.flags(output_dir=tmp_path, max_steps=1, val_manifest=None)
+    recipe([*given, f"--train-manifest={corpus.english}:en"])
+    flags = [f"--checkpoint={only_run(tmp_path)}", f"--train-manifest={corpus.train}", f"--replay={corpus.english}:en"]
+    with pytest.raises(SystemExit):
+        recipe([*flags, "--max-steps=2"])
+    assert "training samples: digest" in capsys.readouterr().err
+
+
+def test_ways_that_an_older_run_did_not_go(short_run, recipe, capsys):
+    with pytest.raises(SystemExit):
+        recipe([f"--checkpoint={short_run}", "--new-run", "--l2-sp=5", "--layer-decay=0.9"])
+    message = capsys.readouterr().err
+    assert "l2_sp: 0.0 → 5.0" in message
+    assert "layer_decay: 1.0 → 0.9" in message
+    config = NewLanguageConfig()
+    config.l2_sp = 5.0
+    # a run that recorded nothing of it trained without
+    assert changes({"lr": 1e-3}, config, ("l2_sp", "lr")) == ["l2_sp: 0.0 → 5.0", f"lr: 0.001 → {config.lr}"]

@@ -24,3 +24,8 @@ def test_a_resume_cuts_later_and_damaged_lines(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 2, "lo', encoding="utf-8")
     MetricsLog(tmp_path, 2)
     assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == "".join(lines[:3])
+
+
+def test_half_a_line_is_passed_over_while_a_run_goes_on(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo', encoding="utf-8")
+    assert read_metrics(tmp_path) == ([{"step": 1, "loss": 2.5}], [])

@@ -148,7 +148,8 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
         MachineError: it could not be written; what was there before is as it was, but for what was given up.
         CheckFailed: a weight is not finite.
     """
-    broken = [key for key, tensor in state["model"].items() if not torch.isfinite(tensor).all()]
+    adapter = state.get("xtts_extend", {}).get("adapter", {}).get("tensors", {})
+    broken = [key for key, tensor in {**state["model"], **adapter}.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckFailed(
             f"{len(broken)} weights are not finite at step {state['step']} (the first: {broken[0]}): no checkpoint is "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.learning_rates import NEW_ROWS
 
 
@@ -18,11 +19,12 @@ class Anchor:
 
     Args:
         gpt: coqui's `GPT` with the base's weights; they are copied.
+        base_rows: how many token rows are the base's, where they train too.
     """
 
-    def __init__(self, gpt: Any) -> None:
+    def __init__(self, gpt: Any, base_rows: int) -> None:
         self._base: dict[str, Tensor] = {
-            name: parameter.detach().clone()
+            name: parameter.detach()[: base_rows if name in TOKEN_TENSORS else None].clone()
             for name, parameter in gpt.named_parameters()
             if parameter.requires_grad and not name.startswith(NEW_ROWS)
         }
@@ -33,5 +35,5 @@ class Anchor:
         rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in gpt.named_parameters():
             if name in self._base:
-                self._base[name] = self._base[name].to(parameter.device)
-                parameter.lerp_(self._base[name], min(1.0, rates[id(parameter)] * strength))
+                self._base[name] = base = self._base[name].to(parameter.device)
+                parameter[: len(base)].lerp_(base, min(1.0, rates[id(parameter)] * strength))

@@ -50,7 +50,7 @@ def xtts_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") -> dict[str, str]:
     """SHA-256 of the first `rows` rows of each token tensor, as float32: tells whether old rows are the base's."""
     return {
-        name: hashlib.sha256(state[prefix + name][:rows].float().contiguous().numpy().tobytes()).hexdigest()
+        name: hashlib.sha256(state[prefix + name][:rows].float().cpu().contiguous().numpy().tobytes()).hexdigest()
         for name in TOKEN_TENSORS
     }
 
@@ -153,9 +153,19 @@ class ExtendedGPTTrainer(GPTTrainer):
         """Train adapters of a rank and the rows of new tokens instead of the transformer; nothing to do a second time.
 
         The optimizer has to be made after this.
+
+        Raises:
+            ConfigError: there are new tokens, and the base's rows are not frozen.
         """
+        if self.base_rows < self.vocab_size and not self.rows_frozen:
+            raise ConfigError(
+                "An adapter needs frozen base rows: beside it only the rows of new tokens train. Leave "
+                "--no-freeze-base-rows away."
+            )
         if not self.adapter_rank:
-            add_adapter(self.xtts.gpt, rank)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.config.training_seed)
+                add_adapter(self.xtts.gpt, rank)
             self.adapter_rank = rank
 
     def get_optimizer(self) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, w
 from xtts_extend.checkpoint.soundness import require_sound
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, DamagedError
-from xtts_extend.model.adapter import add_adapter, is_adapter
+from xtts_extend.model.adapter import add_adapter, is_adapter, merge
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
 from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
@@ -128,7 +128,13 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
             "Give the base that the run started from."
         )
     base_content, _ = load_checkpoint(base_file)
-    weights, base_weights = (xtts_weights(found.get("model", found)) for found in (content, base_content))
+    weights, base_weights = (
+        merge(
+            xtts_weights(found.get("model", found)),
+            (found.get("xtts_extend") or {}).get("adapter", {}).get("tensors", {}),
+        )
+        for found in (content, base_content)
+    )
     _require_same_architecture(weights, base_weights, info.path, base_file)
     beside = base_file.parent / "vocab.json"
     base_vocabulary = load_vocabulary(beside) if beside.is_file() else None

@@ -62,6 +62,10 @@ def repair(
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise ConfigError(f"{output} exists already. Name a new folder, or a new file that ends in .pth.")
     patient = open_patient(checkpoint, base, None)
+    if blend and patient.record.get("adapter", {}).get("rank"):
+        raise ConfigError(
+            "--blend moves the transformer towards the base, and beside an adapter it is the base's already."
+        )
     if broken := not_finite(patient):
         raise CheckFailed(
             f"{patient.info.path} holds NaN or infinity ({first_of(broken)}): what it knew is lost there. Go on from "
@@ -180,7 +184,7 @@ def _freeze_from_here_on(
         **patient.record,
         "base_rows": {"rows": rows, "frozen": True, "digests": digests},
         # the losses before are those of another model
-        "state": {**patient.record["state"], "best_value": float("inf")},
+        "state": {**patient.record["state"], "best_value": float("inf"), "evaluations_without_best": 0},
     }
     content["config"] = {**patient.recorded, "freeze_base_rows": True}
     for name in TOKEN_TENSORS:

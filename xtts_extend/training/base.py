@@ -232,6 +232,8 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
                 "padded_text": text,
                 "text_lengths": torch.tensor([text.shape[1]]),
                 "wav": noise,
+                "codes": None,
+                "is_encoded": torch.tensor([False]),
                 "wav_lengths": torch.tensor([samples]),
                 "conditioning": noise.unsqueeze(1),
                 "cond_idxs": None,

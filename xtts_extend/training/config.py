@@ -55,6 +55,7 @@ class NewLanguageConfig(GPTTrainerConfig):
     checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of the checkpoint, where it has none."})
     on_vocab_change: str = field(default="stop", metadata={"help": "stop, or migrate: every row follows its token."})
     started_from: str = field(default="", metadata={"help": "File whose weights the run started from."})
+    started_from_vocab: str = field(default="", metadata={"help": "Vocabulary of that file, if one was named."})
     started_from_digest: str = field(default="", metadata={"help": "SHA-256 of that file, if it is compared with."})
     # what is known to work for XTTS, from coqui's own recipe
     lr: float = 5e-6
@@ -111,6 +112,10 @@ DEFINES_THE_RUN = (
     "model_args.min_conditioning_length",
     "model_args.max_conditioning_length",
 )
+
+
+#: What a run that recorded nothing of it trained with: the defaults.
+_NEVER_WITHOUT = ("adapter", "replay_share", "distill_weight", "l2_sp", "layer_decay", "new_row_learning_rate")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -253,10 +258,15 @@ def lookup(values: Any, key: str) -> Any:
 
 
 def changes(recorded: Mapping[str, Any], config: Coqpit, keys: Sequence[str] = DEFINES_THE_RUN) -> list[str]:
-    """What would make a resumed run another run: a line "key: recorded → now" each; keys not recorded do not count."""
+    """What would make a resumed run another run: a line "key: recorded → now" each.
+
+    Keys that are not recorded do not count, but for those of which the default was always meant.
+    """
     found = []
     for key in keys:
         before, now = lookup(recorded, key), lookup(config, key)
+        if before is _ABSENT and key in _NEVER_WITHOUT:
+            before = NewLanguageConfig.__dataclass_fields__[key].default
         if before is not _ABSENT and before != now:
             found.append(f"{key}: {before} → {now}")
     return found

@@ -13,6 +13,7 @@ import torch
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.errors import DataError
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
+from xtts_extend.text.languages import language_tag
 from xtts_extend.training.curves import read_curves
 from xtts_extend.training.signals import Interrupted
 
@@ -66,8 +67,9 @@ def evaluate(trainer: Any) -> dict[str, dict[str, float]]:
     lines = losses_by_language(trainer)
     if position.step == 0:
         note_base_losses(trainer, lines)
+    weight = trainer.config.model_args.gpt_loss_mel_ce_weight
     for language in position.base_losses.keys() & lines.keys():
-        lines[language]["retention"] = position.base_losses[language] / lines[language]["loss_mel_ce"]
+        lines[language]["retention"] = position.base_losses[language] * weight / lines[language]["loss_mel_ce"]
     for language, values in lines.items():
         trainer.metrics.add(eval=True, step=position.step, epoch=position.epoch, language=language, **values)
         scalars = {f"{language}/{name}": value for name, value in values.items()}
@@ -82,15 +84,21 @@ def evaluate(trainer: Any) -> dict[str, dict[str, float]]:
 
 
 def note_base_losses(trainer: Any, lines: Mapping[str, Mapping[str, float]]) -> None:
-    """Remember the mel losses of the languages that the base knew, measured while the model holds its weights.
+    """Remember the mel losses of the languages that the base knew, measured while the model holds its weights."""
+    weight = trainer.config.model_args.gpt_loss_mel_ce_weight
+    for language in old_languages(lines, trainer.model, trainer.config) if weight else ():
+        # without its weight, which may change
+        trainer.position.base_losses[language] = lines[language]["loss_mel_ce"] / weight
 
-    These are the languages whose tag is a token of the base, without the one to learn.
-    """
-    tokens = trainer.model.xtts.tokenizer.tokenizer
-    for language, values in lines.items():
-        is_old = tokens.token_to_id(f"[{language}]") < trainer.model.base_rows
-        if is_old and language != getattr(trainer.config, "language", ""):
-            trainer.position.base_losses[language] = values["loss_mel_ce"]
+
+def old_languages(languages: Iterable[str], model: Any, config: Any) -> list[str]:
+    """Those of the languages that the base knew: their tag is a token of it, and they are not the one to learn."""
+    tokens, learned = model.xtts.tokenizer.tokenizer, getattr(config, "language", "")
+    return [
+        language
+        for language in languages
+        if language != learned and tokens.token_to_id(language_tag(language)) < model.base_rows
+    ]
 
 
 def value_of(lines: Mapping[str, Mapping[str, float]], config: Any, train_loss: float) -> float:

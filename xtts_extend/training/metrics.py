@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,9 @@ def _step_of(line: bytes) -> float:
 
 
 def read_metrics(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of steps and the lines of evaluations of a run, in order."""
-    lines = [json.loads(line) for line in (run / FILE_NAME).read_text(encoding="utf-8").splitlines()]
+    """The lines of steps and the lines of evaluations of a run, in order; half a line at the end is passed over."""
+    content = (run / FILE_NAME).read_bytes().splitlines(keepends=True)
+    lines = [json.loads(line) for line in content if math.isfinite(_step_of(line))]
     return [line for line in lines if not line.get("eval")], [line for line in lines if line.get("eval")]
 
 

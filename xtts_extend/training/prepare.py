@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xtts_extend.checkpoint.inspect import other_checkpoint
-from xtts_extend.errors import CheckpointError, XttsExtendError
+from xtts_extend.errors import CheckpointError, ConfigError, XttsExtendError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.migration import Migration
 from xtts_extend.training.config import NewLanguageConfig
+from xtts_extend.training.evaluation import old_languages
 from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.reference import load_reference, needs_base, require_same_base
 from xtts_extend.training.restore import knows_base_losses
@@ -75,8 +76,10 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
             logger.warning(" > passed over: %s", error)
             damaged.append(start.path)
             continue
+        languages = {sample["language"] for sample in samples.evaluation}
         if not start.resume:
             load_base(model, config, start, migration)
+            require_old_languages(model, config, languages)
         else:
             freeze_if_base_rows_are_old(model, config, start, migration)
             if needs_base(config, samples.train):
@@ -85,5 +88,20 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
                 try:
                     load_reference(model, config)
                 except XttsExtendError as error:
+                    if config.min_retention:
+                        raise
                     logger.warning(" > what is kept of old languages is not measured: %s", error)
         return Prepared(start, config, samples, model, migration)
+
+
+def require_old_languages(model: ExtendedGPTTrainer, config: NewLanguageConfig, languages: Iterable[str]) -> None:
+    """A limit on what is kept needs something to measure.
+
+    Raises:
+        ConfigError: there is a limit, and no old language is evaluated.
+    """
+    if config.min_retention and not old_languages(languages, model, config):
+        raise ConfigError(
+            "--min-retention is set, and no language that the base knows is evaluated. Give recordings in those to "
+            "keep, as --val-manifest PATH:LANG."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +33,9 @@ def needs_base(config: Any, samples: Sequence[Sample]) -> bool:
 
 
 def base_file(config: NewLanguageConfig) -> Path:
-    """The file whose weights the run started from; of a run of the stock Trainer, which does not say, the base's."""
-    return Path(config.started_from or Path(config.base_dir) / "model.pth")
+    """The file whose weights the run started from; where it is not there, as on another machine, the base's."""
+    recorded, beside = Path(config.started_from), Path(config.base_dir) / "model.pth"
+    return recorded if config.started_from and (recorded.is_file() or not beside.is_file()) else beside
 
 
 def require_same_base(config: NewLanguageConfig, samples: Sequence[Sample]) -> None:
@@ -52,7 +54,10 @@ def require_same_base(config: NewLanguageConfig, samples: Sequence[Sample]) -> N
         )
     digest = file_digest(file)
     if config.started_from_digest not in ("", digest):
-        raise ConfigError(f"{file} has changed since the run started from it. Put the file back that was there.")
+        raise ConfigError(
+            f"{file} is not the file that the run started from, {config.started_from}: its digest is another one. Put "
+            "the file back that was there, or give its folder as --base-dir."
+        )
     config.started_from_digest = digest
     longest = config.model_args.max_conditioning_length
     for folder in sets:
@@ -60,7 +65,8 @@ def require_same_base(config: NewLanguageConfig, samples: Sequence[Sample]) -> N
         if index.get("base_digest", digest) != digest:
             raise ConfigError(
                 f"The replay set {folder} was made by another model than {file}: it would teach what that one says. "
-                "Make a set with make-replay and this model."
+                "Make a set with make-replay and this model; export a run's checkpoint first, and start from what it "
+                "exported."
             )
         if index.get("conditioning", [longest])[-1] != longest:
             raise ConfigError(
@@ -76,21 +82,30 @@ def load_reference(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None
         CheckpointError: the file is damaged or does not fit.
     """
     start = start_from(base_file(config))
+    # as it was started from, which was allowed then
+    began = copy.copy(config)
+    began.checkpoint_vocab, began.on_vocab_change = config.started_from_vocab, "migrate"
     migration = None
     if start.info.kind == "training":
-        migration = plan_migration(start.record, start.recorded, start.info, config, resume=False)
+        migration = plan_migration(start.record, start.recorded, start.info, began, resume=False)
     logger.info(" > compared with the model that the run started from, %s", start.path)
-    model.xtts.load_state_dict(start_weights(config, start, migration)[0])
+    model.xtts.load_state_dict(start_weights(began, start, migration)[0])
     model.holds_base = True
 
 
 def equip(model: Any, config: Any, samples: Sequence[Sample]) -> None:
-    """Give a model that holds the base's weights, its rows frozen, what its configuration trains it with."""
+    """Give a model that holds the base's weights, its rows frozen, what its configuration trains it with.
+
+    Raises:
+        ConfigError: two ways exclude each other.
+    """
     if any(sample.get("replay") for sample in samples):
         model.distill_weight = config.distill_weight
     if needs_teacher(config, samples):
         model.take_teacher()
-    if getattr(config, "adapter", "none") == "lora":
-        model.add_adapter(config.adapter_rank)
     if getattr(config, "l2_sp", 0) > 0:
-        model.anchor = Anchor(model.xtts.gpt)
+        model.anchor = Anchor(model.xtts.gpt, model.base_rows)
+    if getattr(config, "adapter", "none") == "lora":
+        if model.anchor is not None:
+            raise ConfigError("--l2-sp pulls the transformer, which --adapter lora does not train. Leave one away.")
+        model.add_adapter(config.adapter_rank)

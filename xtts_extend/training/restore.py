@@ -114,6 +114,8 @@ def data_digest(samples: Sequence[Mapping[str, Any]]) -> str:
         for key in ("manifest_audio_file", "text", "language", "part_digest"):
             if key in sample:
                 digest.update(str(sample[key]).encode() + b"\0")
+        if sample.get("replay"):
+            digest.update(b"replay\0")
     return digest.hexdigest()
 
 
@@ -231,6 +233,9 @@ def restore(
     if judged_by is not None and judged_by != data_digest(trainer.eval_samples):
         logger.info(" > the evaluation samples are others now: the best model so far is forgotten.")
         position.best_value, position.evaluations_without_best, position.base_losses = float("inf"), 0, {}
+    if any("conditioning_length" in key for key in changed):
+        logger.info(" > evaluations are conditioned otherwise now: what is kept of old languages is not measured.")
+        position.base_losses = {}
     restored = [
         f"{len(content['model'])} tensors",
         f"optimizer ({sum(len(part['state']) for part in content['optimizer'])} moments)",

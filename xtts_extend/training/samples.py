@@ -26,12 +26,10 @@ class RunSamples:
     Attributes:
         train: with those to replay, which are marked `replay`, at the end.
         evaluation: empty when the run evaluates nothing.
-        hours: of each part ("training", "replay", "evaluation"), by language.
     """
 
     train: list[Sample]
     evaluation: list[Sample]
-    hours: dict[str, dict[str, float]]
 
 
 def limits_of(config: NewLanguageConfig) -> DataLimits:
@@ -97,8 +95,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         config.language_weights or None,
         replay_share=config.replay_share if config.replay else 0.0,
     )
-    hours = {name: report.hours for name, report in reports.items()}
-    return RunSamples(train, usable.get("evaluation", []), hours)
+    return RunSamples(train, usable.get("evaluation", []))
 
 
 def _read(specs: Sequence[str], config: NewLanguageConfig) -> list[Sample]:

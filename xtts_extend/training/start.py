@@ -167,6 +167,8 @@ def build_config(
     if start.resume:
         config.batch_size = _batch_of_one(config.batch_size * start.record.get("processes", 1), processes)
     apply_flags(config, dict(given), overrides)
+    if not start.resume:
+        config.started_from_vocab = config.checkpoint_vocab
     if not config.language:
         raise ConfigError("--language is missing: give the code of the language to learn, as in its vocabulary tag.")
     validate_code(config.language)
@@ -287,7 +289,6 @@ def load_base(
     model.load_base(weights, base_rows)
     if config.freeze_base_rows:
         model.freeze_base_rows()
-    logger.info(model.describe_rows(f"start: {config.init}"))
 
 
 def start_weights(

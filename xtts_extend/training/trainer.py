@@ -104,6 +104,8 @@ class ResumableTrainer(Trainer):
             freeze_recorded_rows(model, self._checkpoint)
             run_folder = None if new_run or migration else source.absolute().parent
         equip(model, config, train_samples)
+        if not args.restore_path:
+            logger.info(model.describe_rows(f"start: {getattr(config, 'init', 'as loaded')}"))
         self._folder = RunFolder(
             run_folder, Path(output_path or config.output_path), config.run_name, is_main=self.ranks.is_main
         )
@@ -340,7 +342,7 @@ class ResumableTrainer(Trainer):
             self.position.start_epoch(self.position.epoch + 1)
         if self._is_complete():
             done = f"step {self.position.step}, epoch {self.position.epoch + 1} of {self.config.epochs}"
-            logger.info(" > The run is finished: %s. Raise --epochs or --max-steps to go on.", done)
+            logger.info(" > The run is finished: %s. Raise --epochs, --max-steps or --patience to go on.", done)
             return
         if self.start_with_eval and self.position.step == 0:
             self.position.evaluation_due = True

@@ -221,7 +221,7 @@ def migrate_content(
         **record,
         "vocabulary": {"tokens": dict(vocabulary.tokens), "digest": vocabulary.digest},
         "base_rows": {"rows": rows, "frozen": frozen, "digests": row_digests(weights, rows, prefix) if frozen else {}},
-        "state": {**record["state"], "best_value": float("inf")},
+        "state": {**record["state"], "best_value": float("inf"), "evaluations_without_best": 0},
     }
     migrated["config"] = {**content["config"], "freeze_base_rows": config.freeze_base_rows}
     return migrated
