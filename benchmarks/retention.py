@@ -276,9 +276,8 @@ def run(job: Job) -> None:
     with damaged(job.method):
         run_recipe(job.output, job.flags(job.method.steps))
     # nothing of a run is needed any more but its metrics, and of one method the weights
-    for file in job.output.glob("*/*.pth"):
-        if job.method != FROZEN or not file.name.startswith("checkpoint"):
-            file.write_bytes(b"")
+    for file in job.output.glob("*/*.pth") if job.method != FROZEN else ():
+        file.write_bytes(b"")
 
 
 def in_pool(what: Callable[[Job], object], jobs: Sequence[Job]) -> None:

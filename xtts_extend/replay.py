@@ -324,9 +324,9 @@ def _speak_batch(
             index["runaway"] += 1
             continue
         codes, distribution = result
-        length = len(codes) * speaker.gpt.code_stride_len
-        duration_s = length / speaker.sample_rate
-        if duration_s < MIN_DURATION_S or length > speaker.limits.max_wav_length:
+        samples_spoken = len(codes) * speaker.gpt.code_stride_len
+        duration_s = samples_spoken / speaker.sample_rate
+        if duration_s < MIN_DURATION_S or samples_spoken > speaker.limits.max_wav_length:
             index["empty" if duration_s < MIN_DURATION_S else "too_long"] += 1
             continue
         voice = _voice_name(chosen)
