@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/xtts-extend demo --output demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -48,17 +48,16 @@ def test_any_callable_recognises(model, corpus):
         heard.append(len(audio) / rate)
         return ""
 
-    found = evaluate(model, [f"{corpus.val}:am"], "am", recognise=recognise, count=2, progress=False)
-    assert found["spoken"] == len(heard) == 2
+    # an untrained model speaks until it may not any more: one sentence is enough
+    found = evaluate(model, [f"{corpus.val}:am"], "am", recognise=recognise, count=1, progress=False)
+    assert found["spoken"] == len(heard) == 1
     # nothing was heard of what was said
     assert found["character_error_rate"] == 1
-    assert 0 <= found["runaway_share"] <= 1
+    assert found["runaway_share"] == 1
     assert -1 <= found["speaker_similarity"] <= 1
-    lines = corpus.val.read_text(encoding="utf-8").splitlines()[1:3]
+    lines = corpus.val.read_text(encoding="utf-8").splitlines()[1:2]
     characters = sum(len(line.split("|")[1]) for line in lines)
     assert found["characters_per_s"] == pytest.approx(characters / sum(heard), rel=1e-6)
-    again = evaluate(model, [f"{corpus.val}:am"], "am", recognise=lambda audio, rate: "", count=2, progress=False)
-    assert again == found
 
 
 def test_the_command(model, corpus, capsys):

@@ -9,7 +9,7 @@ from runs import only_run
 
 from xtts_extend.cli import main
 from xtts_extend.errors import ConfigError
-from xtts_extend.report import write_report
+from xtts_extend.report import _chosen_samples, write_report
 from xtts_extend.training.history import read_history
 from xtts_extend.training.metrics import read_metrics
 
@@ -37,7 +37,8 @@ def run(corpus, recipe, tmp_path_factory):
     """A run that was stopped, taken up again, and spoke a sentence at each evaluation."""
     output = tmp_path_factory.mktemp("ሪፖርት & report")
     voice = corpus.english.parent / "wavs" / "en_00000.wav"
-    flags = corpus.flags(output_dir=output, eval_step=1, max_steps=3)
+    # an untrained model speaks until it may not any more: few evaluations
+    flags = corpus.flags(output_dir=output, eval_step=3, max_steps=3)
     flags += [f"--val-manifest={corpus.english}:en", f"--test-sentence=en:{voice}:{SENTENCE}"]
     recipe(flags)
     run = only_run(output)
@@ -49,8 +50,7 @@ def run(corpus, recipe, tmp_path_factory):
 def page(run):
     made = write_report(run)
     assert made["output"] == str(run / "report.html")
-    # at steps 0 to 6, of which the first and the last three are on the page
-    assert (made["steps"], made["evaluations"], made["samples"]) == (6, 14, 4)
+    assert (made["steps"], made["evaluations"], made["samples"]) == (6, 6, 3)
     return Page((run / "report.html").read_text(encoding="utf-8"))
 
 
@@ -78,9 +78,18 @@ def test_it_says_what_the_run_wrote(run, page):
 def test_speech_is_on_the_page(run, page):
     sounds = [attributes["src"] for tag, attributes in page.tags if tag == "audio"]
     files = sorted((run / "samples").iterdir())
-    assert [file.name for file in files] == [f"{step:08d}-0-en.wav" for step in range(7)]
-    shown = [files[0], *files[-3:]]
-    assert [base64.b64decode(sound.split(",")[1]) for sound in sounds] == [file.read_bytes() for file in shown]
+    assert [file.name for file in files] == [f"{step:08d}-0-en.wav" for step in (0, 3, 6)]
+    assert [base64.b64decode(sound.split(",")[1]) for sound in sounds] == [file.read_bytes() for file in files]
+
+
+def test_the_first_and_the_last_sentences_are_on_the_page(tmp_path):
+    (tmp_path / "samples").mkdir()
+    for step in range(0, 90, 10):
+        for number, language in enumerate(("am", "en")):
+            (tmp_path / "samples" / f"{step:08d}-{number}-{language}.wav").touch()
+    chosen = _chosen_samples(tmp_path)
+    assert [file.name for file in chosen[:2]] == ["00000000-0-am.wav", "00000000-1-en.wav"]
+    assert sorted({int(file.name[:8]) for file in chosen}) == [0, 60, 70, 80]
 
 
 def test_a_run_without_anything(short_run, tmp_path):

@@ -37,7 +37,7 @@ def exported(run, tmp_path_factory):
 
 def test_the_folder_is_complete(run, exported, corpus):
     assert {file.name for file in exported.iterdir()} == {
-        "model.pth", "config.json", "vocab.json", "speakers_xtts.pth", "README.md",
+        "model.pth", "config.json", "vocab.json", "speakers_xtts.pth", "README.md", "xtts_extend.json",
     }  # fmt: skip
     config, base = (
         json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (exported, corpus.base)

@@ -60,8 +60,8 @@ def continued(checkpoint_path, vocab, output, **given):
         TrainerArgs(restore_path=str(prepared.start.path), grad_accum_steps=1),
         prepared.config,
         model=prepared.model,
-        train_samples=prepared.train_samples,
-        eval_samples=prepared.eval_samples,
+        train_samples=prepared.samples.train,
+        eval_samples=prepared.samples.evaluation,
         new_run=True,
         migration=prepared.migration,
     )
