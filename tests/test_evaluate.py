@@ -48,12 +48,12 @@ def test_any_callable_recognises(model, corpus):
         heard.append(len(audio) / rate)
         return ""
 
-    # an untrained model speaks until it may not any more: one sentence is enough
+    # an untrained model speaks long, up to the 602 codes that it may: one sentence is enough
     found = evaluate(model, [f"{corpus.val}:am"], "am", recognise=recognise, count=1, progress=False)
     assert found["spoken"] == len(heard) == 1
     # nothing was heard of what was said
     assert found["character_error_rate"] == 1
-    assert found["runaway_share"] == 1
+    assert found["runaway_share"] == (heard[0] > 602 * 1024 / 22050 - 0.1)
     assert -1 <= found["speaker_similarity"] <= 1
     lines = corpus.val.read_text(encoding="utf-8").splitlines()[1:2]
     characters = sum(len(line.split("|")[1]) for line in lines)
