@@ -2,9 +2,8 @@
 
     python benchmarks/retention.py OUTPUT_FOLDER [QUESTION …]
 
-A mini base of 4 layers × 128 channels is trained on English and Spanish until its curve is flat. It then learns
-Amharic (a new script) and Swahili (an old one) in separate runs, with three seeds each; all speech is espeak-ng's,
-encoded once. Two runs go on at a time, one thread each; what is in the folder already is not made again. The questions:
+A mini base (retention_data.py) learns Amharic (a new script) and Swahili (an old one) in separate runs, with three
+seeds each. Two runs go on at a time, one thread each; what is in the folder already is not made again. The questions:
 `methods`, `init`, `rates`, and `cost` (step time and memory, one run at a time); without any, all of them.
 """
 
@@ -15,7 +14,6 @@ import math
 import multiprocessing
 import os
 import resource
-import runpy
 import shutil
 import subprocess
 import sys
@@ -31,158 +29,18 @@ from statistics import fmean, pstdev
 import torch
 from mini_runs import newest, table
 from rescue import replaced, with_noise
+from retention_data import NEW, OLD, SLICES, Data, only_run, run_recipe
 
-from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
-from xtts_extend.data.audio import load_audio
-from xtts_extend.data.encoded import Utterance, is_encoded_set, write_index, write_part
-from xtts_extend.data.manifest import read_manifest
-from xtts_extend.demo import texts
-from xtts_extend.demo.mini_base import make_mini_base
-from xtts_extend.demo.run import find_recipe
-from xtts_extend.demo.speech import make_corpus
-from xtts_extend.files import atomic_write
 from xtts_extend.model.adapter import difference, merge
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
-from xtts_extend.replay import make_replay
-from xtts_extend.text.extend import extend_vocabulary
-from xtts_extend.training.base import use_base
-from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
 from xtts_extend.training.metrics import read_metrics
 
-OLD, NEW, SEEDS = texts.BASE_LANGUAGES, ("am", "sw"), (1, 2, 3)
-#: Utterances of the base's training, of a new language's, of real replay, and of each evaluation.
-_BASE, _TRAIN, _REPLAY, _VAL = 1500, 1200, 600, 24
+SEEDS = (1, 2, 3)
 #: Utterances in a batch when nothing is replayed, and utterances of the new language that every run sees.
 BATCH, SEEN = 4, 800
 RATE = 1e-3
 _EVALUATE_EVERY = 50
-_BASE_STEPS, _BASE_RATE = 3000, 2e-3
-#: Shorter than for speech of people: espeak-ng has four voices, and the attention over it is most of the work.
-_SLICE_S = (0.5, 1.0)
-_REPLAY_HOURS = 1.0
-
-
-@dataclass(frozen=True)
-class Data:
-    """Everything that runs share, in one folder."""
-
-    folder: Path
-
-    @property
-    def base(self) -> Path:
-        return self.folder / "base"
-
-    def vocab(self, language: str) -> Path:
-        return self.folder / f"vocab-{language}.json"
-
-    def encoded(self, language: str, part: str) -> Path:
-        return self.folder / "encoded" / f"{language}-{part}"
-
-    @property
-    def replay(self) -> Path:
-        return self.folder / "replay"
-
-    def prepare(self) -> None:
-        """Make what is missing: base with a trained DVAE, speech, codes, a trained GPT, vocabularies, a replay set."""
-        raw = self.folder / "base-untrained"
-        if not raw.exists():
-            make_mini_base(raw, steps=1)
-        speaker = _codec(raw)
-        for language in (*OLD, *NEW):
-            own = _BASE + _REPLAY if language in OLD else _TRAIN
-            written = texts.sentences(language, own + _VAL)
-            parts = {"train": written[:own], "val": written[own:]}
-            if language in OLD:
-                parts |= {"train": written[:_BASE], "replay": written[_BASE:own]}
-            for part, lines in parts.items():
-                if not is_encoded_set(self.encoded(language, part)):
-                    _encode(
-                        speaker,
-                        make_corpus(lines, language, self.folder / "speech" / language / part),
-                        language,
-                        self.encoded(language, part),
-                    )
-        if not self.base.exists():
-            self._train_base(raw)
-        for language in NEW:
-            if not self.vocab(language).exists():
-                text = self.folder / f"{language}.txt"
-                text.write_text("\n".join(texts.sentences(language, _TRAIN)), encoding="utf-8")
-                extend_vocabulary(self.base / "vocab.json", language, self.vocab(language), texts=[text], size=300)
-        for language in OLD:
-            lines = texts.sentences(language, _BASE + _REPLAY)[_BASE:]
-            (self.folder / f"{language}.txt").write_text("\n".join(lines), encoding="utf-8")
-        voices = [self.folder / "speech" / "en" / "replay" / "wavs" / f"en_{number:05d}.wav" for number in range(8)]
-        make_replay(
-            self.base,
-            {language: [self.folder / f"{language}.txt"] for language in OLD},
-            voices,
-            _REPLAY_HOURS,
-            self.replay,
-            conditioning_s=_SLICE_S,
-        )
-
-    def _train_base(self, raw: Path) -> None:
-        """Train with the recipe; the base appears when it is trained."""
-        flags: list[str] = [f"--train-manifest={self.encoded(language, 'train')}" for language in OLD]
-        flags += [f"--val-manifest={self.encoded(language, 'val')}" for language in OLD]
-        schedule = json.dumps({"max_lr": _BASE_RATE, "total_steps": _BASE_STEPS, "pct_start": 0.05})
-        output = self.folder / "base-runs"
-        run_recipe(
-            output,
-            [
-                *flags, f"--base-dir={raw}", "--language=en", f"--max-steps={_BASE_STEPS}", "--batch-size=8",
-                "--grad-accum-steps=1", "--grad-clip=1", f"--learning-rate={_BASE_RATE}", "--eval-step=500",
-                "--coqpit.lr_scheduler=OneCycleLR", f"--coqpit.lr_scheduler_params={schedule}", *SLICES,
-            ],
-        )  # fmt: skip
-        trained = xtts_weights(load_checkpoint(Path(inspect_checkpoint(only_run(output)).path))[0]["model"])
-        partial = self.base.with_name("base-partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(raw, partial)
-        with atomic_write(partial / "model.pth") as file:
-            torch.save({"model": trained}, file)
-        partial.rename(self.base)
-
-
-SLICES = [
-    f"--coqpit.model_args.{name}_conditioning_length={round(22050 * value)}"
-    for name, value in zip(("min", "max"), _SLICE_S, strict=True)
-]
-
-
-def _codec(base: Path) -> ExtendedGPTTrainer:
-    config = NewLanguageConfig()
-    take_architecture(config, read_json(base / "config.json"))
-    use_base(config, base)
-    return ExtendedGPTTrainer(config).eval()
-
-
-@torch.no_grad()
-def _encode(model: ExtendedGPTTrainer, manifest: Path, language: str, output: Path) -> None:
-    """Codes of each recording by itself; the recording conditions it, as in training from recordings."""
-    rows = []
-    for sample in read_manifest(str(manifest), language):
-        wav = load_audio(sample["audio_file"], model.config.audio.sample_rate)
-        count = -(-wav.shape[-1] // model.xtts.gpt.code_stride_len)
-        codes = model._dvae_codes(wav.unsqueeze(0))[0, :count]
-        rows.append(Utterance(sample["text"], language, sample["audio_file"], codes))
-    output.mkdir(parents=True, exist_ok=True)
-    write_index(output, {"parts": [write_part(output, 0, rows)]})
-
-
-def run_recipe(output: Path, flags: list[str]) -> None:
-    """The recipe in this process, unless it has run already."""
-    if not list(output.glob("*/checkpoint_*.pth")):
-        shutil.rmtree(output, ignore_errors=True)
-        main = runpy.run_path(str(find_recipe()))["main"]
-        main([*flags, f"--output-dir={output}", "--keep-checkpoints=1", "--save-step=1000000"])
-
-
-def only_run(output: Path) -> Path:
-    (run,) = (entry for entry in output.iterdir() if entry.is_dir())
-    return run
 
 
 @dataclass(frozen=True)

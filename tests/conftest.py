@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: the workers of pytest-xdist would each start a team of threads as large as the machine, and
+# such teams, on the same cores, spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -54,6 +54,11 @@ class Corpus:
         return [part for key, value in given.items() if value is not None for part in as_flag(key, value)]
 
 
+def base_rows(corpus: Corpus) -> int:
+    """How many token rows the base has."""
+    return load_vocabulary(corpus.base / "vocab.json").size
+
+
 def as_flag(key: str, value: object) -> list[str]:
     flag = f"--{key.replace('_', '-')}"
     return [flag] if value is True else [flag, str(value)]

@@ -13,11 +13,11 @@ from TTS.tts.configs.xtts_config import XttsConfig
 
 from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, save_adapter
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
-from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.checkpoint.store import adapter_tensors, load_checkpoint
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
 from xtts_extend.files import atomic_folder, atomic_write
 from xtts_extend.model.adapter import difference, merge
-from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
+from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension
 from xtts_extend.training.config import take_recorded
 
@@ -99,7 +99,7 @@ def export(
     recorded = content["config"]
     record = content.get("xtts_extend", {})
     weights = xtts_weights(content["model"])
-    adapter = record.get("adapter", {}).get("tensors", {})
+    adapter = adapter_tensors(content)
     if adapter_rank is not None and (adapter or not keep_adapter):
         raise ConfigError(
             "--adapter-rank is for --keep-adapter and a run that trained the transformer itself; "
@@ -167,8 +167,7 @@ def _base_weights(file: Path, weights: dict[str, Any], vocabulary: Vocabulary) -
     if (file.parent / "vocab.json").is_file():
         require_extension(load_vocabulary(file.parent / "vocab.json"), vocabulary)
     content, _ = load_checkpoint(file)
-    adapter = content.get("xtts_extend", {}).get("adapter", {}).get("tensors", {})
-    base = merge(xtts_weights(content.get("model", content)), adapter)
+    base = merged_weights(content)
     other = [name for name, tensor in weights.items() if name not in base or base[name].shape[1:] != tensor.shape[1:]]
     if other or base["gpt.text_head.bias"].shape[0] > weights["gpt.text_head.bias"].shape[0]:
         raise ConfigError(f"{file} is not what the run started from: other tensors than the run's. Give --base-dir.")

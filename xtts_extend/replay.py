@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.check import CLEANER_ERRORS
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
 from xtts_extend.data.encoded import Utterance, file_digest, is_encoded_set, read_index, write_index, write_part
-from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
+from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.files import require_place
 from xtts_extend.model.distillation import top_distribution
-from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights
 from xtts_extend.progress import with_progress
 from xtts_extend.text.languages import split_sentences
-from xtts_extend.text.tokenizer import require_tag
+from xtts_extend.text.tokenizer import require_cleanable
 from xtts_extend.text.verify import read_lines
 from xtts_extend.training.base import require_codec, use_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
@@ -127,7 +128,7 @@ class _Speaker:
         require_codec(config)
         self.model = ExtendedGPTTrainer(config)
         content, _ = load_checkpoint(base_dir / "model.pth")
-        weights = xtts_weights(content.get("model", content))
+        weights = merged_weights(content)
         self.model.load_base(weights, self.model.vocab_size)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.gpt, self.tokenizer = self.model.xtts.gpt, self.model.xtts.tokenizer
@@ -187,11 +188,7 @@ class _Speaker:
 
 def _usable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> list[tuple[str, list[int]]]:
     """Sentences and their ids; those that the vocabulary cannot spell are left out, and how many is said."""
-    require_tag(speaker.tokenizer, language)
-    try:
-        speaker.tokenizer.encode("a", language)
-    except (ImportError, NotImplementedError) as error:
-        raise LanguageError(f"texts in {language!r} cannot be cleaned: {error}; install what is missing") from error
+    require_cleanable(speaker.tokenizer, language)
     limit = speaker.tokenizer.char_limits[language.split("-")[0]]
     found, left_out = [], 0
     for file in files:
@@ -253,21 +250,23 @@ def _fill(
 
     def spoken() -> Iterator[None]:
         """One item for each second of speech."""
-        pending: list[Utterance] = []
-        said = min(int(seconds), int(sum(index["seconds"].values())))
-        yield from [None] * said
-        batches = 0
+        pending: list[_Batch] = []
+        counted, said = index, 0
         try:
-            while wanting := [code for code in lines if index["seconds"].get(code, 0.0) < share]:
-                for language in wanting:
-                    pending += _speak_batch(speaker, language, lines[language], voices, index, settings["seed"])
-                    batches += 1
-                if batches >= _BATCHES_IN_PART:
-                    _keep(output, index, pending)
-                    batches = 0
-                now = min(int(seconds), int(sum(index["seconds"].values())))
+            while True:
+                now = min(int(seconds), int(sum(counted["seconds"].values())))
                 yield from [None] * (now - said)
                 said = now
+                wanting = [code for code in lines if counted["seconds"].get(code, 0.0) < share]
+                if not wanting:
+                    break
+                for language in wanting:
+                    number = counted["batches"].get(language, 0)
+                    pending.append(_speak_batch(speaker, language, lines[language], voices, number, settings["seed"]))
+                counted = _count(index, pending)
+                _require_speech(counted, wanting)
+                if len(pending) >= _BATCHES_IN_PART:
+                    _keep(output, index, pending)
         finally:
             if pending:
                 _keep(output, index, pending)
@@ -288,12 +287,46 @@ def _voice_name(number: int) -> str:
     return f"voice-{number:03d}.wav"
 
 
-def _keep(output: Path, index: dict[str, Any], pending: list[Utterance]) -> None:
-    """Write what was spoken as a part, and then the index that counts it."""
-    if pending:
-        index["parts"].append(write_part(output, len(index["parts"]), pending))
-        pending.clear()
-    write_index(output, index)
+@dataclass(frozen=True)
+class _Batch:
+    """What the model said of texts that were spoken together, and why some of it is left out."""
+
+    language: str
+    utterances: list[Utterance]
+    seconds: float
+    left_out: dict[str, int]
+
+
+def _count(index: Mapping[str, Any], batches: Sequence[_Batch]) -> dict[str, Any]:
+    """The index as it is with these batches, all but their part."""
+    counted = {**index, "batches": dict(index["batches"]), "seconds": dict(index["seconds"])}
+    for batch in batches:
+        counted["batches"][batch.language] = counted["batches"].get(batch.language, 0) + 1
+        counted["seconds"][batch.language] = counted["seconds"].get(batch.language, 0.0) + batch.seconds
+        for reason, number in batch.left_out.items():
+            counted[reason] += number
+    return counted
+
+
+def _require_speech(index: Mapping[str, Any], languages: Sequence[str]) -> None:
+    """Give up a language of which nothing could be used so far."""
+    for language in languages:
+        tried = index["batches"][language]
+        if tried >= _BATCHES_TO_JUDGE and not index["seconds"][language]:
+            raise DataError(
+                f"Nothing of the first {tried} batches in {language} can be used: what the model says does not end, or "
+                "is over at once. It does not speak the language, or not with these voices; try `speak` first."
+            )
+
+
+def _keep(output: Path, index: dict[str, Any], pending: list[_Batch]) -> None:
+    """Write what was spoken as a part, and then the index that counts it; done twice, it is the same."""
+    counted = _count(index, pending)
+    if utterances := [utterance for batch in pending for utterance in batch.utterances]:
+        counted["parts"] = [*index["parts"], write_part(output, len(index["parts"]), utterances)]
+    write_index(output, counted)
+    pending.clear()
+    index.update(counted)
 
 
 def _speak_batch(
@@ -301,15 +334,10 @@ def _speak_batch(
     language: str,
     lines: Sequence[tuple[str, list[int]]],
     voices: Sequence[Tensor],
-    index: dict[str, Any],
+    number: int,
     seed: int,
-) -> list[Utterance]:
-    """The next batch of a language; the index counts it.
-
-    Raises:
-        DataError: the model says nothing that can be used.
-    """
-    number = index["batches"].get(language, 0)
+) -> _Batch:
+    """Batch `number` of a language."""
     texts = _batch_of_texts(lines, language, number, seed)
     draw = random.Random(f"replay {seed} {language} {number}")
     torch.manual_seed(draw.getrandbits(62))
@@ -319,26 +347,21 @@ def _speak_batch(
     start = draw.randint(0, samples - length)
     found = speaker.speak(torch.tensor([ids for _, ids in texts]), voices[chosen][:, start : start + length])
     utterances = []
+    left_out = dict.fromkeys(("runaway", "empty", "too_long"), 0)
     for (text, _), result in zip(texts, found, strict=True):
         if result is None:
-            index["runaway"] += 1
+            left_out["runaway"] += 1
             continue
         codes, distribution = result
         samples_spoken = len(codes) * speaker.gpt.code_stride_len
         duration_s = samples_spoken / speaker.sample_rate
         if duration_s < MIN_DURATION_S or samples_spoken > speaker.limits.max_wav_length:
-            index["empty" if duration_s < MIN_DURATION_S else "too_long"] += 1
+            left_out["empty" if duration_s < MIN_DURATION_S else "too_long"] += 1
             continue
         voice = _voice_name(chosen)
         utterances.append(Utterance(text, language, voice, codes, (start, start + length), distribution))
-        index["seconds"][language] = index["seconds"].get(language, 0.0) + duration_s
-    index["batches"][language] = number + 1
-    if number + 1 >= _BATCHES_TO_JUDGE and not index["seconds"].get(language):
-        raise DataError(
-            f"Nothing of the first {number + 1} batches in {language} can be used: what the model says does not end, "
-            "or is over at once. It does not speak the language, or not with these voices; try `speak` first."
-        )
-    return utterances
+    seconds = sum(len(utterance.codes) for utterance in utterances) * speaker.gpt.code_stride_len / speaker.sample_rate
+    return _Batch(language, utterances, seconds, left_out)
 
 
 def _batch_of_texts(

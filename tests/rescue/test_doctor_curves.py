@@ -4,11 +4,10 @@ import json
 import shutil
 
 import pytest
-from runs import edited
+from runs import base_rows, edited
 from torch.utils.tensorboard import SummaryWriter
 
 from xtts_extend.rescue.doctor import examine
-from xtts_extend.text.vocabulary import load_vocabulary
 
 
 def curve(evaluations, rising_train=False):
@@ -62,7 +61,7 @@ def test_curves(short_run, corpus, tmp_path, lines, step, verdict, reason):
 def test_drifted_rows_and_bad_losses_are_no_case_for_a_repair(healthy_stock, corpus, tmp_path):
     def move(content):
         content["step"] = 80
-        content["model"]["xtts.gpt.text_embedding.weight"][: load_vocabulary(corpus.base / "vocab.json").size] += 2
+        content["model"]["xtts.gpt.text_embedding.weight"][: base_rows(corpus)] += 2
 
     file = edited(healthy_stock, tmp_path, move)
     assert examine(file, corpus.base).next_command.startswith("xtts-extend repair ")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from runs import changed_vocabulary, checkpoint, only_run
+from runs import base_rows, changed_vocabulary, checkpoint, only_run
 
 from xtts_extend.cli import main
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DamagedError
@@ -93,7 +93,7 @@ def test_the_repaired_run_resumes_frozen_and_exports(patient_file, corpus, recip
         "--allow-changes",
     ]
     recipe(flags)
-    rows = load_vocabulary(corpus.base / "vocab.json").size
+    rows = base_rows(corpus)
     assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text or "drifted" in str(patient_file)
     final, base = checkpoint(tmp_path / "repaired", 8), base_weights(corpus)
     for name in TOKEN_TENSORS:

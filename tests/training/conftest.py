@@ -14,3 +14,15 @@ def uninterrupted(corpus, recipe, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("uninterrupted")
     recipe(corpus.flags(output_dir=output, eval_step=4, save_step=4, warmup_steps=6))
     return only_run(output)
+
+
+@pytest.fixture
+def fails(recipe, capsys):
+    """Runs the recipe and returns exit code and message of its error."""
+
+    def call(flags):
+        with pytest.raises(SystemExit) as caught:
+            recipe(flags)
+        return caught.value.code, capsys.readouterr().err
+
+    return call

@@ -23,18 +23,6 @@ def run(corpus, recipe, tmp_path_factory):
     return only_run(output)
 
 
-@pytest.fixture
-def fails(recipe, capsys):
-    """Runs the recipe and returns exit code and message of its error."""
-
-    def call(flags):
-        with pytest.raises(SystemExit) as caught:
-            recipe(flags)
-        return caught.value.code, capsys.readouterr().err
-
-    return call
-
-
 def configure(*argv: str) -> NewLanguageConfig:
     arguments, overrides = parse_arguments([str(part) for part in argv])
     return build_config(vars(arguments), overrides, classify_path(vars(arguments)))

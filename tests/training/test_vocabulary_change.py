@@ -21,16 +21,6 @@ from xtts_extend.training.trainer import ResumableTrainer
 PREFIX = "xtts.gpt."
 
 
-@pytest.fixture
-def fails(recipe, capsys):
-    def of(flags):
-        with pytest.raises(SystemExit) as caught:
-            recipe(flags)
-        return caught.value.code, capsys.readouterr().err
-
-    return of
-
-
 def new_tokens(corpus):
     """Those after the base's, in the order of their ids, without the tag."""
     tokens = load_vocabulary(corpus.vocab).tokens

@@ -121,6 +121,12 @@ def set_aside_later(run: Path, step: int) -> None:
             )
 
 
+def adapter_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of the adapter that a checkpoint holds beside its weights; none in a base's file."""
+    tensors: dict[str, torch.Tensor] = (content.get("xtts_extend") or {}).get("adapter", {}).get("tensors", {})
+    return tensors
+
+
 def keep_newest(run: Path, count: int) -> int:
     """Remove all `checkpoint_N.pth` but the `count` with the most steps (by name: these are our own files).
 
@@ -148,8 +154,9 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
         MachineError: it could not be written; what was there before is as it was, but for what was given up.
         CheckFailed: a weight is not finite.
     """
-    adapter = state.get("xtts_extend", {}).get("adapter", {}).get("tensors", {})
-    broken = [key for key, tensor in {**state["model"], **adapter}.items() if not torch.isfinite(tensor).all()]
+    broken = [
+        key for key, tensor in {**state["model"], **adapter_tensors(state)}.items() if not torch.isfinite(tensor).all()
+    ]
     if broken:
         raise CheckFailed(
             f"{len(broken)} weights are not finite at step {state['step']} (the first: {broken[0]}): no checkpoint is "

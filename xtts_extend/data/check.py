@@ -23,10 +23,10 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from xtts_extend.data.audio import Recording, measure_recording
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
 from xtts_extend.data.manifest import Sample
-from xtts_extend.errors import DataError, LanguageError, MachineError
+from xtts_extend.errors import DataError, MachineError
 from xtts_extend.files import atomic_write
 from xtts_extend.progress import with_progress
-from xtts_extend.text.tokenizer import require_tag
+from xtts_extend.text.tokenizer import require_cleanable
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -148,11 +148,7 @@ def check_samples(
     if not samples:
         raise DataError("no samples to check")
     for language in sorted({sample["language"] for sample in samples}):
-        require_tag(tokenizer, language)
-        try:
-            tokenizer.encode("a", language)
-        except (ImportError, NotImplementedError) as error:
-            raise LanguageError(f"texts in {language!r} cannot be cleaned: {error}; install what is missing") from error
+        require_cleanable(tokenizer, language)
     recordings = _read_recordings(
         [sample["audio_file"] for sample in samples if "encoded" not in sample], cache, progress
     )

@@ -12,8 +12,9 @@ import torchaudio
 from torch import Tensor
 from trainer.trainer_utils import get_optimizer
 
+from xtts_extend.checkpoint.store import adapter_tensors
 from xtts_extend.errors import CheckpointError, ConfigError
-from xtts_extend.model.adapter import add_adapter, is_adapter, plain_name
+from xtts_extend.model.adapter import add_adapter, is_adapter, merge, plain_name
 from xtts_extend.model.anchor import Anchor
 from xtts_extend.model.distillation import Teacher, divergence
 from xtts_extend.model.embedding import TOKEN_TENSORS
@@ -45,6 +46,11 @@ def xtts_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not key.startswith(_NEVER_TRAINED) and not name.startswith(_INFERENCE_COPIES):
             weights[name] = tensor
     return weights
+
+
+def merged_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights of `Xtts` as a loaded base file or checkpoint speaks with them: its adapter is merged into them."""
+    return merge(xtts_weights(content.get("model", content)), adapter_tensors(content))
 
 
 def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") -> dict[str, str]:

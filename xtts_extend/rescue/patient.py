@@ -15,10 +15,10 @@ from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, w
 from xtts_extend.checkpoint.soundness import require_sound
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, DamagedError
-from xtts_extend.model.adapter import add_adapter, is_adapter, merge
+from xtts_extend.model.adapter import add_adapter, is_adapter
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
-from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
+from xtts_extend.model.gpt_trainer import merged_weights, row_digests
 from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.model.migration import nearest_rows
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
@@ -128,13 +128,7 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
             "Give the base that the run started from."
         )
     base_content, _ = load_checkpoint(base_file)
-    weights, base_weights = (
-        merge(
-            xtts_weights(found.get("model", found)),
-            (found.get("xtts_extend") or {}).get("adapter", {}).get("tensors", {}),
-        )
-        for found in (content, base_content)
-    )
+    weights, base_weights = merged_weights(content), merged_weights(base_content)
     _require_same_architecture(weights, base_weights, info.path, base_file)
     beside = base_file.parent / "vocab.json"
     base_vocabulary = load_vocabulary(beside) if beside.is_file() else None

@@ -115,3 +115,12 @@ def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
         f"The vocabulary has no tag {tag} for language '{language}'; it has tags for: {', '.join(known) or 'none'}. "
         "Correct the code, or add the language with `xtts-extend extend-vocab`."
     )
+
+
+def require_cleanable(tokenizer: VoiceBpeTokenizer, language: str) -> None:
+    """Raise LanguageError unless the vocabulary holds the language's tag and its cleaner works here."""
+    require_tag(tokenizer, language)
+    try:
+        tokenizer.encode("a", language)
+    except (ImportError, NotImplementedError) as error:
+        raise LanguageError(f"texts in {language!r} cannot be cleaned: {error}; install what is missing") from error

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo
-from xtts_extend.checkpoint.store import FORMAT_VERSION, load_checkpoint, require_fit
+from xtts_extend.checkpoint.store import FORMAT_VERSION, adapter_tensors, load_checkpoint, require_fit
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.migration import Migration
@@ -221,7 +221,7 @@ def restore(
         vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
         known, reason = checkpoint_vocabulary(content.get("xtts_extend", {}), content.get("config") or {}, info)
         require_same_vocabulary(known, reason, vocabulary, info)
-    trainer.model.restore_state(content["model"], content.get("xtts_extend", {}).get("adapter", {}).get("tensors"))
+    trainer.model.restore_state(content["model"], adapter_tensors(content))
     _restore_optimizers(trainer, content["optimizer"], migration)
     _restore_schedulers(trainer, content.get("scheduler") or [])
     if trainer.scaler is not None:

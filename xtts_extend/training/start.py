@@ -24,9 +24,8 @@ from xtts_extend.checkpoint.soundness import Verification
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
-from xtts_extend.model.adapter import merge
 from xtts_extend.model.embedding import extend_token_tensors
-from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights, row_digests, xtts_weights
 from xtts_extend.model.migration import Migration
 from xtts_extend.model.voice import REFERENCE_RATE
 from xtts_extend.text.languages import validate_code
@@ -300,8 +299,7 @@ def start_weights(
         CheckpointError, VocabularyError: as `load_base`.
     """
     content, info = load_checkpoint(start.path)
-    adapter = content.get("xtts_extend", {}).get("adapter", {}).get("tensors", {})
-    weights = merge(xtts_weights(content.get("model", content)), adapter)
+    weights = merged_weights(content)
     if migration:
         weights = migration.weights(weights, "gpt.")
         return weights, migration.base_rows or weights["gpt.text_embedding.weight"].shape[0]
