@@ -80,7 +80,7 @@ class MiniRuns:
         if not list(folder.glob("*/checkpoint_*.pth")):
             print(f"== {name}", flush=True)
             self._recipe([*arguments, f"--output-dir={folder}", "--keep-checkpoints=1"])
-        (run,) = (entry for entry in folder.iterdir() if entry.is_dir())
+        (run,) = (entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
         return run
 
 

@@ -157,5 +157,5 @@ def run_recipe(output: Path, flags: list[str]) -> None:
 
 
 def only_run(output: Path) -> Path:
-    (run,) = (entry for entry in output.iterdir() if entry.is_dir())
+    (run,) = (entry for entry in output.iterdir() if entry.is_dir() and entry.name[0] != ".")
     return run

@@ -27,10 +27,16 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def mini_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained base directory of 2 layers × 64 channels; not to be written to."""
+    """An untrained base directory of 2 layers × 64 channels that soon ends what it says; not to be written to."""
+    import torch
+
     from xtts_extend.demo.mini_base import make_mini_base
 
-    return make_mini_base(tmp_path_factory.mktemp("base") / "mini", layers=2, channels=64, heads=2)
+    base = make_mini_base(tmp_path_factory.mktemp("base") / "mini", layers=2, channels=64, heads=2)
+    content = torch.load(base / "model.pth", weights_only=True)
+    content["model"]["gpt.mel_head.bias"][-1] += 4
+    torch.save(content, base / "model.pth")
+    return base
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def as_flag(key: str, value: object) -> list[str]:
 
 def only_run(folder: Path) -> Path:
     """The one run folder in an output folder."""
-    (run,) = (entry for entry in folder.iterdir() if entry.is_dir())
+    (run,) = (entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
     return run
 
 

@@ -48,7 +48,6 @@ def test_any_callable_recognises(model, corpus):
         heard.append(len(audio) / rate)
         return ""
 
-    # an untrained model speaks long, up to the 602 codes that it may: one sentence is enough
     found = evaluate(model, [f"{corpus.val}:am"], "am", recognise=recognise, count=1, progress=False)
     assert found["spoken"] == len(heard) == 1
     # nothing was heard of what was said

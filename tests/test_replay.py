@@ -1,7 +1,6 @@
 """A base model makes a replay set: what is kept is what it said, and making goes on where it was interrupted."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from filelock import FileLock
 
 from xtts_extend import replay as replay_module
-from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.cli import main
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.encoded import read_encoded, read_index
@@ -20,19 +18,8 @@ RATE = 22050
 LINES = ["Hello world.", "A small house.", "The old farmer sings.", "My sister reads."]
 
 
-@pytest.fixture(scope="module")
-def speaking_base(mini_base, tmp_path_factory):
-    """The untrained base with so much weight on the stop token that its utterances come to an end."""
-    base = tmp_path_factory.mktemp("speaking") / "base"
-    shutil.copytree(mini_base, base)
-    content = load_checkpoint(mini_base / "model.pth")[0]
-    content["model"]["gpt.mel_head.bias"][1025] += 4.0
-    torch.save(content, base / "model.pth")
-    return base
-
-
 @pytest.fixture
-def given(speaking_base, tmp_path):
+def given(mini_base, tmp_path):
     """Arguments of make_replay: two languages, two voices, paths that are not Latin."""
     folder = tmp_path / "ጽሑፍ texts"
     folder.mkdir()
@@ -42,7 +29,7 @@ def given(speaking_base, tmp_path):
     for number in range(2):
         save_wav(folder / f"voice {number}.wav", 0.1 * torch.randn(2 * RATE, generator=generator), RATE)
     return {
-        "base_dir": speaking_base,
+        "base_dir": mini_base,
         "texts": {"en": [folder / "en.txt"], "es": [folder / "es.txt"]},
         "references": [folder / "voice 0.wav", folder / "voice 1.wav"],
         "hours": 40 / 3600,
@@ -67,7 +54,7 @@ def rows(folder):
     ]
 
 
-def test_a_set_is_what_the_base_said(given, speaking_base):
+def test_a_set_is_what_the_base_said(given, mini_base):
     made = make_replay(**given)
     samples = read_encoded(given["output"], 1024, RATE)
     assert made["utterances"] == len(samples)
@@ -83,7 +70,7 @@ def test_a_set_is_what_the_base_said(given, speaking_base):
     assert {sample["speaker_name"] for sample in samples} == {"voice-000", "voice-001"}
 
     # the distribution that is kept is the base's, for the very conditioning that training will give it
-    speaker = replay_module._Speaker(speaking_base, given["conditioning_s"])
+    speaker = replay_module._Speaker(mini_base, given["conditioning_s"])
     sample = samples[3]
     start, end = sample["conditioning_slice"]
     voice = load_audio(sample["audio_file"], RATE)[:, start:end]
@@ -158,7 +145,7 @@ def test_what_cannot_be_made(given, tmp_path, monkeypatch):
         make_replay(**given | {"conditioning_s": (2.0, 1.0)})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
-    with pytest.raises(ConfigError, match="is no replay set"):
+    with pytest.raises(ConfigError, match="other exists and is no set of encoded utterances"):
         make_replay(**given | {"output": tmp_path / "other"})
 
 

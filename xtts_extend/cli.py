@@ -47,6 +47,21 @@ def _repair(args: argparse.Namespace) -> int:
     return 0
 
 
+def _encode(args: argparse.Namespace) -> int:
+    from xtts_extend.encode import encode
+
+    made = encode(
+        args.manifest,
+        args.base_dir,
+        args.output,
+        vocab=args.vocab,
+        language=args.language,
+        manifest_format=args.manifest_format,
+    )
+    _print(made, args.json)
+    return 0
+
+
 def _make_replay(args: argparse.Namespace) -> int:
     from xtts_extend.replay import make_replay
 
@@ -272,6 +287,14 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--vocab", type=Path, required=True)
     added.add_argument("--write-clean", type=Path, metavar="PATH", help="write a manifest of what is usable")
     added.add_argument("--cache", type=Path, help="keep what was read, by file size and time")
+
+    added = command("encode", _encode, "make codes and token ids of manifests, once and beforehand")
+    added.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
+    added.add_argument("--manifest-format", default="auto", help="auto, or a formatter registered with coqui")
+    added.add_argument("--language", help="language of manifests that do not say it")
+    added.add_argument("--base-dir", type=Path, required=True)
+    added.add_argument("--vocab", type=Path, help="of the run that will read it [BASE_DIR/vocab.json]")
+    added.add_argument("--output", type=Path, required=True, help="a new folder, or one to go on with")
 
     added = command("make-replay", _make_replay, "let a base model speak texts, so that training does not forget them")
     added.add_argument("--base-dir", type=Path, required=True)

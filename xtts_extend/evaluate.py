@@ -113,10 +113,7 @@ def _losses(speaking: Xtts, config: NewLanguageConfig, samples: list[Sample], pr
     loader = eval_loader(config, trainer.xtts.tokenizer, samples, Ranks())
 
     def losses_of(batch: dict[str, Any]) -> dict[str, Any]:
-        batch = {
-            key: value.to(speaking.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()
-        }
-        losses: dict[str, Any] = trainer.eval_step(trainer.format_batch_on_device(batch), None)[1]
+        losses: dict[str, Any] = trainer.eval_step(trainer.formatted(batch), None)[1]
         return losses
 
     return mean_losses(with_progress(loader, len(loader), "batches", progress), losses_of, len(samples))

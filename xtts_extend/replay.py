@@ -23,9 +23,8 @@ from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.check import CLEANER_ERRORS
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
-from xtts_extend.data.encoded import Utterance, file_digest, is_encoded_set, read_index, write_index, write_part
+from xtts_extend.data.encoded import Utterance, file_digest, open_set, read_index, write_index, write_part
 from xtts_extend.errors import ConfigError, DataError, MachineError
-from xtts_extend.files import require_place
 from xtts_extend.model.distillation import top_distribution
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights
 from xtts_extend.progress import with_progress
@@ -108,7 +107,8 @@ def make_replay(
             f"Shorter than the shortest slice that conditions ({least / speaker.sample_rate:.1f} s): "
             f"{', '.join(short)}. Give longer recordings of these voices."
         )
-    _require_own_folder(output, settings)
+    counts = {"batches": {}, "seconds": {}, "runaway": 0, "empty": 0, "too_long": 0}
+    open_set(output, settings, _SETTINGS, counts)
     lock = FileLock(output / ".lock")
     try:
         with lock.acquire(timeout=0):
@@ -206,29 +206,6 @@ def _usable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> li
     if not found:
         raise DataError(f"No usable sentence in {', '.join(map(str, files))} for {language}. Give other texts.")
     return found
-
-
-def _require_own_folder(output: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder, or see that what it holds was made with the same settings."""
-    if is_encoded_set(output):
-        before = read_index(output)
-        changed = [name for key, name in _SETTINGS.items() if before.get(key) != settings[key]]
-        if changed:
-            raise ConfigError(
-                f"{output} holds a replay set that was made with other settings: {', '.join(changed)} changed. "
-                "Give the same ones to go on with it, or another --output."
-            )
-        return
-    require_place(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output} exists and is no replay set. Give another --output.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MachineError(f"{output} cannot be made: {error.strerror}. Give another --output.") from error
-    write_index(
-        output, {**settings, "parts": [], "batches": {}, "seconds": {}, "runaway": 0, "empty": 0, "too_long": 0}
-    )
 
 
 def _fill(

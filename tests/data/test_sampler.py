@@ -76,8 +76,8 @@ def test_first_part_and_rest_are_the_whole_epoch(weights, workers: int) -> None:
 
 def test_a_place_that_does_not_exist() -> None:
     sampler = EpochBatchSampler(make_samples(en=[1.0] * 9), 3, seed=1)
-    for epoch, batch in ((0, 4), (0, -1), (-1, 0)):
-        with pytest.raises(ConfigError, match=f"no batch {batch} in epoch {epoch}: an epoch has 3 batches of 3"):
+    for epoch, batch, batches in ((0, 4, 3), (0, -1, 3), (-1, 0, 0)):
+        with pytest.raises(ConfigError, match=f"no batch {batch} in epoch {epoch}, which has {batches};"):
             sampler.set_position(epoch, batch)
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from xtts_extend.data.encoded import TOP_K
 from xtts_extend.model.distillation import Teacher, divergence, top_distribution
+from xtts_extend.model.forward import Layout
 
 
 def logits(places: int, codes: int, seed: int) -> torch.Tensor:
@@ -58,8 +59,9 @@ def batch(extended):
 
 def with_kept(batch, teacher: Teacher, row: int):
     """The batch with a row's distribution beside it, as a replay set brings it."""
-    names = ("text_inputs", "text_lengths", "audio_codes", "wav_lengths", "cond_mels")
-    ids, log_probs = teacher.distributions({name: batch[name][row : row + 1] for name in names})
+    one = {name: batch[name][row : row + 1] for name in ("text_inputs", "audio_codes", "cond_mels")}
+    layout = Layout.of(batch["text_lengths"][row : row + 1], batch["wav_lengths"][row : row + 1], None, teacher.gpt)
+    ids, log_probs = (part.unsqueeze(0) for part in teacher.distributions(**one, layout=layout))
     count = int(batch["wav_lengths"][row]) // 1024 + 1
     has = torch.zeros(3, dtype=torch.bool)
     has[row] = True
@@ -72,7 +74,7 @@ def test_a_base_that_has_not_moved_gains_nothing(extended, batch):
     extended.eval()
     # the switch for what counts in training, without its dropout
     extended.xtts.gpt.training = True
-    losses = extended.train_step(dict(batch), None)[1]
+    losses = extended.train_step(extended.format_batch(dict(batch)), None)[1]
     # bfloat16 of the teacher against float32
     assert 0 <= losses["loss_distill"] < 1e-3
     assert torch.equal(losses["loss"], losses["loss_text_ce"] + losses["loss_mel_ce"] + losses["loss_distill"])
@@ -88,8 +90,7 @@ def test_only_replayed_samples_count_and_kept_distributions_are_the_teachers(ext
     extended.xtts.gpt.training = True
 
     def distilled(given):
-        given = dict(given) | {"cond_idxs": batch["cond_idxs"].clone()}
-        return float(extended.train_step(given, None)[1]["loss_distill"].detach())
+        return float(extended.train_step(extended.format_batch(dict(given)), None)[1]["loss_distill"].detach())
 
     asked = distilled(batch)
     assert asked > 0.01
@@ -105,7 +106,7 @@ def test_only_replayed_samples_count_and_kept_distributions_are_the_teachers(ext
 def test_an_evaluation_does_not_distill(extended, batch):
     extended.distill_weight = 1.0
     extended.eval()
-    assert set(extended.train_step(batch, None)[1]) == {"loss", "loss_text_ce", "loss_mel_ce"}
+    assert set(extended.train_step(extended.format_batch(batch), None)[1]) == {"loss", "loss_text_ce", "loss_mel_ce"}
 
 
 def test_the_teacher_is_a_frozen_copy_in_low_precision(extended):

@@ -85,6 +85,7 @@ def test_a_resume_in_two_processes_is_the_same_run(flags, tmp_path):
         assert len(set(line["samples"])) == len(line["samples"])
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_sees_the_same_samples(flags, tmp_path):
     two = run(torchrun(2, RECIPE, *flags(tmp_path, 2, max_steps=2)))
     assert two.returncode == 0, two.stderr

@@ -79,7 +79,9 @@ def test_resume_of_a_resume_and_from_the_best_model(uninterrupted, corpus, recip
     require_same_run(run, uninterrupted, STEPS)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
     """Another process, stopped in the middle of the second epoch; the resume is another process again."""
     flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from xtts_extend.errors import DataError
 # A program that writes a wav to a pipe cannot know its size and leaves a number near 2 or 4 GiB in the header.
 _UNKNOWN_WAV_SIZE = 0x7FFF0000
 _BLOCK_FRAMES = 1 << 18
+# torchaudio's resampler looks at 6 samples of the lower rate to each side: no more periods of both rates than that.
+_RESAMPLER_PERIODS = 8
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,58 @@ def load_audio(path: Path | str, sample_rate: int) -> Tensor:
         frames = read_frames(file, file.frames)
         require_whole(path, promised=file.frames, held=len(frames))
         file_rate = file.samplerate
+    audio = _mono(path, frames)
+    if file_rate != sample_rate:
+        audio = torchaudio.functional.resample(audio, file_rate, sample_rate)
+    return audio.clip_(-1, 1)
+
+
+def audio_length(path: Path | str, sample_rate: int) -> int:
+    """How many samples `load_audio` gives, from the file's header.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
+    with open_audio(path) as file:
+        return -(-int(file.frames) * sample_rate // int(file.samplerate))
+
+
+def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tensor:
+    """Samples `start` to `end` of what `load_audio` gives, without reading the rest.
+
+    Where the file has another rate, what the resampler sees on both sides is read as well; the result is that of the
+    whole recording but for rounding.
+
+    Returns:
+        float32 tensor [1, end - start].
+
+    Raises:
+        DataError: As `load_audio`, or the recording is shorter.
+    """
+    with open_audio(path) as file:
+        common = math.gcd(file.samplerate, sample_rate)
+        theirs, ours = file.samplerate // common, sample_rate // common
+        # whole periods of both rates, so that the resampler is in the same phase
+        first = max(0, start // ours - _RESAMPLER_PERIODS)
+        last = -(-end // ours) + _RESAMPLER_PERIODS
+        file.seek(min(first * theirs, file.frames))
+        audio = _mono(path, read_frames(file, (last - first) * theirs))
+    if (theirs, ours) != (1, 1):
+        audio = torchaudio.functional.resample(audio, theirs, ours)
+    found = audio[:, start - first * ours : end - first * ours].clip(-1, 1)
+    if found.shape[-1] != end - start:
+        raise DataError(f"{path} ends before sample {end} at {sample_rate} Hz; has it changed? Run check-data again.")
+    return found
+
+
+def _mono(path: Path | str, frames: npt.NDArray[np.float32]) -> Tensor:
+    """frames [frames, channels] → [1, frames], the mean of the channels."""
     if len(frames) == 0:
         raise DataError(f"{path} holds no samples; record it again or remove it from the manifest")
     if not np.isfinite(frames).all():
         raise DataError(f"{path} holds NaN or infinite samples; write it again from its source")
     audio = torch.from_numpy(np.ascontiguousarray(frames.T))
-    if audio.size(0) != 1:
-        audio = torch.mean(audio, dim=0, keepdim=True)
-    if file_rate != sample_rate:
-        audio = torchaudio.functional.resample(audio, file_rate, sample_rate)
-    return audio.clip_(-1, 1)
+    return audio if audio.size(0) == 1 else torch.mean(audio, dim=0, keepdim=True)
 
 
 def save_wav(path: Path | str, audio: Tensor | npt.NDArray[np.floating], sample_rate: int) -> None:

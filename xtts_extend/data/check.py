@@ -73,7 +73,8 @@ class DataLimits:
 class DataReport:
     """What `check_samples` found.
 
-    `usable` are the samples to train on, in order, each with `duration_s` and `text_tokens` (their number) added.
+    `usable` are the samples to train on, in order, each with `duration_s`, `text_tokens` (their number) and, of its
+    recording, `audio_digest` added.
     `problems` and `warnings` map the kinds that occurred to their entries: `manifest_audio_file`, `manifest`, `line`,
     `language`, `detail` and, for unknown tokens, `characters`. A sample with several problems is in several lists;
     only usable samples have warnings. `hours` are those of the usable samples, per language.
@@ -173,6 +174,7 @@ def check_samples(
         usable.append(sample | {"text_tokens": tokens})
         if isinstance(recording, Recording):
             usable[-1]["duration_s"] = recording.frames / recording.sample_rate
+            usable[-1]["audio_digest"] = recording.digest
             recorded.append(usable[-1])
             used.append(recording)
     seconds: dict[str, float] = defaultdict(float)

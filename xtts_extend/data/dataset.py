@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
-from xtts_extend.data.audio import load_audio
+from xtts_extend.data.audio import audio_length, load_audio, load_slice
 from xtts_extend.data.encoded import Encoded
 from xtts_extend.data.manifest import Sample
 from xtts_extend.errors import ConfigError, DataError
@@ -102,19 +102,22 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         index = range(len(self.samples))[index]
         sample = self.samples[index]
         encoded: Encoded | None = sample.get("encoded")
-        recording = load_audio(sample["audio_file"], self.sample_rate)
-        wav = recording if encoded is None else None
-        wav_length = recording.shape[-1] if encoded is None else sample["wav_length"]
+        wav = load_audio(sample["audio_file"], self.sample_rate) if encoded is None else None
+        wav_length = sample["wav_length"] if wav is None else wav.shape[-1]
         if wav_length < MIN_DURATION_S * self.sample_rate:
             raise DataError(f"{sample['audio_file']} is shorter than {MIN_DURATION_S} s; run check-data again")
         if "conditioning_slice" in sample:
             # of another recording: nothing of the utterance itself is given away, and nothing is masked
-            conditioning, start, end = self._given_slice(recording, sample), 0, 0
+            (first, last), start, end = sample["conditioning_slice"], 0, 0
+            conditioning = self._given_slice(sample, first, last)
         else:
-            reference = recording
+            reference, length = sample["audio_file"], wav_length
             if not self.use_masking and sample.get("reference_path") is not None:
-                reference = load_audio(sample["reference_path"], self.sample_rate)
-            conditioning, start, end = self._conditioning_slice(reference, index)
+                reference = sample["reference_path"]
+                length = audio_length(reference, self.sample_rate)
+            start, end = self._conditioning_slice(length, index)
+            conditioning = load_slice(reference, self.sample_rate, start, end)
+        conditioning = F.pad(conditioning, (0, self.max_conditioning_length - conditioning.shape[-1]))
         text = self._encode(sample)
         no_value = torch.tensor([torch.nan])
         return {
@@ -135,36 +138,36 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
 
     def _encode(self, sample: Sample) -> Tensor:
         """Token ids, int32 [tokens]."""
+        if sample.get("has_ids"):
+            return cast(Encoded, sample["encoded"]).ids()
         ids = self.tokenizer.encode(sample["text"], sample["language"])
         for forbidden, name in ((UNKNOWN_ID, "an unknown token"), (STOP_ID, "the stop token")):
             if forbidden in ids:
                 raise DataError(f"the text of {sample['audio_file']} holds {name}: {sample['text']!r}; run check-data")
         return torch.tensor(ids, dtype=torch.int32)
 
-    def _given_slice(self, audio: Tensor, sample: Sample) -> Tensor:
-        """The sample's own slice of audio [1, samples], padded to [1, max_conditioning_length]."""
-        start, end = sample["conditioning_slice"]
-        if end > audio.shape[-1] or end - start > self.max_conditioning_length:
+    def _given_slice(self, sample: Sample, start: int, end: int) -> Tensor:
+        """The sample's own slice of audio, [1, end - start]."""
+        if end - start > self.max_conditioning_length:
             raise DataError(
                 f"{sample['manifest']}: {sample['manifest_audio_file']} is conditioned by the samples {start} to {end} "
-                f"of {sample['audio_file']}, which has {audio.shape[-1]}, and the longest slice is "
-                f"{self.max_conditioning_length}. Make the set again for this configuration."
+                f"of {sample['audio_file']}, and the longest slice is {self.max_conditioning_length}. Make the set "
+                "again for this configuration."
             )
-        return F.pad(audio[:, start:end], (0, self.max_conditioning_length - (end - start)))
+        return load_slice(sample["audio_file"], self.sample_rate, start, end)
 
-    def _conditioning_slice(self, audio: Tensor, index: int) -> tuple[Tensor, int, int]:
-        """A slice of audio [1, samples], padded to [1, max_conditioning_length], with its start and end."""
+    def _conditioning_slice(self, samples: int, index: int) -> tuple[int, int]:
+        """Start and end of a slice of a recording with so many samples."""
         # A string seeds through SHA-512: the same in every process, whatever PYTHONHASHSEED is.
         generator = random.Random(f"conditioning {self.seed} {self.epoch} {index}")
         if self.is_eval:
             length = (self.min_conditioning_length + self.max_conditioning_length) // 2
         else:
             length = generator.randint(self.min_conditioning_length, self.max_conditioning_length)
-        if audio.shape[-1] < length:
-            length = audio.shape[-1] // 2
-        start = 0 if self.is_eval else generator.randint(0, audio.shape[-1] - length)
-        end = start + length
-        return F.pad(audio[:, start:end], (0, self.max_conditioning_length - length)), start, end
+        if samples < length:
+            length = samples // 2
+        start = 0 if self.is_eval else generator.randint(0, samples - length)
+        return start, start + length
 
     def collate_fn(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Make a batch of items, as stock does.

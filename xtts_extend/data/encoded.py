@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from xtts_extend.data.manifest import Sample
-from xtts_extend.errors import DataError, MachineError
-from xtts_extend.files import atomic_write
+from xtts_extend.errors import ConfigError, DataError, MachineError
+from xtts_extend.files import atomic_write, require_place
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX = "set.json"
 #: Most likely codes that are kept of the distribution at each place; the others' probability is kept as one number.
 TOP_K = 64
@@ -40,6 +40,11 @@ _SCHEMA = pa.schema(
         ("start", pa.int32()),
         ("end", pa.int32()),
         ("codes", pa.list_(pa.uint16())),
+        # where a recording was encoded: its length in samples at the model's rate, the digest of its file, and the
+        # token ids of the text
+        ("wav_length", pa.int32()),
+        ("audio_digest", pa.string()),
+        ("ids", pa.list_(pa.int32())),
         # if it is known, the base's distribution at each place and at the end: (codes + 1) × TOP_K, row by row
         ("top_ids", pa.list_(pa.uint16())),
         ("top_log_probs", pa.list_(pa.float16())),
@@ -57,6 +62,10 @@ class Encoded:
     def codes(self) -> Tensor:
         """DVAE codes, int64 [codes]."""
         return torch.from_numpy(_values(self.file, "codes", self.row).astype(np.int64))
+
+    def ids(self) -> Tensor:
+        """Token ids of the text, int32 [tokens], where they were kept."""
+        return torch.from_numpy(_values(self.file, "ids", self.row).astype(np.int32))
 
     def distribution(self) -> tuple[Tensor, Tensor] | None:
         """The base's distribution of each code and of the stop token, if it was kept.
@@ -90,6 +99,9 @@ class Utterance:
     codes: Tensor
     conditioning_slice: tuple[int, int] | None = None
     distribution: tuple[Tensor, Tensor] | None = None
+    wav_length: int | None = None
+    audio_digest: str | None = None
+    ids: Sequence[int] | None = None
 
 
 def file_digest(path: Path) -> str:
@@ -138,6 +150,38 @@ def read_index(folder: Path) -> dict[str, Any]:
     return dict(index)
 
 
+def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str], start: Mapping[str, Any]) -> None:
+    """Make the folder of a set, or see that the set in it was made with the same settings.
+
+    Args:
+        folder: of the set.
+        settings: what all of a set is made with; kept in its index.
+        names: what the settings are called in messages.
+        start: what else the index of a new set holds.
+
+    Raises:
+        ConfigError: the folder holds something else, or other settings made it.
+        MachineError: it cannot be made.
+    """
+    if is_encoded_set(folder):
+        before = read_index(folder)
+        changed = [name for key, name in names.items() if before.get(key) != settings[key]]
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a set that was made with other settings: {', '.join(changed)} changed. Give the same "
+                "ones to go on with it, or another --output."
+            )
+        return
+    require_place(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is no set of encoded utterances. Give another --output.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"{folder} cannot be made: {error.strerror}. Give another --output.") from error
+    write_index(folder, {**settings, "parts": [], **start})
+
+
 def write_index(folder: Path, index: dict[str, Any]) -> None:
     """Write `set.json` whole or not at all."""
     with atomic_write(folder / INDEX) as file:
@@ -156,6 +200,7 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         ids, log_probs = utterance.distribution or (None, None)
         row: dict[str, Any] = {"text": utterance.text, "language": utterance.language, "voice": utterance.voice}
         row |= {"start": start, "end": end, "codes": utterance.codes.numpy().astype(np.uint16)}
+        row |= {"wav_length": utterance.wav_length, "audio_digest": utterance.audio_digest, "ids": utterance.ids}
         row["top_ids"] = None if ids is None else ids.numpy().astype(np.uint16).ravel()
         row["top_log_probs"] = None if log_probs is None else log_probs.numpy().astype(np.float16).ravel()
         for name, value in row.items():
@@ -167,6 +212,24 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
     except pa.ArrowException as error:
         raise MachineError(f"{path} cannot be written: {error}. Make room, and give the same command again.") from error
     return {"file": path.name, "rows": len(utterances), "sha256": file_digest(path)}
+
+
+def encoded_rows(
+    folder: Path, part: Mapping[str, Any], columns: Sequence[str]
+) -> Iterator[tuple[Encoded, dict[str, Any]]]:
+    """The rows of a part: their places, these columns, and `count`, the number of codes."""
+    path = str((folder / part["file"]).absolute())
+    table = _table(path)
+    counts = pc.list_value_length(table["codes"]).to_pylist()
+    values = zip(*(table[name].to_pylist() for name in columns), strict=True)
+    for number, (count, row) in enumerate(zip(counts, values, strict=True)):
+        yield Encoded(path, number), {"count": count, **dict(zip(columns, row, strict=True))}
+
+
+def is_sound(folder: Path, part: Mapping[str, Any]) -> bool:
+    """Whether a part is there, and what was written."""
+    path = folder / part["file"]
+    return path.is_file() and file_digest(path) == part["sha256"]
 
 
 def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Sample]:
@@ -182,28 +245,27 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
     """
     samples: list[Sample] = []
     for part in read_index(folder)["parts"]:
-        path = (folder / part["file"]).absolute()
-        if not path.is_file() or file_digest(path) != part["sha256"]:
-            raise DataError(f"{path} is missing or damaged. Make the set again in another folder.")
-        table = _table(str(path))
-        lengths = pc.list_value_length(table["codes"]).to_pylist()
-        columns = ("text", "language", "voice", "start", "end")
-        rows = zip(*(table[name].to_pylist() for name in columns), lengths, strict=True)
-        for row, (text, language, voice, start, end, codes) in enumerate(rows):
+        if not is_sound(folder, part):
+            raise DataError(f"{folder / part['file']} is missing or damaged. Make the set again in another folder.")
+        has_distribution = _table(str((folder / part["file"]).absolute()))["top_ids"].null_count == 0
+        columns = ("text", "language", "voice", "start", "end", "wav_length")
+        for place, row in encoded_rows(folder, part, columns):
+            wav_length = row["count"] * code_samples if row["wav_length"] is None else row["wav_length"]
             sample = {
-                "text": text,
-                "language": language,
-                "audio_file": str((folder / voice).absolute()),
-                "manifest_audio_file": f"{part['file']}#{row}",
+                "text": row["text"],
+                "language": row["language"],
+                "audio_file": str((folder / row["voice"]).absolute()),
+                "manifest_audio_file": f"{part['file']}#{place.row}",
                 "manifest": str((folder / INDEX).absolute()),
                 "line": None,
-                "speaker_name": Path(voice).stem,
-                "encoded": Encoded(str(path), row),
+                "speaker_name": Path(row["voice"]).stem,
+                "encoded": place,
                 "part_digest": part["sha256"],
-                "has_distribution": table["top_ids"].null_count == 0,
-                "wav_length": codes * code_samples,
-                "duration_s": codes * code_samples / sample_rate,
+                "has_distribution": has_distribution,
+                "wav_length": wav_length,
+                "duration_s": wav_length / sample_rate,
             }
+            start, end = row["start"], row["end"]
             samples.append(sample | ({"conditioning_slice": (start, end)} if start is not None else {}))
     if not samples:
         raise DataError(f"{folder} holds no utterance yet. Let make-replay finish.")

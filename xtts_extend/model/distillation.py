@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from xtts_extend.data.encoded import TOP_K
+from xtts_extend.model.forward import Layout, forward, on_device
 
 
 def top_distribution(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,6 +44,60 @@ def divergence(top_ids: Tensor, top_log_probs: Tensor, logits: Tensor) -> Tensor
     return (probs * (top_log_probs - own)).sum(-1) + rest * (rest.log() - own_rest.log())
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """Which audio targets of a batch are replayed codes or the stop after them, and what they are compared with.
+
+    Attributes:
+        kept_at: (kept targets,), of the batch's audio targets those whose distribution is kept.
+        kept_rows, kept_steps: (kept targets,), their places in the batch's kept distributions.
+        asked_rows: (asked samples,), the samples that the base has to be asked about.
+        asked_layout: of these samples.
+        asked_at: (asked targets,), of the batch's audio targets theirs.
+        asked_places: (asked targets,), the same targets among those of `asked_layout`.
+    """
+
+    kept_at: Tensor
+    kept_rows: Tensor
+    kept_steps: Tensor
+    asked_rows: Tensor
+    asked_layout: Layout | None
+    asked_at: Tensor
+    asked_places: Tensor
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Any], gpt: Any) -> Replayed:
+        """Work it out for a collated batch with its layout, on the CPU."""
+        layout: Layout = batch["layout"]
+        rows, steps = layout.audio_rows, layout.audio_steps
+        has = batch["has_distribution"]
+        # up to the stop token, which follows the codes
+        counts = batch["replay"][rows] & (steps <= layout.code_counts[rows])
+        kept_at = (counts & has[rows]).nonzero().squeeze(1)
+        asked = batch["replay"] & ~has
+        asked_rows = asked.nonzero().squeeze(1)
+        asked_at = (counts & asked[rows]).nonzero().squeeze(1)
+        asked_layout, asked_places = None, asked_at
+        if len(asked_rows):
+            lengths = batch["text_lengths"][asked_rows], batch["wav_lengths"][asked_rows]
+            asked_layout = Layout.of(*lengths, None, gpt)
+            firsts = (asked_layout.audio_steps == 0).nonzero().squeeze(1)
+            asked_places = firsts[(asked.cumsum(0) - 1)[rows[asked_at]]] + steps[asked_at]
+        return cls(
+            kept_at=kept_at,
+            kept_rows=(has.cumsum(0) - 1)[rows[kept_at]],
+            kept_steps=steps[kept_at],
+            asked_rows=asked_rows,
+            asked_layout=asked_layout,
+            asked_at=asked_at,
+            asked_places=asked_places,
+        )
+
+    def to(self, device: torch.device) -> Replayed:
+        """The same on a device."""
+        return on_device(self, device)
+
+
 class Teacher:
     """The base as it was: frozen, in bfloat16, without dropout.
 
@@ -57,16 +113,12 @@ class Teacher:
                 module.float()
 
     @torch.no_grad()
-    def distributions(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """The base's distributions for the samples of a formatted batch: (samples, places, TOP_K) each."""
-        device = batch["text_inputs"].device
+    def distributions(
+        self, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tensor, layout: Layout
+    ) -> tuple[Tensor, Tensor]:
+        """The base's distributions at the audio targets of a batch, (audio targets, TOP_K) each; see `forward`."""
+        device = text_inputs.device
         self.gpt.to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            _, _, logits = self.gpt(
-                batch["text_inputs"],
-                batch["text_lengths"],
-                batch["audio_codes"],
-                batch["wav_lengths"],
-                cond_mels=batch["cond_mels"].to(torch.bfloat16),
-            )
-        return top_distribution(logits.transpose(1, 2))
+            outputs = forward(self.gpt, text_inputs, audio_codes, cond_mels.to(torch.bfloat16), layout)
+        return top_distribution(outputs.audio_logits)

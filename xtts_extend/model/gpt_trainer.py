@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torchaudio
 from torch import Tensor
 from trainer.trainer_utils import get_optimizer
 
@@ -16,8 +15,10 @@ from xtts_extend.checkpoint.store import adapter_tensors
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.adapter import add_adapter, is_adapter, merge, plain_name
 from xtts_extend.model.anchor import Anchor
-from xtts_extend.model.distillation import Teacher, divergence
+from xtts_extend.model.codec import Codec
+from xtts_extend.model.distillation import Replayed, Teacher, divergence
 from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.forward import Layout, forward
 from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
 from xtts_extend.model.learning_rates import configured_groups
 
@@ -61,26 +62,6 @@ def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") ->
     }
 
 
-def target_counts(batch: Mapping[str, Any], gpt: Any) -> list[float]:
-    """How many text and how many audio targets the losses of a batch are means of, as `GPT.forward` masks them.
-
-    Args:
-        batch: formatted; `GPT.forward` has not seen it yet (it changes `cond_idxs`).
-        gpt: coqui's `GPT`.
-    """
-    # a stop token each; three codes, and a stop token
-    text = float((batch["text_lengths"] + 1).sum())
-    code_lengths = torch.ceil(batch["wav_lengths"] / gpt.code_stride_len).long() + 3
-    audio = float((code_lengths + 1).sum())
-    if batch["cond_idxs"] is not None:
-        # coqui masks the prompt of the last sample only
-        compression = gpt.perceiver_cond_length_compression if gpt.use_perceiver_resampler else gpt.code_stride_len
-        start, end = (int(index) // compression for index in batch["cond_idxs"][-1])
-        last = int(code_lengths[-1]) + 1
-        audio -= max(0, min(end, last) - start)
-    return [text, audio]
-
-
 class ExtendedGPTTrainer(GPTTrainer):
     """`GPTTrainer` that takes a base with a smaller vocabulary and can freeze the rows of old tokens.
 
@@ -102,6 +83,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         # unknown until the tokenizer is there: otherwise coqui builds the GPT twice
         config.model_args.gpt_number_text_tokens = None
         super().__init__(config)
+        self.codec = Codec(self.dvae, self.torch_mel_spectrogram_dvae, config.audio, self.xtts.gpt.code_stride_len)
         self.base_rows = self.vocab_size
         self.base_digests: dict[str, str] = {}
         self.rows_frozen = False
@@ -240,6 +222,14 @@ class ExtendedGPTTrainer(GPTTrainer):
     # BATCHES AND LOSSES
     ####################
 
+    def format_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Work out, on the CPU, where things lie in a collated batch: adds `layout`, and `replayed` if that counts."""
+        gpt = self.xtts.gpt
+        batch["layout"] = Layout.of(batch["text_lengths"], batch["wav_lengths"], batch["cond_idxs"], gpt)
+        if self.distill_weight and gpt.training:
+            batch["replayed"] = Replayed.of(batch, gpt)
+        return batch
+
     @torch.no_grad()
     def format_batch_on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Spectrograms of the conditioning, and codes of what is not encoded yet, on the device.
@@ -248,32 +238,29 @@ class ExtendedGPTTrainer(GPTTrainer):
         and `text_inputs`; removes `padded_text`, `wav`, `codes` and `conditioning`.
         """
         batch["text_inputs"] = batch.pop("padded_text")
+        for name in ("layout", "replayed"):
+            if name in batch:
+                batch[name] = batch[name].to(batch["text_inputs"].device)
         conditioning = batch.pop("conditioning")
         batch["cond_mels"] = self.torch_mel_spectrogram_style_encoder(conditioning.flatten(0, 1)).unsqueeze(1)
         wav, codes, is_encoded = batch.pop("wav"), batch.pop("codes"), batch["is_encoded"]
-        parts = [(~is_encoded, self._dvae_codes(wav))] if wav is not None else []
+        parts = [(~is_encoded, self.codec.codes(wav))] if wav is not None else []
         parts += [(is_encoded, codes)] if codes is not None else []
+        if len(parts) == 1:
+            batch["audio_codes"] = parts[0][1]
+            return batch
         longest = max(part.shape[-1] for _, part in parts)
         batch["audio_codes"] = torch.zeros(len(is_encoded), longest, dtype=torch.long, device=is_encoded.device)
         for rows, part in parts:
             batch["audio_codes"][rows, : part.shape[-1]] = part
         return batch
 
-    def _dvae_codes(self, wav: Tensor) -> Tensor:
-        """wav (recordings, 1, samples) → codes (recordings, codes), with coqui's resampling."""
-        audio = self.config.audio
-        if audio.sample_rate != audio.dvae_sample_rate:
-            wav = torchaudio.functional.resample(
-                wav,
-                orig_freq=audio.sample_rate,
-                new_freq=audio.dvae_sample_rate,
-                lowpass_filter_width=64,
-                rolloff=0.9475937167399596,
-                resampling_method="kaiser_window",
-                beta=14.769656459379492,
-            )
-        codes: Tensor = self.dvae.get_codebook_indices(self.torch_mel_spectrogram_dvae(wav))
-        return codes
+    def formatted(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A collated batch as `train_step` takes it, on the model's device; the trainer does the same."""
+        batch, device = self.format_batch(batch), next(self.xtts.gpt.parameters()).device
+        return self.format_batch_on_device(
+            {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        )
 
     def train_step(
         self, batch: dict[str, Any], criterion: Any, optimizer_idx: int | None = None
@@ -285,16 +272,15 @@ class ExtendedGPTTrainer(GPTTrainer):
             sum. The divergence is summed over the replayed codes and divided by all audio targets of the batch, as the
             cross entropy is.
         """
-        names = ("text_inputs", "text_lengths", "audio_codes", "wav_lengths", "cond_mels", "cond_idxs", "cond_lens")
-        weight = self.distill_weight if self.xtts.gpt.training else 0.0
-        targets = target_counts(batch, self.xtts.gpt)[1] if weight else 0.0
-        loss_text, loss_mel, logits = self.forward(*(batch[name] for name in names))
+        layout: Layout = batch["layout"]
+        outputs = forward(self.xtts.gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout)
         losses = {
-            "loss_text_ce": loss_text * self.args.gpt_loss_text_ce_weight,
-            "loss_mel_ce": loss_mel * self.args.gpt_loss_mel_ce_weight,
+            "loss_text_ce": outputs.loss_text * self.args.gpt_loss_text_ce_weight,
+            "loss_mel_ce": outputs.loss_mel * self.args.gpt_loss_mel_ce_weight,
         }
-        if weight:
-            losses["loss_distill"] = self._divergence(batch, logits) * weight / targets
+        if "replayed" in batch:
+            divergences = self._divergence(batch, outputs.audio_logits)
+            losses["loss_distill"] = divergences * self.distill_weight / layout.audio_targets
         losses["loss"] = torch.stack(list(losses.values())).sum()
         return {"model_outputs": None}, losses
 
@@ -303,25 +289,21 @@ class ExtendedGPTTrainer(GPTTrainer):
 
         Args:
             batch: formatted.
-            logits: of the audio codes, (batch, codes, places).
+            logits: of the audio targets, (audio targets, codes).
         """
-        divergences = logits.new_zeros(())
-        logits = logits.transpose(1, 2)
-        code_counts = torch.ceil(batch["wav_lengths"] / self.xtts.gpt.code_stride_len).long()
-        kept = batch["replay"] & batch["has_distribution"]
-        known = kept[batch["has_distribution"]]
-        parts = [(kept, batch["top_ids"][known], batch["top_log_probs"][known])] if kept.any() else []
-        asked = batch["replay"] & ~batch["has_distribution"]
-        if asked.any():
-            names = ("text_inputs", "text_lengths", "audio_codes", "wav_lengths", "cond_mels")
-            parts.append((asked, *self.teacher.distributions({name: batch[name][asked] for name in names})))
-        for rows, ids, log_probs in parts:
-            places = min(ids.shape[1], logits.shape[1])
-            # up to the stop token, which follows the codes
-            counts = torch.arange(places, device=logits.device) <= code_counts[rows].unsqueeze(1)
-            own = logits[rows, :places][counts]
-            divergences = divergences + divergence(ids[:, :places][counts], log_probs[:, :places][counts], own).sum()
-        return divergences
+        replayed: Replayed = batch["replayed"]
+        sums = []
+        if len(replayed.kept_at):
+            place = replayed.kept_rows, replayed.kept_steps
+            kept = batch["top_ids"][place], batch["top_log_probs"][place]
+            sums.append(divergence(*kept, logits[replayed.kept_at]).sum())
+        if replayed.asked_layout is not None:
+            rows, places = replayed.asked_rows, replayed.asked_places
+            ids, log_probs = self.teacher.distributions(
+                batch["text_inputs"][rows], batch["audio_codes"][rows], batch["cond_mels"][rows], replayed.asked_layout
+            )
+            sums.append(divergence(ids[places], log_probs[places], logits[replayed.asked_at]).sum())
+        return torch.stack(sums).sum() if sums else logits.new_zeros(())
 
     def describe_rows(self, init: str) -> str:
         """What the log says at the start about old and new tokens and about frozen parameters."""

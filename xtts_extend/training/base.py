@@ -227,7 +227,7 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
     noise = 0.1 * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(0))
     text = torch.full((1, 12), 3, dtype=torch.int32)
     with torch.no_grad():
-        batch = model.format_batch_on_device(
+        batch = model.formatted(
             {
                 "padded_text": text,
                 "text_lengths": torch.tensor([text.shape[1]]),

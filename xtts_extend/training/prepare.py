@@ -17,7 +17,7 @@ from xtts_extend.training.evaluation import old_languages
 from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.reference import load_reference, needs_base, require_same_base
 from xtts_extend.training.restore import knows_base_losses
-from xtts_extend.training.samples import RunSamples, load_samples
+from xtts_extend.training.samples import RunSamples, encode_run, load_samples
 from xtts_extend.training.start import (
     Start,
     build_config,
@@ -91,6 +91,8 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
                     if config.min_retention:
                         raise
                     logger.warning(" > what is kept of old languages is not measured: %s", error)
+        with ranks.main_first():
+            samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
         return Prepared(start, config, samples, model, migration)
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import xtts_extend
 from xtts_extend.data.check import DataLimits, DataReport, check_samples
-from xtts_extend.data.encoded import is_encoded_set, read_encoded
+from xtts_extend.data.codes import encode_samples
+from xtts_extend.data.encoded import file_digest, is_encoded_set, read_encoded
 from xtts_extend.data.manifest import Sample, read_manifest
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.files import require_place
+from xtts_extend.model.codec import Codec
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import NewLanguageConfig
 
 logger = logging.getLogger("trainer")
@@ -96,6 +102,48 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         replay_share=config.replay_share if config.replay else 0.0,
     )
     return RunSamples(train, usable.get("evaluation", []))
+
+
+def encode_run(samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: Any) -> RunSamples:
+    """The samples with codes and token ids, which are made once and kept beside the runs of an output folder.
+
+    Raises:
+        DataError, MachineError: as `encode_samples`.
+    """
+    folder = Path(config.output_path).absolute() / ".codes" / codec_digest(config)[:16]
+    found, made = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer)
+    if made:
+        logger.info(" > %d recordings were encoded; their codes are kept in %s", made, folder)
+    return RunSamples(found[: len(samples.train)], found[len(samples.train) :])
+
+
+def encode_into(
+    folder: Path,
+    samples: Sequence[Sample],
+    config: NewLanguageConfig,
+    codec: Codec,
+    tokenizer: Any,
+    progress: bool = True,
+) -> tuple[list[Sample], int]:
+    """`encode_samples` with what a configuration names."""
+    vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
+    return encode_samples(
+        samples,
+        codec.encode,
+        tokenizer.encode,
+        folder,
+        codec_digest=codec_digest(config),
+        # another release may clean texts in another way
+        text_digest=f"{vocabulary.digest} {xtts_extend.__version__}",
+        sample_rate=config.audio.sample_rate,
+        progress=progress,
+    )
+
+
+def codec_digest(config: NewLanguageConfig) -> str:
+    """Of the files that make codes of audio."""
+    files = (config.model_args.dvae_checkpoint, config.model_args.mel_norm_file)
+    return hashlib.sha256("".join(file_digest(Path(file)) for file in files).encode()).hexdigest()
 
 
 def _read(specs: Sequence[str], config: NewLanguageConfig) -> list[Sample]:

@@ -224,7 +224,7 @@ class ResumableTrainer(Trainer):
         self._seed("train", position.step + 1)
         learning_rate = self.optimizer[0].param_groups[0]["lr"]
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
-        losses = self._updater.step(self.format_batch(batch), names, moves=moves)
+        losses = self._updater.step(batch, names, moves=moves)
         finite = math.isfinite(losses["loss"])
         position.step += 1
         position.batch = step + 1

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xtts_extend.errors import CheckFailed
-from xtts_extend.model.gpt_trainer import target_counts
 from xtts_extend.training.ranks import Ranks
 
 logger = logging.getLogger("trainer")
@@ -65,7 +64,7 @@ class Updater:
         An accumulation with a loss or a gradient that is not finite makes no update.
 
         Args:
-            batch: this process's share, formatted. Where there are fewer samples than processes, the last ones have a
+            batch: this process's share, collated. Where there are fewer samples than processes, the last ones have a
                 sample that stands in and has no weight.
             names: the samples of the whole batch.
             moves: the optimizer moves after this batch.
@@ -102,12 +101,14 @@ class Updater:
         """This process's losses, and the weight of each: its share of the targets (1 with one process)."""
         trainer, ranks = self.trainer, self.ranks
         weights = dict.fromkeys(self._parts, 1.0)
+        if ranks.rank != last_share:
+            # coqui masks the prompt of a batch's last sample, and of no other
+            batch["cond_idxs"] = None
+        batch = trainer.format_batch(batch)
         if ranks.size > 1:
-            if ranks.rank != last_share:
-                # coqui masks the prompt of a batch's last sample, and of no other
-                batch["cond_idxs"] = None
+            layout = batch["layout"]
             counts = ranks.rank <= last_share
-            text, audio = (count * counts for count in target_counts(batch, trainer.model.xtts.gpt))
+            text, audio = layout.text_targets * counts, layout.audio_targets * counts
             all_text, all_audio = ranks.sum([text, audio])
             # what is not of the text is a mean over audio targets
             weights = dict.fromkeys(self._parts, audio / all_audio) | {"loss_text_ce": text / all_text}

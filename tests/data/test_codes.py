@@ -1,0 +1,193 @@
+"""Codes once: what is encoded, what is known already, and what a kill leaves."""
+
+import json
+
+import pytest
+import torch
+from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
+
+from xtts_extend.cli import main
+from xtts_extend.data.audio import load_audio, measure_recording, save_wav
+from xtts_extend.data.codes import encode_samples
+from xtts_extend.data.encoded import read_index
+from xtts_extend.errors import ConfigError, DataError, MachineError
+
+RATE = 22050
+
+
+class FakeCodec:
+    """Codes that tell the recording; notes what it encoded."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.encoded: list[int] = []
+        self.fail_at = fail_at
+
+    def __call__(self, wav: torch.Tensor) -> torch.Tensor:
+        if len(self.encoded) == self.fail_at:
+            raise KeyboardInterrupt
+        self.encoded.append(wav.shape[-1])
+        return torch.full((-(-wav.shape[-1] // 1024),), wav.shape[-1] % 1000)
+
+
+def tokenize(text: str, language: str) -> list[int]:
+    return [len(language), *map(ord, text)]
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Three recordings with their digests; the third has two texts."""
+    found = []
+    for number, text in enumerate(("ሀ", "b", "c")):
+        path = tmp_path / "ድምፅ 1" / f"{number}.wav"
+        save_wav(path, torch.linspace(-0.5, 0.5, RATE + 100 * number), RATE)
+        found.append({"audio_file": str(path), "language": "am", "text": text})
+    found.append(found[2] | {"text": "d"})
+    return [sample | {"audio_digest": measure_recording(sample["audio_file"]).digest} for sample in found]
+
+
+def encode(samples, folder, codec, dvae="D", texts="T"):
+    return encode_samples(
+        samples, codec, tokenize, folder, codec_digest=dvae, text_digest=texts, sample_rate=RATE, progress=False
+    )
+
+
+def test_each_recording_once(samples, tmp_path):
+    codec = FakeCodec()
+    found, made = encode(samples, tmp_path / "set", codec)
+    assert made == 3
+    assert codec.encoded == [RATE, RATE + 100, RATE + 200]
+    for sample, given in zip(found, samples, strict=True):
+        number = int(given["audio_file"][-5])
+        assert sample["wav_length"] == RATE + 100 * number
+        assert torch.equal(sample["encoded"].codes(), torch.full((22,), (RATE + 100 * number) % 1000))
+        assert sample["encoded"].ids().tolist() == tokenize(given["text"], "am")
+        assert sample["has_ids"]
+        assert {key: sample[key] for key in given} == given
+    again = FakeCodec()
+    assert encode(samples, tmp_path / "set", again) == (found, 0)
+    assert again.encoded == []
+
+
+def test_a_changed_file_is_encoded_again_and_a_renamed_one_is_not(samples, tmp_path):
+    encode(samples, tmp_path / "set", FakeCodec())
+    save_wav(samples[0]["audio_file"], torch.linspace(-0.5, 0.5, 2 * RATE), RATE)
+    samples[0]["audio_digest"] = measure_recording(samples[0]["audio_file"]).digest
+    renamed = tmp_path / "renamed.wav"
+    (tmp_path / "ድምፅ 1" / "1.wav").rename(renamed)
+    samples[1]["audio_file"] = str(renamed)
+    codec = FakeCodec()
+    found, made = encode(samples, tmp_path / "set", codec)
+    assert (made, codec.encoded) == (1, [2 * RATE])
+    assert [sample["wav_length"] for sample in found] == [2 * RATE, RATE + 100, RATE + 200, RATE + 200]
+    assert found[1]["audio_file"] == str(renamed)
+
+
+def test_another_text_for_a_recording_costs_no_encoding(samples, tmp_path):
+    encode(samples, tmp_path / "set", FakeCodec())
+    codec = FakeCodec()
+    found, made = encode([samples[0] | {"text": "new"}], tmp_path / "set", codec)
+    assert (made, codec.encoded) == (0, [])
+    assert found[0]["encoded"].ids().tolist() == tokenize("new", "am")
+    assert torch.equal(found[0]["encoded"].codes(), torch.full((22,), RATE % 1000))
+
+
+def test_ids_of_another_vocabulary_do_not_count(samples, tmp_path):
+    encode(samples, tmp_path / "set", FakeCodec())
+    found, made = encode(samples, tmp_path / "set", FakeCodec(), texts="other")
+    assert made == 0
+    assert not any(sample["has_ids"] for sample in found)
+
+
+def test_what_an_interrupt_leaves_is_gone_on_with(samples, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        encode(samples, tmp_path / "set", FakeCodec(fail_at=2))
+    codec = FakeCodec()
+    found, made = encode(samples, tmp_path / "set", codec)
+    assert (made, codec.encoded) == (1, [RATE + 200])
+    assert [sample["encoded"].codes()[0] for sample in found] == [50, 150, 250, 250]
+
+
+def test_a_damaged_part_is_made_again(samples, tmp_path, caplog):
+    encode(samples, tmp_path / "set", FakeCodec())
+    part = tmp_path / "set" / read_index(tmp_path / "set")["parts"][0]["file"]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    codec = FakeCodec()
+    with caplog.at_level("WARNING", "trainer"):
+        found, made = encode(samples, tmp_path / "set", codec)
+    assert made == 3
+    assert f"{part} is damaged: its 4 utterances are encoded again" in caplog.text
+    assert [sample["encoded"].codes()[0] for sample in found] == [50, 150, 250, 250]
+
+
+def test_folders_that_are_something_else(samples, tmp_path):
+    encode(samples, tmp_path / "set", FakeCodec())
+    with pytest.raises(ConfigError, match="made with other settings: the DVAE changed"):
+        encode(samples, tmp_path / "set", FakeCodec(), dvae="other")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="mine exists and is no set of encoded utterances"):
+        encode(samples, tmp_path / "mine", FakeCodec())
+    with pytest.raises(MachineError, match="Another process encodes into"):
+        encode(samples, tmp_path / "two", lambda wav: encode(samples, tmp_path / "two", FakeCodec()))
+
+
+def test_a_recording_that_has_gone_is_named(samples, tmp_path):
+    (tmp_path / "ድምፅ 1" / "1.wav").unlink()
+    with pytest.raises(DataError, match=r"1\.wav: no such file"):
+        encode(samples, tmp_path / "set", FakeCodec())
+    # what came before it is kept
+    assert read_index(tmp_path / "set")["parts"][0]["rows"] == 1
+
+
+def test_codes_are_stocks_for_the_same_clip_and_padding_changes_only_stocks(corpus, tmp_path):
+    from networks import config_for
+
+    from xtts_extend.model.codec import Codec
+    from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+
+    config = config_for(corpus.base)
+    model = ExtendedGPTTrainer(config).eval()
+
+    def stock(wav):
+        length = wav.shape[-1]
+        batch = GPTTrainer.format_batch_on_device(
+            model,
+            {
+                "text_lengths": None, "wav_lengths": None, "padded_text": None, "cond_idxs": None, "cond_lens": None,
+                "conditioning": torch.zeros(1, 1, 1, 2000), "wav": wav.unsqueeze(0), "filenames": None,
+            },
+        )  # fmt: skip
+        return batch["audio_codes"][0], -(-length // 1024)
+
+    codec = Codec.load(config)
+    changed = 0
+    for line in corpus.train.read_text(encoding="utf-8").splitlines()[1:6]:
+        wav = load_audio(corpus.train.parent / line.split("|")[0], RATE)
+        alone, count = stock(wav)
+        codes = codec.encode(wav)
+        assert torch.equal(codes, alone[:count])
+        assert torch.equal(codes, model.codec.encode(wav))
+        padded = stock(torch.nn.functional.pad(wav, (0, 30000)))[0][:count]
+        differs = (padded != codes).nonzero().squeeze(1)
+        # the convolutions see a few codes far
+        assert not len(differs) or differs.min() >= count - 8
+        changed += len(differs)
+    assert changed
+
+
+def test_the_command(corpus, tmp_path, capsys):
+    flags = ["--manifest", f"{corpus.train}:am", "--base-dir", str(corpus.base), "--vocab", str(corpus.vocab)]
+    flags += ["--output", str(tmp_path / "set"), "--json"]
+    assert main(["encode", *flags]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["utterances"], first["encoded"], first["unusable"]) == (12, 12, 0)
+    assert main(["encode", *flags]) == 0
+    assert json.loads(capsys.readouterr().out) == first | {"encoded": 0}
+    # without the language's tag there are no token ids
+    del flags[4:6]
+    with pytest.raises(SystemExit) as caught:
+        main(["encode", *flags])
+    assert caught.value.code == 2
+    assert "no tag [am]" in capsys.readouterr().err

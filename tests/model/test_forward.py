@@ -1,0 +1,93 @@
+"""Our forward pass against coqui's `GPT.forward`, on the same batch."""
+
+import copy
+
+import pytest
+import torch
+from TTS.tts.layers.tortoise.arch_utils import GroupNorm32
+
+from xtts_extend.model.forward import Layout, forward
+
+
+def batch_for(gpt, prompts=None, extra=0):
+    """Four utterances of different lengths; `extra` columns of padding more than they need."""
+    generator = torch.Generator().manual_seed(0)
+    text_lengths, code_counts = torch.tensor([9, 3, 12, 7]), torch.tensor([20, 31, 12, 25])
+    codes = torch.randint(gpt.start_audio_token, (4, 31 + extra), generator=generator)
+    codes[torch.arange(31 + extra) >= code_counts.unsqueeze(1)] = 83
+    text = torch.randint(2, 60, (4, 12 + extra), generator=generator, dtype=torch.int32)
+    text[torch.arange(12 + extra) >= text_lengths.unsqueeze(1)] = 0
+    return {
+        "text_inputs": text,
+        "text_lengths": text_lengths,
+        "audio_codes": codes,
+        # none ends where a code ends
+        "wav_lengths": code_counts * gpt.code_stride_len - 100,
+        "cond_mels": torch.randn(4, 1, 80, 40, generator=generator),
+        "cond_idxs": prompts,
+    }
+
+
+PROMPTS = torch.tensor([[0, 3000], [100, 9000], [0, 9999], [600, 4100]])
+
+
+def losses_of(gpt, batch, stock):
+    """Losses and gradients."""
+    gpt.zero_grad()
+    if stock:
+        given = {**batch, "cond_idxs": None if batch["cond_idxs"] is None else batch["cond_idxs"].clone()}
+        loss_text, loss_mel, _ = gpt(**given, cond_lens=None)
+    else:
+        layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], batch["cond_idxs"], gpt)
+        outputs = forward(gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout)
+        loss_text, loss_mel = outputs.loss_text, outputs.loss_mel
+    (loss_text + loss_mel).backward()
+    gradients = {
+        name: parameter.grad.clone() for name, parameter in gpt.named_parameters() if parameter.grad is not None
+    }
+    return loss_text.item(), loss_mel.item(), gradients
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("prompts", "extra"), [(None, 0), (PROMPTS, 0), (PROMPTS, 5)])
+@pytest.mark.parametrize(
+    ("dtype", "loss_tolerance", "gradient_tolerance"), [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-6, 1e-5)]
+)
+def test_losses_and_gradients_are_stocks(
+    extended, monkeypatch, frozen, prompts, extra, dtype, loss_tolerance, gradient_tolerance
+):
+    # it computes in float32 whatever it is given
+    monkeypatch.setattr(GroupNorm32, "forward", torch.nn.GroupNorm.forward)
+    if frozen:
+        extended.freeze_base_rows()
+    extended.eval()
+    gpt = extended.xtts.gpt.to(dtype)
+    batch = batch_for(gpt, prompts, extra)
+    batch["cond_mels"] = batch["cond_mels"].to(dtype)
+    theirs, ours = losses_of(gpt, batch, stock=True), losses_of(gpt, batch, stock=False)
+    assert ours[0] == pytest.approx(theirs[0], rel=loss_tolerance)
+    assert ours[1] == pytest.approx(theirs[1], rel=loss_tolerance)
+    assert ours[2].keys() == theirs[2].keys()
+    names = sorted(theirs[2])
+    joined = [torch.cat([gradients[name].flatten() for name in names]) for gradients in (ours[2], theirs[2])]
+    assert (joined[0] - joined[1]).norm() <= gradient_tolerance * joined[1].norm()
+
+
+def test_what_stands_in_the_padding_does_not_count(extended):
+    extended.eval()
+    gpt = extended.xtts.gpt
+    batch = batch_for(gpt, PROMPTS, extra=3)
+    other = copy.deepcopy(batch)
+    other["audio_codes"][torch.arange(34) >= torch.tensor([20, 31, 12, 25]).unsqueeze(1)] = 5
+    # the place after the last token is a target, as coqui has it
+    other["text_inputs"][torch.arange(15) > batch["text_lengths"].unsqueeze(1)] = 7
+    assert losses_of(gpt, batch, stock=False)[:2] == losses_of(gpt, other, stock=False)[:2]
+
+
+def test_a_batch_is_as_wide_as_its_longest_sample(extended):
+    batch = batch_for(extended.xtts.gpt)
+    layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], None, extended.xtts.gpt)
+    # 3 + 1 and 31 + 4; padded apart they would be 13 + 35
+    assert layout.order.shape == (4, 39)
+    assert len(layout.text_at) == 9 + 3 + 12 + 7 + 4
+    assert len(layout.audio_at) == 20 + 31 + 12 + 25 + 4 * 4

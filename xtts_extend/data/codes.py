@@ -1,0 +1,187 @@
+"""Codes once: the recordings of manifests become an encoded set, a row for each utterance.
+
+What is in a set already is not made again. Codes are known by the digest of their recording, so that a changed file is
+encoded again, a renamed one is not, and another text for the same recording costs a copy; a set belongs to one DVAE.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from xtts_extend.data.audio import load_audio
+from xtts_extend.data.encoded import (
+    Utterance,
+    encoded_rows,
+    is_sound,
+    open_set,
+    read_index,
+    write_index,
+    write_part,
+)
+from xtts_extend.data.manifest import Sample
+from xtts_extend.errors import MachineError
+from xtts_extend.progress import with_progress
+
+logger = logging.getLogger("trainer")
+
+#: Utterances in a file of the set: what a kill can cost at most.
+_ROWS_IN_PART = 256
+#: Recordings that are read ahead of the encoder.
+_READ_AHEAD = 16
+
+#: Digest of the recording, language, text.
+_Key = tuple[str, str, str]
+
+
+def encode_samples(
+    samples: Sequence[Sample],
+    encode: Callable[[Tensor], Tensor],
+    tokenize: Callable[[str, str], Sequence[int]],
+    folder: Path,
+    *,
+    codec_digest: str,
+    text_digest: str,
+    sample_rate: int,
+    progress: bool = True,
+) -> tuple[list[Sample], int]:
+    """Bring every sample's codes, token ids and lengths into a set, as far as they are not there.
+
+    Interrupted or killed, the same call goes on.
+
+    Args:
+        samples: usable ones of `check_samples`, with `audio_digest`; those that are encoded already stay as they are.
+        encode: audio (1, samples) → codes (codes,).
+        tokenize: text and language → token ids.
+        folder: of the set; it is made where it is missing.
+        codec_digest: of what makes codes.
+        text_digest: of what makes token ids; where it has changed, a set's ids do not count.
+        sample_rate: of the audio, in Hz.
+        progress: show a bar.
+
+    Returns:
+        The samples with `encoded`, `wav_length` and `has_ids`, and how many recordings were encoded.
+
+    Raises:
+        ConfigError: the folder holds something else, or codes of another DVAE.
+        DataError: a recording cannot be read.
+        MachineError: the disk is full, or another process makes this set.
+    """
+    settings = {"codec_digest": codec_digest, "sample_rate": sample_rate}
+    open_set(folder, settings, {"codec_digest": "the DVAE", "sample_rate": "the sample rate"}, {})
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            _drop_damaged_parts(folder)
+            made = _encode_missing(samples, encode, tokenize, folder, text_digest, sample_rate, progress)
+    except Timeout as error:
+        raise MachineError(f"Another process encodes into {folder}. Let it finish.") from error
+    known = _known(folder, text_digest)
+    return [sample if "encoded" in sample else sample | known[_key(sample)] for sample in samples], made
+
+
+def _key(sample: Sample) -> _Key:
+    return sample["audio_digest"], sample["language"], sample["text"]
+
+
+def _drop_damaged_parts(folder: Path) -> None:
+    index = read_index(folder)
+    sound = [part for part in index["parts"] if is_sound(folder, part)]
+    for part in index["parts"]:
+        if part not in sound:
+            logger.warning(" > %s is damaged: its %d utterances are encoded again", folder / part["file"], part["rows"])
+    if len(sound) < len(index["parts"]):
+        write_index(folder, {**index, "parts": sound})
+
+
+def _known(folder: Path, text_digest: str) -> dict[_Key, dict[str, Any]]:
+    """What a set says of each utterance in it."""
+    known = {}
+    for part in read_index(folder)["parts"]:
+        for place, row in encoded_rows(folder, part, ("audio_digest", "language", "text", "wav_length")):
+            known[row["audio_digest"], row["language"], row["text"]] = {
+                "encoded": place,
+                "wav_length": row["wav_length"],
+                "has_ids": part["text_digest"] == text_digest,
+            }
+    return known
+
+
+def _encode_missing(
+    samples: Sequence[Sample],
+    encode: Callable[[Tensor], Tensor],
+    tokenize: Callable[[str, str], Sequence[int]],
+    folder: Path,
+    text_digest: str,
+    sample_rate: int,
+    progress: bool,
+) -> int:
+    known = _known(folder, text_digest)
+    coded = {digest: found for (digest, _, _), found in known.items()}
+    #: By recording, each language and text once.
+    missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
+    for sample in samples:
+        if "encoded" not in sample and _key(sample) not in known:
+            missing[sample["audio_digest"]][_key(sample)] = sample
+    unread = [next(iter(group.values()))["audio_file"] for digest, group in missing.items() if digest not in coded]
+    pending: list[Utterance] = []
+
+    def keep() -> None:
+        index = read_index(folder)
+        # a number that no part has, not even one that was dropped
+        number = 1 + max((int(file.stem.removeprefix("part-")) for file in folder.glob("part-*.arrow")), default=-1)
+        part = write_part(folder, number, pending) | {"text_digest": text_digest}
+        write_index(folder, {**index, "parts": [*index["parts"], part]})
+        pending.clear()
+
+    recordings = _read_ahead(unread, sample_rate)
+    try:
+        for digest in with_progress(missing, len(missing), "recordings encoded", progress):
+            if digest in coded:
+                codes, wav_length = coded[digest]["encoded"].codes(), coded[digest]["wav_length"]
+            else:
+                wav = next(recordings)
+                codes, wav_length = encode(wav), wav.shape[-1]
+            for sample in missing[digest].values():
+                text, language = sample["text"], sample["language"]
+                pending.append(
+                    Utterance(
+                        text,
+                        language,
+                        sample["audio_file"],
+                        codes,
+                        wav_length=wav_length,
+                        audio_digest=digest,
+                        ids=tokenize(text, language),
+                    )
+                )
+            if len(pending) >= _ROWS_IN_PART:
+                keep()
+    finally:
+        recordings.close()
+        if pending:
+            keep()
+    return len(unread)
+
+
+def _read_ahead(paths: Sequence[str], sample_rate: int) -> Generator[Tensor, None, None]:
+    """The recordings in their order, read by threads while the encoder works."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: deque[Future[Tensor]] = deque()
+        try:
+            for path in paths:
+                waiting.append(pool.submit(load_audio, path, sample_rate))
+                if len(waiting) == _READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

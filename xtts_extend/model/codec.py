@@ -1,0 +1,82 @@
+"""The base's DVAE as an encoder: audio becomes codes as coqui's trainer makes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchaudio
+from torch import Tensor
+from TTS.tts.layers.tortoise.arch_utils import TorchMelSpectrogram
+from TTS.tts.layers.xtts.dvae import DiscreteVAE
+
+from xtts_extend.checkpoint.inspect import load_pickled
+
+
+class Codec:
+    """DVAE, its spectrogram and the rates; `load` makes them from a base's files, a trainer gives its own.
+
+    Args:
+        dvae: coqui's `DiscreteVAE`, in evaluation mode.
+        spectrogram: coqui's `TorchMelSpectrogram` for it.
+        audio: a configuration's, with `sample_rate` and `dvae_sample_rate`.
+        code_stride: audio samples that a code stands for.
+    """
+
+    def __init__(self, dvae: Any, spectrogram: Any, audio: Any, code_stride: int) -> None:
+        self.dvae, self.spectrogram, self.audio, self.code_stride = dvae, spectrogram, audio, code_stride
+
+    @classmethod
+    def load(cls, config: Any) -> Codec:
+        """From the files that `model_args` names, on the GPU if there is one; coqui's GPT is not built."""
+        model_args, audio = config.model_args, config.audio
+        dvae = DiscreteVAE(
+            channels=80,
+            normalization=None,
+            positional_dims=1,
+            num_tokens=model_args.gpt_num_audio_tokens - 2,
+            codebook_dim=512,
+            hidden_dim=512,
+            num_resnet_blocks=3,
+            kernel_size=3,
+            num_layers=2,
+            use_transposed_convs=False,
+        ).eval()
+        dvae.load_state_dict(load_pickled(Path(model_args.dvae_checkpoint), map_location="cpu"), strict=False)
+        spectrogram = TorchMelSpectrogram(mel_norm_file=model_args.mel_norm_file, sampling_rate=audio.dvae_sample_rate)
+        return cls(dvae, spectrogram, audio, model_args.gpt_code_stride_len).to(
+            torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        )
+
+    def to(self, device: torch.device) -> Codec:
+        """Move it to a device."""
+        self.dvae.to(device)
+        self.spectrogram.to(device)
+        return self
+
+    @torch.no_grad()
+    def codes(self, wav: Tensor) -> Tensor:
+        """wav (recordings, 1, samples) → codes (recordings, codes), with coqui's resampling."""
+        if self.audio.sample_rate != self.audio.dvae_sample_rate:
+            wav = torchaudio.functional.resample(
+                wav,
+                orig_freq=self.audio.sample_rate,
+                new_freq=self.audio.dvae_sample_rate,
+                lowpass_filter_width=64,
+                rolloff=0.9475937167399596,
+                resampling_method="kaiser_window",
+                beta=14.769656459379492,
+            )
+        found: Tensor = self.dvae.get_codebook_indices(self.spectrogram(wav))
+        return found
+
+    def encode(self, wav: Tensor) -> Tensor:
+        """wav (1, samples) of one recording, by itself → its codes, int64 (codes,) on the CPU.
+
+        coqui encodes a batch with zeros after the shorter recordings, and these zeros change the last codes before
+        them: there its codes depend on what else is in the batch, and these do not.
+        """
+        count = -(-wav.shape[-1] // self.code_stride)
+        device = next(self.dvae.parameters()).device
+        return self.codes(wav.unsqueeze(0).to(device))[0, :count].cpu()
