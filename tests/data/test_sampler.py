@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from xtts_extend.data.sampler import EpochBatchSampler
+from xtts_extend.data.sampler import EpochBatchSampler, padding_share
 from xtts_extend.errors import ConfigError, DataError
 
 
@@ -198,3 +198,72 @@ def test_replay_that_makes_no_sense() -> None:
         EpochBatchSampler(with_replay(0, en=4), 4, seed=1, replay_share=0.5)
     with pytest.raises(ConfigError, match="less than 1"):
         EpochBatchSampler(with_replay(10, en=4), 4, seed=1, replay_share=1.0)
+
+
+def frames_of(samples) -> list[int]:
+    """Lengths like those of LJ Speech: 1 to 10 s, most of them 5 to 9."""
+    generator = random.Random(3)
+    return [40 + round(min(217, max(24, generator.gauss(143, 47)))) for _ in samples]
+
+
+def test_batches_by_length_hold_their_budget_and_every_sample_once() -> None:
+    samples = make_samples(en=[1.0] * 500)
+    frames = frames_of(samples)
+    sampler = EpochBatchSampler(samples, None, seed=1, batch_frames=3000, frames=frames)
+    sampler.set_position(0)
+    batches = sampler.batches()
+    assert sorted(index for batch in batches for index in batch) == list(range(500))
+    assert max(len(batch) * max(frames[index] for index in batch) for batch in batches) <= 3000
+    assert padding_share(batches, frames) < 0.08
+    # stock's: in the order they are drawn
+    size = round(500 / len(batches))
+    stock = EpochBatchSampler(samples, size, seed=1).batches()
+    assert padding_share(stock, frames) > 0.2
+    sampler.set_position(1)
+    assert sampler.batches() != batches
+    assert {frozenset(batch) for batch in sampler.batches()} != {frozenset(batch) for batch in batches}
+
+
+def test_a_place_among_batches_by_length_is_found_again() -> None:
+    samples = make_samples(en=[1.0] * 60, am=[1.0] * 30)
+    frames = frames_of(samples)
+
+    def made(rank: int = 0, ranks: int = 1) -> EpochBatchSampler:
+        sampler = EpochBatchSampler(
+            samples, None, seed=1, batch_frames=900, frames=frames, rank=rank, ranks=ranks,
+            language_weights={"en": 1, "am": 1},
+        )  # fmt: skip
+        sampler.set_position(2)
+        return sampler
+
+    whole = list(made())
+    assert len(whole) == len(made())
+    part = made()
+    part.set_position(2, 5)
+    assert list(part) == whole[5:]
+    shares = [list(made(rank, 2)) for rank in range(2)]
+    joined = [one + other for one, other in zip(*shares, strict=True)]
+    assert [batch for batch in joined if len(set(batch)) > 1] == [batch for batch in whole if len(batch) > 1]
+
+
+def test_replay_has_its_share_of_an_epoch_by_length() -> None:
+    samples = make_samples(am=[1.0] * 60) + [sample | {"replay": True} for sample in make_samples(en=[1.0] * 20)]
+    frames = frames_of(samples)
+    sampler = EpochBatchSampler(samples, None, seed=1, batch_frames=900, frames=frames, replay_share=0.25)
+    sampler.set_position(0)
+    order = [index for batch in sampler.batches() for index in batch]
+    assert sorted(index for index in order if index < 60) == list(range(60))
+    assert sorted(index for index in order if index >= 60) == list(range(60, 80))
+
+
+def test_a_sample_larger_than_the_budget_is_named() -> None:
+    samples = [
+        sample | {"manifest_audio_file": f"{number}.wav"} for number, sample in enumerate(make_samples(en=[1.0] * 3))
+    ]
+    with pytest.raises(ConfigError, match=r"--batch-frames 90: 1\.wav alone has 91 frames"):
+        EpochBatchSampler(samples, None, seed=1, batch_frames=90, frames=[50, 91, 60])
+
+
+def test_padding_counts_parts_that_are_padded_apart() -> None:
+    # 2 × (3 + 4) places for 3 + 1 + 2 + 4
+    assert padding_share([[0, 1]], [3, 1], [2, 4]) == 1 - 10 / 14

@@ -1,8 +1,4 @@
-"""The recipe without dropout, in one process or below torchrun, that keeps its first gradients and last weights.
-
-Its utterances get one length: coqui's DVAE gives other codes at an end that is padded than at one that is not, so that
-the codes depend on what else is in the batch.
-"""
+"""The recipe without dropout, in one process or below torchrun, that keeps its first gradients and last weights."""
 
 import os
 import runpy
@@ -11,18 +7,12 @@ from pathlib import Path
 
 import torch
 
-from xtts_extend.data import dataset
 from xtts_extend.training import trainer as trainer_module
 
 output, recipe_arguments = Path(sys.argv[1]), sys.argv[2:]
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "new_language" / "train_gpt_xtts.py"
 kept = {}
 rank = os.environ.get("RANK", "0")
-
-
-def same_length(path, rate):
-    audio = load_audio(path, rate)
-    return torch.nn.functional.pad(audio, (0, 2 * rate))[:, : 2 * rate]
 
 
 class Probe(trainer_module.Updater):
@@ -36,15 +26,13 @@ class Probe(trainer_module.Updater):
                 module.p = 0.0
         return super().step(batch, names, moves=moves)
 
-    def _move(self, names):
+    def _move(self):
         if "gradients" not in kept:
             kept["gradients"] = {name: part.grad.clone() for name, part in self.gpt.named_parameters()}
-        super()._move(names)
+        super()._move()
         kept["weights"] = {name: part.detach().clone() for name, part in self.gpt.named_parameters()}
 
 
-load_audio = dataset.load_audio
-dataset.load_audio = same_length
 trainer_module.Updater = Probe
 sys.argv = [str(RECIPE), *recipe_arguments]
 runpy.run_path(str(RECIPE), run_name="__main__")

@@ -47,9 +47,8 @@ def half_written(content, file):
 
 save = torch.save
 torch.save = half_written if place == "write" else save
-Progress.step = after(
-    Progress.step, "twice" if place == "twice" else "step", lambda progress, position, *rest: position.step
-)
+# asked after each step
+Progress.wants = after(Progress.wants, "twice" if place == "twice" else "step", lambda progress, step: step)
 ResumableTrainer.save_best_model = after(
     ResumableTrainer.save_best_model, "evaluation", lambda trainer: trainer.position.step
 )

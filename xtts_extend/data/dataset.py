@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -203,3 +204,20 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
 
 def _padded(sequences: list[Tensor]) -> Tensor | None:
     return pad_sequence(sequences, batch_first=True) if sequences else None
+
+
+def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
+    """A collated batch as up to so many batches of consecutive samples."""
+    count = len(batch["samples"])
+    edges = sorted({count * part // parts for part in range(parts + 1)})
+    # what only some of the samples have comes in rows of its own
+    owners = {"wav": ~batch["is_encoded"], "codes": batch["is_encoded"]}
+    owners |= dict.fromkeys(("top_ids", "top_log_probs"), batch["has_distribution"])
+    found = []
+    for start, end in pairwise(edges):
+        part = {}
+        for key, value in batch.items():
+            first, last = (int(owners[key][:edge].sum()) if key in owners else edge for edge in (start, end))
+            part[key] = None if value is None or first == last else value[first:last]
+        found.append(part)
+    return found

@@ -57,7 +57,8 @@ class Codec:
 
     @torch.no_grad()
     def codes(self, wav: Tensor) -> Tensor:
-        """wav (recordings, 1, samples) → codes (recordings, codes), with coqui's resampling."""
+        """wav (recordings, 1, samples) → codes (recordings, codes), with coqui's resampling; on wav's device."""
+        self.to(wav.device)
         if self.audio.sample_rate != self.audio.dvae_sample_rate:
             wav = torchaudio.functional.resample(
                 wav,

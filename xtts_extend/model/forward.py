@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-#: Stop tokens that follow the codes; coqui's loss counts all of them.
-_STOPS = 4
+#: Places of an utterance's audio beside its codes: coqui's loss counts so many stop tokens after them.
+AUDIO_STOPS = 4
 
 
 _Places = TypeVar("_Places")
@@ -74,7 +75,7 @@ class Layout:
         """
         text_counts = text_lengths + 1
         code_counts = torch.ceil(wav_lengths / gpt.code_stride_len).long()
-        audio_counts = code_counts + _STOPS
+        audio_counts = code_counts + AUDIO_STOPS
         text_width, audio_width = int(text_counts.max()), int(audio_counts.max())
         places = torch.arange(int((text_counts + audio_counts).max()))
         rows = torch.arange(len(text_counts)).unsqueeze(1)
@@ -150,9 +151,11 @@ def forward(gpt: Any, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tenso
     hidden = torch.cat([conditioning, packed], dim=1)
 
     transformer = gpt.gpt
+    # compute activations again in the backward pass
+    again = transformer.gradient_checkpointing and gpt.training
     hidden = transformer.drop(hidden)
     for block in transformer.h:
-        hidden = block(hidden)
+        hidden = checkpoint(block, hidden, use_reentrant=False) if again else block(hidden)
     hidden = hidden[:, conditioning.shape[1] :].flatten(0, 1)
     text_logits = gpt.text_head(gpt.final_norm(transformer.ln_f(hidden.index_select(0, layout.text_at))))
     audio_logits = gpt.mel_head(gpt.final_norm(transformer.ln_f(hidden.index_select(0, layout.audio_at))))

@@ -31,6 +31,11 @@ def _count(text: str) -> int:
     return value
 
 
+def _frames(text: str) -> int:
+    """A budget; 0 for `auto`"""
+    return 0 if text == "auto" else _positive(text)
+
+
 def _at_least_zero(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -137,6 +142,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--batch-size", type=_positive, help="utterances per batch [4: with 64 of them accumulated, an effective 256]"
     )
     training.add_argument(
+        "--batch-frames",
+        type=_frames,
+        metavar="N|auto",
+        help="in the place of --batch-size: utterances of about the same length together, so many as have N frames "
+        "with their padding (a frame is 46 ms of audio, or a token); auto: what fits into the GPU, a tenth left free",
+    )
+    training.add_argument(
         "--grad-accum-steps",
         type=_positive,
         help="batches per optimizer step [64: with batch 4 an effective 256; coqui's recipe asks for 252 or more]",
@@ -164,9 +176,19 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--amp",
         choices=("none", "bf16", "fp16"),
-        help="mixed precision [none: exact everywhere; bf16 saves memory on GPUs that have it]",
+        help="mixed precision [bf16 on hardware that computes in it, else none]",
     )
-    training.add_argument("--num-workers", type=_count, help="processes that load data; changes only the speed [0]")
+    training.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute the layers' activations again in the backward pass: for small GPUs, a third slower",
+    )
+    training.add_argument(
+        "--compile", action="store_true", help="compile the transformer's layers: slower to start, then faster"
+    )
+    training.add_argument(
+        "--num-workers", type=_count, help="processes that load data; changes only the speed [4 with a GPU, else 0]"
+    )
     training.add_argument("--seed", type=int, help="of everything that is random [1]")
     training.add_argument(
         "--language-weights",
@@ -322,6 +344,8 @@ def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Seq
     if "amp" in given:
         config.mixed_precision = given["amp"] != "none"
         config.precision = given["amp"] if config.mixed_precision else "fp16"
+    if "batch_frames" in given and "batch_size" in given:
+        raise ConfigError("--batch-frames and --batch-size are two ways to say one thing. Leave one away.")
     for override in overrides:
         apply_override(config, override)
     if "warmup_steps" in given and not any(item.startswith("--coqpit.lr_scheduler") for item in overrides):

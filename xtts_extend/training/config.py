@@ -49,6 +49,9 @@ class NewLanguageConfig(GPTTrainerConfig):
     patience: int | None = field(default=None, metadata={"help": "Evaluations without a better model before the end."})
     init: str = field(default="romanized", metadata={"help": "Start of the new rows."})
     freeze_base_rows: bool = field(default=True, metadata={"help": "Keep the rows of old tokens as they are."})
+    batch_frames: int | None = field(default=None, metadata={"help": "Budget of a batch instead of a count; 0: auto."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Compute again instead of keeping."})
+    compile: bool = field(default=False, metadata={"help": "Compile the transformer's layers with torch.compile."})
     grad_accum_steps: int = field(default=64, metadata={"help": "Batches per optimizer step."})
     max_steps: int | None = field(default=None, metadata={"help": "Stop after this many batches."})
     max_minutes: float | None = field(default=None, metadata={"help": "Save and stop before so many minutes are over."})
@@ -92,6 +95,7 @@ FIXED_FOR_THE_RUN = (
 DEFINES_THE_RUN = (
     "language",
     "batch_size",
+    "batch_frames",
     "grad_accum_steps",
     "training_seed",
     "language_weights",
@@ -115,7 +119,15 @@ DEFINES_THE_RUN = (
 
 
 #: What a run that recorded nothing of it trained with: the defaults.
-_NEVER_WITHOUT = ("adapter", "replay_share", "distill_weight", "l2_sp", "layer_decay", "new_row_learning_rate")
+_NEVER_WITHOUT = (
+    "batch_frames",
+    "adapter",
+    "replay_share",
+    "distill_weight",
+    "l2_sp",
+    "layer_decay",
+    "new_row_learning_rate",
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:

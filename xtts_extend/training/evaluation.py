@@ -144,6 +144,9 @@ def _spoken(trainer: Any) -> dict[str, Any]:
     """Audio (samples,) for each of the test sentences."""
     trainer.model.eval()
     xtts = trainer.model.xtts
+    device = next(xtts.gpt.parameters()).device
+    # the vocoder is where nothing trains
+    xtts.hifigan_decoder.to(device)
     xtts.gpt.init_gpt_for_inference(kv_cache=trainer.config.model_args.kv_cache, use_deepspeed=False)
     xtts.gpt.eval()
     audios = {}
@@ -156,4 +159,5 @@ def _spoken(trainer: Any) -> dict[str, Any]:
         # as in coqui: these are second names of the transformer, and would be saved
         del xtts.gpt.gpt_inference
         del xtts.gpt.gpt.wte
+        xtts.hifigan_decoder.cpu()
     return audios

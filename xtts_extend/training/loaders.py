@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from xtts_extend.data.dataset import UtteranceDataset
-from xtts_extend.data.sampler import EpochBatchSampler
+from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sampler import EpochBatchSampler, padding_share
+from xtts_extend.model.forward import AUDIO_STOPS
 from xtts_extend.training.ranks import Ranks
 
 
@@ -25,6 +30,43 @@ def _dataset(config: Any, tokenizer: Any, samples: list[Any], is_eval: bool) -> 
     )
 
 
+#: What coqui's perceiver makes of a conditioning slice, however long it is.
+_PERCEIVER_FRAMES = 32
+
+
+def conditioning_frames(model_args: Any) -> int:
+    """Places of the transformer's sequence that the conditioning takes."""
+    if model_args.gpt_use_perceiver_resampler:
+        return _PERCEIVER_FRAMES
+    return -(-int(model_args.max_conditioning_length) // int(model_args.gpt_code_stride_len))
+
+
+def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
+    """Places of the transformer's sequence that each encoded sample takes: conditioning, text and audio.
+
+    A place of audio is 1,024 samples, 46 ms.
+    """
+    fixed = conditioning_frames(model_args) + 1 + AUDIO_STOPS
+    stride = int(model_args.gpt_code_stride_len)
+    return [fixed + int(sample["text_tokens"]) - (-int(sample["wav_length"]) // stride) for sample in samples]
+
+
+def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: Any) -> str:
+    """How much of an epoch's batches is padding, beside what the stock recipe's batches would have."""
+    fixed, stride = conditioning_frames(config.model_args), int(config.model_args.gpt_code_stride_len)
+    texts = [int(sample["text_tokens"]) + 2 for sample in samples]
+    audios = [-(-int(sample["wav_length"]) // stride) + AUDIO_STOPS for sample in samples]
+    places = [fixed + text + audio for text, audio in zip(texts, audios, strict=True)]
+    batches = sampler.batches()
+    size = max(1, round(sum(map(len, batches)) / len(batches)))
+    drawn = random.Random(0).sample(range(len(samples)), len(samples))
+    stock = padding_share([drawn[start : start + size] for start in range(0, len(drawn), size)], texts, audios)
+    return (
+        f" > {len(batches)} batches of {size} samples on average; padding {padding_share(batches, places):.1%} (random "
+        f"batches of {size}, text and audio padded apart, as the stock recipe makes them: {stock:.1%})"
+    )
+
+
 def train_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) -> DataLoader[Any]:
     """Batches in the order of (seed, epoch); `batch_sampler` is an `EpochBatchSampler`.
 
@@ -32,20 +74,27 @@ def train_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) 
         config: a `GPTTrainerConfig`; `language_weights` is read where it has them.
         tokenizer: coqui's.
         samples: of `data.manifest`.
-        ranks: the processes that share each batch; `batch_size` is that of one.
+        ranks: the processes that share each batch; `batch_size` and `batch_frames` are those of one.
     """
     dataset = _dataset(config, tokenizer, samples, is_eval=False)
+    budget = getattr(config, "batch_frames", None)
     sampler = EpochBatchSampler(
         samples,
         config.batch_size * ranks.size,
         config.training_seed,
+        batch_frames=budget and budget * ranks.size,
+        frames=sample_frames(samples, config.model_args) if budget else None,
         language_weights=getattr(config, "language_weights", None) or None,
         replay_share=config.replay_share if any(sample.get("replay") for sample in samples) else 0.0,
         rank=ranks.rank,
         ranks=ranks.size,
     )
     return DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=dataset.collate_fn, num_workers=config.num_loader_workers
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=dataset.collate_fn,
+        num_workers=config.num_loader_workers,
+        pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -57,4 +106,5 @@ def eval_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) -
         batch_size=config.eval_batch_size,
         collate_fn=dataset.collate_fn,
         num_workers=config.num_eval_loader_workers,
+        pin_memory=torch.cuda.is_available(),
     )

@@ -30,8 +30,12 @@ class Progress:
         if self.start is not None:
             self.start += seconds
 
+    def wants(self, step: int) -> bool:
+        """Whether a line is due after a step."""
+        return step == self.first_step + 1 or step % self.config.print_step == 0
+
     def step(self, position: Position, batches: int, losses: dict[str, float], learning_rate: float) -> None:
-        """Called after each step.
+        """Print the line; called after each step for which one is due.
 
         Args:
             position: where the run is.
@@ -43,8 +47,6 @@ class Progress:
         if done == 1:
             # the first step warms caches up and says nothing about the rate
             self.start = time.monotonic()
-        elif position.step % self.config.print_step:
-            return
         end = (self.config.epochs - position.epoch) * batches - position.batch + position.step
         end = min(end, getattr(self.config, "max_steps", None) or end)
         rate = ""

@@ -99,6 +99,11 @@ def equip(model: Any, config: Any, samples: Sequence[Sample]) -> None:
     Raises:
         ConfigError: two ways exclude each other.
     """
+    if getattr(config, "gradient_checkpointing", False):
+        model.xtts.gpt.gpt.gradient_checkpointing = True
+    if getattr(config, "compile", False):
+        for block in model.xtts.gpt.gpt.h:
+            block.compile(dynamic=True)
     if any(sample.get("replay") for sample in samples):
         model.distill_weight = config.distill_weight
     if needs_teacher(config, samples):

@@ -39,6 +39,7 @@ class Position:
         last_value: the loss that the last evaluation gave; infinite where it kept too little of an old language.
         evaluations_without_best: evaluations in a row, up to here, that gave no better model.
         base_losses: the mel loss of each old language before the first step, which retention is measured by.
+        parts: shares that a batch is trained in, because the whole did not fit into the GPU's memory.
     """
 
     step: int = 0
@@ -52,6 +53,7 @@ class Position:
     last_value: float = float("inf")
     evaluations_without_best: int = 0
     base_losses: dict[str, float] = field(default_factory=dict)
+    parts: int = 1
 
     @property
     def train_loss(self) -> float:
@@ -88,8 +90,8 @@ class Position:
                     f"{info.path} has format version {record.get('version')}; this release reads {FORMAT_VERSION}. "
                     "Use the release of xtts_extend that wrote it."
                 )
-            # version 1 did not measure what is kept
-            added = {"evaluations_without_best": 0, "base_losses": {}} if record["version"] == 1 else {}
+            # version 1 did not measure what is kept, and a batch was always trained at once
+            added = {"evaluations_without_best": 0, "base_losses": {}, "parts": 1} if record["version"] == 1 else {}
             position.load_state_dict({**added, **record["state"]})
             return position
         recorded = int(content["step"])
@@ -304,7 +306,9 @@ def _per_process(recorded: Mapping[str, Any], content: Mapping[str, Any], proces
     before = content.get("xtts_extend", {}).get("processes", 1)
     if not recorded or before == processes:
         return recorded
-    return {**recorded, "batch_size": recorded["batch_size"] * before / processes}
+    frames = recorded.get("batch_frames")
+    scaled = {"batch_frames": frames * before / processes} if frames else {}
+    return {**recorded, "batch_size": recorded["batch_size"] * before / processes, **scaled}
 
 
 def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]], migration: Migration | None) -> None:
@@ -398,3 +402,6 @@ def _apply_changes(trainer: Any, content: Mapping[str, Any], changed: Sequence[s
         before = int(lookup(recorded, "batch_size")) * content.get("xtts_extend", {}).get("processes", 1)
         position.batch = position.batch * before // (trainer.config.batch_size * trainer.ranks.size)
         logger.info(" > the place in the epoch is now after %d batches of the new size.", position.batch)
+    if "batch_frames" in changed:
+        position.start_epoch(position.epoch)
+        logger.info(" > other batches than before: epoch %d begins again.", position.epoch)

@@ -48,6 +48,7 @@ class Saver:
     def _save(self, name: str) -> None:
         """Copy the state and write it in the background; what the metrics hold by now is on the disk before."""
         trainer = self.trainer
+        trainer.read_losses()
         trainer.metrics.flush()
         trainer.dashboard_logger.flush()
         if not trainer.ranks.is_main:

@@ -34,6 +34,7 @@ from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_ext
 from xtts_extend.training.arguments import apply_flags
 from xtts_extend.training.base import require_codec, use_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture, take_recorded
+from xtts_extend.training.hardware import has_bf16, loader_workers
 
 logger = logging.getLogger("trainer")
 #: What coqui's trainer can log to.
@@ -164,7 +165,13 @@ def build_config(
         take_architecture(config, read_json(base_dir / "config.json"))
     use_base(config, base_dir)
     if start.resume:
-        config.batch_size = _batch_of_one(config.batch_size * start.record.get("processes", 1), processes)
+        before = start.record.get("processes", 1)
+        config.batch_size = _batch_of_one(config.batch_size * before, processes)
+        if config.batch_frames:
+            config.batch_frames = _batch_of_one(config.batch_frames * before, processes)
+    elif not start.run_folder:
+        config.mixed_precision, config.precision = has_bf16(), "bf16" if has_bf16() else "fp16"
+        config.num_loader_workers = config.num_eval_loader_workers = loader_workers()
     apply_flags(config, dict(given), overrides)
     if not start.resume:
         config.started_from_vocab = config.checkpoint_vocab

@@ -16,12 +16,14 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
 from xtts_extend.checkpoint.store import require_space
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
+from xtts_extend.errors import XttsExtendError
 from xtts_extend.model.migration import Migration
 from xtts_extend.training.evaluation import (
     evaluate,
@@ -31,8 +33,9 @@ from xtts_extend.training.evaluation import (
     value_of,
 )
 from xtts_extend.training.folder import RunFolder
+from xtts_extend.training.hardware import find_batch_frames, prepare_device
 from xtts_extend.training.history import hours, note
-from xtts_extend.training.loaders import eval_loader, train_loader
+from xtts_extend.training.loaders import describe_padding, eval_loader, sample_frames, train_loader
 from xtts_extend.training.metrics import MetricsLog, make_dashboard
 from xtts_extend.training.progress import Progress
 from xtts_extend.training.randomness import seed_all
@@ -125,6 +128,7 @@ class ResumableTrainer(Trainer):
             "processes": self.ranks.size,
         }
         self.stop = StopSignal()
+        prepare_device()
         self._saver = Saver(self)
         super().__init__(
             args,
@@ -141,6 +145,8 @@ class ResumableTrainer(Trainer):
         # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
         self.metrics = MetricsLog(run, self.position.step or -1)
         self._updater = Updater(self, self.ranks)
+        #: What is said of finished steps, and their losses on the device.
+        self._unread: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
 
     @property
     def use_pt_ddp(self) -> bool:
@@ -203,7 +209,8 @@ class ResumableTrainer(Trainer):
     # TRAINING
     ####################
 
-    def _seed(self, purpose: str, step: int) -> None:
+    def seed(self, purpose: str, step: int) -> None:
+        """Seed all generators for a step of this process."""
         seed_all(self.config.training_seed, purpose, step, self.ranks.rank)
 
     def _training_mode(self) -> None:
@@ -221,30 +228,37 @@ class ResumableTrainer(Trainer):
         position = self.position
         whole = self._sampler.batch(step)
         names = [self.train_samples[index]["manifest_audio_file"] for index in whole]
-        self._seed("train", position.step + 1)
         learning_rate = self.optimizer[0].param_groups[0]["lr"]
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
         losses = self._updater.step(batch, names, moves=moves)
-        finite = math.isfinite(losses["loss"])
+        line = {"step": position.step + 1, "epoch": position.epoch, "learning_rate": learning_rate, "samples": names}
+        self._unread.append((line, losses))
         position.step += 1
         position.batch = step + 1
-        if finite:
-            position.train_loss_sum += losses["loss"]
-            position.train_loss_count += 1
         self.total_steps_done = position.step
-        self.metrics.add(
-            step=position.step,
-            epoch=position.epoch,
-            # JSON has no word for what is not finite
-            **{name: value if math.isfinite(value) else None for name, value in losses.items()},
-            learning_rate=learning_rate,
-            samples=names,
-        )
-        if finite and position.step % self.config.plot_step == 0:
-            self.dashboard_logger.train_step_stats(position.step, {**losses, "current_lr": learning_rate})
-        self._progress.step(position, batch_n_steps, losses, learning_rate)
+        if self._progress.wants(position.step):
+            self._progress.step(position, batch_n_steps, self.read_losses(), learning_rate)
         self.callbacks.on_train_step_end(self)
-        return None, losses
+        return None, dict(losses)
+
+    def read_losses(self) -> dict[str, float]:
+        """Write down what the steps since the last time gave, all of which the device says at once; the last one's."""
+        position, unread = self.position, self._unread
+        self._unread = []
+        losses: dict[str, float] = {}
+        for (line, _), losses in zip(unread, self._updater.read([values for _, values in unread]), strict=True):
+            step, epoch = line["step"], line["epoch"]
+            finite = math.isfinite(losses["loss"])
+            if finite:
+                position.train_loss_sum += losses["loss"]
+                position.train_loss_count += 1
+            # JSON has no word for what is not finite
+            written = {name: value if math.isfinite(value) else None for name, value in losses.items()}
+            rate, names = line["learning_rate"], line["samples"]
+            self.metrics.add(step=step, epoch=epoch, **written, learning_rate=rate, samples=names)
+            if finite and step % self.config.plot_step == 0:
+                self.dashboard_logger.train_step_stats(step, {**losses, "current_lr": rate})
+        return losses
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
@@ -309,7 +323,8 @@ class ResumableTrainer(Trainer):
             return
         began = time.monotonic()
         position = self.position
-        self._seed("eval", position.step)
+        self.read_losses()
+        self.seed("eval", position.step)
         lines = evaluate(self) if self.config.run_eval else {}
         position.last_value = value_of(lines, self.config, position.train_loss)
         position.evaluation_due = False
@@ -325,7 +340,7 @@ class ResumableTrainer(Trainer):
     def test_run(self) -> None:
         """Speak the test sentences, for the dashboard and as files in the run folder."""
         if self.config.test_sentences and self.ranks.is_main:
-            self._seed("test", self.position.step)
+            self.seed("test", self.position.step)
             speak_test_sentences(self)
 
     ####################
@@ -336,7 +351,13 @@ class ResumableTrainer(Trainer):
         self._note("resume" if self.position.step else "start", **self._about)
         self._progress = Progress(self.config, self.position.step)
         self._limit = TimeLimit(getattr(self.config, "max_minutes", None), checkpoint_size(self.model))
+        if getattr(self.config, "batch_frames", None) == 0:
+            widest = max(sample_frames(self.train_samples or [], self.config.model_args))
+            self.config.batch_frames = self.ranks.from_main(find_batch_frames(self, widest))
         self.train_loader = self.get_train_dataloader(self.train_samples or [])
+        self._sampler.set_position(self.position.epoch)
+        if getattr(self.config, "batch_frames", None):
+            logger.info(describe_padding(self._sampler, self.train_samples or [], self.config))
         if self.position.batch > len(self._sampler):
             logger.info(" > epoch %d has fewer batches now, and is over: the next one begins.", self.position.epoch)
             self.position.start_epoch(self.position.epoch + 1)
@@ -384,6 +405,9 @@ class ResumableTrainer(Trainer):
                 if isinstance(reason, Interrupted):
                     self.callbacks.on_keyboard_interrupt(self)
                     raise SystemExit(128 + int(self.stop.number or 0)) from None
+            except XttsExtendError:
+                self.read_losses()
+                raise
             finally:
                 self.dashboard_logger.finish()
                 self._folder.release()

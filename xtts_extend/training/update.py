@@ -1,22 +1,25 @@
 """One batch: forward, backward, and at the end of an accumulation the optimizer's step; on one process or several.
 
-What stock's `optimize` does differently: a loss that is not finite is an update all the same, and with several
-processes it calls the module inside of DDP, so that gradients are never exchanged.
+What stock's `optimize` does differently: a loss that is not finite is an update all the same, every batch waits for
+the GPU to say its losses, memory that does not suffice ends the run, and with several processes it calls the module
+inside of DDP, so that gradients are never exchanged.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xtts_extend.errors import CheckFailed
+from xtts_extend.data.dataset import split_batch
+from xtts_extend.errors import CheckFailed, MachineError
+from xtts_extend.model.forward import Layout
 from xtts_extend.training.ranks import Ranks
 
 logger = logging.getLogger("trainer")
@@ -37,6 +40,16 @@ class _TrainingLosses(nn.Module):
         return losses
 
 
+@dataclass
+class _Trained:
+    """A batch of the accumulation under way."""
+
+    step: int
+    batch: dict[str, Any]
+    names: Sequence[str]
+    losses: dict[str, Tensor]
+
+
 class Updater:
     """Trains the model of a trainer on batches.
 
@@ -55,13 +68,13 @@ class Updater:
         self._parts = ["loss_text_ce", "loss_mel_ce"]
         if trainer.model.distill_weight:
             self._parts.append("loss_distill")
-        #: What is not finite in the accumulation under way.
-        self._spoiled = ""
+        self._accumulated: list[_Trained] = []
 
-    def step(self, batch: dict[str, Any], names: Sequence[str], *, moves: bool) -> dict[str, float]:
+    def step(self, batch: dict[str, Any], names: Sequence[str], *, moves: bool) -> dict[str, Tensor]:
         """Train on this process's share of a batch.
 
-        An accumulation with a loss or a gradient that is not finite makes no update.
+        An accumulation with a loss or a gradient that is not finite makes no update. A batch that does not fit into
+        the GPU's memory is trained in two halves, with the gradient of the whole, and so are all later ones.
 
         Args:
             batch: this process's share, collated. Where there are fewer samples than processes, the last ones have a
@@ -70,48 +83,77 @@ class Updater:
             moves: the optimizer moves after this batch.
 
         Returns:
-            `loss` and its parts, as `ExtendedGPTTrainer.train_step` names them, of the whole batch.
+            `loss` and its parts, as `ExtendedGPTTrainer.train_step` names them, on the device; `read` reads them.
 
         Raises:
             CheckFailed: one update after the other was not made.
+            MachineError: the memory does not suffice for half a batch.
         """
-        trainer, ranks = self.trainer, self.ranks
-        losses, weights = self._forward(batch, last_share=min(len(names), ranks.size) - 1, exchanges=moves)
-        reported = {name: losses[name].item() for name in ("loss", *weights)}
-        if ranks.size > 1:
-            parts = ranks.sum([weights[name] * reported[name] for name in weights])
-            reported = {"loss": sum(parts), **dict(zip(weights, parts, strict=True))}
-        if not math.isfinite(reported["loss"]):
-            self._spoil("loss", names)
-        elif not self._spoiled:
-            trainer.callbacks.before_backward_pass(trainer, losses)
-            self._backward(losses, weights, exchanges=moves)
+        trained = _Trained(self.trainer.position.step + 1, batch, names, {})
+        self._accumulated.append(trained)
+        try:
+            self._train(trained, moves)
+        except torch.OutOfMemoryError as error:
+            self._train_in_halves(error, moves)
         if moves:
-            self._move(names)
-        return reported
+            self._move()
+        return trained.losses
 
-    def _spoil(self, what: str, names: Sequence[str]) -> None:
-        """The accumulation under way will make no update."""
-        self._spoiled = f"{what} of step {self.trainer.position.step + 1} (samples: {', '.join(names)})"
-        logger.warning(" > not finite, no update is made: the %s", self._spoiled)
+    def read(self, losses: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
+        """What `step` returned for some batches, as numbers and of the whole batch; waits for the device once."""
+        if not losses:
+            return []
+        names = ["loss", *self._parts]
+        table = torch.stack([torch.stack([one[name] for name in names]) for one in losses]).tolist()
+        if self.ranks.size > 1:
+            flat = self.ranks.sum([value for row in table for value in row[1:]])
+            rows = [flat[start : start + len(self._parts)] for start in range(0, len(flat), len(self._parts))]
+            table = [[sum(row), *row] for row in rows]
+        return [dict(zip(names, row, strict=True)) for row in table]
 
-    def _forward(
-        self, batch: dict[str, Any], last_share: int, exchanges: bool
-    ) -> tuple[Mapping[str, Tensor], dict[str, float]]:
-        """This process's losses, and the weight of each: its share of the targets (1 with one process)."""
+    def _train(self, trained: _Trained, moves: bool) -> None:
+        """Losses and gradients of a batch, in as many shares as it needs."""
         trainer, ranks = self.trainer, self.ranks
-        weights = dict.fromkeys(self._parts, 1.0)
-        if ranks.rank != last_share:
-            # coqui masks the prompt of a batch's last sample, and of no other
-            batch["cond_idxs"] = None
-        batch = trainer.format_batch(batch)
-        if ranks.size > 1:
-            layout = batch["layout"]
-            counts = ranks.rank <= last_share
-            text, audio = layout.text_targets * counts, layout.audio_targets * counts
-            all_text, all_audio = ranks.sum([text, audio])
-            # what is not of the text is a mean over audio targets
-            weights = dict.fromkeys(self._parts, audio / all_audio) | {"loss_text_ce": text / all_text}
+        trainer.seed("train", trained.step)
+        shares = split_batch(trained.batch, trainer.position.parts)
+        last_rank = min(len(trained.names), ranks.size) - 1
+        for number, share in enumerate(shares):
+            if (ranks.rank, number) != (last_rank, len(shares) - 1):
+                # coqui masks the prompt of a batch's last sample, and of no other
+                share["cond_idxs"] = None
+        sums: dict[str, Tensor] = {}
+        for number, (share, weights) in enumerate(zip(shares, self._weights(shares, last_rank), strict=True)):
+            exchanges = moves and number == len(shares) - 1
+            losses = self._forward(trainer.format_batch(share), exchanges)
+            trainer.callbacks.before_backward_pass(trainer, losses)
+            if weights:
+                parts = {name: weight * losses[name] for name, weight in weights.items()}
+                losses = {"loss": torch.stack(list(parts.values())).sum(), **parts}
+            # DDP takes the mean over the processes
+            self._backward(losses["loss"] * ranks.size if weights else losses["loss"], exchanges)
+            for name in ("loss", *self._parts):
+                sums[name] = sums[name] + losses[name].detach() if name in sums else losses[name].detach()
+        trained.losses = sums
+
+    def _weights(self, shares: Sequence[Mapping[str, Any]], last_rank: int) -> list[dict[str, float]]:
+        """Of each share the weight of each part of the loss, its share of the targets; empty where it is the batch."""
+        if self.ranks.size == 1 and len(shares) == 1:
+            return [{}]
+        gpt = self.trainer.model.xtts.gpt
+        counts = []
+        for share in shares:
+            layout = Layout.of(share["text_lengths"], share["wav_lengths"], share["cond_idxs"], gpt)
+            real = self.ranks.rank <= last_rank
+            counts.append((layout.text_targets * real, layout.audio_targets * real))
+        text, audio = self.ranks.sum([float(sum(column)) for column in zip(*counts, strict=True)])
+        # what is not of the text is a mean over audio targets
+        return [
+            dict.fromkeys(self._parts, own_audio / audio) | {"loss_text_ce": own_text / text}
+            for own_text, own_audio in counts
+        ]
+
+    def _forward(self, batch: dict[str, Any], exchanges: bool) -> Mapping[str, Tensor]:
+        trainer = self.trainer
         device, dtype = trainer._get_autocast_args(
             mixed_precision=trainer.config.mixed_precision, precision=trainer.config.precision
         )
@@ -119,8 +161,8 @@ class Updater:
             self._exchange(exchanges),
             torch.autocast(device_type=device, dtype=dtype, enabled=trainer.config.mixed_precision),
         ):
-            losses = self._losses(batch)
-        return losses, weights
+            losses: Mapping[str, Tensor] = self._losses(batch)
+        return losses
 
     def _exchange(self, exchanges: bool) -> contextlib.AbstractContextManager[None]:
         """DDP exchanges gradients in the backward pass of a forward pass that ran outside of `no_sync`."""
@@ -129,52 +171,85 @@ class Updater:
             return context
         return contextlib.nullcontext()
 
-    def _backward(self, losses: Mapping[str, Tensor], weights: Mapping[str, float], exchanges: bool) -> None:
-        loss = losses["loss"]
-        if self.ranks.size > 1:
-            # DDP takes the mean over the processes
-            loss = self.ranks.size * torch.stack([weights[name] * losses[name] for name in weights]).sum()
+    def _backward(self, loss: Tensor, exchanges: bool) -> None:
         loss = loss / float(self.trainer.grad_accum_steps)
         with self._exchange(exchanges):
             (loss if self.trainer.scaler is None else self.trainer.scaler.scale(loss)).backward()
 
-    def _move(self, names: Sequence[str]) -> None:
+    def _train_in_halves(self, error: torch.OutOfMemoryError, moves: bool) -> None:
+        """Begin the accumulation anew, each batch in two halves: what its gradients are by now nobody knows."""
+        position = self.trainer.position
+        if self.ranks.size > 1 or position.parts > 1:
+            raise MachineError(
+                f"The GPU's memory does not suffice: {str(error).splitlines()[0]} Continue the newest checkpoint with "
+                "fewer samples per batch (--batch-frames or --batch-size, with --allow-changes), or "
+                "--gradient-checkpointing."
+            ) from error
+        position.parts = 2
+        logger.warning(
+            " > The GPU's memory does not suffice for the batch of step %d: from here on each batch is trained in two "
+            "halves, with the gradient of the whole.",
+            position.step + 1,
+        )
+        (optimizer,) = self.trainer.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            for trained in self._accumulated:
+                self._train(trained, moves and trained is self._accumulated[-1])
+        except torch.OutOfMemoryError as again:
+            self._train_in_halves(again, moves)
+
+    def _move(self) -> None:
         """The optimizer's and the scheduler's step, if losses and gradients are finite."""
         trainer, position = self.trainer, self.trainer.position
         (optimizer,), (scheduler,) = trainer.optimizer, trainer.scheduler
         scaler, config = trainer.scaler, trainer.config
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        trainer.callbacks.before_gradient_clipping(trainer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if config.grad_clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, config.grad_clip, norm)
+        # the one place where a step waits for the device
+        *losses_finite, gradient_finite = torch.stack(
+            [torch.isfinite(value) for value in (*(trained.losses["loss"] for trained in self._accumulated), norm)]
+        ).tolist()
+        spoiled = self._spoiled(losses_finite, gradient_finite or scaler is not None)
         moved = False
-        if not self._spoiled:
-            if scaler is not None:
-                scaler.unscale_(optimizer)
-            trainer.callbacks.before_gradient_clipping(trainer)
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            norm = torch.nn.utils.get_total_norm(
-                [parameter.grad for parameter in parameters if parameter.grad is not None]
-            )
-            if config.grad_clip > 0:
-                torch.nn.utils.clip_grads_with_norm_(parameters, config.grad_clip, norm)
-            if scaler is not None:
-                # the scaler itself skips a step whose gradients overflow, and lowers its scale: nothing is wrong then
-                before = scaler.get_scale()
-                scaler.step(optimizer)
-                scaler.update()
-                moved = scaler.get_scale() >= before
-            elif torch.isfinite(norm):
-                optimizer.step()
-                moved = True
-            else:
-                self._spoil("gradient", names)
+        if scaler is not None:
+            # the scaler itself skips a step whose gradients overflow, and lowers its scale: nothing is wrong then
+            before = scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            moved = scaler.get_scale() >= before
+        elif not spoiled:
+            optimizer.step()
+            moved = True
         if moved and trainer.model.anchor is not None:
             trainer.model.anchor.pull(trainer.model.xtts.gpt, optimizer, config.l2_sp)
         if moved and scheduler is not None and not config.scheduler_after_epoch:
             scheduler.step()
         optimizer.zero_grad(set_to_none=True)
-        position.failed_updates = position.failed_updates + 1 if self._spoiled else 0
+        self._accumulated = []
+        position.failed_updates = position.failed_updates + 1 if spoiled else 0
         if position.failed_updates == MAX_FAILED_UPDATES:
             raise CheckFailed(
                 f"{MAX_FAILED_UPDATES} updates in a row were not made, because something is not finite; the last time "
-                f"the {self._spoiled}. The run stops, and its checkpoints are as they were. Lower the learning rate, "
+                f"the {spoiled}. The run stops, and its checkpoints are as they were. Lower the learning rate, "
                 "set --grad-clip 1, or look at these samples."
             )
-        self._spoiled = ""
+
+    def _spoiled(self, losses_finite: Sequence[bool], gradient_finite: bool) -> str:
+        """What is not finite in this accumulation, in any process; empty if all is."""
+        bad = next(
+            (trained for trained, finite in zip(self._accumulated, losses_finite, strict=True) if not finite), None
+        )
+        if not self.ranks.any(bad is not None or not gradient_finite):
+            return ""
+        what, trained = ("gradient", self._accumulated[-1]) if bad is None else ("loss", bad)
+        spoiled = f"{what} of step {trained.step} (samples: {', '.join(trained.names)})"
+        logger.warning(" > not finite, no update is made: the %s", spoiled)
+        return spoiled

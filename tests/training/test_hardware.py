@@ -1,0 +1,220 @@
+"""What the machine can do: memory that is measured or runs out, kernels, precision."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from networks import base_weights, config_for
+from runs import checkpoint, only_run, require_same_run
+
+from xtts_extend.data.dataset import split_batch
+from xtts_extend.errors import ConfigError, MachineError
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.training import hardware
+from xtts_extend.training.metrics import read_metrics
+
+
+def memory(fixed: int, each: int, runs_out_at: int = 10**9):
+    """Bytes by the number of samples; notes what was tried."""
+    tried = []
+
+    def peak(samples: int) -> int:
+        tried.append(samples)
+        if samples >= runs_out_at:
+            raise torch.OutOfMemoryError
+        return fixed + each * samples
+
+    return peak, tried
+
+
+@pytest.mark.parametrize(("fixed", "each", "limit", "expected"), [(10, 10, 100, 9), (10, 10, 99, 8), (0, 1, 1, 1)])
+def test_the_largest_count_is_found(fixed, each, limit, expected):
+    peak, tried = memory(fixed, each)
+    assert hardware.largest_count(peak, limit) == expected
+    assert len(tried) <= 3
+
+
+def test_where_memory_does_not_grow_evenly_less_is_tried():
+    peak, tried = memory(0, 1, runs_out_at=60)
+    assert hardware.largest_count(peak, 100) == 57
+    assert tried == [1, 2, 100, 90, 81, 72, 64, 57]
+
+
+def test_one_sample_too_large():
+    with pytest.raises(MachineError, match="Not one of the longest samples fits"):
+        hardware.largest_count(memory(0, 101)[0], 100)
+    with pytest.raises(MachineError, match="Not one of the longest samples fits"):
+        hardware.largest_count(memory(0, 1, runs_out_at=1)[0], 100)
+
+
+def test_auto_wants_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match="--batch-frames auto measures the memory of a GPU, and none is visible"):
+        hardware.find_batch_frames(None, 100)
+
+
+def test_batches_by_length_resume(corpus, recipe, tmp_path, caplog):
+    flags = {"batch_size": None, "batch_frames": 400, "val_manifest": None}
+    with caplog.at_level("INFO", "trainer"):
+        recipe(corpus.flags(output_dir=tmp_path / "whole", **flags))
+    whole = only_run(tmp_path / "whole")
+    said = re.search(r"(\d+) batches of \d+ samples on average; padding ([\d.]+)% .*: ([\d.]+)%\)", caplog.text)
+    assert float(said[2]) < float(said[3])
+    steps = len(read_metrics(whole)[0])
+    assert steps >= 2 * int(said[1]) - 1
+    recipe(corpus.flags(output_dir=tmp_path / "parts", max_steps=steps // 2 - 1, **flags))
+    run = only_run(tmp_path / "parts")
+    recipe(["--checkpoint", str(run), "--coqpit.max_steps", "null"])
+    require_same_run(run, whole, steps)
+
+
+def test_two_ways_to_say_how_large_a_batch_is(corpus, fails):
+    code, error = fails(corpus.flags(batch_frames=400))
+    assert code == 2
+    assert "--batch-frames and --batch-size are two ways" in error
+
+
+@pytest.fixture
+def short_memory(monkeypatch):
+    """Training batches of more than so many samples, from a step on, run out of memory in the middle of backward."""
+
+    def start(samples, first):
+        clean, calls = ExtendedGPTTrainer.train_step, itertools.count(1)
+
+        def train_step(self, batch, criterion):
+            outputs, losses = clean(self, batch, criterion)
+            if self.xtts.gpt.training and next(calls) >= first and len(batch["samples"]) > samples:
+                # what came before it in the backward pass is in the gradients already
+                (0.5 * losses["loss"]).backward()
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return outputs, losses
+
+        monkeypatch.setattr(ExtendedGPTTrainer, "train_step", train_step)
+
+    return start
+
+
+@pytest.fixture
+def no_dropout(monkeypatch):
+    """Halves draw other random numbers than the whole."""
+    training_mode = ExtendedGPTTrainer.on_train_epoch_start
+
+    def on_train_epoch_start(self, trainer):
+        training_mode(self, trainer)
+        for module in self.xtts.gpt.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+
+    monkeypatch.setattr(ExtendedGPTTrainer, "on_train_epoch_start", on_train_epoch_start)
+
+
+def test_memory_that_runs_out_halves_batches_and_the_run_goes_on(
+    corpus, recipe, short_memory, no_dropout, tmp_path, caplog
+):
+    flags = {"batch_size": 4, "grad_accum_steps": 2, "val_manifest": None, "epochs": 2}
+    recipe(corpus.flags(output_dir=tmp_path / "enough", **flags))
+    # in the second batch of the first accumulation
+    short_memory(2, first=2)
+    recipe(corpus.flags(output_dir=tmp_path / "short", **flags))
+    assert "does not suffice for the batch of step 2: from here on each batch is trained in two" in caplog.text
+    enough, short = only_run(tmp_path / "enough"), only_run(tmp_path / "short")
+    lines = [read_metrics(run)[0] for run in (enough, short)]
+    for one, other in zip(*lines, strict=True):
+        assert one["samples"] == other["samples"]
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    expected, found = checkpoint(enough, 6), checkpoint(short, 6)
+    for name, tensor in expected["model"].items():
+        assert torch.allclose(found["model"][name], tensor, atol=2e-3), name
+    assert found["xtts_extend"]["state"]["parts"] == 2
+    # a resume knows
+    caplog.clear()
+    recipe(["--checkpoint", str(short), "--epochs", "3"])
+    assert "does not suffice" not in caplog.text
+
+
+def test_memory_that_does_not_suffice_for_half(corpus, short_memory, fails, tmp_path):
+    short_memory(0, first=1)
+    code, error = fails(corpus.flags(output_dir=tmp_path, val_manifest=None))
+    assert code == 1
+    assert "The GPU's memory does not suffice: CUDA out of memory. Tried to allocate 2.00 GiB" in error
+
+
+def test_a_split_batch_is_the_same_samples():
+    batch = {
+        "samples": ["a", "b", "c"],
+        "text_lengths": torch.tensor([1, 2, 3]),
+        "wav": torch.arange(2.0).reshape(2, 1, 1),
+        "codes": torch.tensor([[7]]),
+        "is_encoded": torch.tensor([False, True, False]),
+        "has_distribution": torch.tensor([False, True, False]),
+        "top_ids": torch.tensor([[[5]]]),
+        "top_log_probs": torch.tensor([[[-0.5]]]),
+        "cond_lens": None,
+    }
+    first, second = split_batch(batch, 2)
+    assert (first["samples"], second["samples"]) == (["a"], ["b", "c"])
+    assert first["codes"] is first["top_ids"] is first["cond_lens"] is None
+    assert torch.equal(first["wav"], batch["wav"][:1])
+    assert torch.equal(second["wav"], batch["wav"][1:])
+    assert torch.equal(second["codes"], batch["codes"])
+    assert torch.equal(second["top_log_probs"], batch["top_log_probs"])
+    assert torch.equal(second["text_lengths"], torch.tensor([2, 3]))
+    # one sample is no two halves
+    assert [part["samples"] for part in split_batch(first, 2)] == [["a"]]
+
+
+def test_the_precision_is_what_the_hardware_has_and_is_recorded(corpus, recipe, monkeypatch, tmp_path):
+    flags = {"amp": None, "max_steps": 1, "val_manifest": None}
+    for there in (True, False):
+        monkeypatch.setattr("xtts_extend.training.start.has_bf16", lambda there=there: there)
+        recipe(corpus.flags(output_dir=tmp_path / str(there), **flags))
+        run = only_run(tmp_path / str(there))
+        assert checkpoint(run, 1)["config"]["mixed_precision"] is there
+        monkeypatch.setattr("xtts_extend.training.start.has_bf16", lambda there=there: not there)
+        recipe(["--checkpoint", str(run), "--max-steps", "2"])
+        assert checkpoint(run, 2)["config"]["mixed_precision"] is there
+
+
+def test_the_activation_is_the_same_function(mini_base):
+    from transformers.activations import ACT2FN
+
+    model = ExtendedGPTTrainer(config_for(mini_base))
+    numbers = torch.linspace(-6, 6, 1001, dtype=torch.float64)
+    ours = model.xtts.gpt.gpt.h[0].mlp.act(numbers)
+    assert (ours - ACT2FN["gelu_new"](numbers)).abs().max() < 1e-14
+
+
+def test_gradient_checkpointing_changes_no_weight(corpus, recipe, tmp_path):
+    flags = {"max_steps": 3, "val_manifest": None}
+    recipe(corpus.flags(output_dir=tmp_path / "kept", **flags))
+    recipe(corpus.flags(output_dir=tmp_path / "again", gradient_checkpointing=True, **flags))
+    kept, again = (checkpoint(only_run(tmp_path / name), 3)["model"] for name in ("kept", "again"))
+    assert all(torch.equal(again[name], tensor) for name, tensor in kept.items())
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_compiled_once(mini_base):
+    from test_forward import batch_for
+
+    from xtts_extend.model.forward import Layout, forward
+
+    model = ExtendedGPTTrainer(config_for(mini_base))
+    model.load_base(base_weights(mini_base), model.vocab_size)
+    gpt = model.eval().xtts.gpt
+
+    def loss(samples):
+        batch = {name: value[:samples] for name, value in batch_for(gpt).items() if value is not None}
+        layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], None, gpt)
+        return forward(gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout).loss_mel
+
+    expected = [loss(samples).item() for samples in (4, 3, 2)]
+    for block in gpt.gpt.h:
+        block.compile(dynamic=True)
+    found = [loss(4).item()]
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled >= 1
+    found += [loss(3).item(), loss(2).item()]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+    assert found == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,124 @@
+"""What the machine can do, and what a run makes of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from xtts_extend.errors import ConfigError, MachineError
+from xtts_extend.model.forward import AUDIO_STOPS
+from xtts_extend.training.loaders import conditioning_frames
+
+logger = logging.getLogger("trainer")
+
+#: Places of a text of one token.
+_TEXT_FRAMES = 2
+#: Share of the GPU's memory that `--batch-frames auto` leaves free.
+_FREE_SHARE = 0.1
+#: Processes that load data for a GPU: the next batches are ready when it asks for them.
+_LOADER_WORKERS = 4
+
+
+def has_bf16() -> bool:
+    """Whether this machine multiplies matrices in bfloat16, and does not merely imitate it."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def loader_workers() -> int:
+    """Processes that load data, where nobody says how many: none beside a CPU, which has no time to spare for them."""
+    return min(_LOADER_WORKERS, os.cpu_count() or 1) if torch.cuda.is_available() else 0
+
+
+def prepare_device() -> None:
+    """Let float32 matrices be multiplied in TF32 on GPUs that have it."""
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+
+
+def find_batch_frames(trainer: Any, widest: int) -> int:
+    """The largest budget of frames that fits into the GPU's memory and leaves a tenth of it free, by trying.
+
+    Args:
+        trainer: with model and optimizer on the GPU.
+        widest: frames of the longest sample.
+
+    Raises:
+        ConfigError: there is no GPU.
+        MachineError: not even the longest sample fits.
+    """
+    if not torch.cuda.is_available():
+        raise ConfigError("--batch-frames auto measures the memory of a GPU, and none is visible. Give a number.")
+    limit = int(torch.cuda.get_device_properties(0).total_memory * (1 - _FREE_SHARE))
+    count = largest_count(lambda samples: _peak_memory(trainer, samples, widest), limit)
+    logger.info(" > --batch-frames auto: %d, %d of the longest samples", count * widest, count)
+    return count * widest
+
+
+def largest_count(peak_memory: Callable[[int], int], limit: int) -> int:
+    """The largest number of samples whose step stays below a limit.
+
+    Args:
+        peak_memory: bytes that a step with so many samples needs at most; it may raise OutOfMemoryError.
+        limit: in bytes.
+
+    Raises:
+        MachineError: one sample is too many.
+    """
+    try:
+        one, two = peak_memory(1), peak_memory(2)
+    except torch.OutOfMemoryError:
+        one, two = limit + 1, limit + 1
+    if one > limit:
+        raise MachineError(
+            f"Not one of the longest samples fits into {limit / 1e9:.1f} GB, which leave a tenth of the GPU free. "
+            "Leave out long ones with --coqpit.model_args.max_wav_length, or use --gradient-checkpointing."
+        )
+    count = 1 + max(0, limit - one) // max(1, two - one)
+    while count > 1:
+        try:
+            if peak_memory(count) <= limit:
+                break
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        count = count * 9 // 10
+    return count
+
+
+def _peak_memory(trainer: Any, samples: int, frames: int) -> int:
+    """Bytes on the GPU while a step with so many samples of so many frames goes on, with the optimizer's moments."""
+    model, config = trainer.model, trainer.config
+    # nearly all of it audio, which costs more than text
+    codes = max(1, frames - conditioning_frames(config.model_args) - _TEXT_FRAMES - AUDIO_STOPS)
+    torch.cuda.reset_peak_memory_stats()
+    batch = model.formatted(
+        {
+            "padded_text": torch.ones(samples, 1, dtype=torch.int32),
+            "text_lengths": torch.ones(samples, dtype=torch.long),
+            "wav": None,
+            "codes": torch.zeros(samples, codes, dtype=torch.long),
+            "is_encoded": torch.ones(samples, dtype=torch.bool),
+            "wav_lengths": torch.full((samples,), codes * config.model_args.gpt_code_stride_len),
+            "conditioning": torch.zeros(samples, 1, 1, config.model_args.max_conditioning_length),
+            "cond_idxs": None,
+            "replay": torch.zeros(samples, dtype=torch.bool),
+            "has_distribution": torch.zeros(samples, dtype=torch.bool),
+        }
+    )
+    model.xtts.gpt.train()
+    device, dtype = trainer._get_autocast_args(mixed_precision=config.mixed_precision, precision=config.precision)
+    with torch.autocast(device, dtype=dtype, enabled=config.mixed_precision):
+        losses = model.train_step(batch, None)[1]
+    losses["loss"].backward()
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    peak = torch.cuda.max_memory_allocated()
+    if not trainer.optimizer[0].state:
+        # Adam's, which the first update makes
+        peak += 2 * sum(parameter.nbytes for parameter in parameters)
+    trainer.optimizer[0].zero_grad(set_to_none=True)
+    return peak
