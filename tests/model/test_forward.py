@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from TTS.tts.layers.tortoise.arch_utils import GroupNorm32
+from transformers.activations import ACT2FN
+from TTS.tts.layers.tortoise.arch_utils import GroupNorm32, QKVAttentionLegacy
 
 from xtts_extend.model.forward import Layout, forward
 
@@ -29,6 +30,15 @@ def batch_for(gpt, prompts=None, extra=0):
 
 
 PROMPTS = torch.tensor([[0, 3000], [100, 9000], [0, 9999], [600, 4100]])
+
+
+def put_stock_modules_back(gpt):
+    """Undo `use_fast_kernels`."""
+    for block in gpt.gpt.h:
+        block.attn.config = gpt.gpt.config
+        block.mlp.act = ACT2FN["gelu_new"]
+    for block in gpt.conditioning_encoder.attn:
+        block.attention = QKVAttentionLegacy(block.num_heads)
 
 
 def losses_of(gpt, batch, stock):
@@ -60,11 +70,12 @@ def test_losses_and_gradients_are_stocks(
     monkeypatch.setattr(GroupNorm32, "forward", torch.nn.GroupNorm.forward)
     if frozen:
         extended.freeze_base_rows()
-    extended.eval()
-    gpt = extended.xtts.gpt.to(dtype)
+    gpt = extended.eval().xtts.gpt.to(dtype)
     batch = batch_for(gpt, prompts, extra)
     batch["cond_mels"] = batch["cond_mels"].to(dtype)
-    theirs, ours = losses_of(gpt, batch, stock=True), losses_of(gpt, batch, stock=False)
+    ours = losses_of(gpt, batch, stock=False)
+    put_stock_modules_back(gpt)
+    theirs = losses_of(gpt, batch, stock=True)
     assert ours[0] == pytest.approx(theirs[0], rel=loss_tolerance)
     assert ours[1] == pytest.approx(theirs[1], rel=loss_tolerance)
     assert ours[2].keys() == theirs[2].keys()
@@ -91,3 +102,24 @@ def test_a_batch_is_as_wide_as_its_longest_sample(extended):
     assert layout.order.shape == (4, 39)
     assert len(layout.text_at) == 9 + 3 + 12 + 7 + 4
     assert len(layout.audio_at) == 20 + 31 + 12 + 25 + 4 * 4
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_compiled_once(extended):
+    gpt = extended.eval().xtts.gpt
+
+    def loss(samples):
+        batch = {name: value[:samples] for name, value in batch_for(gpt).items() if value is not None}
+        layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], None, gpt)
+        return forward(gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout).loss_mel
+
+    # three batches of different widths
+    expected = [loss(samples).item() for samples in (4, 3, 2)]
+    for block in gpt.gpt.h:
+        block.compile(dynamic=True)
+    found = [loss(4).item()]
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled >= 1
+    found += [loss(3).item(), loss(2).item()]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+    assert found == pytest.approx(expected, rel=1e-5)

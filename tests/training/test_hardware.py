@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from networks import base_weights, config_for
 from runs import checkpoint, only_run, require_same_run
 
 from xtts_extend.data.dataset import split_batch
@@ -177,44 +176,9 @@ def test_the_precision_is_what_the_hardware_has_and_is_recorded(corpus, recipe, 
         assert checkpoint(run, 2)["config"]["mixed_precision"] is there
 
 
-def test_the_activation_is_the_same_function(mini_base):
-    from transformers.activations import ACT2FN
-
-    model = ExtendedGPTTrainer(config_for(mini_base))
-    numbers = torch.linspace(-6, 6, 1001, dtype=torch.float64)
-    ours = model.xtts.gpt.gpt.h[0].mlp.act(numbers)
-    assert (ours - ACT2FN["gelu_new"](numbers)).abs().max() < 1e-14
-
-
 def test_gradient_checkpointing_changes_no_weight(corpus, recipe, tmp_path):
     flags = {"max_steps": 3, "val_manifest": None}
     recipe(corpus.flags(output_dir=tmp_path / "kept", **flags))
     recipe(corpus.flags(output_dir=tmp_path / "again", gradient_checkpointing=True, **flags))
     kept, again = (checkpoint(only_run(tmp_path / name), 3)["model"] for name in ("kept", "again"))
     assert all(torch.equal(again[name], tensor) for name, tensor in kept.items())
-
-
-@pytest.mark.slow
-def test_compiled_layers_are_compiled_once(mini_base):
-    from test_forward import batch_for
-
-    from xtts_extend.model.forward import Layout, forward
-
-    model = ExtendedGPTTrainer(config_for(mini_base))
-    model.load_base(base_weights(mini_base), model.vocab_size)
-    gpt = model.eval().xtts.gpt
-
-    def loss(samples):
-        batch = {name: value[:samples] for name, value in batch_for(gpt).items() if value is not None}
-        layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], None, gpt)
-        return forward(gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout).loss_mel
-
-    expected = [loss(samples).item() for samples in (4, 3, 2)]
-    for block in gpt.gpt.h:
-        block.compile(dynamic=True)
-    found = [loss(4).item()]
-    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert compiled >= 1
-    found += [loss(3).item(), loss(2).item()]
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
-    assert found == pytest.approx(expected, rel=1e-5)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from trainer.trainer_utils import get_optimizer
 
 from xtts_extend.checkpoint.store import adapter_tensors
@@ -20,6 +20,7 @@ from xtts_extend.model.distillation import Replayed, Teacher, divergence
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.forward import Layout, forward
 from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
+from xtts_extend.model.kernels import use_fast_kernels
 from xtts_extend.model.learning_rates import configured_groups
 
 # coqui's XTTS dataset module, which this import runs, sets torch to one thread for the whole process
@@ -86,9 +87,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         config.model_args.gpt_number_text_tokens = None
         super().__init__(config)
         self.codec = Codec(self.dvae, self.torch_mel_spectrogram_dvae, config.audio, self.xtts.gpt.code_stride_len)
-        for block in self.xtts.gpt.gpt.h:
-            # the same function in one kernel in the place of eight
-            block.mlp.act = nn.GELU(approximate="tanh")
+        use_fast_kernels(self.xtts.gpt)
         self.base_rows = self.vocab_size
         self.base_digests: dict[str, str] = {}
         self.rows_frozen = False

@@ -1,0 +1,99 @@
+"""The same computations as coqui's and transformers' modules, in fewer or faster kernels."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+_NAME = "xtts_extend"
+
+
+def use_fast_kernels(gpt: Any) -> None:
+    """Replace, in coqui's `GPT`, what has a faster equal; names and values of its tensors stay."""
+    config = copy.copy(gpt.gpt.config)
+    config._attn_implementation_internal = _NAME
+    gpt.gpt.drop = QuickDropout(gpt.gpt.drop.p)
+    for block in gpt.gpt.h:
+        # only the layers' own view of the configuration: masks are made as before
+        block.attn.config = config
+        block.attn.resid_dropout = QuickDropout(block.attn.resid_dropout.p)
+        block.mlp.dropout = QuickDropout(block.mlp.dropout.p)
+        # transformers computes it in eight kernels
+        block.mlp.act = nn.GELU(approximate="tanh")
+    for block in gpt.conditioning_encoder.attn:
+        block.attention = ConditioningAttention(block.num_heads)
+
+
+def quick_dropout(x: Tensor, p: float) -> Tensor:
+    """Dropout of which a 64-bit random number decides four places: on a CPU drawing them takes longest.
+
+    The share that is dropped is `p` to within 1 / 65536.
+    """
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = (draws.view(torch.int16)[: x.numel()] < round(p * 65536) - 32768).view(x.shape)
+    return (x * (1 / (1 - p))).masked_fill(dropped, 0.0)
+
+
+class QuickDropout(nn.Dropout):
+    """`nn.Dropout`, with `quick_dropout` on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape."""
+        if self.training and self.p and x.device.type == "cpu":
+            return quick_dropout(x, self.p)
+        return super().forward(x)
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention with PyTorch's kernels; with dropout on the CPU, where there is none, causal by hand.
+
+    Args as transformers has them; query, key and value are (batch, heads, places, channels).
+    """
+    if query.device.type != "cpu" or not dropout or attention_mask is not None or scaling is None:
+        found: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return found
+    places = query.shape[2]
+    later = torch.full((places, places), -torch.inf, dtype=query.dtype).triu(1)
+    weights = torch.softmax((query * scaling) @ key.transpose(-1, -2) + later, dim=-1)
+    attended = quick_dropout(weights, dropout).to(value.dtype) @ value
+    return attended.transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
+
+
+class ConditioningAttention(nn.Module):
+    """coqui's `QKVAttentionLegacy` without its table of places × places.
+
+    Args:
+        heads: how many.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, qkv: Tensor, mask: None = None, rel_pos: None = None) -> Tensor:
+        """qkv (batch, 3 × channels, places), head by head → (batch, channels, places)."""
+        batch, width, places = qkv.shape
+        parts = qkv.reshape(batch, self.heads, -1, places).chunk(3, dim=2)
+        query, key, value = (part.transpose(-1, -2).contiguous() for part in parts)
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return attended.transpose(-1, -2).reshape(batch, width // 3, places)
