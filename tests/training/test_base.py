@@ -10,7 +10,8 @@ from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.errors import ConfigError
-from xtts_extend.training.base import check_base, make_dvae
+from xtts_extend.model.codec import make_dvae
+from xtts_extend.training.base import check_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
 
 

@@ -14,6 +14,26 @@ from TTS.tts.layers.xtts.dvae import DiscreteVAE
 from xtts_extend.checkpoint.inspect import load_pickled
 
 
+def make_dvae(num_tokens: int) -> DiscreteVAE:
+    """A DVAE with the sizes that coqui's `GPTTrainer` gives it.
+
+    Args:
+        num_tokens: size of the codebook.
+    """
+    return DiscreteVAE(
+        channels=80,
+        normalization=None,
+        positional_dims=1,
+        num_tokens=num_tokens,
+        codebook_dim=512,
+        hidden_dim=512,
+        num_resnet_blocks=3,
+        kernel_size=3,
+        num_layers=2,
+        use_transposed_convs=False,
+    )
+
+
 class Codec:
     """DVAE, its spectrogram and the rates; `load` makes them from a base's files, a trainer gives its own.
 
@@ -31,18 +51,7 @@ class Codec:
     def load(cls, config: Any) -> Codec:
         """From the files that `model_args` names, on the GPU if there is one; coqui's GPT is not built."""
         model_args, audio = config.model_args, config.audio
-        dvae = DiscreteVAE(
-            channels=80,
-            normalization=None,
-            positional_dims=1,
-            num_tokens=model_args.gpt_num_audio_tokens - 2,
-            codebook_dim=512,
-            hidden_dim=512,
-            num_resnet_blocks=3,
-            kernel_size=3,
-            num_layers=2,
-            use_transposed_convs=False,
-        ).eval()
+        dvae = make_dvae(model_args.gpt_num_audio_tokens - 2).eval()
         dvae.load_state_dict(load_pickled(Path(model_args.dvae_checkpoint), map_location="cpu"), strict=False)
         spectrogram = TorchMelSpectrogram(mel_norm_file=model_args.mel_norm_file, sampling_rate=audio.dvae_sample_rate)
         return cls(dvae, spectrogram, audio, model_args.gpt_code_stride_len).to(

@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from TTS.tts.layers.xtts.dvae import DiscreteVAE
 
 from xtts_extend.checkpoint.inspect import load_pickled, weights_of
 from xtts_extend.errors import CheckpointError, ConfigError, XttsExtendError
+from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
 from xtts_extend.text.vocabulary import load_vocabulary
@@ -58,26 +58,6 @@ def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
     config.model_args.dvae_checkpoint = str(base_dir / "dvae.pth")
     config.model_args.mel_norm_file = str(base_dir / "mel_stats.pth")
     config.model_args.tokenizer_file = config.model_args.tokenizer_file or str(base_dir / "vocab.json")
-
-
-def make_dvae(num_tokens: int) -> DiscreteVAE:
-    """A DVAE with the sizes that coqui's `GPTTrainer` gives it.
-
-    Args:
-        num_tokens: size of the codebook.
-    """
-    return DiscreteVAE(
-        channels=80,
-        normalization=None,
-        positional_dims=1,
-        num_tokens=num_tokens,
-        codebook_dim=512,
-        hidden_dim=512,
-        num_resnet_blocks=3,
-        kernel_size=3,
-        num_layers=2,
-        use_transposed_convs=False,
-    )
 
 
 def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
