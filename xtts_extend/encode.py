@@ -49,7 +49,7 @@ def encode(
         CheckpointError: the DVAE or the statistics do not fit.
         DataError: a manifest cannot be read, or nothing in it is usable.
         LanguageError: the vocabulary does not know a language.
-        MachineError: the disk is full, or another process makes this set.
+        MachineError: the disk is full.
     """
     config = NewLanguageConfig()
     take_architecture(config, read_json(base_dir / "config.json"))

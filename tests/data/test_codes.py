@@ -1,16 +1,18 @@
 """Codes once: what is encoded, what is known already, and what a kill leaves."""
 
 import json
+import threading
 
 import pytest
 import torch
+from filelock import FileLock
 from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
 from xtts_extend.cli import main
 from xtts_extend.data.audio import load_audio, measure_recording, save_wav
 from xtts_extend.data.codes import encode_samples
 from xtts_extend.data.encoded import read_index
-from xtts_extend.errors import ConfigError, DataError, MachineError
+from xtts_extend.errors import ConfigError, DataError
 
 RATE = 22050
 
@@ -129,8 +131,22 @@ def test_folders_that_are_something_else(samples, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="mine exists and is no set of encoded utterances"):
         encode(samples, tmp_path / "mine", FakeCodec())
-    with pytest.raises(MachineError, match="Another process encodes into"):
-        encode(samples, tmp_path / "two", lambda wav: encode(samples, tmp_path / "two", FakeCodec()))
+
+
+def test_who_comes_second_waits_and_finds_what_was_made(samples, tmp_path, caplog):
+    with caplog.at_level("INFO", "trainer"):
+        encode(samples[:1], tmp_path / "set", FakeCodec())
+        assert "waiting" not in caplog.text
+        second, codec = [], FakeCodec()
+        waiting = threading.Thread(target=lambda: second.extend(encode(samples, tmp_path / "set", codec)))
+        with FileLock(tmp_path / "set" / ".lock"):
+            waiting.start()
+            waiting.join(0.5)
+            assert waiting.is_alive()
+        waiting.join(30)
+    assert "another process encodes into" in caplog.text
+    assert second[1] == 2
+    assert codec.encoded == [RATE + 100, RATE + 200]
 
 
 def test_a_recording_that_has_gone_is_named(samples, tmp_path):

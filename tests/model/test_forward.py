@@ -123,3 +123,9 @@ def test_compiled_layers_are_compiled_once(extended):
     found += [loss(3).item(), loss(2).item()]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
     assert found == pytest.approx(expected, rel=1e-5)
+    gpt.train()
+    loss(4).backward()
+    trained = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    loss(3).backward()
+    loss(2).backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == trained

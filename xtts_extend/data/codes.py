@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from xtts_extend.data.encoded import (
     write_part,
 )
 from xtts_extend.data.manifest import Sample
-from xtts_extend.errors import MachineError
 from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
@@ -73,18 +73,30 @@ def encode_samples(
     Raises:
         ConfigError: the folder holds something else, or codes of another DVAE.
         DataError: a recording cannot be read.
-        MachineError: the disk is full, or another process makes this set.
+        MachineError: the disk is full.
     """
     settings = {"codec_digest": codec_digest, "sample_rate": sample_rate}
     open_set(folder, settings, {"codec_digest": "the DVAE", "sample_rate": "the sample rate"}, {})
-    try:
-        with FileLock(folder / ".lock").acquire(timeout=0):
-            _drop_damaged_parts(folder)
-            made = _encode_missing(samples, encode, tokenize, folder, text_digest, sample_rate, progress)
-    except Timeout as error:
-        raise MachineError(f"Another process encodes into {folder}. Let it finish.") from error
+    with _sole_use(folder):
+        _drop_damaged_parts(folder)
+        made = _encode_missing(samples, encode, tokenize, folder, text_digest, sample_rate, progress)
     known = _known(folder, text_digest)
     return [sample if "encoded" in sample else sample | known[_key(sample)] for sample in samples], made
+
+
+@contextmanager
+def _sole_use(folder: Path) -> Iterator[None]:
+    """One process at a time; the next one finds what the first has made."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info(" > another process encodes into %s: waiting for it", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _key(sample: Sample) -> _Key:
