@@ -268,6 +268,8 @@ def speed(folder: Path, arguments: list[str]) -> None:
 
 def curves(folder: Path, batch: int) -> None:
     """The same updates by the stock forward pass in float32 and by ours in bfloat16: the losses, side by side."""
+    from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
+
     from xtts_extend.checkpoint.store import load_checkpoint
     from xtts_extend.data.dataset import UtteranceDataset
     from xtts_extend.data.sampler import EpochBatchSampler
@@ -280,9 +282,9 @@ def curves(folder: Path, batch: int) -> None:
     use_base(config, folder / "base")
     weights = xtts_weights(load_checkpoint(folder / "base" / "model.pth")[0]["model"])
     models = []
-    for _ in range(3):
-        model = ExtendedGPTTrainer(config)
-        model.load_base(weights, model.vocab_size)
+    for kind in (GPTTrainer, GPTTrainer, ExtendedGPTTrainer):
+        model = kind(config)
+        model.xtts.load_state_dict(weights)
         model.eval()
         model.xtts.gpt.train()
         models.append((model, model.get_optimizer()))
@@ -302,7 +304,7 @@ def curves(folder: Path, batch: int) -> None:
             sampler.set_position(epoch)
             data.set_epoch(epoch)
         collated = data.collate_fn([data[index] for index in sampler.batch(place)])
-        formatted = models[0][0].formatted(collated)
+        formatted = models[2][0].formatted(collated)
         # stock twice, with other dropout: how far apart two runs of the same thing are
         for number, (model, optimizer) in enumerate(models):
             torch.manual_seed(1000 * number + step)
