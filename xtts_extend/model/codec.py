@@ -49,14 +49,12 @@ class Codec:
 
     @classmethod
     def load(cls, config: Any) -> Codec:
-        """From the files that `model_args` names, on the GPU if there is one; coqui's GPT is not built."""
+        """From the files that `model_args` names; coqui's GPT is not built."""
         model_args, audio = config.model_args, config.audio
         dvae = make_dvae(model_args.gpt_num_audio_tokens - 2).eval()
         dvae.load_state_dict(load_pickled(Path(model_args.dvae_checkpoint), map_location="cpu"), strict=False)
         spectrogram = TorchMelSpectrogram(mel_norm_file=model_args.mel_norm_file, sampling_rate=audio.dvae_sample_rate)
-        return cls(dvae, spectrogram, audio, model_args.gpt_code_stride_len).to(
-            torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        return cls(dvae, spectrogram, audio, model_args.gpt_code_stride_len)
 
     def to(self, device: torch.device) -> Codec:
         """Move it to a device."""
@@ -82,11 +80,10 @@ class Codec:
         return found
 
     def encode(self, wav: Tensor) -> Tensor:
-        """wav (1, samples) of one recording, by itself → its codes, int64 (codes,) on the CPU.
+        """wav (1, samples) of one recording, by itself → its codes, int64 (codes,), on wav's device.
 
         coqui encodes a batch with zeros after the shorter recordings, and these zeros change the last codes before
         them: there its codes depend on what else is in the batch, and these do not.
         """
         count = -(-wav.shape[-1] // self.code_stride)
-        device = next(self.dvae.parameters()).device
-        return self.codes(wav.unsqueeze(0).to(device))[0, :count].cpu()
+        return self.codes(wav.unsqueeze(0))[0, :count]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from trainer.trainer_utils import get_optimizer
 
 from xtts_extend.checkpoint.store import adapter_tensors
@@ -256,7 +257,12 @@ class ExtendedGPTTrainer(GPTTrainer):
         conditioning = batch.pop("conditioning")
         batch["cond_mels"] = self.torch_mel_spectrogram_style_encoder(conditioning.flatten(0, 1)).unsqueeze(1)
         wav, codes, is_encoded = batch.pop("wav"), batch.pop("codes"), batch["is_encoded"]
-        parts = [(~is_encoded, self.codec.codes(wav))] if wav is not None else []
+        parts = []
+        if wav is not None:
+            # each by itself: its codes are the same whatever else is in the batch
+            lengths = batch["wav_lengths"][~is_encoded].tolist()
+            own = [self.codec.encode(one[:, :length]) for one, length in zip(wav, lengths, strict=True)]
+            parts.append((~is_encoded, pad_sequence(own, batch_first=True)))
         parts += [(is_encoded, codes)] if codes is not None else []
         if len(parts) == 1:
             batch["audio_codes"] = parts[0][1]

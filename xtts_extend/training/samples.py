@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import xtts_extend
 from xtts_extend.data.check import DataLimits, DataReport, check_samples
 from xtts_extend.data.codes import encode_samples
@@ -112,6 +114,8 @@ def encode_run(samples: RunSamples, config: NewLanguageConfig, codec: Codec, tok
     """
     folder = Path(config.output_path).absolute() / ".codes" / codec_digest(config)[:16]
     found, made = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer)
+    # nothing is left for it to do on a GPU
+    codec.to(torch.device("cpu"))
     if made:
         logger.info(" > %d recordings were encoded; their codes are kept in %s", made, folder)
     return RunSamples(found[: len(samples.train)], found[len(samples.train) :])
@@ -125,11 +129,12 @@ def encode_into(
     tokenizer: Any,
     progress: bool = True,
 ) -> tuple[list[Sample], int]:
-    """`encode_samples` with what a configuration names."""
+    """`encode_samples` with what a configuration names, on the GPU if there is one."""
     vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return encode_samples(
         samples,
-        codec.encode,
+        lambda wav: codec.encode(wav.to(device)).cpu(),
         tokenizer.encode,
         folder,
         codec_digest=codec_digest(config),
