@@ -51,6 +51,7 @@ class MiniRuns:
             "language": LANGUAGE,
             "train-manifest": self.manifests[LANGUAGE].with_name("train.csv"),
             "batch-size": 4,
+            "amp": "none",
             "grad-accum-steps": 1,
             "learning-rate": LEARNING_RATE,
             "grad-clip": 1,

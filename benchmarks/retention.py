@@ -108,7 +108,8 @@ class Job:
             f"--base-dir={data.base}", f"--vocab={data.vocab(language)}", f"--language={language}",
             f"--train-manifest={data.encoded(language, 'train')}", f"--seed={self.seed}", "--grad-accum-steps=1",
             "--grad-clip=1", f"--batch-size={method.batch}", f"--max-steps={steps}", f"--learning-rate={RATE}",
-            f"--eval-step={_EVALUATE_EVERY}", "--coqpit.eval_batch_size=12", "--coqpit.print_step=100", *SLICES,
+            f"--eval-step={_EVALUATE_EVERY}", "--coqpit.eval_batch_size=12", "--coqpit.print_step=100", "--amp=none",
+            *SLICES,
         ]  # fmt: skip
         flags += [f"--val-manifest={data.encoded(code, 'val')}" for code in (*OLD, language)]
         if method.share:

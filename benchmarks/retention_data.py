@@ -16,19 +16,15 @@ import torch
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
-from xtts_extend.data.audio import load_audio
-from xtts_extend.data.encoded import Utterance, is_encoded_set, write_index, write_part
-from xtts_extend.data.manifest import read_manifest
 from xtts_extend.demo import texts
 from xtts_extend.demo.mini_base import make_mini_base
 from xtts_extend.demo.run import find_recipe
 from xtts_extend.demo.speech import make_corpus
+from xtts_extend.encode import encode
 from xtts_extend.files import atomic_write
-from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
+from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.replay import make_replay
 from xtts_extend.text.extend import extend_vocabulary
-from xtts_extend.training.base import use_base
-from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
 
 OLD, NEW = texts.BASE_LANGUAGES, ("am", "sw")
 #: Utterances of the base's training, of a new language's, of real replay, and of each evaluation.
@@ -64,28 +60,23 @@ class Data:
         raw = self.folder / "base-untrained"
         if not raw.exists():
             make_mini_base(raw, steps=1)
-        speaker = _codec(raw)
+        for language in NEW:
+            if not self.vocab(language).exists():
+                text = self.folder / f"{language}.txt"
+                text.write_text("\n".join(texts.sentences(language, _TRAIN)), encoding="utf-8")
+                extend_vocabulary(raw / "vocab.json", language, self.vocab(language), texts=[text], size=300)
         for language in (*OLD, *NEW):
+            vocab = self.vocab(language) if language in NEW else None
             own = _BASE + _REPLAY if language in OLD else _TRAIN
             written = texts.sentences(language, own + _VAL)
             parts = {"train": written[:own], "val": written[own:]}
             if language in OLD:
                 parts |= {"train": written[:_BASE], "replay": written[_BASE:own]}
             for part, lines in parts.items():
-                if not is_encoded_set(self.encoded(language, part)):
-                    _encode(
-                        speaker,
-                        make_corpus(lines, language, self.folder / "speech" / language / part),
-                        language,
-                        self.encoded(language, part),
-                    )
+                manifest = make_corpus(lines, language, self.folder / "speech" / language / part)
+                encode([f"{manifest}:{language}"], raw, self.encoded(language, part), vocab=vocab)
         if not self.base.exists():
             self._train_base(raw)
-        for language in NEW:
-            if not self.vocab(language).exists():
-                text = self.folder / f"{language}.txt"
-                text.write_text("\n".join(texts.sentences(language, _TRAIN)), encoding="utf-8")
-                extend_vocabulary(self.base / "vocab.json", language, self.vocab(language), texts=[text], size=300)
         for language in OLD:
             lines = texts.sentences(language, _BASE + _REPLAY)[_BASE:]
             (self.folder / f"{language}.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -110,7 +101,7 @@ class Data:
             [
                 *flags, f"--base-dir={raw}", "--language=en", f"--max-steps={_BASE_STEPS}", "--batch-size=8",
                 "--grad-accum-steps=1", "--grad-clip=1", f"--learning-rate={_BASE_RATE}", "--eval-step=500",
-                "--coqpit.lr_scheduler=OneCycleLR", f"--coqpit.lr_scheduler_params={schedule}", *SLICES,
+                "--amp=none", "--coqpit.lr_scheduler=OneCycleLR", f"--coqpit.lr_scheduler_params={schedule}", *SLICES,
             ],
         )  # fmt: skip
         trained = xtts_weights(load_checkpoint(Path(inspect_checkpoint(only_run(output)).path))[0]["model"])
@@ -126,26 +117,6 @@ SLICES = [
     f"--coqpit.model_args.{name}_conditioning_length={round(22050 * value)}"
     for name, value in zip(("min", "max"), _SLICE_S, strict=True)
 ]
-
-
-def _codec(base: Path) -> ExtendedGPTTrainer:
-    config = NewLanguageConfig()
-    take_architecture(config, read_json(base / "config.json"))
-    use_base(config, base)
-    return ExtendedGPTTrainer(config).eval()
-
-
-@torch.no_grad()
-def _encode(model: ExtendedGPTTrainer, manifest: Path, language: str, output: Path) -> None:
-    """Codes of each recording by itself; the recording conditions it, as in training from recordings."""
-    rows = []
-    for sample in read_manifest(str(manifest), language):
-        wav = load_audio(sample["audio_file"], model.config.audio.sample_rate)
-        count = -(-wav.shape[-1] // model.xtts.gpt.code_stride_len)
-        codes = model._dvae_codes(wav.unsqueeze(0))[0, :count]
-        rows.append(Utterance(sample["text"], language, sample["audio_file"], codes))
-    output.mkdir(parents=True, exist_ok=True)
-    write_index(output, {"parts": [write_part(output, 0, rows)]})
 
 
 def run_recipe(output: Path, flags: list[str]) -> None:

@@ -48,7 +48,6 @@ _FRAMES = 262
 _CURVE_STEPS = 200
 _CURVE_RATE = 1e-4
 _GPU = torch.cuda.is_available()
-_FLOPS_PER_S = 989e12  # of an H200 in bfloat16, dense
 
 CONTESTANTS = {
     "stock, as shipped": {"stock": True, "threads": 1, "bf16": False},
@@ -84,7 +83,7 @@ class Parts:
         setattr(owner, method, watched)
 
 
-def contestant(name: str, folder: Path, batch: int, timed: bool) -> None:
+def contestant(name: str, folder: Path, batch: int) -> None:
     """One process: it trains when it reads a number of steps, and answers with what they took."""
     settings = CONTESTANTS[name]
     parts = Parts()
@@ -97,11 +96,10 @@ def contestant(name: str, folder: Path, batch: int, timed: bool) -> None:
 
     dataset.load_audio = load_audio
     owner = gpt_trainer.GPTTrainer if settings["stock"] else ExtendedGPTTrainer
-    if timed:
-        parts.watch(owner, "format_batch_on_device", "mel, codes")
-        parts.watch(owner, "train_step", "forward")
-        parts.watch(torch.Tensor, "backward", "backward")
-        parts.watch(torch.optim.AdamW, "step", "optimizer")
+    parts.watch(owner, "format_batch_on_device", "mel, codes")
+    parts.watch(owner, "train_step", "forward")
+    parts.watch(torch.Tensor, "backward", "backward")
+    parts.watch(torch.optim.AdamW, "step", "optimizer")
     gate = Gate(parts)
     trainer_class = Trainer if settings["stock"] else ResumableTrainer
     trainer_class.train_step = gate.guard(trainer_class.train_step)
@@ -285,6 +283,7 @@ def curves(folder: Path, batch: int) -> None:
     for kind in (GPTTrainer, GPTTrainer, ExtendedGPTTrainer):
         model = kind(config)
         model.xtts.load_state_dict(weights)
+        model.xtts.gpt.to("cuda" if _GPU else "cpu")
         model.eval()
         model.xtts.gpt.train()
         models.append((model, model.get_optimizer()))
@@ -354,7 +353,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder.absolute()
     if args.contestant:
-        contestant(args.contestant, folder, args.batch, timed=True)
+        contestant(args.contestant, folder, args.batch)
         return
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder, args.layers, args.channels)

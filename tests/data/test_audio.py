@@ -8,7 +8,7 @@ import soundfile
 import torch
 import torchaudio
 
-from xtts_extend.data.audio import load_audio, save_wav
+from xtts_extend.data.audio import audio_length, load_audio, load_slice, save_wav
 from xtts_extend.errors import DataError
 
 
@@ -42,6 +42,47 @@ def test_load_audio_reads_every_format_under_any_name(tmp_path: Path, write_voic
 def test_load_audio_reads_human_speech(shared_data: Path) -> None:
     path = shared_data / "ljspeech" / "wavs" / "LJ001-0002.flac"
     assert load_audio(path, 22050).shape == (1, soundfile.info(path).frames)
+
+
+@pytest.mark.parametrize("rate", [22050, 44100, 48000, 16000, 8000, 24000, 11025])
+def test_a_slice_is_what_the_whole_recording_has_there(tmp_path: Path, rate: int) -> None:
+    samples = np.random.default_rng(1).uniform(-0.9, 0.9, (3 * rate + 17, 2)).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", samples, rate, subtype="FLOAT")
+    whole = load_audio(tmp_path / "long.wav", 22050)
+    length = whole.shape[-1]
+    assert audio_length(tmp_path / "long.wav", 22050) == length
+    for start, end in ((0, 5000), (0, length), (12345, 40001), (length - 3000, length), (31000, 31001)):
+        found = load_slice(tmp_path / "long.wav", 22050, start, end)
+        assert found.shape == (1, end - start)
+        if rate == 22050:
+            assert torch.equal(found, whole[:, start:end])
+        else:
+            assert (found - whole[:, start:end]).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_a_slice_of_every_format(tmp_path: Path, write_voice, suffix: str) -> None:
+    path = write_voice(tmp_path / f"voice{suffix}", seconds=2.0)
+    whole = load_audio(path, 22050)
+    assert audio_length(path, 22050) == whole.shape[-1]
+    found = load_slice(path, 22050, 20000, 30000)
+    # a lossy decoder that begins in the middle rounds otherwise
+    assert (found - whole[:, 20000:30000]).abs().max() <= (0 if suffix in (".wav", ".flac") else 1e-4)
+
+
+@pytest.mark.parametrize("rate", [22050, 44100])
+def test_a_slice_beyond_the_end_is_an_error(tmp_path: Path, write_voice, rate: int) -> None:
+    path = write_voice(tmp_path / "short.wav", seconds=1.0, rate=rate)
+    for start, end in ((22000, 22051), (40000, 40010)):
+        with pytest.raises(DataError, match=rf"short\.wav ends before sample {end} at"):
+            load_slice(path, 22050, start, end)
+
+
+def test_a_slice_of_a_truncated_file(tmp_path: Path, write_voice) -> None:
+    content = write_voice(tmp_path / "half.mp3", seconds=2).read_bytes()
+    (tmp_path / "half.mp3").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"half\.mp3 is (truncated: it ends before sample 40000|damaged)"):
+        load_slice(tmp_path / "half.mp3", 22050, 15000, 40000)
 
 
 def test_load_audio_names_what_is_wrong(tmp_path: Path, write_voice) -> None:

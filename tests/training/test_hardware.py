@@ -12,6 +12,7 @@ from xtts_extend.errors import ConfigError, MachineError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.training import hardware
 from xtts_extend.training.metrics import read_metrics
+from xtts_extend.training.update import Updater
 
 
 def memory(fixed: int, each: int, runs_out_at: int = 10**9):
@@ -69,6 +70,18 @@ def test_batches_by_length_resume(corpus, recipe, tmp_path, caplog):
     require_same_run(run, whole, steps)
 
 
+def test_a_run_by_frames_goes_on_by_samples(corpus, recipe, fails, tmp_path):
+    recipe(corpus.flags(output_dir=tmp_path, batch_size=None, batch_frames=400, val_manifest=None, max_steps=2))
+    run = only_run(tmp_path)
+    flags = ["--checkpoint", str(run), "--batch-size", "3", "--max-steps", "4"]
+    code, error = fails(flags)
+    assert code == 2
+    assert "batch_frames" in error
+    recipe([*flags, "--allow-changes"])
+    assert [len(line["samples"]) for line in read_metrics(run)[0]][2:] == [3, 3]
+    assert checkpoint(run, 4)["config"]["batch_frames"] is None
+
+
 def test_two_ways_to_say_how_large_a_batch_is(corpus, fails):
     code, error = fails(corpus.flags(batch_frames=400))
     assert code == 2
@@ -109,8 +122,21 @@ def no_dropout(monkeypatch):
     monkeypatch.setattr(ExtendedGPTTrainer, "on_train_epoch_start", on_train_epoch_start)
 
 
+@pytest.fixture
+def gradients(monkeypatch):
+    """The joined gradients of each accumulation of each run so far."""
+    seen, move = [], Updater._move
+
+    def noting_move(self):
+        seen.append(torch.cat([p.grad.flatten() for p in self.trainer.model.parameters() if p.grad is not None]))
+        move(self)
+
+    monkeypatch.setattr(Updater, "_move", noting_move)
+    return seen
+
+
 def test_memory_that_runs_out_halves_batches_and_the_run_goes_on(
-    corpus, recipe, short_memory, no_dropout, tmp_path, caplog
+    corpus, recipe, short_memory, no_dropout, gradients, tmp_path, caplog
 ):
     flags = {"batch_size": 4, "grad_accum_steps": 2, "val_manifest": None, "epochs": 2}
     recipe(corpus.flags(output_dir=tmp_path / "enough", **flags))
@@ -118,6 +144,9 @@ def test_memory_that_runs_out_halves_batches_and_the_run_goes_on(
     short_memory(2, first=2)
     recipe(corpus.flags(output_dir=tmp_path / "short", **flags))
     assert "does not suffice for the batch of step 2: from here on each batch is trained in two" in caplog.text
+    assert len(gradients) == 8
+    # the same weights and the same batches; what differs is the order of the sums
+    assert (gradients[4] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
     enough, short = only_run(tmp_path / "enough"), only_run(tmp_path / "short")
     lines = [read_metrics(run)[0] for run in (enough, short)]
     for one, other in zip(*lines, strict=True):

@@ -68,7 +68,11 @@ def audio_length(path: Path | str, sample_rate: int) -> int:
         DataError: The file is missing or unreadable.
     """
     with open_audio(path) as file:
-        return -(-int(file.frames) * sample_rate // int(file.samplerate))
+        return _length(file, sample_rate)
+
+
+def _length(file: soundfile.SoundFile, sample_rate: int) -> int:
+    return -(-int(file.frames) * sample_rate // int(file.samplerate))
 
 
 def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tensor:
@@ -84,18 +88,24 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
         DataError: As `load_audio`, or the recording is shorter.
     """
     with open_audio(path) as file:
+        if end > _length(file, sample_rate):
+            raise DataError(
+                f"{path} ends before sample {end} at {sample_rate} Hz; has it changed? Run check-data again."
+            )
         common = math.gcd(file.samplerate, sample_rate)
         theirs, ours = file.samplerate // common, sample_rate // common
         # whole periods of both rates, so that the resampler is in the same phase
         first = max(0, start // ours - _RESAMPLER_PERIODS)
         last = -(-end // ours) + _RESAMPLER_PERIODS
-        file.seek(min(first * theirs, file.frames))
+        file.seek(first * theirs)
         audio = _mono(path, read_frames(file, (last - first) * theirs))
     if (theirs, ours) != (1, 1):
         audio = torchaudio.functional.resample(audio, theirs, ours)
     found = audio[:, start - first * ours : end - first * ours].clip(-1, 1)
     if found.shape[-1] != end - start:
-        raise DataError(f"{path} ends before sample {end} at {sample_rate} Hz; has it changed? Run check-data again.")
+        raise DataError(
+            f"{path} is truncated: it ends before sample {end} at {sample_rate} Hz, which its header promises"
+        )
     return found
 
 

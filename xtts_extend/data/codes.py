@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,19 @@ def encode_samples(
     open_set(folder, settings, {"codec_digest": "the DVAE", "sample_rate": "the sample rate"}, {})
     with _sole_use(folder):
         _drop_damaged_parts(folder)
-        made = _encode_missing(samples, encode, tokenize, folder, text_digest, sample_rate, progress)
-    known = _known(folder, text_digest)
+        known = _known(folder, text_digest)
+        #: By recording, each language and text once.
+        missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
+        for sample in samples:
+            if "encoded" not in sample and _key(sample) not in known:
+                missing[sample["audio_digest"]][_key(sample)] = sample
+        made = 0
+        if missing:
+            recorded = {digest: found for (digest, _, _), found in known.items()}
+            rows = _rows(missing, recorded, encode, tokenize, sample_rate)
+            _write(with_progress(rows, len(missing), "recordings encoded", progress), folder, text_digest)
+            made = len(missing.keys() - recorded.keys())
+            known = _known(folder, text_digest)
     return [sample if "encoded" in sample else sample | known[_key(sample)] for sample in samples], made
 
 
@@ -126,23 +137,38 @@ def _known(folder: Path, text_digest: str) -> dict[_Key, dict[str, Any]]:
     return known
 
 
-def _encode_missing(
-    samples: Sequence[Sample],
+def _rows(
+    missing: Mapping[str, Mapping[_Key, Sample]],
+    recorded: Mapping[str, Mapping[str, Any]],
     encode: Callable[[Tensor], Tensor],
     tokenize: Callable[[str, str], Sequence[int]],
-    folder: Path,
-    text_digest: str,
     sample_rate: int,
-    progress: bool,
-) -> int:
-    known = _known(folder, text_digest)
-    coded = {digest: found for (digest, _, _), found in known.items()}
-    #: By recording, each language and text once.
-    missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
-    for sample in samples:
-        if "encoded" not in sample and _key(sample) not in known:
-            missing[sample["audio_digest"]][_key(sample)] = sample
-    unread = [next(iter(group.values()))["audio_file"] for digest, group in missing.items() if digest not in coded]
+) -> Generator[list[Utterance], None, None]:
+    """Of each recording the utterances that are missing; one that is in the set with another text is not encoded."""
+    unread = [next(iter(group.values()))["audio_file"] for digest, group in missing.items() if digest not in recorded]
+    with closing(_read_ahead(unread, sample_rate)) as wavs:
+        for digest, group in missing.items():
+            if digest in recorded:
+                codes, wav_length = recorded[digest]["encoded"].codes(), recorded[digest]["wav_length"]
+            else:
+                wav = next(wavs)
+                codes, wav_length = encode(wav), wav.shape[-1]
+            yield [
+                Utterance(
+                    sample["text"],
+                    sample["language"],
+                    sample["audio_file"],
+                    codes,
+                    wav_length=wav_length,
+                    audio_digest=digest,
+                    ids=tokenize(sample["text"], sample["language"]),
+                )
+                for sample in group.values()
+            ]
+
+
+def _write(groups: Iterable[list[Utterance]], folder: Path, text_digest: str) -> None:
+    """Add utterances to a set, part by part; what is there when they are interrupted is added as well."""
     pending: list[Utterance] = []
 
     def keep() -> None:
@@ -153,34 +179,14 @@ def _encode_missing(
         write_index(folder, {**index, "parts": [*index["parts"], part]})
         pending.clear()
 
-    recordings = _read_ahead(unread, sample_rate)
     try:
-        for digest in with_progress(missing, len(missing), "recordings encoded", progress):
-            if digest in coded:
-                codes, wav_length = coded[digest]["encoded"].codes(), coded[digest]["wav_length"]
-            else:
-                wav = next(recordings)
-                codes, wav_length = encode(wav), wav.shape[-1]
-            for sample in missing[digest].values():
-                text, language = sample["text"], sample["language"]
-                pending.append(
-                    Utterance(
-                        text,
-                        language,
-                        sample["audio_file"],
-                        codes,
-                        wav_length=wav_length,
-                        audio_digest=digest,
-                        ids=tokenize(text, language),
-                    )
-                )
+        for group in groups:
+            pending += group
             if len(pending) >= _ROWS_IN_PART:
                 keep()
     finally:
-        recordings.close()
         if pending:
             keep()
-    return len(unread)
 
 
 def _read_ahead(paths: Sequence[str], sample_rate: int) -> Generator[Tensor, None, None]:

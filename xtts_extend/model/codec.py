@@ -63,9 +63,14 @@ class Codec:
         return self
 
     @torch.no_grad()
-    def codes(self, wav: Tensor) -> Tensor:
-        """wav (recordings, 1, samples) → codes (recordings, codes), with coqui's resampling; on wav's device."""
+    def encode(self, wav: Tensor) -> Tensor:
+        """wav (1, samples) of one recording, by itself → its codes, int64 (codes,), on wav's device.
+
+        With coqui's resampling. coqui encodes a batch with zeros after the shorter recordings, and these zeros change
+        the last codes before them: there its codes depend on what else is in the batch, and these do not.
+        """
         self.to(wav.device)
+        count = -(-wav.shape[-1] // self.code_stride)
         if self.audio.sample_rate != self.audio.dvae_sample_rate:
             wav = torchaudio.functional.resample(
                 wav,
@@ -76,14 +81,5 @@ class Codec:
                 resampling_method="kaiser_window",
                 beta=14.769656459379492,
             )
-        found: Tensor = self.dvae.get_codebook_indices(self.spectrogram(wav))
-        return found
-
-    def encode(self, wav: Tensor) -> Tensor:
-        """wav (1, samples) of one recording, by itself → its codes, int64 (codes,), on wav's device.
-
-        coqui encodes a batch with zeros after the shorter recordings, and these zeros change the last codes before
-        them: there its codes depend on what else is in the batch, and these do not.
-        """
-        count = -(-wav.shape[-1] // self.code_stride)
-        return self.codes(wav.unsqueeze(0))[0, :count]
+        codes: Tensor = self.dvae.get_codebook_indices(self.spectrogram(wav.unsqueeze(0)))
+        return codes[0, :count]

@@ -138,7 +138,7 @@ def forward(gpt: Any, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tenso
     text_inputs, text_targets = _inputs_and_targets(
         text_inputs[:, : layout.text_width - 1].long(), gpt.start_text_token, gpt.stop_text_token
     )
-    codes = F.pad(audio_codes, (0, layout.audio_width - 1 - audio_codes.shape[1]), value=gpt.stop_audio_token)
+    codes = F.pad(audio_codes, (0, layout.audio_width - 1 - audio_codes.shape[1]))
     steps = torch.arange(codes.shape[1], device=codes.device)
     codes = codes.masked_fill(steps >= layout.code_counts.unsqueeze(1), gpt.stop_audio_token)
     audio_inputs, audio_targets = _inputs_and_targets(codes, gpt.start_audio_token, gpt.stop_audio_token)

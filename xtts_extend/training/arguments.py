@@ -346,6 +346,8 @@ def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Seq
         config.precision = given["amp"] if config.mixed_precision else "fp16"
     if "batch_frames" in given and "batch_size" in given:
         raise ConfigError("--batch-frames and --batch-size are two ways to say one thing. Leave one away.")
+    if "batch_size" in given:
+        config.batch_frames = None
     for override in overrides:
         apply_override(config, override)
     if "warmup_steps" in given and not any(item.startswith("--coqpit.lr_scheduler") for item in overrides):

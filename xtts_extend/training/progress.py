@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xtts_extend.training.restore import Position
+    from xtts_extend.training.position import Position
 
 logger = logging.getLogger("trainer")
 

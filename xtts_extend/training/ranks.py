@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -12,18 +13,24 @@ import torch
 import torch.distributed as dist
 
 logger = logging.getLogger("trainer")
+#: Longer than rank 0 takes to encode any corpus while the others wait; torchrun itself sees a process that died.
+_LONGEST_WAIT = datetime.timedelta(days=7)
 
 
 class Ranks:
     """This process's place among `size` processes, and what they tell each other; with one of them nothing is sent.
+
+    Args:
+        rank, size: see below.
+        patient: the process group that waits for slow work, where there are several.
 
     Attributes:
         rank: this process's number, from 0; rank 0 writes all files.
         size: how many there are.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int = 0, size: int = 1, patient: Any = None) -> None:
+        self.rank, self.size, self._patient = rank, size, patient
 
     @classmethod
     @contextlib.contextmanager
@@ -41,10 +48,11 @@ class Ranks:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local] if visible else str(local)
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        patient = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         if rank:
             logger.setLevel(logging.WARNING)
         try:
-            yield cls(rank, size)
+            yield cls(rank, size, patient)
         finally:
             dist.destroy_process_group()
 
@@ -76,7 +84,7 @@ class Ranks:
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self._patient)
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:

@@ -37,18 +37,12 @@ from xtts_extend.training.hardware import find_batch_frames, prepare_device
 from xtts_extend.training.history import hours, note
 from xtts_extend.training.loaders import describe_padding, eval_loader, sample_frames, train_loader
 from xtts_extend.training.metrics import MetricsLog, make_dashboard
+from xtts_extend.training.position import Position
 from xtts_extend.training.progress import Progress
 from xtts_extend.training.randomness import seed_all
 from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.reference import equip
-from xtts_extend.training.restore import (
-    Position,
-    check_changes,
-    checkpoint_size,
-    freeze_recorded_rows,
-    load_run,
-    restore,
-)
+from xtts_extend.training.restore import check_changes, checkpoint_size, freeze_recorded_rows, load_run, restore
 from xtts_extend.training.saving import Saver
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
 from xtts_extend.training.update import Updater

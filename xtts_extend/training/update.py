@@ -218,16 +218,16 @@ class Updater:
             [torch.isfinite(value) for value in (*(trained.losses["loss"] for trained in self._accumulated), norm)]
         ).tolist()
         spoiled = self._spoiled(losses_finite, gradient_finite or scaler is not None)
-        moved = False
+        moved = not spoiled
         if scaler is not None:
             # the scaler itself skips a step whose gradients overflow, and lowers its scale: nothing is wrong then
             before = scaler.get_scale()
-            scaler.step(optimizer)
+            if moved:
+                scaler.step(optimizer)
             scaler.update()
-            moved = scaler.get_scale() >= before
-        elif not spoiled:
+            moved = moved and scaler.get_scale() >= before
+        elif moved:
             optimizer.step()
-            moved = True
         if moved and trainer.model.anchor is not None:
             trainer.model.anchor.pull(trainer.model.xtts.gpt, optimizer, config.l2_sp)
         if moved and scheduler is not None and not config.scheduler_after_epoch:
