@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ _STEPS, _TURNS, _WARM = 3, 7, 1
 _FRAMES = 262
 _CURVE_STEPS = 200
 _CURVE_RATE = 1e-4
+#: Utterances whose operations are counted; side of the matrices whose product is timed, and how often.
+_FLOP_UTTERANCES = 16
+_MATRIX, _PRODUCTS = 4096, 5
 _GPU = torch.cuda.is_available()
 
 CONTESTANTS = {
@@ -241,7 +244,8 @@ def speed(folder: Path, arguments: list[str]) -> None:
     for one in running.values():
         one.end()
     parts = ("data", "mel, codes", "forward", "backward", "optimizer")
-    head = ["", "audio s / s", "× shipped", "spread", *parts, "rest", "memory, GB", "start-up, s"]
+    flops = flops_per_second_of_audio(folder)
+    head = ["", "audio s / s", "× shipped", "spread", "TFLOP/s", *parts, "rest", "memory, GB", "start-up, s"]
     rows = [head]
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, median in medians.items():
@@ -250,7 +254,8 @@ def speed(folder: Path, arguments: list[str]) -> None:
         rows.append(
             [
                 name, f"{median:.2f}", f"{median / medians['stock, as shipped']:.2f}",
-                f"{min(rates[name]):.2f}–{max(rates[name]):.2f}", *(f"{share:.1%}" for share in of_parts),
+                f"{min(rates[name]):.2f}–{max(rates[name]):.2f}", f"{flops * median / 1e12:.3f}",
+                *(f"{share:.1%}" for share in of_parts),
                 f"{1 - sum(of_parts):.1%}", f"{memory[name]:.2f}", f"{running[name].start_up_s:.1f}",
             ]
         )  # fmt: skip
@@ -258,56 +263,109 @@ def speed(folder: Path, arguments: list[str]) -> None:
     print(table(rows))
     ours = medians["ours"]
     print(f"\nours: {ours / medians['stock, as shipped']:.2f} × as shipped, {ours / best:.2f} × best")
+    share = ours * flops / matrix_product_flops()
+    print(f"{flops / 1e9:.0f} GFLOP per second of audio; ours does {share:.0%} of what a large matrix product does")
     print(f"start-up with encoding {_UTTERANCES} utterances: {encoding_s:.1f} s")
     for line in (folder / "ours.log").read_text(encoding="utf-8").splitlines():
         if "padding" in line:
             print(line)
 
 
+class Updates:
+    """Models of one base that make updates on the same batches.
+
+    Args:
+        folder: with base and speech.
+        kinds: the classes of the models.
+        batch: samples of a batch, in stock's random order.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[type], batch: int) -> None:
+        from xtts_extend.checkpoint.store import load_checkpoint
+        from xtts_extend.data.dataset import UtteranceDataset
+        from xtts_extend.data.sampler import EpochBatchSampler
+        from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
+        from xtts_extend.training.base import use_base
+        from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
+
+        config = NewLanguageConfig(lr=_CURVE_RATE)
+        take_architecture(config, read_json(folder / "base" / "config.json"))
+        use_base(config, folder / "base")
+        weights = xtts_weights(load_checkpoint(folder / "base" / "model.pth")[0]["model"])
+        self.models = []
+        for kind in kinds:
+            model = kind(config)
+            model.xtts.load_state_dict(weights)
+            model.xtts.gpt.to("cuda" if _GPU else "cpu")
+            model.eval()
+            model.xtts.gpt.train()
+            self.models.append(model)
+        self._formatter = next(model for model in self.models if isinstance(model, ExtendedGPTTrainer))
+        samples = read_manifests([str(folder / "speech" / "metadata.csv")], "en")
+        limit, args = config.model_args.max_wav_length, config.model_args
+        samples = [sample for sample in samples if load_audio(sample["audio_file"], _RATE).shape[-1] < limit]
+        self._data = UtteranceDataset(
+            samples, self._formatter.xtts.tokenizer, sample_rate=_RATE, seed=1, is_eval=False, use_masking=True,
+            min_conditioning_length=args.min_conditioning_length, max_conditioning_length=args.max_conditioning_length,
+        )  # fmt: skip
+        self._sampler = EpochBatchSampler(samples, batch, seed=1)
+
+    def batches(self, count: int) -> Iterator[dict[str, Any]]:
+        """The first batches, as the models take them."""
+        for step in range(count):
+            epoch, place = divmod(step, len(self._sampler))
+            if place == 0:
+                self._sampler.set_position(epoch)
+                self._data.set_epoch(epoch)
+            collated = self._data.collate_fn([self._data[index] for index in self._sampler.batch(place)])
+            yield self._formatter.formatted(collated)
+
+
+def flops_per_second_of_audio(folder: Path) -> float:
+    """What the model's forward and backward pass costs: of utterances one by one, where nothing is padded."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+
+    updates = Updates(folder, [ExtendedGPTTrainer], 1)
+    audio, counter = 0.0, FlopCounterMode(display=False)
+    # in matrix products, which the counter knows on every device
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        for batch in updates.batches(_FLOP_UTTERANCES):
+            audio += float(batch["wav_lengths"].sum()) / _RATE
+            updates.models[0].train_step(batch, None)[1]["loss"].backward()
+    return float(counter.get_total_flops() / audio)
+
+
+def matrix_product_flops() -> float:
+    """Operations per second of a large matrix product in bfloat16 on this machine: the median of some."""
+    matrix = torch.randn(_MATRIX, _MATRIX, device="cuda" if _GPU else "cpu").bfloat16()
+    seconds = []
+    for _ in range(_PRODUCTS):
+        began = time.perf_counter()
+        matrix @ matrix
+        if _GPU:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return 2 * _MATRIX**3 / statistics.median(seconds)
+
+
 def curves(folder: Path, batch: int) -> None:
     """The same updates by the stock forward pass in float32 and by ours in bfloat16: the losses, side by side."""
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
-    from xtts_extend.checkpoint.store import load_checkpoint
-    from xtts_extend.data.dataset import UtteranceDataset
-    from xtts_extend.data.sampler import EpochBatchSampler
-    from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
-    from xtts_extend.training.base import use_base
-    from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
+    from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+    from xtts_extend.progress import with_progress
 
-    config = NewLanguageConfig(lr=_CURVE_RATE)
-    take_architecture(config, read_json(folder / "base" / "config.json"))
-    use_base(config, folder / "base")
-    weights = xtts_weights(load_checkpoint(folder / "base" / "model.pth")[0]["model"])
-    models = []
-    for kind in (GPTTrainer, GPTTrainer, ExtendedGPTTrainer):
-        model = kind(config)
-        model.xtts.load_state_dict(weights)
-        model.xtts.gpt.to("cuda" if _GPU else "cpu")
-        model.eval()
-        model.xtts.gpt.train()
-        models.append((model, model.get_optimizer()))
-    samples = read_manifests([str(folder / "speech" / "metadata.csv")], "en")
-    samples = [sample for sample in samples if load_audio(sample["audio_file"], _RATE).shape[-1] < 255995]
-    model_args = config.model_args
-    data = UtteranceDataset(
-        samples, models[0][0].xtts.tokenizer, sample_rate=_RATE, seed=1, is_eval=False, use_masking=True,
-        min_conditioning_length=model_args.min_conditioning_length,
-        max_conditioning_length=model_args.max_conditioning_length,
-    )  # fmt: skip
-    sampler = EpochBatchSampler(samples, batch, seed=1)
+    updates = Updates(folder, [GPTTrainer, GPTTrainer, ExtendedGPTTrainer], batch)
+    optimizers = [model.get_optimizer() for model in updates.models]
     losses: list[list[float]] = [[], [], []]
-    for step in range(_CURVE_STEPS):
-        epoch, place = divmod(step, len(sampler))
-        if place == 0:
-            sampler.set_position(epoch)
-            data.set_epoch(epoch)
-        collated = data.collate_fn([data[index] for index in sampler.batch(place)])
-        formatted = models[2][0].formatted(collated)
+    for step, batch_of_step in enumerate(with_progress(updates.batches(_CURVE_STEPS), _CURVE_STEPS, "updates")):
         # stock twice, with other dropout: how far apart two runs of the same thing are
-        for number, (model, optimizer) in enumerate(models):
+        for number, (model, optimizer) in enumerate(zip(updates.models, optimizers, strict=True)):
             torch.manual_seed(1000 * number + step)
-            losses[number].append(_update(model, optimizer, formatted, ours=number == 2))
+            losses[number].append(_update(model, optimizer, batch_of_step, ours=number == 2))
     rows = [["updates", "stock", "stock, other dropout", "ours"]]
     for end in range(25, _CURVE_STEPS + 1, 25):
         rows.append([f"{end - 24}–{end}", *(f"{statistics.fmean(one[end - 25 : end]):.4f}" for one in losses)])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from trainer.logging import logger_factory
 from trainer.logging.tensorboard_logger import TensorboardLogger
 
 from xtts_extend.errors import MachineError
 from xtts_extend.files import atomic_write
+from xtts_extend.training.position import Position
 
 FILE_NAME = "metrics.jsonl"
 
@@ -56,6 +59,48 @@ class MetricsLog:
                 "Make room or mend the folder, then start again."
             ) from error
         self._pending.clear()
+
+
+class StepLosses:
+    """Losses of finished steps: they stay on the device until they are read, all at once.
+
+    Args:
+        metrics: gets a line per step.
+        dashboard: gets a point every `plot_step` steps.
+        plot_step: see above.
+        read: the losses of some steps as numbers, as `Updater.read`.
+    """
+
+    def __init__(
+        self,
+        metrics: MetricsLog,
+        dashboard: Any,
+        plot_step: int,
+        read: Callable[[Sequence[Mapping[str, Tensor]]], list[dict[str, float]]],
+    ) -> None:
+        self._metrics, self._dashboard, self._plot_step, self._read = metrics, dashboard, plot_step, read
+        self._unread: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+
+    def add(self, losses: dict[str, Tensor], **line: Any) -> None:
+        """Keep the losses of a step; `line` is what else its line in the metrics says."""
+        self._unread.append((line, losses))
+
+    def read(self, position: Position) -> dict[str, float]:
+        """Write the lines of the steps since the last time and count their losses; the last one's are returned."""
+        unread, self._unread = self._unread, []
+        losses: dict[str, float] = {}
+        for (line, _), losses in zip(unread, self._read([values for _, values in unread]), strict=True):
+            step, rate = line["step"], line["learning_rate"]
+            finite = math.isfinite(losses["loss"])
+            if finite:
+                position.train_loss_sum += losses["loss"]
+                position.train_loss_count += 1
+            # JSON has no word for what is not finite
+            written = {name: value if math.isfinite(value) else None for name, value in losses.items()}
+            self._metrics.add(step=step, epoch=line["epoch"], **written, learning_rate=rate, samples=line["samples"])
+            if finite and step % self._plot_step == 0:
+                self._dashboard.train_step_stats(step, {**losses, "current_lr": rate})
+        return losses
 
 
 def _step_of(line: bytes) -> float:

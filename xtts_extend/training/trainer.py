@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
@@ -36,7 +35,7 @@ from xtts_extend.training.folder import RunFolder
 from xtts_extend.training.hardware import find_batch_frames, prepare_device
 from xtts_extend.training.history import hours, note
 from xtts_extend.training.loaders import describe_padding, eval_loader, sample_frames, train_loader
-from xtts_extend.training.metrics import MetricsLog, make_dashboard
+from xtts_extend.training.metrics import MetricsLog, StepLosses, make_dashboard
 from xtts_extend.training.position import Position
 from xtts_extend.training.progress import Progress
 from xtts_extend.training.randomness import seed_all
@@ -139,8 +138,7 @@ class ResumableTrainer(Trainer):
         # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
         self.metrics = MetricsLog(run, self.position.step or -1)
         self._updater = Updater(self, self.ranks)
-        #: What is said of finished steps, and their losses on the device.
-        self._unread: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        self._losses = StepLosses(self.metrics, self.dashboard_logger, config.plot_step, self._updater.read)
 
     @property
     def use_pt_ddp(self) -> bool:
@@ -225,8 +223,9 @@ class ResumableTrainer(Trainer):
         learning_rate = self.optimizer[0].param_groups[0]["lr"]
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
         losses = self._updater.step(batch, names, moves=moves)
-        line = {"step": position.step + 1, "epoch": position.epoch, "learning_rate": learning_rate, "samples": names}
-        self._unread.append((line, losses))
+        self._losses.add(
+            losses, step=position.step + 1, epoch=position.epoch, learning_rate=learning_rate, samples=names
+        )
         position.step += 1
         position.batch = step + 1
         self.total_steps_done = position.step
@@ -236,23 +235,8 @@ class ResumableTrainer(Trainer):
         return None, dict(losses)
 
     def read_losses(self) -> dict[str, float]:
-        """Write down what the steps since the last time gave, all of which the device says at once; the last one's."""
-        position, unread = self.position, self._unread
-        self._unread = []
-        losses: dict[str, float] = {}
-        for (line, _), losses in zip(unread, self._updater.read([values for _, values in unread]), strict=True):
-            step, epoch = line["step"], line["epoch"]
-            finite = math.isfinite(losses["loss"])
-            if finite:
-                position.train_loss_sum += losses["loss"]
-                position.train_loss_count += 1
-            # JSON has no word for what is not finite
-            written = {name: value if math.isfinite(value) else None for name, value in losses.items()}
-            rate, names = line["learning_rate"], line["samples"]
-            self.metrics.add(step=step, epoch=epoch, **written, learning_rate=rate, samples=names)
-            if finite and step % self.config.plot_step == 0:
-                self.dashboard_logger.train_step_stats(step, {**losses, "current_lr": rate})
-        return losses
+        """Write down what the steps since the last time gave; the last one's losses."""
+        return self._losses.read(self.position)
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
