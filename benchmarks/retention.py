@@ -105,15 +105,15 @@ class Job:
     def flags(self, steps: int) -> list[str]:
         data, method, language = self.data, self.method, self.language
         flags = [
-            f"--base-dir={data.base}", f"--vocab={data.vocab(language)}", f"--language={language}",
-            f"--train-manifest={data.encoded(language, 'train')}", f"--seed={self.seed}", "--grad-accum-steps=1",
-            "--grad-clip=1", f"--batch-size={method.batch}", f"--max-steps={steps}", f"--learning-rate={RATE}",
-            f"--eval-step={_EVALUATE_EVERY}", "--coqpit.eval_batch_size=12", "--coqpit.print_step=100", "--amp=none",
-            *SLICES,
+            f"--base-dir={data.base}", f"--codes={data.codes}", f"--vocab={data.vocab(language)}",
+            f"--language={language}", f"--train-manifest={data.manifest(language, 'train')}", f"--seed={self.seed}",
+            "--grad-accum-steps=1", "--grad-clip=1", f"--batch-size={method.batch}", f"--max-steps={steps}",
+            f"--learning-rate={RATE}", f"--eval-step={_EVALUATE_EVERY}", "--coqpit.eval_batch_size=12",
+            "--coqpit.print_step=100", "--amp=none", *SLICES,
         ]  # fmt: skip
-        flags += [f"--val-manifest={data.encoded(code, 'val')}" for code in (*OLD, language)]
+        flags += [f"--val-manifest={data.manifest(code, 'val')}" for code in (*OLD, language)]
         if method.share:
-            sets = [data.encoded(code, "replay") for code in OLD] if method.real else [data.replay]
+            sets = [data.manifest(code, "replay") for code in OLD] if method.real else [data.replay]
             flags += [f"--replay={path}" for path in sets] + [f"--replay-share={method.share}"]
         return flags + list(method.flags)
 

@@ -48,8 +48,12 @@ class Data:
     def vocab(self, language: str) -> Path:
         return self.folder / f"vocab-{language}.json"
 
-    def encoded(self, language: str, part: str) -> Path:
-        return self.folder / "encoded" / f"{language}-{part}"
+    @property
+    def codes(self) -> Path:
+        return self.folder / "codes"
+
+    def manifest(self, language: str, part: str) -> str:
+        return f"{self.folder / 'speech' / language / part / 'metadata.csv'}:{language}"
 
     @property
     def replay(self) -> Path:
@@ -73,8 +77,8 @@ class Data:
             if language in OLD:
                 parts |= {"train": written[:_BASE], "replay": written[_BASE:own]}
             for part, lines in parts.items():
-                manifest = make_corpus(lines, language, self.folder / "speech" / language / part)
-                encode([f"{manifest}:{language}"], raw, self.encoded(language, part), vocab=vocab)
+                make_corpus(lines, language, self.folder / "speech" / language / part)
+                encode([self.manifest(language, part)], raw, self.codes, vocab=vocab)
         if not self.base.exists():
             self._train_base(raw)
         for language in OLD:
@@ -92,16 +96,17 @@ class Data:
 
     def _train_base(self, raw: Path) -> None:
         """Train with the recipe; the base appears when it is trained."""
-        flags: list[str] = [f"--train-manifest={self.encoded(language, 'train')}" for language in OLD]
-        flags += [f"--val-manifest={self.encoded(language, 'val')}" for language in OLD]
+        flags: list[str] = [f"--train-manifest={self.manifest(language, 'train')}" for language in OLD]
+        flags += [f"--val-manifest={self.manifest(language, 'val')}" for language in OLD]
         schedule = json.dumps({"max_lr": _BASE_RATE, "total_steps": _BASE_STEPS, "pct_start": 0.05})
         output = self.folder / "base-runs"
         run_recipe(
             output,
             [
-                *flags, f"--base-dir={raw}", "--language=en", f"--max-steps={_BASE_STEPS}", "--batch-size=8",
-                "--grad-accum-steps=1", "--grad-clip=1", f"--learning-rate={_BASE_RATE}", "--eval-step=500",
-                "--amp=none", "--coqpit.lr_scheduler=OneCycleLR", f"--coqpit.lr_scheduler_params={schedule}", *SLICES,
+                *flags, f"--base-dir={raw}", f"--codes={self.codes}", "--language=en", f"--max-steps={_BASE_STEPS}",
+                "--batch-size=8", "--grad-accum-steps=1", "--grad-clip=1", f"--learning-rate={_BASE_RATE}",
+                "--eval-step=500", "--amp=none", "--coqpit.lr_scheduler=OneCycleLR",
+                f"--coqpit.lr_scheduler_params={schedule}", *SLICES,
             ],
         )  # fmt: skip
         trained = xtts_weights(load_checkpoint(Path(inspect_checkpoint(only_run(output)).path))[0]["model"])

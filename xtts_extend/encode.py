@@ -1,4 +1,4 @@
-"""Manifests become an encoded set: what training reads in the place of the recordings, made once and beforehand."""
+"""The codes of manifests, made once and beforehand: what training reads in the place of the recordings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from xtts_extend.data.check import check_samples
+from xtts_extend.data.encoded import require_free
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.errors import DataError
 from xtts_extend.model.codec import Codec
 from xtts_extend.text.tokenizer import load_tokenizer
 from xtts_extend.training.base import require_codec, use_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
-from xtts_extend.training.samples import encode_into, limits_of
+from xtts_extend.training.samples import CHECKED, encode_into, limits_of
 
 logger = logging.getLogger("trainer")
 
@@ -29,12 +30,12 @@ def encode(
     manifest_format: str = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Encode the usable utterances of manifests, as far as they are not in the set; the recipe takes it as a manifest.
+    """Encode the usable utterances of manifests, as far as they are not in the set; the recipe takes it as `--codes`.
 
     Args:
         manifests: PATH or PATH:LANG each.
         base_dir: its DVAE and mel statistics make the codes.
-        output: the folder of the set.
+        output: the folder of the set; it may serve several manifests, languages and vocabularies.
         vocab: of the token ids; the base's by default.
         language: of manifests that name none.
         manifest_format: as for the recipe.
@@ -51,6 +52,7 @@ def encode(
         LanguageError: the vocabulary does not know a language.
         MachineError: the disk is full.
     """
+    require_free(output)
     config = NewLanguageConfig()
     take_architecture(config, read_json(base_dir / "config.json"))
     use_base(config, base_dir)
@@ -58,7 +60,7 @@ def encode(
     require_codec(config)
     tokenizer = load_tokenizer(config.model_args.tokenizer_file)
     samples = read_manifests(manifests, language, manifest_format)
-    report = check_samples(samples, tokenizer, limits_of(config), progress=progress)
+    report = check_samples(samples, tokenizer, limits_of(config), cache=output / CHECKED, progress=progress)
     logger.info(" > %s", report.summary())
     if not report.usable:
         raise DataError("There is not one usable sample. The problems are named above.")

@@ -72,7 +72,10 @@ def report_errors(*, debug: bool) -> Iterator[None]:
     except XttsExtendError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        kind = type(error)
+        # of an error in a loader's worker torch makes one whose message is the whole traceback
+        message = str(error).rsplit(f"{kind.__module__}.{kind.__qualname__}: ", 1)[-1].strip()
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

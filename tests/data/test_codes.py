@@ -1,18 +1,21 @@
 """Codes once: what is encoded, what is known already, and what a kill leaves."""
 
+import errno
 import json
+import shutil
 import threading
 
 import pytest
 import torch
 from filelock import FileLock
+from runs import only_run
 from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
 from xtts_extend.cli import main
 from xtts_extend.data.audio import load_audio, measure_recording, save_wav
 from xtts_extend.data.codes import encode_samples
 from xtts_extend.data.encoded import read_index
-from xtts_extend.errors import ConfigError, DataError
+from xtts_extend.errors import ConfigError, DataError, MachineError
 
 RATE = 22050
 
@@ -66,8 +69,11 @@ def test_each_recording_once(samples, tmp_path):
         assert sample["has_ids"]
         assert {key: sample[key] for key in given} == given
     again = FakeCodec()
+    (tmp_path / "set" / ".lock").unlink()
     assert encode(samples, tmp_path / "set", again) == (found, 0)
     assert again.encoded == []
+    # where nothing is missing, nothing is written: the set may lie on a read-only disk
+    assert not (tmp_path / "set" / ".lock").exists()
 
 
 def test_a_changed_file_is_encoded_again_and_a_renamed_one_is_not(samples, tmp_path):
@@ -93,11 +99,18 @@ def test_another_text_for_a_recording_costs_no_encoding(samples, tmp_path):
     assert torch.equal(found[0]["encoded"].codes(), torch.full((22,), RATE % 1000))
 
 
-def test_ids_of_another_vocabulary_do_not_count(samples, tmp_path):
-    encode(samples, tmp_path / "set", FakeCodec())
-    found, made = encode(samples, tmp_path / "set", FakeCodec(), texts="other")
-    assert made == 0
-    assert not any(sample["has_ids"] for sample in found)
+def test_another_vocabulary_costs_no_encoding(samples, tmp_path):
+    first, _ = encode(samples, tmp_path / "set", FakeCodec())
+    codec = FakeCodec()
+    found, made = encode_samples(
+        samples, codec, lambda text, language: [7, *map(ord, text)], tmp_path / "set",
+        codec_digest="D", text_digest="other", sample_rate=RATE, progress=False,
+    )  # fmt: skip
+    assert (made, codec.encoded) == (0, [])
+    assert [sample["encoded"].ids().tolist() for sample in found] == [[7, ord(text)] for text in ("ሀ", "b", "c", "d")]
+    assert [sample["encoded"].codes()[0] for sample in found] == [50, 150, 250, 250]
+    # those of the first are still there
+    assert encode(samples, tmp_path / "set", FakeCodec()) == (first, 0)
 
 
 def test_what_an_interrupt_leaves_is_gone_on_with(samples, tmp_path):
@@ -131,6 +144,46 @@ def test_folders_that_are_something_else(samples, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(ConfigError, match="mine exists and is no set of encoded utterances"):
         encode(samples, tmp_path / "mine", FakeCodec())
+
+
+def test_what_a_kill_leaves_of_the_index_is_no_obstacle(samples, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / ".set.json.4711.tmp").write_text("{")
+    assert encode(samples, tmp_path / "set", FakeCodec())[1] == 3
+
+
+def test_a_damaged_index_is_named(samples, tmp_path):
+    encode(samples, tmp_path / "set", FakeCodec())
+    (tmp_path / "set" / "set.json").write_text('{"version": 2, "par')
+    with pytest.raises(DataError, match=r"set\.json is damaged\. Remove its folder, and make the set again"):
+        encode(samples, tmp_path / "set", FakeCodec())
+
+
+def test_a_folder_that_cannot_be_written_to(samples, tmp_path, monkeypatch):
+    def refuse(self, timeout=None):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(MachineError, match="set cannot be written to: Read-only file system"):
+        encode(samples, tmp_path / "set", FakeCodec())
+
+
+def test_two_that_begin_at_once_share_the_work(samples, tmp_path):
+    for number in range(20):
+        folder, codecs, made = tmp_path / f"set {number}", [FakeCodec(), FakeCodec()], []
+        begin = threading.Barrier(2)
+
+        def one(codec, begin=begin, folder=folder, made=made):
+            begin.wait()
+            made.append(encode(samples, folder, codec)[1])
+
+        threads = [threading.Thread(target=one, args=(codec,)) for codec in codecs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(made) == [0, 3]
+        assert sum(len(codec.encoded) for codec in codecs) == 3
 
 
 def test_who_comes_second_waits_and_finds_what_was_made(samples, tmp_path, caplog):
@@ -201,9 +254,44 @@ def test_the_command(corpus, tmp_path, capsys):
     assert (first["utterances"], first["encoded"], first["unusable"]) == (12, 12, 0)
     assert main(["encode", *flags]) == 0
     assert json.loads(capsys.readouterr().out) == first | {"encoded": 0}
+    # a foreign folder is not written to
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(SystemExit) as caught:
+        main(["encode", *[str(tmp_path / "mine") if part == flags[7] else part for part in flags]])
+    assert caught.value.code == 2
+    assert "mine exists and is no set" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     # without the language's tag there are no token ids
     del flags[4:6]
     with pytest.raises(SystemExit) as caught:
         main(["encode", *flags])
     assert caught.value.code == 2
     assert "no tag [am]" in capsys.readouterr().err
+
+
+def test_a_run_reads_what_encode_made(corpus, recipe, tmp_path, capsys, caplog):
+    codes = tmp_path / "am codes"
+    flags = ["--manifest", f"{corpus.train}:am", "--base-dir", str(corpus.base), "--vocab", str(corpus.vocab)]
+    assert main(["encode", *flags, "--output", str(codes)]) == 0
+    before = {file.name: file.read_bytes() for file in codes.iterdir()}
+    given = {"output_dir": tmp_path / "runs", "val_manifest": None, "max_steps": 2}
+    with caplog.at_level("INFO", "trainer"):
+        recipe(corpus.flags(codes=codes, **given))
+        assert "were encoded" not in caplog.text
+        assert {file.name: file.read_bytes() for file in codes.iterdir()} == before
+        assert not (tmp_path / "runs" / ".codes").exists()
+        # a resume knows the folder, and makes it where it is not
+        shutil.rmtree(codes)
+        run = only_run(tmp_path / "runs")
+        recipe(["--checkpoint", str(run), "--max-steps", "4"])
+        assert f"12 recordings were encoded; their codes are kept in {codes}" in caplog.text
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    # the same run without codes that were made beforehand
+    recipe(corpus.flags(**given | {"output_dir": tmp_path / "other", "max_steps": 4}))
+    assert (only_run(tmp_path / "other") / "metrics.jsonl").read_text(encoding="utf-8") == lines
+    # codes are no manifest
+    with pytest.raises(SystemExit) as caught:
+        recipe(corpus.flags(train_manifest=codes, output_dir=tmp_path / "runs", val_manifest=None))
+    assert caught.value.code == 2
+    assert "holds the codes of recordings. Give it as --codes" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from runs import STEPS, checkpoint, model_and_config, only_run, require_same_run
 from trainer import TrainerArgs
 
 from xtts_extend.data.manifest import read_manifests
-from xtts_extend.errors import CheckpointError
+from xtts_extend.errors import CheckpointError, DataError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.training.metrics import read_metrics
 from xtts_extend.training.trainer import ResumableTrainer
@@ -237,3 +237,14 @@ def test_a_second_signal_ends_at_once_and_the_disk_is_as_it_was(uninterrupted, c
     assert {file.name for file in run.glob("checkpoint_*")} == {"checkpoint_4.pth"}
     recipe(["--checkpoint", str(run)])
     require_same_run(run, uninterrupted, STEPS)
+
+
+def test_a_worker_that_fails_says_it_in_one_line(corpus, fails, monkeypatch, tmp_path):
+    def gone(path, *args):
+        raise DataError(f"{Path(path).name}: no such file; check the path")
+
+    monkeypatch.setattr("xtts_extend.data.dataset.load_slice", gone)
+    code, error = fails(corpus.flags(output_dir=tmp_path, num_workers=1, val_manifest=None))
+    assert code == 2
+    assert re.fullmatch(r"error: \S+\.wav: no such file; check the path", error.strip().splitlines()[-1])
+    assert "Traceback" not in error

@@ -2,9 +2,12 @@
 
 import itertools
 import re
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
+from networks import config_for
 from runs import checkpoint, only_run, require_same_run
 
 from xtts_extend.data.dataset import split_batch
@@ -28,7 +31,9 @@ def memory(fixed: int, each: int, runs_out_at: int = 10**9):
     return peak, tried
 
 
-@pytest.mark.parametrize(("fixed", "each", "limit", "expected"), [(10, 10, 100, 9), (10, 10, 99, 8), (0, 1, 1, 1)])
+@pytest.mark.parametrize(
+    ("fixed", "each", "limit", "expected"), [(10, 10, 100, 9), (10, 10, 99, 8), (0, 1, 1, 1), (50, 50, 100, 1)]
+)
 def test_the_largest_count_is_found(fixed, each, limit, expected):
     peak, tried = memory(fixed, each)
     assert hardware.largest_count(peak, limit) == expected
@@ -41,11 +46,37 @@ def test_where_memory_does_not_grow_evenly_less_is_tried():
     assert tried == [1, 2, 100, 90, 81, 72, 64, 57]
 
 
+def test_where_two_do_not_fit_one_is_taken():
+    peak, tried = memory(0, 10, runs_out_at=2)
+    assert hardware.largest_count(peak, 100) == 1
+    assert tried == [1, 2]
+
+
 def test_one_sample_too_large():
     with pytest.raises(MachineError, match="Not one of the longest samples fits"):
         hardware.largest_count(memory(0, 101)[0], 100)
     with pytest.raises(MachineError, match="Not one of the longest samples fits"):
         hardware.largest_count(memory(0, 1, runs_out_at=1)[0], 100)
+
+
+def test_the_trial_step_leaves_no_gradient(corpus, monkeypatch):
+    model = ExtendedGPTTrainer(config_for(corpus.base))
+    trainer = SimpleNamespace(
+        model=model,
+        config=model.config,
+        optimizer=[torch.optim.AdamW(model.parameters())],
+        _get_autocast_args=lambda mixed_precision, precision: ("cpu", torch.bfloat16),
+    )
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1000)
+    used = {name: parameter.nbytes for name, parameter in model.xtts.gpt.named_parameters() if "prompt" not in name}
+    peak = hardware._peak_memory(trainer, 2, 60)
+    assert 1000 < peak <= 1000 + 2 * sum(used.values())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        hardware._peak_memory(trainer, 2, 60)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_auto_wants_a_gpu():
@@ -94,12 +125,16 @@ def short_memory(monkeypatch):
 
     def start(samples, first):
         clean, calls = ExtendedGPTTrainer.train_step, itertools.count(1)
+        failed = []
 
         def train_step(self, batch, criterion):
+            # otherwise there is no more room than before
+            assert not any(loss() is not None for loss in failed), "what a failed batch computed is still there"
             outputs, losses = clean(self, batch, criterion)
             if self.xtts.gpt.training and next(calls) >= first and len(batch["samples"]) > samples:
                 # what came before it in the backward pass is in the gradients already
                 (0.5 * losses["loss"]).backward()
+                failed.append(weakref.ref(losses["loss"]))
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return outputs, losses
 

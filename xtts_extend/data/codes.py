@@ -1,7 +1,8 @@
 """Codes once: the recordings of manifests become an encoded set, a row for each utterance.
 
 What is in a set already is not made again. Codes are known by the digest of their recording, so that a changed file is
-encoded again, a renamed one is not, and another text for the same recording costs a copy; a set belongs to one DVAE.
+encoded again, a renamed one is not, and another text or vocabulary costs a copy; a set belongs to one DVAE. A row that
+no manifest names any more stays, and nobody reads it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,17 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.data.encoded import (
     Utterance,
     encoded_rows,
+    is_encoded_set,
     is_sound,
     open_set,
     read_index,
+    require_settings,
     write_index,
     write_part,
 )
 from xtts_extend.data.manifest import Sample
+from xtts_extend.errors import MachineError
+from xtts_extend.files import require_place
 from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
@@ -40,6 +45,7 @@ _READ_AHEAD = 16
 
 #: Digest of the recording, language, text.
 _Key = tuple[str, str, str]
+_SETTINGS = {"codec_digest": "the DVAE", "sample_rate": "the sample rate"}
 
 
 def encode_samples(
@@ -63,7 +69,7 @@ def encode_samples(
         tokenize: text and language → token ids.
         folder: of the set; it is made where it is missing.
         codec_digest: of what makes codes.
-        text_digest: of what makes token ids; where it has changed, a set's ids do not count.
+        text_digest: of what makes token ids; where it has changed, they are made again.
         sample_rate: of the audio, in Hz.
         progress: show a bar.
 
@@ -73,37 +79,39 @@ def encode_samples(
     Raises:
         ConfigError: the folder holds something else, or codes of another DVAE.
         DataError: a recording cannot be read.
-        MachineError: the disk is full.
+        MachineError: the disk is full, or the folder cannot be written to.
     """
     settings = {"codec_digest": codec_digest, "sample_rate": sample_rate}
-    open_set(folder, settings, {"codec_digest": "the DVAE", "sample_rate": "the sample rate"}, {})
-    with _sole_use(folder):
-        _drop_damaged_parts(folder)
-        known = _known(folder, text_digest)
-        #: By recording, each language and text once.
-        missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
-        for sample in samples:
-            if "encoded" not in sample and _key(sample) not in known:
-                missing[sample["audio_digest"]][_key(sample)] = sample
-        made = 0
-        if missing:
-            recorded = {digest: found for (digest, _, _), found in known.items()}
-            rows = _rows(missing, recorded, encode, tokenize, sample_rate)
-            _write(with_progress(rows, len(missing), "recordings encoded", progress), folder, text_digest)
-            made = len(missing.keys() - recorded.keys())
-            known = _known(folder, text_digest)
-    return [sample if "encoded" in sample else sample | known[_key(sample)] for sample in samples], made
+    rows = _Rows(folder, settings, text_digest)
+    made = 0
+    if rows.missing(samples):
+        with _sole_use(folder):
+            open_set(folder, settings, _SETTINGS, {})
+            _drop_damaged_parts(folder)
+            # another process may have made them meanwhile
+            rows = _Rows(folder, settings, text_digest)
+            if missing := rows.missing(samples):
+                added = _encoded(missing, rows.recorded, encode, tokenize, sample_rate)
+                _write(with_progress(added, len(missing), "recordings encoded", progress), folder, text_digest)
+                made = len(missing.keys() - rows.recorded.keys())
+                rows = _Rows(folder, settings, text_digest)
+    return [sample if "encoded" in sample else sample | rows.known[_key(sample)] for sample in samples], made
 
 
 @contextmanager
 def _sole_use(folder: Path) -> Iterator[None]:
     """One process at a time; the next one finds what the first has made."""
+    require_place(folder)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info(" > another process encodes into %s: waiting for it", folder)
-        lock.acquire()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info(" > another process encodes into %s: waiting for it", folder)
+            lock.acquire()
+    except OSError as error:
+        raise MachineError(f"{folder} cannot be written to: {error.strerror}. Give another folder.") from error
     try:
         yield
     finally:
@@ -124,20 +132,47 @@ def _drop_damaged_parts(folder: Path) -> None:
         write_index(folder, {**index, "parts": sound})
 
 
-def _known(folder: Path, text_digest: str) -> dict[_Key, dict[str, Any]]:
-    """What a set says of each utterance in it."""
-    known = {}
-    for part in read_index(folder)["parts"]:
-        for place, row in encoded_rows(folder, part, ("audio_digest", "language", "text", "wav_length")):
-            known[row["audio_digest"], row["language"], row["text"]] = {
-                "encoded": place,
-                "wav_length": row["wav_length"],
-                "has_ids": part["text_digest"] == text_digest,
-            }
-    return known
+class _Rows:
+    """What is in a set; nothing where there is none yet.
+
+    Args:
+        folder: of the set.
+        settings: what it has to be made with.
+        text_digest: of what makes token ids.
+
+    Attributes:
+        known: by recording, language and text, what a sample gets of its row.
+        recorded: the codes and lengths of recordings, whatever text a row has.
+
+    Raises:
+        ConfigError: other settings made it.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], text_digest: str) -> None:
+        self.known: dict[_Key, dict[str, Any]] = {}
+        self.recorded: dict[str, dict[str, Any]] = {}
+        if not is_encoded_set(folder):
+            return
+        require_settings(folder, settings, _SETTINGS)
+        for part in read_index(folder)["parts"]:
+            if not is_sound(folder, part):
+                continue
+            for place, row in encoded_rows(folder, part, ("audio_digest", "language", "text", "wav_length")):
+                found = {"encoded": place, "wav_length": row["wav_length"], "has_ids": True}
+                self.recorded[row["audio_digest"]] = found
+                if part["text_digest"] == text_digest:
+                    self.known[row["audio_digest"], row["language"], row["text"]] = found
+
+    def missing(self, samples: Sequence[Sample]) -> dict[str, dict[_Key, Sample]]:
+        """Samples that have no row, by recording, each language and text once."""
+        missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
+        for sample in samples:
+            if "encoded" not in sample and _key(sample) not in self.known:
+                missing[sample["audio_digest"]][_key(sample)] = sample
+        return missing
 
 
-def _rows(
+def _encoded(
     missing: Mapping[str, Mapping[_Key, Sample]],
     recorded: Mapping[str, Mapping[str, Any]],
     encode: Callable[[Tensor], Tensor],

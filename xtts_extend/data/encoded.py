@@ -144,10 +144,48 @@ def read_index(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}. Give a folder that make-replay wrote.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is damaged. Make the set again in another folder.") from error
+        raise DataError(f"{file} is damaged. Remove its folder, and make the set again.") from error
     if version != FORMAT_VERSION or not known:
-        raise DataError(f"{file} has version {version}; this release reads {FORMAT_VERSION}. Make the set again.")
+        raise DataError(
+            f"{file} has version {version}; this release reads {FORMAT_VERSION}. Remove its folder, and make the set "
+            "again."
+        )
     return dict(index)
+
+
+def require_free(folder: Path) -> None:
+    """See that a folder is a set, or can become one.
+
+    Raises:
+        ConfigError: it is a file, or holds something else.
+    """
+    require_place(folder)
+    # hidden files are ours: a lock, what was read of recordings, what a kill left of the index
+    if folder.exists() and not is_encoded_set(folder) and any(entry.name[0] != "." for entry in folder.iterdir()):
+        raise ConfigError(
+            f"{folder} exists and is no set of encoded utterances, for it has no {INDEX}. Give another folder, or "
+            "remove it."
+        )
+
+
+def require_settings(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """See that a set was made with these settings.
+
+    Args:
+        folder: of the set.
+        settings: what all of a set is made with.
+        names: what the settings are called in messages.
+
+    Raises:
+        ConfigError: other settings made it.
+    """
+    before = read_index(folder)
+    changed = [name for key, name in names.items() if before.get(key) != settings[key]]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a set that was made with other settings: {', '.join(changed)} changed. Give the same ones "
+            "to go on with it, or another folder."
+        )
 
 
 def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str], start: Mapping[str, Any]) -> None:
@@ -164,17 +202,9 @@ def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]
         MachineError: it cannot be made.
     """
     if is_encoded_set(folder):
-        before = read_index(folder)
-        changed = [name for key, name in names.items() if before.get(key) != settings[key]]
-        if changed:
-            raise ConfigError(
-                f"{folder} holds a set that was made with other settings: {', '.join(changed)} changed. Give the same "
-                "ones to go on with it, or another --output."
-            )
+        require_settings(folder, settings, names)
         return
-    require_place(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is no set of encoded utterances. Give another --output.")
+    require_free(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -233,7 +263,7 @@ def is_sound(folder: Path, part: Mapping[str, Any]) -> bool:
 
 
 def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Sample]:
-    """The utterances of a folder as samples: their codes are `encoded`, `audio_file` is what conditions them.
+    """The utterances of a replay set as samples: their codes are `encoded`, `audio_file` is what conditions them.
 
     Args:
         folder: what `make_replay` wrote, whole or as far as it came.
@@ -241,16 +271,22 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
         sample_rate: of the model, in Hz.
 
     Raises:
+        ConfigError: the folder holds codes of recordings, which are no samples by themselves.
         DataError: the folder is damaged or empty; the part is named.
     """
     samples: list[Sample] = []
-    for part in read_index(folder)["parts"]:
+    index = read_index(folder)
+    if "codec_digest" in index:
+        raise ConfigError(
+            f"{folder} holds the codes of recordings. Give it as --codes, and the manifest of the recordings here."
+        )
+    for part in index["parts"]:
         if not is_sound(folder, part):
             raise DataError(f"{folder / part['file']} is missing or damaged. Make the set again in another folder.")
         has_distribution = _table(str((folder / part["file"]).absolute()))["top_ids"].null_count == 0
-        columns = ("text", "language", "voice", "start", "end", "wav_length")
-        for place, row in encoded_rows(folder, part, columns):
-            wav_length = row["count"] * code_samples if row["wav_length"] is None else row["wav_length"]
+        for place, row in encoded_rows(folder, part, ("text", "language", "voice", "start", "end")):
+            wav_length = row["count"] * code_samples
+            start, end = row["start"], row["end"]
             sample = {
                 "text": row["text"],
                 "language": row["language"],
@@ -265,7 +301,6 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
                 "wav_length": wav_length,
                 "duration_s": wav_length / sample_rate,
             }
-            start, end = row["start"], row["end"]
             samples.append(sample | ({"conditioning_slice": (start, end)} if start is not None else {}))
     if not samples:
         raise DataError(f"{folder} holds no utterance yet. Let make-replay finish.")

@@ -100,6 +100,11 @@ def make_parser() -> argparse.ArgumentParser:
     files.add_argument("--train-manifest", action="append", metavar="PATH[:LANG]", help="repeat for several")
     files.add_argument("--val-manifest", action="append", metavar="PATH[:LANG]", help="repeat for several")
     files.add_argument("--manifest-format", help="coqui, ljspeech, jsonl or a formatter registered with coqui [auto]")
+    files.add_argument(
+        "--codes",
+        help="folder for the codes of the recordings, which are made where they are missing; encode makes them "
+        "beforehand [OUTPUT_DIR/.codes]",
+    )
     files.add_argument("--output-dir", help="run folders are made in it [runs]")
 
     start = parser.add_argument_group("start and resume")
@@ -313,7 +318,7 @@ _AT_LEAST_ONE = (
     "adapter_rank",
     "patience",
 )
-_PATHS = ("base_dir", "vocab", "checkpoint_vocab", "output_dir")
+_PATHS = ("base_dir", "vocab", "checkpoint_vocab", "codes", "output_dir")
 #: Flags that are not values of the configuration.
 _NOT_CONFIG = ("checkpoint", "start_fresh", "new_run", "allow_changes", "debug", "warmup_steps", "amp")
 

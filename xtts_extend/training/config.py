@@ -36,6 +36,7 @@ class NewLanguageConfig(GPTTrainerConfig):
     val_manifests: list[str] = field(default_factory=list, metadata={"help": "PATH or PATH:LANG each."})
     manifest_format: str = field(default="auto", metadata={"help": "auto, or a formatter registered with coqui."})
     language_weights: dict[str, float] = field(default_factory=dict, metadata={"help": "Shares of audio hours."})
+    codes: str = field(default="", metadata={"help": "Set of codes that encode made, or is to be made."})
     max_bad_share: float = field(default=0.01, metadata={"help": "Stop when more of the samples are unusable."})
     replay: list[str] = field(default_factory=list, metadata={"help": "Sets or manifests of languages to keep."})
     replay_share: float = field(default=0.25, metadata={"help": "Share of replay among the samples, if there is any."})

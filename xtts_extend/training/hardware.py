@@ -70,24 +70,26 @@ def largest_count(peak_memory: Callable[[int], int], limit: int) -> int:
     Raises:
         MachineError: one sample is too many.
     """
-    try:
-        one, two = peak_memory(1), peak_memory(2)
-    except torch.OutOfMemoryError:
-        one, two = limit + 1, limit + 1
+    one, two = (_measured(peak_memory, count, limit) for count in (1, 2))
     if one > limit:
         raise MachineError(
             f"Not one of the longest samples fits into {limit / 1e9:.1f} GB, which leave a tenth of the GPU free. "
             "Leave out long ones with --coqpit.model_args.max_wav_length, or use --gradient-checkpointing."
         )
-    count = 1 + max(0, limit - one) // max(1, two - one)
-    while count > 1:
-        try:
-            if peak_memory(count) <= limit:
-                break
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+    count = 1 + (limit - one) // max(1, two - one)
+    while count > 1 and _measured(peak_memory, count, limit) > limit:
         count = count * 9 // 10
     return count
+
+
+def _measured(peak_memory: Callable[[int], int], samples: int, limit: int) -> int:
+    """The peak, or more than the limit where the memory does not suffice."""
+    try:
+        return peak_memory(samples)
+    except torch.OutOfMemoryError:
+        return limit + 1
+    finally:
+        torch.cuda.empty_cache()
 
 
 def _peak_memory(trainer: Any, samples: int, frames: int) -> int:
@@ -96,6 +98,7 @@ def _peak_memory(trainer: Any, samples: int, frames: int) -> int:
     # nearly all of it audio, which costs more than text
     codes = max(1, frames - conditioning_frames(config.model_args) - _TEXT_FRAMES - AUDIO_STOPS)
     torch.cuda.reset_peak_memory_stats()
+    model.xtts.gpt.train()
     batch = model.formatted(
         {
             "padded_text": torch.ones(samples, 1, dtype=torch.int32),
@@ -106,19 +109,21 @@ def _peak_memory(trainer: Any, samples: int, frames: int) -> int:
             "wav_lengths": torch.full((samples,), codes * config.model_args.gpt_code_stride_len),
             "conditioning": torch.zeros(samples, 1, 1, config.model_args.max_conditioning_length),
             "cond_idxs": None,
-            "replay": torch.zeros(samples, dtype=torch.bool),
+            # where old languages are distilled, the base computes as well
+            "replay": torch.full((samples,), model.distill_weight > 0),
             "has_distribution": torch.zeros(samples, dtype=torch.bool),
         }
     )
-    model.xtts.gpt.train()
+    (optimizer,) = trainer.optimizer
     device, dtype = trainer._get_autocast_args(mixed_precision=config.mixed_precision, precision=config.precision)
-    with torch.autocast(device, dtype=dtype, enabled=config.mixed_precision):
-        losses = model.train_step(batch, None)[1]
-    losses["loss"].backward()
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    peak = torch.cuda.max_memory_allocated()
-    if not trainer.optimizer[0].state:
-        # Adam's, which the first update makes
-        peak += 2 * sum(parameter.nbytes for parameter in parameters)
-    trainer.optimizer[0].zero_grad(set_to_none=True)
-    return peak
+    try:
+        with torch.autocast(device, dtype=dtype, enabled=config.mixed_precision):
+            losses = model.train_step(batch, None)[1]
+        losses["loss"].backward()
+        peak = torch.cuda.max_memory_allocated()
+        if not optimizer.state:
+            # Adam's, which the first update makes
+            peak += 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.grad is not None)
+        return peak
+    finally:
+        optimizer.zero_grad(set_to_none=True)

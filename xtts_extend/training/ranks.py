@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from xtts_extend.errors import ConfigError
+
 logger = logging.getLogger("trainer")
 #: Longer than rank 0 takes to encode any corpus while the others wait; torchrun itself sees a process that died.
 _LONGEST_WAIT = datetime.timedelta(days=7)
@@ -38,16 +40,26 @@ class Ranks:
         """Join the processes that torchrun started (by its environment), or be the only one.
 
         Each takes one GPU, if there are any: before CUDA is initialised.
+
+        Raises:
+            ConfigError: there are fewer GPUs than processes.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             yield cls()
             return
         rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-        if torch.cuda.is_available():
+        # asked of the driver's management library: CUDA reads the variable once, at the first question to itself
+        gpus = torch.cuda.device_count()
+        if gpus:
+            if local >= gpus:
+                raise ConfigError(
+                    f"Process {local + 1} of this machine has no GPU: {gpus} are visible, and each process uses one. "
+                    f"Give --nproc_per_node {gpus}."
+                )
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local] if visible else str(local)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
         patient = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         if rank:
             logger.setLevel(logging.WARNING)

@@ -14,7 +14,7 @@ import torch
 import xtts_extend
 from xtts_extend.data.check import DataLimits, DataReport, check_samples
 from xtts_extend.data.codes import encode_samples
-from xtts_extend.data.encoded import file_digest, is_encoded_set, read_encoded
+from xtts_extend.data.encoded import file_digest, is_encoded_set, read_encoded, require_free
 from xtts_extend.data.manifest import Sample, read_manifest
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import ConfigError, DataError, MachineError
@@ -25,6 +25,8 @@ from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import NewLanguageConfig
 
 logger = logging.getLogger("trainer")
+#: What was read of recordings, in an output folder or a set.
+CHECKED = ".data-check.jsonl"
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,16 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         DataError: a manifest cannot be read, nothing is usable, or more than `max_bad_share` is unusable.
     """
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
-    cache = Path(config.output_path) / ".data-check.jsonl"
+    if config.codes:
+        require_free(Path(config.codes))
+    # what encode read, or an earlier run, is not read again
+    cache = Path(config.codes or config.output_path) / CHECKED
     require_place(cache.parent)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(
-            f"The output folder {cache.parent} cannot be made: {error.strerror}. Give another --output-dir."
+            f"The folder {cache.parent} cannot be made: {error.strerror}. Give another --output-dir or --codes."
         ) from error
     reports: dict[str, DataReport] = {}
     parts = {"training": config.train_manifests, "replay": config.replay, "evaluation": config.val_manifests}
@@ -107,12 +112,12 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
 
 
 def encode_run(samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: Any) -> RunSamples:
-    """The samples with codes and token ids, which are made once and kept beside the runs of an output folder.
+    """The samples with codes and token ids, which are made once and kept: in `codes`, or beside the runs.
 
     Raises:
-        DataError, MachineError: as `encode_samples`.
+        ConfigError, DataError, MachineError: as `encode_samples`.
     """
-    folder = Path(config.output_path).absolute() / ".codes" / codec_digest(config)[:16]
+    folder = Path(config.codes or Path(config.output_path).absolute() / ".codes" / codec_digest(config)[:16])
     found, made = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer)
     # nothing is left for it to do on a GPU
     codec.to(torch.device("cpu"))
@@ -152,7 +157,7 @@ def codec_digest(config: NewLanguageConfig) -> str:
 
 
 def _read(specs: Sequence[str], config: NewLanguageConfig) -> list[Sample]:
-    """The samples of manifests (PATH or PATH:LANG) and of folders of encoded utterances."""
+    """The samples of manifests (PATH or PATH:LANG) and of replay sets."""
     samples: list[Sample] = []
     for spec in specs:
         if is_encoded_set(Path(spec)):

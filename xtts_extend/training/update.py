@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +42,10 @@ class _TrainingLosses(nn.Module):
 
 @dataclass
 class _Trained:
-    """A batch of the accumulation under way."""
+    """A batch of the accumulation under way: its step, its place in the epoch, its samples, and what it gave."""
 
     step: int
-    batch: dict[str, Any]
+    place: int
     names: Sequence[str]
     losses: dict[str, Tensor]
 
@@ -89,12 +89,14 @@ class Updater:
             CheckFailed: one update after the other was not made.
             MachineError: the memory does not suffice for half a batch.
         """
-        trained = _Trained(self.trainer.position.step + 1, batch, names, {})
+        position = self.trainer.position
+        trained = _Trained(position.step + 1, position.batch, names, {})
         self._accumulated.append(trained)
-        try:
-            self._train(trained, moves)
-        except torch.OutOfMemoryError as error:
-            self._train_in_halves(error, moves)
+        if shortage := self._shortage(lambda: self._train(trained, batch, moves)):
+            self._require_halves(shortage)
+            self._halve()
+            if shortage := self._shortage(lambda: self._train_again(moves)):
+                self._require_halves(shortage)
         if moves:
             self._move()
         return trained.losses
@@ -111,11 +113,11 @@ class Updater:
             table = [[sum(row), *row] for row in rows]
         return [dict(zip(names, row, strict=True)) for row in table]
 
-    def _train(self, trained: _Trained, moves: bool) -> None:
+    def _train(self, trained: _Trained, batch: dict[str, Any], moves: bool) -> None:
         """Losses and gradients of a batch, in as many shares as it needs."""
         trainer, ranks = self.trainer, self.ranks
         trainer.seed("train", trained.step)
-        shares = split_batch(trained.batch, trainer.position.parts)
+        shares = split_batch(batch, trainer.position.parts)
         last_rank = min(len(trained.names), ranks.size) - 1
         for number, share in enumerate(shares):
             if (ranks.rank, number) != (last_rank, len(shares) - 1):
@@ -176,30 +178,44 @@ class Updater:
         with self._exchange(exchanges):
             (loss if self.trainer.scaler is None else self.trainer.scaler.scale(loss)).backward()
 
-    def _train_in_halves(self, error: torch.OutOfMemoryError, moves: bool) -> None:
-        """Begin the accumulation anew, each batch in two halves: what its gradients are by now nobody knows."""
-        position = self.trainer.position
-        if self.ranks.size > 1 or position.parts > 1:
+    @staticmethod
+    def _shortage(work: Callable[[], None]) -> str:
+        """Do some work; what the device says of its memory if that does not suffice, else nothing.
+
+        The exception does not leave this method: it holds everything that the work had computed.
+        """
+        try:
+            work()
+        except torch.OutOfMemoryError as error:
+            return str(error).splitlines()[0]
+        return ""
+
+    def _require_halves(self, shortage: str) -> None:
+        if self.ranks.size > 1 or self.trainer.position.parts > 1:
             raise MachineError(
-                f"The GPU's memory does not suffice: {str(error).splitlines()[0]} Continue the newest checkpoint with "
+                f"The GPU's memory does not suffice: {shortage} Continue the newest checkpoint with "
                 "fewer samples per batch (--batch-frames or --batch-size, with --allow-changes), or "
                 "--gradient-checkpointing."
-            ) from error
+            )
+
+    def _halve(self) -> None:
+        """From here on each batch is trained in two halves."""
+        position, (optimizer,) = self.trainer.position, self.trainer.optimizer
         position.parts = 2
         logger.warning(
             " > The GPU's memory does not suffice for the batch of step %d: from here on each batch is trained in two "
             "halves, with the gradient of the whole.",
             position.step + 1,
         )
-        (optimizer,) = self.trainer.optimizer
         optimizer.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        try:
-            for trained in self._accumulated:
-                self._train(trained, moves and trained is self._accumulated[-1])
-        except torch.OutOfMemoryError as again:
-            self._train_in_halves(again, moves)
+        torch.cuda.empty_cache()
+
+    def _train_again(self, moves: bool) -> None:
+        """Begin the accumulation anew: what its gradients are by now nobody knows."""
+        loader = self.trainer.train_loader
+        for trained in self._accumulated:
+            samples = [loader.dataset[index] for index in loader.batch_sampler.batch(trained.place)]
+            self._train(trained, loader.dataset.collate_fn(samples), moves and trained is self._accumulated[-1])
 
     def _move(self) -> None:
         """The optimizer's and the scheduler's step, if losses and gradients are finite."""
