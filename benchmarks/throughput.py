@@ -184,7 +184,7 @@ def _run_ours(folder: Path, output: Path, batch: int, bf16: bool) -> None:
         [
             f"--base-dir={folder / 'base'}", "--language=en", "--grad-accum-steps=1", f"--output-dir={output}",
             f"--train-manifest={folder / 'speech' / 'metadata.csv'}", f"--batch-frames={batch * _FRAMES}",
-            f"--amp={'bf16' if bf16 else 'none'}", "--save-step=1000000",
+            f"--codes={folder / 'codes'}", f"--amp={'bf16' if bf16 else 'none'}", "--save-step=1000000",
         ]
     )  # fmt: skip
 
@@ -393,7 +393,8 @@ def _update(model: Any, optimizer: torch.optim.Optimizer, batch: Mapping[str, An
 def prepare(folder: Path, layers: int, channels: int) -> None:
     """The base and the speech, as far as they are not there."""
     if not (folder / "base").exists():
-        make_mini_base(folder / "base", layers=layers, channels=channels, heads=channels // 64, steps=0)
+        # one step, so that the DVAE is trained: an untrained one gives nearly all sounds the same few codes
+        make_mini_base(folder / "base", layers=layers, channels=channels, heads=channels // 64, steps=1)
     generator = random.Random(0)
     sentences = iter(texts.sentences("en", _UTTERANCES * max(_SENTENCES)))
     lines = [" ".join(next(sentences) for _ in range(generator.choice(_SENTENCES))) for _ in range(_UTTERANCES)]
