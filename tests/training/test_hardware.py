@@ -204,6 +204,16 @@ def test_memory_that_does_not_suffice_for_half(corpus, short_memory, fails, tmp_
     assert "The GPU's memory does not suffice: CUDA out of memory. Tried to allocate 2.00 GiB" in error
 
 
+def test_an_evaluation_that_does_not_fit(corpus, fails, monkeypatch, tmp_path):
+    def no_room(self, batch, criterion):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+
+    monkeypatch.setattr(ExtendedGPTTrainer, "eval_step", no_room)
+    code, error = fails(corpus.flags(output_dir=tmp_path))
+    assert code == 1
+    assert "The GPU's memory does not suffice: CUDA out of memory. Tried to allocate 3.00 GiB" in error
+
+
 def test_a_split_batch_is_the_same_samples():
     batch = {
         "samples": ["a", "b", "c"],

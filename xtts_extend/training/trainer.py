@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
@@ -44,7 +45,7 @@ from xtts_extend.training.reference import equip
 from xtts_extend.training.restore import check_changes, checkpoint_size, freeze_recorded_rows, load_run, restore
 from xtts_extend.training.saving import Saver
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
-from xtts_extend.training.update import Updater
+from xtts_extend.training.update import Updater, out_of_memory
 
 logger = logging.getLogger("trainer")
 
@@ -386,6 +387,9 @@ class ResumableTrainer(Trainer):
             except XttsExtendError:
                 self.read_losses()
                 raise
+            except torch.OutOfMemoryError as error:
+                # of an evaluation or the optimizer; a batch is halved
+                raise out_of_memory(str(error)) from error
             finally:
                 self.dashboard_logger.finish()
                 self._folder.release()

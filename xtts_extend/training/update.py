@@ -27,6 +27,14 @@ logger = logging.getLogger("trainer")
 MAX_FAILED_UPDATES = 3
 
 
+def out_of_memory(said: str) -> MachineError:
+    """The error of a run that ends for want of the GPU's memory; `said` is what the device said."""
+    return MachineError(
+        f"The GPU's memory does not suffice: {said.splitlines()[0]} Continue the newest checkpoint with fewer samples "
+        "per batch (--batch-frames or --batch-size, with --allow-changes), or --gradient-checkpointing."
+    )
+
+
 class _TrainingLosses(nn.Module):
     """The training losses as a module's forward: DDP arms the exchange of gradients there. Only the GPT trains."""
 
@@ -93,10 +101,11 @@ class Updater:
         trained = _Trained(position.step + 1, position.batch, names, {})
         self._accumulated.append(trained)
         if shortage := self._shortage(lambda: self._train(trained, batch, moves)):
-            self._require_halves(shortage)
+            if self.ranks.size > 1 or position.parts > 1:
+                raise out_of_memory(shortage)
             self._halve()
             if shortage := self._shortage(lambda: self._train_again(moves)):
-                self._require_halves(shortage)
+                raise out_of_memory(shortage)
         if moves:
             self._move()
         return trained.losses
@@ -187,16 +196,8 @@ class Updater:
         try:
             work()
         except torch.OutOfMemoryError as error:
-            return str(error).splitlines()[0]
+            return str(error)
         return ""
-
-    def _require_halves(self, shortage: str) -> None:
-        if self.ranks.size > 1 or self.trainer.position.parts > 1:
-            raise MachineError(
-                f"The GPU's memory does not suffice: {shortage} Continue the newest checkpoint with "
-                "fewer samples per batch (--batch-frames or --batch-size, with --allow-changes), or "
-                "--gradient-checkpointing."
-            )
 
     def _halve(self) -> None:
         """From here on each batch is trained in two halves."""
