@@ -1,6 +1,7 @@
 """Our forward pass against coqui's `GPT.forward`, on the same batch."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -41,14 +42,14 @@ def put_stock_modules_back(gpt):
         block.attention = QKVAttentionLegacy(block.num_heads)
 
 
-def losses_of(gpt, batch, stock):
+def losses_of(gpt, batch, stock, is_share=False):
     """Losses and gradients."""
     gpt.zero_grad()
     if stock:
         given = {**batch, "cond_idxs": None if batch["cond_idxs"] is None else batch["cond_idxs"].clone()}
         loss_text, loss_mel, _ = gpt(**given, cond_lens=None)
     else:
-        layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], batch["cond_idxs"], gpt)
+        layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], batch["cond_idxs"], gpt, is_share=is_share)
         outputs = forward(gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout)
         loss_text, loss_mel = outputs.loss_text, outputs.loss_mel
     (loss_text + loss_mel).backward()
@@ -82,6 +83,25 @@ def test_losses_and_gradients_are_stocks(
     names = sorted(theirs[2])
     joined = [torch.cat([gradients[name].flatten() for name in names]) for gradients in (ours[2], theirs[2])]
     assert (joined[0] - joined[1]).norm() <= gradient_tolerance * joined[1].norm()
+
+
+def test_a_sample_alone_in_its_batch_keeps_targets(extended):
+    gpt = extended.eval().xtts.gpt
+    batch = {name: value[:1] for name, value in batch_for(gpt, PROMPTS).items()}
+    # a prompt that leaves some targets, as stock has it
+    batch["cond_idxs"] = torch.tensor([[600, 1400]])
+    assert losses_of(gpt, batch, stock=False)[1] == pytest.approx(losses_of(gpt, batch, stock=True)[1], rel=1e-6)
+    unmasked = losses_of(gpt, batch | {"cond_idxs": None}, stock=False)
+    assert losses_of(gpt, batch, stock=False)[1] != unmasked[1]
+    # a third of the recording: in coqui's units all of it
+    batch["cond_idxs"] = torch.tensor([[0, 20 * 1024 // 3]])
+    assert math.isnan(losses_of(gpt, batch, stock=True)[1])
+    assert losses_of(gpt, batch, stock=False)[:2] == unmasked[:2]
+    # of a share of a larger batch nothing counts then
+    _, loss_mel, gradients = losses_of(gpt, batch, stock=False, is_share=True)
+    assert loss_mel == 0
+    assert not gradients["mel_head.weight"].any()
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
 def test_what_stands_in_the_padding_does_not_count(extended):

@@ -63,15 +63,19 @@ class Layout:
     audio_width: int
 
     @classmethod
-    def of(cls, text_lengths: Tensor, wav_lengths: Tensor, cond_idxs: Tensor | None, gpt: Any) -> Layout:
+    def of(
+        cls, text_lengths: Tensor, wav_lengths: Tensor, cond_idxs: Tensor | None, gpt: Any, *, is_share: bool = False
+    ) -> Layout:
         """Work it out for a batch that is on the CPU still.
 
         Args:
             text_lengths: tokens of each sample, (batch,).
             wav_lengths: audio samples of each, (batch,).
             cond_idxs: the prompts' places in the audio, in samples, (batch, 2), or None. As coqui does, the prompt of
-                the last sample alone is no target, in units of 256 samples where codes have 1,024.
+                the last sample alone is no target, in units of 256 samples where codes have 1,024. Of a sample that is
+                alone in its batch nothing may be left then: coqui's loss is not a number, and here it has no prompt.
             gpt: coqui's `GPT`.
+            is_share: these are some of the samples of a batch, among them its last.
         """
         text_counts = text_lengths + 1
         code_counts = torch.ceil(wav_lengths / gpt.code_stride_len).long()
@@ -86,7 +90,9 @@ class Layout:
         if cond_idxs is not None:
             unit = gpt.perceiver_cond_length_compression if gpt.use_perceiver_resampler else gpt.code_stride_len
             start, end = (int(index) // unit for index in cond_idxs[-1])
-            is_target[-1] &= (steps[-1] < start) | (steps[-1] >= end)
+            kept = is_target[-1] & ((steps[-1] < start) | (steps[-1] >= end))
+            if is_share or len(text_counts) > 1 or kept.any():
+                is_target[-1] = kept
         order = torch.where(is_text, places, steps + text_width).clamp(max=text_width + audio_width - 1)
         return cls(
             order=order,
@@ -160,14 +166,15 @@ def forward(gpt: Any, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tenso
     text_logits = gpt.text_head(gpt.final_norm(transformer.ln_f(hidden.index_select(0, layout.text_at))))
     audio_logits = gpt.mel_head(gpt.final_norm(transformer.ln_f(hidden.index_select(0, layout.audio_at))))
     return Outputs(
-        F.cross_entropy(
-            text_logits, text_targets.flatten()[layout.text_targets_at], label_smoothing=gpt.label_smoothing
-        ),
-        F.cross_entropy(
-            audio_logits, audio_targets.flatten()[layout.audio_targets_at], label_smoothing=gpt.label_smoothing
-        ),
+        _loss(text_logits, text_targets.flatten()[layout.text_targets_at], gpt.label_smoothing),
+        _loss(audio_logits, audio_targets.flatten()[layout.audio_targets_at], gpt.label_smoothing),
         audio_logits,
     )
+
+
+def _loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Mean over the targets; 0 for a share of a batch that has none of them."""
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing) if len(targets) else logits.sum()
 
 
 def _inputs_and_targets(ids: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:

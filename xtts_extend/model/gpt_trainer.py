@@ -238,7 +238,8 @@ class ExtendedGPTTrainer(GPTTrainer):
     def format_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Work out, on the CPU, where things lie in a collated batch: adds `layout`, and `replayed` if that counts."""
         gpt = self.xtts.gpt
-        batch["layout"] = Layout.of(batch["text_lengths"], batch["wav_lengths"], batch["cond_idxs"], gpt)
+        lengths = batch["text_lengths"], batch["wav_lengths"]
+        batch["layout"] = Layout.of(*lengths, batch["cond_idxs"], gpt, is_share=batch.get("is_share", False))
         if self.distill_weight and gpt.training:
             batch["replayed"] = Replayed.of(batch, gpt)
         return batch
@@ -298,7 +299,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         }
         if "replayed" in batch:
             divergences = self._divergence(batch, outputs.audio_logits)
-            losses["loss_distill"] = divergences * self.distill_weight / layout.audio_targets
+            losses["loss_distill"] = divergences * self.distill_weight / max(1, layout.audio_targets)
         losses["loss"] = torch.stack(list(losses.values())).sum()
         return {"model_outputs": None}, losses
 

@@ -129,6 +129,7 @@ class Updater:
         shares = split_batch(batch, trainer.position.parts)
         last_rank = min(len(trained.names), ranks.size) - 1
         for number, share in enumerate(shares):
+            share["is_share"] = len(trained.names) > 1
             if (ranks.rank, number) != (last_rank, len(shares) - 1):
                 # coqui masks the prompt of a batch's last sample, and of no other
                 share["cond_idxs"] = None
@@ -153,7 +154,8 @@ class Updater:
         gpt = self.trainer.model.xtts.gpt
         counts = []
         for share in shares:
-            layout = Layout.of(share["text_lengths"], share["wav_lengths"], share["cond_idxs"], gpt)
+            lengths, is_share = (share["text_lengths"], share["wav_lengths"]), share["is_share"]
+            layout = Layout.of(*lengths, share["cond_idxs"], gpt, is_share=is_share)
             real = self.ranks.rank <= last_rank
             counts.append((layout.text_targets * real, layout.audio_targets * real))
         text, audio = self.ranks.sum([float(sum(column)) for column in zip(*counts, strict=True)])
