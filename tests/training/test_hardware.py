@@ -123,7 +123,7 @@ def test_two_ways_to_say_how_large_a_batch_is(corpus, fails):
 def short_memory(monkeypatch):
     """Training batches of more than so many samples, from a step on, run out of memory in the middle of backward."""
 
-    def start(samples, first):
+    def start(samples, first, said="CUDA out of memory. Tried to allocate 2.00 GiB"):
         clean, calls = ExtendedGPTTrainer.train_step, itertools.count(1)
         failed = []
 
@@ -135,7 +135,7 @@ def short_memory(monkeypatch):
                 # what came before it in the backward pass is in the gradients already
                 (0.5 * losses["loss"]).backward()
                 failed.append(weakref.ref(losses["loss"]))
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+                raise torch.OutOfMemoryError(said)
             return outputs, losses
 
         monkeypatch.setattr(ExtendedGPTTrainer, "train_step", train_step)
@@ -177,7 +177,8 @@ def test_memory_that_runs_out_halves_batches_and_the_run_goes_on(
     flags = {"batch_size": batch_size, "grad_accum_steps": 2, "val_manifest": None, "epochs": 2}
     recipe(corpus.flags(output_dir=tmp_path / "enough", **flags))
     # in the second batch of the first accumulation
-    short_memory(batch_size // 2, first=2)
+    # an exception without a word counts as well
+    short_memory(batch_size // 2, first=2, said="")
     recipe(corpus.flags(output_dir=tmp_path / "short", **flags))
     assert "does not suffice for the batch of step 2: from here on each batch is trained in two" in caplog.text
     first = gradients[len(gradients) // 2]
@@ -190,6 +191,7 @@ def test_memory_that_runs_out_halves_batches_and_the_run_goes_on(
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
     expected, found = checkpoint(enough, steps), checkpoint(short, steps)
     for name, tensor in expected["model"].items():
+        # Adam moves a weight by up to its rate whatever the size of its gradient, rounding errors included
         assert torch.allclose(found["model"][name], tensor, atol=2e-3), name
     assert found["xtts_extend"]["state"]["parts"] == 2
     # a resume knows

@@ -174,7 +174,7 @@ def forward(gpt: Any, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tenso
 
 def _loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """Mean over the targets; 0 for a share of a batch that has none of them."""
-    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing) if len(targets) else logits.sum()
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing) if len(targets) else logits.float().sum()
 
 
 def _inputs_and_targets(ids: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:

@@ -25,12 +25,15 @@ from xtts_extend.training.ranks import Ranks
 logger = logging.getLogger("trainer")
 #: The run stops when so many optimizer steps in a row could make no update.
 MAX_FAILED_UPDATES = 3
+#: What is said of memory where the device says nothing.
+_NO_WORD = "It is full."
 
 
 def out_of_memory(said: str) -> MachineError:
     """The error of a run that ends for want of the GPU's memory; `said` is what the device said."""
+    first = (said or _NO_WORD).splitlines()[0]
     return MachineError(
-        f"The GPU's memory does not suffice: {said.splitlines()[0]} Continue the newest checkpoint with fewer samples "
+        f"The GPU's memory does not suffice: {first} Continue the newest checkpoint with fewer samples "
         "per batch (--batch-frames or --batch-size, with --allow-changes), or --gradient-checkpointing."
     )
 
@@ -198,7 +201,7 @@ class Updater:
         try:
             work()
         except torch.OutOfMemoryError as error:
-            return str(error)
+            return str(error) or _NO_WORD
         return ""
 
     def _halve(self) -> None:
