@@ -7,15 +7,24 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xtts_extend.environment import require_environment
 from xtts_extend.errors import ConfigError, report_errors
+from xtts_extend.findings import Finding, all_hold, summary, to_dict
+
+
+def _check_env(args: argparse.Namespace) -> int:
+    from xtts_extend.check_env import check_environment
+
+    return _show_findings(check_environment(), args.json)
 
 
 def _inspect(args: argparse.Namespace) -> int:
     if args.base is not None:
+        require_environment()
         from xtts_extend.rescue.doctor import examine
 
         diagnosis = examine(args.path, args.base, args.vocab)
@@ -85,19 +94,9 @@ def _make_replay(args: argparse.Namespace) -> int:
 
 
 def _check_base(args: argparse.Namespace) -> int:
-    from xtts_extend.training.base import check_base, to_dict
+    from xtts_extend.training.base import check_base
 
-    findings = check_base(args.base_dir)
-    result = to_dict(findings)
-    if args.json:
-        _print(result, True)
-    else:
-        marks = {True: "ok  ", False: "FAIL", None: "note"}
-        for finding in findings:
-            print(f"{marks[finding.holds]}  {finding.assumption}: {finding.found}")
-        judged = [finding.holds for finding in findings if finding.holds is not None]
-        print(f"{judged.count(True)} of {len(judged)} assumptions hold")
-    return 0 if result["ok"] else 1
+    return _show_findings(check_base(args.base_dir), args.json)
 
 
 def _extend_vocab(args: argparse.Namespace) -> int:
@@ -217,6 +216,20 @@ def _make_mini_base(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show_findings(findings: Iterable[Finding], as_json: bool) -> int:
+    """One JSON object, or a line as soon as something was found; returns the exit code."""
+    found = []
+    for finding in findings:
+        found.append(finding)
+        if not as_json:
+            print(finding.describe(), flush=True)
+    if as_json:
+        _print(to_dict(found), True)
+    else:
+        print(summary(found))
+    return 0 if all_hold(found) else 1
+
+
 def _print(values: Mapping[str, Any], as_json: bool) -> None:
     """One JSON object, or a line per value."""
     if as_json:
@@ -237,15 +250,24 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, help: str, as_json: bool = True) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Any, help: str, *, as_json: bool = True, needs_coqui: bool = True
+    ) -> argparse.ArgumentParser:
         added: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, needs_coqui=needs_coqui)
         added.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback on errors")
         if as_json:
             added.add_argument("--json", action="store_true", help="print one JSON object")
         return added
 
-    added = command("inspect", _inspect, "say what a checkpoint, run folder or base directory is, from its content")
+    command("check-env", _check_env, "try the installation and say what is wrong with it", needs_coqui=False)
+
+    added = command(
+        "inspect",
+        _inspect,
+        "say what a checkpoint, run folder or base directory is, from its content",
+        needs_coqui=False,
+    )
     added.add_argument("path", type=Path, metavar="PATH")
     added.add_argument("--base", type=Path, help="a base directory or its model.pth: examine PATH beside it")
     added.add_argument("--vocab", type=Path, help="with --base: the vocabulary that PATH is to be used with")
@@ -370,6 +392,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with report_errors(debug=args.debug):
+            if args.needs_coqui:
+                require_environment()
             code = int(args.run(args))
             sys.stdout.flush()
             return code

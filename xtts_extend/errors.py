@@ -41,6 +41,10 @@ class ConfigError(XttsExtendError):
     """Flags or configuration values contradict each other or the files."""
 
 
+class InstallationError(XttsExtendError):
+    """Installed packages are known not to work together."""
+
+
 class MachineError(XttsExtendError):
     """Memory, disk or another resource of the machine does not suffice."""
 

@@ -23,10 +23,16 @@ SIGTERM, after a checkpoint.
 
 import sys
 
+from xtts_extend.environment import require_environment
+from xtts_extend.errors import report_errors
+
+# before anything heavy is imported: where packages do not fit together, that may fail already
+with report_errors(debug="--debug" in sys.argv):
+    require_environment()
+
 from trainer import TrainerArgs
 
 import xtts_extend
-from xtts_extend.errors import report_errors
 from xtts_extend.training.arguments import parse_arguments
 from xtts_extend.training.prepare import prepare
 from xtts_extend.training.ranks import Ranks

@@ -100,7 +100,7 @@ def make_mini_base(
         torch.manual_seed(seed)
         _write_untrained(folder, mel_stats, layers, channels, heads)
         if steps:
-            _train_gpt(folder, manifests, work / "runs", steps, seed)
+            train_base(folder, manifests, work / "runs", steps, seed)
             _write_speakers(folder, _recordings(manifests))
             shutil.rmtree(work)
     return Path(output)
@@ -196,11 +196,19 @@ def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: 
     return mel_stats
 
 
-def _train_gpt(base: Path, manifests: dict[str, Path], runs: Path, steps: int, seed: int) -> None:
-    """Train `model.pth` with the recipe's steps; with the base's own vocabulary nothing is resized or frozen."""
+def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, seed: int) -> None:
+    """Train `model.pth` with the recipe's steps; with the base's own vocabulary nothing is resized or frozen.
+
+    Args:
+        base: a base directory of ours; its `model.pth` is replaced.
+        manifests: recordings by language.
+        runs: the run folder is made in it.
+        steps: how many batches of four.
+        seed: of the run.
+    """
     given = {
         "base_dir": str(base),
-        "language": texts.BASE_LANGUAGES[0],
+        "language": next(iter(manifests)),
         "train_manifest": [f"{manifest}:{language}" for language, manifest in manifests.items()],
         "output_dir": str(runs),
         "max_steps": steps,

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from xtts_extend.checkpoint.inspect import load_pickled, weights_of
 from xtts_extend.errors import CheckpointError, ConfigError, XttsExtendError
+from xtts_extend.findings import Finding
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
@@ -28,15 +27,6 @@ FILES = ("config.json", "model.pth", "vocab.json", "dvae.pth", "mel_stats.pth")
 _TRAINING_BYTES = 16
 #: A checkpoint holds the weight and the two moments.
 _CHECKPOINT_BYTES = 12
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One assumption: what was expected, what was found, and whether it holds (None: worth knowing, no judgement)."""
-
-    assumption: str
-    found: str
-    holds: bool | None
 
 
 def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
@@ -242,11 +232,3 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
         f"{6 * size:.1f} GB ({size:.1f} GB each); {disk:.1f} GB free here",
         None,
     )
-
-
-def to_dict(findings: list[Finding]) -> dict[str, Any]:
-    """The findings as plain values, for JSON; `ok` when every assumption holds."""
-    return {
-        "ok": not any(finding.holds is False for finding in findings),
-        "findings": [vars(finding) for finding in findings],
-    }
