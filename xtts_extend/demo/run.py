@@ -6,14 +6,17 @@ Every step is the command or the recipe that a user calls, on the same files; on
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -30,7 +33,7 @@ from xtts_extend.demo.griffin_lim import codes_to_audio
 from xtts_extend.demo.mini_base import cached_mini_base
 from xtts_extend.demo.plot import draw_losses
 from xtts_extend.demo.speech import make_corpus
-from xtts_extend.errors import CheckFailed, ConfigError
+from xtts_extend.errors import CheckFailed, ConfigError, XttsExtendError
 from xtts_extend.export import export
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
@@ -53,7 +56,12 @@ _TRAIN, _VAL = 200, 20
 #: The base was trained on the first sentences of its languages.
 _BASE_SENTENCES = 600
 
+#: In the output folder: what every step said, the recipe's whole output, and the traceback of a failure.
+LOG = "demo.log"
+
 console = Console()
+#: Writes to the log file alone.
+logger = logging.getLogger(__name__)
 
 
 def run_demo(output: Path) -> dict[str, Any]:
@@ -66,34 +74,80 @@ def run_demo(output: Path) -> dict[str, Any]:
         The measured numbers, as they are written to `report.json`.
 
     Raises:
-        CheckFailed: a step did not end as it should.
+        CheckFailed: a step did not end as it should, or broke; the message names the step and the log.
         ConfigError: the folder holds something else, or the recipe is not where it should be.
     """
-    start = time.monotonic()
     output = output.absolute()
     _prepare_folder(output)
+    steps = _Steps()
+    with _logged_to(output / LOG):
+        try:
+            return _run_steps(output, steps)
+        # whatever it is, it ends in one line; the rest stands in the log
+        except Exception as error:  # noqa: BLE001
+            _fail(error, steps.current, output / LOG)
+
+
+@contextmanager
+def _logged_to(file: Path) -> Iterator[None]:
+    """Write what the demo and, in this process, the trainer say to a file as well."""
+    handler = logging.FileHandler(file, mode="w", encoding="utf-8")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    loggers = (logger, logging.getLogger("trainer"))
+    for one in loggers:
+        one.addHandler(handler)
+    try:
+        yield
+    finally:
+        for one in loggers:
+            one.removeHandler(handler)
+        handler.close()
+
+
+def _fail(error: Exception, step: str, log: Path) -> NoReturn:
+    logger.error("The demo failed.", exc_info=error)
+    kind = type(error) if isinstance(error, XttsExtendError) else CheckFailed
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise kind(f"The demo failed at step {step}: {reason} The log: {log}") from error
+
+
+class _Steps:
+    """Announces the steps, and knows the current one."""
+
+    def __init__(self) -> None:
+        self.current = "0  preparation"
+
+    def begin(self, title: str) -> None:
+        self.current = title
+        console.rule(f"[bold]{title}", align="left")
+        logger.info("===== %s", title)
+
+
+def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
+    start = time.monotonic()
     recipe = find_recipe()
 
-    _title("1  a base model that knows English and Spanish")
+    steps.begin("1  a base model that knows English and Spanish")
     base = cached_mini_base()
     console.print(f"{base}")
 
-    _title("2  speech in Amharic, and some in the old languages to see what is kept")
+    steps.begin("2  speech in Amharic, and some in the old languages to see what is kept")
     manifests = speak_corpora(output)
 
-    _title("3  extend the vocabulary")
+    steps.begin("3  extend the vocabulary")
     vocab = output / "vocab.json"
     report = extend_vocabulary(base / "vocab.json", LANGUAGE, vocab, texts=[output / "am.txt"], size=_VOCABULARY_SIZE)
     check = check_vocabulary(base / "vocab.json", vocab, [output / "en.txt", output / "es.txt"])
     console.print(f"{report.added} entries added, unknown share {report.unknown_share}")
 
-    _title("4  check the data")
+    steps.begin("4  check the data")
     xtts_extend.enable()
     limits = limits_of(NewLanguageConfig())
     data = check_samples(read_manifests([str(manifests["train"])], LANGUAGE), load_tokenizer(vocab), limits)
     console.print(data.summary())
 
-    _title(f"5  train, and stop at step {STOP_AT} with a real signal, in the middle of an epoch")
+    steps.begin(f"5  train, and stop at step {STOP_AT} with a real signal, in the middle of an epoch")
     flags = {
         "base-dir": base,
         "vocab": vocab,
@@ -116,16 +170,16 @@ def run_demo(output: Path) -> dict[str, Any]:
     (run,) = (output / "runs").glob("xtts-*/")
     stopped = _newest_step(run)
 
-    _title("6  the same run folder again: it continues")
+    steps.begin("6  the same run folder again: it continues")
     first = _run(recipe, [f"--checkpoint={run}"], expected=0)
-    steps, evaluations = read_metrics(run)
+    lines, evaluations = read_metrics(run)
 
-    _title("7  export, with the proof that old rows are the base's")
+    steps.begin("7  export, with the proof that old rows are the base's")
     model = output / "am-model"
     exported = export(run, model, base)
     console.print(f"{model}: {exported['size_bytes'] / 1e6:.1f} MB, old rows checked: {exported['base_rows_checked']}")
 
-    _title("8  speak")
+    steps.begin("8  speak")
     voice = manifests["train"].parent / "wavs" / f"{LANGUAGE}_00000.wav"
     spoken = speak_to_file(model, LANGUAGE, [voice], SENTENCE, output / "hello.wav", seed=0)
     heard_s = _speak_through_dvae(model, base, voice, output / "hello-griffin-lim.wav")
@@ -134,8 +188,8 @@ def run_demo(output: Path) -> dict[str, Any]:
     numbers = {
         "steps_before_the_stop": stopped,
         "first_step_after_the_resume": first,
-        "steps_in_all": len(steps),
-        "step_numbers_without_gap_or_repeat": [line["step"] for line in steps] == list(range(1, STEPS + 1)),
+        "steps_in_all": len(lines),
+        "step_numbers_without_gap_or_repeat": [line["step"] for line in lines] == list(range(1, STEPS + 1)),
         "loss_before": before,
         "loss_after": after,
         "old_ids_changed": check.changed_ids,
@@ -152,7 +206,7 @@ def run_demo(output: Path) -> dict[str, Any]:
         "minutes": (time.monotonic() - start) / 60,
     }
     (output / "report.json").write_text(json.dumps(numbers, indent=2, ensure_ascii=False), encoding="utf-8")
-    draw_losses(steps, evaluations, stopped, output / "losses.png")
+    draw_losses(lines, evaluations, stopped, output / "losses.png")
     _print_table(numbers)
     for name in ("losses.png", "hello.wav", "hello-griffin-lim.wav", "am-model", "report.json"):
         console.print(f"{output / name}", soft_wrap=True)
@@ -161,7 +215,7 @@ def run_demo(output: Path) -> dict[str, Any]:
 
 def _prepare_folder(output: Path) -> None:
     if output.exists():
-        if any(output.iterdir()) and not (output / "am.txt").is_file():
+        if any(output.iterdir()) and not any((output / name).is_file() for name in (LOG, "am.txt")):
             raise ConfigError(f"{output} holds files that no demo wrote. Give another --output.")
         for run in (output / "runs").glob("xtts-*"):
             run.rename(output / f"earlier-{run.name}")
@@ -217,6 +271,7 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
     first, signalled = None, False
     try:
         for line in process.stdout or ():
+            logger.info("%s", line.rstrip())
             if line.startswith(" > "):
                 console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
             found = re.match(r" > step (\d+)/", line)
@@ -230,7 +285,7 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
         process.kill()
         process.wait()
     if code != expected or first is None:
-        raise CheckFailed(f"The recipe ended with exit code {code}; {expected} was expected. Its output is above.")
+        raise CheckFailed(f"The recipe ended with exit code {code}; {expected} was expected. Its output is in the log.")
     return first
 
 
@@ -295,7 +350,3 @@ def _print_table(numbers: dict[str, Any]) -> None:
     table.add_row("spoken", f"{numbers['spoken_s']:.1f} s; as codes {numbers['spoken_griffin_lim_s']:.1f} s")
     table.add_row("time", f"{numbers['minutes']:.1f} min")
     console.print(table)
-
-
-def _title(text: str) -> None:
-    console.rule(f"[bold]{text}", align="left")
