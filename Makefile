@@ -2,14 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# uv, which resolves for all interpreters and platforms at once; it is not needed to install.
+TOOLS := .venv-tools
+UV := $(TOOLS)/bin/uv
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-latest lint lock package clean
 
-$(VENV)/.installed: setup.cfg pyproject.toml
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --build-constraint constraints.txt \
+	    --editable '.[demo,test,build]'
 	touch $@
+
+$(UV):
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet uv
 
 demo: $(VENV)/.installed
 	$(BIN)/xtts-extend demo --output demo
@@ -20,10 +28,25 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
+# The newest releases of everything but torch, without the lock and without our bounds: what will break next?
+test-latest: $(UV)
+	$(PYTHON) .ci/latest.py $(UV)
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The newest versions within the bounds of setup.cfg, one file for every supported Python and platform.
+lock: $(UV)
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --all-extras \
+	    --custom-compile-command "make lock" --output-file constraints.txt setup.cfg
+	@echo "Now set TESTED in xtts_extend/environment.py to these versions and run the tests."
+
+package: $(VENV)/.installed
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) $(TOOLS) .venv-latest demo build dist *.egg-info
