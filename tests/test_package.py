@@ -1,0 +1,50 @@
+"""What a wheel and a source distribution bring along."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+from runs import RECIPE
+from test_dependencies import ROOT
+
+import xtts_extend
+
+
+@pytest.mark.slow
+def test_wheel_and_source_distribution(tmp_path):
+    pytest.importorskip("build", reason="only with the extra 'build'")
+    if not (ROOT / ".git").exists():
+        pytest.skip("only in a checkout: it builds from the files that git knows")
+    # from a copy: building leaves folders behind
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for name in filter(None, files):
+        copy = tmp_path / "source" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist", tmp_path / "source"]
+    subprocess.run(command, check=True, capture_output=True)
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *map(str, (tmp_path / "dist").iterdir())],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout
+
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    name = f"xtts_extend-{xtts_extend.__version__}"
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+        recipe = f"{name}.data/data/share/xtts_extend/recipes/new_language/train_gpt_xtts.py"
+        assert archive.read(recipe) == RECIPE.read_bytes()
+        metadata = archive.read(f"{name}.dist-info/METADATA").decode()
+    assert "Requires-Dist: transformers<5.24,>=4.57" in metadata
+    assert "xtts_extend/py.typed" in inside
+    assert not any(entry.startswith("tests/") for entry in inside)
+    modules = {str(file.relative_to(ROOT)) for file in (ROOT / "xtts_extend").rglob("*.py")}
+    assert modules <= inside
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        brought = {entry.removeprefix(f"{name}/") for entry in archive.getnames()}
+    assert {"constraints.txt", "Makefile", "docs/README.md", "tests/test_package.py"} <= brought
