@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class Corpus:
             **flags,
         }
         return [part for key, value in given.items() if value is not None for part in as_flag(key, value)]
+
+    def stock_flags(self, checkpoint: Path, **flags: object) -> list[str]:
+        """Flags for a resume of a run of the stock Trainer: what it recorded is not given."""
+        recorded = dict.fromkeys(("batch_size", "learning_rate", "save_step", "amp", "grad_accum_steps"))
+        return self.flags(checkpoint=checkpoint, epochs=3, **{**recorded, **flags})
 
 
 def base_rows(corpus: Corpus) -> int:
@@ -113,7 +119,15 @@ def model_and_config(run: Path) -> tuple[ExtendedGPTTrainer, NewLanguageConfig]:
 
 
 def stock_run(
-    corpus: Corpus, output: Path, monkeypatch: pytest.MonkeyPatch, *, from_base: str = "", rate: float = 1e-3
+    corpus: Corpus,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    from_base: str = "",
+    rate: float = 1e-3,
+    command_line: Sequence[str] | None = None,
+    evaluates: bool = False,
+    **settings: object,
 ) -> Path:
     """`checkpoint_4.pth` of coqui's own Trainer and GPTTrainer, five batches into the corpus' new language.
 
@@ -124,6 +138,9 @@ def stock_run(
         from_base: "stock" starts from the base as stock does, with rows of noise for new tokens; "mean" with the mean
             of the base's rows; otherwise random weights.
         rate: the learning rate.
+        command_line: what follows the script's name, where the Trainer parses it, as it does unless told otherwise.
+        evaluates: it does so, on the corpus' evaluation samples.
+        settings: other values of the configuration than below, or of TrainerArgs.
     """
     # on its first import it sets torch to one thread, unless it is imported by way of xtts_extend
     from TTS.tts.layers.xtts.trainer import dataset
@@ -131,11 +148,12 @@ def stock_run(
 
     xtts_extend.enable()
     monkeypatch.setattr(dataset, "load_audio", load_audio)
-    config = GPTTrainerConfig(
-        batch_size=4, lr=rate, optimizer="AdamW", optimizer_params={"weight_decay": 0.01}, save_step=2,
-        optimizer_wd_only_on_weights=True, lr_scheduler="StepLR", lr_scheduler_params={"step_size": 2, "gamma": 0.5},
-        epochs=2, run_eval=False, scheduler_after_epoch=False,
-    )  # fmt: skip
+    args = TrainerArgs(grad_accum_steps=settings.pop("grad_accum_steps", 1))
+    config = GPTTrainerConfig(**{
+        "batch_size": 4, "lr": rate, "optimizer": "AdamW", "optimizer_params": {"weight_decay": 0.01}, "save_step": 2,
+        "optimizer_wd_only_on_weights": True, "lr_scheduler": "StepLR", "epochs": 2, "run_eval": evaluates,
+        "lr_scheduler_params": {"step_size": 2, "gamma": 0.5}, "scheduler_after_epoch": False, **settings,
+    })  # fmt: skip
     take_architecture(config, read_json(corpus.base / "config.json"))
     use_base(config, corpus.base)
     config.model_args.tokenizer_file = str(corpus.vocab)
@@ -147,11 +165,19 @@ def stock_run(
         output.mkdir(parents=True)
         torch.save(gpt, output / "gpt.pth")
         config.model_args.gpt_checkpoint = str(output / "gpt.pth")
+    monkeypatch.setattr("sys.argv", ["train_gpt_xtts.py", *(command_line or ())])
+    handlers = list(logging.getLogger("trainer").handlers)
     stock = Trainer(
-        TrainerArgs(), config, output_path=output, model=GPTTrainer(config), eval_samples=[],
-        train_samples=read_manifests([str(corpus.train)], "am"), parse_command_line_args=False,
+        args, config, output_path=output, model=GPTTrainer(config),
+        train_samples=read_manifests([str(corpus.train)], "am"),
+        eval_samples=read_manifests([str(corpus.val)], "am") if evaluates else [],
+        parse_command_line_args=command_line is not None,
     )  # fmt: skip
     stock._fit()
+    stock.dashboard_logger.finish()
+    # a process of its own would not write into the run's log any more
+    for handler in set(logging.getLogger("trainer").handlers) - set(handlers):
+        logging.getLogger("trainer").removeHandler(handler)
     return Path(stock.output_path) / "checkpoint_4.pth"
 
 

@@ -146,7 +146,13 @@ def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
 def _has_state(value: Any) -> bool:
     """Whether a saved optimizer or scheduler (or a list of them) holds anything."""
     parts = value if isinstance(value, list) else [value]
-    return any(bool(part.get("state", part)) for part in parts if isinstance(part, Mapping))
+    return any(bool(part.get("state", part)) or _keeps_nothing(part) for part in parts if isinstance(part, Mapping))
+
+
+def _keeps_nothing(optimizer: Mapping[str, Any]) -> bool:
+    """Whether a saved optimizer is SGD without momentum, whose state is empty at any time."""
+    groups = optimizer.get("param_groups") or [{}]
+    return all("dampening" in group and not group.get("momentum") for group in groups)
 
 
 def describe(content: Any, path: Path) -> CheckpointInfo:

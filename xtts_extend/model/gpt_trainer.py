@@ -36,6 +36,7 @@ logger = logging.getLogger("trainer")
 _NEVER_TRAINED = ("dvae.", "torch_mel_spectrogram_style_encoder.", "torch_mel_spectrogram_dvae.")
 #: Optimizers of torch that have a fused form.
 _FUSED = ("Adam", "AdamW", "SGD", "Adagrad")
+_OTHER_WAYS = {"foreach", "differentiable"}
 #: The transformer once more, under the names that it has while speaking; some published files hold both.
 _INFERENCE_COPIES = ("gpt.gpt_inference.", "gpt.gpt.wte.")
 
@@ -165,8 +166,8 @@ class ExtendedGPTTrainer(GPTTrainer):
         """coqui's optimizer and groups, with the rates of `learning_rates`."""
         config = self.config
         groups = configured_groups(self.xtts.gpt, config)
-        # one kernel for all tensors instead of one for each
-        fused = {"fused": True} if config.optimizer in _FUSED else {}
+        # one kernel for all tensors instead of one for each, unless another way is asked for
+        fused = {"fused": True} if config.optimizer in _FUSED and not _OTHER_WAYS & set(config.optimizer_params) else {}
         return get_optimizer(config.optimizer, {**fused, **config.optimizer_params}, config.lr, parameters=groups)
 
     def cuda(self, device: Any = None) -> ExtendedGPTTrainer:

@@ -344,6 +344,8 @@ def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Seq
             setattr(target, last, value)
     if "batch_size" in given:
         config.eval_batch_size = config.batch_size
+    if "val_manifest" in given:
+        config.run_eval = True
     if "num_workers" in given:
         config.num_eval_loader_workers = config.num_loader_workers
     if "amp" in given:

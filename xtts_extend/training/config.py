@@ -21,7 +21,7 @@ from xtts_extend.errors import ConfigError
 
 # coqui's XTTS dataset module, which this import runs, sets torch to one thread for the whole process
 _threads = torch.get_num_threads()
-from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainerConfig  # noqa: E402
+from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainerConfig as GPTTrainerConfig  # noqa: E402
 
 torch.set_num_threads(_threads)
 
@@ -199,6 +199,12 @@ def take_recorded(config: Coqpit, recorded: Mapping[str, Any]) -> None:
             take_recorded(current, value)
         elif item.name != "datasets":
             setattr(config, item.name, value)
+
+
+def recordings(sentence: Mapping[str, Any]) -> list[str]:
+    """The recordings of the voice that speaks a test sentence: coqui's `speaker_wav` is one path or several."""
+    voice = sentence["speaker_wav"]
+    return list(voice) if isinstance(voice, list) else [voice]
 
 
 def apply_override(config: Coqpit, override: str) -> str:

@@ -14,6 +14,7 @@ from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.errors import DataError
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
 from xtts_extend.text.languages import language_tag
+from xtts_extend.training.config import recordings
 from xtts_extend.training.curves import read_curves
 from xtts_extend.training.signals import Interrupted
 
@@ -152,7 +153,7 @@ def _spoken(trainer: Any) -> dict[str, Any]:
     audios = {}
     try:
         for index, sentence in enumerate(trainer.config.test_sentences):
-            voice = make_voice(xtts, [load_audio(sentence["speaker_wav"], REFERENCE_RATE)])
+            voice = make_voice(xtts, [load_audio(file, REFERENCE_RATE) for file in recordings(sentence)])
             parts = [out["wav"] for _, out in speak(xtts, sentence["text"], sentence["language"], voice)]
             audios[f"{index}-audio"] = np.concatenate(parts)
     finally:

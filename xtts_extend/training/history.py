@@ -41,6 +41,18 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     return [event for event in events if isinstance(event, dict) and "event" in event]
 
 
+def resumed_from(run: Path) -> Path | None:
+    """The checkpoint that a run folder was made to continue; None for a run that started in it."""
+    first = next(iter(read_history(run)), {})
+    return Path(first["from"]) if first.get("event") == "resume" and first.get("from") else None
+
+
+def continuations(output_dir: Path, run: Path) -> list[Path]:
+    """The run folders in a folder that were made to continue a checkpoint of another run."""
+    folders = (entry for entry in sorted(output_dir.iterdir()) if entry.is_dir())
+    return [folder for folder in folders if (file := resumed_from(folder)) is not None and file.parent == run]
+
+
 def hours(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Hours of samples by language; those to replay as "replay LANG"."""
     found: dict[str, float] = {}

@@ -9,6 +9,7 @@ from typing import Any
 from xtts_extend.checkpoint.inspect import CheckpointInfo
 from xtts_extend.checkpoint.store import FORMAT_VERSION, require_fit
 from xtts_extend.errors import CheckpointError
+from xtts_extend.training.recorded import updates_of
 
 
 @dataclass
@@ -64,11 +65,13 @@ class Position:
 
     @classmethod
     def of(cls, content: Mapping[str, Any], info: CheckpointInfo) -> Position:
-        """The position that a training checkpoint holds.
+        """The position that a training checkpoint, as `as_recorded` returns it, holds.
 
         The stock Trainer saves `checkpoint_N` before it counts batch N + 1 and `best_model_N` after, both with `step`
-        N. Adam's own counter tells them apart when there was no gradient accumulation; else it is taken for the former.
-        It does not record the place within the epoch, so that the epoch starts again.
+        N. The number of updates tells them apart when there was no gradient accumulation; else it is taken for the
+        former. It does not record the place within the epoch, so that the epoch starts again. Its best loss is no
+        measure for ours: it is a mean over batches but the first, of samples that are not recorded, or the training
+        loss of an epoch by the batches of an accumulation.
         """
         position = cls()
         if info.written_by == "xtts_extend":
@@ -83,15 +86,6 @@ class Position:
             position.load_state_dict({**added, **record["state"]})
             return position
         recorded = int(content["step"])
-        updates = {
-            int(moments["step"])
-            for optimizer in content["optimizer"]
-            for moments in optimizer["state"].values()
-            if "step" in moments
-        }
-        position.step = recorded if updates == {recorded} else recorded + 1
+        position.step = recorded if updates_of(content) == {recorded} else recorded + 1
         position.epoch = int(content["epoch"])
-        loss = content.get("model_loss")
-        if isinstance(loss, Mapping) and isinstance(loss.get("eval_loss"), float):
-            position.best_value = loss["eval_loss"]
         return position

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ from xtts_extend.model.migration import Migration
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
 from xtts_extend.training.position import Position
+from xtts_extend.training.recorded import as_recorded
 from xtts_extend.training.vocabulary import checkpoint_vocabulary, migrate_content, require_same_vocabulary
 
 logger = logging.getLogger("trainer")
+#: What some releases of torch keep in a schedule's state; none of it decides a learning rate.
+_KEPT_BY_SOME_RELEASES = {"verbose", "_is_initial", "_get_lr_called_within_step"}
 
 
 def data_digest(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -90,12 +95,13 @@ def load_run(path: Path, migration: Migration | None, config: Any) -> tuple[dict
     Raises:
         CheckpointError: it is none.
     """
-    content, info = load_checkpoint(path)
+    loaded, info = load_checkpoint(path)
     if info.kind != "training":
         raise CheckpointError(
             f"{path} is a base model (weights alone): there is no run in it to continue. Start from it: "
             "model.load_base(), and no restore_path."
         )
+    content = as_recorded(loaded)
     return migrate_content(content, info, migration, config) if migration else content, info
 
 
@@ -166,8 +172,14 @@ def restore(
         position.batch,
         trainer.optimizer[0].param_groups[0]["lr"],
     )
-    logger.info(" > restored and checked: %s, best loss %.5f", ", ".join(restored), position.best_value)
+    best = [f"best loss {position.best_value:.5f}"] if math.isfinite(position.best_value) else []
+    logger.info(" > restored and checked: %s", ", ".join(restored + best))
     if info.written_by == "coqui":
+        logger.info(
+            " > best loss unknown: the stock Trainer records neither the samples nor the measure. The first evaluation "
+            "here is the one to beat."
+        )
+        position.evaluation_due = bool(trainer.eval_samples and trainer.config.run_eval)
         logger.info(
             " > written by the stock Trainer: it does not record the place within the epoch, so epoch %d starts at its "
             "first batch; gradients of a started accumulation are not in the file.",
@@ -237,43 +249,79 @@ def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]], migration
                 f"The checkpoint's optimizer has parameter groups of {found} tensors; this run has {groups}. "
                 "Rows that were frozen, or rates and weight decay by group, differ; use the run's own settings."
             )
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        numbers = [number for group in state["param_groups"] for number in group["params"]]
-        keys = {key for moments in state["state"].values() for key in moments}
         fitted = {}
-        for parameter, number in zip(parameters, numbers, strict=True):
-            name = names[id(parameter)]
-            if number not in state["state"]:
-                raise CheckpointError(f"The checkpoint holds no moments of {name}. Its optimizer state is incomplete.")
-            if lacking := keys - set(state["state"][number]):
-                raise CheckpointError(f"The checkpoint's moments of {name} lack {', '.join(sorted(lacking))}.")
-            fitted[number] = _fit_moments(state["state"][number], parameter, name, trainer.model, migration)
-        left_over = set(state["state"]) - set(numbers)
+        known = set()
+        for group, saved_group in zip(optimizer.param_groups, state["param_groups"], strict=True):
+            shapes: dict[torch.Size, dict[str, torch.Size]] = {}
+            for parameter, number in zip(group["params"], saved_group["params"], strict=True):
+                known.add(number)
+                name, moments = names[id(parameter)], state["state"].get(number, {})
+                if parameter.shape not in shapes:
+                    shapes[parameter.shape] = _shapes_of_moments(optimizer, saved_group, parameter)
+                expected = shapes[parameter.shape]
+                if expected and not moments:
+                    raise CheckpointError(
+                        f"The checkpoint holds no moments of {name}. Its optimizer state is incomplete."
+                    )
+                if lacking := expected.keys() - moments.keys():
+                    raise CheckpointError(f"The checkpoint's moments of {name} lack {', '.join(sorted(lacking))}.")
+                if moments:
+                    fitted[number] = _fit_moments(moments, expected, name, trainer.model, migration)
+        left_over = set(state["state"]) - known
         if left_over:
             raise CheckpointError(
                 f"The checkpoint's optimizer holds moments of no parameter: {sorted(left_over)[:10]}."
             )
         optimizer.load_state_dict({**state, "state": fitted})
+        # whether it is fused is recorded too; the loss scaler asks this attribute, which torch leaves as it was
+        optimizer._step_supports_amp_scaling = all(group.get("fused") for group in optimizer.param_groups)
         if len(optimizer.state) != len(fitted):
             raise CheckpointError(f"Only {len(optimizer.state)} of {len(fitted)} moments arrived in the optimizer.")
 
 
+def _shapes_of_moments(
+    optimizer: torch.optim.Optimizer, options: Mapping[str, Any], parameter: torch.Tensor
+) -> dict[str, torch.Size]:
+    """Names and shapes of what an optimizer with these options keeps of a parameter: seen after a step of a stand-in.
+
+    Numbers count as tensors without dimensions.
+    """
+    stand_in = torch.zeros_like(parameter, requires_grad=True)
+    stand_in.grad = torch.zeros_like(parameter)
+    kind: Any = type(optimizer)
+    own = kind([{**copy.deepcopy(dict(options)), "params": [stand_in]}], lr=options["lr"])
+    own.step()
+    return {key: torch.as_tensor(value).shape for key, value in own.state[stand_in].items() if value is not None}
+
+
 def _fit_moments(
-    moments: Mapping[str, Any], parameter: torch.Tensor, name: str, model: Any, migration: Migration | None
+    moments: Mapping[str, Any],
+    expected: Mapping[str, torch.Size],
+    name: str,
+    model: Any,
+    migration: Migration | None,
 ) -> dict[str, Any]:
-    """The moments of one parameter, carried to another vocabulary; of a run that froze rows later, the new rows'."""
+    """The moments of one parameter, carried to another vocabulary; of a run that froze rows later, the new rows'.
+
+    Args:
+        moments: as saved.
+        expected: their shapes.
+        name: of the parameter.
+        model: of the run that goes on.
+        migration: to another vocabulary, if any.
+    """
     has_token_rows = ".new." in name or name.endswith(TOKEN_TENSORS)
     fitted = {}
     for key, value in moments.items():
         if migration and has_token_rows and isinstance(value, torch.Tensor) and value.ndim:
             value = migration.moments(value)
-        if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+        if isinstance(value, torch.Tensor) and value.ndim and value.shape != expected.get(key, value.shape):
             if model.rows_frozen and ".new." in name and value.shape[0] == model.vocab_size:
                 value = value[model.base_rows :]
             else:
                 raise CheckpointError(
-                    f"The checkpoint's {key} of {name} has shape {tuple(value.shape)}; the parameter has "
-                    f"{tuple(parameter.shape)}. The checkpoint belongs to another model."
+                    f"The checkpoint's {key} of {name} has shape {tuple(value.shape)}; expected "
+                    f"{tuple(expected[key])}. The checkpoint belongs to another model."
                 )
         fitted[key] = value
     return fitted
@@ -287,7 +335,11 @@ def _restore_schedulers(trainer: Any, saved: Sequence[Mapping[str, Any]]) -> Non
             "Leave the schedule (--warmup-steps, lr_scheduler) as it was."
         )
     for scheduler, state in zip(schedulers, saved, strict=True):
-        require_fit(set(scheduler.state_dict()), set(state), "checkpoint's scheduler")
+        require_fit(
+            set(scheduler.state_dict()) - _KEPT_BY_SOME_RELEASES,
+            set(state) - _KEPT_BY_SOME_RELEASES,
+            "checkpoint's scheduler",
+        )
         scheduler.load_state_dict(dict(state))
 
 

@@ -33,8 +33,16 @@ from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension, romanized_spellings
 from xtts_extend.training.arguments import apply_flags
 from xtts_extend.training.base import require_codec, use_base
-from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture, take_recorded
+from xtts_extend.training.config import (
+    NewLanguageConfig,
+    read_json,
+    recordings,
+    take_architecture,
+    take_recorded,
+)
 from xtts_extend.training.hardware import has_bf16, loader_workers
+from xtts_extend.training.history import resumed_from
+from xtts_extend.training.recorded import as_recorded, updates_of
 
 logger = logging.getLogger("trainer")
 #: What coqui's trainer can log to.
@@ -81,6 +89,11 @@ def classify_path(given: Mapping[str, Any], damaged: Collection[Path] = ()) -> S
         target = Path(given["base_dir"]).expanduser() / "model.pth"
     else:
         raise ConfigError("Neither --base-dir nor --checkpoint was given: there is nothing to start from.")
+    if target.is_dir() and not run_checkpoints(target) and (source := resumed_from(target)):
+        raise CheckpointError(
+            f"{target} holds no checkpoint yet: it was made to continue {source}, and was stopped too early. Give that "
+            "file again."
+        )
     if _has_no_checkpoint_yet(target):
         return _start_again(target)
     is_run = target.is_dir() and bool(run_checkpoints(target))
@@ -89,10 +102,10 @@ def classify_path(given: Mapping[str, Any], damaged: Collection[Path] = ()) -> S
     training = info.kind == "training"
     fresh = bool(given.get("start_fresh"))
     if training:
-        content = load_pickled(path, map_location="meta")
+        content = as_recorded(load_pickled(path, map_location="meta"))
         verb = "only its weights are taken (--start-fresh)" if fresh else "it is continued"
         logger.info(" > %s is a training checkpoint (step %s, epoch %s): %s.", path, info.step, info.epoch, verb)
-        recorded, record = content.get("config") or {}, content.get("xtts_extend") or {}
+        recorded, record = content["config"], content.get("xtts_extend") or {}
         return Start(not fresh, path, info, recorded, record, verification=Verification(path))
     logger.info(
         " > %s is a base model (weights only, %d token rows): training starts at step 0.", path, info.vocab_size
@@ -124,8 +137,8 @@ def start_from(file: Path) -> Start:
         CheckpointError: it is no sound checkpoint.
     """
     info = inspect_checkpoint(file, verify=True)
-    content = load_pickled(file, map_location="meta") if info.kind == "training" else {}
-    return Start(False, Path(info.path), info, content.get("config") or {}, content.get("xtts_extend") or {})
+    content = as_recorded(load_pickled(file, map_location="meta")) if info.kind == "training" else {}
+    return Start(False, Path(info.path), info, content.get("config", {}), content.get("xtts_extend") or {})
 
 
 def build_config(
@@ -155,6 +168,14 @@ def build_config(
     if start.resume:
         # they were asked for another start
         config.checkpoint_vocab, config.on_vocab_change = "", "stop"
+        if start.info.written_by == "coqui":
+            # beside the run of others, whose folder stays as it is
+            config.output_path = str(start.path.absolute().parent.parent)
+            said = "grad_accum_steps" in given or any(
+                item.startswith("--coqpit.grad_accum_steps") for item in overrides
+            )
+            if "grad_accum_steps" not in start.recorded and not said:
+                config.grad_accum_steps = _counted_accumulation(start)
     base_dir = Path(given.get("base_dir") or config.base_dir or "").expanduser().absolute()
     if not given.get("base_dir") and not config.base_dir:
         raise ConfigError(
@@ -193,12 +214,17 @@ def build_config(
     if start.info.kind == "base":
         _vocabularies(config, start)
     for sentence in config.test_sentences:
-        sentence["speaker_wav"] = _absolute(sentence["speaker_wav"])
-        load_audio(sentence["speaker_wav"], REFERENCE_RATE)
+        voice = sentence["speaker_wav"]
+        sentence["speaker_wav"] = [*map(_absolute, voice)] if isinstance(voice, list) else _absolute(voice)
+        for file in recordings(sentence):
+            load_audio(file, REFERENCE_RATE)
     if config.language not in config.languages:
         config.languages = [*config.languages, config.language]
-    if config.mixed_precision and config.precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("--amp fp16 needs a GPU, and none is visible. Use --amp bf16 or none.")
+    if not torch.cuda.is_available():
+        if config.mixed_precision and config.precision == "fp16":
+            raise ConfigError("--amp fp16 needs a GPU, and none is visible. Use --amp bf16 or none.")
+        if config.use_grad_scaler:
+            raise ConfigError("use_grad_scaler needs a GPU, and none is visible. Set --coqpit.use_grad_scaler=false.")
     if torch.cuda.device_count() > 1:
         raise ConfigError(
             f"{torch.cuda.device_count()} GPUs are visible, and a process uses one. Choose it with "
@@ -206,6 +232,23 @@ def build_config(
             f"{torch.cuda.device_count()} in the place of python."
         )
     return config
+
+
+def _counted_accumulation(start: Start) -> int:
+    """Batches per update of a run that did not record it: 1, if as many updates as batches were made.
+
+    Raises:
+        ConfigError: it is another number, or nothing counted the updates.
+    """
+    content = as_recorded(load_checkpoint(start.path)[0])
+    updates, batches = updates_of(content), int(content["step"]) + 1
+    if updates in ({batches}, {batches - 1}):
+        return 1
+    made = f"about {batches} batches made {updates.pop()} updates" if len(updates) == 1 else "it counted no updates"
+    raise ConfigError(
+        f"{start.path} does not record how many batches were accumulated for an update ({made}). Give "
+        "--grad-accum-steps as it was: the grad_accum_steps of its TrainerArgs, 1 if there were none."
+    )
 
 
 def _batch_of_one(total: int, processes: int) -> int:

@@ -1,0 +1,84 @@
+"""What a checkpoint recorded, each value with the meaning that it had for the trainer that wrote it.
+
+The stock Trainer's parsing of the command line turns empty values into None, other releases lack keys or keep a single
+optimizer outside of a list, and what is computed depends on the device. This is the one place that knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from coqpit import Coqpit
+
+from xtts_extend.training.config import GPTTrainerConfig
+
+
+def as_recorded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A training checkpoint's content with a complete `config` (a dict), and lists of optimizers and schedulers.
+
+    Args:
+        content: as loaded, of ours or of the stock Trainer; tensors on the meta device will do.
+    """
+    found = content.get("config")
+    config = dict(found) if isinstance(found, Mapping) else {}
+    if config and not content.get("xtts_extend"):
+        config = _of_stock(config)
+    if not content.get("scaler"):
+        # there is none without CUDA: fp16 is computed as bf16 there, and nothing is scaled
+        if config.get("mixed_precision"):
+            config["precision"] = "bf16"
+        if "use_grad_scaler" in config:
+            config["use_grad_scaler"] = False
+    lists = {key: _as_list(content.get(key)) for key in ("optimizer", "scheduler")}
+    return {**content, "config": config, **lists}
+
+
+def updates_of(content: Mapping[str, Any]) -> set[int]:
+    """How many updates a checkpoint's optimizer has made, by its own counters, or else by its schedule's; one number.
+
+    Args:
+        content: as `as_recorded` returns it.
+
+    Returns:
+        Empty where nothing counted them; several numbers where the counters contradict each other.
+    """
+    counted = {
+        int(moments["step"])
+        for optimizer in content["optimizer"]
+        for moments in optimizer["state"].values()
+        if "step" in moments
+    }
+    if counted or content["config"].get("scheduler_after_epoch", True):
+        return counted
+    return {int(state["last_epoch"]) for state in content["scheduler"] if "last_epoch" in state}
+
+
+def _of_stock(config: Mapping[str, Any]) -> dict[str, Any]:
+    filled = _filled(config, GPTTrainerConfig())
+    for sentence in filled["test_sentences"]:
+        # coqui's recipe gives a list of recordings
+        voice = sentence.get("speaker_wav")
+        if isinstance(voice, list) and len(voice) == 1:
+            sentence["speaker_wav"] = voice[0]
+    if filled["dashboard_logger"] == "tensorboard":
+        # the folder of its curves, which stay as they are
+        filled["logger_uri"] = None
+    return filled
+
+
+def _filled(config: Mapping[str, Any], stock: Coqpit) -> dict[str, Any]:
+    """The values with the stock configuration's own where they are missing or None."""
+    filled = dict(config)
+    for item in fields(stock):
+        default, value = getattr(stock, item.name), config.get(item.name)
+        if isinstance(default, Coqpit):
+            filled[item.name] = _filled(value if isinstance(value, Mapping) else {}, default)
+        elif value is None:
+            filled[item.name] = default
+    return filled
+
+
+def _as_list(states: Any) -> list[dict[str, Any]]:
+    return [state for state in (states if isinstance(states, list) else [states]) if state]
