@@ -7,7 +7,8 @@
 What it does, and what each part costs:
 
 * `--checkpoint` is classified by content. A base model is started from; a training checkpoint is continued with
-  weights, optimizer, schedule, random numbers and the next batch, in its own run folder.
+  weights, optimizer, schedule, random numbers and the next batch, in its own run folder; one of the stock Trainer in a
+  new folder beside it.
 * The vocabulary may be larger than the base's. New rows start near what they sound like; old rows are frozen, that is,
   they are no parameters at all. This costs nothing and saves their gradients and moments.
 * A checkpoint of another vocabulary is refused, by its tokens and not by their number; with `--on-vocab-change migrate`

@@ -91,18 +91,23 @@ def test_the_repaired_run_resumes_frozen_and_exports(patient_file, corpus, recip
         "--train-manifest",
         str(corpus.train),
         "--allow-changes",
+        "--output-dir",
+        str(tmp_path / "runs"),
     ]
     recipe(flags)
+    # a copy of a stock run is continued in a new folder
+    in_place = (tmp_path / "repaired" / "checkpoint_8.pth").exists()
+    run = tmp_path / "repaired" if in_place else only_run(tmp_path / "runs")
     rows = base_rows(corpus)
     assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text or "drifted" in str(patient_file)
-    final, base = checkpoint(tmp_path / "repaired", 8), base_weights(corpus)
+    final, base = checkpoint(run, 8), base_weights(corpus)
     for name in TOKEN_TENSORS:
         assert torch.equal(final["model"][PREFIX + name][:rows], base[f"gpt.{name}"])
     assert final["xtts_extend"]["base_rows"]["frozen"]
     assert final["config"]["freeze_base_rows"]
-    done = export(tmp_path / "repaired", tmp_path / "model", corpus.base)
+    done = export(run, tmp_path / "model", corpus.base)
     assert done["base_rows_checked"]
-    assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
+    assert examine(run, corpus.base).verdict == "healthy"
 
 
 def test_a_blend(patient_file, corpus, tmp_path):

@@ -169,6 +169,7 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
             checkpoint=file,
             val_manifest=None,
             max_steps=6,
+            output_dir=tmp_path / "ours",
             batch_size=None,
             learning_rate=None,
             epochs=None,
@@ -178,7 +179,7 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
     printed = caplog.text
     assert "step 5 · epoch 1, batch 0 done · learning rate 0.00025" in printed
     assert "does not record the place within the epoch" in printed
-    final = checkpoint(file.parent, 6)
+    final = checkpoint(only_run(tmp_path / "ours"), 6)
     assert (final["step"], final["epoch"]) == (6, 1)
     assert not final["xtts_extend"]["base_rows"]["frozen"]
     # one step after the fifth: Adam's own counter went on
@@ -205,10 +206,10 @@ def test_a_stock_run_with_the_bases_rows_is_frozen_and_keeps_its_new_moments(cor
     file.parent.mkdir()
     torch.save(saved, file)
     caplog.clear()
-    recipe(["--checkpoint", str(file), "--max-steps", "3"])
+    recipe(["--checkpoint", str(file), "--max-steps", "3", "--output-dir", str(tmp_path / "ours")])
     printed = caplog.text
     assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in printed
-    final = checkpoint(file.parent, 3)
+    final = checkpoint(only_run(tmp_path / "ours"), 3)
     base = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
     assert torch.equal(final["model"]["xtts.gpt.text_head.weight"][:rows], base["gpt.text_head.weight"])
     assert {int(moments["step"]) for moments in final["optimizer"][0]["state"].values()} == {3}

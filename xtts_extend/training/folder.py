@@ -13,11 +13,18 @@ from xtts_extend.files import atomic_path
 class RunFolder:
     """A run folder, held by this process until `release`.
 
+    Nothing but the lock is written into the folder of a run that goes on before `prepare`.
+
     Args:
         run: the folder of a run that goes on; None for a new one.
         output_dir: where new ones are made.
         run_name: begins the name of a new one.
         is_main: this process writes; the others, whose files do not count, get a temporary folder.
+
+    Attributes:
+        path: the folder; of processes that do not write, `scratch`.
+        scratch: a temporary folder for what is written before a start has succeeded.
+        is_new: this run made it.
 
     Raises:
         ConfigError: another process trains in it, or there can be no folder.
@@ -25,22 +32,30 @@ class RunFolder:
     """
 
     def __init__(self, run: Path | None, output_dir: Path, run_name: str, *, is_main: bool) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="xtts_extend-")
+        self.path = self.scratch = Path(self._scratch.name)
+        self.is_new = run is None
         if is_main:
             self.path = run or make_run_folder(output_dir, run_name)
             self._lock = lock_run(self.path)
-        else:
-            self._scratch = tempfile.TemporaryDirectory(prefix="xtts_extend-")
-            self.path = Path(self._scratch.name)
 
     def prepare(self, vocabulary: Path, step: int) -> None:
-        """Remove what a killed process left, set later checkpoints aside, and take the vocabulary along."""
+        """Remove what a killed process left, set later checkpoints aside, take configuration and vocabulary along."""
         remove_leftovers(self.path)
         set_aside_later(self.path, step)
-        if vocabulary.absolute() != self.path / "vocab.json":
-            with atomic_path(self.path / "vocab.json") as copy:
-                shutil.copyfile(vocabulary, copy)
+        for name, source in (("config.json", self.scratch / "config.json"), ("vocab.json", vocabulary.absolute())):
+            if source != self.path / name:
+                with atomic_path(self.path / name) as copy:
+                    shutil.copyfile(source, copy)
+
+    def discard(self) -> None:
+        """Remove the folder if this run made it."""
+        self.release()
+        if self.is_new and self.path != self.scratch:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def release(self) -> None:
         """Let another process train in it."""
         if hasattr(self, "_lock"):
             self._lock.release()
+        self._scratch.cleanup()

@@ -10,7 +10,9 @@ Randomness is a function of (seed, step), so that nothing has to be remembered.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import logging.handlers
 import math
 import time
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
+from trainer.logging import DummyLogger
 
 from xtts_extend.checkpoint.store import require_space
 from xtts_extend.data.dataset import UtteranceDataset
@@ -34,7 +37,7 @@ from xtts_extend.training.evaluation import (
 )
 from xtts_extend.training.folder import RunFolder
 from xtts_extend.training.hardware import find_batch_frames, prepare_device
-from xtts_extend.training.history import hours, note
+from xtts_extend.training.history import continuations, hours, note
 from xtts_extend.training.loaders import describe_padding, eval_loader, sample_frames, train_loader
 from xtts_extend.training.metrics import MetricsLog, StepLosses, make_dashboard
 from xtts_extend.training.position import Position
@@ -60,7 +63,8 @@ class ResumableTrainer(Trainer):
         model: an `ExtendedGPTTrainer`, with its base loaded unless `restore_path` is given.
         train_samples, eval_samples: samples of `data.manifest`; without `eval_samples` the best model is chosen by the
             training loss of the epoch.
-        new_run: continue a checkpoint in a new run folder instead of the checkpoint's own.
+        new_run: continue a checkpoint in a new run folder instead of the checkpoint's own; one of the stock Trainer is
+            always continued in a new one.
         allow_changes: continue although something that defines the run has changed.
         run_folder: start in this folder, of a run that ended before its first checkpoint.
         ranks: the processes that train together; rank 0 writes.
@@ -90,27 +94,24 @@ class ResumableTrainer(Trainer):
     ) -> None:
         self._checkpoint: dict[str, Any] | None = None
         self.ranks = ranks or Ranks()
-        step = 0
         changed: list[str] = []
         if args.restore_path:
             source = Path(args.restore_path)
             self._checkpoint, self.restored_info = load_run(source, migration, config)
-            step = Position.of(self._checkpoint, self.restored_info).step
             # before anything is written into the run folder
             changed = check_changes(config, train_samples, self.ranks.size, self._checkpoint, allow_changes)
             freeze_recorded_rows(model, self._checkpoint)
-            run_folder = None if new_run or migration else source.absolute().parent
+            is_others = self.restored_info.written_by == "coqui"
+            run_folder = None if new_run or migration or is_others else source.absolute().parent
         equip(model, config, train_samples)
         if not args.restore_path:
             logger.info(model.describe_rows(f"start: {getattr(config, 'init', 'as loaded')}"))
         self._folder = RunFolder(
             run_folder, Path(output_path or config.output_path), config.run_name, is_main=self.ranks.is_main
         )
-        run = self._folder.path
-        if self.ranks.is_main and config.save_checkpoints:
-            require_space(run, checkpoint_size(model), config.save_n_checkpoints)
-        # the stock class uses this folder as it is
-        args.continue_path = str(run)
+        self._begun = False
+        # the stock class uses this folder as it is, and writes into it at once
+        args.continue_path = str(self._folder.scratch)
         self.position = Position()
         self.best_value = math.inf
         self._changed, self._migration = changed, migration
@@ -124,22 +125,26 @@ class ResumableTrainer(Trainer):
         self.stop = StopSignal()
         prepare_device()
         self._saver = Saver(self)
-        super().__init__(
-            args,
-            config,
-            dashboard_logger=make_dashboard(config, run, step),
-            model=model,
-            train_samples=train_samples,
-            eval_samples=eval_samples or [],
-            parse_command_line_args=False,
-            **kwargs,
-        )
-        self._checkpoint = None
-        self._folder.prepare(Path(config.model_args.tokenizer_file), self.position.step)
-        # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
-        self.metrics = MetricsLog(run, self.position.step or -1)
-        self._updater = Updater(self, self.ranks)
-        self._losses = StepLosses(self.metrics, self.dashboard_logger, config.plot_step, self._updater.read)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._leave, discard=True)
+            if self.ranks.is_main and config.save_checkpoints:
+                require_space(self._folder.path, checkpoint_size(model), config.save_n_checkpoints)
+            super().__init__(
+                args,
+                config,
+                dashboard_logger=DummyLogger(),
+                model=model,
+                train_samples=train_samples,
+                eval_samples=eval_samples or [],
+                parse_command_line_args=False,
+                **kwargs,
+            )
+            self._checkpoint = None
+            self.output_path = self._folder.path
+            self._updater = Updater(self, self.ranks)
+            if self._folder.is_new:
+                self._begin()
+            undo.pop_all()
 
     @property
     def use_pt_ddp(self) -> bool:
@@ -150,6 +155,57 @@ class ResumableTrainer(Trainer):
     def init_training(args: TrainerArgs, coqpit_overrides: list[str], config: Any = None) -> tuple[Any, dict[str, Any]]:
         """Stock picks a checkpoint by its name and loads the folder's config; both are decided already."""
         return config, {"restore_path": args.restore_path} if args.restore_path else {}
+
+    ####################
+    # RUN FOLDER
+    ####################
+
+    def _setup_logger_config(self, log_file: str) -> None:
+        """Lines of the log are kept until there is a file for them."""
+        self._log = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
+        logger.addHandler(self._log)
+
+    def _begin(self) -> None:
+        """Write into the run folder from here on; into one that is not new when a batch or an evaluation is done."""
+        if self._begun:
+            return
+        self._begun = True
+        run, step = self._folder.path, self.position.step
+        self._folder.prepare(Path(self.config.model_args.tokenizer_file), step)
+        self._log.setTarget(logging.FileHandler(run / "trainer_0_log.txt", encoding="utf-8"))
+        self._log.flush()
+        self._log.flushLevel = logging.NOTSET
+        if self.ranks.is_main:
+            self.dashboard_logger = make_dashboard(self.config, run, step)
+            self.dashboard_logger.add_config(self.config)
+            self.save_training_script()
+        # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
+        self._metrics = MetricsLog(run, step or -1)
+        self._losses = StepLosses(self._metrics, self.dashboard_logger, self.config.plot_step, self._updater.read)
+        self._note("resume" if step else "start", **self._about)
+
+    @property
+    def metrics(self) -> MetricsLog:
+        """What is measured; whoever has something to write down begins to write into the run folder."""
+        self._begin()
+        return self._metrics
+
+    def _leave(self, *, discard: bool) -> None:
+        """Close what is open in the run folder, and let another process have it or, if it is new, remove it."""
+        if hasattr(self, "dashboard_logger"):
+            self.dashboard_logger.finish()
+        if hasattr(self, "_log"):
+            logger.removeHandler(self._log)
+            file = self._log.target
+            self._log.close()
+            if file is not None:
+                file.close()
+        if discard:
+            with contextlib.suppress(XttsExtendError):
+                self._saver.writer.wait()
+            self._folder.discard()
+        else:
+            self._folder.release()
 
     ####################
     # RESTORE AND SAVE
@@ -163,11 +219,21 @@ class ResumableTrainer(Trainer):
         # if `prepare` saw that they are not recorded
         losses = losses_by_language(self) if self.model.holds_base else {}
         self.position, restored = restore(self, content, self.restored_info, self._changed, self._migration)
-        self._about |= {"from": self.restored_info.path, "restored": restored, "changed": self._changed}
+        source, run = Path(self.restored_info.path).absolute(), self._folder.path
+        if self.restored_info.written_by == "coqui" and self.ranks.is_main:
+            logger.info(
+                " > it belongs to a run of others: resumed in a new run folder, %s; nothing changes in %s.",
+                run,
+                source.parent,
+            )
+            for other in continuations(run.parent, source.parent):
+                logger.warning(" > %s has continued this run before. To go on there: --checkpoint %s", other, other)
+        self._about |= {"from": str(source), "restored": restored, "changed": self._changed}
         note_base_losses(self, losses)
         self.best_value = self.position.best_value
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
-        self._saver.step = self.position.step
+        # a new folder does not hold it yet
+        self._saver.step = -1 if self._folder.is_new else self.position.step
 
     def save_checkpoint(self) -> None:
         """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
@@ -224,6 +290,7 @@ class ResumableTrainer(Trainer):
         learning_rate = self.optimizer[0].param_groups[0]["lr"]
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
         losses = self._updater.step(batch, names, moves=moves)
+        self._begin()
         self._losses.add(
             losses, step=position.step + 1, epoch=position.epoch, learning_rate=learning_rate, samples=names
         )
@@ -237,7 +304,7 @@ class ResumableTrainer(Trainer):
 
     def read_losses(self) -> dict[str, float]:
         """Write down what the steps since the last time gave; the last one's losses."""
-        return self._losses.read(self.position)
+        return self._losses.read(self.position) if self._begun else {}
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
@@ -327,7 +394,6 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _fit(self) -> None:
-        self._note("resume" if self.position.step else "start", **self._about)
         self._progress = Progress(self.config, self.position.step)
         self._limit = TimeLimit(getattr(self.config, "max_minutes", None), checkpoint_size(self.model))
         if getattr(self.config, "batch_frames", None) == 0:
@@ -359,7 +425,7 @@ class ResumableTrainer(Trainer):
         self._saver.finish()
 
     def _note(self, event: str, **values: Any) -> None:
-        if self.ranks.is_main:
+        if self.ranks.is_main and self._begun:
             note(self.output_path, event, step=self.position.step, **values)
 
     def fit(self) -> None:
@@ -373,11 +439,14 @@ class ResumableTrainer(Trainer):
             CheckFailed: losses or gradients were not finite several times in a row.
             MachineError: a checkpoint could not be written.
         """
+        first, keep = self.position.step, False
         with self.stop:
             try:
                 self._fit()
+                keep = self._saver.step == self.position.step
                 self._note("end")
             except (Interrupted, OutOfTime) as reason:
+                keep = True
                 self._saver.finish()
                 self._note("stop")
                 logger.info(" > Stopped at step %d. To go on: --checkpoint %s", self.position.step, self.output_path)
@@ -391,5 +460,5 @@ class ResumableTrainer(Trainer):
                 # of an evaluation or the optimizer; a batch is halved
                 raise out_of_memory(str(error)) from error
             finally:
-                self.dashboard_logger.finish()
-                self._folder.release()
+                # a start that failed leaves no folder behind
+                self._leave(discard=self.position.step == first and not keep)

@@ -1,0 +1,122 @@
+"""A run of the stock Trainer stays as it is, and a start that fails writes nothing, in no folder."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from runs import checkpoint, only_run, stock_run
+
+from xtts_extend.training import restore
+from xtts_extend.training.history import note
+from xtts_extend.training.metrics import read_metrics
+from xtts_extend.training.signals import Interrupted
+from xtts_extend.training.trainer import ResumableTrainer
+from xtts_extend.training.update import Updater
+
+
+@pytest.fixture(scope="module")
+def stock_folder(corpus, tmp_path_factory):
+    """The folder of a stock run with evaluations and a best model; whatever happens, it is the same at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        file = stock_run(corpus, tmp_path_factory.mktemp("others") / "runs", patch, evaluates=True)
+    assert (file.parent / "best_model.pth").is_file()
+    before = listing(file.parent)
+    file.parent.chmod(0o555)
+    yield file.parent
+    assert listing(file.parent) == before
+
+
+def listing(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Names, times and contents of what a folder holds, and its own."""
+    return {
+        file.relative_to(folder): (file.stat().st_mtime_ns, file.read_bytes() if file.is_file() else b"")
+        for file in (folder, *folder.rglob("*"))
+    }
+
+
+def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, recipe, caplog):
+    before = listing(stock_folder)
+    recipe(corpus.stock_flags(stock_folder, max_steps=7))
+    assert listing(stock_folder) == before
+    (run,) = {entry for entry in stock_folder.parent.iterdir() if entry.name[0] != "."} - {stock_folder}
+    assert f"it belongs to a run of others: resumed in a new run folder, {run}" in caplog.text
+    assert caplog.text.count("best loss unknown") == 1
+    # measured before it goes on
+    assert {"best_model_6.pth", "checkpoint_7.pth", "config.json", "vocab.json"} <= {
+        file.name for file in run.iterdir()
+    }
+    assert [line["step"] for line in read_metrics(run)[1]] == [6]
+    caplog.clear()
+
+    # the new folder continues there; the stock one again where it was, and names the new one
+    recipe(["--checkpoint", str(run), "--max-steps", "8"])
+    assert checkpoint(run, 8)["xtts_extend"]["state"]["step"] == 8
+    assert "best loss unknown" not in caplog.text
+    output = stock_folder.parent
+    recipe(corpus.stock_flags(stock_folder, max_steps=7, output_dir=output))
+    assert f"{run} has continued this run before" in caplog.text
+    assert len([entry for entry in output.iterdir() if entry.name[0] != "."]) == 3
+    assert listing(stock_folder) == before
+
+
+@pytest.mark.parametrize("when", ["refused", "while it is restored", "in the first batch"])
+def test_a_start_that_fails_leaves_no_folder_behind(when, stock_folder, corpus, recipe, tmp_path, monkeypatch, capsys):
+    flags = corpus.stock_flags(stock_folder / "checkpoint_4.pth", output_dir=tmp_path)
+    fail_at(when, flags, monkeypatch)
+    before = listing(stock_folder)
+    with pytest.raises((SystemExit, ZeroDivisionError)):
+        recipe(flags)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name[0] != "."] == []
+    assert listing(stock_folder) == before
+
+
+@pytest.mark.parametrize("when", ["refused", "while it is restored", "in the first batch"])
+def test_a_resume_that_fails_rewrites_nothing(when, short_run, recipe, tmp_path, monkeypatch):
+    run = shutil.copytree(short_run, tmp_path / "run")
+    flags = ["--checkpoint", str(run / "checkpoint_4.pth"), "--max-steps", "6", "--output-dir", str(tmp_path / "other")]
+    fail_at(when, flags, monkeypatch)
+    before = listing(run)
+    before.pop(Path("."))
+    with pytest.raises((SystemExit, ZeroDivisionError)):
+        recipe(flags)
+    after = listing(run)
+    assert {name for name in after.keys() - before.keys() if name != Path(".")} <= {Path(".lock")}
+    assert {name: after[name] for name in before if name != Path(".lock")} == {
+        name: held for name, held in before.items() if name != Path(".lock")
+    }
+    monkeypatch.undo()
+    recipe(flags[:4])
+    assert checkpoint(run, 6)["step"] == 6
+
+
+def fail_at(when, flags, monkeypatch):
+    """Let a run fail: refused for a setting, an optimizer that does not fit, or an error of the first batch."""
+    if when == "refused":
+        flags += ["--seed", "77"]
+    elif when == "while it is restored":
+        monkeypatch.setattr(restore, "_restore_schedulers", lambda *_: 1 / 0)
+    else:
+        monkeypatch.setattr(Updater, "_train", lambda *_: 1 / 0)
+
+
+def test_an_interrupt_before_the_first_batch_leaves_a_checkpoint(stock_folder, corpus, recipe, tmp_path, monkeypatch):
+    """It says that the new folder can be continued: so it can."""
+
+    def interrupt(trainer):
+        trainer.stop.number = signal.SIGINT
+        raise Interrupted
+
+    monkeypatch.setattr(ResumableTrainer, "_evaluate_if_due", interrupt)
+    with pytest.raises(SystemExit):
+        recipe(corpus.stock_flags(stock_folder / "checkpoint_4.pth", output_dir=tmp_path))
+    assert checkpoint(only_run(tmp_path), 5)["step"] == 5
+
+
+def test_a_new_folder_without_a_checkpoint_names_what_it_was_to_continue(fails, tmp_path):
+    """As a kill before the first one leaves it."""
+    note(tmp_path, "resume", **{"from": "runs/theirs/checkpoint_4.pth"})
+    code, message = fails(["--checkpoint", str(tmp_path)])
+    assert (code, "it was made to continue runs/theirs/checkpoint_4.pth" in message) == (2, True)
