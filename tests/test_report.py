@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -60,6 +61,21 @@ def test_it_needs_nothing_from_outside(page):
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith(("data:", "#")), (tag, name)
     assert {tag for tag, _ in page.tags} >= {"svg", "audio", "table", "h2"}
+
+
+def test_an_evaluation_that_was_not_finite(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line.get("eval") and line["step"] == 6:
+            line |= {name: None for name in line if name.startswith("loss") or name == "retention"}
+    (tmp_path / "run" / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
+    write_report(tmp_path / "run")
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    (english,) = [line for line in read_metrics(run)[1] if line["language"] == "en" and line["step"] == 3]
+    assert f"–{english['loss_mel_ce']:.4f}3–" in "".join(page.text.split())
 
 
 def test_it_says_what_the_run_wrote(run, page):

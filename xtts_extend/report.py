@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,8 @@ def _summary(
     for code in sorted({line["language"] for line in evaluations}):
         lines = [line for line in evaluations if line["language"] == code]
         first, last = lines[0], lines[-1]
-        best = min(lines, key=lambda line: line["loss"])
+        # what was not finite is null
+        best = min(lines, key=lambda line: math.inf if line["loss"] is None else line["loss"])
         kept = last.get("retention", "the language to learn" if code == language else "")
         rows.append((code, first["loss_mel_ce"], last["loss_mel_ce"], best["loss_mel_ce"], best["step"], kept))
     head = ("language", "mel loss, first", "last", "best", "at step", "retention")

@@ -1,6 +1,7 @@
 """metrics.jsonl reads like one run."""
 
 import json
+import math
 
 from xtts_extend.training.metrics import MetricsLog, read_metrics
 
@@ -29,3 +30,11 @@ def test_a_resume_cuts_later_and_damaged_lines(tmp_path):
 def test_half_a_line_is_passed_over_while_a_run_goes_on(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo', encoding="utf-8")
     assert read_metrics(tmp_path) == ([{"step": 1, "loss": 2.5}], [])
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.add(eval=True, step=4, language="en", loss=math.nan, loss_mel_ce=math.inf, retention=0.5)
+    log.flush()
+    text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert text == '{"eval": true, "step": 4, "language": "en", "loss": null, "loss_mel_ce": null, "retention": 0.5}\n'

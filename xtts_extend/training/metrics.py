@@ -39,8 +39,13 @@ class MetricsLog:
             file.writelines(kept)
 
     def add(self, **values: Any) -> None:
-        """Add a line; numbers are written so that reading them gives the same value."""
-        self._pending.append(json.dumps(values, ensure_ascii=False) + "\n")
+        """Add a line; numbers are written so that reading them gives the same value, null where they are not finite."""
+        # JSON has no word for what is not finite
+        written = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+        self._pending.append(json.dumps(written, ensure_ascii=False, allow_nan=False) + "\n")
 
     def flush(self) -> None:
         """Append what is pending to the file, and flush it to the disk.
@@ -95,9 +100,7 @@ class StepLosses:
             if finite:
                 position.train_loss_sum += losses["loss"]
                 position.train_loss_count += 1
-            # JSON has no word for what is not finite
-            written = {name: value if math.isfinite(value) else None for name, value in losses.items()}
-            self._metrics.add(step=step, epoch=line["epoch"], **written, learning_rate=rate, samples=line["samples"])
+            self._metrics.add(step=step, epoch=line["epoch"], **losses, learning_rate=rate, samples=line["samples"])
             if finite and step % self._plot_step == 0:
                 self._dashboard.train_step_stats(step, {**losses, "current_lr": rate})
         return losses
