@@ -176,6 +176,9 @@ def test_a_run_folder_is_its_newest_sound_checkpoint(tmp_path, caplog):
         assert "passed over" in line
         assert reason in line
     assert inspect_checkpoint(tmp_path).step == 30
+    # of a run that was never better than its start
+    with pytest.raises(CheckpointError, match=r"does not exist.* sound checkpoint beside it is .*best_model_30\.pth"):
+        inspect_checkpoint(tmp_path / "best_model.pth")
 
 
 def test_the_recorded_step_decides_not_the_number_in_the_name(tmp_path):

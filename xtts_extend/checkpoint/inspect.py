@@ -265,8 +265,9 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
 
 
 def other_checkpoint(damaged: Path) -> str:
-    """Names the newest sound checkpoint beside a damaged one, if there is one."""
-    if not _CHECKPOINT_NAME.fullmatch(damaged.name) or not damaged.parent.is_dir():
+    """Names the newest sound checkpoint beside a damaged or missing one, if there is one."""
+    known = _CHECKPOINT_NAME.fullmatch(damaged.name) or damaged.name == "best_model.pth"
+    if not known or not damaged.parent.is_dir():
         return ""
     try:
         return f" The newest sound checkpoint beside it is {newest_checkpoint(damaged.parent, verify=True).path}."
