@@ -19,7 +19,7 @@ def run(corpus, recipe, tmp_path_factory):
     """Two steps, evaluated after the second."""
     output = tmp_path_factory.mktemp("evaluated")
     flags = corpus.flags(output_dir=output, max_steps=2, eval_step=2)
-    recipe([*flags, f"--val-manifest={corpus.english}:en", "--coqpit.eval_batch_size=4"])
+    recipe([*flags, f"--val-manifest={corpus.english}:en"])
     return only_run(output)
 
 

@@ -109,14 +109,9 @@ def _losses(speaking: Xtts, config: NewLanguageConfig, samples: list[Sample], pr
     trainer = ExtendedGPTTrainer(config)
     state = {key: value for key, value in speaking.state_dict().items() if key in trainer.xtts.state_dict()}
     trainer.load_base(state, trainer.vocab_size)
-    trainer.to(speaking.device).eval()
+    trainer.to(speaking.device)
     loader = eval_loader(config, trainer.xtts.tokenizer, samples, Ranks())
-
-    def losses_of(batch: dict[str, Any]) -> dict[str, Any]:
-        losses: dict[str, Any] = trainer.eval_step(trainer.formatted(batch), None)[1]
-        return losses
-
-    return mean_losses(with_progress(loader, len(loader), "batches", progress), losses_of, len(samples))
+    return mean_losses(trainer, with_progress(loader, len(loader), "batches", progress), Ranks())
 
 
 def _speech(

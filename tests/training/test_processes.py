@@ -43,10 +43,13 @@ def flags(corpus, tmp_path_factory):
     return make
 
 
-def test_two_processes_train_one_model(flags, tmp_path):
-    """The first gradients are those of one process with the same total batch; all ranks hold equal weights after 20."""
+def test_two_processes_train_one_model(corpus, flags, tmp_path):
+    """The first gradients are those of one process with the same total batch; all ranks hold equal weights after 20.
+
+    What they evaluate is the same before the first step.
+    """
     # at a higher rate Adam makes large differences of rounding errors in small gradients
-    more = {"epochs": 7, "max_steps": 20, "learning_rate": 1e-7}
+    more = {"epochs": 7, "max_steps": 20, "learning_rate": 1e-7, "val_manifest": corpus.val}
     one = run([sys.executable, str(PROBE), str(tmp_path / "one"), *flags(tmp_path / "runs1", 4, **more)])
     assert one.returncode == 0, one.stderr
     two = run(torchrun(2, PROBE, tmp_path / "two", *flags(tmp_path / "runs2", 2, **more)))
@@ -59,7 +62,9 @@ def test_two_processes_train_one_model(flags, tmp_path):
     gaps = [(first["gradients"][name] - gradient).norm() for name, gradient in alone["gradients"].items()]
     assert torch.stack(gaps).norm() < 1e-5 * norm
     require_equal(first["weights"], second["weights"])
-    steps = [read_metrics(only_run(tmp_path / folder))[0] for folder in ("runs1", "runs2")]
+    steps, evaluations = zip(*(read_metrics(only_run(tmp_path / folder)) for folder in ("runs1", "runs2")), strict=True)
+    starts = [lines[0]["loss_mel_ce"] for lines in evaluations]
+    assert starts[0] == pytest.approx(starts[1], rel=1e-6)
     assert [line["samples"] for line in steps[0]] == [line["samples"] for line in steps[1]]
     assert len(steps[0]) == 20
     for ours, theirs in zip(*steps, strict=True):

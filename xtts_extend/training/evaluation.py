@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,51 +12,70 @@ import torch
 
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.errors import DataError
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
 from xtts_extend.text.languages import language_tag
 from xtts_extend.training.config import recordings
 from xtts_extend.training.curves import read_curves
+from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.signals import Interrupted
 
 logger = logging.getLogger("trainer")
-_LOSSES = ("loss_text_ce", "loss_mel_ce", "loss")
 
 
-@torch.no_grad()
 def losses_by_language(trainer: Any) -> dict[str, dict[str, float]]:
-    """Per language the mean of each loss over its evaluation samples.
+    """Per language the losses of its evaluation samples; see `mean_losses`.
 
     Raises:
         Interrupted: a signal came; nothing of a part of an evaluation counts.
     """
-    trainer.model.eval()
-    results = {}
-    for language in sorted({sample["language"] for sample in trainer.eval_samples}):
-        samples = [sample for sample in trainer.eval_samples if sample["language"] == language]
 
-        def losses_of(batch: dict[str, Any]) -> Mapping[str, float]:
+    def batches(samples: list[Any]) -> Iterator[dict[str, Any]]:
+        for batch in trainer.get_eval_dataloader(samples):
             # several processes have to leave together, and do so after the evaluation
             if trainer.stop.number is not None and trainer.ranks.size == 1:
                 raise Interrupted
-            losses: Mapping[str, float] = trainer.eval_step(trainer.format_batch(batch), 0)[1]
-            return losses
+            yield batch
 
-        means = mean_losses(trainer.get_eval_dataloader(samples), losses_of, len(samples))
-        results[language] = dict(zip(means, trainer.ranks.sum(list(means.values())), strict=True))
+    results = {}
+    for language in sorted({sample["language"] for sample in trainer.eval_samples}):
+        samples = [sample for sample in trainer.eval_samples if sample["language"] == language]
+        results[language] = mean_losses(trainer.model, batches(samples), trainer.ranks)
     return results
 
 
-def mean_losses(
-    batches: Iterable[dict[str, Any]], losses_of: Callable[[dict[str, Any]], Mapping[str, Any]], samples: int
-) -> dict[str, float]:
-    """Sums of each loss over the batches, each with as many samples as it has, divided by the number of all samples."""
-    sums = dict.fromkeys(_LOSSES, 0.0)
+@torch.no_grad()
+def mean_losses(model: ExtendedGPTTrainer, batches: Iterable[dict[str, Any]], ranks: Ranks) -> dict[str, float]:
+    """The losses of an evaluation: sums over the tokens of all samples, divided by how many tokens these are.
+
+    How the samples are batched does not matter, nor how many processes share them: in float32 the losses agree to
+    1e-6 of their value. So there is no autocast here, and no prompt is masked, as coqui's own evaluation masks none.
+    Its training leaves out the prompt of a batch's last sample, by its place in the batch. Leaving it out of every
+    sample alike would leave nothing of most utterances: coqui counts the prompt in units of 256 samples where a code
+    has 1,024.
+
+    Args:
+        model: it is put into evaluation mode.
+        batches: collated, this process's share of the samples.
+        ranks: the processes; each gets the losses of all samples.
+
+    Returns:
+        `loss_text_ce` (over text tokens) and `loss_mel_ce` (over audio codes and stops) with their weights, and their
+        sum, `loss`.
+    """
+    model.eval()
+    sums, counts = {"loss_text_ce": 0.0, "loss_mel_ce": 0.0}, {"loss_text_ce": 0, "loss_mel_ce": 0}
     for batch in batches:
-        count = len(batch["samples"])
-        losses = losses_of(batch)
-        for name in _LOSSES:
+        batch["cond_idxs"] = None
+        batch = model.formatted(batch)
+        losses, layout = model.train_step(batch, None)[1], batch["layout"]
+        for name, count in (("loss_text_ce", layout.text_targets), ("loss_mel_ce", layout.audio_targets)):
+            # in double precision from here on
             sums[name] += float(losses[name]) * count
-    return {name: value / samples for name, value in sums.items()}
+            counts[name] += count
+    totals = ranks.sum([*sums.values(), *counts.values()])
+    means = {name: totals[place] / totals[place + len(sums)] for place, name in enumerate(sums)}
+    return {**means, "loss": sum(means.values())}
 
 
 def evaluate(trainer: Any) -> dict[str, dict[str, float]]:
