@@ -1,10 +1,12 @@
-"""Evaluations: what they measure does not depend on batches."""
+"""Evaluations: what they measure does not depend on batches, and what is worse than the start is no best model."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from networks import base_weights, config_for
-from runs import only_run
+from runs import checkpoint, edited, only_run, require_equal
 
 from xtts_extend.data.check import check_samples
 from xtts_extend.data.manifest import read_manifests
@@ -80,3 +82,93 @@ def test_what_is_unchanged_is_kept_whole(recipe, unmoved, tmp_path):
         lines = evaluated(only_run(tmp_path / name))
         assert lines[3]["retention"] == pytest.approx(1, **SAME), name
         assert lines[3]["loss"] == pytest.approx(evaluated(unmoved)[0]["loss"], **SAME), name
+
+
+def as_version(version: int):
+    """Makes of a checkpoint one of an earlier release, whose evaluations said something else."""
+
+    def edit(content: dict) -> None:
+        record = content["xtts_extend"]
+        record["version"] = version
+        added = {3: ["start_value", "best_retention"], 2: ["base_losses", "evaluations_without_best", "parts"]}
+        for later, names in added.items():
+            for name in names if version < later else ():
+                del record["state"][name]
+        record["state"]["best_value"] = 0.5
+        if version > 1:
+            record["state"]["base_losses"] = {"en": 99.0}
+
+    return edit
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_evaluations_of_earlier_releases_do_not_count(recipe, unmoved, tmp_path, caplog, version):
+    old = edited(unmoved / "checkpoint_2.pth", tmp_path / "old", as_version(version))
+    recipe([f"--checkpoint={old}", "--max-steps=3", "--eval-step=1"])
+    assert caplog.text.count("evaluations so far depended on how they were batched") == 1
+    assert evaluated(tmp_path / "old")[3]["retention"] == pytest.approx(1, **SAME)
+    record = checkpoint(tmp_path / "old", 3)["xtts_extend"]
+    start = evaluated(unmoved, "am")[0]["loss"]
+    assert record["version"] == 3
+    assert record["state"]["best_value"] == record["state"]["start_value"] == pytest.approx(start, **SAME)
+    assert f"loss {start:.5f} before the first step, measured again" in caplog.text
+
+
+def test_an_earlier_release_whose_base_is_gone(corpus, recipe, unmoved, tmp_path, caplog):
+    base = tmp_path / "base"
+    shutil.copytree(corpus.base, base)
+    (base / "model.pth").unlink()
+
+    def edit(content):
+        as_version(2)(content)
+        content["config"]["started_from"] = str(base / "model.pth")
+
+    old = edited(unmoved / "checkpoint_2.pth", tmp_path / "old", edit)
+    recipe([f"--checkpoint={old}", "--max-steps=3", "--eval-step=1", f"--base-dir={base}"])
+    assert "what is kept of old languages is not known" in caplog.text
+    assert "retention" not in evaluated(tmp_path / "old")[3]
+    # nothing to compare with: the first evaluation is the best
+    assert (tmp_path / "old" / "best_model_3.pth").is_file()
+
+
+def test_what_is_worse_than_the_start_is_no_best_model(flags, recipe, tmp_path, caplog):
+    # what is left is the loss of the text, of tokens that are read for the first time
+    given = {"learning_rate": 0.5, "eval_step": 1, "mel_loss_weight": 1e-3}
+    said = "is no better than"
+    recipe(flags(output_dir=tmp_path / "whole", max_steps=2, **given))
+    whole = only_run(tmp_path / "whole")
+    start, *later = [line["loss"] for line in evaluated(whole, "am").values()]
+    assert min(later) > start
+    assert caplog.text.count(said) == 1
+    assert f"loss {later[0]:.5f} {said} {start:.5f} before the first step" in caplog.text
+    assert "best so far" not in caplog.text
+    assert not list(whole.glob("best_model*"))
+
+    caplog.clear()
+    recipe(flags(output_dir=tmp_path / "parts", max_steps=1, **given))
+    parts = only_run(tmp_path / "parts")
+    recipe([f"--checkpoint={parts}", "--max-steps=2"])
+    # once a start
+    assert caplog.text.count(said) == 2
+    assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    states = [checkpoint(run, 2)["xtts_extend"]["state"] for run in (whole, parts)]
+    require_equal(*states)
+    assert states[0]["best_value"] == states[0]["start_value"] == start
+    assert states[0]["evaluations_without_best"] == 2
+
+
+def test_a_raised_min_retention_speaks_of_the_best_model(flags, recipe, tmp_path, caplog):
+    recipe(flags(output_dir=tmp_path, max_steps=2, eval_step=1))
+    run = only_run(tmp_path)
+    state = checkpoint(run, 2)["xtts_extend"]["state"]
+    (best,) = run.glob("best_model_*.pth")
+    kept = evaluated(run)[int(best.stem.split("_")[2])]["retention"]
+    assert state["best_retention"] == {"en": kept}
+    recipe([f"--checkpoint={run}", "--max-steps=3", f"--min-retention={kept + 1:.4f}"])
+    warning = f"the best model so far, with loss {state['best_value']:.5f}, keeps too little now (of {kept + 1:.4f}): "
+    assert [record.levelname for record in caplog.records if warning + f"en {kept:.4f}" in record.message] == [
+        "WARNING"
+    ]
+    state = checkpoint(run, 3)["xtts_extend"]["state"]
+    assert (state["best_value"], state["best_retention"]) == (state["start_value"], {})
+    assert best.is_file()

@@ -24,7 +24,7 @@ from xtts_extend.files import atomic_path, atomic_write, require_place
 logger = logging.getLogger("trainer")
 
 #: Version of what the `xtts_extend` key of a checkpoint holds.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _LOCK_TIMEOUT_S = 15
 
 

@@ -80,7 +80,7 @@ class Curves:
         if reason := self.overfitted():
             return {
                 "divergence": f"{reason}. Likely the learning rate is too high, or the data too little for so many "
-                "epochs; the best model is kept. See docs/keeping-languages.md, 'When a curve says something'."
+                "epochs. See docs/keeping-languages.md, 'When a curve says something'."
             }
         if reason := self.plateau():
             return {

@@ -121,19 +121,34 @@ def old_languages(languages: Iterable[str], model: Any, config: Any) -> list[str
     ]
 
 
-def value_of(lines: Mapping[str, Mapping[str, float]], config: Any, train_loss: float) -> float:
-    """The loss by which a model is the best: of the language to learn; without an evaluation, of the training.
+def retentions(lines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What is kept of each old language, of what `evaluate` returns."""
+    return {language: values["retention"] for language, values in lines.items() if "retention" in values}
 
-    It is infinite where an old language keeps less than `min_retention`.
-    """
+
+def too_little(kept: Mapping[str, float], config: Any) -> str:
+    """The languages of which less is kept than `min_retention`, in words; empty when it is enough."""
     least = getattr(config, "min_retention", None) or 0
-    kept = {language: values["retention"] for language, values in lines.items() if "retention" in values}
-    lost = [f"{language} {value:.4f}" for language, value in kept.items() if value < least]
-    if lost:
-        logger.info(" > no candidate for the best model: too little is kept (of %g): %s", least, ", ".join(lost))
-        return math.inf
+    # a retention that is not a number is too little as well
+    lost = [f"{language} {value:.4f}" for language, value in kept.items() if least and not value >= least]
+    return f"(of {least:g}): {', '.join(lost)}" if lost else ""
+
+
+def loss_of(lines: Mapping[str, Mapping[str, float]], config: Any, train_loss: float) -> float:
+    """The loss by which models are compared: of the language to learn; without an evaluation, of the training.
+
+    It is infinite where it is not a number.
+    """
     values = lines.get(getattr(config, "language", "")) or next(iter(lines.values()), {"loss": train_loss})
-    return values["loss"]
+    return values["loss"] if math.isfinite(values["loss"]) else math.inf
+
+
+def value_of(loss: float, kept: Mapping[str, float], config: Any) -> float:
+    """The loss as a candidate for the best model: infinite where an old language keeps less than `min_retention`."""
+    if lost := too_little(kept, config):
+        logger.info(" > no candidate for the best model: too little is kept %s", lost)
+        return math.inf
+    return loss
 
 
 #: Folder of a run with its test sentences, as STEP-NUMBER-LANG.wav.

@@ -11,6 +11,14 @@ from xtts_extend.checkpoint.store import FORMAT_VERSION, require_fit
 from xtts_extend.errors import CheckpointError
 from xtts_extend.training.recorded import updates_of
 
+#: What a position says of the best model when no evaluation counts; never changed in place.
+UNJUDGED: Mapping[str, Any] = {
+    "best_value": float("inf"),
+    "best_retention": {},
+    "start_value": float("inf"),
+    "evaluations_without_best": 0,
+}
+
 
 @dataclass
 class Position:
@@ -24,7 +32,9 @@ class Position:
         train_loss_count: how many these are.
         failed_updates: optimizer steps in a row, up to here, that a loss or gradient that is not finite prevented.
         evaluation_due: an evaluation fell due here and is not complete.
-        best_value: the loss of the best model so far.
+        best_value: the loss of the best model so far, and before there is one, the loss before the first step.
+        best_retention: what the best model so far keeps of each old language.
+        start_value: the loss before the first step; infinite where it is not known.
         last_value: the loss that the last evaluation gave; infinite where it kept too little of an old language.
         evaluations_without_best: evaluations in a row, up to here, that gave no better model.
         base_losses: the mel loss of each old language before the first step, which retention is measured by.
@@ -39,6 +49,8 @@ class Position:
     failed_updates: int = 0
     evaluation_due: bool = False
     best_value: float = float("inf")
+    best_retention: dict[str, float] = field(default_factory=dict)
+    start_value: float = float("inf")
     last_value: float = float("inf")
     evaluations_without_best: int = 0
     base_losses: dict[str, float] = field(default_factory=dict)
@@ -52,6 +64,11 @@ class Position:
     def start_epoch(self, epoch: int) -> None:
         """Move to the first batch of an epoch."""
         self.epoch, self.batch, self.train_loss_sum, self.train_loss_count = epoch, 0, 0.0, 0
+
+    def forget_best(self) -> None:
+        """Let no evaluation so far count: they measured something else."""
+        for name, value in UNJUDGED.items():
+            setattr(self, name, value)
 
     def state_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -76,13 +93,14 @@ class Position:
         position = cls()
         if info.written_by == "xtts_extend":
             record = content["xtts_extend"]
-            if record.get("version") not in (1, FORMAT_VERSION):
+            if record.get("version") not in range(1, FORMAT_VERSION + 1):
                 raise CheckpointError(
-                    f"{info.path} has format version {record.get('version')}; this release reads {FORMAT_VERSION}. "
-                    "Use the release of xtts_extend that wrote it."
+                    f"{info.path} has format version {record.get('version')}; this release reads 1 to "
+                    f"{FORMAT_VERSION}. Use the release of xtts_extend that wrote it."
                 )
-            # version 1 did not measure what is kept, and a batch was always trained at once
-            added = {"evaluations_without_best": 0, "base_losses": {}, "parts": 1} if record["version"] == 1 else {}
+            # version 1 did not measure what is kept, and a batch was always trained at once; up to version 2 the
+            # evaluation before the first step did not compete
+            added = {1: {**UNJUDGED, "base_losses": {}, "parts": 1}, 2: UNJUDGED}.get(record["version"], {})
             position.load_state_dict({**added, **record["state"]})
             return position
         recorded = int(content["step"])

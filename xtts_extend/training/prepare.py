@@ -90,7 +90,9 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
                 except XttsExtendError as error:
                     if config.min_retention:
                         raise
-                    logger.warning(" > what is kept of old languages is not measured: %s", error)
+                    logger.warning(
+                        " > the start is not measured again, and what is kept of old languages is not known: %s", error
+                    )
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
         return Prepared(start, config, samples, model, migration)

@@ -26,6 +26,8 @@ from xtts_extend.training.vocabulary import checkpoint_vocabulary, migrate_conte
 logger = logging.getLogger("trainer")
 #: What some releases of torch keep in a schedule's state; none of it decides a learning rate.
 _KEPT_BY_SOME_RELEASES = {"verbose", "_is_initial", "_get_lr_called_within_step"}
+#: The last version of checkpoints whose evaluations depended on how they were batched.
+_LAST_BATCHED_VERSION = 2
 
 
 def data_digest(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -86,7 +88,12 @@ def checkpoint_size(model: Any) -> int:
 def knows_base_losses(record: Mapping[str, Any], eval_samples: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a checkpoint says what the base's losses on these samples were."""
     same = record.get("val_digest") == data_digest(eval_samples)
-    return not eval_samples or (same and "base_losses" in record["state"])
+    return not eval_samples or (same and evaluated_alike(record))
+
+
+def evaluated_alike(record: Mapping[str, Any]) -> bool:
+    """Whether the evaluations that a checkpoint records can be compared with this release's."""
+    return record.get("version", 0) > _LAST_BATCHED_VERSION
 
 
 def load_run(path: Path, migration: Migration | None, config: Any) -> tuple[dict[str, Any], CheckpointInfo]:
@@ -154,9 +161,21 @@ def restore(
     judged_by = content.get("xtts_extend", {}).get("val_digest")
     if judged_by is not None and judged_by != data_digest(trainer.eval_samples):
         logger.info(" > the evaluation samples are others now: the best model so far is forgotten.")
-        position.best_value, position.evaluations_without_best, position.base_losses = float("inf"), 0, {}
+        position.forget_best()
+        position.base_losses = {}
+    elif judged_by is not None and trainer.eval_samples and not evaluated_alike(content["xtts_extend"]):
+        logger.info(
+            " > the run's evaluations so far depended on how they were batched, and cannot be compared with those from "
+            "here on: the best loss so far is forgotten."
+        )
+        position.forget_best()
+        position.base_losses = {}
     if any("conditioning_length" in key for key in changed):
-        logger.info(" > evaluations are conditioned otherwise now: what is kept of old languages is not measured.")
+        logger.info(
+            " > evaluations are conditioned otherwise now: the best loss so far is forgotten, and what is kept of old "
+            "languages is not measured."
+        )
+        position.forget_best()
         position.base_losses = {}
     restored = [
         f"{len(content['model'])} tensors",

@@ -30,9 +30,12 @@ from xtts_extend.errors import XttsExtendError
 from xtts_extend.model.migration import Migration
 from xtts_extend.training.evaluation import (
     evaluate,
+    loss_of,
     losses_by_language,
     note_base_losses,
+    retentions,
     speak_test_sentences,
+    too_little,
     value_of,
 )
 from xtts_extend.training.folder import RunFolder
@@ -114,6 +117,10 @@ class ResumableTrainer(Trainer):
         args.continue_path = str(self._folder.scratch)
         self.position = Position()
         self.best_value = math.inf
+        #: Whether this start's log says that no evaluation has been better than the one before the first step.
+        self._said_worse = False
+        #: What the last evaluation says is kept of each old language.
+        self._retention: dict[str, float] = {}
         self._changed, self._migration = changed, migration
         #: What the history says of this start.
         self._about: dict[str, Any] = {
@@ -230,10 +237,31 @@ class ResumableTrainer(Trainer):
                 logger.warning(" > %s has continued this run before. To go on there: --checkpoint %s", other, other)
         self._about |= {"from": str(source), "restored": restored, "changed": self._changed}
         note_base_losses(self, losses)
+        self._judge_best_again(losses)
         self.best_value = self.position.best_value
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
         # a new folder does not hold it yet
         self._saver.step = -1 if self._folder.is_new else self.position.step
+
+    def _judge_best_again(self, base_lines: dict[str, dict[str, float]]) -> None:
+        """Let what a resume measured or changed count: the start's loss, and what the best model has to keep.
+
+        Args:
+            base_lines: losses of the model that the run started from, if they were measured.
+        """
+        position = self.position
+        if base_lines and math.isinf(position.best_value):
+            position.start_value = position.best_value = loss_of(base_lines, self.config, math.inf)
+            logger.info(" > loss %.5f before the first step, measured again", position.start_value)
+        if lost := too_little(position.best_retention, self.config):
+            logger.warning(
+                " > the best model so far, with loss %.5f, keeps too little now %s. The next one that keeps enough "
+                "takes its place.",
+                position.best_value,
+                lost,
+            )
+            position.best_value, position.best_retention = position.start_value, {}
+            position.evaluations_without_best = 0
 
     def save_checkpoint(self) -> None:
         """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
@@ -241,10 +269,18 @@ class ResumableTrainer(Trainer):
 
     def save_best_model(self) -> None:
         """Write `best_model_N.pth` when the loss that was just measured is the best so far."""
-        value = self.position.last_value
+        value, start = self.position.last_value, self.position.start_value
         if not value < self.best_value or self.position.step <= self.config.save_best_after:
+            # what keeps too little has a line of its own
+            if self.position.step and self.best_value == start <= value < math.inf and not self._said_worse:
+                self._said_worse = True
+                logger.info(
+                    " > loss %.5f is no better than %.5f before the first step: until one is, there is no best model.",
+                    value,
+                    start,
+                )
             return
-        self.best_value = value
+        self.best_value, self.position.best_retention = value, self._retention
         logger.info(" > loss %.5f is the best so far", value)
         self._saver.best_model()
 
@@ -372,9 +408,14 @@ class ResumableTrainer(Trainer):
         self.read_losses()
         self.seed("eval", position.step)
         lines = evaluate(self) if self.config.run_eval else {}
-        position.last_value = value_of(lines, self.config, position.train_loss)
+        loss = loss_of(lines, self.config, position.train_loss)
         position.evaluation_due = False
-        if position.step:
+        if position.step == 0:
+            # what is worse than the start is no best model
+            position.start_value = self.best_value = position.last_value = loss
+        else:
+            self._retention = retentions(lines)
+            position.last_value = value_of(loss, self._retention, self.config)
             better = position.last_value < self.best_value
             position.evaluations_without_best = 0 if better else position.evaluations_without_best + 1
         self.save_best_model()
