@@ -139,7 +139,7 @@ def _check_data(args: argparse.Namespace) -> int:
     if args.json:
         _print(report.to_dict(), True)
     else:
-        print(report.summary())
+        print(report.summary(names=None))
     if args.write_clean:
         write_manifest(report.usable, args.write_clean)
         print(f"{len(report.usable)} usable samples written to {args.write_clean}", file=sys.stderr)

@@ -97,6 +97,7 @@ def test_another_number_of_processes_sees_the_same_samples(flags, tmp_path):
     folder = only_run(tmp_path)
     one = run([sys.executable, str(RECIPE), "--checkpoint", str(folder), "--coqpit.max_steps=null"])
     assert one.returncode == 0, one.stderr
+    assert "The number of processes changed from 2 to 1; each now has batches of 4." in one.stdout + one.stderr
     content = checkpoint(folder, 6)
     assert (content["config"]["batch_size"], content["xtts_extend"]["processes"]) == (4, 1)
     steps = read_metrics(folder)[0]

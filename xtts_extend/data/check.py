@@ -105,21 +105,32 @@ class DataReport:
             "warning_entries": self.warnings,
         }
 
-    def summary(self, names: int = 10) -> str:
-        """The report for a terminal, with at most so many names per kind."""
+    def summary(self, names: int | None = 10, *, name_warnings: bool = True) -> str:
+        """The report for a terminal.
+
+        Args:
+            names: at most so many names of unusable samples per kind; None for all. Of warnings at most ten.
+            name_warnings: name samples with warnings too; otherwise they are a line a kind, as in a training log.
+        """
         hours = ", ".join(f"{language} {hours:.2f} h" for language, hours in self.hours.items())
         lines = [f"{len(self.usable)} of {self.total} samples are usable ({hours or 'nothing'})"]
         for title, kinds, found in (("unusable", PROBLEMS, self.problems), ("warning", WARNINGS, self.warnings)):
+            shown = names if title == "unusable" else min(10, names or 10)
             for kind, entries in found.items():
+                if title == "warning" and not name_warnings:
+                    samples = "1 sample" if len(entries) == 1 else f"{len(entries)} samples"
+                    lines.append(f"warning: {samples}: {kind} ({kinds[kind]}), see check-data")
+                    continue
                 lines.append(f"{title}: {kind}: {len(entries)} ({kinds[kind]})")
                 characters = Counter(character for entry in entries for character in entry.get("characters", ()))
                 if characters:
                     lines.append("    " + ", ".join(f"{name} in {count}" for name, count in characters.most_common(40)))
-                for entry in entries[:names]:
+                for entry in entries[:shown]:
                     line = "" if entry["line"] is None else f" (line {entry['line']} of {entry['manifest']})"
                     lines.append(f"    {entry['manifest_audio_file']}{line}: {entry['detail']}")
-                if len(entries) > names:
-                    lines.append(f"    and {len(entries) - names} more (the JSON report names all)")
+                if shown is not None and len(entries) > shown:
+                    every = "check-data" if title == "unusable" else "check-data --json"
+                    lines.append(f"    and {len(entries) - shown} more ({every} names all)")
         return "\n".join(lines)
 
     __str__ = summary

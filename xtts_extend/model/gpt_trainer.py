@@ -337,5 +337,9 @@ class ExtendedGPTTrainer(GPTTrainer):
         lines = [f"base tokens 0–{self.base_rows - 1} (pretrained{', frozen' if self.rows_frozen else ''})"]
         if new:
             lines.append(f"new tokens {self.base_rows}–{self.vocab_size - 1} ({new}, {init})")
+        others = sum(part.numel() for name, part in self.named_parameters() if not name.startswith("xtts.gpt."))
         lines.append(f"{frozen:,} of {trained + frozen:,} parameters of the GPT are frozen")
+        lines.append(
+            f"the whole model has {trained + frozen + others:,} parameters: DVAE and vocoder ({others:,}) never train"
+        )
         return "\n".join(f" > {line}" for line in lines)

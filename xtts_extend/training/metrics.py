@@ -71,8 +71,8 @@ class StepLosses:
 
     Args:
         metrics: gets a line per step.
-        dashboard: gets a point every `plot_step` steps.
-        plot_step: see above.
+        dashboard: gets a point at every multiple of one of `every`.
+        every: steps between points: `plot_step`, and `print_step`, so that a printed line has its point.
         read: the losses of some steps as numbers, as `Updater.read`.
     """
 
@@ -80,10 +80,10 @@ class StepLosses:
         self,
         metrics: MetricsLog,
         dashboard: Any,
-        plot_step: int,
+        every: Sequence[int],
         read: Callable[[Sequence[Mapping[str, Tensor]]], list[dict[str, float]]],
     ) -> None:
-        self._metrics, self._dashboard, self._plot_step, self._read = metrics, dashboard, plot_step, read
+        self._metrics, self._dashboard, self._every, self._read = metrics, dashboard, every, read
         self._unread: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
 
     def add(self, losses: dict[str, Tensor], **line: Any) -> None:
@@ -101,7 +101,7 @@ class StepLosses:
                 position.train_loss_sum += losses["loss"]
                 position.train_loss_count += 1
             self._metrics.add(step=step, epoch=line["epoch"], **losses, learning_rate=rate, samples=line["samples"])
-            if finite and step % self._plot_step == 0:
+            if finite and any(step % every == 0 for every in self._every):
                 self._dashboard.train_step_stats(step, {**losses, "current_lr": rate})
         return losses
 
@@ -122,10 +122,14 @@ def read_metrics(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
 def make_dashboard(config: Any, run: Path, step: int) -> Any:
-    """The configured dashboard; TensorBoard drops what an interrupted run logged after `step`."""
-    if config.dashboard_logger != "tensorboard" or step == 0:
+    """The configured dashboard; TensorBoard drops what an interrupted run logged after `step`.
+
+    A run that starts again in its folder evaluates before its first step again: nothing of step 0 is kept.
+    """
+    folder = Path(config.logger_uri or run)
+    if config.dashboard_logger != "tensorboard" or not any(folder.glob("events.out.tfevents*")):
         return logger_factory(config, run)
     dashboard = TensorboardLogger.__new__(TensorboardLogger)
     dashboard.model_name = config.run_name
-    dashboard.writer = SummaryWriter(config.logger_uri or run, purge_step=step + 1)
+    dashboard.writer = SummaryWriter(folder, purge_step=step + 1 if step else 0)
     return dashboard

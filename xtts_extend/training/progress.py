@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xtts_extend.training.position import Position
 
 logger = logging.getLogger("trainer")
+#: Seconds per step are a mean over so many of the last steps, or since the last line where lines are rarer.
+_RECENT_STEPS = 200
 
 
 class Progress:
-    """Prints step, losses, rate and time left: at the first step of this process and then every `print_step`.
+    """Prints step, losses, recent rate and time left: at the first step of this process, then every `print_step`.
 
     Args:
         config: `print_step`, `epochs` and (if it has one) `max_steps` are read.
@@ -23,12 +26,13 @@ class Progress:
     def __init__(self, config: Any, step: int) -> None:
         self.config = config
         self.first_step = step
-        self.start: float | None = None
+        #: (step, clock) of recent lines, the clock without what `leave_out` was told.
+        self._lines: deque[tuple[int, float]] = deque()
+        self._left_out = 0.0
 
     def leave_out(self, seconds: float) -> None:
         """Time that was not spent on steps."""
-        if self.start is not None:
-            self.start += seconds
+        self._left_out += seconds
 
     def wants(self, step: int) -> bool:
         """Whether a line is due after a step."""
@@ -43,15 +47,16 @@ class Progress:
             losses: `loss`, `loss_text_ce`, `loss_mel_ce`.
             learning_rate: of this step.
         """
-        done = position.step - self.first_step
-        if done == 1:
-            # the first step warms caches up and says nothing about the rate
-            self.start = time.monotonic()
+        # the first line comes after the first step, which warms caches up and says nothing about the rate
+        self._lines.append((position.step, time.monotonic() - self._left_out))
+        while len(self._lines) > 2 and position.step - self._lines[1][0] >= _RECENT_STEPS:
+            self._lines.popleft()
         end = (self.config.epochs - position.epoch) * batches - position.batch + position.step
         end = min(end, getattr(self.config, "max_steps", None) or end)
         rate = ""
-        if done > 1 and self.start is not None:
-            per_step = (time.monotonic() - self.start) / (done - 1)
+        if len(self._lines) > 1:
+            (first, began), (last, now) = self._lines[0], self._lines[-1]
+            per_step = (now - began) / (last - first)
             left = max(end - position.step, 0) * per_step
             rate = f" · {per_step:.2f} s/step · {_duration(left)} left"
         logger.info(

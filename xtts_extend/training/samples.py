@@ -88,7 +88,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
                 "that the base knows; give new speech as --train-manifest."
             )
         report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
-        logger.info(" > %s data\n%s", name, report.summary())
+        logger.info(" > %s data\n%s", name, report.summary(20, name_warnings=False))
         if report.bad_share > config.max_bad_share:
             raise DataError(
                 f"{len(samples) - len(report.usable)} of {len(samples)} {name} samples are unusable "

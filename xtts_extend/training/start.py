@@ -402,4 +402,3 @@ def freeze_if_base_rows_are_old(
         model.base_rows, model.base_digests = rows, digests
         model.freeze_base_rows()
         config.freeze_base_rows = True
-    logger.info(model.describe_rows("as the stock run left them"))

@@ -28,6 +28,7 @@ from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import XttsExtendError
 from xtts_extend.model.migration import Migration
+from xtts_extend.training.banner import describe_processes, describe_run, without_stock_count
 from xtts_extend.training.evaluation import (
     evaluate,
     loss_of,
@@ -107,8 +108,11 @@ class ResumableTrainer(Trainer):
             is_others = self.restored_info.written_by == "coqui"
             run_folder = None if new_run or migration or is_others else source.absolute().parent
         equip(model, config, train_samples)
-        if not args.restore_path:
-            logger.info(model.describe_rows(f"start: {getattr(config, 'init', 'as loaded')}"))
+        start = "as in the checkpoint" if args.restore_path else f"start: {getattr(config, 'init', 'as loaded')}"
+        logger.info(model.describe_rows(start))
+        logger.info(describe_run(config, train_samples, eval_samples or [], args.grad_accum_steps, self.ranks.size))
+        if self._checkpoint and (other_number := describe_processes(self._checkpoint, config, self.ranks.size)):
+            logger.warning(other_number)
         self._folder = RunFolder(
             run_folder, Path(output_path or config.output_path), config.run_name, is_main=self.ranks.is_main
         )
@@ -136,16 +140,17 @@ class ResumableTrainer(Trainer):
             undo.callback(self._leave, discard=True)
             if self.ranks.is_main and config.save_checkpoints:
                 require_space(self._folder.path, checkpoint_size(model), config.save_n_checkpoints)
-            super().__init__(
-                args,
-                config,
-                dashboard_logger=DummyLogger(),
-                model=model,
-                train_samples=train_samples,
-                eval_samples=eval_samples or [],
-                parse_command_line_args=False,
-                **kwargs,
-            )
+            with without_stock_count():
+                super().__init__(
+                    args,
+                    config,
+                    dashboard_logger=DummyLogger(),
+                    model=model,
+                    train_samples=train_samples,
+                    eval_samples=eval_samples or [],
+                    parse_command_line_args=False,
+                    **kwargs,
+                )
             self._checkpoint = None
             self.output_path = self._folder.path
             self._updater = Updater(self, self.ranks)
@@ -188,7 +193,8 @@ class ResumableTrainer(Trainer):
             self.save_training_script()
         # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
         self._metrics = MetricsLog(run, step or -1)
-        self._losses = StepLosses(self._metrics, self.dashboard_logger, self.config.plot_step, self._updater.read)
+        plotted = (self.config.plot_step, self.config.print_step)
+        self._losses = StepLosses(self._metrics, self.dashboard_logger, plotted, self._updater.read)
         self._note("resume" if step else "start", **self._about)
 
     @property
@@ -335,6 +341,8 @@ class ResumableTrainer(Trainer):
         self.total_steps_done = position.step
         if self._progress.wants(position.step):
             self._progress.step(position, batch_n_steps, self.read_losses(), learning_rate)
+            # what is seen in the log is seen in the dashboard
+            self.dashboard_logger.flush()
         self.callbacks.on_train_step_end(self)
         return None, dict(losses)
 
@@ -380,14 +388,12 @@ class ResumableTrainer(Trainer):
             raise OutOfTime
 
     def _finished(self) -> bool:
-        limit, patience = getattr(self.config, "max_steps", None), getattr(self.config, "patience", None)
-        if patience is not None and self.position.evaluations_without_best >= patience:
-            logger.info(
-                " > %d evaluations in a row gave no better model: the run ends here. More patience lets it go on.",
-                self.position.evaluations_without_best,
-            )
-            return True
-        return limit is not None and self.position.step >= limit
+        limit = getattr(self.config, "max_steps", None)
+        return self._out_of_patience() or (limit is not None and self.position.step >= limit)
+
+    def _out_of_patience(self) -> bool:
+        patience = getattr(self.config, "patience", None)
+        return patience is not None and self.position.evaluations_without_best >= patience
 
     def _is_complete(self) -> bool:
         """Whether a restored run has nothing left to do."""
@@ -463,6 +469,11 @@ class ResumableTrainer(Trainer):
             self.callbacks.on_epoch_start(self)
             self.train_epoch()
             self.callbacks.on_epoch_end(self)
+        if self._out_of_patience():
+            logger.info(
+                " > %d evaluations in a row gave no better model: the run ends here. Raise --patience to go on.",
+                self.position.evaluations_without_best,
+            )
         self._saver.finish()
 
     def _note(self, event: str, **values: Any) -> None:

@@ -1,0 +1,174 @@
+"""What the log of a run says, and when the dashboard shows it."""
+
+import json
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from runs import only_run
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from xtts_extend.data.check import DataReport
+from xtts_extend.training import progress
+from xtts_extend.training.banner import describe_processes, describe_run
+from xtts_extend.training.config import NewLanguageConfig
+from xtts_extend.training.metrics import make_dashboard, read_metrics
+from xtts_extend.training.position import Position
+from xtts_extend.training.progress import Progress
+from xtts_extend.training.trainer import ResumableTrainer
+
+
+def points(folder, tag="TrainIterStats/loss"):
+    """Steps of a curve in TensorBoard, in the order in which they lie in the files."""
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
+    events.Reload()
+    return [point.step for point in events.Scalars(tag)] if tag in events.Tags()[SCALARS] else []
+
+
+def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
+    """At a rate of 0 no evaluation is better than the one before: patience ends the run."""
+    on_disk = {}
+    train_step = ResumableTrainer.train_step
+
+    def spied(trainer, *args):
+        result = train_step(trainer, *args)
+        on_disk[trainer.position.step] = points(trainer.output_path)
+        return result
+
+    monkeypatch.setattr(ResumableTrainer, "train_step", spied)
+    caplog.set_level(logging.INFO)
+    flags = {"learning_rate": 0, "eval_step": 4, "patience": 2, "epochs": 10}
+    recipe([*corpus.flags(output_dir=tmp_path, **flags), "--coqpit.print_step=2"])
+    run = only_run(tmp_path)
+    started = caplog.text
+    caplog.clear()
+    recipe(["--checkpoint", str(run), "--patience", "4"])
+    resumed = caplog.text
+
+    for text, rows in ((started, "start: romanized"), (resumed, "as in the checkpoint")):
+        assert text.count("base tokens 0–399 (pretrained, frozen)") == 1
+        assert text.count(f"new tokens 400–549 (150, {rows})") == 1
+        assert text.count("51,600 of 804,432 parameters of the GPT are frozen") == 1
+        assert text.count("12 training samples, 4 evaluation samples") == 1
+        assert text.count("batches of 2 · 1 per optimizer step · learning rate 0 · until 10 epochs") == 1
+        assert text.count("the run ends here") == 1
+        # the whole model and the GPT are told apart, in one place
+        assert text.count("the whole model has ") == 1
+        assert "Model has" not in text
+    caplog.clear()
+    recipe(["--checkpoint", str(run)])
+    assert "The run is finished" in caplog.text
+    assert "the run ends here" not in caplog.text
+
+    # a point with every line, on the disk when the line is printed, and none twice
+    last = read_metrics(run)[0][-1]["step"]
+    assert points(run) == list(range(2, last + 1, 2))
+    assert on_disk[3] == [2]
+    assert on_disk[6] == [2, 4, 6]
+
+
+def test_a_run_that_starts_again_in_its_folder_has_no_point_twice(tmp_path):
+    """Killed before its first checkpoint."""
+    config = NewLanguageConfig()
+    for last in (5, 3):
+        dashboard = make_dashboard(config, tmp_path, 0)
+        for step in range(last + 1):
+            dashboard.add_scalar("loss", 1.0, step)
+        dashboard.finish()
+    assert points(tmp_path, "loss") == [0, 1, 2, 3]
+    make_dashboard(config, tmp_path, 2).finish()
+    assert points(tmp_path, "loss") == [0, 1, 2]
+
+
+def test_seconds_per_step_are_those_of_recent_steps(monkeypatch, caplog):
+    """A slow beginning is forgotten; an evaluation is no step."""
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    caplog.set_level(logging.INFO)
+    shown = Progress(SimpleNamespace(print_step=25, epochs=1, max_steps=None), 0)
+    losses = {"loss": 1.0, "loss_text_ce": 0.0, "loss_mel_ce": 1.0}
+    for step in range(1, 1001):
+        clock[0] += 4.0 if step <= 500 else 0.5
+        if step == 950:
+            clock[0] += 1000
+            shown.leave_out(1000)
+        if shown.wants(step):
+            shown.step(Position(step=step, batch=step), 2000, losses, 1e-5)
+    lines = [record.getMessage() for record in caplog.records]
+    assert "s/step" not in lines[0]
+    assert "· 4.00 s/step · 2.2 h left" in lines[1]
+    # fifty steps ago it was slow
+    assert "step 550/2000" in lines[22]
+    assert "· 3.12 s/step" in lines[22]
+    assert lines[-1].endswith("· 0.50 s/step · 8 min left")
+
+
+def entries(count):
+    keys = {"manifest": "list.csv", "line": 1, "language": "am", "detail": "so"}
+    return [{"manifest_audio_file": f"{number}.wav", **keys} for number in range(count)]
+
+
+def test_warnings_are_a_line_a_kind_and_unusable_samples_are_named():
+    problems, warnings = {"missing": entries(30)}, {"channels": entries(40), "clipped": entries(1)}
+    report = DataReport(100, [{}] * 70, problems, warnings, {"am": 1.0})
+    lines = report.summary(20, name_warnings=False).splitlines()
+    assert lines[0] == "70 of 100 samples are usable (am 1.00 h)"
+    assert lines[1] == "unusable: missing: 30 (no such file)"
+    assert lines[21] == "    19.wav (line 1 of list.csv): so"
+    assert lines[22:] == [
+        "    and 10 more (check-data names all)",
+        "warning: 40 samples: channels (not mono: will be averaged), see check-data",
+        "warning: 1 sample: clipped (the recording was too loud and is cut off), see check-data",
+    ]
+    every = report.summary(names=None)
+    assert "    29.wav (line 1 of list.csv): so" in every
+    assert "    and 30 more (check-data --json names all)" in every
+
+
+def test_a_run_with_a_warning_says_so_in_a_line(corpus, recipe, tmp_path, caplog):
+    manifest = tmp_path / "twice.csv"
+    header, first, *rest = corpus.train.read_text(encoding="utf-8").splitlines(keepends=True)
+    folder = corpus.train.parent
+    lines = [line.replace(line.split("|")[0], str(folder / line.split("|")[0]), 1) for line in (first, first, *rest)]
+    manifest.write_text(header + "".join(lines), encoding="utf-8")
+    caplog.set_level(logging.INFO)
+    recipe(corpus.flags(output_dir=tmp_path / "runs", train_manifest=manifest, val_manifest=None, max_steps=1))
+    assert "warning: 1 sample: duplicate_audio (the same recording again), see check-data" in caplog.text
+    assert "the same as " not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "processes", "line"),
+    [
+        ({}, 1, "batches of 4 · 64 per optimizer step · learning rate 5e-06 · until 1000 epochs"),
+        ({"max_steps": 9}, 2, "batches of 8 over 2 processes · 64 per optimizer step · learning rate 5e-06 · until 10"),
+        ({"batch_frames": 500}, 1, "batches of up to 500 frames · 64"),
+        ({"batch_frames": 0}, 1, "batches as large as memory allows · 64"),
+    ],
+)
+def test_batches_in_words(config, processes, line):
+    samples = [{"replay": True}, {}]
+    text = describe_run(NewLanguageConfig(**config), samples, [], 64, processes)
+    assert f" > 2 training samples (1 of them replay), 0 evaluation samples\n > {line}" in text
+    assert ("1000 epochs or step 9" in text) == bool(config.get("max_steps"))
+
+
+def test_another_number_of_processes_is_said():
+    content = {"xtts_extend": {"processes": 2}}
+    config = NewLanguageConfig(batch_size=4)
+    assert describe_processes(content, config, 2) == ""
+    # the stock Trainer records none
+    assert describe_processes({}, config, 2) == ""
+    said = describe_processes(content, config, 1)
+    assert "The number of processes changed from 2 to 1; each now has batches of 4." in said
+
+
+def test_the_package_is_a_command():
+    called = [sys.executable, "-m", "xtts_extend"]
+    helped = subprocess.run([*called, "--help"], capture_output=True, text=True, check=True)
+    assert helped.stdout.startswith("usage: xtts-extend [-h]")
+    refused = subprocess.run([*called, "inspect", "nowhere", "--json"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert json.dumps("nowhere")[1:-1] in refused.stderr

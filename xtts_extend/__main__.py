@@ -1,0 +1,8 @@
+"""`python -m xtts_extend`: the `xtts-extend` command, where its script is not on the PATH."""
+
+import sys
+
+from xtts_extend.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
