@@ -53,7 +53,7 @@ def _repair(args: argparse.Namespace) -> int:
         plan=args.plan,
     )
     _print(done, args.json)
-    return 0
+    return 1 if done.get("pointless") else 0
 
 
 def _encode(args: argparse.Namespace) -> int:
@@ -282,7 +282,7 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--reinit-untrained", action="store_true", help="start new rows again that are noise or never moved"
     )
-    added.add_argument("--plan", action="store_true", help="say what would be done, and write nothing")
+    added.add_argument("--plan", action="store_true", help="say what would be done and whether it helps; write nothing")
 
     added = command("check-base", _check_base, "try on a base directory everything that is assumed of it")
     added.add_argument("--base-dir", type=Path, required=True)

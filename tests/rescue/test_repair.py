@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from runs import base_rows, changed_vocabulary, checkpoint, only_run
+from runs import base_rows, changed_vocabulary, checkpoint, edited, only_run
 
 from xtts_extend.cli import main
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DamagedError
@@ -180,7 +180,11 @@ def test_a_healthy_frozen_run_has_nothing_to_repair(short_run, corpus, tmp_path)
     assert new["xtts_extend"]["base_rows"] == before["xtts_extend"]["base_rows"]
 
 
-def test_a_plan_writes_nothing(drifted, corpus, tmp_path, capsys):
+def test_a_plan_writes_nothing(healthy_stock, corpus, tmp_path, capsys):
+    def move(content):
+        content["model"][PREFIX + "text_embedding.weight"][: base_rows(corpus)] += 2
+
+    drifted = edited(healthy_stock, tmp_path / "drifted", move)
     command = ["repair", str(drifted), "--base", str(corpus.base), "--output", str(tmp_path / "new")]
     assert main([*command, "--blend", "0.3", "--plan", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -188,12 +192,51 @@ def test_a_plan_writes_nothing(drifted, corpus, tmp_path, capsys):
     assert (plan["written"], plan["blend"], plan["old_rows_restored"]) == (False, 0.3, plan["old_rows"])
     assert main([*command, "--blend", "0.3", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
+    assert (plan.pop("verdict"), plan.pop("pointless")) == ("old-rows-drifted", "")
+    assert plan.pop("next").startswith("xtts-extend repair ")
     assert {**done, "written": False} == plan
-    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
-        "checkpoint_5.pth",
-        "config.json",
-        "vocab.json",
-    ]
+    files = ["checkpoint_4.pth", "config.json", "vocab.json"]
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == files
+
+
+def not_a_number(content):
+    content["model"][PREFIX + "mel_head.weight"].fill_(math.nan)
+
+
+def wrecked(content):
+    for key, tensor in content["model"].items():
+        if ".gpt.h." in key and key.endswith("weight"):
+            tensor += 2 * tensor.norm() / tensor.numel() ** 0.5 * torch.randn(tensor.shape)
+
+
+@pytest.mark.parametrize(
+    ("edit", "verdict", "pointless"),
+    [
+        (lambda content: None, "healthy", "the doctor finds nothing to repair"),
+        (wrecked, "diverged", "the transformer ran away"),
+        (not_a_number, "not-finite", "what a weight knew is lost"),
+        (None, "truncated", "nothing can be saved from a damaged file"),
+    ],
+    ids=["healthy", "diverged", "not finite", "truncated"],
+)
+def test_a_plan_says_that_a_repair_is_pointless(short_run, corpus, tmp_path, capsys, edit, verdict, pointless):
+    file = edited(short_run / "checkpoint_4.pth", tmp_path / "run", edit or not_a_number)
+    if edit is None:
+        file.write_bytes(file.read_bytes()[:9000])
+    command = ["repair", str(file), "--base", str(corpus.base), "--output", str(tmp_path / "new"), "--plan", "--json"]
+    assert main(command) == 1
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["verdict"], plan["written"]) == (verdict, False)
+    assert plan["pointless"].startswith(pointless)
+    assert plan["next"] == examine(file, corpus.base).next_command
+
+
+def test_a_plan_for_new_rows_of_noise(stock_file, corpus, tmp_path, capsys):
+    """Old rows alone do not help them."""
+    command = ["repair", str(stock_file), "--base", str(corpus.base), "--output", str(tmp_path / "new"), "--plan"]
+    assert main(command) == 1
+    assert "new rows stay untrained without --reinit-untrained" in capsys.readouterr().out
+    assert main([*command, "--reinit-untrained"]) == 0
 
 
 def spoiled(file, folder, edit):

@@ -5,19 +5,14 @@ The thresholds come from `benchmarks/rescue.py`, which damages runs in known way
 
 from __future__ import annotations
 
-import shlex
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
-
-from xtts_extend.checkpoint.inspect import inspect_checkpoint, newest_checkpoint, run_checkpoints
-from xtts_extend.checkpoint.store import load_checkpoint
-from xtts_extend.errors import CheckpointError, DamagedError
+from xtts_extend.checkpoint.inspect import run_checkpoints
+from xtts_extend.errors import DamagedError
 from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.rescue.measure import (
     Moments,
@@ -35,20 +30,27 @@ from xtts_extend.rescue.measure import (
     values,
 )
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient
+from xtts_extend.rescue.ways_out import curves_of, diverged, out_of_damage, way_out
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
-from xtts_extend.training.curves import Curves, read_curves
+from xtts_extend.training.curves import Curves
 
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
 #: Verdicts in their order: the first that holds is the verdict, the others are listed.
-VERDICTS = ("truncated", "not-finite", "wrong-vocabulary", "old-rows-drifted", "new-rows-untrained", "overfitted")
+VERDICTS = (
+    "truncated",
+    "not-finite",
+    "wrong-vocabulary",
+    "old-rows-drifted",
+    "new-rows-untrained",
+    "diverged",
+    "overfitted",
+)
 #: Rows that are trained on purpose have drifted when they moved by this share of their norm, on average: in the
 #: embedding, which speech is made from (there it costs 1 % of the old languages' text loss); or in the head, which only
 #: predicts text and moves by 60 to 85 % in healthy runs, by 500 % at 40 times the rate.
 DRIFTED_EMBEDDING = 0.2
 DRIFTED_HEAD = 2.0
-#: The median layer moved by 20 to 31 % of its norm in healthy runs of the mini model, by 370 % at 40 times the rate.
-WRECKED_LAYERS = 1.0
 #: A hook holds all rows; a few without a gradient are tokens that the model is certain not to say.
 _HOOKED_SHARE = 0.9
 #: New rows are untrained when this share of them is noise, or can never be given.
@@ -119,7 +121,8 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     try:
         patient = open_patient(checkpoint, base, vocab)
     except DamagedError as error:
-        return Diagnosis(str(checkpoint), "truncated", str(error), _go_on(_sound_beside(checkpoint), base, None))
+        way = out_of_damage(checkpoint, base)
+        return Diagnosis(str(checkpoint), "truncated", str(error), way.command, notes=way.notes)
     vocabulary = load_vocabulary(vocab) if vocab else _vocabulary_beside(patient)
     path = Path(patient.info.path)
     broken = not_finite(patient)
@@ -130,7 +133,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     in_use = vocabulary if vocabulary and vocabulary.size == patient.info.vocab_size else None
     new = measure_new_rows(patient, noise, never_moved, in_use)
     fit = measure_moments(patient, moments)
-    curves = read_curves(path, patient.info.step, patient.recorded.get("language", ""))
+    curves = curves_of(patient)
 
     drift = transformer_drift(patient)
     wrong = list(_wrong_vocabulary(patient, vocabulary if vocab else None, misplaced))
@@ -146,20 +149,31 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         found["wrong-vocabulary"] = "; ".join(wrong)
     if drifted := _drifted(patient, old, hooked_rows(patient, moments)):
         found["old-rows-drifted"] = drifted
-    if new and not started_again and (untrained := _untrained(new, fit)):
+    kind, untrained = _untrained(new, fit) if new and not started_again else ("", "")
+    if untrained:
         found["new-rows-untrained"] = untrained
-    if overfitted := _overfitted(curves, drift):
-        found["overfitted"] = overfitted
+    if ran_away := diverged(patient, curves, drift):
+        found["diverged"] = ran_away
+    if curves and (passed := curves.overfitted()):
+        found["overfitted"] = passed
 
     verdict = next((name for name in VERDICTS if name in found), "healthy")
-    way_on = verdict
+    ill = verdict
     if (verdict == "wrong-vocabulary" and not wrong) or (verdict == "healthy" and fit and fit.other_misfits):
-        way_on = "moments"
+        ill = "moments"
     elif verdict == "wrong-vocabulary" and misplaced and patient.record:
-        # what it records is not what it holds: it was edited
-        way_on = "not-finite"
-    elif verdict == "old-rows-drifted" and "overfitted" in found:
-        way_on = "wrecked"
+        # what it records is not what it holds
+        ill = "edited"
+    elif (verdict in ("old-rows-drifted", "new-rows-untrained") and "diverged" in found) or (
+        verdict == "old-rows-drifted" and "overfitted" in found
+    ):
+        # repairing the rows of a wrecked transformer was worse than a fresh start
+        ill = "diverged"
+    elif verdict == "new-rows-untrained":
+        ill = kind
+    elif verdict == "healthy" and _is_finished(patient):
+        ill = "finished"
+    way = way_out(ill, patient, base, vocab, updates=fit.updates if fit else 0, misplaced=bool(misplaced))
     notes = schedule_notes(patient, fit.updates if fit else 0)
     if checkpoint.is_dir():
         notes += _passed_over(checkpoint, patient.info.step or 0)
@@ -168,9 +182,9 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         str(path),
         verdict,
         found.pop(verdict, "none of the checks found anything"),
-        _next(way_on, patient, base, vocab),
+        way.command,
         {name: found[name] for name in VERDICTS if name in found},
-        notes,
+        [*notes, *way.notes],
         {
             "checkpoint": patient.info.to_dict(),
             "old_rows": values(old),
@@ -180,19 +194,6 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
             "curves": curves
             and {"source": curves.source, "train": curves.train[-1:], "evaluation": curves.evaluation[-1:]},
         },
-    )
-
-
-def _overfitted(curves: Curves | None, drift: Mapping[str, float]) -> str:
-    """Why the run's best point lies behind it, by its losses or by how far its layers moved; empty when it does not."""
-    if curves and (passed := curves.overfitted()):
-        return passed
-    layers = median(moved for part, moved in drift.items() if part.startswith("layer "))
-    if layers <= WRECKED_LAYERS:
-        return ""
-    return (
-        f"the layers of the transformer moved by {layers:.0%} of their norm, where healthy runs move them by 20 to "
-        "30 %: the rate was too high, or training too long"
     )
 
 
@@ -285,95 +286,28 @@ def _drifted(patient: Patient, old: OldRows, hooked: int) -> str:
     return ""
 
 
-def _untrained(new: NewRows, fit: Moments | None) -> str:
+def _untrained(new: NewRows, fit: Moments | None) -> tuple[str, str]:
+    """The kind of new rows that are not trained, which `way_out` knows, and the reason; empty when they are."""
     if new.noise >= UNTRAINED_SHARE * new.count:
-        return (
+        return "new-rows-untrained", (
             f"{new.noise} of {new.count} new rows are noise: their norms in embedding and head are "
             f"{new.norm_embedding:.1f} and {new.norm_head:.1f} times the base's"
         )
     if new.dead and new.dead >= UNTRAINED_SHARE * new.count:
-        return f"{new.dead} of {new.count} new tokens can never be given by the tokenizer: no merges lead to them"
+        reason = f"{new.dead} of {new.count} new tokens can never be given by the tokenizer: no merges lead to them"
+        return "dead", reason
     if new.never_moved == new.count and fit and fit.updates >= _UPDATES_TO_MOVE:
-        return f"none of the {new.count} new rows has moved in {fit.updates} updates"
-    return ""
+        return "never-moved", f"none of the {new.count} new rows has moved in {fit.updates} updates"
+    return "", ""
+
+
+def _is_finished(patient: Patient) -> bool:
+    """Whether a run reached the last step that it was given."""
+    last = patient.recorded.get("max_steps")
+    return patient.info.kind == "training" and last is not None and (patient.info.step or 0) >= last
 
 
 def _step_in(file: Path) -> int:
     """The step in the name of a run's file; -1 where a name ends otherwise."""
     number = file.stem.rpartition("_")[2]
     return int(number) if number.isdecimal() else -1
-
-
-def _sound_beside(checkpoint: Path) -> Path | None:
-    """The newest sound checkpoint beside a damaged one."""
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    try:
-        return Path(newest_checkpoint(folder, verify=True, without=[checkpoint]).path)
-    except CheckpointError:
-        return None
-
-
-def _finite_before(patient: Patient) -> Path | None:
-    """The checkpoint beside a run's with the most steps before it whose weights are sound and finite."""
-    step = patient.info.step or 0
-    earlier = [file for file in run_checkpoints(Path(patient.info.path).parent) if _step_in(file) < step]
-    for file in sorted(earlier, key=_step_in, reverse=True):
-        try:
-            if inspect_checkpoint(file, verify=True).kind != "training":
-                continue
-        except CheckpointError:
-            continue
-        if all(torch.isfinite(tensor).all() for tensor in load_checkpoint(file)[0]["model"].values()):
-            return file
-    return None
-
-
-def _go_on(path: Path | None, base: Path, patient: Patient | None, *flags: str, fresh: bool = False) -> str:
-    """The recipe's command: continue a checkpoint, or begin anew with what the patient's run recorded."""
-    command = ["python", "recipes/new_language/train_gpt_xtts.py"]
-    if path is not None:
-        command += ["--checkpoint", str(path)]
-    if path is not None and not fresh:
-        return shlex.join([*command, *flags])
-    recorded = patient.recorded if patient else {}
-    command += ["--start-fresh"] if path is not None else []
-    command += ["--base-dir", str(base if base.is_dir() else base.parent)]
-    command += ["--vocab", (recorded.get("model_args") or {}).get("tokenizer_file") or "VOCAB"]
-    command += ["--language", recorded.get("language") or "LANGUAGE"]
-    for manifest in recorded.get("train_manifests") or ["MANIFEST"]:
-        command += ["--train-manifest", manifest]
-    for flag, key in (("--val-manifest", "val_manifests"), ("--replay", "replay")):
-        for manifest in recorded.get(key) or []:
-            command += [flag, manifest]
-    return shlex.join(command)
-
-
-def _next(way_on: str, patient: Patient, base: Path, vocab: Path | None) -> str:
-    """The command that goes on from a verdict; words in capitals are to be filled in.
-
-    Args:
-        way_on: the verdict; "moments" if only they do not fit; "wrecked" if rows drifted and the losses are bad as
-            well: repairing such a model was worse than a fresh start.
-        patient: the checkpoint.
-        base, vocab: as they were given.
-    """
-    path = Path(patient.info.path)
-    repair = ["xtts-extend", "repair", str(path), "--base", str(base), "--output", "REPAIRED"]
-    if way_on == "not-finite":
-        return _go_on(_finite_before(patient), base, patient, "--grad-clip", "1", "--allow-changes")
-    if way_on == "wrong-vocabulary":
-        flags = ["--vocab", str(vocab or "NEW"), "--on-vocab-change", "migrate"]
-        flags += [] if patient.record else ["--checkpoint-vocab", "THE_ONE_IT_HAD"]
-        return _go_on(path, base, patient, *flags)
-    if way_on == "moments":
-        return _go_on(path, base, patient, fresh=True)
-    if way_on == "wrecked":
-        return _go_on(None, base, patient)
-    if way_on == "old-rows-drifted":
-        return shlex.join(repair)
-    if way_on == "new-rows-untrained":
-        return shlex.join([*repair, "--reinit-untrained"])
-    if way_on == "overfitted":
-        best = max(path.parent.glob("best_model_*.pth"), key=_step_in, default=None)
-        return _go_on(best if best != path else None, base, patient, "--new-run")
-    return _go_on(path, base, patient, fresh=patient.info.kind == "base")

@@ -17,12 +17,19 @@ from xtts_extend.files import atomic_folder, atomic_write
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.model.migration import Migration
+from xtts_extend.rescue.doctor import Diagnosis, examine
 from xtts_extend.rescue.measure import measure_old_rows, misplaced_rows, not_finite, untrained_rows
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient, row_moments
 from xtts_extend.text.vocabulary import first_of, load_vocabulary, romanized_spellings
 from xtts_extend.training.position import UNJUDGED
 
 logger = logging.getLogger("trainer")
+#: What the doctor finds where a repair is refused, and why nothing is repaired then.
+_REFUSED = {
+    "truncated": "nothing can be saved from a damaged file",
+    "not-finite": "what a weight knew is lost where it is NaN or infinite",
+    "wrong-vocabulary": "rows and moments have to follow their tokens first",
+}
 
 
 def repair(
@@ -45,11 +52,13 @@ def repair(
         output: a new folder that becomes a run; or a new file, if it ends in ".pth".
         blend: the share of the base in the rest of the GPT: (1 − blend) · checkpoint + blend · base.
         reinit_untrained: start new rows again that are noise or never moved.
-        plan: say what would be done, and write nothing.
+        plan: say what would be done and whether it helps, and write nothing.
 
     Returns:
         What was done: `checkpoint`, `output`, `written`, `old_rows`, `old_rows_restored`, `moments_zeroed` (rows),
-        `blend`, `blended_tensors`, `reinitialised_rows`, `frozen_from_here_on`.
+        `blend`, `blended_tensors`, `reinitialised_rows`, `frozen_from_here_on`. Of a plan also `verdict` and `next` of
+        the doctor, and `pointless`: why a repair does not help, empty if it does. Where a repair would be refused, a
+        plan returns these three with `checkpoint`, `output` and `written`, in the place of an error.
 
     Raises:
         CheckpointError: there is no sound checkpoint, it did not come from this base, or its rows are those of other
@@ -62,6 +71,16 @@ def repair(
         raise ConfigError(f"--blend is {blend}; a share of the base from 0 to 1 was expected (0.3: 30 % base).")
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise ConfigError(f"{output} exists already. Name a new folder, or a new file that ends in .pth.")
+    judged: dict[str, Any] = {}
+    if plan:
+        diagnosis = examine(checkpoint, base)
+        judged = {
+            "verdict": diagnosis.verdict,
+            "pointless": _pointless(diagnosis, blend=blend, reinit_untrained=reinit_untrained),
+            "next": diagnosis.next_command,
+        }
+        if diagnosis.verdict in _REFUSED:
+            return {"checkpoint": diagnosis.path, "output": str(output), "written": False, **judged}
     patient = open_patient(checkpoint, base, None)
     if blend and patient.record.get("adapter", {}).get("rank"):
         raise ConfigError(
@@ -101,7 +120,28 @@ def repair(
         "blended_tensors": blended,
         "reinitialised_rows": len(again),
         "frozen_from_here_on": frozen,
+        **judged,
     }
+
+
+def _pointless(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) -> str:
+    """Why a repair does not help against what the doctor found; empty if it does."""
+    verdict, found = diagnosis.verdict, {diagnosis.verdict, *diagnosis.also}
+    if verdict in _REFUSED:
+        return f"{_REFUSED[verdict]}: {diagnosis.reason}"
+    if "diverged" in found:
+        return "the transformer ran away, and neither the base's rows nor a blend bring back what it knew"
+    if verdict == "healthy" and not blend:
+        return "the doctor finds nothing to repair"
+    if verdict == "overfitted" and not blend:
+        return "rows are not what is wrong: it trained for too long, and an earlier checkpoint is better"
+    if verdict == "new-rows-untrained" and not (reinit_untrained and "--reinit-untrained" in diagnosis.next_command):
+        return (
+            "new rows stay untrained without --reinit-untrained"
+            if "--reinit-untrained" in diagnosis.next_command
+            else f"new rows that start again would stay as they are: {diagnosis.reason}"
+        )
+    return ""
 
 
 def _weights(patient: Patient, blend: float, again: Tensor) -> tuple[dict[str, Tensor], int]:

@@ -289,7 +289,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
 
 
 #: Flags that are a value of the configuration under another (or nested) name.
-_RENAMED = {
+RENAMED = {
     "learning_rate": "lr",
     "num_workers": "num_loader_workers",
     "seed": "training_seed",
@@ -320,7 +320,7 @@ _AT_LEAST_ONE = (
 )
 _PATHS = ("base_dir", "vocab", "checkpoint_vocab", "codes", "output_dir")
 #: Flags that are not values of the configuration.
-_NOT_CONFIG = ("checkpoint", "start_fresh", "new_run", "allow_changes", "debug", "warmup_steps", "amp")
+NOT_CONFIG = ("checkpoint", "start_fresh", "new_run", "allow_changes", "debug", "warmup_steps", "amp")
 
 
 def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -330,11 +330,11 @@ def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Seq
         ConfigError: an override names no key or has the wrong type; a value makes no sense.
     """
     for flag, value in given.items():
-        if flag in _NOT_CONFIG:
+        if flag in NOT_CONFIG:
             continue
         if flag in _PATHS:
             value = str(Path(value).expanduser().absolute())
-        *parents, last = _RENAMED.get(flag, flag).split(".")
+        *parents, last = RENAMED.get(flag, flag).split(".")
         target: Any = config
         for name in parents:
             target = getattr(target, name)

@@ -266,13 +266,14 @@ def _coerce(value: Any, text: str, expected: Any, key: str) -> Any:
     raise ConfigError(f"--coqpit.{key}={text}: {names.replace('NoneType', 'null')} was expected.")
 
 
-_ABSENT = object()
+#: What `lookup` gives for a key that is not there.
+ABSENT = object()
 
 
 def lookup(values: Any, key: str) -> Any:
-    """The value under a dotted key of a configuration or of its recorded dict; `_ABSENT` when it is not there."""
+    """The value under a dotted key of a configuration or of its recorded dict; `ABSENT` when it is not there."""
     for name in key.split("."):
-        values = values.get(name, _ABSENT) if isinstance(values, Mapping) else getattr(values, name, _ABSENT)
+        values = values.get(name, ABSENT) if isinstance(values, Mapping) else getattr(values, name, ABSENT)
     return values
 
 
@@ -284,8 +285,8 @@ def changes(recorded: Mapping[str, Any], config: Coqpit, keys: Sequence[str] = D
     found = []
     for key in keys:
         before, now = lookup(recorded, key), lookup(config, key)
-        if before is _ABSENT and key in _NEVER_WITHOUT:
+        if before is ABSENT and key in _NEVER_WITHOUT:
             before = NewLanguageConfig.__dataclass_fields__[key].default
-        if before is not _ABSENT and before != now:
+        if before is not ABSENT and before != now:
             found.append(f"{key}: {before} → {now}")
     return found

@@ -34,7 +34,7 @@ class Curves:
     evaluation: Curve
 
     def overfitted(self) -> str:
-        """Why the best point of the run lies behind this checkpoint, in words; empty when it does not."""
+        """Why the best point of the run lies behind this checkpoint, though it learns on; empty when it does not."""
         if self.evaluation:
             step, best = min(self.evaluation, key=lambda point: point[1])
             after = [loss for at, loss in self.evaluation if at > step]
@@ -45,15 +45,31 @@ class Curves:
                     f"the evaluation loss was best at step {step} ({best:.4f}) and is {after[-1]:.4f} now, "
                     f"{len(after)} evaluations later, while the training loss falls"
                 )
-            if self.evaluation[0][0] == 0 and self.evaluation[-1][1] > self.evaluation[0][1] * (1 + _WORSE):
-                return (
-                    f"the evaluation loss was {self.evaluation[0][1]:.4f} before the first step and is "
-                    f"{self.evaluation[-1][1]:.4f} now: the run made it worse"
-                )
+        worse = self._worse_than_at_the_start()
+        return f"{worse}, while the training loss falls" if worse and self._falls() else ""
+
+    def diverged(self) -> str:
+        """Why the run does not learn but ran away, in words; empty when it did not."""
         tenths = self._tenths()
         if tenths and tenths[-1] > _RAN_AWAY * min(tenths):
             return f"the training loss ran away: {tenths[-1]:.4f} in the last steps, {min(tenths):.4f} at its best"
-        return ""
+        worse = self._worse_than_at_the_start()
+        return f"{worse}: the run made it worse" if worse and not self.overfitted() else ""
+
+    def best_step(self) -> float:
+        """The step of the best evaluation; without one where the best tenth of the training ends, else infinity."""
+        if self.evaluation:
+            return min(self.evaluation, key=lambda point: point[1])[0]
+        tenths = self._tenths()
+        return self.train[len(self.train) * (tenths.index(min(tenths)) + 1) // 10 - 1][0] if tenths else math.inf
+
+    def _worse_than_at_the_start(self) -> str:
+        if not self.evaluation or self.evaluation[0][0] != 0:
+            return ""
+        before, now = self.evaluation[0][1], self.evaluation[-1][1]
+        if now <= before * (1 + _WORSE):
+            return ""
+        return f"the evaluation loss was {before:.4f} before the first step and is {now:.4f} now"
 
     def stands_still(self) -> str:
         """Whether the training loss gains nothing any more, in words; empty when it gains, or cannot be judged."""
@@ -77,7 +93,7 @@ class Curves:
 
     def named(self) -> dict[str, str]:
         """What the curves say that a person should know, with the likely cause and the page to read; by its name."""
-        if reason := self.overfitted():
+        if reason := self.overfitted() or self.diverged():
             return {
                 "divergence": f"{reason}. Likely the learning rate is too high, or the data too little for so many "
                 "epochs. See docs/keeping-languages.md, 'When a curve says something'."
@@ -102,6 +118,12 @@ class Curves:
         window = max(1, len(self.train) // 10)
         before = [loss for at, loss in self.train if at <= step][-window:]
         return bool(before) and fmean(loss for _, loss in self.train[-window:]) < fmean(before)
+
+    def _falls(self) -> bool:
+        """Whether the training loss is lower now than the first steps were; a peak among them does not count."""
+        window = max(1, len(self.train) // 10)
+        first, last = ([loss for _, loss in part] for part in (self.train[:window], self.train[-window:]))
+        return bool(first) and fmean(last) < min(first)
 
     def _tenths(self) -> list[float]:
         """The mean loss of each tenth of the steps; empty for short runs."""

@@ -1,0 +1,240 @@
+"""The doctor's next commands lead out: other weights, a lower rate, and what the run recorded."""
+
+import json
+import math
+import shlex
+import shutil
+
+import pytest
+import torch
+from runs import RECIPE, as_flag, edited
+
+from xtts_extend.rescue.doctor import examine
+from xtts_extend.training.arguments import parse_arguments
+from xtts_extend.training.command_line import NOT_CARRIED, recorded_flags
+from xtts_extend.training.config import NewLanguageConfig
+from xtts_extend.training.start import build_config, classify_path
+
+MEL_HEAD = "xtts.gpt.mel_head.weight"
+
+
+def configured(argv):
+    """What the recipe makes of a command line, up to the data."""
+    arguments, overrides = parse_arguments(argv)
+    given = vars(arguments)
+    start = classify_path(given)
+    return start, build_config(given, overrides, start)
+
+
+def pasted(command):
+    """A printed command as a shell and the recipe read it."""
+    program, recipe, *argv = shlex.split(command)
+    assert (program, recipe) == ("python", "recipes/new_language/train_gpt_xtts.py")
+    assert RECIPE.as_posix().endswith(recipe)
+    return configured(argv)
+
+
+def differences(recorded, config, changed=()):
+    """Keys whose values are others than the recorded ones, nested ones with dots."""
+    now = config.to_dict()
+    nested = ("model_args", "audio")
+    keys = {*now} - {*nested} | {f"{part}.{key}" for part in nested for key in now[part]}
+
+    def value(values, key):
+        for name in key.split("."):
+            values = values[name]
+        return values
+
+    return {key for key in keys - NOT_CARRIED if value(recorded, key) != value(now, key)} - set(changed)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"batch_size": 3, "grad_accum_steps": 7, "learning_rate": 1.7e-05, "warmup_steps": 21, "amp": "bf16"},
+        {"batch_frames": 700, "adapter": "lora", "adapter_rank": 4, "layer_decay": 0.9, "seed": -5},
+        {"language_weights": "am=3.0,en=1.0", "patience": 3, "min_retention": 0.98, "num_workers": 2, "codes": "a b"},
+        {"no_freeze_base_rows": True, "gradient_checkpointing": True, "new_row_learning_rate": 0.001, "epochs": 5},
+        {"text_loss_weight": 0.5, "weight_decay": 0.25, "grad_clip": 0.5, "max_minutes": 90.0, "eval_step": 5},
+        {"coqpit.model_args.max_text_length": 150, "coqpit.run_name": "run 'ሀ' $HOME", "coqpit.eval_batch_size": 9},
+        {"coqpit.optimizer_params": '{"betas": [0.8, 0.9]}', "coqpit.lr_scheduler": "StepLR",
+         "coqpit.lr_scheduler_params": '{"step_size": 2}', "coqpit.save_checkpoints": "false"},
+    ],
+    ids=["batches", "adapter", "weights", "rows", "losses", "overrides", "optimizer"],
+)  # fmt: skip
+def test_flags_give_recorded_values_again(corpus, tmp_path, flags):
+    output = tmp_path / "Мои модели ሰላም"
+    argv = corpus.flags(output_dir=output, **{key: value for key, value in flags.items() if "." not in key})
+    argv = [part for part in argv if part != "--batch-size" or "batch_frames" not in flags]
+    if "batch_frames" in flags:
+        argv.remove("2")
+    argv += [f"--{key}={value}" for key, value in flags.items() if "." in key]
+    recorded = json.loads(json.dumps(configured(argv)[1].to_dict()))
+    again, left_out = recorded_flags(recorded, corpus.base)
+    assert left_out == []
+    line = shlex.join(["--base-dir", str(corpus.base), "--vocab", str(corpus.vocab), *again])
+    assert differences(recorded, configured(shlex.split(line))[1]) == set()
+    # what has a flag is said with it
+    for key in flags:
+        assert key == "seed" or f"--{key.replace('_', '-') if '.' not in key else key}" in line
+    # a value that looks like a flag is no value of one
+    assert line.count("--coqpit.") == sum("." in key or key == "seed" for key in flags)
+
+
+def test_what_no_flag_can_say_is_an_override_or_named(corpus):
+    sentences = [{"text": "ሰላም", "language": "am", "speaker_wav": "C:/voice.wav"}]
+    flags, left_out = recorded_flags({"test_sentences": sentences, "epochs": "many", "lr": None}, corpus.base)
+    assert flags == [f"--coqpit.test_sentences={json.dumps(sentences, ensure_ascii=False)}"]
+    assert left_out == ["epochs"]
+    sentences[0]["speaker_wav"] = "a voice.wav"
+    assert recorded_flags({"test_sentences": sentences}, corpus.base)[0] == ["--test-sentence", "am:a voice.wav:ሰላም"]
+
+
+####################
+# DIVERGED
+####################
+
+
+def metrics(folder, *, ran_away_after):
+    """Evaluations before the first step and every 20; the training loss is low up to a step and high from there on."""
+    lines = [{"eval": True, "step": 0, "language": "am", "loss": 5.0}]
+    for step in range(1, 61):
+        high = step > ran_away_after
+        lines.append({"step": step, "epoch": 0, "loss": 12.0 if high else 5 - step / 100})
+        if step % 20 == 0:
+            lines.append({"eval": True, "step": step, "language": "am", "loss": 9.95 if high else 4.0 - step / 100})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def wrecked_run(short_run, tmp_path):
+    """A run folder, and a function that puts a checkpoint of a step and of weights of its own into it."""
+    folder = tmp_path / "Мой бег"
+
+    def put(name, step, scale):
+        def edit(content):
+            content["step"] = step
+            content["model"][MEL_HEAD] *= scale
+            content["config"] |= {"batch_size": 3, "grad_accum_steps": 5, "max_steps": 99}
+            content["config"] |= {"output_path": str(tmp_path / "my runs"), "grad_clip": 2.5, "plot_step": 7}
+
+        file = edited(short_run / "checkpoint_4.pth", folder, edit)
+        return file.replace(folder / name)
+
+    folder.mkdir()
+    metrics(folder, ran_away_after=20)
+    return folder, put
+
+
+def copied(source, target):
+    shutil.copyfile(source, target)
+
+
+@pytest.mark.parametrize("second_name", [lambda one, other: other.hardlink_to(one), copied], ids=["link", "copy"])
+def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
+    """Ours is a second name of `best_model_N.pth`, the stock Trainer's a copy: neither leads out."""
+    folder, put = wrecked_run
+    second_name(put("best_model_40.pth", 40, 1.5), folder / "best_model.pth")
+    # as wrecked, and before the other one
+    put("checkpoint_30.pth", 30, 1.2)
+    found = examine(folder / "best_model.pth", corpus.base)
+    assert found.verdict == "diverged"
+    assert (
+        found.reason == "the evaluation loss was 5.0000 before the first step and is 9.9500 now: the run made it worse"
+    )
+    start, config = pasted(found.next_command)
+    assert (start.resume, start.path) == (False, corpus.base / "model.pth")
+    recorded = torch.load(folder / "best_model.pth", weights_only=True)["config"]
+    assert config.lr == 1e-4
+    assert (config.batch_size, config.grad_accum_steps, config.grad_clip, config.plot_step) == (3, 5, 2.5, 7)
+    assert differences(recorded, config, {"lr"}) == set()
+
+    # one that is healthy is continued, at a lower rate
+    put("checkpoint_20.pth", 20, 1.0)
+    way = f"--checkpoint '{folder / 'checkpoint_20.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
+    found = examine(folder / "best_model.pth", corpus.base)
+    assert found.next_command.endswith(way)
+    start, config = pasted(found.next_command)
+    assert (start.resume, start.path.name, config.lr) == (True, "checkpoint_20.pth", 1e-4)
+    assert differences(recorded, config, {"lr"}) == set()
+
+
+def test_no_way_out_leads_to_the_same_weights_or_to_what_is_not_finite_or_a_base(wrecked_run, corpus):
+    folder, put = wrecked_run
+    file = put("best_model_40.pth", 40, 1.5)
+    put("checkpoint_20.pth", 20, 1.5)
+    put("checkpoint_19.pth", 19, math.nan)
+    (folder / "checkpoint_18.pth").write_bytes(b"PK half")
+    weights = torch.load(put("checkpoint_17.pth", 17, 1.0), weights_only=True)["model"]
+    torch.save({"model": weights}, folder / "checkpoint_17.pth")
+    assert "--checkpoint" not in examine(file, corpus.base).next_command
+
+
+def test_an_overfitted_run_goes_on_from_its_best_evaluation(wrecked_run, corpus):
+    folder, put = wrecked_run
+    lines = [{"step": step, "loss": 3 - step / 100} for step in range(1, 101)]
+    evaluations = zip(range(20, 101, 20), (3, 2.5, 2.7, 2.8, 2.9), strict=True)
+    lines += [{"eval": True, "step": step, "language": "am", "loss": loss} for step, loss in evaluations]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for name, step, scale in (("best_model_40.pth", 40, 1.1), ("checkpoint_60.pth", 60, 1.2)):
+        put(name, step, scale)
+    found = examine(put("checkpoint_100.pth", 100, 1.3), corpus.base)
+    assert found.verdict == "overfitted"
+    way = f"{folder / 'best_model_40.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
+    assert found.next_command.endswith(way)
+
+
+def test_a_finished_healthy_run_is_exported_and_another_one_continued(wrecked_run, corpus):
+    folder, put = wrecked_run
+    metrics(folder, ran_away_after=60)
+    file = put("checkpoint_40.pth", 40, 1.0)
+    found = examine(file, corpus.base)
+    assert (found.verdict, shlex.split(found.next_command)[2:]) == ("healthy", ["--checkpoint", str(file)])
+    content = torch.load(file, weights_only=True)
+    content["config"]["max_steps"] = 40
+    torch.save(content, file)
+    command = shlex.split(examine(file, corpus.base).next_command)
+    assert command == ["xtts-extend", "export", "--checkpoint", str(file), "--output", "MODEL"]
+
+
+def test_a_damaged_file_of_a_run_takes_the_settings_of_its_folder(wrecked_run, corpus, short_run):
+    folder, put = wrecked_run
+    file = put("checkpoint_40.pth", 40, 1.0)
+    recorded = torch.load(file, weights_only=True)["config"]
+    (folder / "config.json").write_text(json.dumps(recorded), encoding="utf-8")
+    file.write_bytes(file.read_bytes()[:9000])
+    found = examine(file, corpus.base)
+    assert (found.verdict, found.notes) == ("truncated", [])
+    assert differences(recorded, pasted(found.next_command)[1]) == set()
+
+
+def test_what_no_file_records_is_said(healthy_stock, corpus, tmp_path):
+    """A stock run: no languages, manifests and accumulation; stripped weights: nothing at all."""
+    found = examine(healthy_stock, corpus.base)
+    assert found.next_command.endswith(
+        f"--base-dir {corpus.base} --language LANGUAGE --train-manifest MANIFEST --grad-accum-steps 1"
+    )
+    assert found.notes[-2:] == [
+        "the stock Trainer does not record the gradient accumulation: its optimizer made 5 updates",
+        "to be filled in, because no file records it: LANGUAGE, MANIFEST",
+    ]
+    stripped = edited(healthy_stock, tmp_path, lambda content: [content.pop(key) for key in ("optimizer", "config")])
+    shutil.copyfile(corpus.vocab, tmp_path / "vocab.json")
+    found = examine(stripped, corpus.base)
+    assert "--start-fresh" not in found.next_command
+    default = NewLanguageConfig()
+    assert any(f"(batch size {default.batch_size}, learning rate {default.lr:g}" in note for note in found.notes)
+
+
+def test_a_run_of_several_processes_starts_with_as_many(wrecked_run, corpus):
+    _, put = wrecked_run
+    file = put("checkpoint_40.pth", 40, 1.0)
+    content = torch.load(file, weights_only=True)
+    content["xtts_extend"]["processes"] = 2
+    torch.save(content, file)
+    found = examine(file, corpus.base)
+    assert found.next_command.startswith(
+        "torchrun --nproc_per_node 2 recipes/new_language/train_gpt_xtts.py --base-dir"
+    )
+    assert " ".join(as_flag("batch_size", 3)) in found.next_command

@@ -1,0 +1,270 @@
+"""What to do next about a checkpoint: a command that leads out, with the settings that its run recorded.
+
+Leading out means: never the same weights at the same rate again, never a file that is missing, damaged or itself ill,
+and never a base where a run is to be continued.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from xtts_extend.checkpoint.inspect import inspect_checkpoint, run_checkpoints
+from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.rescue.measure import not_finite, transformer_drift
+from xtts_extend.rescue.patient import Patient, open_patient
+from xtts_extend.training.command_line import recorded_flags
+from xtts_extend.training.config import NewLanguageConfig, read_json
+from xtts_extend.training.curves import Curves, read_curves
+
+_RECIPE = "recipes/new_language/train_gpt_xtts.py"
+#: The learning rate that is advised where the recorded one was too high or has done its work, as a share of it.
+LOWER_RATE = 0.1
+#: The median layer moved by 20 to 31 % of its norm in healthy runs of the mini model, by 370 % at 40 times the rate.
+WRECKED_LAYERS = 1.0
+#: Words in a command that stand for what no file records.
+_TO_FILL_IN = ("LANGUAGE", "MANIFEST", "VOCAB", "NEW", "TEXT", "THE_ONE_IT_HAD")
+
+
+@dataclass
+class WayOut:
+    """A command, and what has to be known before it is pasted."""
+
+    command: str
+    notes: list[str] = field(default_factory=list)
+
+
+def curves_of(patient: Patient) -> Curves | None:
+    """The losses beside a checkpoint, up to its step."""
+    return read_curves(Path(patient.info.path), patient.info.step, patient.recorded.get("language", ""))
+
+
+def diverged(patient: Patient, curves: Curves | None, drift: Mapping[str, float]) -> str:
+    """Why a run ran away, by its losses or by how far its layers moved; empty when it did not."""
+    if curves and (reason := curves.diverged()):
+        return reason
+    layers = median(moved for part, moved in drift.items() if part.startswith("layer "))
+    if layers <= WRECKED_LAYERS:
+        return ""
+    return (
+        f"the layers of the transformer moved by {layers:.0%} of their norm, where healthy runs move them by 20 to "
+        "30 %: the rate was too high, or training too long"
+    )
+
+
+def out_of_damage(checkpoint: Path, base: Path) -> WayOut:
+    """The way out of a file that cannot be opened: the newest checkpoint beside it that is sound and healthy.
+
+    Args:
+        checkpoint: the damaged file, or a run folder in which all are damaged.
+        base: as it was given.
+    """
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    for other in _others(checkpoint, base):
+        if not _ran_away(other):
+            return _resume(other, base)
+    try:
+        recorded = read_json(folder / "config.json")
+    except ConfigError:
+        # it is missing, or half of it, as a kill leaves stock's: the command then says that defaults are used
+        recorded = {}
+    return _begin(recorded, base, folder)
+
+
+def way_out(
+    ill: str, patient: Patient, base: Path, vocab: Path | None, *, updates: int = 0, misplaced: bool = False
+) -> WayOut:
+    """The command that leads out of a verdict; words in capitals are to be filled in.
+
+    Args:
+        ill: a verdict, or one of its kinds: "moments" if only they do not fit; "edited" if a file does not hold what it
+            records; "never-moved" and "dead" new rows, where a repair is no way out; "finished" if a healthy run has
+            nothing left to do.
+        patient: the checkpoint.
+        base, vocab: as they were given.
+        updates: how many its optimizer made.
+        misplaced: its rows are those of other tokens than the known vocabulary says.
+    """
+    path = Path(patient.info.path)
+    repair = ["xtts-extend", "repair", str(path), "--base", str(base), "--output", "REPAIRED"]
+    if ill == "not-finite":
+        return _earlier_and_slower(patient, base, lambda other: True, clip=True)
+    if ill in ("diverged", "overfitted"):
+        curves = curves_of(patient)
+        best = curves.best_step() if curves else math.inf
+        return _earlier_and_slower(patient, base, lambda other: (other.info.step or 0) <= best)
+    if ill == "edited":
+        earlier = next(_healthy_others(patient, base), None)
+        return _resume(earlier, base) if earlier else _begin_as(patient, base)
+    if ill == "wrong-vocabulary" and patient.info.kind == "base":
+        way = _begin(patient.recorded, base, path.parent, path, patient, vocab or Path("NEW"))
+        return WayOut(f"{way.command} --checkpoint-vocab THE_ONE_IT_HAD", way.notes)
+    if ill == "wrong-vocabulary":
+        flags = ["--vocab", str(vocab or "NEW"), "--on-vocab-change", "migrate"]
+        flags += [] if patient.known and not misplaced else ["--checkpoint-vocab", "THE_ONE_IT_HAD"]
+        return _resume(patient, base, *flags, updates=updates)
+    if ill == "moments":
+        return _begin_as(patient, base, path)
+    if ill == "old-rows-drifted":
+        return WayOut(shlex.join(repair))
+    if ill == "new-rows-untrained":
+        return WayOut(shlex.join([*repair, "--reinit-untrained"]))
+    if ill == "never-moved":
+        note = "no training text has a new token: give manifests in the language to learn"
+        way = _resume(patient, base, "--train-manifest", "MANIFEST", "--new-run", "--allow-changes", updates=updates)
+        return WayOut(way.command, [note, *way.notes])
+    if ill == "dead":
+        language = patient.recorded.get("language") or "LANGUAGE"
+        command = ["xtts-extend", "extend-vocab", "--base-vocab", str(patient.base_file.parent / "vocab.json")]
+        command += ["--language", language, "--text", "TEXT", "--output", "NEW"]
+        note = "then start anew with NEW: tokens without merges never occur in a text"
+        return WayOut(shlex.join(command), [note, *_to_fill_in(command)])
+    if ill == "finished":
+        return WayOut(shlex.join(["xtts-extend", "export", "--checkpoint", str(path), "--output", "MODEL"]))
+    if patient.info.kind == "base":
+        return _begin_as(patient, base, None if path.samefile(patient.base_file) else path)
+    return _resume(patient, base, updates=updates)
+
+
+def _earlier_and_slower(patient: Patient, base: Path, fits: Callable[[Patient], bool], *, clip: bool = False) -> WayOut:
+    """Continue a healthy checkpoint of other weights at a lower rate; begin anew at one where there is none."""
+    recorded = {"lr": NewLanguageConfig.lr, **patient.recorded}
+    changed: dict[str, float] = {"grad_clip": 1.0} if clip else {}
+    flags = ["--grad-clip", "1"] if clip else []
+    for key, flag in (("lr", "--learning-rate"), ("new_row_learning_rate", "--new-row-learning-rate")):
+        if recorded.get(key):
+            changed[key] = float(f"{recorded[key] * LOWER_RATE:.6g}")
+            flags += [flag, f"{changed[key]:g}"]
+    if earlier := next(filter(fits, _healthy_others(patient, base)), None):
+        return _resume(earlier, base, *flags, "--new-run", "--allow-changes")
+    return _begin({**patient.recorded, **changed}, base, Path(patient.info.path).parent, patient=patient)
+
+
+def _healthy_others(patient: Patient, base: Path) -> Iterator[Patient]:
+    """Checkpoints beside a run's that are not after it, have other weights, and did not run away; newest first."""
+    for other in _others(Path(patient.info.path), base, patient.info.step):
+        same = all(torch.equal(tensor, other.weights[key]) for key, tensor in patient.weights.items())
+        if not same and not _ran_away(other):
+            yield other
+
+
+def _others(path: Path, base: Path, last: int | None = None) -> Iterator[Patient]:
+    """The sound and finite training checkpoints beside a file, up to a step, newest first; not that very file."""
+    folder = path if path.is_dir() else path.parent
+    found = []
+    for file in run_checkpoints(folder):
+        try:
+            info = inspect_checkpoint(file)
+        except CheckpointError:
+            continue
+        step = info.step or 0
+        if info.kind == "training" and not file.samefile(path) and (last is None or step <= last):
+            found.append((step, file.name, file))
+    for _, _, file in sorted(found, reverse=True):
+        try:
+            other = open_patient(file, base, None)
+        except CheckpointError:
+            continue
+        if not not_finite(other):
+            yield other
+
+
+def _ran_away(patient: Patient) -> bool:
+    return bool(diverged(patient, curves_of(patient), transformer_drift(patient)))
+
+
+def _resume(patient: Patient, base: Path, *flags: str, updates: int = 0) -> WayOut:
+    """Continue a checkpoint: it brings its settings along, but for what the stock Trainer does not record."""
+    recorded = patient.recorded
+    command = ["python", _RECIPE, "--checkpoint", str(patient.info.path)]
+    if not Path(recorded.get("base_dir") or "nowhere").is_dir():
+        command += ["--base-dir", str(_folder(base))]
+    command += [] if recorded.get("language") else ["--language", "LANGUAGE"]
+    if not recorded.get("train_manifests") and "--train-manifest" not in flags:
+        command += ["--train-manifest", "MANIFEST"]
+    notes = []
+    if not patient.record:
+        # the stock Trainer saves before it counts
+        accumulated = round(((patient.info.step or 0) + 1) / updates) if updates else None
+        command += ["--grad-accum-steps", str(accumulated)] if accumulated else []
+        how = f"its optimizer made {updates} updates" if accumulated else "the default of the recipe takes its place"
+        notes.append(f"the stock Trainer does not record the gradient accumulation: {how}")
+    command += flags
+    return WayOut(shlex.join(command), [*notes, *_to_fill_in(command)])
+
+
+def _begin_as(patient: Patient, base: Path, weights: Path | None = None) -> WayOut:
+    return _begin(patient.recorded, base, Path(patient.info.path).parent, weights, patient)
+
+
+def _begin(
+    recorded: Mapping[str, Any],
+    base: Path,
+    run: Path,
+    weights: Path | None = None,
+    patient: Patient | None = None,
+    vocabulary: Path | None = None,
+) -> WayOut:
+    """Begin a run of recorded settings anew, from the base or from the weights of a file.
+
+    Args:
+        recorded: its configuration; empty where none is known.
+        base: as it was given.
+        run: the folder of the run.
+        weights: the file, if it is not the base's.
+        patient: the checkpoint, where it can be opened.
+        vocabulary: of the new run, if it is not that of the old one.
+    """
+    processes = (patient.record if patient else {}).get("processes", 1)
+    launcher = ["torchrun", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
+    command = [*launcher, _RECIPE]
+    if weights is not None:
+        command += ["--checkpoint", str(weights)]
+        command += ["--start-fresh"] if patient and patient.info.kind == "training" else []
+    own = run / "vocab.json"
+    if vocabulary is None:
+        vocabulary = own if own.is_file() else Path((recorded.get("model_args") or {}).get("tokenizer_file") or "VOCAB")
+    command += ["--base-dir", str(_folder(base)), "--vocab", str(vocabulary)]
+    command += [] if recorded.get("language") else ["--language", "LANGUAGE"]
+    command += [] if recorded.get("train_manifests") else ["--train-manifest", "MANIFEST"]
+    if recorded and not (patient and patient.record) and "base_dir" not in recorded:
+        # what stock records there is not where it wrote
+        recorded = {**recorded, "output_path": str(run.parent.absolute())}
+    flags, left_out = recorded_flags(recorded, _folder(base))
+    notes = []
+    if not recorded.get("batch_size"):
+        notes.append(
+            "the settings of its run are not recorded: the defaults of the recipe take their place (batch size "
+            f"{NewLanguageConfig.batch_size}, learning rate {NewLanguageConfig.lr:g}, and so on)"
+        )
+    elif "grad_accum_steps" not in recorded:
+        notes.append("its run does not record the gradient accumulation: the default of the recipe takes its place")
+    if left_out:
+        notes.append(f"no flag can say what the run recorded of {', '.join(left_out)}: defaults take their place")
+    files = [vocabulary, *(recorded.get("train_manifests") or []), *(recorded.get("val_manifests") or [])]
+    files = [str(file) for file in [*files, *(recorded.get("replay") or [])] if str(file) not in _TO_FILL_IN]
+    if gone := [file for file in files if not _exists(file)]:
+        notes.append(f"not where the run had it any more: {', '.join(gone)}")
+    return WayOut(shlex.join([*command, *flags]), [*notes, *_to_fill_in(command)])
+
+
+def _exists(spec: str) -> bool:
+    """Whether there is what a path or a manifest's PATH:LANG names."""
+    return Path(spec).exists() or Path(spec.rpartition(":")[0] or spec).exists()
+
+
+def _to_fill_in(command: list[str]) -> list[str]:
+    words = [word for word in _TO_FILL_IN if word in command]
+    return [f"to be filled in, because no file records it: {', '.join(words)}"] if words else []
+
+
+def _folder(base: Path) -> Path:
+    """The base directory of what was given as a base: the folder itself, or its `model.pth`."""
+    return base if base.is_dir() else base.parent
