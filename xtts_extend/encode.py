@@ -15,7 +15,7 @@ from xtts_extend.model.codec import Codec
 from xtts_extend.text.tokenizer import load_tokenizer
 from xtts_extend.training.base import require_codec, use_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
-from xtts_extend.training.samples import CHECKED, encode_into, limits_of
+from xtts_extend.training.samples import CHECKED, codec_digest, encode_into, limits_of
 
 logger = logging.getLogger("trainer")
 
@@ -64,7 +64,8 @@ def encode(
     logger.info(" > %s", report.summary())
     if not report.usable:
         raise DataError("There is not one usable sample. The problems are named above.")
-    found, made = encode_into(output.absolute(), report.usable, config, Codec.load(config), tokenizer, progress)
+    codec, digest = Codec.load(config), codec_digest(config)
+    found, made = encode_into(output.absolute(), report.usable, config, codec, tokenizer, digest, progress)
     return {
         "utterances": len(found),
         "hours": sum(sample["duration_s"] for sample in found) / 3600,

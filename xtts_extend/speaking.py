@@ -19,6 +19,7 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError
 from xtts_extend.files import atomic_path
 from xtts_extend.model.adapter import merge
+from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
@@ -46,9 +47,10 @@ def load_model(folder: Path, language: str = "") -> Xtts:
     # unknown until the tokenizer is there: otherwise coqui builds the GPT twice
     config.model_args.gpt_number_text_tokens = None
     content, _ = load_checkpoint(folder / "model.pth")
-    model = Xtts(config)
-    model.tokenizer = load_tokenizer(folder / "vocab.json")
-    model.init_models()
+    with BlankWeights():
+        model = Xtts(config)
+        model.tokenizer = load_tokenizer(folder / "vocab.json")
+        model.init_models()
     try:
         weights = xtts_weights(content.get("model", content))
         if (folder / ADAPTER_FILE).is_file():

@@ -16,6 +16,7 @@ from xtts_extend.checkpoint.store import adapter_tensors
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.adapter import add_adapter, is_adapter, merge, plain_name
 from xtts_extend.model.anchor import Anchor
+from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.codec import Codec
 from xtts_extend.model.distillation import Replayed, Teacher, divergence
 from xtts_extend.model.embedding import TOKEN_TENSORS
@@ -70,6 +71,8 @@ def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") ->
 class ExtendedGPTTrainer(GPTTrainer):
     """`GPTTrainer` that takes a base with a smaller vocabulary and can freeze the rows of old tokens.
 
+    It comes without weights: `load_base` or `restore_state` brings them.
+
     Args:
         config: a `GPTTrainerConfig` whose `model_args` name the vocabulary (`tokenizer_file`), `dvae_checkpoint` and
             `mel_norm_file`; the architecture is the base's.
@@ -87,7 +90,8 @@ class ExtendedGPTTrainer(GPTTrainer):
                 )
         # unknown until the tokenizer is there: otherwise coqui builds the GPT twice
         config.model_args.gpt_number_text_tokens = None
-        super().__init__(config)
+        with BlankWeights():
+            super().__init__(config)
         self.codec = Codec(self.dvae, self.torch_mel_spectrogram_dvae, config.audio, self.xtts.gpt.code_stride_len)
         use_fast_kernels(self.xtts.gpt)
         self.base_rows = self.vocab_size

@@ -16,6 +16,7 @@ from torch import Tensor
 from xtts_extend.checkpoint.inspect import load_pickled, weights_of
 from xtts_extend.errors import CheckpointError, ConfigError, XttsExtendError
 from xtts_extend.findings import Finding
+from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
@@ -56,7 +57,8 @@ def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
     if not isinstance(state, Mapping):
         yield Finding("dvae.pth is a state dict", type(state).__name__, False)
         return
-    expected = make_dvae(num_tokens).state_dict()
+    with BlankWeights():
+        expected = make_dvae(num_tokens).state_dict()
     missing = sorted(set(expected) - set(state))
     yield Finding("dvae.pth is complete", f"missing: {', '.join(missing[:5]) or 'nothing'}", not missing)
     left_over = sorted(set(state) - set(expected))

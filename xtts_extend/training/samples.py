@@ -117,8 +117,9 @@ def encode_run(samples: RunSamples, config: NewLanguageConfig, codec: Codec, tok
     Raises:
         ConfigError, DataError, MachineError: as `encode_samples`.
     """
-    folder = Path(config.codes or Path(config.output_path).absolute() / ".codes" / codec_digest(config)[:16])
-    found, made = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer)
+    digest = codec_digest(config)
+    folder = Path(config.codes or Path(config.output_path).absolute() / ".codes" / digest[:16])
+    found, made = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer, digest)
     # nothing is left for it to do on a GPU
     codec.to(torch.device("cpu"))
     if made:
@@ -132,9 +133,10 @@ def encode_into(
     config: NewLanguageConfig,
     codec: Codec,
     tokenizer: Any,
+    digest: str,
     progress: bool = True,
 ) -> tuple[list[Sample], int]:
-    """`encode_samples` with what a configuration names, on the GPU if there is one."""
+    """`encode_samples` with what a configuration names, its `codec_digest` among it, on the GPU if there is one."""
     vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return encode_samples(
@@ -142,7 +144,7 @@ def encode_into(
         lambda wav: codec.encode(wav.to(device)).cpu(),
         tokenizer.encode,
         folder,
-        codec_digest=codec_digest(config),
+        codec_digest=digest,
         # another release may clean texts in another way
         text_digest=f"{vocabulary.digest} {xtts_extend.__version__}",
         sample_rate=config.audio.sample_rate,
