@@ -107,7 +107,8 @@ def _configure(model: Path, base_dir: Path | None) -> NewLanguageConfig:
 
 def _losses(speaking: Xtts, config: NewLanguageConfig, samples: list[Sample], progress: bool) -> dict[str, float]:
     trainer = ExtendedGPTTrainer(config)
-    state = {key: value for key, value in speaking.state_dict().items() if key in trainer.xtts.state_dict()}
+    own = trainer.xtts.state_dict()
+    state = {key: value for key, value in speaking.state_dict().items() if key in own}
     trainer.load_base(state, trainer.vocab_size)
     trainer.to(speaking.device)
     loader = eval_loader(config, trainer.xtts.tokenizer, samples, Ranks())
