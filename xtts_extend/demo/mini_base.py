@@ -31,7 +31,7 @@ from xtts_extend.model.voice import Voice, make_voice
 from xtts_extend.speaking import load_model
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 from xtts_extend.training.base import FILES
-from xtts_extend.training.samples import load_samples
+from xtts_extend.training.samples import encode_run, load_samples
 from xtts_extend.training.start import build_config, build_model, classify_path, load_base
 from xtts_extend.training.trainer import ResumableTrainer
 
@@ -232,6 +232,8 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
     samples = load_samples(config)
     model = build_model(config)
     load_base(model, config, start)
+    # each batch would encode its own otherwise, and there are more of these than recordings
+    samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
     trainer = ResumableTrainer(
         TrainerArgs(grad_accum_steps=config.grad_accum_steps), config, model=model, train_samples=samples.train
     )

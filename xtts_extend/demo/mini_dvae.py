@@ -111,7 +111,7 @@ def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, pr
     last = len(codes) - held_out - _CROP_CODES
     with torch.no_grad():
         dvae.decoder[-1].bias.copy_(mels.mean(dim=1))
-    optimizer = torch.optim.AdamW(dvae.decoder.parameters(), lr=1e-3, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(dvae.decoder.parameters(), lr=1e-3, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     for _ in with_progress(range(steps), steps, "steps of the DVAE's decoder", progress):
         starts = torch.randint(last, (_CROPS,)).tolist()
