@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Before torch is imported: the workers of pytest-xdist would each start a team of threads as large as the machine, and
 # such teams, on the same cores, spend their time waiting for each other.
@@ -26,21 +28,43 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mini_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder once for all workers of pytest-xdist; what one of them has made, the others find."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, complete = shared / name, shared / f"{name}.complete"
+        with FileLock(shared / f"{name}.lock"):
+            if not complete.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                complete.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mini_base(made_once) -> Path:
     """An untrained base directory of 2 layers × 64 channels that soon ends what it says; not to be written to."""
     import torch
 
     from xtts_extend.demo.mini_base import make_mini_base
 
-    base = make_mini_base(tmp_path_factory.mktemp("base") / "mini", layers=2, channels=64, heads=2)
-    content = torch.load(base / "model.pth", weights_only=True)
-    content["model"]["gpt.mel_head.bias"][-1] += 4
-    torch.save(content, base / "model.pth")
-    return base
+    def fill(folder: Path) -> None:
+        base = make_mini_base(folder / "mini", layers=2, channels=64, heads=2)
+        content = torch.load(base / "model.pth", weights_only=True)
+        content["model"]["gpt.mel_head.bias"][-1] += 4
+        torch.save(content, base / "model.pth")
+
+    return made_once("base", fill) / "mini"
 
 
 @pytest.fixture(scope="session")
-def corpus(mini_base, tmp_path_factory):
+def corpus(mini_base, made_once):
     """A small corpus in a new language and its vocabulary; the type is `runs.Corpus`."""
     pytest.importorskip("espeakng_loader", reason="speech for training needs the extra 'demo'")
     from runs import Corpus
@@ -49,16 +73,16 @@ def corpus(mini_base, tmp_path_factory):
     from xtts_extend.demo.texts import sentences
     from xtts_extend.text.extend import extend_vocabulary
 
-    folder = tmp_path_factory.mktemp("ንግግር corpus")
-    amharic = sentences("am", 16)
-    lines = make_corpus(amharic, "am", folder / "am", progress=False).read_text(encoding="utf-8").splitlines(True)
-    train, val = folder / "am" / "train.csv", folder / "am" / "val.csv"
-    train.write_text("".join(lines[:13]), encoding="utf-8")
-    val.write_text("".join(lines[:1] + lines[13:]), encoding="utf-8")
-    english = make_corpus(sentences("en", 3), "en", folder / "en", progress=False)
-    (folder / "am.txt").write_text("\n".join(amharic), encoding="utf-8")
-    extend_vocabulary(mini_base / "vocab.json", "am", folder / "vocab.json", texts=[folder / "am.txt"], size=150)
-    return Corpus(mini_base, folder / "vocab.json", train, val, english)
+    def fill(folder: Path) -> None:
+        amharic = sentences("am", 16)
+        lines = make_corpus(amharic, "am", folder / "am", progress=False).read_text(encoding="utf-8").splitlines(True)
+        (folder / "am" / "train.csv").write_text("".join(lines[:13]), encoding="utf-8")
+        (folder / "am" / "val.csv").write_text("".join(lines[:1] + lines[13:]), encoding="utf-8")
+        make_corpus(sentences("en", 3), "en", folder / "en", progress=False)
+        (folder / "am.txt").write_text("\n".join(amharic), encoding="utf-8")
+        extend_vocabulary(mini_base / "vocab.json", "am", folder / "vocab.json", texts=[folder / "am.txt"], size=150)
+
+    return Corpus(mini_base, made_once("ንግግር corpus", fill))
 
 
 @pytest.fixture(scope="session")
@@ -73,19 +97,31 @@ def recipe() -> Callable[[list[str]], None]:
 
 
 @pytest.fixture(scope="session")
-def short_run(corpus, recipe, tmp_path_factory) -> Path:
-    """A run of ours, four steps of twelve; not to be written to."""
+def run_once(corpus, recipe, made_once) -> Callable[..., Path]:
+    """The run of some flags, by a name; made once, and not to be written to."""
     from runs import only_run
 
-    output = tmp_path_factory.mktemp("short")
-    recipe(corpus.flags(output_dir=output, max_steps=4, val_manifest=None))
-    return only_run(output)
+    def run(name: str, **flags: object) -> Path:
+        return only_run(made_once(name, lambda folder: recipe(corpus.flags(output_dir=folder, **flags))))
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def stock_file(corpus, tmp_path_factory) -> Path:
-    """`checkpoint_4.pth` of coqui's Trainer, from the base, with rows of noise for new tokens; not to be written to."""
-    from runs import stock_run
+def short_run(run_once) -> Path:
+    """A run of ours, four steps of twelve; not to be written to."""
+    return run_once("short", max_steps=4, val_manifest=None)
 
-    with pytest.MonkeyPatch.context() as patch:
-        return stock_run(corpus, tmp_path_factory.mktemp("stock") / "run", patch, from_base="stock")
+
+@pytest.fixture(scope="session")
+def two_steps(run_once) -> Path:
+    """A run of ours, two steps, evaluated before the first one; not to be written to."""
+    return run_once("two steps", max_steps=2)
+
+
+@pytest.fixture(scope="session")
+def stock_file(corpus, made_once) -> Path:
+    """`checkpoint_4.pth` of coqui's Trainer, from the base, with rows of noise for new tokens; not to be written to."""
+    from runs import stock_run_once
+
+    return stock_run_once(made_once, "stock", corpus, from_base="stock")

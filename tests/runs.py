@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,10 +33,23 @@ class Corpus:
     """Paths of everything that a run of the recipe needs, and the flags for a short one."""
 
     base: Path
-    vocab: Path
-    train: Path
-    val: Path
-    english: Path
+    folder: Path
+
+    @property
+    def vocab(self) -> Path:
+        return self.folder / "vocab.json"
+
+    @property
+    def train(self) -> Path:
+        return self.folder / "am" / "train.csv"
+
+    @property
+    def val(self) -> Path:
+        return self.folder / "am" / "val.csv"
+
+    @property
+    def english(self) -> Path:
+        return self.folder / "en" / "metadata.csv"
 
     def flags(self, **flags: object) -> list[str]:
         """Flags for a run over 12 utterances in batches of two, six steps an epoch."""
@@ -45,6 +59,8 @@ class Corpus:
             "language": "am",
             "train_manifest": self.train,
             "val_manifest": self.val,
+            # encoded once for all tests; without it each run would do that again
+            "codes": self.folder / "codes",
             "batch_size": 2,
             # tests compare losses; bfloat16 has tests of its own
             "amp": "none",
@@ -179,6 +195,17 @@ def stock_run(
     for handler in set(logging.getLogger("trainer").handlers) - set(handlers):
         logging.getLogger("trainer").removeHandler(handler)
     return Path(stock.output_path) / "checkpoint_4.pth"
+
+
+def stock_run_once(made_once: Callable[..., Path], name: str, corpus: Corpus, **given: Any) -> Path:
+    """`stock_run`, made once, by a name; not to be written to."""
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            stock_run(corpus, folder / "run", patch, **given)
+
+    (file,) = made_once(name, fill).glob("run/*/checkpoint_4.pth")
+    return file
 
 
 def changed_vocabulary(

@@ -5,8 +5,6 @@ import io
 import json
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -81,18 +79,17 @@ def test_weights_without_a_run_are_a_base_whatever_the_name(tmp_path, content):
     assert (info.kind, info.vocab_size, info.architecture.layers) == ("base", 30, 3)
 
 
-def test_a_published_file_with_old_config_classes_is_read_and_not_written(tmp_path):
+def test_a_published_file_with_old_config_classes_is_read_and_not_written(tmp_path, monkeypatch):
     """The real model.pth pickles an XttsConfig whose args class lived in another module."""
-    code = """
-import sys, torch
-from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig, XttsAudioConfig
-XttsArgs.__module__ = XttsAudioConfig.__module__ = "TTS.tts.models.xtts"
-import TTS.tts.models.xtts
-config = XttsConfig(model_args=XttsArgs(gpt_n_heads=4))
-torch.save({"config": config, "model": {"gpt.text_embedding.weight": torch.zeros(30, 8)}, "step": 5}, sys.argv[1])
-"""
+    from TTS.tts.configs import xtts_config
+    from TTS.tts.models import xtts
+
+    for name in ("XttsArgs", "XttsAudioConfig"):
+        monkeypatch.setattr(getattr(xtts_config, name), "__module__", xtts.__name__)
+    config = xtts_config.XttsConfig(model_args=xtts_config.XttsArgs(gpt_n_heads=4))
     path = tmp_path / "model.pth"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
+    torch.save({"config": config, "model": {"gpt.text_embedding.weight": torch.zeros(30, 8)}, "step": 5}, path)
+    monkeypatch.undo()
     before = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns
     info = inspect_checkpoint(path)
     assert (info.kind, info.step, info.architecture.heads) == ("base", 5, 4)

@@ -288,7 +288,7 @@ def test_a_run_reads_what_encode_made(corpus, recipe, tmp_path, capsys, caplog):
         assert f"12 recordings were encoded; their codes are kept in {codes}" in caplog.text
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
     # the same run without codes that were made beforehand
-    recipe(corpus.flags(**given | {"output_dir": tmp_path / "other", "max_steps": 4}))
+    recipe(corpus.flags(codes=None, **given | {"output_dir": tmp_path / "other", "max_steps": 4}))
     assert (only_run(tmp_path / "other") / "metrics.jsonl").read_text(encoding="utf-8") == lines
     # codes are no manifest
     with pytest.raises(SystemExit) as caught:

@@ -134,16 +134,3 @@ def test_weights_are_not_loaded_by_the_config(mini_base):
     config.model_args.gpt_checkpoint = "somewhere.pth"
     with pytest.raises(ConfigError, match="gpt_checkpoint is set"):
         ExtendedGPTTrainer(config)
-
-
-def test_importing_the_model_leaves_the_threads_alone():
-    """Importing coqui's XTTS dataset sets torch to one thread."""
-    import subprocess
-    import sys
-
-    code = (
-        "import torch; before = torch.get_num_threads(); "
-        "import xtts_extend.model.gpt_trainer; assert torch.get_num_threads() == before, torch.get_num_threads(); "
-        "import TTS.tts.layers.xtts.trainer.dataset"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={"OMP_NUM_THREADS": "2"})

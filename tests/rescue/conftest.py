@@ -1,14 +1,13 @@
 """Healthy checkpoints; not to be written to."""
 
 import pytest
-from runs import stock_run
+from runs import stock_run_once
 
 
 @pytest.fixture(scope="session")
-def healthy_stock(corpus, tmp_path_factory):
+def healthy_stock(corpus, made_once):
     """coqui's Trainer, new rows at the mean and a low rate."""
-    with pytest.MonkeyPatch.context() as patch:
-        return stock_run(corpus, tmp_path_factory.mktemp("healthy") / "run", patch, from_base="mean", rate=1e-5)
+    return stock_run_once(made_once, "healthy stock", corpus, from_base="mean", rate=1e-5)
 
 
 @pytest.fixture(params=["ours", "stock"])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,28 +27,6 @@ def tokenizer(write_vocab: Callable[..., Path]) -> VoiceBpeTokenizer:
     path = base.path.parent / "ìwé àwọn ọ̀rọ̀.json"
     path.write_text(append_entries(base, [], ["ẹ"], []), encoding="utf-8")
     return load_tokenizer(path)
-
-
-def test_nothing_is_patched_by_imports_alone() -> None:
-    code = """
-import TTS.tts.layers.xtts.tokenizer as t, TTS.tts.models.xtts as x
-T = t.VoiceBpeTokenizer
-def now():
-    limits = T.__dict__.get("char_limits")
-    return (T.preprocess_text, T.encode, limits, t.split_sentence, x.split_sentence, x.Xtts.synthesize)
-before = now()
-import xtts_extend, xtts_extend.text.tokenizer, xtts_extend.text.extend
-assert now() == before
-early = T()
-xtts_extend.enable()
-once = now()
-assert all(new is not old for new, old in zip(once, before))
-xtts_extend.enable()
-assert now() == once
-assert early.char_limits["am"] == 130 and early.char_limits["fr"] == 273
-assert early.preprocess_text("ሰላም።", "am") == "ሰላም."
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_stock_languages_are_preprocessed_and_cut_as_before(shared_data: Path) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from runs import only_run
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(corpus, recipe, tmp_path_factory) -> Path:
+def uninterrupted(run_once) -> Path:
     """Two epochs in one go, evaluated in the middle as well: the run that all others are compared with."""
-    output = tmp_path_factory.mktemp("uninterrupted")
-    recipe(corpus.flags(output_dir=output, eval_step=4, save_step=4, warmup_steps=6))
-    return only_run(output)
+    return run_once("uninterrupted", eval_step=4, save_step=4, warmup_steps=6)
 
 
 @pytest.fixture

@@ -121,5 +121,5 @@ def test_a_base_made_with_nothing_but_stock_coqui_works(mini_base, tmp_path, cor
     torch.save(make_dvae(1024).state_dict(), base / "dvae.pth")
     torch.save(torch.ones(80), base / "mel_stats.pth")
     assert failed(base) == {}
-    recipe(corpus.flags(base_dir=base, output_dir=tmp_path / "runs", max_steps=1))
+    recipe(corpus.flags(base_dir=base, codes=None, output_dir=tmp_path / "runs", max_steps=1))
     assert (only_run(tmp_path / "runs") / "checkpoint_1.pth").is_file()

@@ -22,10 +22,8 @@ from xtts_extend.training.config import SAMPLING
 
 
 @pytest.fixture(scope="module")
-def run(corpus, recipe, tmp_path_factory):
-    output = tmp_path_factory.mktemp("run")
-    recipe(corpus.flags(output_dir=output, max_steps=2))
-    return only_run(output)
+def run(two_steps):
+    return two_steps
 
 
 @pytest.fixture(scope="module")

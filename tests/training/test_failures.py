@@ -5,13 +5,12 @@ import math
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import Script
 from runs import STEPS, checkpoint, model_and_config, only_run, require_same_run
 from trainer import TrainerArgs
 
@@ -231,8 +230,8 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(
 def test_a_second_signal_ends_at_once_and_the_disk_is_as_it_was(uninterrupted, corpus, recipe, tmp_path, number):
     flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
     script = Path(__file__).with_name("signalled.py")
-    stopped = subprocess.run([sys.executable, str(script), str(int(number)), "twice:6", *flags], capture_output=True)
-    assert stopped.returncode == -number
+    stopped = Script(script, int(number), "twice:6", *flags, output=tmp_path / "log")
+    assert stopped.wait() == -number, stopped.text
     run = only_run(tmp_path)
     assert {file.name for file in run.glob("checkpoint_*")} == {"checkpoint_4.pth"}
     recipe(["--checkpoint", str(run)])

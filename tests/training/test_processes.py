@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run
+from processes import Script, run, together
 from runs import RECIPE, checkpoint, only_run, require_equal
 
 from xtts_extend.training.metrics import read_metrics
@@ -20,15 +19,10 @@ from xtts_extend.training.metrics import read_metrics
 PROBE = Path(__file__).with_name("probe.py")
 
 
-def torchrun(processes: int, *arguments: object) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return [*launcher, *map(str, arguments)]
-
-
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, capture_output=True, text=True, timeout=300
-    )
+def torchrun(processes: int, *arguments: object, output: Path) -> Script:
+    """The launcher; what it starts are new Python processes."""
+    launcher = Path(torch.distributed.run.__file__)
+    return Script(launcher, "--standalone", f"--nproc_per_node={processes}", *arguments, output=output)
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +44,8 @@ def test_two_processes_train_one_model(corpus, flags, tmp_path):
     """
     # at a higher rate Adam makes large differences of rounding errors in small gradients
     more = {"epochs": 7, "max_steps": 20, "learning_rate": 1e-7, "val_manifest": corpus.val}
-    one = run([sys.executable, str(PROBE), str(tmp_path / "one"), *flags(tmp_path / "runs1", 4, **more)])
-    assert one.returncode == 0, one.stderr
-    two = run(torchrun(2, PROBE, tmp_path / "two", *flags(tmp_path / "runs2", 2, **more)))
-    assert two.returncode == 0, two.stderr
+    run(PROBE, tmp_path / "one", *flags(tmp_path / "runs1", 4, **more), output=tmp_path / "log1")
+    together(2, PROBE, tmp_path / "two", *flags(tmp_path / "runs2", 2, **more), output=tmp_path / "log2")
     alone = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
     first, second = (torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name in alone["gradients"]:
@@ -73,15 +65,11 @@ def test_two_processes_train_one_model(corpus, flags, tmp_path):
 
 def test_a_resume_in_two_processes_is_the_same_run(flags, tmp_path):
     """Also with accumulation, and with a last batch that has fewer samples than there are processes."""
-    more = {"grad_accum_steps": 2, "coqpit": None}
-    del more["coqpit"]
-    whole = run(torchrun(2, RECIPE, *flags(tmp_path / "whole", 5, **more)))
-    assert whole.returncode == 0, whole.stderr
-    part = run(torchrun(2, RECIPE, *flags(tmp_path / "part", 5, max_steps=2, **more)))
-    assert part.returncode == 0, part.stderr
+    more, log = {"grad_accum_steps": 2}, tmp_path / "log"
+    together(2, RECIPE, *flags(tmp_path / "whole", 5, **more), output=log)
+    together(2, RECIPE, *flags(tmp_path / "part", 5, max_steps=2, **more), output=log)
     stopped = only_run(tmp_path / "part")
-    again = run(torchrun(2, RECIPE, "--checkpoint", stopped, "--coqpit.max_steps=null"))
-    assert again.returncode == 0, again.stderr
+    together(2, RECIPE, "--checkpoint", stopped, "--coqpit.max_steps=null", output=log)
     a, b = checkpoint(only_run(tmp_path / "whole"), 4), checkpoint(stopped, 4)
     for key in ("model", "optimizer", "step", "epoch"):
         require_equal(a[key], b[key], key)
@@ -92,36 +80,33 @@ def test_a_resume_in_two_processes_is_the_same_run(flags, tmp_path):
 
 @pytest.mark.slow
 def test_another_number_of_processes_sees_the_same_samples(flags, tmp_path):
-    two = run(torchrun(2, RECIPE, *flags(tmp_path, 2, max_steps=2)))
-    assert two.returncode == 0, two.stderr
-    folder = only_run(tmp_path)
-    one = run([sys.executable, str(RECIPE), "--checkpoint", str(folder), "--coqpit.max_steps=null"])
-    assert one.returncode == 0, one.stderr
-    assert "The number of processes changed from 2 to 1; each now has batches of 4." in one.stdout + one.stderr
+    two = torchrun(2, RECIPE, *flags(tmp_path / "runs", 2, max_steps=2), output=tmp_path / "two")
+    assert two.wait() == 0, two.text
+    folder = only_run(tmp_path / "runs")
+    one = run(RECIPE, "--checkpoint", folder, "--coqpit.max_steps=null", output=tmp_path / "log")
+    assert "The number of processes changed from 2 to 1; each now has batches of 4." in one.text
     content = checkpoint(folder, 6)
     assert (content["config"]["batch_size"], content["xtts_extend"]["processes"]) == (4, 1)
     steps = read_metrics(folder)[0]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     for epoch in (steps[:3], steps[3:]):
         assert len({name for line in epoch for name in line["samples"]}) == 12
-    three = run(torchrun(3, RECIPE, "--checkpoint", folder, "--epochs", "3"))
-    assert three.returncode != 0
-    assert "3 processes cannot share evenly" in three.stderr
+    three = torchrun(3, RECIPE, "--checkpoint", folder, "--epochs", "3", output=tmp_path / "three")
+    assert three.wait() != 0
+    assert "3 processes cannot share evenly" in three.text
 
 
 def test_a_signal_to_torchrun_saves(flags, tmp_path):
-    command = torchrun(2, RECIPE, *flags(tmp_path, 2, epochs=500))
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if " > step " in line:
-            break
+    process = torchrun(2, RECIPE, *flags(tmp_path / "runs", 2, epochs=500), output=tmp_path / "log")
+    while " > step " not in process.text:
+        assert not process.ended, process.text
+        time.sleep(0.02)
     time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    rest = process.stderr.read()
+    process.send(signal.SIGTERM)
     assert process.wait(timeout=60) != 0
-    folder = only_run(tmp_path)
+    folder = only_run(tmp_path / "runs")
     (saved,) = folder.glob("checkpoint_*.pth")
     step = int(saved.stem.split("_")[1])
-    assert checkpoint(folder, step)["step"] == step, rest
+    assert checkpoint(folder, step)["step"] == step, process.text
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines] == list(range(1, step + 1))

@@ -1,15 +1,14 @@
 """A resumed run is the same run; stock's `restore_path` is not."""
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
+import processes
 import pytest
 import torch
+from processes import Script
 from runs import (
     RECIPE,
     STEPS,
@@ -85,27 +84,19 @@ def test_resume_of_a_resume_and_from_the_best_model(uninterrupted, corpus, recip
 def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
     """Another process, stopped in the middle of the second epoch; the resume is another process again."""
     flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
-    process = subprocess.Popen(
-        [sys.executable, str(RECIPE), *flags, "--coqpit.print_step=1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "step 7/12" in line:
-            process.send_signal(number)
-    assert process.wait() == code, "".join(lines)
+    output = tmp_path / "log"
+    process = Script(RECIPE, *flags, "--coqpit.print_step=1", output=output)
+    while "step 7/12" not in process.text:
+        assert not process.ended, process.text
+        time.sleep(0.02)
+    process.send(number)
+    assert process.wait() == code, process.text
     run = only_run(tmp_path)
-    stopped = int(re.search(r"Stopped at step (\d+)", "".join(lines)).group(1))
+    stopped = int(re.search(r"Stopped at step (\d+)", process.text).group(1))
     assert 7 <= stopped < STEPS
     assert (run / f"checkpoint_{stopped}.pth").is_file()
 
-    resumed = subprocess.run(
-        [sys.executable, str(RECIPE), "--checkpoint", str(run)], capture_output=True, text=True, check=True
-    ).stderr
+    resumed = processes.run(RECIPE, "--checkpoint", run, output=tmp_path / "log again").text
     assert f"step {stopped} · epoch 1, batch {stopped - 6} done · learning rate 0.001" in resumed
     first = re.search(r"step (\d+)/12", resumed).group(1)
     assert int(first) == stopped + 1
@@ -114,16 +105,12 @@ def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
 
 def test_a_kill_resumes_from_the_last_checkpoint(uninterrupted, corpus, tmp_path, recipe):
     flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
-    process = subprocess.Popen(
-        [sys.executable, str(RECIPE), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not list(tmp_path.glob("*/checkpoint_4.pth")):
-            assert process.poll() is None
-            time.sleep(0.02)
-    finally:
-        process.kill()
-        process.wait()
+    process = Script(RECIPE, *flags, output=tmp_path / "log")
+    while not list(tmp_path.glob("*/checkpoint_4.pth")):
+        assert not process.ended, process.text
+        time.sleep(0.02)
+    process.send(signal.SIGKILL)
+    process.wait()
     recipe(["--checkpoint", str(only_run(tmp_path))])
     require_same_run(only_run(tmp_path), uninterrupted, STEPS)
 
