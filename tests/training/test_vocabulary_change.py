@@ -106,8 +106,14 @@ def test_other_merges_alone_are_another_vocabulary(short_run, corpus, fails, tmp
     assert "the same tokens with the same ids, but other merges" in message
 
 
+@pytest.fixture(scope="module")
+def old_moments(short_run, corpus, tmp_path_factory):
+    """`moments_by_token` with the vocabulary that the run had."""
+    return moments_by_token(continued(short_run, corpus.vocab, tmp_path_factory.mktemp("same")), corpus.vocab)
+
+
 @pytest.mark.parametrize("how", ["added", "removed", "permuted", "old ones permuted"])
-def test_rows_and_moments_follow_their_tokens(short_run, corpus, tmp_path, how, caplog):
+def test_rows_and_moments_follow_their_tokens(short_run, corpus, old_moments, tmp_path, how, caplog):
     vocab = variant(corpus, how, tmp_path)
     trainer = continued(short_run, vocab, tmp_path / "runs")
     saved = checkpoint(short_run, 4)
@@ -115,12 +121,12 @@ def test_rows_and_moments_follow_their_tokens(short_run, corpus, tmp_path, how, 
     for token in before.keys() & now.keys():
         for one, other in zip(before[token], now[token], strict=True):
             assert torch.equal(one, other), token
+    restored = trainer.model.state_dict()
     for key, tensor in saved["model"].items():
         if key.removeprefix(PREFIX) not in TOKEN_TENSORS:
-            assert torch.equal(trainer.model.state_dict()[key], tensor)
+            assert torch.equal(restored[key], tensor)
 
-    same = continued(short_run, corpus.vocab, tmp_path / "same")
-    old_moments, moments = moments_by_token(same, corpus.vocab), moments_by_token(trainer, vocab)
+    moments = moments_by_token(trainer, vocab)
     assert {key for key, _ in moments} == set(TOKEN_TENSORS)
     seen = 0
     for key in old_moments.keys() & moments.keys():
@@ -163,7 +169,7 @@ def test_a_permuted_run_goes_on_as_if_nothing_had_happened(short_run, corpus, re
     assert examine(only_run(tmp_path / "b"), corpus.base).verdict == "healthy"
 
 
-def test_frozen_rows_that_would_not_come_first(short_run, corpus, fails, tmp_path):
+def test_frozen_rows_that_would_not_come_first(short_run, corpus, old_moments, fails, tmp_path):
     vocab = variant(corpus, "mixed", tmp_path)
     flags = ["--checkpoint", str(short_run), "--vocab", str(vocab), "--on-vocab-change", "migrate"]
     code, message = fails(flags)
@@ -171,8 +177,7 @@ def test_frozen_rows_that_would_not_come_first(short_run, corpus, fails, tmp_pat
     assert "--no-freeze-base-rows" in message
     trainer = continued(short_run, vocab, tmp_path / "runs", freeze_base_rows=False)
     assert not trainer.model.rows_frozen
-    same = continued(short_run, corpus.vocab, tmp_path / "same")
-    old_moments, moments = moments_by_token(same, corpus.vocab), moments_by_token(trainer, vocab)
+    moments = moments_by_token(trainer, vocab)
     for key, pair in moments.items():
         for index, moment in enumerate(pair):
             expected = old_moments[key][index] if key in old_moments else torch.zeros_like(moment)
