@@ -38,7 +38,7 @@ from xtts_extend.training.trainer import ResumableTrainer
 logger = logging.getLogger("trainer")
 
 #: Part of the cache's folder names: raise it when what `make_mini_base` makes changes.
-VERSION = 2
+VERSION = 3
 #: GPT steps of the demo's base: two minutes on two cores.
 DEMO_STEPS = 600
 #: Entries of the built-in vocabulary.
