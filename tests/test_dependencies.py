@@ -21,7 +21,7 @@ GPT_TRAINER = "TTS.tts.layers.xtts.trainer.gpt_trainer"
 REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
     "coqui-tts": [
         # subclassed by model/gpt_trainer.py, and by training/config.py
-        (GPT_TRAINER, "GPTTrainer", {"format_batch", "train_step", "eval_step", "on_train_epoch_start", "on_init_end"}),
+        (GPT_TRAINER, "GPTTrainer", {"format_batch", "train_step", "on_train_epoch_start", "on_init_end"}),
         (GPT_TRAINER, "GPTTrainer.__init__", {"config"}),
         (GPT_TRAINER, "GPTTrainer.train_step", {"batch", "criterion", "optimizer_idx"}),
         (GPT_TRAINER, "GPTTrainer.get_data_loader", {"config", "is_eval", "samples"}),
@@ -60,7 +60,8 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
             "Trainer",
             {
                 "restore_model", "save_checkpoint", "save_best_model", "get_train_dataloader", "get_eval_dataloader",
-                "train_epoch", "test_run", "fit", "_fit", "format_batch", "eval_step", "use_pt_ddp",
+                "train_epoch", "test_run", "fit", "_fit", "format_batch", "use_pt_ddp", "_setup_logger_config",
+                "save_training_script",
             },
         ),
         ("trainer", "Trainer._get_autocast_args", {"mixed_precision", "precision"}),
@@ -68,6 +69,7 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
         ("trainer.trainer_utils", "get_optimizer", {"optimizer_name", "optimizer_params", "lr", "parameters"}),
         ("trainer.trainer_utils", "get_scheduler", {"lr_scheduler", "lr_scheduler_params", "optimizer"}),
         ("trainer.logging", "logger_factory", {"config", "output_path"}),
+        ("trainer.logging", "DummyLogger", {"finish", "flush", "add_scalars", "test_audios"}),
         ("trainer.logging.tensorboard_logger", "TensorboardLogger.__init__", {"log_dir", "model_name"}),
     ],
     "coqpit-config": [("coqpit", "Coqpit", {"to_dict", "from_dict", "load_json"})],
@@ -77,6 +79,8 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
         ("torch.nn.utils", "get_total_norm", {"tensors"}),
         ("torch.nn.utils", "clip_grads_with_norm_", {"parameters", "max_norm", "total_norm"}),
         ("torch.nn.parallel", "DistributedDataParallel.no_sync", set()),
+        ("torch.overrides", "TorchFunctionMode.__torch_function__", {"func", "types", "args", "kwargs"}),
+        ("torch.optim", "AdamW.state_dict", set()),
     ],
     "torchaudio": [("torchaudio.functional", "resample", {"lowpass_filter_width", "rolloff", "resampling_method"})],
     # coqui-tts will not be imported without it, and we do not call it

@@ -18,7 +18,7 @@ from xtts_extend.training.config import read_json
 from xtts_extend.training.curves import read_curves
 from xtts_extend.training.evaluation import SAMPLES
 from xtts_extend.training.history import read_history
-from xtts_extend.training.metrics import FILE_NAME, read_metrics
+from xtts_extend.training.metrics import FILE_NAME, comparable, read_metrics
 
 logger = logging.getLogger("trainer")
 
@@ -72,12 +72,17 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, Any]:
     if output.is_dir():
         raise ConfigError(f"{output} is a folder. Give a file that ends in .html.")
     config = read_json(run / "config.json")
-    steps, evaluations = read_metrics(run)
+    steps, measured = read_metrics(run)
+    evaluations = comparable(measured)
+    left_out = len(measured) - len(evaluations)
     history = read_history(run)
     samples = _chosen_samples(run)
     language = str(config.get("language") or "a fine-tuned language")
     parts = [
         _summary(run, language, steps, evaluations),
+        f'<p class="note">{left_out} evaluations by an older release, whose measure was another, are left out.</p>'
+        if left_out
+        else "",
         ("Loss", _losses(steps, evaluations, history)),
         ("What is kept of the old languages", _retention(evaluations, history, config)),
         ("Test sentences", _sentences(samples, config)),

@@ -50,3 +50,17 @@ def test_only_the_learned_language_is_judged(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     found = read_curves(tmp_path / "checkpoint_3.pth", 3, "am")
     assert found.evaluation == [(0, 5.0), (1, 4.0), (2, 3.0), (3, 2.0)]
+
+
+def test_evaluations_of_another_measure_are_not_compared(tmp_path):
+    """A run that an older release began: what it measured before is no start to compare with."""
+    older = [{"step": step, "eval": True, "language": "am", "loss": 2.0} for step in (0, 1)]
+    newer = [{"step": step, "eval": True, "measure": 2, "language": "am", "loss": 2.5} for step in (2, 3)]
+
+    def evaluation(lines):
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        return read_curves(tmp_path / "checkpoint_3.pth", 3, "am").evaluation
+
+    assert evaluation([*older, *newer]) == [(2, 2.5), (3, 2.5)]
+    assert evaluation(older) == [(0, 2.0), (1, 2.0)]
+    assert evaluation([]) == []

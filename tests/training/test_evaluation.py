@@ -48,7 +48,7 @@ def test_losses_do_not_depend_on_batches(corpus):
 
     one = measured(1)
     assert one["loss"] == one["loss_text_ce"] + one["loss_mel_ce"]
-    for batch_size in (4, 8):
+    for batch_size in (2, 3, 8):
         assert measured(batch_size) == pytest.approx(one, **SAME), batch_size
     second = OneOfTwo(1)
     measured(2, second)

@@ -15,7 +15,7 @@ from runs import STEPS, checkpoint, model_and_config, only_run, require_same_run
 from trainer import TrainerArgs
 
 from xtts_extend.data.manifest import read_manifests
-from xtts_extend.errors import CheckpointError, DataError
+from xtts_extend.errors import CheckpointError, DataError, DiskFullError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.training.metrics import read_metrics
 from xtts_extend.training.trainer import ResumableTrainer
@@ -255,3 +255,17 @@ def test_batches_of_one_have_losses(corpus, recipe, tmp_path):
     steps, evaluations = read_metrics(only_run(tmp_path))
     assert all(5 < line["loss_mel_ce"] < 8 for line in (*steps, *evaluations))
     assert len(steps) == 3
+
+
+def test_a_run_folder_that_cannot_be_written_to_is_named(short_run, fails, tmp_path, monkeypatch):
+    """The first thing that is written after the first batch fails: its message is not hidden by another error."""
+
+    def full(config, run, step):
+        raise DiskFullError("The disk is full: the curves cannot be written.")
+
+    monkeypatch.setattr("xtts_extend.training.trainer.make_dashboard", full)
+    copy = shutil.copytree(short_run, tmp_path / "run")
+    code, message = fails(["--checkpoint", str(copy), "--max-steps", "5"])
+    assert code == 1
+    assert message.rstrip().endswith("error: The disk is full: the curves cannot be written.")
+    assert (copy / "checkpoint_4.pth").is_file()

@@ -13,7 +13,7 @@ from runs import checkpoint, only_run, require_same_run
 from xtts_extend.data.dataset import split_batch
 from xtts_extend.errors import ConfigError, MachineError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
-from xtts_extend.training import hardware
+from xtts_extend.training import evaluation, hardware
 from xtts_extend.training.metrics import read_metrics
 from xtts_extend.training.update import Updater
 
@@ -208,10 +208,10 @@ def test_memory_that_does_not_suffice_for_half(corpus, short_memory, fails, tmp_
 
 
 def test_an_evaluation_that_does_not_fit(corpus, fails, monkeypatch, tmp_path):
-    def no_room(self, batch, criterion):
+    def no_room(model, batches, ranks):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
 
-    monkeypatch.setattr(ExtendedGPTTrainer, "eval_step", no_room)
+    monkeypatch.setattr(evaluation, "mean_losses", no_room)
     code, error = fails(corpus.flags(output_dir=tmp_path))
     assert code == 1
     assert "The GPU's memory does not suffice: CUDA out of memory. Tried to allocate 3.00 GiB" in error

@@ -44,6 +44,7 @@ def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, re
     (run,) = {entry for entry in stock_folder.parent.iterdir() if entry.name[0] != "."} - {stock_folder}
     assert f"it belongs to a run of others: resumed in a new run folder, {run}" in caplog.text
     assert caplog.text.count("best loss unknown") == 1
+    assert "measured again" not in caplog.text, "its own first evaluation is the one to beat, not the base's"
     # measured before it goes on
     assert {"best_model_6.pth", "checkpoint_7.pth", "config.json", "vocab.json"} <= {
         file.name for file in run.iterdir()

@@ -21,7 +21,7 @@ from xtts_extend.rescue.doctor import Diagnosis, examine
 from xtts_extend.rescue.measure import measure_old_rows, misplaced_rows, not_finite, untrained_rows
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient, row_moments
 from xtts_extend.text.vocabulary import first_of, load_vocabulary, romanized_spellings
-from xtts_extend.training.position import UNJUDGED
+from xtts_extend.training.position import unjudged
 
 logger = logging.getLogger("trainer")
 #: What the doctor finds where a repair is refused, and why nothing is repaired then.
@@ -225,7 +225,7 @@ def _freeze_from_here_on(
         **patient.record,
         "base_rows": {"rows": rows, "frozen": True, "digests": digests},
         # the losses before are those of another model
-        "state": {**patient.record["state"], **UNJUDGED},
+        "state": {**patient.record["state"], **unjudged()},
     }
     content["config"] = {**patient.recorded, "freeze_base_rows": True}
     for name in TOKEN_TENSORS:

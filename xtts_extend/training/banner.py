@@ -25,11 +25,6 @@ def describe_run(
         accumulate: batches per optimizer step.
         processes: how many train together.
     """
-    frames = getattr(config, "batch_frames", None)
-    if frames is None:
-        batch = f"batches of {config.batch_size * processes}"
-    else:
-        batch = f"batches of up to {frames * processes} frames" if frames else "batches as large as memory allows"
     shared = f" over {processes} processes" if processes > 1 else ""
     replayed = sum(bool(sample.get("replay")) for sample in train_samples)
     until = [f"{config.epochs} epochs"]
@@ -37,10 +32,18 @@ def describe_run(
     lines = [
         f"{len(train_samples)} training samples{f' ({replayed} of them replay)' if replayed else ''}, "
         f"{len(eval_samples)} evaluation samples",
-        f"{batch}{shared} · {accumulate} per optimizer step · learning rate {config.lr:.3g} · until "
-        + " or ".join(until),
+        f"{_batches(config, processes)}{shared} · {accumulate} per optimizer step · learning rate {config.lr:.3g} · "
+        f"until {' or '.join(until)}",
     ]
     return "\n".join(f" > {line}" for line in lines)
+
+
+def _batches(config: Any, processes: int) -> str:
+    """The batch of some processes together, in words."""
+    frames = getattr(config, "batch_frames", None)
+    if frames is None:
+        return f"batches of {config.batch_size * processes}"
+    return f"batches of up to {frames * processes} frames" if frames else "batches as large as memory allows"
 
 
 def describe_processes(content: Mapping[str, Any], config: Any, processes: int) -> str:
@@ -55,8 +58,8 @@ def describe_processes(content: Mapping[str, Any], config: Any, processes: int) 
     if before == processes:
         return ""
     return (
-        f" > The number of processes changed from {before} to {processes}; each now has batches of "
-        f"{config.batch_size}. Every step still sees the same samples, but dropout and rounding differ: the run does "
+        f" > The number of processes changed from {before} to {processes}; each now has "
+        f"{_batches(config, 1)}. Every step still sees the same samples, but dropout and rounding differ: the run does "
         "not continue bit for bit."
     )
 

@@ -8,8 +8,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from xtts_extend.training.metrics import comparable
 
 #: (step, loss), in order.
 Curve = list[tuple[int, float]]
@@ -156,7 +159,7 @@ def read_curves(checkpoint: Path, step: int | None, language: str) -> Curves | N
 def _from_metrics(file: Path, last: float, language: str) -> Curves:
     """Lines that a kill left half are passed over."""
     train: Curve = []
-    evaluation: Curve = []
+    evaluations: list[dict[str, Any]] = []
     for line in file.read_bytes().splitlines():
         try:
             values = json.loads(line)
@@ -169,8 +172,8 @@ def _from_metrics(file: Path, last: float, language: str) -> Curves:
         if not values.get("eval"):
             train.append((step, loss))
         elif values.get("language") == language or not language:
-            evaluation.append((step, loss))
-    return Curves(str(file), train, evaluation)
+            evaluations.append(values)
+    return Curves(str(file), train, [(int(line["step"]), float(line["loss"])) for line in comparable(evaluations)])
 
 
 def _from_tensorboard(folder: Path, last: float) -> Curves:

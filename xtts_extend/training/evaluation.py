@@ -21,6 +21,9 @@ from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.signals import Interrupted
 
 logger = logging.getLogger("trainer")
+#: Which measure the lines of evaluations in metrics.jsonl are of. Lines without one are of the first, which depended on
+#: how samples were batched.
+MEASURE = 2
 
 
 def losses_by_language(trainer: Any) -> dict[str, dict[str, float]]:
@@ -91,7 +94,9 @@ def evaluate(trainer: Any) -> dict[str, dict[str, float]]:
     for language in position.base_losses.keys() & lines.keys():
         lines[language]["retention"] = position.base_losses[language] * weight / lines[language]["loss_mel_ce"]
     for language, values in lines.items():
-        trainer.metrics.add(eval=True, step=position.step, epoch=position.epoch, language=language, **values)
+        trainer.metrics.add(
+            eval=True, measure=MEASURE, step=position.step, epoch=position.epoch, language=language, **values
+        )
         scalars = {f"{language}/{name}": value for name, value in values.items()}
         trainer.dashboard_logger.add_scalars("eval", scalars, position.step)
         shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -121,6 +121,11 @@ def read_metrics(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
     return [line for line in lines if not line.get("eval")], [line for line in lines if line.get("eval")]
 
 
+def comparable(evaluations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of evaluations that are of one measure, the run's last: a run may have begun with an older release."""
+    return [line for line in evaluations if line.get("measure") == evaluations[-1].get("measure")]
+
+
 def make_dashboard(config: Any, run: Path, step: int) -> Any:
     """The configured dashboard; TensorBoard drops what an interrupted run logged after `step`.
 

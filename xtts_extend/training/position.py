@@ -11,13 +11,15 @@ from xtts_extend.checkpoint.store import FORMAT_VERSION, require_fit
 from xtts_extend.errors import CheckpointError
 from xtts_extend.training.recorded import updates_of
 
-#: What a position says of the best model when no evaluation counts; never changed in place.
-UNJUDGED: Mapping[str, Any] = {
-    "best_value": float("inf"),
-    "best_retention": {},
-    "start_value": float("inf"),
-    "evaluations_without_best": 0,
-}
+
+def unjudged() -> dict[str, Any]:
+    """What a position says of the best model when no evaluation counts."""
+    return {
+        "best_value": float("inf"),
+        "best_retention": {},
+        "start_value": float("inf"),
+        "evaluations_without_best": 0,
+    }
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Position:
 
     def forget_best(self) -> None:
         """Let no evaluation so far count: they measured something else."""
-        for name, value in UNJUDGED.items():
+        for name, value in unjudged().items():
             setattr(self, name, value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,7 +102,7 @@ class Position:
                 )
             # version 1 did not measure what is kept, and a batch was always trained at once; up to version 2 the
             # evaluation before the first step did not compete
-            added = {1: {**UNJUDGED, "base_losses": {}, "parts": 1}, 2: UNJUDGED}.get(record["version"], {})
+            added = {1: {**unjudged(), "base_losses": {}, "parts": 1}, 2: unjudged()}.get(record["version"], {})
             position.load_state_dict({**added, **record["state"]})
             return position
         recorded = int(content["step"])

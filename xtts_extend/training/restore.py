@@ -96,6 +96,11 @@ def evaluated_alike(record: Mapping[str, Any]) -> bool:
     return record.get("version", 0) > _LAST_BATCHED_VERSION
 
 
+def was_judged(content: Mapping[str, Any]) -> bool:
+    """Whether a run of ours had evaluated when it wrote this checkpoint, so that there is a start to compare with."""
+    return math.isfinite(content.get("xtts_extend", {}).get("state", {}).get("best_value", math.inf))
+
+
 def load_run(path: Path, migration: Migration | None, config: Any) -> tuple[dict[str, Any], CheckpointInfo]:
     """A training checkpoint's content, its weights and record carried to another vocabulary, and its header.
 

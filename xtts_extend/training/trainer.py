@@ -49,7 +49,14 @@ from xtts_extend.training.progress import Progress
 from xtts_extend.training.randomness import seed_all
 from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.reference import equip
-from xtts_extend.training.restore import check_changes, checkpoint_size, freeze_recorded_rows, load_run, restore
+from xtts_extend.training.restore import (
+    check_changes,
+    checkpoint_size,
+    freeze_recorded_rows,
+    load_run,
+    restore,
+    was_judged,
+)
 from xtts_extend.training.saving import Saver
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
 from xtts_extend.training.update import Updater, out_of_memory
@@ -73,6 +80,9 @@ class ResumableTrainer(Trainer):
         run_folder: start in this folder, of a run that ended before its first checkpoint.
         ranks: the processes that train together; rank 0 writes.
         migration: carries the rows of `restore_path` to this run's vocabulary, which goes on in a new run folder.
+
+    While it is constructed, `output_path` is a temporary folder and `dashboard_logger` logs nothing: a start that fails
+    writes nothing into a run folder. Callbacks find the real ones from `on_epoch_start` on.
 
     Raises:
         CheckpointError: `restore_path` is no sound training checkpoint, or does not fit model and optimizer.
@@ -111,8 +121,9 @@ class ResumableTrainer(Trainer):
         start = "as in the checkpoint" if args.restore_path else f"start: {getattr(config, 'init', 'as loaded')}"
         logger.info(model.describe_rows(start))
         logger.info(describe_run(config, train_samples, eval_samples or [], args.grad_accum_steps, self.ranks.size))
-        if self._checkpoint and (other_number := describe_processes(self._checkpoint, config, self.ranks.size)):
-            logger.warning(other_number)
+        processes = describe_processes(self._checkpoint or {}, config, self.ranks.size)
+        if processes and self.ranks.is_main:
+            logger.warning(processes)
         self._folder = RunFolder(
             run_folder, Path(output_path or config.output_path), config.run_name, is_main=self.ranks.is_main
         )
@@ -181,7 +192,6 @@ class ResumableTrainer(Trainer):
         """Write into the run folder from here on; into one that is not new when a batch or an evaluation is done."""
         if self._begun:
             return
-        self._begun = True
         run, step = self._folder.path, self.position.step
         self._folder.prepare(Path(self.config.model_args.tokenizer_file), step)
         self._log.setTarget(logging.FileHandler(run / "trainer_0_log.txt", encoding="utf-8"))
@@ -195,6 +205,7 @@ class ResumableTrainer(Trainer):
         self._metrics = MetricsLog(run, step or -1)
         plotted = (self.config.plot_step, self.config.print_step)
         self._losses = StepLosses(self._metrics, self.dashboard_logger, plotted, self._updater.read)
+        self._begun = True
         self._note("resume" if step else "start", **self._about)
 
     @property
@@ -230,7 +241,10 @@ class ResumableTrainer(Trainer):
         if content is None:
             return
         # if `prepare` saw that they are not recorded
-        losses = losses_by_language(self) if self.model.holds_base else {}
+        try:
+            losses = losses_by_language(self) if self.model.holds_base else {}
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(str(error)) from error
         self.position, restored = restore(self, content, self.restored_info, self._changed, self._migration)
         source, run = Path(self.restored_info.path).absolute(), self._folder.path
         if self.restored_info.written_by == "coqui" and self.ranks.is_main:
@@ -243,7 +257,7 @@ class ResumableTrainer(Trainer):
                 logger.warning(" > %s has continued this run before. To go on there: --checkpoint %s", other, other)
         self._about |= {"from": str(source), "restored": restored, "changed": self._changed}
         note_base_losses(self, losses)
-        self._judge_best_again(losses)
+        self._judge_best_again(losses if self._migration or was_judged(content) else {})
         self.best_value = self.position.best_value
         self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
         # a new folder does not hold it yet
@@ -260,7 +274,9 @@ class ResumableTrainer(Trainer):
             position.start_value = position.best_value = loss_of(base_lines, self.config, math.inf)
             logger.info(" > loss %.5f before the first step, measured again", position.start_value)
         if lost := too_little(position.best_retention, self.config):
-            logger.warning(
+            # of the other processes only warnings are seen, and one is enough
+            logger.log(
+                logging.WARNING if self.ranks.is_main else logging.INFO,
                 " > the best model so far, with loss %.5f, keeps too little now %s. The next one that keeps enough "
                 "takes its place.",
                 position.best_value,

@@ -16,7 +16,7 @@ from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
 from xtts_extend.model.migration import Migration, nearest_rows
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary, romanized_spellings
-from xtts_extend.training.position import UNJUDGED
+from xtts_extend.training.position import unjudged
 
 logger = logging.getLogger("trainer")
 
@@ -222,7 +222,7 @@ def migrate_content(
         **record,
         "vocabulary": {"tokens": dict(vocabulary.tokens), "digest": vocabulary.digest},
         "base_rows": {"rows": rows, "frozen": frozen, "digests": row_digests(weights, rows, prefix) if frozen else {}},
-        "state": {**record["state"], **UNJUDGED},
+        "state": {**record["state"], **unjudged()},
     }
     migrated["config"] = {**content["config"], "freeze_base_rows": config.freeze_base_rows}
     return migrated
