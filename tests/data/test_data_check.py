@@ -308,8 +308,13 @@ def test_an_interrupted_check_keeps_what_it_read(tmp_path: Path, write_voice, to
         return counted(path)
 
     monkeypatch.setattr(check, "measure_recording", interrupt_at_the_tenth)
-    with pytest.raises(KeyboardInterrupt):
-        check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "cache", progress=False)
+    # a shell's background job ignores Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "cache", progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     read_before = len(reads)
     assert 5 <= read_before < count
     reads.clear()
