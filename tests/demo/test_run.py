@@ -50,7 +50,7 @@ def test_the_recipes_output_goes_to_the_log(monkeypatch, tmp_path):
     recipe.write_text("print(' > step 1/2')\nprint('a warning of a library')\nraise SystemExit(3)\n", encoding="utf-8")
     with (
         run._logged_to(tmp_path / "demo.log"),
-        pytest.raises(run.CheckFailed, match="exit code 3; 0 was expected"),
+        pytest.raises(run.CheckFailed, match="exit code 3, expected 0"),
     ):
         run._run(recipe, [], expected=0)
     assert "a warning of a library" in (tmp_path / "demo.log").read_text(encoding="utf-8")

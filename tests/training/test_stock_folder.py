@@ -42,7 +42,7 @@ def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, re
     recipe(corpus.stock_flags(stock_folder, max_steps=7))
     assert listing(stock_folder) == before
     (run,) = {entry for entry in stock_folder.parent.iterdir() if entry.name[0] != "."} - {stock_folder}
-    assert f"it belongs to a run of others: resumed in a new run folder, {run}" in caplog.text
+    assert f"Written by the stock Trainer: resuming in a new run folder, {run}" in caplog.text
     assert caplog.text.count("best loss unknown") == 1
     assert "measured again" not in caplog.text, "its own first evaluation is the one to beat, not the base's"
     # measured before it goes on

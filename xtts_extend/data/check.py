@@ -109,8 +109,8 @@ class DataReport:
         """The report for a terminal.
 
         Args:
-            names: at most so many names of unusable samples per kind; None for all. Of warnings at most ten.
-            name_warnings: name samples with warnings too; otherwise they are a line a kind, as in a training log.
+            names: up to this many names of unusable samples per kind; None for all. Of warnings at most ten.
+            name_warnings: name samples with warnings too; otherwise there is one line per kind, as in a training log.
         """
         hours = ", ".join(f"{language} {hours:.2f} h" for language, hours in self.hours.items())
         lines = [f"{len(self.usable)} of {self.total} samples are usable ({hours or 'nothing'})"]

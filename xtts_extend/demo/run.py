@@ -285,7 +285,7 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
         process.kill()
         process.wait()
     if code != expected or first is None:
-        raise CheckFailed(f"The recipe ended with exit code {code}; {expected} was expected. Its output is in the log.")
+        raise CheckFailed(f"The recipe ended with exit code {code}, expected {expected}. Its output is in the log.")
     return first
 
 

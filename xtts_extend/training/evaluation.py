@@ -136,7 +136,7 @@ def too_little(kept: Mapping[str, float], config: Any) -> str:
     least = getattr(config, "min_retention", None) or 0
     # a retention that is not a number is too little as well
     lost = [f"{language} {value:.4f}" for language, value in kept.items() if least and not value >= least]
-    return f"(of {least:g}): {', '.join(lost)}" if lost else ""
+    return f"{least:g} ({', '.join(lost)})" if lost else ""
 
 
 def loss_of(lines: Mapping[str, Mapping[str, float]], config: Any, train_loss: float) -> float:
@@ -151,7 +151,7 @@ def loss_of(lines: Mapping[str, Mapping[str, float]], config: Any, train_loss: f
 def value_of(loss: float, kept: Mapping[str, float], config: Any) -> float:
     """The loss as a candidate for the best model: infinite where an old language keeps less than `min_retention`."""
     if lost := too_little(kept, config):
-        logger.info(" > no candidate for the best model: too little is kept %s", lost)
+        logger.info(" > no candidate for the best model: retention below %s", lost)
         return math.inf
     return loss
 

@@ -91,7 +91,8 @@ def prepare(given: Mapping[str, Any], overrides: Sequence[str], ranks: Ranks) ->
                     if config.min_retention:
                         raise
                     logger.warning(
-                        " > the start is not measured again, and what is kept of old languages is not known: %s", error
+                        " > the start is not measured again, and retention of old languages cannot be measured: %s",
+                        error,
                     )
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)

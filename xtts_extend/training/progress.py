@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from xtts_extend.training.position import Position
 
 logger = logging.getLogger("trainer")
-#: Seconds per step are a mean over so many of the last steps, or since the last line where lines are rarer.
+#: Seconds per step are a mean over up to this many recent steps, or since the last line where lines are rarer.
 _RECENT_STEPS = 200
 
 

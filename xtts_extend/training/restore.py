@@ -165,7 +165,7 @@ def restore(
     _apply_changes(trainer, content, changed, position)
     judged_by = content.get("xtts_extend", {}).get("val_digest")
     if judged_by is not None and judged_by != data_digest(trainer.eval_samples):
-        logger.info(" > the evaluation samples are others now: the best model so far is forgotten.")
+        logger.info(" > the validation set changed: the best model so far is forgotten.")
         position.forget_best()
         position.base_losses = {}
     elif judged_by is not None and trainer.eval_samples and not evaluated_alike(content["xtts_extend"]):
@@ -177,7 +177,7 @@ def restore(
         position.base_losses = {}
     if any("conditioning_length" in key for key in changed):
         logger.info(
-            " > evaluations are conditioned otherwise now: the best loss so far is forgotten, and what is kept of old "
+            " > The conditioning length changed: the best loss so far is forgotten, and what is kept of old "
             "languages is not measured."
         )
         position.forget_best()

@@ -91,8 +91,8 @@ def classify_path(given: Mapping[str, Any], damaged: Collection[Path] = ()) -> S
         raise ConfigError("Neither --base-dir nor --checkpoint was given: there is nothing to start from.")
     if target.is_dir() and not run_checkpoints(target) and (source := resumed_from(target)):
         raise CheckpointError(
-            f"{target} holds no checkpoint yet: it was made to continue {source}, and was stopped too early. Give that "
-            "file again."
+            f"{target} holds no checkpoint yet: it was made to continue {source}, and was stopped too early. Pass that "
+            "checkpoint to --checkpoint again."
         )
     if _has_no_checkpoint_yet(target):
         return _start_again(target)

@@ -210,7 +210,7 @@ class ResumableTrainer(Trainer):
 
     @property
     def metrics(self) -> MetricsLog:
-        """What is measured; whoever has something to write down begins to write into the run folder."""
+        """The metrics log; its first use opens the run folder."""
         self._begin()
         return self._metrics
 
@@ -249,7 +249,7 @@ class ResumableTrainer(Trainer):
         source, run = Path(self.restored_info.path).absolute(), self._folder.path
         if self.restored_info.written_by == "coqui" and self.ranks.is_main:
             logger.info(
-                " > it belongs to a run of others: resumed in a new run folder, %s; nothing changes in %s.",
+                " > Written by the stock Trainer: resuming in a new run folder, %s; %s is left unchanged.",
                 run,
                 source.parent,
             )
@@ -277,8 +277,8 @@ class ResumableTrainer(Trainer):
             # of the other processes only warnings are seen, and one is enough
             logger.log(
                 logging.WARNING if self.ranks.is_main else logging.INFO,
-                " > the best model so far, with loss %.5f, keeps too little now %s. The next one that keeps enough "
-                "takes its place.",
+                " > the best model so far, with loss %.5f, is below --min-retention %s. The next model above it "
+                "replaces it.",
                 position.best_value,
                 lost,
             )
