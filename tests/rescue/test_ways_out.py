@@ -216,7 +216,7 @@ def test_what_no_file_records_is_said(healthy_stock, corpus, tmp_path):
         f"--base-dir {corpus.base} --language LANGUAGE --train-manifest MANIFEST --grad-accum-steps 1"
     )
     assert found.notes[-2:] == [
-        "the stock Trainer does not record the gradient accumulation: its optimizer made 5 updates",
+        "the stock Trainer does not record the gradient accumulation: about 5 batches made 5 updates",
         "to be filled in, because no file records it: LANGUAGE, MANIFEST",
     ]
     stripped = edited(healthy_stock, tmp_path, lambda content: [content.pop(key) for key in ("optimizer", "config")])
@@ -233,8 +233,53 @@ def test_a_run_of_several_processes_starts_with_as_many(wrecked_run, corpus):
     content = torch.load(file, weights_only=True)
     content["xtts_extend"]["processes"] = 2
     torch.save(content, file)
+    recipe = "torchrun --nproc_per_node 2 recipes/new_language/train_gpt_xtts.py"
     found = examine(file, corpus.base)
-    assert found.next_command.startswith(
-        "torchrun --nproc_per_node 2 recipes/new_language/train_gpt_xtts.py --base-dir"
-    )
+    assert found.next_command.startswith(f"{recipe} --base-dir")
     assert " ".join(as_flag("batch_size", 3)) in found.next_command
+    # and goes on with as many
+    metrics(file.parent, ran_away_after=60)
+    assert examine(file, corpus.base).next_command == f"{recipe} --checkpoint {shlex.quote(str(file))}"
+
+
+def accumulated(content):
+    """As if five updates had taken forty batches."""
+    content["step"] = 39
+
+
+def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, corpus, tmp_path):
+    """The recipe asks for it, too: no command lacks it, whichever checkpoint it names."""
+    file = edited(healthy_stock, tmp_path / "run", accumulated)
+    argv = shlex.split(examine(file, corpus.base).next_command)[2:]
+    filled = {"LANGUAGE": "am", "MANIFEST": str(corpus.train), "N": "8"}
+    assert argv[-2:] == ["--grad-accum-steps", "N"]
+    start, config = configured([filled.get(word, word) for word in argv])
+    assert (start.resume, config.grad_accum_steps) == (True, 8)
+
+    later = edited(file, tmp_path / "run", lambda content: content["model"][MEL_HEAD].fill_(math.nan))
+    later.replace(tmp_path / "run" / "checkpoint_50.pth")
+    edited(healthy_stock, tmp_path / "run", accumulated)
+    found = examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base)
+    assert (found.verdict, f"--checkpoint {file} " in found.next_command) == ("not-finite", True)
+    assert "--grad-accum-steps N --grad-clip 1 " in found.next_command
+    assert "the stock Trainer does not record the gradient accumulation: about 40 batches made 5 updates" in found.notes
+
+    file.unlink()
+    assert "--grad-accum-steps N " in examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base).next_command
+    edited(healthy_stock, tmp_path / "run", lambda content: None)
+    (tmp_path / "run" / "checkpoint_50.pth").write_bytes(b"PK half")
+    assert "--grad-accum-steps 1" in examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base).next_command
+
+
+def test_a_new_run_does_not_log_into_the_folder_of_the_old_one(healthy_stock, corpus, tmp_path):
+    def edit(content):
+        content["config"] |= {"logger_uri": "/others/logs", "grad_clip": None}
+        content["model"][MEL_HEAD].fill_(math.nan)
+
+    found = examine(edited(healthy_stock, tmp_path, edit), corpus.base)
+    assert found.verdict == "not-finite"
+    assert "--checkpoint" not in found.next_command
+    assert "/others/logs" not in found.next_command
+    assert recorded_flags({"logger_uri": "/others/logs"}, corpus.base) == ([], [])
+    server = {"logger_uri": "http://host", "dashboard_logger": "mlflow"}
+    assert "--coqpit.logger_uri=http://host" in recorded_flags(server, corpus.base)[0]

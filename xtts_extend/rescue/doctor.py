@@ -173,7 +173,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         ill = kind
     elif verdict == "healthy" and _is_finished(patient):
         ill = "finished"
-    way = way_out(ill, patient, base, vocab, updates=fit.updates if fit else 0, misplaced=bool(misplaced))
+    way = way_out(ill, patient, base, vocab, misplaced=bool(misplaced))
     notes = schedule_notes(patient, fit.updates if fit else 0)
     if checkpoint.is_dir():
         notes += _passed_over(checkpoint, patient.info.step or 0)

@@ -15,6 +15,7 @@ from xtts_extend.model.migration import nearest_rows
 from xtts_extend.rescue.patient import Patient, expected_shape, row_moments
 from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
+from xtts_extend.training.recorded import updates_of
 from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE
 
 EMBEDDING, HEAD, _ = TOKEN_TENSORS
@@ -253,7 +254,7 @@ def measure_moments(patient: Patient, moments: dict[str, dict[str, Any]] | None)
             if tuple(value.shape) != expected
         ]
         (rows if name in TOKEN_TENSORS else others).extend(wrong)
-    updates = max((int(state["step"]) for state in moments.values() if "step" in state), default=0)
+    updates = max(updates_of(patient.as_recorded), default=0)
     return Moments(updates, rows or _rows_of_others(patient, moments, updates), others)
 
 

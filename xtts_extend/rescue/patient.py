@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.model.migration import nearest_rows
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
 from xtts_extend.training.config import NewLanguageConfig, take_recorded
+from xtts_extend.training.recorded import as_recorded
 from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE, CheckpointVocabulary, checkpoint_vocabulary
 
 #: Key of a repaired file: how many new rows were started again.
@@ -66,18 +68,22 @@ class Patient:
         """The `xtts_extend` key; empty in files of the stock Trainer."""
         return self.content.get("xtts_extend") or {}
 
+    @cached_property
+    def as_recorded(self) -> Mapping[str, Any]:
+        """The content, with the meaning that its values had for the trainer that wrote it."""
+        return as_recorded(self.content)
+
     @property
     def recorded(self) -> Mapping[str, Any]:
         """The configuration of the run; empty where none travels with the weights."""
-        recorded = self.content.get("config")
-        return recorded if isinstance(recorded, Mapping) else {}
+        recorded: Mapping[str, Any] = self.as_recorded["config"]
+        return recorded
 
     @property
     def optimizers(self) -> list[Mapping[str, Any]]:
         """States of the optimizers, usually one; none in files without them."""
-        saved = self.content.get("optimizer")
-        found = saved if isinstance(saved, list) else [saved]
-        return [part for part in found if isinstance(part, Mapping) and part.keys() >= {"state", "param_groups"}]
+        optimizers: list[Mapping[str, Any]] = self.as_recorded["optimizer"]
+        return optimizers
 
     @property
     def new_rows(self) -> Tensor:

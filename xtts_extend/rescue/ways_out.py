@@ -23,6 +23,7 @@ from xtts_extend.rescue.patient import Patient, open_patient
 from xtts_extend.training.command_line import recorded_flags
 from xtts_extend.training.config import NewLanguageConfig, read_json
 from xtts_extend.training.curves import Curves, read_curves
+from xtts_extend.training.recorded import accumulation_of
 
 _RECIPE = "recipes/new_language/train_gpt_xtts.py"
 #: The learning rate that is advised where the recorded one was too high or has done its work, as a share of it.
@@ -30,7 +31,9 @@ LOWER_RATE = 0.1
 #: The median layer moved by 20 to 31 % of its norm in healthy runs of the mini model, by 370 % at 40 times the rate.
 WRECKED_LAYERS = 1.0
 #: Words in a command that stand for what no file records.
-_TO_FILL_IN = ("LANGUAGE", "MANIFEST", "VOCAB", "NEW", "TEXT", "THE_ONE_IT_HAD")
+_TO_FILL_IN = ("LANGUAGE", "MANIFEST", "VOCAB", "NEW", "TEXT", "THE_ONE_IT_HAD", "N")
+
+_NOT_RECORDED = "the stock Trainer does not record the gradient accumulation: {}"
 
 
 @dataclass
@@ -78,9 +81,7 @@ def out_of_damage(checkpoint: Path, base: Path) -> WayOut:
     return _begin(recorded, base, folder)
 
 
-def way_out(
-    ill: str, patient: Patient, base: Path, vocab: Path | None, *, updates: int = 0, misplaced: bool = False
-) -> WayOut:
+def way_out(ill: str, patient: Patient, base: Path, vocab: Path | None, *, misplaced: bool = False) -> WayOut:
     """The command that leads out of a verdict; words in capitals are to be filled in.
 
     Args:
@@ -89,7 +90,6 @@ def way_out(
             nothing left to do.
         patient: the checkpoint.
         base, vocab: as they were given.
-        updates: how many its optimizer made.
         misplaced: its rows are those of other tokens than the known vocabulary says.
     """
     path = Path(patient.info.path)
@@ -109,7 +109,7 @@ def way_out(
     if ill == "wrong-vocabulary":
         flags = ["--vocab", str(vocab or "NEW"), "--on-vocab-change", "migrate"]
         flags += [] if patient.known and not misplaced else ["--checkpoint-vocab", "THE_ONE_IT_HAD"]
-        return _resume(patient, base, *flags, updates=updates)
+        return _resume(patient, base, *flags)
     if ill == "moments":
         return _begin_as(patient, base, path)
     if ill == "old-rows-drifted":
@@ -118,7 +118,7 @@ def way_out(
         return WayOut(shlex.join([*repair, "--reinit-untrained"]))
     if ill == "never-moved":
         note = "no training text has a new token: give manifests in the language to learn"
-        way = _resume(patient, base, "--train-manifest", "MANIFEST", "--new-run", "--allow-changes", updates=updates)
+        way = _resume(patient, base, "--train-manifest", "MANIFEST", "--new-run", "--allow-changes")
         return WayOut(way.command, [note, *way.notes])
     if ill == "dead":
         language = patient.recorded.get("language") or "LANGUAGE"
@@ -130,7 +130,7 @@ def way_out(
         return WayOut(shlex.join(["xtts-extend", "export", "--checkpoint", str(path), "--output", "MODEL"]))
     if patient.info.kind == "base":
         return _begin_as(patient, base, None if path.samefile(patient.base_file) else path)
-    return _resume(patient, base, updates=updates)
+    return _resume(patient, base)
 
 
 def _earlier_and_slower(patient: Patient, base: Path, fits: Callable[[Patient], bool], *, clip: bool = False) -> WayOut:
@@ -180,22 +180,20 @@ def _ran_away(patient: Patient) -> bool:
     return bool(diverged(patient, curves_of(patient), transformer_drift(patient)))
 
 
-def _resume(patient: Patient, base: Path, *flags: str, updates: int = 0) -> WayOut:
+def _resume(patient: Patient, base: Path, *flags: str) -> WayOut:
     """Continue a checkpoint: it brings its settings along, but for what the stock Trainer does not record."""
     recorded = patient.recorded
-    command = ["python", _RECIPE, "--checkpoint", str(patient.info.path)]
+    command = [*_launcher(patient), _RECIPE, "--checkpoint", str(patient.info.path)]
     if not Path(recorded.get("base_dir") or "nowhere").is_dir():
         command += ["--base-dir", str(_folder(base))]
     command += [] if recorded.get("language") else ["--language", "LANGUAGE"]
     if not recorded.get("train_manifests") and "--train-manifest" not in flags:
         command += ["--train-manifest", "MANIFEST"]
     notes = []
-    if not patient.record:
-        # the stock Trainer saves before it counts
-        accumulated = round(((patient.info.step or 0) + 1) / updates) if updates else None
-        command += ["--grad-accum-steps", str(accumulated)] if accumulated else []
-        how = f"its optimizer made {updates} updates" if accumulated else "the default of the recipe takes its place"
-        notes.append(f"the stock Trainer does not record the gradient accumulation: {how}")
+    if "grad_accum_steps" not in recorded:
+        accumulated, counted = accumulation_of(patient.as_recorded)
+        command += ["--grad-accum-steps", str(accumulated or "N")]
+        notes.append(_NOT_RECORDED.format(counted))
     command += flags
     return WayOut(shlex.join(command), [*notes, *_to_fill_in(command)])
 
@@ -222,9 +220,7 @@ def _begin(
         patient: the checkpoint, where it can be opened.
         vocabulary: of the new run, if it is not that of the old one.
     """
-    processes = (patient.record if patient else {}).get("processes", 1)
-    launcher = ["torchrun", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
-    command = [*launcher, _RECIPE]
+    command = [*_launcher(patient), _RECIPE]
     if weights is not None:
         command += ["--checkpoint", str(weights)]
         command += ["--start-fresh"] if patient and patient.info.kind == "training" else []
@@ -238,14 +234,16 @@ def _begin(
         # what stock records there is not where it wrote
         recorded = {**recorded, "output_path": str(run.parent.absolute())}
     flags, left_out = recorded_flags(recorded, _folder(base))
-    notes = []
+    notes: list[str] = []
     if not recorded.get("batch_size"):
         notes.append(
             "the settings of its run are not recorded: the defaults of the recipe take their place (batch size "
             f"{NewLanguageConfig.batch_size}, learning rate {NewLanguageConfig.lr:g}, and so on)"
         )
     elif "grad_accum_steps" not in recorded:
-        notes.append("its run does not record the gradient accumulation: the default of the recipe takes its place")
+        accumulated, counted = accumulation_of(patient.as_recorded) if patient else (None, "there is no sound file")
+        command += ["--grad-accum-steps", str(accumulated or "N")]
+        notes.append(_NOT_RECORDED.format(counted))
     if left_out:
         notes.append(f"no flag can say what the run recorded of {', '.join(left_out)}: defaults take their place")
     files = [vocabulary, *(recorded.get("train_manifests") or []), *(recorded.get("val_manifests") or [])]
@@ -253,6 +251,12 @@ def _begin(
     if gone := [file for file in files if not _exists(file)]:
         notes.append(f"not where the run had it any more: {', '.join(gone)}")
     return WayOut(shlex.join([*command, *flags]), [*notes, *_to_fill_in(command)])
+
+
+def _launcher(patient: Patient | None) -> list[str]:
+    """What starts as many processes as trained together."""
+    processes = (patient.record if patient else {}).get("processes", 1)
+    return ["torchrun", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
 
 
 def _exists(spec: str) -> bool:

@@ -75,6 +75,9 @@ def recorded_flags(recorded: Mapping[str, Any], base_dir: Path) -> tuple[list[st
         # None is how a configuration says that a value was not set
         if key in NOT_CARRIED or key in said or value == before or value is None:
             continue
+        # the folder of the recorded run's own curves; of other dashboards it is a server
+        if key == "logger_uri" and wanted.dashboard_logger == "tensorboard":
+            continue
         override = f"--coqpit.{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
         try:
             apply_override(now, override)

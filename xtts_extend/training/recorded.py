@@ -55,6 +55,26 @@ def updates_of(content: Mapping[str, Any]) -> set[int]:
     return {int(state["last_epoch"]) for state in content["scheduler"] if "last_epoch" in state}
 
 
+def accumulation_of(content: Mapping[str, Any]) -> tuple[int | None, str]:
+    """How many batches a run accumulated for an update, and how that is known.
+
+    Args:
+        content: as `as_recorded` returns it.
+
+    Returns:
+        What the configuration records; else 1, if as many updates as batches were made; else None: stock makes an
+        update more at the end of an epoch and loses some where it is stopped, so that no division tells the number. The
+        words say what was counted; they are empty where it is recorded.
+    """
+    if recorded := content["config"].get("grad_accum_steps"):
+        return int(recorded), ""
+    updates, step = updates_of(content), content.get("step")
+    if len(updates) != 1 or not isinstance(step, int):
+        return None, "it counted no updates"
+    made, batches = updates.pop(), step + 1
+    return 1 if made in (batches, batches - 1) else None, f"about {batches} batches made {made} updates"
+
+
 def _of_stock(config: Mapping[str, Any]) -> dict[str, Any]:
     filled = _filled(config, GPTTrainerConfig())
     for sentence in filled["test_sentences"]:

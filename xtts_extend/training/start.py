@@ -42,7 +42,7 @@ from xtts_extend.training.config import (
 )
 from xtts_extend.training.hardware import has_bf16, loader_workers
 from xtts_extend.training.history import resumed_from
-from xtts_extend.training.recorded import as_recorded, updates_of
+from xtts_extend.training.recorded import accumulation_of, as_recorded
 
 logger = logging.getLogger("trainer")
 #: What coqui's trainer can log to.
@@ -235,18 +235,16 @@ def build_config(
 
 
 def _counted_accumulation(start: Start) -> int:
-    """Batches per update of a run that did not record it: 1, if as many updates as batches were made.
+    """Batches per update of a run that did not record it.
 
     Raises:
-        ConfigError: it is another number, or nothing counted the updates.
+        ConfigError: its counters do not tell.
     """
-    content = as_recorded(load_checkpoint(start.path)[0])
-    updates, batches = updates_of(content), int(content["step"]) + 1
-    if updates in ({batches}, {batches - 1}):
-        return 1
-    made = f"about {batches} batches made {updates.pop()} updates" if len(updates) == 1 else "it counted no updates"
+    accumulated, counted = accumulation_of(as_recorded(load_checkpoint(start.path)[0]))
+    if accumulated:
+        return accumulated
     raise ConfigError(
-        f"{start.path} does not record how many batches were accumulated for an update ({made}). Give "
+        f"{start.path} does not record how many batches were accumulated for an update ({counted}). Give "
         "--grad-accum-steps as it was: the grad_accum_steps of its TrainerArgs, 1 if there were none."
     )
 
