@@ -16,6 +16,7 @@ from xtts_extend.rescue.doctor import examine
 from xtts_extend.rescue.patient import moments_by_name, open_patient
 from xtts_extend.rescue.repair import repair
 from xtts_extend.text.vocabulary import load_vocabulary, romanized_spellings
+from xtts_extend.training.recorded import is_of_others
 
 PREFIX = "xtts.gpt."
 
@@ -91,13 +92,11 @@ def test_the_repaired_run_resumes_frozen_and_exports(patient_file, corpus, recip
         "--train-manifest",
         str(corpus.train),
         "--allow-changes",
-        "--output-dir",
-        str(tmp_path / "runs"),
     ]
     recipe(flags)
-    # a copy of a stock run is continued in a new folder
-    in_place = (tmp_path / "repaired" / "checkpoint_8.pth").exists()
-    run = tmp_path / "repaired" if in_place else only_run(tmp_path / "runs")
+    # its folder is a run, whoever trained the original
+    run = tmp_path / "repaired"
+    assert "belongs to a run of others" not in caplog.text
     rows = base_rows(corpus)
     assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text or "drifted" in str(patient_file)
     final, base = checkpoint(run, 8), base_weights(corpus)
@@ -108,6 +107,14 @@ def test_the_repaired_run_resumes_frozen_and_exports(patient_file, corpus, recip
     done = export(run, tmp_path / "model", corpus.base)
     assert done["base_rows_checked"]
     assert examine(run, corpus.base).verdict == "healthy"
+
+
+def test_a_copy_of_a_stock_run_is_ours_in_a_folder_of_its_own_alone(stock_file, corpus, tmp_path):
+    """A file may lie in the folder of others."""
+    repair(stock_file, corpus.base, tmp_path / "repaired")
+    repair(tmp_path / "repaired", corpus.base, tmp_path / "repaired.pth")
+    files = (stock_file, tmp_path / "repaired" / stock_file.name, tmp_path / "repaired.pth")
+    assert [is_of_others(torch.load(file, weights_only=True)) for file in files] == [True, False, True]
 
 
 def test_a_blend(patient_file, corpus, tmp_path):
@@ -213,7 +220,7 @@ def wrecked(content):
     ("edit", "verdict", "pointless"),
     [
         (lambda content: None, "healthy", "the doctor finds nothing to repair"),
-        (wrecked, "diverged", "the transformer ran away"),
+        (wrecked, "diverged", "the transformer diverged"),
         (not_a_number, "not-finite", "what a weight knew is lost"),
         (None, "truncated", "nothing can be saved from a damaged file"),
     ],

@@ -22,6 +22,7 @@ from xtts_extend.rescue.measure import measure_old_rows, misplaced_rows, not_fin
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient, row_moments
 from xtts_extend.text.vocabulary import first_of, load_vocabulary, romanized_spellings
 from xtts_extend.training.position import unjudged
+from xtts_extend.training.recorded import REPAIRED_FOLDER
 
 logger = logging.getLogger("trainer")
 #: What the doctor finds where a repair is refused, and why nothing is repaired then.
@@ -105,7 +106,8 @@ def repair(
     zeroed = _zero_moments(patient, moments, torch.cat([patient.rows, again]), dry=plan)
     content: dict[str, Any] = dict(weights)
     if "model" in patient.content:
-        content = {**patient.content, "model": weights, REINITIALISED: len(again)}
+        own_folder = output.suffix != ".pth"
+        content = {**patient.content, "model": weights, REINITIALISED: len(again), REPAIRED_FOLDER: own_folder}
     frozen = _freeze_from_here_on(patient, content, moments)
     if not plan:
         _write(patient, content, output)
@@ -130,16 +132,16 @@ def _pointless(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) ->
     if verdict in _REFUSED:
         return f"{_REFUSED[verdict]}: {diagnosis.reason}"
     if "diverged" in found:
-        return "the transformer ran away, and neither the base's rows nor a blend bring back what it knew"
+        return "the transformer diverged, and neither the base's rows nor a blend bring back what it knew"
     if verdict == "healthy" and not blend:
         return "the doctor finds nothing to repair"
     if verdict == "overfitted" and not blend:
-        return "rows are not what is wrong: it trained for too long, and an earlier checkpoint is better"
+        return "repairing rows does not help: it trained for too long, and an earlier checkpoint is better"
     if verdict == "new-rows-untrained" and not (reinit_untrained and "--reinit-untrained" in diagnosis.next_command):
         return (
             "new rows stay untrained without --reinit-untrained"
             if "--reinit-untrained" in diagnosis.next_command
-            else f"new rows that start again would stay as they are: {diagnosis.reason}"
+            else f"re-initializing the new rows would not help: {diagnosis.reason}"
         )
     return ""
 

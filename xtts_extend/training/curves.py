@@ -52,7 +52,7 @@ class Curves:
         return f"{worse}, while the training loss falls" if worse and self._falls() else ""
 
     def diverged(self) -> str:
-        """Why the run does not learn but ran away, in words; empty when it did not."""
+        """Why the run diverged, in words; empty when it did not."""
         tenths = self._tenths()
         if tenths and tenths[-1] > _RAN_AWAY * min(tenths):
             return f"the training loss ran away: {tenths[-1]:.4f} in the last steps, {min(tenths):.4f} at its best"

@@ -14,6 +14,14 @@ from coqpit import Coqpit
 
 from xtts_extend.training.config import GPTTrainerConfig
 
+#: Key of a copy that `repair` wrote into a folder of its own.
+REPAIRED_FOLDER = "repaired_folder"
+
+
+def is_of_others(content: Mapping[str, Any]) -> bool:
+    """Whether a training checkpoint lies in a folder of the stock Trainer, into which nothing is written."""
+    return not content.get("xtts_extend") and not content.get(REPAIRED_FOLDER)
+
 
 def as_recorded(content: Mapping[str, Any]) -> dict[str, Any]:
     """A training checkpoint's content with a complete `config` (a dict), and lists of optimizers and schedulers.

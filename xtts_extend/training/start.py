@@ -169,7 +169,7 @@ def build_config(
         # they were asked for another start
         config.checkpoint_vocab, config.on_vocab_change = "", "stop"
         if start.info.written_by == "coqui":
-            # beside the run of others, whose folder stays as it is
+            # where new folders are made: beside its own, not where stock's record says
             config.output_path = str(start.path.absolute().parent.parent)
             said = "grad_accum_steps" in given or any(
                 item.startswith("--coqpit.grad_accum_steps") for item in overrides

@@ -48,6 +48,7 @@ from xtts_extend.training.position import Position
 from xtts_extend.training.progress import Progress
 from xtts_extend.training.randomness import seed_all
 from xtts_extend.training.ranks import Ranks
+from xtts_extend.training.recorded import is_of_others
 from xtts_extend.training.reference import equip
 from xtts_extend.training.restore import (
     check_changes,
@@ -115,8 +116,8 @@ class ResumableTrainer(Trainer):
             # before anything is written into the run folder
             changed = check_changes(config, train_samples, self.ranks.size, self._checkpoint, allow_changes)
             freeze_recorded_rows(model, self._checkpoint)
-            is_others = self.restored_info.written_by == "coqui"
-            run_folder = None if new_run or migration or is_others else source.absolute().parent
+            in_place = not (new_run or migration or is_of_others(self._checkpoint))
+            run_folder = source.absolute().parent if in_place else None
         equip(model, config, train_samples)
         start = "as in the checkpoint" if args.restore_path else f"start: {getattr(config, 'init', 'as loaded')}"
         logger.info(model.describe_rows(start))
@@ -247,7 +248,7 @@ class ResumableTrainer(Trainer):
             raise out_of_memory(str(error)) from error
         self.position, restored = restore(self, content, self.restored_info, self._changed, self._migration)
         source, run = Path(self.restored_info.path).absolute(), self._folder.path
-        if self.restored_info.written_by == "coqui" and self.ranks.is_main:
+        if is_of_others(content) and self.ranks.is_main:
             logger.info(
                 " > Written by the stock Trainer: resuming in a new run folder, %s; %s is left unchanged.",
                 run,
