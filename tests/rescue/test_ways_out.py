@@ -1,4 +1,4 @@
-"""The doctor's next commands lead out: other weights, a lower rate, and what the run recorded."""
+"""The doctor's next commands: other weights, a lower rate, and what the run recorded."""
 
 import json
 import math
@@ -133,7 +133,7 @@ def copied(source, target):
 
 @pytest.mark.parametrize("second_name", [lambda one, other: other.hardlink_to(one), copied], ids=["link", "copy"])
 def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
-    """Ours is a second name of `best_model_N.pth`, the stock Trainer's a copy: neither leads out."""
+    """Ours is a second name of `best_model_N.pth`, the stock Trainer's a copy: neither is the next command's."""
     folder, put = wrecked_run
     second_name(put("best_model_40.pth", 40, 1.5), folder / "best_model.pth")
     # as wrecked, and before the other one
@@ -217,7 +217,7 @@ def test_what_no_file_records_is_said(healthy_stock, corpus, tmp_path):
     )
     assert found.notes[-2:] == [
         "the stock Trainer does not record the gradient accumulation: about 5 batches made 5 updates",
-        "to be filled in, because no file records it: LANGUAGE, MANIFEST",
+        "fill in (not recorded in any file): LANGUAGE, MANIFEST",
     ]
     stripped = edited(healthy_stock, tmp_path, lambda content: [content.pop(key) for key in ("optimizer", "config")])
     shutil.copyfile(corpus.vocab, tmp_path / "vocab.json")

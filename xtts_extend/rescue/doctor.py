@@ -261,7 +261,7 @@ def _wrong_vocabulary(patient: Patient, given: Vocabulary | None, misplaced: dic
         here = patient.token_of.get(row, f"row {row}")
         yield (
             f"{len(misplaced)} rows resemble those of other tokens in the base (row {row}, taken for {here!r}, is that "
-            f"of {names.get(other, f'row {other}')!r}): the ids were given anew"
+            f"of {names.get(other, f'row {other}')!r}): the ids were reassigned"
         )
 
 

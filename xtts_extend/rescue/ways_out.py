@@ -1,7 +1,7 @@
-"""What to do next about a checkpoint: a command that leads out, with the settings that its run recorded.
+"""The next command for a checkpoint, with the settings that its run recorded.
 
-Leading out means: never the same weights at the same rate again, never a file that is missing, damaged or itself ill,
-and never a base where a run is to be continued.
+It never uses the same weights at the same rate again, never a file that is missing, damaged or itself ill, and never a
+base where a run is to be continued.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def curves_of(patient: Patient) -> Curves | None:
 
 
 def diverged(patient: Patient, curves: Curves | None, drift: Mapping[str, float]) -> str:
-    """Why a run ran away, by its losses or by how far its layers moved; empty when it did not."""
+    """Why a run diverged, by its losses or by how far its layers moved; empty when it did not."""
     if curves and (reason := curves.diverged()):
         return reason
     layers = median(moved for part, moved in drift.items() if part.startswith("layer "))
@@ -63,7 +63,7 @@ def diverged(patient: Patient, curves: Curves | None, drift: Mapping[str, float]
 
 
 def out_of_damage(checkpoint: Path, base: Path) -> WayOut:
-    """The way out of a file that cannot be opened: the newest checkpoint beside it that is sound and healthy.
+    """The next command for a file that cannot be opened: the newest checkpoint beside it that is sound and healthy.
 
     Args:
         checkpoint: the damaged file, or a run folder in which all are damaged.
@@ -82,7 +82,7 @@ def out_of_damage(checkpoint: Path, base: Path) -> WayOut:
 
 
 def way_out(ill: str, patient: Patient, base: Path, vocab: Path | None, *, misplaced: bool = False) -> WayOut:
-    """The command that leads out of a verdict; words in capitals are to be filled in.
+    """The next command for a verdict; words in capitals are to be filled in.
 
     Args:
         ill: a verdict, or one of its kinds: "moments" if only they do not fit; "edited" if a file does not hold what it
@@ -124,7 +124,7 @@ def way_out(ill: str, patient: Patient, base: Path, vocab: Path | None, *, mispl
         language = patient.recorded.get("language") or "LANGUAGE"
         command = ["xtts-extend", "extend-vocab", "--base-vocab", str(patient.base_file.parent / "vocab.json")]
         command += ["--language", language, "--text", "TEXT", "--output", "NEW"]
-        note = "then start anew with NEW: tokens without merges never occur in a text"
+        note = "then start a new run with NEW: tokens without merges never occur in a text"
         return WayOut(shlex.join(command), [note, *_to_fill_in(command)])
     if ill == "finished":
         return WayOut(shlex.join(["xtts-extend", "export", "--checkpoint", str(path), "--output", "MODEL"]))
@@ -134,7 +134,7 @@ def way_out(ill: str, patient: Patient, base: Path, vocab: Path | None, *, mispl
 
 
 def _earlier_and_slower(patient: Patient, base: Path, fits: Callable[[Patient], bool], *, clip: bool = False) -> WayOut:
-    """Continue a healthy checkpoint of other weights at a lower rate; begin anew at one where there is none."""
+    """Continue a healthy checkpoint of other weights at a lower rate, or start a new run where there is none."""
     recorded = {"lr": NewLanguageConfig.lr, **patient.recorded}
     changed: dict[str, float] = {"grad_clip": 1.0} if clip else {}
     flags = ["--grad-clip", "1"] if clip else []
@@ -148,7 +148,7 @@ def _earlier_and_slower(patient: Patient, base: Path, fits: Callable[[Patient], 
 
 
 def _healthy_others(patient: Patient, base: Path) -> Iterator[Patient]:
-    """Checkpoints beside a run's that are not after it, have other weights, and did not run away; newest first."""
+    """Checkpoints beside a run's that are not after it, have other weights, and did not diverge; newest first."""
     for other in _others(Path(patient.info.path), base, patient.info.step):
         same = all(torch.equal(tensor, other.weights[key]) for key, tensor in patient.weights.items())
         if not same and not _ran_away(other):
@@ -210,7 +210,7 @@ def _begin(
     patient: Patient | None = None,
     vocabulary: Path | None = None,
 ) -> WayOut:
-    """Begin a run of recorded settings anew, from the base or from the weights of a file.
+    """Start a new run with recorded settings, from the base or from the weights of a file.
 
     Args:
         recorded: its configuration; empty where none is known.
@@ -245,11 +245,13 @@ def _begin(
         command += ["--grad-accum-steps", str(accumulated or "N")]
         notes.append(_NOT_RECORDED.format(counted))
     if left_out:
-        notes.append(f"no flag can say what the run recorded of {', '.join(left_out)}: defaults take their place")
+        notes.append(
+            f"these recorded settings cannot be given on the command line: {', '.join(left_out)}; defaults are used"
+        )
     files = [vocabulary, *(recorded.get("train_manifests") or []), *(recorded.get("val_manifests") or [])]
     files = [str(file) for file in [*files, *(recorded.get("replay") or [])] if str(file) not in _TO_FILL_IN]
     if gone := [file for file in files if not _exists(file)]:
-        notes.append(f"not where the run had it any more: {', '.join(gone)}")
+        notes.append(f"no longer found: {', '.join(gone)}")
     return WayOut(shlex.join([*command, *flags]), [*notes, *_to_fill_in(command)])
 
 
@@ -266,7 +268,7 @@ def _exists(spec: str) -> bool:
 
 def _to_fill_in(command: list[str]) -> list[str]:
     words = [word for word in _TO_FILL_IN if word in command]
-    return [f"to be filled in, because no file records it: {', '.join(words)}"] if words else []
+    return [f"fill in (not recorded in any file): {', '.join(words)}"] if words else []
 
 
 def _folder(base: Path) -> Path:
