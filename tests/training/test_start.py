@@ -56,6 +56,14 @@ def test_overrides_beat_flags_and_flags_beat_the_record(run):
     assert config.optimizer_params["weight_decay"] == 0.3
 
 
+def test_new_folders_of_a_stock_run_lie_beside_its_own(stock_file, corpus, tmp_path):
+    beside = configure(*corpus.stock_flags(stock_file.parent))
+    assert beside.output_path == str(stock_file.parent.parent)
+    # moved out of its folder, it has no place beside it: not the parent of, say, a home folder
+    moved = shutil.copyfile(stock_file, tmp_path / "checkpoint_4.pth")
+    assert configure(*corpus.stock_flags(moved)).output_path == "runs"
+
+
 def test_amp_is_two_values(corpus):
     config = configure(*corpus.flags(amp="bf16"))
     assert (config.mixed_precision, config.precision) == (True, "bf16")

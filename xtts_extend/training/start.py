@@ -169,8 +169,11 @@ def build_config(
         # they were asked for another start
         config.checkpoint_vocab, config.on_vocab_change = "", "stop"
         if start.info.written_by == "coqui":
-            # where new folders are made: beside its own, not where stock's record says
-            config.output_path = str(start.path.absolute().parent.parent)
+            # where new folders are made: beside its own, not where stock's record says; a file without its run
+            # folder (stock's has a config.json) has no place beside it
+            folder = start.path.absolute().parent
+            beside = (folder / "config.json").is_file()
+            config.output_path = str(folder.parent) if beside else NewLanguageConfig().output_path
             said = "grad_accum_steps" in given or any(
                 item.startswith("--coqpit.grad_accum_steps") for item in overrides
             )
