@@ -45,26 +45,34 @@ def test_what_is_measured_is_so(short_run, corpus):
     assert 0 < found["new_rows"]["never_moved"] < 150
 
 
-def test_healthy_runs_of_other_kinds(corpus, recipe, tmp_path):
-    kinds = {
-        "one step": {"max_steps": 1},
-        "all rows": {"no_freeze_base_rows": True, "max_steps": 3, "learning_rate": 1e-5},
-        "no text loss": {"text_loss_weight": 0, "max_steps": 12, "no_freeze_base_rows": True, "learning_rate": 1e-5},
-        "no update yet": {"grad_accum_steps": 6, "max_steps": 6, "learning_rate": 0, "weight_decay": 0},
-        "schedule at its end": {"max_steps": 6},
-        "init by noise": {"init": "normal", "max_steps": 2},
-        "bf16": {"amp": "bf16", "max_steps": 2},
-    }
-    for name, flags in kinds.items():
-        arguments = corpus.flags(output_dir=tmp_path / name, val_manifest=None, **flags)
-        if name.startswith("schedule"):
-            arguments += ["--coqpit.lr_scheduler=LinearLR"]
-            arguments += ['--coqpit.lr_scheduler_params={"start_factor": 1.0, "end_factor": 0.0, "total_iters": 6}']
-        recipe(arguments)
-        found = examine(only_run(tmp_path / name), corpus.base)
-        assert (found.verdict, found.also) == ("healthy", {}), name
-        assert any("schedule is at its end" in note for note in found.notes) == name.startswith("schedule")
-        assert any("trained all rows" in note for note in found.notes) == ("no_freeze_base_rows" in flags)
+#: At its end a schedule's rate is 0.
+SCHEDULE = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 6}
+KINDS = {
+    "one step": {"max_steps": 1},
+    "no text loss": {"text_loss_weight": 0, "max_steps": 12, "no_freeze_base_rows": True, "learning_rate": 1e-5},
+    "schedule at its end": {"max_steps": 6},
+}
+RARE_KINDS = {
+    "all rows": {"no_freeze_base_rows": True, "max_steps": 3, "learning_rate": 1e-5},
+    "no update yet": {"grad_accum_steps": 6, "max_steps": 6, "learning_rate": 0, "weight_decay": 0},
+    "init by noise": {"init": "normal", "max_steps": 2},
+    "bf16": {"amp": "bf16", "max_steps": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in RARE_KINDS)], ids=lambda name: name
+)
+def test_healthy_runs_of_other_kinds(name, corpus, recipe, tmp_path):
+    flags = (KINDS | RARE_KINDS)[name]
+    arguments = corpus.flags(output_dir=tmp_path, val_manifest=None, **flags)
+    if name.startswith("schedule"):
+        arguments += ["--coqpit.lr_scheduler=LinearLR", f"--coqpit.lr_scheduler_params={json.dumps(SCHEDULE)}"]
+    recipe(arguments)
+    found = examine(only_run(tmp_path), corpus.base)
+    assert (found.verdict, found.also) == ("healthy", {})
+    assert any("schedule is at its end" in note for note in found.notes) == name.startswith("schedule")
+    assert any("trained all rows" in note for note in found.notes) == ("no_freeze_base_rows" in flags)
 
 
 def test_weights_without_a_run(short_run, corpus, tmp_path):

@@ -96,6 +96,7 @@ def test_another_number_of_processes_sees_the_same_samples(flags, tmp_path):
     assert "3 processes cannot share evenly" in three.text
 
 
+@pytest.mark.slow
 def test_a_signal_to_torchrun_saves(flags, tmp_path):
     process = torchrun(2, RECIPE, *flags(tmp_path / "runs", 2, epochs=500), output=tmp_path / "log")
     while " > step " not in process.text:

@@ -47,7 +47,7 @@ def test_a_run_leaves_what_it_should(uninterrupted, corpus):
     assert [line["learning_rate"] for line in steps[6:]] == pytest.approx([1e-3] * 6)
 
 
-@pytest.mark.parametrize("stop", [3, 4, 6, 11])
+@pytest.mark.parametrize("stop", [4, 6, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (3, 11))])
 def test_resumed_is_uninterrupted(uninterrupted, corpus, recipe, tmp_path, stop):
     """Stopped in the middle of an epoch, after an evaluation, at an epoch's end, and before the last step."""
     recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_steps=stop))
