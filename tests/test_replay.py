@@ -161,6 +161,7 @@ def test_a_language_that_the_base_does_not_speak_is_given_up(given, monkeypatch)
         make_replay(**given)
 
 
+@pytest.mark.slow
 def test_what_training_does_not_take_is_left_out(given, monkeypatch):
     limits = replay_module.limits_of
 

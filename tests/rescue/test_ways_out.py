@@ -131,7 +131,11 @@ def copied(source, target):
     shutil.copyfile(source, target)
 
 
-@pytest.mark.parametrize("second_name", [lambda one, other: other.hardlink_to(one), copied], ids=["link", "copy"])
+@pytest.mark.parametrize(
+    "second_name",
+    [lambda one, other: other.hardlink_to(one), pytest.param(copied, marks=pytest.mark.slow)],
+    ids=["link", "copy"],
+)
 def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
     """Ours is a second name of `best_model_N.pth`, the stock Trainer's a copy: neither is the next command's."""
     folder, put = wrecked_run

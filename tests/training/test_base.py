@@ -101,6 +101,7 @@ def test_the_published_config_is_understood(shared_data):
     assert (config.epochs, config.optimizer) == (1000, "AdamW")
 
 
+@pytest.mark.slow
 def test_a_base_made_with_nothing_but_stock_coqui_works(mini_base, tmp_path, corpus, recipe):
     """`Xtts(config).state_dict()`, `config.save_json`, an untrained `DiscreteVAE`."""
     from runs import only_run

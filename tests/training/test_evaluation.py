@@ -101,7 +101,7 @@ def as_version(version: int):
     return edit
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_evaluations_of_earlier_releases_do_not_count(recipe, unmoved, tmp_path, caplog, version):
     old = edited(unmoved / "checkpoint_2.pth", tmp_path / "old", as_version(version))
     recipe([f"--checkpoint={old}", "--max-steps=3", "--eval-step=1"])

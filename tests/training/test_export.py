@@ -180,6 +180,7 @@ def test_speak_writes_over_nothing_that_it_was_given(exported, corpus, tmp_path)
         speak_to_file(exported, "am", [voice], "ሰላም", tmp_path / "out.wav")
 
 
+@pytest.mark.slow
 def test_one_language_after_the_other_is_exported_with_the_first_base(run, corpus, recipe, tmp_path):
     """The second run froze the base's rows and the first run's new ones; the base holds only the former."""
     vocab = tmp_path / "vocab.json"

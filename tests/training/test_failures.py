@@ -249,6 +249,7 @@ def test_a_worker_that_fails_says_it_in_one_line(corpus, fails, monkeypatch, tmp
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_batches_of_one_have_losses(corpus, recipe, tmp_path):
     """In coqui's units the prompt covers all of a short recording; of one that is alone nothing would be left."""
     recipe(corpus.flags(output_dir=tmp_path, batch_size=1, max_steps=3, val_manifest=f"{corpus.english}:en"))

@@ -170,7 +170,7 @@ def gradients(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(("batch_size", "steps"), [(4, 6), (2, 12)])
+@pytest.mark.parametrize(("batch_size", "steps"), [pytest.param(4, 6, marks=pytest.mark.slow), (2, 12)])
 def test_memory_that_runs_out_halves_batches_and_the_run_goes_on(
     corpus, recipe, short_memory, no_dropout, gradients, tmp_path, caplog, batch_size, steps
 ):
@@ -253,6 +253,7 @@ def test_the_precision_is_what_the_hardware_has_and_is_recorded(corpus, recipe, 
         assert checkpoint(run, 2)["config"]["mixed_precision"] is there
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_weight(corpus, recipe, tmp_path):
     flags = {"max_steps": 3, "val_manifest": None}
     recipe(corpus.flags(output_dir=tmp_path / "kept", **flags))

@@ -56,7 +56,9 @@ def with_old(corpus, replay, **flags) -> list[str]:
 ALL = {"distill_weight": 0.5, "l2_sp": 20, "layer_decay": 0.7, "new_row_learning_rate": 3e-3}
 
 
-@pytest.mark.parametrize("flags", [ALL, {"adapter": "lora", "adapter_rank": 4}], ids=["all", "lora"])
+@pytest.mark.parametrize(
+    "flags", [ALL, pytest.param({"adapter": "lora", "adapter_rank": 4}, marks=pytest.mark.slow)], ids=["all", "lora"]
+)
 def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags):
     recipe(with_old(corpus, replay, output_dir=tmp_path / "whole", eval_step=4, **flags))
     recipe(with_old(corpus, replay, output_dir=tmp_path / "parts", eval_step=4, max_steps=5, **flags))
@@ -73,6 +75,7 @@ def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags):
     assert len(old) == len(names) / 2
 
 
+@pytest.mark.slow
 def test_distillation_pull_and_rates_do_something(corpus, recipe, replay, tmp_path):
     runs = {}
     for name, flags in {"none": {}, **{key: {key: value} for key, value in (ALL | {"l2_sp": 200}).items()}}.items():
@@ -221,6 +224,7 @@ def test_what_cannot_be_kept_apart(short_run, adapted, mini_base, tmp_path):
         assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_an_adapted_run_are_taken_with_it(corpus, recipe, adapted, tmp_path):
     recipe(
         [

@@ -46,7 +46,9 @@ def bomb(tmp_path):
     return arm
 
 
-@pytest.mark.parametrize("name", ["model.pth", "dvae.pth", "mel_stats.pth", "speakers_xtts.pth"])
+@pytest.mark.parametrize(
+    "name", ["model.pth", pytest.param("dvae.pth", marks=pytest.mark.slow), "mel_stats.pth", "speakers_xtts.pth"]
+)
 def test_in_a_base_directory(corpus, run, recipe, bomb, tmp_path, capsys, name):
     base = shutil.copytree(corpus.base, tmp_path / "base")
     marker = bomb(base / name)
@@ -85,6 +87,7 @@ def test_as_a_checkpoint(run, recipe, bomb, tmp_path, capsys):
         assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_every_torch_load_below_us_is_weights_only(corpus, tmp_path):
     """Also coqui's own: a run, an export and a sentence in a process in which any other torch.load is an error."""
     script = f"""

@@ -233,6 +233,7 @@ def test_an_older_checkpoint_sets_the_later_ones_aside(uninterrupted, corpus, re
     assert (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1].startswith('{"step": 5')
 
 
+@pytest.mark.slow
 def test_a_schedule_by_epoch_moves_once_an_epoch(corpus, recipe, tmp_path):
     flags = ["--coqpit.lr_scheduler=ExponentialLR", '--coqpit.lr_scheduler_params={"gamma": 0.5}']
     flags += ["--coqpit.scheduler_after_epoch=true"]

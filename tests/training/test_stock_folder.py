@@ -74,7 +74,9 @@ def test_a_start_that_fails_leaves_no_folder_behind(when, stock_folder, corpus, 
     assert listing(stock_folder) == before
 
 
-@pytest.mark.parametrize("when", ["refused", "while it is restored", "in the first batch"])
+@pytest.mark.parametrize(
+    "when", [pytest.param("refused", marks=pytest.mark.slow), "while it is restored", "in the first batch"]
+)
 def test_a_resume_that_fails_rewrites_nothing(when, short_run, recipe, tmp_path, monkeypatch):
     run = shutil.copytree(short_run, tmp_path / "run")
     flags = ["--checkpoint", str(run / "checkpoint_4.pth"), "--max-steps", "6", "--output-dir", str(tmp_path / "other")]

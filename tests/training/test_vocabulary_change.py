@@ -112,7 +112,9 @@ def old_moments(short_run, corpus, tmp_path_factory):
     return moments_by_token(continued(short_run, corpus.vocab, tmp_path_factory.mktemp("same")), corpus.vocab)
 
 
-@pytest.mark.parametrize("how", ["added", "removed", "permuted", "old ones permuted"])
+@pytest.mark.parametrize(
+    "how", ["added", "removed", "permuted", pytest.param("old ones permuted", marks=pytest.mark.slow)]
+)
 def test_rows_and_moments_follow_their_tokens(short_run, corpus, old_moments, tmp_path, how, caplog):
     vocab = variant(corpus, how, tmp_path)
     trainer = continued(short_run, vocab, tmp_path / "runs")
