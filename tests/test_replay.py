@@ -178,6 +178,7 @@ def test_what_training_does_not_take_is_left_out(given, monkeypatch):
     assert max(tokens) <= 10 < max(len(speaker.tokenizer.encode(line, "en")) for line in LINES)
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(given):
     make_replay(**given)
     with FileLock(given["output"] / ".lock"), pytest.raises(MachineError, match="Another process makes"):

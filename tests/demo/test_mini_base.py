@@ -87,6 +87,7 @@ def test_config_has_the_published_keys(mini_base, shared_data):
     }
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(tmp_path):
     bases = [make_mini_base(tmp_path / name, **SMALL, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
     for name, drawn in (("model.pth", "gpt.text_embedding.weight"), ("dvae.pth", "encoder.0.0.weight")):

@@ -25,7 +25,7 @@ EMBEDDING, HEAD, BIAS = (PREFIX + name for name in TOKEN_TENSORS)
 ####################
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "zeros", "a bit"])
+@pytest.mark.parametrize("how", ["cut", "empty", "zeros", pytest.param("a bit", marks=pytest.mark.slow)])
 def test_truncated(healthy, corpus, tmp_path, how):
     content = bytearray(healthy.read_bytes())
     if how == "a bit":
@@ -137,6 +137,7 @@ def test_frozen_rows_that_are_not_the_bases(short_run, corpus, tmp_path):
     assert "repair" in found.next_command
 
 
+@pytest.mark.slow
 def test_rows_that_moved_far(healthy_stock, corpus, recipe, tmp_path):
     """Of a stock run, by random steps of a known length; of ours, at a rate far too high."""
 

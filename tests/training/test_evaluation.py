@@ -157,6 +157,7 @@ def test_what_is_worse_than_the_start_is_no_best_model(flags, recipe, tmp_path, 
     assert states[0]["evaluations_without_best"] == 2
 
 
+@pytest.mark.slow
 def test_a_raised_min_retention_speaks_of_the_best_model(flags, recipe, tmp_path, caplog):
     recipe(flags(output_dir=tmp_path, max_steps=2, eval_step=1))
     run = only_run(tmp_path)

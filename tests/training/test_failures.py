@@ -226,7 +226,8 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(
     require_same_run(run, uninterrupted, STEPS)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once_and_the_disk_is_as_it_was(uninterrupted, corpus, recipe, tmp_path, number):
     flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
     script = Path(__file__).with_name("signalled.py")

@@ -241,6 +241,7 @@ def test_a_split_batch_is_the_same_samples():
     assert [part["samples"] for part in split_batch(first, 2)] == [["a"]]
 
 
+@pytest.mark.slow
 def test_the_precision_is_what_the_hardware_has_and_is_recorded(corpus, recipe, monkeypatch, tmp_path):
     flags = {"amp": None, "max_steps": 1, "val_manifest": None}
     for there in (True, False):

@@ -69,6 +69,7 @@ def test_resumed_within_an_accumulation(corpus, recipe, tmp_path):
     require_same_run(run, only_run(tmp_path / "a"), STEPS)
 
 
+@pytest.mark.slow
 def test_resume_of_a_resume_and_from_the_best_model(uninterrupted, corpus, recipe, tmp_path):
     recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_steps=2))
     run = only_run(tmp_path)

@@ -63,7 +63,9 @@ def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, re
     assert listing(stock_folder) == before
 
 
-@pytest.mark.parametrize("when", ["refused", "while it is restored", "in the first batch"])
+@pytest.mark.parametrize(
+    "when", ["refused", pytest.param("while it is restored", marks=pytest.mark.slow), "in the first batch"]
+)
 def test_a_start_that_fails_leaves_no_folder_behind(when, stock_folder, corpus, recipe, tmp_path, monkeypatch, capsys):
     flags = corpus.stock_flags(stock_folder / "checkpoint_4.pth", output_dir=tmp_path)
     fail_at(when, flags, monkeypatch)
@@ -75,7 +77,12 @@ def test_a_start_that_fails_leaves_no_folder_behind(when, stock_folder, corpus, 
 
 
 @pytest.mark.parametrize(
-    "when", [pytest.param("refused", marks=pytest.mark.slow), "while it is restored", "in the first batch"]
+    "when",
+    [
+        pytest.param("refused", marks=pytest.mark.slow),
+        pytest.param("while it is restored", marks=pytest.mark.slow),
+        "in the first batch",
+    ],
 )
 def test_a_resume_that_fails_rewrites_nothing(when, short_run, recipe, tmp_path, monkeypatch):
     run = shutil.copytree(short_run, tmp_path / "run")

@@ -18,11 +18,11 @@ BETAS = {"betas": [0.9, 0.96], "weight_decay": 0.01}
 #: How a run of the stock Trainer was made: settings of `stock_run`.
 WAYS = {
     "command line": {"command_line": ["--coqpit.lr", "1e-3"]},
+}
+RARE_WAYS = {
     "SGD with momentum, all alike": {
         "optimizer": "SGD", "optimizer_params": {"momentum": 0.9}, "optimizer_wd_only_on_weights": False,
     },
-}  # fmt: skip
-RARE_WAYS = {
     "evaluated, no schedule": {"evaluates": True, "lr_scheduler": None, "lr_scheduler_params": {}},
     "coqui's RAdam, by epoch, fp16": {
         "optimizer": "radam", "optimizer_params": BETAS, "scheduler_after_epoch": True, "mixed_precision": True,
