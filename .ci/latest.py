@@ -71,7 +71,7 @@ def main(uv: str) -> int:
     print(tested.stdout)
     print("Other versions than the lock's:", *newer or ["none"], sep="\n  ")
     print("check-env:", "passed" if tried.returncode == 0 else "FAILED, see above")
-    broken = re.findall(r"^(?:FAILED|ERROR) .*", tested.stdout, re.MULTILINE)
+    broken = re.findall(r"^(?:FAILED|ERROR) tests.*", tested.stdout, re.MULTILINE)
     print(f"Tests: {len(broken)} broke" if broken else f"Tests: exit code {tested.returncode}", *broken, sep="\n  ")
     return int(bool(tried.returncode or tested.returncode))
 
