@@ -80,7 +80,6 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
         ("torch.nn.utils", "clip_grads_with_norm_", {"parameters", "max_norm", "total_norm"}),
         ("torch.nn.parallel", "DistributedDataParallel.no_sync", set()),
         ("torch.overrides", "TorchFunctionMode.__torch_function__", {"func", "types", "args", "kwargs"}),
-        ("torch.optim", "AdamW.state_dict", set()),
     ],
     "torchaudio": [("torchaudio.functional", "resample", {"lowpass_filter_width", "rolloff", "resampling_method"})],
     # coqui-tts will not be imported without it, and we do not call it

@@ -11,7 +11,7 @@ _MARKS = {True: "ok  ", False: "FAIL", None: "note"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One assumption: what was expected, what was found, and whether it holds (None: worth knowing, no judgement)."""
+    """An assumption, what was found, and whether it holds (None: worth knowing, not judged)."""
 
     assumption: str
     found: str
