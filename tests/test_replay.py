@@ -88,6 +88,7 @@ def test_a_set_is_what_the_base_said(given, mini_base):
     assert torch.equal(top_ids[:, 0], expected.argmax(-1))
 
 
+@pytest.mark.slow
 def test_making_goes_on_where_it_was_interrupted(given, monkeypatch, tmp_path):
     make_replay(**given)
     other = given | {"output": tmp_path / "interrupted"}

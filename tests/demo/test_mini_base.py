@@ -248,7 +248,7 @@ def trained_base(tmp_path_factory) -> Path:
     """Trained for a moment: as many utterances as 1,024 codes need, and two steps."""
     pytest.importorskip("espeakng_loader", reason="training needs speech: pip install 'xtts_extend[demo]'")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_SENTENCES", 20)
+        patch.setattr(module, "SENTENCES", 20)
         patch.setattr(module, "_DVAE_UTTERANCES", 40)
         patch.setattr(module, "_DECODER_STEPS", 4)
         folder = tmp_path_factory.mktemp("trained") / "ሞዴል base"

@@ -167,6 +167,7 @@ def test_rows_that_never_moved_start_again_and_others_do_not(short_run, corpus, 
     assert not torch.equal(new["model"][PREFIX + "text_head.weight"], before["model"][PREFIX + "text_head.weight"])
 
 
+@pytest.mark.slow
 def test_new_rows_that_start_again_are_not_called_ill_for_it(corpus, recipe, tmp_path):
     manifest = f"{corpus.english}:en"
     recipe(corpus.flags(output_dir=tmp_path / "a", val_manifest=None, train_manifest=manifest, epochs=6))

@@ -251,6 +251,7 @@ def accumulated(content):
     content["step"] = 39
 
 
+@pytest.mark.slow
 def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, corpus, tmp_path):
     """The recipe asks for it, too: no command lacks it, whichever checkpoint it names."""
     file = edited(healthy_stock, tmp_path / "run", accumulated)

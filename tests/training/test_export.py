@@ -50,6 +50,7 @@ def test_the_folder_is_complete(run, exported, corpus):
     assert (exported / "model.pth").stat().st_size < (run / "checkpoint_2.pth").stat().st_size
 
 
+@pytest.mark.slow
 def test_stock_loads_it_strictly_and_speaks_the_old_languages_as_it_is(exported, corpus, tmp_path):
     """In a process that never imports xtts_extend."""
     code = """

@@ -86,6 +86,7 @@ def test_auto_wants_a_gpu():
         hardware.find_batch_frames(None, 100)
 
 
+@pytest.mark.slow
 def test_batches_by_length_resume(corpus, recipe, tmp_path, caplog):
     flags = {"batch_size": None, "batch_frames": 400, "val_manifest": None}
     with caplog.at_level("INFO", "trainer"):

@@ -63,6 +63,7 @@ def test_two_processes_train_one_model(corpus, flags, tmp_path):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resume_in_two_processes_is_the_same_run(flags, tmp_path):
     """Also with accumulation, and with a last batch that has fewer samples than there are processes."""
     more, log = {"grad_accum_steps": 2}, tmp_path / "log"

@@ -47,7 +47,7 @@ def test_a_run_leaves_what_it_should(uninterrupted, corpus):
     assert [line["learning_rate"] for line in steps[6:]] == pytest.approx([1e-3] * 6)
 
 
-@pytest.mark.parametrize("stop", [4, 6, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (3, 11))])
+@pytest.mark.parametrize("stop", [4, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (3, 6, 11))])
 def test_resumed_is_uninterrupted(uninterrupted, corpus, recipe, tmp_path, stop):
     """Stopped in the middle of an epoch, after an evaluation, at an epoch's end, and before the last step."""
     recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_steps=stop))
@@ -104,6 +104,7 @@ def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
     require_same_run(run, uninterrupted, STEPS)
 
 
+@pytest.mark.slow
 def test_a_kill_resumes_from_the_last_checkpoint(uninterrupted, corpus, tmp_path, recipe):
     flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
     process = Script(RECIPE, *flags, output=tmp_path / "log")
@@ -146,6 +147,7 @@ def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, tmp_path
     assert ours.output_path != uninterrupted
 
 
+@pytest.mark.slow
 def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
     """`checkpoint_N` of the stock Trainer: weights, optimizer, scheduler, step and epoch."""
     file = stock_run(corpus, tmp_path / "stock", monkeypatch)

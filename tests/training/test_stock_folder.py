@@ -64,7 +64,11 @@ def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, re
 
 
 @pytest.mark.parametrize(
-    "when", ["refused", pytest.param("while it is restored", marks=pytest.mark.slow), "in the first batch"]
+    "when",
+    [
+        "refused",
+        *(pytest.param(when, marks=pytest.mark.slow) for when in ("while it is restored", "in the first batch")),
+    ],
 )
 def test_a_start_that_fails_leaves_no_folder_behind(when, stock_folder, corpus, recipe, tmp_path, monkeypatch, capsys):
     flags = corpus.stock_flags(stock_folder / "checkpoint_4.pth", output_dir=tmp_path)

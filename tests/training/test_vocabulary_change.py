@@ -148,6 +148,7 @@ def test_rows_and_moments_follow_their_tokens(short_run, corpus, old_moments, tm
         assert f"1 token removed: {new_tokens(corpus)[-1]}" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_permuted_run_goes_on_as_if_nothing_had_happened(short_run, corpus, recipe, tmp_path):
     more = ["--checkpoint", str(short_run), "--max-steps", "9"]
     recipe([*more, "--output-dir", str(tmp_path / "same"), "--new-run"])

@@ -30,7 +30,7 @@ from xtts_extend.data.check import check_samples
 from xtts_extend.data.manifest import read_manifests, write_manifest
 from xtts_extend.demo import texts
 from xtts_extend.demo.griffin_lim import codes_to_audio
-from xtts_extend.demo.mini_base import cached_mini_base
+from xtts_extend.demo.mini_base import SENTENCES, cached_mini_base
 from xtts_extend.demo.plot import draw_losses
 from xtts_extend.demo.speech import make_corpus
 from xtts_extend.errors import CheckFailed, ConfigError, XttsExtendError
@@ -53,8 +53,6 @@ STEPS = 250
 STOP_AT = 120
 _VOCABULARY_SIZE = 300
 _TRAIN, _VAL = 200, 20
-#: The base was trained on the first sentences of its languages.
-_BASE_SENTENCES = 600
 
 #: In the output folder: what every step said, the recipe's whole output, and the traceback of a failure.
 LOG = "demo.log"
@@ -248,7 +246,8 @@ def speak_corpora(output: Path) -> dict[str, Path]:
     write_manifest(samples[:_TRAIN], manifests["train"])
     write_manifest(samples[_TRAIN:], manifests[LANGUAGE])
     for language in texts.BASE_LANGUAGES:
-        unheard = texts.sentences(language, _BASE_SENTENCES + _VAL)[_BASE_SENTENCES:]
+        # the base was trained on the first ones
+        unheard = texts.sentences(language, SENTENCES + _VAL)[SENTENCES:]
         (output / f"{language}.txt").write_text("\n".join(unheard), encoding="utf-8")
         manifests[language] = make_corpus(unheard, language, output / "speech" / language)
     return manifests
