@@ -1,0 +1,57 @@
+"""What the documentation names is there: files, headings, commands and flags."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from xtts_extend.cli import make_parser
+from xtts_extend.training.arguments import make_parser as make_recipe_parser
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_LINK = re.compile(r"\]\(([^)\s#:]*)(?:#([^)\s]+))?\)")
+_FLAG = re.compile(r"(?<!\S)--[a-z][a-z0-9-]*(?![a-z0-9.-])")
+
+
+def slugs(page: Path) -> set[str]:
+    """The anchors of a page's headings, as the usual renderers name them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {option for action in parser._actions for option in action.option_strings}
+
+
+def commands() -> dict[str, set[str]]:
+    """The flags of each command, and of the recipe."""
+    (choices,) = (a.choices for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return {name: flags_of(parser) for name, parser in choices.items()} | {"recipe": flags_of(make_recipe_parser())}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    broken = []
+    for target, anchor in _LINK.findall(page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        if not file.exists() or (anchor and anchor not in slugs(file)):
+            broken.append(f"{target}#{anchor}")
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_typed_commands_have_these_flags(page: Path) -> None:
+    known, unknown = commands(), []
+    for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        typed = re.match(r"\s*(?:.*/)?xtts-extend ([a-z-]+)|.*(train_gpt_xtts\.py|RECIPE) ", line)
+        if not line.startswith(("    ", "xtts-extend ", "python ")) or typed is None:
+            continue
+        name = typed[1] or "recipe"
+        given = _FLAG.findall(line.split("train_gpt_xtts.py")[-1].split("RECIPE")[-1].partition("#")[0])
+        unknown += [f"{name} {flag}" for flag in given if flag not in known.get(name, set())]
+        unknown += [] if name in known else [name]
+    assert unknown == []
