@@ -46,3 +46,26 @@ def write_voice() -> WriteVoice:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., Path]:
+    """Writer of samples, [frames] in [-1, 1], by one of FFmpeg's encoders."""
+    import av
+
+    def write(path: Path, samples: np.ndarray, rate: int, codec: str, container: str, **options: str) -> Path:
+        with av.open(str(path), "w", format=container, options=options) as file:
+            stream = file.add_stream(codec, rate=rate, layout="mono")
+            stream.bit_rate = 64000 if codec != "libopencore_amrnb" else 12200
+            stream.codec_context.open()
+            shaped = av.AudioResampler(
+                stream.codec_context.format.name, "mono", rate, frame_size=stream.codec_context.frame_size or 1024
+            )
+            frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="fltp", layout="mono")
+            frame.sample_rate = rate
+            for part in [*shaped.resample(frame), *shaped.resample(None)]:
+                file.mux(stream.encode(part))
+            file.mux(stream.encode(None))
+        return path
+
+    return write

@@ -81,7 +81,7 @@ def test_a_slice_beyond_the_end_is_an_error(tmp_path: Path, write_voice, rate: i
 def test_a_slice_of_a_truncated_file(tmp_path: Path, write_voice) -> None:
     content = write_voice(tmp_path / "half.mp3", seconds=2).read_bytes()
     (tmp_path / "half.mp3").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"half\.mp3 is (truncated: it ends before sample 40000|damaged)"):
+    with pytest.raises(DataError, match=r"half\.mp3 is truncated: its header promises"):
         load_slice(tmp_path / "half.mp3", 22050, 15000, 40000)
 
 
@@ -105,7 +105,7 @@ def test_load_audio_names_what_is_wrong(tmp_path: Path, write_voice) -> None:
         "nan.wav": "NaN",
         "half.wav": "truncated: its header promises 88200 bytes of audio, it holds 44078",
         "half.flac": "damaged or truncated",
-        "half.mp3": "truncated: its header promises 44100 samples",
+        "half.mp3": "truncated: its header promises 79 frames, it holds 37",
     }.items():
         with pytest.raises(DataError, match=message) as caught:
             load_audio(tmp_path / name, 22050)

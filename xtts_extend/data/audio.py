@@ -1,11 +1,10 @@
-"""Reads and writes recordings with soundfile: wav, flac, ogg and mp3, without FFmpeg."""
+"""Recordings as the model takes them, whole or a slice, what they measure, and writing a wav."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
-import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +15,21 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from xtts_extend.data.audio_file import AudioFile, Frames, open_audio
 from xtts_extend.errors import DataError
 
-# A program that writes a wav to a pipe cannot know its size and leaves a number near 2 or 4 GiB in the header.
-_UNKNOWN_WAV_SIZE = 0x7FFF0000
 _BLOCK_FRAMES = 1 << 18
 # torchaudio's resampler looks at 6 samples of the lower rate to each side: no more periods of both rates than that.
 _RESAMPLER_PERIODS = 8
+
+
+# torchaudio makes a filter of this many numbers at most: rates without a common divisor would take gigabytes.
+_RESAMPLER_SIZE = 1 << 25
+# 20 dB beyond full scale. No recording gets there, and whole numbers written as floating point do at once.
+_HIGHEST_PEAK = 10.0
+# Windows of this many to a second are sound or silence, by whether they are less than 30 dB below the loudest.
+_WINDOWS_PER_SECOND = 20
+_SOUND_BELOW_LOUDEST = 10 ** (-30 / 20)
 
 
 @dataclass(frozen=True)
@@ -33,28 +40,36 @@ class Recording:
     channels: int
     frames: int
     level: float  # half the range of the mono samples; 1 is full scale
+    peak: float  # the largest sample of any channel, without its sign
+    sound: float  # share of the time that is louder than 30 dB below its loudest moment, 0 to 1
     clipped: int  # samples beyond full scale or cut off at it
     finite: bool  # no NaN or infinite sample
     digest: str  # of the file's bytes
+
+    @property
+    def out_of_range(self) -> bool:
+        """Whether samples are so far beyond full scale that they are integers which nobody scaled."""
+        return self.peak > _HIGHEST_PEAK
 
 
 def load_audio(path: Path | str, sample_rate: int) -> Tensor:
     """Read a recording as the stock `load_audio` does: mono by the mean of the channels, resampled, clipped to [-1, 1].
 
     Args:
-        path: A file that soundfile reads.
+        path: A file that libsndfile or FFmpeg reads.
         sample_rate: The rate of the result in Hz.
 
     Returns:
         float32 tensor [1, samples].
 
     Raises:
-        DataError: The file is missing, unreadable, truncated, empty, or holds NaN or infinite samples.
+        DataError: The file is missing, unreadable, truncated, empty, or holds samples that no recording has.
     """
     with open_audio(path) as file:
-        frames = read_frames(file, file.frames)
-        require_whole(path, promised=file.frames, held=len(frames))
-        file_rate = file.samplerate
+        file_rate = file.sample_rate
+        _require_resampling(path, file_rate, sample_rate)
+        frames = file.read()
+        _require_whole(path, promised=file.frames, held=len(frames))
     audio = _mono(path, frames)
     if file_rate != sample_rate:
         audio = torchaudio.functional.resample(audio, file_rate, sample_rate)
@@ -62,17 +77,45 @@ def load_audio(path: Path | str, sample_rate: int) -> Tensor:
 
 
 def audio_length(path: Path | str, sample_rate: int) -> int:
-    """How many samples `load_audio` gives, from the file's header.
+    """How many samples `load_audio` gives, from the file's header where that says it.
 
     Raises:
         DataError: The file is missing or unreadable.
     """
     with open_audio(path) as file:
-        return _length(file, sample_rate)
+        frames = sum(map(len, _blocks(file, _BLOCK_FRAMES))) if file.frames is None else file.frames
+        return _length(frames, file.sample_rate, sample_rate)
 
 
-def _length(file: soundfile.SoundFile, sample_rate: int) -> int:
-    return -(-int(file.frames) * sample_rate // int(file.samplerate))
+def _length(frames: int, file_rate: int, sample_rate: int) -> int:
+    return -(-frames * sample_rate // file_rate)
+
+
+def _blocks(file: AudioFile, frames: int) -> Iterator[Frames]:
+    """The rest of a file, in blocks of so many frames."""
+    while len(samples := file.read(frames)):
+        yield samples
+
+
+def can_resample(file_rate: int, sample_rate: int) -> bool:
+    """Whether the resampler's filter for these rates has a sensible size (see torchaudio's sinc kernel)."""
+    common = math.gcd(file_rate, sample_rate)
+    theirs, ours = file_rate // common, sample_rate // common
+    half_width = math.ceil(6 * theirs / (0.99 * min(theirs, ours)))
+    return ours * (2 * half_width + theirs) <= _RESAMPLER_SIZE
+
+
+def _require_resampling(path: Path | str, file_rate: int, sample_rate: int) -> None:
+    if not can_resample(file_rate, sample_rate):
+        raise DataError(f"{path} {cannot_resample(file_rate, sample_rate)}")
+
+
+def cannot_resample(file_rate: int, sample_rate: int) -> str:
+    """What is wrong with a rate, and what to do."""
+    return (
+        f"has {file_rate} Hz, which cannot be resampled to {sample_rate} Hz: they have hardly a common divisor. "
+        f"Convert it with `ffmpeg -i IN -ar {sample_rate} OUT.wav`."
+    )
 
 
 def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tensor:
@@ -87,36 +130,48 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
     Raises:
         DataError: As `load_audio`, or the recording is shorter.
     """
+    too_short = DataError(f"{path} ends before sample {end} at {sample_rate} Hz; has it changed? Run check-data again.")
     with open_audio(path) as file:
-        if end > _length(file, sample_rate):
-            raise DataError(
-                f"{path} ends before sample {end} at {sample_rate} Hz; has it changed? Run check-data again."
-            )
-        common = math.gcd(file.samplerate, sample_rate)
-        theirs, ours = file.samplerate // common, sample_rate // common
+        _require_resampling(path, file.sample_rate, sample_rate)
+        if file.frames is not None and end > _length(file.frames, file.sample_rate, sample_rate):
+            raise too_short
+        common = math.gcd(file.sample_rate, sample_rate)
+        theirs, ours = file.sample_rate // common, sample_rate // common
         # whole periods of both rates, so that the resampler is in the same phase
         first = max(0, start // ours - _RESAMPLER_PERIODS)
         last = -(-end // ours) + _RESAMPLER_PERIODS
-        file.seek(first * theirs)
-        audio = _mono(path, read_frames(file, (last - first) * theirs))
+        file.skip(first * theirs)
+        frames = file.read((last - first) * theirs)
+    if not len(frames):
+        raise too_short
+    audio = _mono(path, frames)
     if (theirs, ours) != (1, 1):
         audio = torchaudio.functional.resample(audio, theirs, ours)
     found = audio[:, start - first * ours : end - first * ours].clip(-1, 1)
     if found.shape[-1] != end - start:
-        raise DataError(
-            f"{path} is truncated: it ends before sample {end} at {sample_rate} Hz, which its header promises"
-        )
+        raise too_short
     return found
 
 
-def _mono(path: Path | str, frames: npt.NDArray[np.float32]) -> Tensor:
+def _mono(path: Path | str, frames: Frames) -> Tensor:
     """frames [frames, channels] → [1, frames], the mean of the channels."""
     if len(frames) == 0:
         raise DataError(f"{path} holds no samples; record it again or remove it from the manifest")
     if not np.isfinite(frames).all():
         raise DataError(f"{path} holds NaN or infinite samples; write it again from its source")
+    if (peak := np.abs(frames).max()) > _HIGHEST_PEAK:
+        raise DataError(f"{path} {out_of_range(peak)}")
     audio = torch.from_numpy(np.ascontiguousarray(frames.T))
     return audio if audio.size(0) == 1 else torch.mean(audio, dim=0, keepdim=True)
+
+
+def out_of_range(peak: float) -> str:
+    """What is wrong with samples that reach a peak like this, and what to do."""
+    bits = next((bits for bits in (8, 16, 24) if peak <= 1 << bits - 1), 32)
+    return (
+        f"has samples up to {peak:.0f}, and full scale is 1: integers of {bits} bits were written as floating point. "
+        f"Divide them by {1 << bits - 1}, or write the file again as integers."
+    )
 
 
 def save_wav(path: Path | str, audio: Tensor | npt.NDArray[np.floating], sample_rate: int) -> None:
@@ -147,66 +202,44 @@ def measure_recording(path: Path | str) -> Recording:
         DataError: The file is missing, unreadable or truncated.
     """
     digest = hashlib.blake2b(digest_size=16)
-    lowest, highest, frames, clipped, finite = np.inf, -np.inf, 0, 0, True
+    lowest, highest, peak, frames, clipped, finite = np.inf, -np.inf, 0.0, 0, 0, True
+    levels: list[Frames] = []
     with open_audio(path) as file:
-        while len(samples := read_frames(file, _BLOCK_FRAMES)):
+        rate, channels = file.sample_rate, file.channels
+        window = rate // _WINDOWS_PER_SECOND
+        for samples in _blocks(file, _BLOCK_FRAMES // window * window):
             frames += len(samples)
             finite = finite and bool(np.isfinite(samples).all())
             mono = samples.mean(axis=1)
             lowest, highest = min(lowest, float(mono.min())), max(highest, float(mono.max()))
             # Flat at full scale for three samples: the peak of a sound wave is not.
             loud = np.abs(samples)
+            peak = max(peak, float(loud.max()))
             flat = (loud[1:] >= 0.99) & (samples[1:] == samples[:-1])
             clipped += int((loud > 1).sum()) + int((flat[1:] & flat[:-1]).sum())
-        require_whole(path, promised=file.frames, held=frames)
-        rate, channels = file.samplerate, file.channels
+            # what is left at the end of the file is shorter than a window
+            if finite:
+                levels.append(mono[: len(mono) // window * window].reshape(-1, window).std(axis=1))
+        _require_whole(path, promised=file.frames, held=frames)
     try:
         with open(path, "rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    level = (highest - lowest) / 2 if frames and finite else 0.0
-    return Recording(rate, channels, frames, level, clipped, finite, digest.hexdigest())
+    if not frames or not finite:
+        return Recording(rate, channels, frames, 0.0, 0.0, 0.0, clipped, finite, digest.hexdigest())
+    level = (highest - lowest) / 2
+    return Recording(rate, channels, frames, level, peak, _sound(levels), clipped, finite, digest.hexdigest())
 
 
-def open_audio(path: Path | str) -> soundfile.SoundFile:
-    """Open a recording for `read_frames`.
-
-    Raises:
-        DataError: The file is missing, is no recording, or is a wav with less data than its header promises.
-    """
-    if not os.path.isfile(path):
-        what = "a folder, and a recording was expected" if os.path.isdir(path) else "no such file; check the path"
-        raise DataError(f"{path}: {what}")
-    try:
-        file = soundfile.SoundFile(path)
-    # soundfile answers a name that ends in .raw with a TypeError: it wants to be told the rate of headerless data.
-    except (soundfile.SoundFileError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as wav, flac, ogg or mp3: {error}") from error
-    # libsndfile shortens a truncated wav without a word, except in its log. The text would go on where the audio ends.
-    shortened = re.search(r"^\s*data *: *(\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if shortened and int(shortened[2]) < int(shortened[1]) < _UNKNOWN_WAV_SIZE:
-        file.close()
-        raise DataError(
-            f"{path} is truncated: its header promises {shortened[1]} bytes of audio, it holds {shortened[2]}"
-        )
-    return file
+def _sound(levels: Sequence[Frames]) -> float:
+    """Share of the windows with these levels that are sound."""
+    every = np.concatenate(levels)
+    return float((every > every.max() * _SOUND_BELOW_LOUDEST).mean()) if len(every) else 1.0
 
 
-def read_frames(file: soundfile.SoundFile, frames: int) -> npt.NDArray[np.float32]:
-    """Read the next frames, float32 [frames, channels]; fewer at the end of the file.
-
-    Raises:
-        DataError: The data is damaged.
-    """
-    try:
-        return file.read(frames, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise DataError(f"{file.name} is damaged or truncated: {error}") from error
-
-
-def require_whole(path: Path | str, *, promised: int, held: int) -> None:
-    """Raise DataError when a file gave fewer samples than its header promised (a truncated mp3 does)."""
-    if held != promised:
+def _require_whole(path: Path | str, *, promised: int | None, held: int) -> None:
+    """Raise DataError when a file gave fewer samples than its header promised."""
+    if promised is not None and held != promised:
         raise DataError(f"{path} is truncated: its header promises {promised} samples, it holds {held}")

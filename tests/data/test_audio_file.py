@@ -1,0 +1,194 @@
+"""Which library reads a recording does not matter: all who read it get the same samples, or the same error."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from xtts_extend.data.audio import audio_length, load_audio, load_slice, measure_recording
+from xtts_extend.errors import DataError
+
+#: Codec and container as FFmpeg calls them, sample rate, and the longest delay of the encoder in samples.
+ENCODED = {
+    "m4a": ("aac", "ipod", 44100, 1100),
+    "m4a without loss": ("alac", "ipod", 44100, 0),
+    "mov": ("pcm_s16le", "mov", 48000, 0),
+    "mp4": ("aac", "mp4", 22050, 1100),
+    "3gp": ("aac", "3gp", 16000, 1100),
+    "aac": ("aac", "adts", 44100, 1100),
+    "webm": ("libopus", "webm", 48000, 0),
+    "mka": ("libmp3lame", "matroska", 44100, 1200),
+    "wma": ("wmav2", "asf", 44100, 2100),
+    "ac3": ("ac3", "ac3", 48000, 300),
+    "amr": ("libopencore_amrnb", "amr", 8000, 60),
+    "avi": ("libmp3lame", "avi", 44100, 1200),
+    "flv": ("aac", "flv", 44100, 1100),
+    "ts": ("aac", "mpegts", 44100, 1100),
+    "tta": ("tta", "tta", 22050, 0),
+    "wv": ("wavpack", "wv", 22050, 0),
+    "caf": ("alac", "caf", 44100, 0),
+    "mp3 in wav": ("libmp3lame", "wav", 44100, 1200),
+    "opus": ("libopus", "ogg", 48000, 0),
+    "mp2": ("mp2", "mp2", 44100, 600),
+}
+
+
+def voice(rate: int, seconds: float = 1.5) -> np.ndarray:
+    """Something with a beginning, a middle and an end that no shift takes for each other: a rising tone."""
+    time = np.arange(int(seconds * rate)) / rate
+    return 0.5 * np.sin(2 * np.pi * (300 + 500 * time) * time)
+
+
+def require_agreement(path: Path, rate: int = 22050) -> torch.Tensor:
+    """What `load_audio` gives, after a look whether slices, length and measure are of the same samples."""
+    whole = load_audio(path, rate)
+    length = whole.shape[-1]
+    assert audio_length(path, rate) == length
+    measured = measure_recording(path)
+    assert -(-measured.frames * rate // measured.sample_rate) == length
+    for start, end in ((0, 1000), (length // 2 - 400, length // 2), (length - 700, length)):
+        found = load_slice(path, rate, start, end)
+        assert (found - whole[:, start:end]).abs().max() <= 1e-6, (start, end)
+    for start, end in ((length - 5, length + 1), (2 * length, 2 * length + 10)):
+        with pytest.raises(DataError, match=f"ends before sample {end} at {rate} Hz"):
+            load_slice(path, rate, start, end)
+    return whole
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_every_container_is_read_by_its_content(tmp_path: Path, encode, name: str) -> None:
+    codec, container, rate, delay = ENCODED[name]
+    samples = voice(rate)
+    # under a name that says something else
+    path = encode(tmp_path / "voice.wav", samples, rate, codec, container)
+    found = require_agreement(path, rate)[0].numpy()
+    # encoders add a delay before and silence behind
+    assert (-700 if name == "wma" else 0) <= len(found) - len(samples) <= delay + 2400
+    scores = np.correlate(np.pad(found, (3000, 0))[: len(samples) + 6000], samples[: len(samples) // 2], "valid")
+    assert (-2100 if name == "wma" else -2) <= scores.argmax() - 3000 <= delay
+    assert scores.max() / (samples[: len(samples) // 2] ** 2).sum() > 0.8
+
+
+def test_video_is_read_by_its_sound_and_named_without(tmp_path: Path) -> None:
+    import av
+
+    def write(path: Path, sound: bool) -> Path:
+        with av.open(str(path), "w", format="mp4") as file:
+            picture = file.add_stream("mpeg4", rate=10, width=64, height=64, pix_fmt="yuv420p")
+            track = file.add_stream("aac", rate=44100, layout="stereo") if sound else None
+            for _ in range(10):
+                file.mux(picture.encode(av.VideoFrame(64, 64, "yuv420p")))
+            file.mux(picture.encode(None))
+            if track is not None:
+                samples = np.stack([voice(44100, 1.0), 0 * voice(44100, 1.0)]).astype(np.float32)
+                for start in range(0, 44032, 1024):
+                    part = np.ascontiguousarray(samples[:, start : start + 1024])
+                    frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="stereo")
+                    frame.sample_rate, frame.pts = 44100, start
+                    file.mux(track.encode(frame))
+                file.mux(track.encode(None))
+        return path
+
+    found = require_agreement(write(tmp_path / "talk.mp4", sound=True))
+    # the mean of the channels, one of which is silent
+    assert 0.2 < found.abs().max() < 0.35
+    with pytest.raises(DataError, match=r"silent\.mp4 cannot be read: it has no audio track"):
+        load_audio(write(tmp_path / "silent.mp4", sound=False), 22050)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"),
+    [
+        ("WAV", "GSM610"), ("W64", "GSM610"), ("AIFF", "GSM610"), ("WAV", "G721_32"), ("AU", "G721_32"),
+        ("AU", "G723_24"), ("WAV", "NMS_ADPCM_16"), ("WAV", "IMA_ADPCM"), ("WAV", "MS_ADPCM"), ("W64", "IMA_ADPCM"),
+        ("WAV", "ULAW"), ("CAF", "ALAC_16"), ("OGG", "OPUS"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"),
+    ],
+)  # fmt: skip
+def test_codecs_that_cannot_seek_give_slices(tmp_path: Path, container: str, subtype: str) -> None:
+    rate = {"GSM610": 8000, "OPUS": 48000}.get(subtype, 22050)
+    soundfile.write(tmp_path / "voice", voice(rate, 2.0), rate, format=container, subtype=subtype)
+    assert abs(require_agreement(tmp_path / "voice", rate).shape[-1] - 2 * rate) < 1100
+
+
+def test_mp3_without_a_header_that_counts_and_joined_ones(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "one.mp3", voice(22050, 2.0), 22050)
+    content = (tmp_path / "one.mp3").read_bytes()
+    header = content.index(b"\xff", 1)
+    while content[header + 1] != content[1] or content[header + 2] & 0x0C != content[2] & 0x0C:
+        header = content.index(b"\xff", header + 1)
+    # with ID3 tags, as programs join files
+    tag = b"ID3\x04\x00\x00" + struct.pack(">I", 20) + bytes(20)
+    for name, written, seconds in (
+        ("bare.mp3", content[header:], 2.0),
+        ("joined.mp3", 3 * content, 6.0),
+        ("joined with tags.mp3", tag + content + b"TAG" + bytes(125) + tag + content, 4.0),
+        ("joined with a bare one.mp3", content + content[header:], 4.0),
+        ("junk before.mp3", bytes(300) + content[header:], 2.0),
+    ):
+        (tmp_path / name).write_bytes(written)
+        # each of the joined files begins and ends with the encoder's own silence
+        assert 0 <= require_agreement(tmp_path / name).shape[-1] - seconds * 22050 <= 3000 * seconds / 2, name
+
+
+def test_joined_mp3_files_of_different_rates_are_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "22050.mp3", voice(22050), 22050)
+    soundfile.write(tmp_path / "44100.mp3", voice(44100), 44100)
+    soundfile.write(tmp_path / "stereo.mp3", np.stack([voice(22050)] * 2, axis=1), 22050)
+    for other in ("44100.mp3", "stereo.mp3"):
+        joined = (tmp_path / "22050.mp3").read_bytes() + (tmp_path / other).read_bytes()
+        (tmp_path / "joined.mp3").write_bytes(joined)
+        for read in (measure_recording, lambda path: load_audio(path, 22050)):
+            with pytest.raises(
+                DataError, match=r"joined\.mp3 changes from 22050 Hz and 1 channels to .* joined into one"
+            ):
+                read(tmp_path / "joined.mp3")
+
+
+def test_flac_that_was_written_to_a_pipe(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "piped.flac", voice(22050), 22050)
+    content = bytearray((tmp_path / "piped.flac").read_bytes())
+    # of the stream's description, 36 bits that count the samples
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    (tmp_path / "piped.flac").write_bytes(content)
+    assert require_agreement(tmp_path / "piped.flac").shape[-1] == 33075
+
+
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [("vbr-without-xing.mp3", 107136), ("cbr-without-info.mp3", 107136), ("gsm.wav", 38808), ("wavs/op.opus", 38482)],
+)
+def test_recordings_from_the_wild_are_read_whole(shared_data: Path, name: str, length: int) -> None:
+    assert require_agreement(shared_data / "wild" / name).shape[-1] == length
+
+
+def test_a_rate_without_a_common_divisor_is_named(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "odd.wav", voice(44101), 44101)
+    for read in (lambda path: load_audio(path, 22050), lambda path: load_slice(path, 22050, 0, 10)):
+        with pytest.raises(DataError, match="odd.wav has 44101 Hz, which cannot be resampled to 22050 Hz"):
+            read(tmp_path / "odd.wav")
+    # of old Macintoshs, and slow, but of a kind
+    soundfile.write(tmp_path / "mac.wav", voice(22254), 22254)
+    assert load_audio(tmp_path / "mac.wav", 22050).shape == (1, 33075)
+
+
+def test_tags_in_other_encodings_do_no_harm(tmp_path: Path, encode) -> None:
+    path = encode(tmp_path / "a.mka", voice(44100), 44100, "libmp3lame", "matroska")
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xe9\xe8\xfc\xff"))
+    assert load_audio(path, 22050).shape[-1] > 33000
+
+
+def test_what_ffmpeg_would_open_further_files_for_is_no_recording(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "voice.wav", voice(22050), 22050)
+    for name, text in (
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nvoice.wav\n#EXT-X-ENDLIST\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile voice.wav\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match="cannot be read: it is text"):
+            load_audio(tmp_path / name, 22050)
