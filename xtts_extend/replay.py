@@ -21,9 +21,9 @@ from torch import Tensor
 import xtts_extend
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
-from xtts_extend.data.check import CLEANER_ERRORS
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
 from xtts_extend.data.encoded import Utterance, file_digest, open_set, read_index, write_index, write_part
+from xtts_extend.data.text_checks import CLEANER_ERRORS
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.model.distillation import top_distribution
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend import progress
-from xtts_extend.data import check
+from xtts_extend.data import recordings
+from xtts_extend.data.audio import load_audio
 from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.manifest import read_manifest
 from xtts_extend.errors import DataError, LanguageError
@@ -193,6 +195,101 @@ def test_warnings(tmp_path: Path, write_voice, tokenizer) -> None:
     assert "warning: clipped: 2" in str(report)
 
 
+def test_what_does_not_belong_together_is_worth_a_look(tmp_path: Path, write_voice, tokenizer) -> None:
+    for number in range(3):
+        write_voice(tmp_path / f"{number}.wav", seed=number)
+    click = np.zeros(44100)
+    click[20000:20010] = 0.9
+    # a microphone's offset is no sound
+    soundfile.write(tmp_path / "click.wav", click + 0.05, 22050)
+    soundfile.write(tmp_path / "word.wav", np.concatenate([np.sin(np.arange(9000) / 20), np.zeros(50000)]), 22050)
+    rows = [
+        ("0.wav", "a text"),
+        ("1.wav", "far too many words to say them in a second"),
+        ("2.wav", "see www.example.com"),
+    ]
+    report = check_samples(
+        read_rows(tmp_path, [*rows, ("click.wav", "and other words"), ("word.wav", "well well well")]),
+        tokenizer,
+        DataLimits(22050, 3 * 22050, 60),
+        progress=False,
+    )
+    assert {kind: names(entries) for kind, entries in report.warnings.items()} == {
+        "speaking_rate": ["1.wav"],
+        "mostly_silence": ["click.wav", "word.wav"],
+        "markup": ["2.wav"],
+    }
+    assert report.warnings["markup"][0]["detail"] == "'www.example.com' in 'see www.example.com'"
+    assert report.warnings["mostly_silence"][0]["detail"].startswith("2% of it is louder")
+
+
+def test_what_is_converted_comes_last_and_without_names(tmp_path: Path, write_voice, tokenizer) -> None:
+    write_voice(tmp_path / "stereo.wav", channels=2)
+    write_voice(tmp_path / "fast.wav", rate=48000, seed=1)
+    report = check_samples(
+        read_rows(tmp_path, [("stereo.wav", "some words"), ("fast.wav", "other words &amp; more")]),
+        tokenizer,
+        LIMITS,
+        progress=False,
+    )
+    lines = report.summary().splitlines()
+    assert lines[1] == "warning: markup: 1 (tags, entities or addresses in the text)"
+    assert lines[3:] == [
+        "converted when read: sample_rate: 1 (not the model's sample rate: will be resampled), "
+        "mixed_sample_rates: 2 (recordings of several sample rates), channels: 1 (not mono: will be averaged)"
+    ]
+    assert names(report.to_dict()["warning_entries"]["channels"]) == ["stereo.wav"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "subtype", "bits"), [(127, "FLOAT", 8), (16000, "FLOAT", 16), (32767, "DOUBLE", 16), (8e6, "FLOAT", 24)]
+)
+def test_integers_as_floats_are_unusable(tmp_path: Path, tokenizer, scale: float, subtype: str, bits: int) -> None:
+    soundfile.write(tmp_path / "a.wav", scale * np.sin(np.arange(33075) / 20), 22050, subtype=subtype)
+    soundfile.write(tmp_path / "loud.wav", 2 * np.sin(np.arange(33075) / 20), 22050, subtype="FLOAT")
+    samples = read_rows(tmp_path, [("a.wav", "some words"), ("loud.wav", "other words")])
+    report = check_samples(samples, tokenizer, LIMITS, progress=False)
+    assert {kind: names(entries) for kind, entries in report.problems.items()} == {"out_of_range": ["a.wav"]}
+    assert f"integers of {bits} bits were written as floating point" in report.problems["out_of_range"][0]["detail"]
+    assert names(report.warnings["clipped"]) == ["loud.wav"]
+    with pytest.raises(DataError, match=r"a\.wav has samples up to .*, and full scale is 1"):
+        load_audio(tmp_path / "a.wav", 22050)
+
+
+def test_a_rate_that_cannot_be_resampled_is_unreadable(tmp_path: Path, write_voice, tokenizer) -> None:
+    write_voice(tmp_path / "odd.wav", rate=44101)
+    report = check_samples(read_rows(tmp_path, [("odd.wav", "some words")]), tokenizer, LIMITS, progress=False)
+    assert "44101 Hz, which cannot be resampled to 22050 Hz" in report.problems["unreadable"][0]["detail"]
+
+
+def test_recordings_and_texts_from_the_wild(shared_data: Path, tmp_path: Path) -> None:
+    tokenizer = VoiceBpeTokenizer(str(shared_data / "xtts_vocab.json"))
+    wild = shared_data / "wild"
+    rows = ["vbr-without-xing.mp3", "cbr-without-info.mp3", "cut.rf64.wav", "cut.aiff", "float-as-int16.wav", "gsm.wav"]
+    rows += ["recorder-died.wav", "no-fmt.wav", "one-click.wav", "tiny.wav"]
+    texts = "One of these is the text of it, and it is long enough."
+    samples = read_rows(tmp_path, [(str(wild / name), texts if "mp3" in name else texts[:25]) for name in rows])
+    report = check_samples(samples, tokenizer, DataLimits(22050, 255995, 200), progress=False)
+    found = {kind: [Path(name).name for name in names(entries)] for kind, entries in report.problems.items()}
+    assert found == {
+        "unreadable": ["cut.rf64.wav", "cut.aiff", "recorder-died.wav", "no-fmt.wav"],
+        "out_of_range": ["float-as-int16.wav"],
+        "too_short": ["tiny.wav"],
+    }
+    usable = {Path(sample["audio_file"]).name: sample["duration_s"] for sample in report.usable}
+    assert usable == {
+        "vbr-without-xing.mp3": 107136 / 22050,
+        "cbr-without-info.mp3": 107136 / 22050,
+        "gsm.wav": 1.76,
+        "one-click.wav": 2.0,
+    }
+    assert [Path(name).name for name in names(report.warnings["mostly_silence"])] == ["one-click.wav"]
+
+    samples = read_manifest(str(wild / "too-much-text.csv"), "en")
+    report = check_samples(samples, tokenizer, DataLimits(22050, 255995, 200), progress=False)
+    assert names(report.warnings["speaking_rate"]) == ["wavs/a1.wav"]
+
+
 def test_a_recording_named_twice_is_read_once(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
     reads = count_reads(monkeypatch)
     write_voice(tmp_path / "a.wav")
@@ -204,13 +301,13 @@ def test_a_recording_named_twice_is_read_once(tmp_path: Path, write_voice, token
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reads: list[str] = []
-    read = check.measure_recording
+    read = recordings.measure_recording
 
     def counted(path: str):
         reads.append(Path(path).name)
         return read(path)
 
-    monkeypatch.setattr(check, "measure_recording", counted)
+    monkeypatch.setattr(recordings, "measure_recording", counted)
     return reads
 
 
@@ -295,7 +392,7 @@ def test_an_interrupted_check_keeps_what_it_read(tmp_path: Path, write_voice, to
     samples = read_rows(tmp_path, [(f"{number}.wav", "text") for number in range(count)])
     interrupted = threading.Event()
     reads = count_reads(monkeypatch)
-    counted = check.measure_recording
+    counted = recordings.measure_recording
 
     def interrupt_at_the_tenth(path: str):
         # The signal of Ctrl-C reaches the main thread while the others read.
@@ -307,7 +404,7 @@ def test_an_interrupted_check_keeps_what_it_read(tmp_path: Path, write_voice, to
             time.sleep(0.2)
         return counted(path)
 
-    monkeypatch.setattr(check, "measure_recording", interrupt_at_the_tenth)
+    monkeypatch.setattr(recordings, "measure_recording", interrupt_at_the_tenth)
     # a shell's background job ignores Ctrl-C
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -366,8 +463,6 @@ def test_progress_on_a_terminal_and_elsewhere(tmp_path: Path, write_voice, token
 
 
 def test_human_speech_is_usable(shared_data: Path) -> None:
-    from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
-
     samples = read_manifest(str(shared_data / "ljspeech" / "metadata.csv"), "en")
     tokenizer = VoiceBpeTokenizer(str(shared_data / "xtts_vocab.json"))
     report = check_samples(samples, tokenizer, DataLimits(22050, 255995, 200), progress=False)

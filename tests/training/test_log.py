@@ -110,7 +110,8 @@ def entries(count):
 
 
 def test_warnings_are_a_line_a_kind_and_unusable_samples_are_named():
-    problems, warnings = {"missing": entries(30)}, {"channels": entries(40), "clipped": entries(1)}
+    problems = {"missing": entries(30)}
+    warnings = {"channels": entries(40), "clipped": entries(1), "digits": entries(40), "sample_rate": entries(2)}
     report = DataReport(100, [{}] * 70, problems, warnings, {"am": 1.0})
     lines = report.summary(20, name_warnings=False).splitlines()
     assert lines[0] == "70 of 100 samples are usable (am 1.00 h)"
@@ -118,8 +119,10 @@ def test_warnings_are_a_line_a_kind_and_unusable_samples_are_named():
     assert lines[21] == "    19.wav (line 1 of list.csv): so"
     assert lines[22:] == [
         "    and 10 more (check-data names all)",
-        "warning: 40 samples: channels (not mono: will be averaged), see check-data",
         "warning: 1 sample: clipped (the recording was too loud and is cut off), see check-data",
+        "warning: 40 samples: digits (numbers that stay digits: no words are known for them), see check-data",
+        "converted when read: channels: 40 (not mono: will be averaged), "
+        "sample_rate: 2 (not the model's sample rate: will be resampled)",
     ]
     every = report.summary(names=None)
     assert "    29.wav (line 1 of list.csv): so" in every

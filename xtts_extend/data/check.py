@@ -1,40 +1,33 @@
 """Reads every recording and every text once and says what cannot be used, what deserves a look, and how much there is.
 
-What a recording's file says is cached by its path, size and time. It does not depend on the model or the text: these
-are judged anew each time, which is cheap.
+What a recording's file says is cached. It does not depend on the model or the text: these are judged anew each time,
+which is cheap.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
-import stat
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
-from xtts_extend.data.audio import Recording, measure_recording
-from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
+from xtts_extend.data.audio import Recording, can_resample, cannot_resample, out_of_range
+from xtts_extend.data.dataset import MIN_DURATION_S
 from xtts_extend.data.manifest import Sample
-from xtts_extend.errors import DataError, MachineError
-from xtts_extend.files import atomic_write
+from xtts_extend.data.recordings import read_recordings
+from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
+from xtts_extend.errors import DataError
 from xtts_extend.progress import with_progress
 from xtts_extend.text.tokenizer import require_cleanable
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
 PROBLEMS = {
     "missing": "no such file",
-    "unreadable": "not a sound wav, flac, ogg or mp3 file",
+    "unreadable": "no audio file, damaged, or truncated",
     "not_finite": "NaN or infinite samples",
+    "out_of_range": "samples far beyond full scale",
     "silent": "no sound",
     "too_short": f"shorter than {MIN_DURATION_S} s",
     "too_long_audio": "longer than the model takes",
@@ -43,21 +36,24 @@ PROBLEMS = {
     "too_long_text": "more tokens than the model takes",
     "text_error": "the language's cleaner fails on the text",
 }
+# What deserves a look, and behind it what is merely converted.
 WARNINGS = {
+    "speaking_rate": "more or less text than the recording has time for",
+    "mostly_silence": "little of the recording is sound: the speech may be missing",
     "clipped": "the recording was too loud and is cut off",
+    "markup": "tags, entities or addresses in the text",
+    "digits": "numbers that stay digits: no words are known for them",
+    "duplicate_audio": "the same recording again",
+    "duplicate_text": "the same text again",
     "sample_rate": "not the model's sample rate: will be resampled",
     "mixed_sample_rates": "recordings of several sample rates",
     "channels": "not mono: will be averaged",
-    "duplicate_audio": "the same recording again",
-    "duplicate_text": "the same text again",
 }
+CONVERTED = ("sample_rate", "mixed_sample_rates", "channels")
 # Half the range between the lowest and the highest sample, under which nobody hears speech: -60 dB of full scale.
 SILENCE_LEVEL = 0.001
-# What the cleaners of the languages (num2words, mostly) raise for some texts.
-CLEANER_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
-_CHUNK_FILES = 1024
-#: Begins every cache file; a file that begins otherwise is not ours to overwrite.
-_CACHE_NAME = b"xtts_extend recordings"
+# Recordings of sentences have 70 to 95 % of sound in them, by `Recording.sound`.
+LITTLE_SOUND = 0.4
 
 
 @dataclass(frozen=True)
@@ -111,10 +107,13 @@ class DataReport:
         Args:
             names: up to this many names of unusable samples per kind; None for all. Of warnings at most ten.
             name_warnings: name samples with warnings too; otherwise there is one line per kind, as in a training log.
+                What is merely converted is one line, and last.
         """
         hours = ", ".join(f"{language} {hours:.2f} h" for language, hours in self.hours.items())
         lines = [f"{len(self.usable)} of {self.total} samples are usable ({hours or 'nothing'})"]
-        for title, kinds, found in (("unusable", PROBLEMS, self.problems), ("warning", WARNINGS, self.warnings)):
+        converted = {kind: entries for kind, entries in self.warnings.items() if kind in CONVERTED}
+        warnings = {kind: entries for kind, entries in self.warnings.items() if kind not in CONVERTED}
+        for title, kinds, found in (("unusable", PROBLEMS, self.problems), ("warning", WARNINGS, warnings)):
             shown = names if title == "unusable" else min(10, names or 10)
             for kind, entries in found.items():
                 if title == "warning" and not name_warnings:
@@ -131,6 +130,9 @@ class DataReport:
                 if shown is not None and len(entries) > shown:
                     every = "check-data" if title == "unusable" else "check-data --json"
                     lines.append(f"    and {len(entries) - shown} more ({every} names all)")
+        if converted:
+            counts = (f"{kind}: {len(entries)} ({WARNINGS[kind]})" for kind, entries in converted.items())
+            lines.append(f"converted when read: {', '.join(counts)}")
         return "\n".join(lines)
 
     __str__ = summary
@@ -161,7 +163,7 @@ def check_samples(
         raise DataError("no samples to check")
     for language in sorted({sample["language"] for sample in samples}):
         require_cleanable(tokenizer, language)
-    recordings = _read_recordings(
+    recordings = read_recordings(
         [sample["audio_file"] for sample in samples if "encoded" not in sample], cache, progress
     )
 
@@ -170,7 +172,7 @@ def check_samples(
     used: list[Recording] = []
     problems: dict[str, list[dict[str, Any]]] = {kind: [] for kind in PROBLEMS}
     for sample in with_progress(samples, len(samples), "texts", progress):
-        tokens, text_problem = _read_text(sample, tokenizer, limits)
+        tokens, text_problem = read_text(sample, tokenizer, limits.max_text_length)
         if "encoded" in sample:
             # its recording was read when it was encoded
             found = _length_problems(sample["wav_length"], limits) | text_problem
@@ -195,7 +197,7 @@ def check_samples(
         total=len(samples),
         usable=usable,
         problems={kind: entries for kind, entries in problems.items() if entries},
-        warnings=_warnings(recorded, used, limits),
+        warnings=_warnings(recorded, used, tokenizer, limits),
         hours={language: seconds[language] / 3600 for language in sorted(seconds)},
     )
 
@@ -211,10 +213,14 @@ def _audio_problems(sample: Sample, recording: Recording | str | None, limits: D
         return {"missing": {"detail": f"no file {sample['audio_file']!r}"}}
     if isinstance(recording, str):
         return {"unreadable": {"detail": recording}}
+    if not can_resample(recording.sample_rate, limits.sample_rate):
+        return {"unreadable": {"detail": cannot_resample(recording.sample_rate, limits.sample_rate)}}
     # As long as the resampler makes it, rounded up.
     found = _length_problems(-(-recording.frames * limits.sample_rate // recording.sample_rate), limits)
     if not recording.finite:
         found["not_finite"] = {"detail": PROBLEMS["not_finite"]}
+    elif recording.out_of_range:
+        found["out_of_range"] = {"detail": out_of_range(recording.peak)}
     elif recording.frames and recording.level < SILENCE_LEVEL:
         found["silent"] = {"detail": f"its samples vary by ±{recording.level:.6f} of full scale"}
     return found
@@ -232,46 +238,22 @@ def _length_problems(length: int, limits: DataLimits) -> dict[str, dict[str, Any
     return found
 
 
-def _read_text(
-    sample: Sample, tokenizer: VoiceBpeTokenizer, limits: DataLimits
-) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Number of tokens, and kinds and details of what makes a text unusable."""
-    text, language = sample["text"], sample["language"]
-    if not text.strip():
-        return 0, {"empty_text": {"detail": repr(text)}}
-    try:
-        ids = tokenizer.encode(text, language)
-    except CLEANER_ERRORS as error:
-        return 0, {"text_error": {"detail": f"{type(error).__name__} for {text[:80]!r}: {str(error)[:80]}"}}
-    found: dict[str, dict[str, Any]] = {}
-    if len(ids) <= 1:
-        found["empty_text"] = {"detail": f"nothing but the language tag is left of {text!r} after cleaning"}
-    if UNKNOWN_ID in ids or STOP_ID in ids:
-        cleaned = tokenizer.preprocess_text(text, language.split("-")[0])
-        encoding = tokenizer.tokenizer.encode(cleaned)
-        spans = zip(encoding.ids, encoding.offsets, strict=True)
-        pieces = {cleaned[start:end] for token, (start, end) in spans if token in (UNKNOWN_ID, STOP_ID)}
-        characters = [_name(piece) for piece in sorted(pieces)]
-        found["unknown_tokens"] = {"detail": f"{' '.join(characters)} in {cleaned!r}", "characters": characters}
-    if len(ids) > limits.max_text_length:
-        found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model takes {limits.max_text_length}"}
-    return len(ids), found
-
-
-def _name(piece: str) -> str:
-    """A character with its code point, which tells apart what looks alike; a special token as it is."""
-    return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
-
-
 def _warnings(
-    samples: Sequence[Sample], recordings: Sequence[Recording], limits: DataLimits
+    samples: Sequence[Sample], recordings: Sequence[Recording], tokenizer: VoiceBpeTokenizer, limits: DataLimits
 ) -> dict[str, list[dict[str, Any]]]:
     """Entries of the usable samples, by kind."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in WARNINGS}
     rates: dict[int, list[Sample]] = defaultdict(list)
     first: dict[tuple[str, ...], Sample] = {}
+    for sample, detail in speaking_rates(samples):
+        found["speaking_rate"].append(_entry(sample, detail))
     for sample, recording in zip(samples, recordings, strict=True):
         rates[recording.sample_rate].append(sample)
+        for kind, detail in text_warnings(sample, tokenizer):
+            found[kind].append(_entry(sample, detail))
+        if recording.sound < LITTLE_SOUND:
+            detail = f"{recording.sound:.0%} of it is louder than 30 dB below its loudest moment"
+            found["mostly_silence"].append(_entry(sample, detail))
         if recording.clipped:
             found["clipped"].append(_entry(sample, f"{recording.clipped} of {recording.frames} samples"))
         if recording.sample_rate != limits.sample_rate:
@@ -283,94 +265,10 @@ def _warnings(
         for key in (("duplicate_audio", recording.digest), text_key):
             earlier = first.setdefault(key, sample)
             if earlier is not sample:
-                found[key[0]].append(_entry(sample, f"the same as {earlier['manifest_audio_file']}"))
+                manifest = "" if earlier["manifest"] == sample["manifest"] else f" of {earlier['manifest']}"
+                found[key[0]].append(_entry(sample, f"the same as {earlier['manifest_audio_file']}{manifest}"))
     if len(rates) > 1:
         for rate, members in sorted(rates.items()):
             detail = f"first of {len(members)} with {rate} Hz"
             found["mixed_sample_rates"].append(_entry(members[0], detail))
     return {kind: entries for kind, entries in found.items() if entries}
-
-
-def _read_recordings(paths: Sequence[str], cache: Path | None, progress: bool) -> dict[str, Recording | str | None]:
-    """Each path's recording, or what is wrong with the file, or None where there is none; read or from the cache."""
-    known = {} if cache is None else _load_cache(cache)
-    found: dict[str, Recording | str | None] = {}
-    stamps: dict[str, tuple[int, int]] = {}
-    for path in paths:
-        stamp = _stamp(path)
-        if stamp is None:
-            found[path] = None
-            continue
-        stamps[path] = stamp
-        if path in known and known[path][0] == stamp:
-            found[path] = known[path][1]
-    unread = [path for path in stamps if path not in found]
-
-    def read(path: str) -> None:
-        try:
-            found[path] = measure_recording(path)
-        except DataError as error:
-            found[path] = str(error)
-
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
-    try:
-        # In chunks, so that a million files do not become a million waiting futures.
-        chunks = (unread[start : start + _CHUNK_FILES] for start in range(0, len(unread), _CHUNK_FILES))
-        done = (result for chunk in chunks for result in pool.map(read, chunk))
-        deque(with_progress(done, len(unread), "recordings", progress), maxlen=0)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if cache is not None and unread:
-            for path in unread:
-                if isinstance(recording := found.get(path), Recording):
-                    known[path] = (stamps[path], recording)
-            _save_cache(cache, known)
-    return found
-
-
-def _stamp(path: str) -> tuple[int, int] | None:
-    """Size and time of a file, which tell whether it has changed; None where there is no file."""
-    try:
-        status = os.stat(path)
-    # A name with a null character is a ValueError.
-    except (OSError, ValueError):
-        return None
-    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
-
-
-Cache = dict[str, tuple[tuple[int, int], Recording]]
-
-
-def _cache_header(body: bytes) -> bytes:
-    """First line of a cache file: a digest tells a damaged one, or one of another version."""
-    return _CACHE_NAME + f", version 2, {hashlib.sha256(body).hexdigest()}\n".encode()
-
-
-def _load_cache(path: Path) -> Cache:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise DataError(f"the cache of recordings {path} cannot be read: {error}; name another file") from error
-    header, _, body = content.partition(b"\n")
-    if content and not header.startswith(_CACHE_NAME):
-        raise DataError(f"{path} is no cache of recordings, and would be overwritten; name another file")
-    if header + b"\n" != _cache_header(body):
-        logger.warning("%s is damaged or of another version: all recordings are read again", path)
-        return {}
-    entries = (json.loads(line) for line in body.splitlines())
-    return {entry["path"]: ((entry["size"], entry["mtime_ns"]), Recording(**entry["recording"])) for entry in entries}
-
-
-def _save_cache(path: Path, known: Cache) -> None:
-    entries = (
-        {"path": name, "size": size, "mtime_ns": mtime_ns, "recording": asdict(recording)}
-        for name, ((size, mtime_ns), recording) in known.items()
-    )
-    body = "".join(json.dumps(entry) + "\n" for entry in entries).encode()
-    try:
-        with atomic_write(path) as file:
-            file.write(_cache_header(body) + body)
-    except MachineError as error:
-        logger.warning("The next check reads all recordings again: %s", error)

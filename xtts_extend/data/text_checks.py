@@ -1,0 +1,122 @@
+"""What a text has that cannot be learned from, and whether it belongs to its recording."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any
+
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+
+from xtts_extend.data.dataset import STOP_ID, UNKNOWN_ID
+from xtts_extend.data.manifest import Sample
+
+# What the cleaners of the languages (num2words, mostly) raise for some texts.
+CLEANER_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+
+_MARKUP = re.compile(
+    r"</?[a-z][^<>]*>|<!--"  # tags of HTML, SSML, subtitles, and <unk>
+    r"|&(?:[a-z]\w+|#\d+|#x[\da-f]+);"  # entities
+    r"|\b(?:https?|ftp)://\S+|\bwww\.\S+|\b[\w-]+\.(?:com|org|net|info|edu|gov|io)\b"  # addresses
+    r"|\S+@\S+\.\w\w+"  # of e-mail
+    r"|\[[^\]]*\]|\{[^}]*\}"  # [laughter], [00:12], {\an8}
+    r"|\*\*|__|♪",
+    re.IGNORECASE,
+)
+_DIGIT = re.compile(r"\d")
+
+# Letters and digits; vowel signs are not among them.
+_LETTER = re.compile(r"[^\W_]")
+# Scripts whose characters are syllables or words: Ethiopic, Cherokee, Canadian, kana, Han, Yi, Vai, Hangul.
+_SYLLABLE = re.compile(
+    "[\u1200-\u139f\u13a0-\u167f\u2d80-\u2ddf\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua63f"
+    "\uab00-\uab2f\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+# A number of one digit is a word of about four letters in most languages.
+_LETTERS_OF_A_DIGIT = 4
+#: Recordings of a language from which on its median says what is usual.
+_ENOUGH = 50
+_FACTOR = 3
+# Read speech has 9 to 20 letters per second with its pauses, and 3 to 8 where a character is a syllable or a word:
+# from half of the slowest to half as much again as the fastest, characters per second.
+_LETTER_BOUNDS, _SYLLABLE_BOUNDS = (4.0, 30.0), (1.5, 12.0)
+# A word alone has silence around it, which says nothing about how fast it is spoken.
+_SHORT_TEXT, _SILENCE_AROUND_S = 10, 1.0
+
+
+def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Number of tokens, and kinds and details of what makes a text unusable for a model that takes `max_length`."""
+    text, language = sample["text"], sample["language"]
+    if not text.strip():
+        return 0, {"empty_text": {"detail": repr(text)}}
+    try:
+        ids = tokenizer.encode(text, language)
+    except CLEANER_ERRORS as error:
+        return 0, {"text_error": {"detail": f"{type(error).__name__} for {text[:80]!r}: {str(error)[:80]}"}}
+    found: dict[str, dict[str, Any]] = {}
+    if len(ids) <= 1:
+        found["empty_text"] = {"detail": f"nothing but the language tag is left of {text!r} after cleaning"}
+    if UNKNOWN_ID in ids or STOP_ID in ids:
+        cleaned = tokenizer.preprocess_text(text, language.split("-")[0])
+        encoding = tokenizer.tokenizer.encode(cleaned)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        pieces = {cleaned[start:end] for token, (start, end) in spans if token in (UNKNOWN_ID, STOP_ID)}
+        characters = [_name(piece) for piece in sorted(pieces)]
+        found["unknown_tokens"] = {"detail": f"{' '.join(characters)} in {cleaned!r}", "characters": characters}
+    if len(ids) > max_length:
+        found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model takes {max_length}"}
+    return len(ids), found
+
+
+def _name(piece: str) -> str:
+    """A character with its code point, which tells apart what looks alike; a special token as it is."""
+    return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
+
+
+def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tuple[str, str]]:
+    """Kinds and details of what deserves a look in a text that can be used."""
+    text = sample["text"]
+    if found := _MARKUP.search(text):
+        yield "markup", f"{found[0][:80]!r} in {text[:80]!r}"
+    spoken = _MARKUP.sub(" ", text)
+    if _DIGIT.search(spoken):
+        cleaned = tokenizer.preprocess_text(spoken, sample["language"].split("-")[0])
+        if _DIGIT.search(cleaned):
+            yield "digits", f"{cleaned[:80]!r}"
+
+
+def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
+    """The samples with far more or fewer characters than their duration has time for, and by how much.
+
+    A language's own median is the measure where there are enough recordings for one, otherwise what any speech has.
+    """
+    counts = {id(sample): _characters(sample["text"]) for sample in samples}
+    rates: dict[str, list[float]] = defaultdict(list)
+    for sample in samples:
+        rates[sample["language"]].append(counts[id(sample)] / sample["duration_s"])
+    medians = {language: median(found) for language, found in rates.items() if len(found) >= _ENOUGH}
+    return [(sample, detail) for sample in samples if (detail := _off(sample, counts[id(sample)], medians)) is not None]
+
+
+def _off(sample: Sample, count: int, medians: dict[str, float]) -> str | None:
+    """What is wrong with the rate of a text with so many characters, if anything is."""
+    usual = medians.get(sample["language"])
+    if usual is not None:
+        lowest, highest = usual / _FACTOR, usual * _FACTOR
+        expected = f"the language's median is {usual:.1f}"
+    else:
+        syllables = 2 * len(_SYLLABLE.findall(sample["text"])) > count
+        lowest, highest = _SYLLABLE_BOUNDS if syllables else _LETTER_BOUNDS
+        expected = f"speech has {lowest:g} to {highest:g}"
+    duration = sample["duration_s"]
+    spoken = duration - _SILENCE_AROUND_S if count < _SHORT_TEXT else duration
+    if lowest * spoken <= count <= highest * duration:
+        return None
+    return f"{count / duration:.1f} characters per second, {expected}: is it the text of this recording?"
+
+
+def _characters(text: str) -> int:
+    """Letters of a text, and digits as the letters that they are spoken with."""
+    return len(_LETTER.findall(text)) + (_LETTERS_OF_A_DIGIT - 1) * len(_DIGIT.findall(text))
