@@ -99,6 +99,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
             raise DataError(f"There is not one usable {name} sample. The problems are named above.")
         reports[name] = report
     usable = {name: report.usable for name, report in reports.items()}
+    _say_overlap(usable["training"], usable.get("evaluation", []))
     train = usable["training"] + [sample | {"replay": True} for sample in usable.get("replay", [])]
     # weights that do not fit the languages are an error of this sampler
     EpochBatchSampler(
@@ -109,6 +110,21 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         replay_share=config.replay_share if config.replay else 0.0,
     )
     return RunSamples(train, usable.get("evaluation", []))
+
+
+def _say_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
+    """Name validation recordings that are trained on, by the bytes of their files."""
+    trained = {sample["audio_digest"] for sample in train if "audio_digest" in sample}
+    both = [sample["manifest_audio_file"] for sample in evaluation if sample.get("audio_digest") in trained]
+    if both:
+        logger.warning(
+            " > %d of %d validation recordings are also trained on (%s%s): their losses say nothing about new speech, "
+            "and the best model is chosen by them. Take them out of one of the two manifests.",
+            len(both),
+            len(evaluation),
+            ", ".join(both[:5]),
+            ", …" if len(both) > 5 else "",
+        )
 
 
 def encode_run(samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: Any) -> RunSamples:
