@@ -177,6 +177,13 @@ def test_a_rate_without_a_common_divisor_is_named(tmp_path: Path) -> None:
     assert load_audio(tmp_path / "mac.wav", 22050).shape == (1, 33075)
 
 
+def test_webm_as_a_browser_records_it(tmp_path: Path, encode) -> None:
+    # neither a size nor a length, because it is sent while it is recorded
+    path = encode(tmp_path / "a.webm", voice(48000), 48000, "libopus", "webm", live="1")
+    assert b"\x18\x53\x80\x67\x01" + b"\xff" * 7 in path.read_bytes()
+    assert require_agreement(path).shape == (1, 33075)
+
+
 def test_tags_in_other_encodings_do_no_harm(tmp_path: Path, encode) -> None:
     path = encode(tmp_path / "a.mka", voice(44100), 44100, "libmp3lame", "matroska")
     path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xe9\xe8\xfc\xff"))

@@ -160,22 +160,25 @@ class _FFmpegFile:
             stream.codec_context.thread_count = 1
             if self._container.format.name == "mp3":
                 require_all_frames(path)
+            # what comes out decides: of HE-AAC a header states half the rate
+            self.sample_rate, self.channels = 0, 0
+            self._decoded = self._decode(stream)
+            self._waiting = next(self._decoded, np.zeros((0, stream.channels), dtype=np.float32))
+            self.sample_rate, self.channels = self.sample_rate or stream.rate, self._waiting.shape[1]
         # a codec that FFmpeg was built without is a ValueError
         except (av.FFmpegError, ValueError) as error:
             self.__exit__()
             reasons = "; ".join(reason for reason in (tried, _reason(error)) if reason)
             raise DataError(
-                f"{path} cannot be read: it is no audio in a format that libsndfile or FFmpeg know, or its header is "
-                f"damaged ({reasons}). Copy it again, or convert it to wav from its source."
+                f"{path} cannot be read: it is not audio in a format that libsndfile or FFmpeg knows, or its header is "
+                f"damaged ({reasons}). Copy it again, or convert it to wav from its source. Raw samples need a header: "
+                "`ffmpeg -f s16le -ar RATE -ac 1 -i IN OUT.wav`."
             ) from error
         except DataError:
             self.__exit__()
             raise
-        self.sample_rate, self.channels = int(stream.rate), int(stream.channels)
         counted = self._container.format.name in _COUNTED and stream.duration
         self.frames: int | None = round(stream.duration * stream.time_base * stream.rate) if counted else None
-        self._decoded = self._decode(stream)
-        self._waiting = np.zeros((0, self.channels), dtype=np.float32)
 
     def _decode(self, stream: Any) -> Iterator[Frames]:
         import av
@@ -187,6 +190,8 @@ class _FFmpegFile:
                 if packet.is_corrupt:
                     raise DataError(f"{self._path} is damaged or truncated: a part of its audio is missing. {_AGAIN}")
                 for frame in packet.decode():
+                    if not self.sample_rate:
+                        self.sample_rate, self.channels = frame.sample_rate, frame.layout.nb_channels
                     if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate, self.channels):
                         raise DataError(
                             f"{self._path} changes from {self.sample_rate} Hz and {self.channels} channels to "

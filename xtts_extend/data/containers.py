@@ -7,6 +7,7 @@ marks of the containers are compared with the file here, without decoding it.
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -274,10 +275,10 @@ def _check_ogg(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _check_flac(path: str, file: BinaryIO) -> None:
-    file.seek(0)
-    content = file.read()
     # the marker, and the header of the block that comes first
-    if any(content.find(b"fLaC" + last + b"\x00\x00\x22", 4) > 0 for last in (b"\x00", b"\x80")):
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        again = any(content.find(b"fLaC" + last + b"\x00\x00\x22", 4) > 0 for last in (b"\x00", b"\x80"))
+    if again:
         raise DataError(
             f"{path} is several files joined into one, of which programs play the first alone. "
             "Join recordings with `sox a.flac b.flac joined.flac`, or name each of them."

@@ -7,6 +7,7 @@ says nothing, because the rate may vary.
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 from xtts_extend.errors import DataError
@@ -33,9 +34,19 @@ def require_all_frames(path: Path | str) -> None:
         DataError: The file cannot be read, or is truncated: it holds fewer frames than it says, or a part of one.
     """
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            held, promised, whole = _count(content)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions and its disk.") from error
+    # some encoders count the frame that says it
+    if held + 1 < promised:
+        raise DataError(f"{path} is truncated: its header promises {promised} frames, it holds {held}. {_AGAIN}")
+    if not whole:
+        raise DataError(f"{path} is truncated: it ends in the middle of a frame, after {held} whole ones. {_AGAIN}")
+
+
+def _count(content: mmap.mmap) -> tuple[int, int, bool]:
+    """Frames of audio that are there, frames that are promised, and whether the last one is whole."""
     held = promised = position = 0
     kind, whole = None, True
     while whole and position + 4 <= len(content):
@@ -57,19 +68,15 @@ def require_all_frames(path: Path | str) -> None:
         else:
             held += whole
         position += length
-    # some encoders count the frame that says it
-    if held + 1 < promised:
-        raise DataError(f"{path} is truncated: its header promises {promised} frames, it holds {held}. {_AGAIN}")
-    if not whole:
-        raise DataError(f"{path} is truncated: it ends in the middle of a frame, after {held} whole ones. {_AGAIN}")
+    return held, promised, whole
 
 
-def _kind(content: bytes, position: int) -> tuple[int, int]:
+def _kind(content: mmap.mmap, position: int) -> tuple[int, int]:
     """What the frames of one recording have in common: version, layer and sample rate."""
     return content[position + 1] & 0xFE, content[position + 2] & 0x0C
 
 
-def _frame_length(content: bytes, position: int) -> int:
+def _frame_length(content: mmap.mmap, position: int) -> int:
     """Bytes of the frame whose header is here, 0 where there is none."""
     if position + 4 > len(content):
         return 0
@@ -85,7 +92,7 @@ def _frame_length(content: bytes, position: int) -> int:
     return (72 if layer == 3 and version != 3 else 144) * bit_rate // sample_rate + padding
 
 
-def _next_frame(content: bytes, position: int) -> int:
+def _next_frame(content: mmap.mmap, position: int) -> int:
     """Where a frame begins that another one of its kind or the end follows; the end of the content if nowhere."""
     while 0 <= (position := content.find(b"\xff", position)) <= len(content) - 4:
         if length := _frame_length(content, position):
