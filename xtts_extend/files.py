@@ -19,6 +19,11 @@ from xtts_extend.errors import ConfigError, DiskFullError, MachineError
 logger = logging.getLogger("trainer")
 
 
+def cache_folder() -> Path:
+    """Where the user's machine keeps what can be made again: xtts_extend below $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xtts_extend"
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; the file appears under `path` flushed to the disk when the block ends well.

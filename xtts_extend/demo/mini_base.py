@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import shutil
 from pathlib import Path
@@ -24,7 +23,7 @@ from xtts_extend.demo.mini_dvae import log_mels, mel_statistics, train_dvae
 from xtts_extend.demo.mini_vocabulary import write_vocabulary
 from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS, make_corpus
 from xtts_extend.errors import ConfigError
-from xtts_extend.files import atomic_folder, atomic_write
+from xtts_extend.files import atomic_folder, atomic_write, cache_folder
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import Voice, make_voice
@@ -113,9 +112,7 @@ def cached_mini_base(cache_dir: Path | None = None, *, steps: int = DEMO_STEPS, 
     Raises:
         MachineError: as `make_mini_base`.
     """
-    if cache_dir is None:
-        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xtts_extend"
-    base = Path(cache_dir) / f"mini-base-v{VERSION}-steps{steps}"
+    base = Path(cache_dir or cache_folder()) / f"mini-base-v{VERSION}-steps{steps}"
     if base.exists() and not all((base / name).is_file() for name in FILES):
         shutil.rmtree(base)
     if not base.exists():

@@ -1,0 +1,222 @@
+"""A manifest in any of the forms that people have becomes rows: recording, text, speaker, language."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from xtts_extend.data.arrow_tables import is_arrow, read_arrow
+from xtts_extend.data.columns import has_suffix, is_header, known_roles, named_columns, placed_columns
+from xtts_extend.data.paths import is_any_there
+from xtts_extend.data.tables import SEPARATORS, Table, is_json, read_objects, read_table, read_text, split_lines
+from xtts_extend.errors import DataError
+
+logger = logging.getLogger("trainer")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a manifest says, a list per role, all as long.
+
+    Attributes:
+        lines: in the file, from 1; of tables that have no lines the number of the row.
+        audio: names of recordings, as they stand.
+        text: as they stand.
+        speaker, language: as they stand; None where nothing is said.
+        files: where a recording was extracted to whose bytes are in the table; else None.
+    """
+
+    lines: list[int] = field(default_factory=list)
+    audio: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    speaker: list[str | None] = field(default_factory=list)
+    language: list[str | None] = field(default_factory=list)
+    files: list[str | None] = field(default_factory=list)
+
+    def add(self, line: int, where: str, values: Mapping[str, Any], file: str | None = None) -> None:
+        """Add a row of values that may have other types than text.
+
+        Raises DataError when recording or text is no text.
+        """
+        for role in ("audio", "text"):
+            if not isinstance(values[role], str):
+                raise DataError(f"{where}: {role} is {values[role]!r}; expected a string")
+        speaker, language = values.get("speaker"), values.get("language")
+        self.lines.append(line)
+        self.audio.append(values["audio"])
+        self.text.append(values["text"])
+        self.speaker.append(None if speaker is None else str(speaker))
+        self.language.append(None if language is None else str(language))
+        self.files.append(file)
+
+
+def read_rows(path: Path, columns: Mapping[str, str], language: str | None = None, format: str = "auto") -> Rows:
+    """Read a manifest.
+
+    Args:
+        path: of the file.
+        columns: role → column, as `columns.parse_columns` gives them; what is not in it is recognised.
+        language: of the manifest, if it is known.
+        format: "auto", "coqui", "ljspeech" or "jsonl".
+
+    Raises DataError: the file cannot be read, or is not in a form that we know; the message names the line.
+    """
+    if format == "auto" and is_arrow(path):
+        rows = Rows()
+        for number, values, file in read_arrow(path, columns):
+            rows.add(number, f"{path}, row {number}", values, file)
+        return rows
+    try:
+        text = read_text(path, path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not text.strip():
+        raise DataError(f"{path} is empty. Expected lines of audio_file|text|speaker_name, id|text, or JSON.")
+    if format == "jsonl" or (format == "auto" and is_json(path, text)):
+        return _rows_of_objects(path, text, columns)
+    table = read_table(path, text, columns, None if format == "auto" else "|")
+    if table is None:
+        first = split_lines(text)[0][1]
+        raise DataError(
+            f"{path} has an unknown format: its first line is {first[:80]!r}. Expected columns separated by pipes, "
+            "commas, semicolons or tabs, or JSON."
+        )
+    if not len(table.cells):
+        raise DataError(f"{path} has a header and no line below it. Expected one line per recording.")
+    if format == "ljspeech":
+        return _rows_of_table(table, _ljspeech(path, table))
+    if table.header is not None:
+        return _rows_of_table(table, _named(path, table, table.header, columns))
+    if format == "coqui":
+        raise DataError(f"{path} has no header. Expected audio_file|text or audio_file|text|speaker_name.")
+    filled = [place for place in table.cells.columns if (table.cells[place].str.strip() != "").any()]
+    table = Table(None, table.cells.loc[:, : filled[-1]])
+    audio = None if "audio" in columns else _audio_column(path, table)
+    return _rows_of_table(table, placed_columns(str(path), table.cells, columns, language, audio))
+
+
+def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> list[str] | None:
+    """The texts of a manifest; None when a file is no manifest, but plain text.
+
+    Args:
+        path: of the file.
+        columns: role → column, as `columns.parse_columns` gives them. Whoever names columns has a manifest.
+
+    Raises DataError: it is a manifest with faults, or its texts could be in two of its columns.
+    """
+    if not columns and not is_arrow(path):
+        try:
+            text = read_text(path, path.read_bytes())
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        if not (is_json(path, text) or _names_recordings(path, text)):
+            return None
+    return read_rows(path, columns or {}).text
+
+
+def _names_recordings(path: Path, text: str) -> bool:
+    """Whether the first lines of a text have a header of recordings and texts, or a column of recordings' names."""
+    lines = [line for _, line in islice(split_lines(text), 100)]
+    for separator in SEPARATORS:
+        rows = list(csv.reader(lines, delimiter=separator))
+        if not rows or len(rows[0]) < 2:
+            continue
+        if is_header(rows[0], {}) and {"audio", "text"} <= known_roles(rows[0]):
+            return True
+        if any(len(row) != len(rows[0]) for row in rows):
+            continue
+        if any(all(has_suffix(cell) for cell in column) for column in zip(*rows, strict=True)):
+            return True
+        if separator in "|\t" and is_any_there([row[0] for row in rows], path):
+            return True
+    return False
+
+
+def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str]) -> Rows:
+    rows = Rows()
+    known: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    for number, entry in read_objects(path, text):
+        where = f"{path}, line {number}"
+        keys = tuple(entry)
+        if keys not in known:
+            known[keys] = named_columns(where, keys, columns)
+            if not (known[keys]["audio"] and known[keys]["text"]):
+                raise DataError(
+                    f"{where} has the keys {', '.join(keys)}; expected audio_file and text, or others that --columns "
+                    "names, for example --columns audio=KEY,text=KEY."
+                )
+        if entry.get("offset"):
+            raise DataError(
+                f"{where} is a part of a longer recording (offset {entry['offset']}). Cut the recording first, and "
+                "write a manifest of its parts."
+            )
+        cells = list(entry.values())
+        values = {}
+        for role, places in known[keys].items():
+            said = [cells[place] for place in places]
+            values[role] = next((value for value in said if value is not None), None)
+        if isinstance(values["audio"], dict):
+            values["audio"] = values["audio"].get("path")
+        rows.add(number, where, values)
+    if not rows.lines:
+        raise DataError(f"{path} is empty. Expected one object per recording.")
+    return rows
+
+
+def _ljspeech(path: Path, table: Table) -> dict[str, int]:
+    width = table.cells.shape[1]
+    if width not in (2, 3):
+        line = table.cells.index[0]
+        raise DataError(f"{path}: line {line} has {width} columns; LJSpeech has id|text or id|text|normalised.")
+    return {"audio": 0, "text": width - 1}
+
+
+def _named(path: Path, table: Table, header: list[str], columns: Mapping[str, str]) -> dict[str, int]:
+    """Role → column of a table with a header; of several names for one role the first whose column is not blank."""
+    found = named_columns(str(path), header, columns)
+    for role in ("audio", "text"):
+        if not found[role]:
+            raise DataError(
+                f"{path}: the header has the columns {', '.join(header)}; expected one of recordings, such as "
+                "audio_file, and one of texts, such as text. Say which they are, for example --columns "
+                "audio=NAME,text=NAME."
+            )
+    chosen = {}
+    for role, places in found.items():
+        filled = [place for place in places if (table.cells[place].str.strip() != "").any()]
+        if places:
+            chosen[role] = (filled or places)[0]
+        if len(filled) > 1:
+            others = ", ".join(header[place].strip() for place in filled[1:])
+            logger.info(
+                " > %s: %s is taken from the column %s, not from %s", path, role, header[filled[0]].strip(), others
+            )
+    return chosen
+
+
+def _audio_column(path: Path, table: Table) -> int | None:
+    """The column that names recordings: by their suffixes, or because some of the first column exist."""
+    for place in table.cells.columns:
+        if table.cells[place].head(1000).map(has_suffix).mean() > 0.5:
+            return int(place)
+    return 0 if is_any_there(table.cells[0].head(1000).tolist(), path) else None
+
+
+def _rows_of_table(table: Table, chosen: Mapping[str, int]) -> Rows:
+    cells = table.cells
+    text = cells[chosen["text"]]
+    # " | " between the columns; one text alone may begin with a space
+    if (text.str.startswith(" ") | text.str.endswith(" ")).all():
+        text = text.str.strip()
+    nothing: list[str | None] = [None] * len(cells)
+
+    def optional(role: str) -> list[str | None]:
+        return [cell or None for cell in cells[chosen[role]].str.strip()] if role in chosen else nothing
+
+    spoken = (optional("speaker"), optional("language"))
+    return Rows(cells.index.tolist(), cells[chosen["audio"]].tolist(), text.tolist(), *spoken, nothing)

@@ -1,0 +1,288 @@
+"""Files of rows become cells: tables separated by commas, semicolons, tabs and pipes, and JSON."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from xtts_extend.data.columns import has_suffix, is_header, is_known_name, same_names
+from xtts_extend.errors import DataError
+
+logger = logging.getLogger("trainer")
+Lines: TypeAlias = list[tuple[int, str]]
+
+#: The first that fits is taken. A comma or a semicolon may also stand in a text.
+SEPARATORS = "|\t;,"
+_QUOTED = ";,"
+_MAY_BE_QUOTED = ("commas", "semicolons")
+_NAMES = {"|": "|", "\t": "tabs", ";": "semicolons", ",": "commas"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a text table, without blank rows and repeated headers.
+
+    Attributes:
+        header: its column names, or None where there is none.
+        cells: strings; the index is the line in the file, from 1, the columns are numbered from 0.
+    """
+
+    header: list[str] | None
+    cells: pd.DataFrame
+
+
+def read_text(path: Path, content: bytes) -> str:
+    """The text of a file: UTF-8, or UTF-16 and UTF-32 as they are recognised without a doubt.
+
+    Raises DataError, which names the byte, for any other encoding.
+    """
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise DataError(f"{path} is a spreadsheet or an archive. Save it as CSV UTF-8 from the program that wrote it.")
+    encoding = "utf-8"
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif 0 in content[:200]:
+        # every other byte of Latin letters is 0
+        even, odd = content[:200:2], content[1:200:2]
+        if not even.count(0) and odd.count(0) > len(odd) // 4:
+            encoding = "utf-16-le"
+        elif not odd.count(0) and even.count(0) > len(even) // 4:
+            encoding = "utf-16-be"
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not {encoding.upper()}: byte {error.start} (line {content.count(10, 0, error.start) + 1}) is "
+            f"0x{content[error.start]:02x}. Save it as UTF-8 (spreadsheets call it CSV UTF-8), or convert it, for "
+            "example: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+        ) from error
+
+
+def split_lines(text: str) -> Lines:
+    """The lines that are not blank, with their numbers from 1; only a line feed ends one, in its absence a return."""
+    end = "\n" if "\n" in text else "\r"
+    numbered = enumerate(text.split(end), start=1)
+    return [(number, line.removesuffix("\r")) for number, line in numbered if line.strip()]
+
+
+def is_json(path: Path, text: str) -> bool:
+    """Whether a file holds JSON lines, an array of objects, or says so by its name."""
+    return re.match(r"\s*(\{|\[\s*[{\]])", text) is not None or path.suffix.lower() in (".json", ".jsonl", ".ndjson")
+
+
+def read_objects(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of JSON lines with their lines; of an array, or of the one array in an object, with their places.
+
+    Raises DataError: something in it is no object, or not JSON.
+    """
+    lines = split_lines(text)
+    first = lines[0][1].strip() if lines else ""
+    if first.startswith("[") or (first.startswith("{") and not first.endswith("}")):
+        try:
+            whole = json.loads(text)
+        except ValueError as error:
+            if first.startswith("["):
+                raise DataError(f"{path} is not JSON: {error}. Expected an array of objects.") from error
+        else:
+            arrays = (
+                [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else [whole]
+            )
+            if len(arrays) == 1:
+                return [(place, _object(f"{path}, entry {place}", entry)) for place, entry in enumerate(arrays[0], 1)]
+    entries = []
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{where} is not JSON: {error}. Expected one object per line.") from error
+        entries.append((number, _object(where, entry)))
+    return entries
+
+
+def _object(where: str, entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is a JSON {type(entry).__name__}. Expected an object with a recording and its text.")
+    return entry
+
+
+def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str | None = None) -> Table | None:
+    """The cells of a table; None when its first line has no separator, or the file is blank.
+
+    A comma or semicolon table is quoted as CSV is. In the others a quotation mark is a character like any other, unless
+    every field is enclosed in them.
+
+    Args:
+        path: for messages.
+        text: of the file.
+        columns: what the user says, which may name a header that nobody else has.
+        separator: what stands between the columns, if that is known.
+
+    Raises:
+        DataError: rows have another number of columns, a quotation mark is not closed, or a second header differs.
+    """
+    lines = split_lines(text)
+    # how Excel is told the separator
+    if lines and (said := re.fullmatch(r'"?sep=(.)"?', lines[0][1].strip(), re.IGNORECASE)):
+        separator, lines = said[1], lines[1:]
+    separator = separator or _separator(lines, columns)
+    if separator is None or not lines:
+        return None
+    quoted = _is_quoted(lines, separator)
+    numbers, cells = _rectangle(path, _rows(path, lines, separator, quoted), _NAMES.get(separator, separator))
+    first = cells.iloc[0].tolist()
+    header = first if is_header(first, columns) else None
+    if header is not None:
+        cells, numbers = cells[1:], numbers[1:]
+    cells.index = pd.Index(numbers)
+    return Table(header, _without_headers(path, _without_blanks(path, cells), header))
+
+
+def _separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
+    """Between the names of a header; else what each line has as often; else what the first line has."""
+    if not lines:
+        return None
+    first = lines[0][1]
+    there = [separator for separator in SEPARATORS if separator in first]
+    for separator in there:
+        if is_header(next(csv.reader([first], delimiter=separator)), columns):
+            return separator
+    for separator in there:
+        plain = (re.sub('"[^"]*"', "", line) if separator in _QUOTED else line for _, line in lines)
+        if len({line.count(separator) for line in plain}) == 1:
+            return separator
+    return there[0] if there else None
+
+
+def _is_quoted(lines: Lines, separator: str) -> bool:
+    """Whether quotation marks enclose fields; the header alone may go without."""
+    if separator in _QUOTED:
+        return any('"' in line for _, line in lines)
+    body = lines[1:] if not lines[0][1].startswith('"') else lines
+    if not body or not (body[0][1].startswith('"') and body[-1][1].endswith('"')):
+        return False
+    # every field is enclosed when writing all of them so gives the same again
+    try:
+        again = _Echo()
+        csv.writer(again, delimiter=separator, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(
+            csv.reader((line + "\n" for _, line in body), delimiter=separator, strict=True)
+        )
+    except csv.Error:
+        return False
+    return "".join(again.written) == "".join(line + "\n" for _, line in body)
+
+
+class _Echo:
+    """A file that keeps what is written to it."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def write(self, text: str) -> None:
+        self.written.append(text)
+
+
+def _rows(path: Path, lines: Lines, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each row, with the line that it begins in."""
+    if not quoted:
+        yield from ((number, line.split(separator)) for number, line in lines)
+        return
+    reader = csv.reader((line + "\n" for _, line in lines), delimiter=separator)
+    begin = 0
+    try:
+        for row in reader:
+            several = reader.line_num - begin > 1
+            if several or reader.line_num == len(lines):
+                _require_balance(path, lines[begin : reader.line_num], separator, several)
+            yield lines[begin][0], row
+            begin = reader.line_num
+    except csv.Error as error:
+        raise DataError(f"{path}, line {lines[begin][0]}: {error}. Expected fields as CSV quotes them.") from error
+
+
+def _require_balance(path: Path, lines: Lines, separator: str, several: bool) -> None:
+    """Raises DataError when a row of several lines, or the last one, comes of a quotation mark that nothing closes."""
+    swallowed = any(has_suffix(line.partition(separator)[0].strip('" ')) for _, line in lines[1:])
+    try:
+        list(csv.reader([line + "\n" for _, line in lines], delimiter=separator, strict=True))
+    except csv.Error:
+        swallowed = True
+    if swallowed and (several or lines[0][1].count('"') % 2):
+        raise DataError(
+            f"{path}: a quotation mark that opens in line {lines[0][0]} is not closed there, and would make one row "
+            f"of the lines {lines[0][0]} to {lines[-1][0]}. Close it; inside a quoted field, write it twice."
+        )
+
+
+def _rectangle(path: Path, rows: Iterable[tuple[int, list[str]]], separator: str) -> tuple[list[int], pd.DataFrame]:
+    """All rows with as many cells as the first; blank ones at the end, as spreadsheets leave them, do not count."""
+    flat: list[str] = []
+    numbers: list[int] = []
+    wrong: list[str] = []
+    width = least = 0
+    for number, row in rows:
+        if not numbers:
+            width, least = len(row), len(row) - _blank_end(row)
+        if len(row) != width:
+            row = row[: len(row) - _blank_end(row)] if len(row) > width else row
+            if not least <= len(row) <= width:
+                wrong.append(f"line {number} has {len(row)}")
+            row = row + [""] * (width - len(row))
+        numbers.append(number)
+        flat += row[:width]
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        hint = " Put a text that holds the separator in quotation marks." if separator in _MAY_BE_QUOTED else ""
+        raise DataError(
+            f"{path}: expected {width} columns separated by {separator}, but {', '.join(wrong[:10])}{more}.{hint}"
+        )
+    return numbers, pd.DataFrame({place: pd.Series(flat[place::width], dtype=object) for place in range(width)})
+
+
+def _blank_end(row: Sequence[str]) -> int:
+    """How many cells at a row's end are blank."""
+    return next((count for count, cell in enumerate(reversed(row)) if cell.strip()), len(row))
+
+
+def _without_blanks(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
+    """Without rows that have nothing in them."""
+    filled = pd.Series(False, index=cells.index)
+    for place in cells.columns:
+        filled |= cells[place].str.strip() != ""
+    if not filled.all():
+        lines = ", ".join(map(str, cells.index[~filled][:10]))
+        logger.warning(" ! %s: %d rows without any content were left out (line %s)", path, (~filled).sum(), lines)
+    return cells[filled]
+
+
+def _without_headers(path: Path, cells: pd.DataFrame, header: list[str] | None) -> pd.DataFrame:
+    """Without the headers that joined files have inside; raises DataError for one that differs."""
+    known = [place for place, name in enumerate(header or [""]) if header is None or is_known_name(name)]
+    if not known:
+        return cells
+    column = zip(cells.index, cells[known[0]].tolist(), strict=True)
+    repeated = []
+    for line in [line for line, cell in column if len(cell) < 40 and "." not in cell and is_known_name(cell)]:
+        row = cells.loc[line].tolist()
+        if header is not None and same_names(row, header):
+            repeated.append(line)
+        elif is_header(row, {}) and all(is_known_name(cell) for cell in row if cell.strip()):
+            raise DataError(
+                f"{path}, line {line} is a header again, {'|'.join(row)!r}, and not the one of the first line. Put the "
+                "rows below it in a file of their own, and give both as manifests."
+            )
+    if repeated:
+        lines = ", ".join(map(str, repeated))
+        logger.warning(" ! %s: the header stands again in line %s, which was left out", path, lines)
+    return cells.drop(index=repeated)
