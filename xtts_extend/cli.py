@@ -66,6 +66,7 @@ def _encode(args: argparse.Namespace) -> int:
         vocab=args.vocab,
         language=args.language,
         manifest_format=args.manifest_format,
+        columns=_columns(args.columns),
     )
     _print(made, args.json)
     return 0
@@ -132,7 +133,7 @@ def _check_data(args: argparse.Namespace) -> int:
 
     xtts_extend.enable()
     tokenizer = load_tokenizer(args.vocab)
-    samples = read_manifests(args.manifest, args.language, args.manifest_format)
+    samples = read_manifests(args.manifest, args.language, args.manifest_format, _columns(args.columns))
     for language in sorted({sample["language"] for sample in samples}):
         require_tag(tokenizer, language)
     report = check_samples(samples, tokenizer, limits_of(NewLanguageConfig()), cache=args.cache)
@@ -190,6 +191,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         args.model,
         args.manifest,
         args.language,
+        manifest_format=args.manifest_format,
+        columns=_columns(args.columns),
         base_dir=args.base_dir,
         recognise=recognise,
         count=args.samples,
@@ -214,6 +217,22 @@ def _make_mini_base(args: argparse.Namespace) -> int:
     }
     print(make_mini_base(args.output, vocab=args.vocab, **sizes))
     return 0
+
+
+def _add_manifests(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
+    parser.add_argument("--manifest-format", default="auto", help="auto, or a formatter registered with coqui")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN,…",
+        help="which column is audio, text, speaker, language, by name, or by number where there is no header",
+    )
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    from xtts_extend.data.columns import parse_columns
+
+    return parse_columns(text) if text else {}
 
 
 def _show_findings(findings: Iterable[Finding], as_json: bool) -> int:
@@ -303,16 +322,14 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--text", type=Path, nargs="+", action="extend", required=True)
 
     added = command("check-data", _check_data, "read every recording of a manifest and say what is unusable, and why")
-    added.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
-    added.add_argument("--manifest-format", default="auto", help="auto, or a formatter registered with coqui")
+    _add_manifests(added)
     added.add_argument("--language", help="language of manifests that do not say it")
     added.add_argument("--vocab", type=Path, required=True)
     added.add_argument("--write-clean", type=Path, metavar="PATH", help="write a manifest of what is usable")
     added.add_argument("--cache", type=Path, help="keep what was read, by file size and time")
 
     added = command("encode", _encode, "make codes and token ids of manifests, once and beforehand")
-    added.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
-    added.add_argument("--manifest-format", default="auto", help="auto, or a formatter registered with coqui")
+    _add_manifests(added)
     added.add_argument("--language", help="language of manifests that do not say it")
     added.add_argument("--base-dir", type=Path, required=True)
     added.add_argument("--vocab", type=Path, help="of the run that will read it [BASE_DIR/vocab.json]")
@@ -366,7 +383,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     added = command("evaluate", _evaluate, "losses of a model folder on recordings, and what its own speech is like")
     added.add_argument("--model", type=Path, required=True, help="a folder that export wrote, or a base directory")
-    added.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
+    _add_manifests(added)
     added.add_argument("--language", required=True)
     added.add_argument("--asr", metavar="MODEL", help="a folder or hub name for transformers: character error rate")
     added.add_argument("--asr-language", metavar="CODE", help="what the recogniser calls it [the language]; MMS: amh")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def encode(
     vocab: Path | None = None,
     language: str | None = None,
     manifest_format: str = "auto",
+    columns: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Encode the usable utterances of manifests, as far as they are not in the set; the recipe takes it as `--codes`.
@@ -38,7 +39,7 @@ def encode(
         output: the folder of the set; it may serve several manifests, languages and vocabularies.
         vocab: of the token ids; the base's by default.
         language: of manifests that name none.
-        manifest_format: as for the recipe.
+        manifest_format, columns: as for the recipe.
         progress: show bars.
 
     Returns:
@@ -59,7 +60,7 @@ def encode(
     config.model_args.tokenizer_file = str(vocab or base_dir / "vocab.json")
     require_codec(config)
     tokenizer = load_tokenizer(config.model_args.tokenizer_file)
-    samples = read_manifests(manifests, language, manifest_format)
+    samples = read_manifests(manifests, language, manifest_format, columns)
     report = check_samples(samples, tokenizer, limits_of(config), cache=output / CHECKED, progress=progress)
     logger.info(" > %s", report.summary())
     if not report.usable:

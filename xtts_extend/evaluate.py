@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def evaluate(
     manifests: Sequence[str],
     language: str,
     *,
+    manifest_format: str = "auto",
+    columns: Mapping[str, str] | None = None,
     base_dir: Path | None = None,
     recognise: Recogniser | None = None,
     count: int = 20,
@@ -50,6 +52,7 @@ def evaluate(
         model: a folder that `export` wrote, or a base directory.
         manifests: PATH or PATH:LANG each; samples in other languages are left out.
         language: the one to evaluate.
+        manifest_format, columns: as for the recipe.
         base_dir: where `dvae.pth` and `mel_stats.pth` are; by default the folder, or the base that it names.
         recognise: a speech recogniser, for the character error rate.
         count: how many samples are spoken; 0 for none.
@@ -71,7 +74,8 @@ def evaluate(
     require_tag(speaking.tokenizer, language)
     config = _configure(model, base_dir)
     tokenizer = load_tokenizer(model / "vocab.json")
-    samples = [sample for sample in read_manifests(manifests, language) if sample["language"] == language]
+    samples = read_manifests(manifests, language, manifest_format, columns)
+    samples = [sample for sample in samples if sample["language"] == language]
     if not samples:
         raise DataError(f"No sample in {', '.join(manifests)} is in {language}.")
     report = check_samples(samples, tokenizer, limits_of(config), progress=progress)

@@ -53,7 +53,8 @@ def differences(recorded, config, changed=()):
     [
         {"batch_size": 3, "grad_accum_steps": 7, "learning_rate": 1.7e-05, "warmup_steps": 21, "amp": "bf16"},
         {"batch_frames": 700, "adapter": "lora", "adapter_rank": 4, "layer_decay": 0.9, "seed": -5},
-        {"language_weights": "am=3.0,en=1.0", "patience": 3, "min_retention": 0.98, "num_workers": 2, "codes": "a b"},
+        {"language_weights": "am=3.0,en=1.0", "patience": 3, "min_retention": 0.98, "num_workers": 2, "codes": "a b",
+         "columns": "text=die Sätze,audio=1"},
         {"no_freeze_base_rows": True, "gradient_checkpointing": True, "new_row_learning_rate": 0.001, "epochs": 5},
         {"text_loss_weight": 0.5, "weight_decay": 0.25, "grad_clip": 0.5, "max_minutes": 90.0, "eval_step": 5},
         {"coqpit.model_args.max_text_length": 150, "coqpit.run_name": "run 'ሀ' $HOME", "coqpit.eval_batch_size": 9},

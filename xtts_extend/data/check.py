@@ -17,6 +17,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from xtts_extend.data.audio import Recording, can_resample, cannot_resample, out_of_range
 from xtts_extend.data.dataset import MIN_DURATION_S
 from xtts_extend.data.manifest import Sample
+from xtts_extend.data.paths import what_was_tried
 from xtts_extend.data.recordings import read_recordings
 from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
 from xtts_extend.errors import DataError
@@ -118,6 +119,11 @@ class DataReport:
         for title, kinds, found in (("unusable", PROBLEMS, self.problems), ("warning", WARNINGS, warnings)):
             shown = names if title == "unusable" else min(10, names or 10)
             for kind, entries in found.items():
+                if kind == "missing" and len(entries) == self.total:
+                    first = entries[0]
+                    tried = what_was_tried(first["manifest_audio_file"], first["manifest"] or "")
+                    lines.append(f"unusable: missing: every one of {self.total} recordings: {tried}")
+                    continue
                 if title == "warning" and not name_warnings:
                     samples = "1 sample" if len(entries) == 1 else f"{len(entries)} samples"
                     lines.append(f"warning: {samples}: {kind} ({kinds[kind]}), see check-data")

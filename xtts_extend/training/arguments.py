@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xtts_extend.data.columns import parse_columns
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.adapter import KINDS as ADAPTERS
 from xtts_extend.model.embedding import INIT_METHODS
@@ -70,6 +71,14 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
+def _columns(text: str) -> dict[str, str]:
+    """`text=sentence,audio=2` → {"text": "sentence", "audio": "2"}"""
+    try:
+        return parse_columns(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _sentence(text: str) -> dict[str, str]:
     """`LANG:VOICE.wav:TEXT` → coqui's test sentence"""
     language, _, rest = text.partition(":")
@@ -100,6 +109,13 @@ def make_parser() -> argparse.ArgumentParser:
     files.add_argument("--train-manifest", action="append", metavar="PATH[:LANG]", help="repeat for several")
     files.add_argument("--val-manifest", action="append", metavar="PATH[:LANG]", help="repeat for several")
     files.add_argument("--manifest-format", help="coqui, ljspeech, jsonl or a formatter registered with coqui [auto]")
+    files.add_argument(
+        "--columns",
+        type=_columns,
+        metavar="ROLE=COLUMN,…",
+        help="which column of the manifests is audio, text, speaker, language, by name, or by number where there is no "
+        "header, for example text=sentence,audio=file; speaker= says that there is none [by their names and layout]",
+    )
     files.add_argument(
         "--codes",
         help="folder for the codes of the recordings, which are made where they are missing; encode makes them "

@@ -35,6 +35,7 @@ class NewLanguageConfig(GPTTrainerConfig):
     train_manifests: list[str] = field(default_factory=list, metadata={"help": "PATH or PATH:LANG each."})
     val_manifests: list[str] = field(default_factory=list, metadata={"help": "PATH or PATH:LANG each."})
     manifest_format: str = field(default="auto", metadata={"help": "auto, or a formatter registered with coqui."})
+    columns: dict[str, str] = field(default_factory=dict, metadata={"help": "Role → column of the manifests."})
     language_weights: dict[str, float] = field(default_factory=dict, metadata={"help": "Shares of audio hours."})
     codes: str = field(default="", metadata={"help": "Set of codes that encode made, or is to be made."})
     max_bad_share: float = field(default=0.01, metadata={"help": "Stop when more of the samples are unusable."})

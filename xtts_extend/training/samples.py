@@ -181,5 +181,5 @@ def _read(specs: Sequence[str], config: NewLanguageConfig) -> list[Sample]:
         if is_encoded_set(Path(spec)):
             samples += read_encoded(Path(spec), config.model_args.gpt_code_stride_len, config.audio.sample_rate)
         else:
-            samples += read_manifest(spec, config.language, config.manifest_format)
+            samples += read_manifest(spec, config.language, config.manifest_format, config.columns)
     return samples
