@@ -84,8 +84,10 @@ def is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
     if any(has_suffix(cell) for cell in cells):
         return False
     roles = known_roles(cells)
-    # one name alone may be a text of one word; beside it, other names are made of letters
-    return len(roles) > 1 or (bool(roles) and all(re.fullmatch(r"[^\W\d]*", key) for key in keys) and len(cells) > 1)
+    if len(roles) > 1 or len(cells) < 2:
+        return len(cells) > 1
+    # a text may be one of these words by chance; beside one that is none, other names are made of letters
+    return "audio" in roles or (bool(roles) and all(re.fullmatch(r"[^\W\d]*", key) for key in keys))
 
 
 def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, list[int]]:
@@ -154,7 +156,7 @@ def placed_columns(
         chosen["audio"] = audio
     rest = [place for place in range(width) if place not in chosen.values()]
     if "language" not in columns and "text" not in chosen and len(rest) > 1:
-        spoken = [place for place in rest if looks_like_language(cells[place], language)]
+        spoken = [place for place in rest if looks_like_language(cells[place], language, any_code=len(rest) > 2)]
         if len(spoken) == 1:
             chosen["language"] = spoken[0]
             rest.remove(spoken[0])

@@ -46,10 +46,15 @@ def read_language(text: str) -> str:
     return "zh-cn" if code == "zh" else validate_code(code)
 
 
-def looks_like_language(column: pd.Series[str], language: str | None) -> bool:
-    """Whether every cell of a column names a language; `language` is one that is to be expected."""
+def looks_like_language(column: pd.Series[str], language: str | None, *, any_code: bool) -> bool:
+    """Whether every cell of a column names a language.
+
+    Args:
+        column: of a table.
+        language: one that is to be expected.
+        any_code: two capitals are a language as well, which could be a speaker's initials.
+    """
     known = {*STOCK_LANGUAGES, *_CODES, *_SPELLINGS, "yue", language}
-    return all(
-        name.strip().lower() in known or re.fullmatch(r"[A-Z]{2}|[a-z]{2,3}[-_][A-Z]{2}", name.strip())
-        for name in column.unique()
-    )
+    code = "[A-Z]{2}|[a-z]{2,3}[-_][A-Z]{2}" if any_code else "[a-z]{2,3}[-_][A-Z]{2}"
+    names = [name.strip() for name in column.unique()]
+    return all(name.lower() in known or re.fullmatch(code, name) for name in names)

@@ -140,8 +140,7 @@ def _names_recordings(path: Path, text: str) -> bool:
 def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str]) -> Rows:
     rows = Rows()
     known: dict[tuple[str, ...], dict[str, list[int]]] = {}
-    for number, entry in read_objects(path, text):
-        where = f"{path}, line {number}"
+    for number, where, entry in read_objects(path, text):
         keys = tuple(entry)
         if keys not in known:
             known[keys] = named_columns(where, keys, columns)

@@ -81,25 +81,24 @@ def is_json(path: Path, text: str) -> bool:
     return re.match(r"\s*(\{|\[\s*[{\]])", text) is not None or path.suffix.lower() in (".json", ".jsonl", ".ndjson")
 
 
-def read_objects(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of JSON lines with their lines; of an array, or of the one array in an object, with their places.
+def read_objects(path: Path, text: str) -> list[tuple[int, str, dict[str, Any]]]:
+    """The objects of JSON lines, of an array, or of the one array in an object: number, place in words, object.
 
     Raises DataError: something in it is no object, or not JSON.
     """
     lines = split_lines(text)
     first = lines[0][1].strip() if lines else ""
-    if first.startswith("[") or (first.startswith("{") and not first.endswith("}")):
+    if first.startswith("[") or len(lines) == 1 or not first.endswith("}"):
         try:
             whole = json.loads(text)
         except ValueError as error:
             if first.startswith("["):
                 raise DataError(f"{path} is not JSON: {error}. Expected an array of objects.") from error
         else:
-            arrays = (
-                [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else [whole]
-            )
-            if len(arrays) == 1:
-                return [(place, _object(f"{path}, entry {place}", entry)) for place, entry in enumerate(arrays[0], 1)]
+            parts = [part for part in whole.values() if _is_array(part)] if isinstance(whole, dict) else [whole]
+            if len(parts) == 1 and isinstance(parts[0], list):
+                places = [(place, f"{path}, entry {place}") for place in range(1, len(parts[0]) + 1)]
+                return [(*place, _object(place[1], entry)) for place, entry in zip(places, parts[0], strict=True)]
     entries = []
     for number, line in lines:
         where = f"{path}, line {number}"
@@ -107,8 +106,12 @@ def read_objects(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
             entry = json.loads(line)
         except ValueError as error:
             raise DataError(f"{where} is not JSON: {error}. Expected one object per line.") from error
-        entries.append((number, _object(where, entry)))
+        entries.append((number, where, _object(where, entry)))
     return entries
+
+
+def _is_array(part: Any) -> bool:
+    return isinstance(part, list) and all(isinstance(entry, dict) for entry in part)
 
 
 def _object(where: str, entry: Any) -> dict[str, Any]:
@@ -198,7 +201,8 @@ def _rows(path: Path, lines: Lines, separator: str, quoted: bool) -> Iterator[tu
     if not quoted:
         yield from ((number, line.split(separator)) for number, line in lines)
         return
-    reader = csv.reader((line + "\n" for _, line in lines), delimiter=separator)
+    # beside the spaces after separators, quotation marks count as those of a field
+    reader = csv.reader((line + "\n" for _, line in lines), delimiter=separator, skipinitialspace=True)
     begin = 0
     try:
         for row in reader:
@@ -215,7 +219,7 @@ def _require_balance(path: Path, lines: Lines, separator: str, several: bool) ->
     """Raises DataError when a row of several lines, or the last one, comes of a quotation mark that nothing closes."""
     swallowed = any(has_suffix(line.partition(separator)[0].strip('" ')) for _, line in lines[1:])
     try:
-        list(csv.reader([line + "\n" for _, line in lines], delimiter=separator, strict=True))
+        list(csv.reader([line + "\n" for _, line in lines], delimiter=separator, skipinitialspace=True, strict=True))
     except csv.Error:
         swallowed = True
     if swallowed and (several or lines[0][1].count('"') % 2):
@@ -261,8 +265,9 @@ def _without_blanks(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     for place in cells.columns:
         filled |= cells[place].str.strip() != ""
     if not filled.all():
-        lines = ", ".join(map(str, cells.index[~filled][:10]))
-        logger.warning(" ! %s: %d rows without any content were left out (line %s)", path, (~filled).sum(), lines)
+        first = cells.index[~filled][0]
+        count = (~filled).sum()
+        logger.warning(" ! %s: rows without any content are left out: %d, from line %d on", path, count, first)
     return cells[filled]
 
 
@@ -284,5 +289,5 @@ def _without_headers(path: Path, cells: pd.DataFrame, header: list[str] | None) 
             )
     if repeated:
         lines = ", ".join(map(str, repeated))
-        logger.warning(" ! %s: the header stands again in line %s, which was left out", path, lines)
+        logger.warning(" ! %s: the header stands again in line %s, which is left out", path, lines)
     return cells.drop(index=repeated)

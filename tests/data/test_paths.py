@@ -1,0 +1,106 @@
+"""Names of recordings, as other systems leave them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from xtts_extend.data.paths import FOLDERS, find_recordings, is_any_there, what_was_tried
+
+NFC, NFD = "wavs/é.wav", unicodedata.normalize("NFD", "wavs/é.wav")
+BELOW = unicodedata.normalize("NFD", "éa/b.wav")
+
+CASES = {
+    "as it stands": ("wavs/a.wav", "wavs/a.wav", "wavs/a.wav", None),
+    "in wavs": ("a.wav", "wavs/a.wav", "wavs/a.wav", "in wavs/"),
+    "in clips, below": ("x/a.mp3", "clips/x/a.mp3", "clips/x/a.mp3", "in clips/"),
+    "suffix missing": ("a.b", "wavs/a.b.opus", "wavs/a.b.opus", "with a suffix added"),
+    "suffix missing, capitals": ("a", "audio/a.M4A", "audio/a.M4A", "with a suffix added"),
+    "suffix in capitals": ("wavs/a.wav", "wavs/a.WAV", "wavs/a.WAV", "with a suffix in another case"),
+    "suffix in small letters": ("a.FLAC", "a.flac", "a.flac", "with a suffix in another case"),
+    "converted": ("clips/a.mp3", "clips/a.wav", "clips/a.wav", "with another suffix"),
+    "letters in another case": ("Wavs/A.wav", "wavs/a.wav", "wavs/a.wav", "with letters in another case"),
+    "composed": (NFC, NFD, NFD, "in another Unicode form"),
+    "decomposed": (NFD, NFC, NFC, "in another Unicode form"),
+    "decomposed without suffix": (NFD[:-4], NFC, NFC, "with a suffix added"),
+    "folder decomposed": ("éa/b.wav", BELOW, BELOW, "in a folder spelled otherwise"),
+    "backslashes": (r".\wavs\x\a.wav", "wavs/x/a.wav", "./wavs/x/a.wav", "with backslashes as slashes"),
+    "a name with a backslash": (r"a\b.wav", r"a\b.wav", r"a\b.wav", None),
+    "spaces": (" wavs/a.wav ", "wavs/a.wav", "wavs/a.wav", "without spaces around them"),
+    "a name with spaces": (" a b .wav ", " a b .wav ", " a b .wav ", None),
+    "another machine": ("/content/My Drive/wavs/a.wav", "wavs/a.wav", "wavs/a.wav", "by the last parts of a path"),
+    "another system": (r"D:\voices\anna\a.wav", "anna/a.wav", "anna/a.wav", "with backslashes as slashes"),
+    "from the parent": ("data/wavs/a.wav", "wavs/a.wav", "../data/wavs/a.wav", "seen from the parent folder"),
+    "nowhere": ("a.wav", "b.wav", None, None),
+    "of another name": ("a.wav", "wavs/aa.wav", None, None),
+    "a text beside it": ("a", "a.txt", None, None),
+    "a folder": ("wavs", "wavs/a.wav", None, None),
+    "null character": ("a\0.wav", "a.wav", None, None),
+    "nothing": ("", "a.wav", None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "file", "expected", "said"), CASES.values(), ids=CASES)
+def test_readings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, file: str, expected: str | None, said: str | None
+) -> None:
+    caplog.set_level(logging.INFO)
+    manifest = tmp_path / "data" / "m.csv"
+    (manifest.parent / file).parent.mkdir(parents=True)
+    (manifest.parent / file).touch()
+    assert find_recordings([name, name], manifest) == [expected, expected]
+    assert is_any_there([name], manifest) == (expected is not None)
+    assert len(caplog.records) == (said is not None)
+    assert said is None or f"2 {said}" in caplog.text
+
+
+def test_an_absolute_path_that_exists(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.wav").touch()
+    name = str(tmp_path / "elsewhere" / "a.wav")
+    assert find_recordings([name], tmp_path / "m.csv") == [name]
+
+
+def test_two_recordings_never_become_one(tmp_path: Path) -> None:
+    (tmp_path / "wavs").mkdir()
+    (tmp_path / "wavs" / "1.wav").touch()
+    assert find_recordings(["/x/anna/1.wav", "/x/ben/1.wav"], tmp_path / "m.csv") == [None, None]
+    assert find_recordings(["wavs/1.wav", "/x/ben/1.wav"], tmp_path / "m.csv") == ["wavs/1.wav", None]
+
+
+def test_of_several_that_fit_the_closest_is_taken(tmp_path: Path) -> None:
+    for name in ("a.mp3", "a.wav", "A.wav", "b.ogg", "B.ogg"):
+        (tmp_path / name).touch()
+    names = ["a", "A", "a.WAV", "b.OGG", "B"]
+    assert find_recordings(names, tmp_path / "m.csv") == ["a.wav", "A.wav", "a.wav", "b.ogg", "B.ogg"]
+
+
+def test_folders_are_listed_once_and_no_file_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wavs").mkdir()
+    for place in range(50):
+        (tmp_path / "wavs" / f"{place}.wav").touch()
+    listed: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    asked = 0
+    stat = os.stat
+
+    def count(*args: object, **kwargs: object) -> os.stat_result:
+        nonlocal asked
+        asked += 1
+        return stat(*args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", count)
+    found = find_recordings([str(place) for place in range(60)], tmp_path / "m.csv")
+    assert found == [f"wavs/{place}.wav" for place in range(50)] + [None] * 10
+    assert asked == 0
+    assert sorted(map(os.path.normpath, listed)) == sorted(str(tmp_path / folder) for folder in FOLDERS)
+
+
+def test_what_was_tried_names_the_folders(tmp_path: Path) -> None:
+    said = what_was_tried("a1", str(tmp_path / "m.csv"))
+    assert f"'a1', for one, was looked for from {tmp_path} and from wavs, wav, clips, audio in it" in said
