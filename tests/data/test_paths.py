@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from xtts_extend.data.check import DataReport
 from xtts_extend.data.paths import FOLDERS, find_recordings, is_any_there, what_was_tried
 
 NFC, NFD = "wavs/é.wav", unicodedata.normalize("NFD", "wavs/é.wav")
@@ -104,3 +105,18 @@ def test_folders_are_listed_once_and_no_file_is_asked_for(tmp_path: Path, monkey
 def test_what_was_tried_names_the_folders(tmp_path: Path) -> None:
     said = what_was_tried("a1", str(tmp_path / "m.csv"))
     assert f"'a1', for one, was looked for from {tmp_path} and from wavs, wav, clips, audio in it" in said
+
+
+@pytest.mark.parametrize(("total", "named"), [(2, False), (3, True)], ids=["all missing", "some missing"])
+def test_names_are_listed_unless_every_recording_is_missing(tmp_path: Path, total: int, named: bool) -> None:
+    entries = [
+        {"manifest_audio_file": name, "manifest": str(tmp_path / "m.csv"), "line": 1, "language": "am", "detail": "no"}
+        for name in ("a1", "a2")
+    ]
+    report = DataReport(total=total, usable=[], problems={"missing": entries}, warnings={}, hours={})
+    for names in (None, 20):
+        lines = report.summary(names).splitlines()
+        assert any("a2 (line 1 of" in line for line in lines) == named
+        assert (
+            sum("every one of 2 recordings: 'a1', for one, was looked for from" in line for line in lines) == 1 - named
+        )

@@ -192,7 +192,7 @@ def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
         samples.append(
             {
                 "text": text,
-                "audio_file": file or os.path.join(folder, location),
+                "audio_file": file or (location if os.path.isabs(location) else f"{folder}/{location}"),
                 "speaker_name": speaker or DEFAULT_SPEAKER,
                 "root_path": folder,
                 "audio_unique_name": f"{stem}#{os.path.splitext(location)[0]}",

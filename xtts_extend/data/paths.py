@@ -38,23 +38,27 @@ def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
     logged once, with counts. Folders are listed once each; no name costs a system call.
     """
     finder = _Finder(os.path.dirname(os.path.abspath(manifest)))
-    found = [finder.find(name) for name in names]
-    owners: dict[str, set[str]] = defaultdict(set)
-    if any(item is not None and _BY_LAST_PARTS in item.ways for item in found):
-        for name, item in zip(names, found, strict=True):
-            if item is not None:
-                owners[item.location].add(name)
     locations: list[str | None] = []
-    ways: Counter[str] = Counter()
-    for item in found:
-        if item is None or (_BY_LAST_PARTS in item.ways and len(owners[item.location]) > 1):
-            locations.append(None)
-            continue
-        locations.append(item.location)
-        ways.update(item.ways)
-    if ways:
-        counts = ", ".join(f"{count} {way}" for way, count in ways.most_common())
-        logger.info(" > %s: recordings were found otherwise than their names stand: %s", manifest, counts)
+    readings: Counter[tuple[str, ...]] = Counter()
+    far: dict[int, tuple[str, ...]] = {}
+    for place, name in enumerate(names):
+        found = finder.find(name)
+        locations.append(found and found.location)
+        if found is not None and found.ways:
+            readings[found.ways] += 1
+            if _BY_LAST_PARTS in found.ways:
+                far[place] = found.ways
+    if far:
+        owners = Counter(location for location, _ in set(zip(locations, names, strict=True)))
+        for place, ways in far.items():
+            if owners[locations[place]] > 1:
+                locations[place] = None
+                readings[ways] -= 1
+    counts: Counter[str] = Counter()
+    for ways, count in readings.items():
+        counts.update(dict.fromkeys(ways, count))
+    if said := ", ".join(f"{count} {way}" for way, count in counts.most_common() if count):
+        logger.info(" > %s: recordings were found otherwise than their names stand: %s", manifest, said)
     return locations
 
 
@@ -114,9 +118,9 @@ class _Folder:
 
 
 class _Place(NamedTuple):
-    """A folder that a name may lie in: seen from the manifest's, and how its name had to be read."""
+    """A folder that a name may lie in: its path with a slash, seen from the manifest's, and how it was found."""
 
-    path: str
+    prefix: str
     folder: _Folder
     ways: tuple[str, ...]
 
@@ -148,15 +152,16 @@ class _Finder:
         for place in places:
             if spelled in place.folder.files:
                 return _found(place, spelled, *spaces)
-        for place in places:
+        stem, suffix = os.path.splitext(spelled)
+        has_suffix = suffix.lower() in AUDIO_SUFFIXES
+        for place in places if has_suffix else ():
             if file := place.folder.alike(spelled):
                 return _found(place, file, *spaces, _difference(spelled, file))
-        stem, suffix = os.path.splitext(spelled)
         for place in places:
             if file := place.folder.with_stem(spelled):
                 return _found(place, file, *spaces, "with a suffix added")
-        for place in places:
-            if suffix.lower() in AUDIO_SUFFIXES and (file := place.folder.with_stem(stem)):
+        for place in places if has_suffix else ():
+            if file := place.folder.with_stem(stem):
                 return _found(place, file, *spaces, "with another suffix")
         return None
 
@@ -185,7 +190,7 @@ class _Finder:
 
     def _place(self, path: str, ways: tuple[str, ...]) -> _Place | None:
         folder = self._list(path)
-        return _Place(path, folder, ways) if folder.files else None
+        return _Place(os.path.join(path, ""), folder, ways) if folder.files else None
 
     def _list(self, path: str) -> _Folder:
         if path not in self._listed:
@@ -204,7 +209,7 @@ class _Finder:
 
 
 def _found(place: _Place, file: str, *ways: str) -> _Found:
-    return _Found(os.path.join(place.path, file), (*place.ways, *ways))
+    return _Found(place.prefix + file, place.ways + ways)
 
 
 def _fold(name: str) -> str:
@@ -220,8 +225,9 @@ def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _closest(names: Sequence[str], start: str) -> str | None:
     """Of names that are alike the first with this start in the same case; or the only one."""
-    same = (name for name in names if _nfc(name).startswith(_nfc(start)))
-    return next(same, names[0] if len(names) == 1 else None)
+    if len(names) == 1:
+        return names[0]
+    return next((name for name in names if _nfc(name).startswith(_nfc(start))), None)
 
 
 def _difference(name: str, file: str) -> str:
