@@ -46,6 +46,7 @@ def rows(*texts: str, speaker: str = "speaker", language: str = "am") -> list[tu
 NAMED = {
     "comma": ("file_name,transcription\nwavs/a1.wav,One\nwavs/a2.wav,Two\n", rows("One", "Two")),
     "comma quoted": (f'path,sentence\n{A},"One, ""two"""\n"{B}",Two\n', rows('One, "two"', "Two")),
+    "comma, backslashes before quotes": ('path,text\n"wavs\\a1.wav","\\"One\\" two"\n', rows('"One" two')),
     "comma over lines": (f'file,text\n{A},"One\ntwo"\n{B},Two\n', rows("One\ntwo", "Two")),
     "comma and spaces": (f'file_name, text\n{A}, "One, two"\n', rows("One, two")),
     "semicolon": (f"Audio File;Transcript;Speaker\n{A};One, two;anna\n", rows("One, two", speaker="anna")),
@@ -92,6 +93,8 @@ PLACED = {
         f"{A}|anna|EN|One text.\n{B}|anna|EN|Two.\n",
         rows("One text.", "Two.", speaker="anna", language="en"),
     ),
+    "bert-vits": (f"{A}|anna|EN|One.|w ʌ n|0 1\n", rows("One.", speaker="anna", language="en")),
+    "tab, pipe in the text": (f"One|1\t{A}\n", rows("One|1")),
     "languages of two kinds": (f"{A}|x|JP|One.\n", rows("One.", speaker="x", language="ja")),
     "initials": (f"{A}|AB|One text.\n{B}|AB|Two texts.\n", rows("One text.", "Two texts.", speaker="AB")),
     "an unknown code": (f"{A}|x|SW|One.\n", rows("One.", speaker="x", language="sw")),
@@ -202,7 +205,7 @@ def test_what_is_left_out_and_what_is_read_otherwise_is_said_once(
         "rows without any content are left out: 1, from line 3 on",
         "the header stands again in line 4, which is left out",
         "text is taken from the column text, not from transcript",
-        "the language 'EN' is read as 'en' (2 times)",
+        "the language 'EN' is read as 'en' in 2 rows",
     ]
 
 

@@ -164,6 +164,10 @@ def placed_columns(
         return chosen
     if len(rest) == 1:
         return chosen | {"text": rest[0]}
+    middle = chosen.get("language", -1)
+    if len(rest) > 2 and {middle - 1, middle + 1} <= set(rest):
+        # Bert-VITS2 adds phonemes to what GPT-SoVITS has
+        return chosen | {"speaker": middle - 1, "text": middle + 1}
     if len(rest) != 2:
         raise DataError(f"{where} has an unknown format: {_ways_out(cells)}")
     before, last = rest

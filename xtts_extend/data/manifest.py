@@ -217,7 +217,7 @@ def _languages(path: Path, rows: Rows) -> list[str | None]:
         except LanguageError as error:
             raise LanguageError(f"{path}, line {rows.lines[rows.language.index(spelled)]}: {error}") from error
         if codes[spelled] != spelled:
-            logger.info(" > %s: the language %r is read as %r (%d times)", path, spelled, codes[spelled], count)
+            logger.info(" > %s: the language %r is read as %r in %d rows", path, spelled, codes[spelled], count)
     return [codes[spelled] for spelled in rows.language]
 
 

@@ -58,7 +58,7 @@ def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
     for ways, count in readings.items():
         counts.update(dict.fromkeys(ways, count))
     if said := ", ".join(f"{count} {way}" for way, count in counts.most_common() if count):
-        logger.info(" > %s: recordings were found otherwise than their names stand: %s", manifest, said)
+        logger.info(" > %s: recordings were found, though not exactly as named: %s", manifest, said)
     return locations
 
 

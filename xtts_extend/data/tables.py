@@ -153,7 +153,7 @@ def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str
 
 
 def _separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
-    """Between the names of a header; else what each line has as often; else what the first line has."""
+    """Between the names of a header; else what each line has as often, above all after a recording's name."""
     if not lines:
         return None
     first = lines[0][1]
@@ -161,11 +161,16 @@ def _separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
     for separator in there:
         if is_header(next(csv.reader([first], delimiter=separator)), columns):
             return separator
+    even = []
     for separator in there:
         plain = (re.sub('"[^"]*"', "", line) if separator in _QUOTED else line for _, line in lines)
         if len({line.count(separator) for line in plain}) == 1:
-            return separator
-    return there[0] if there else None
+            even.append(separator)
+    # a cell that ends as a recording does is the name of one, and not a text and a name
+    even.sort(
+        key=lambda separator: min(len(cell) if has_suffix(cell) else len(first) for cell in first.split(separator))
+    )
+    return next(iter([*even, *there]), None)
 
 
 def _is_quoted(lines: Lines, separator: str) -> bool:
@@ -201,6 +206,8 @@ def _rows(path: Path, lines: Lines, separator: str, quoted: bool) -> Iterator[tu
     if not quoted:
         yield from ((number, line.split(separator)) for number, line in lines)
         return
+    # some programs write a backslash before a quotation mark, in the place of a second one
+    lines = [(number, re.sub(r'\\"(?=[^,;])', '""', line) if '\\"' in line else line) for number, line in lines]
     # beside the spaces after separators, quotation marks count as those of a field
     reader = csv.reader((line + "\n" for _, line in lines), delimiter=separator, skipinitialspace=True)
     begin = 0
