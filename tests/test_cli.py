@@ -117,6 +117,11 @@ def test_check_data(capsys, mini_base, tmp_path):
     assert (tmp_path / "clean.csv").read_text(encoding="utf-8").splitlines()[1:] == ["a.wav|hello|x"]
     flags[2] = tmp_path / "clean.csv"
     assert run(capsys, *flags)[0] == 0
+    flags[2] = tmp_path / "other.csv"
+    flags[2].write_text("Satz;Datei\nhello;a.wav\n", encoding="utf-8")
+    assert run(capsys, *flags, "--columns", "text=Satz,audio=datei")[0] == 0
+    code, _, err = run(capsys, *flags, "--columns", "text=Satz,sound=Datei")
+    assert (code, "'sound=Datei' is not ROLE=COLUMN" in err) == (2, True)
 
 
 def test_make_mini_base_refuses_a_full_folder(capsys, mini_base):

@@ -243,3 +243,43 @@ def test_lines_are_those_of_the_file(folder: Path) -> None:
 def test_texts_of_a_manifest(folder: Path, content: str, texts: list[str] | None) -> None:
     (folder / "file.txt").write_text(content)
     assert texts_of_manifest(folder / "file.txt") == texts
+
+
+WILD = {
+    "huggingface-metadata.csv": [(A, "One, with a comma", "speaker"), (B, "Two", "speaker")],
+    "common-voice.tsv": [(A, "One text.", "x1"), (B, '"Quoted" text.', "x2")],
+    "gpt-sovits.list": [(A, "One text.", "anna"), (B, "Two texts.", "anna")],
+    "path-in-headerless.csv": [(A, "One text.", "speaker"), (B, "Two texts.", "speaker")],
+    "name-with-suffix.csv": [(A, "One text.", "speaker"), (B, "Two texts.", "speaker")],
+    "upper-suffix.csv": [("wavs/up.WAV", "One text.", "speaker"), ("wavs/op.opus", "Two texts.", "speaker")],
+    "backslashes.csv": [(A, "One text.", "speaker")],
+    "spaces-at-pipes.csv": [(A, "One text.", "anna")],
+    "quoted-fields.csv": [(A, "Plain text", "anna")],
+    "joined-with-header-twice.csv": [(A, "One.", "speaker"), (B, "Two.", "speaker")],
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), WILD.items(), ids=WILD)
+def test_manifests_from_the_wild(shared_data: Path, name: str, expected: list[tuple[str, str, str]]) -> None:
+    wild = shared_data / "wild"
+    samples = read_manifest(f"{wild / name}:en", None)
+    assert [(s["audio_file"], s["text"], s["speaker_name"]) for s in samples] == [
+        (str(wild / file), text, speaker) for file, text, speaker in expected
+    ]
+    assert {sample["language"] for sample in samples} == {"en"}
+    assert all(Path(sample["audio_file"]).is_file() for sample in samples)
+    assert texts_of_manifest(wild / name) == [text for _, text, _ in expected]
+
+
+def test_speakers_in_the_third_column_from_the_wild(shared_data: Path) -> None:
+    path = shared_data / "wild" / "speaker-third.csv"
+    with pytest.raises(DataError, match=r"column 3 \(anna\) looks like speakers"):
+        read_manifest(str(path), "en")
+    samples = read_manifest(str(path), "en", columns={"text": "2", "speaker": "3"})
+    assert (samples[0]["text"], samples[0]["speaker_name"]) == ("one text here", "anna")
+
+
+def test_texts_of_a_manifest_from_the_wild(shared_data: Path) -> None:
+    texts = texts_of_manifest(shared_data / "wild" / "manifest-as-corpus.csv")
+    assert texts == ["ሰላም ለዓለም 😀", "ቡና https://x.et/@a"]
+    assert [texts_of_manifest(path) for path in sorted((shared_data / "udhr").glob("*.txt"))] == [None] * 14
