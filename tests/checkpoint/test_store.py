@@ -13,7 +13,11 @@ from xtts_extend.checkpoint import store
 from xtts_extend.errors import CheckFailed, CheckpointError, DiskFullError, MachineError
 from xtts_extend.files import atomic_write
 
-STATE = {"model": {"xtts.gpt.text_embedding.weight": torch.arange(6.0).reshape(3, 2)}, "step": 3}
+WEIGHTS = {
+    "xtts.gpt.text_embedding.weight": torch.arange(6.0).reshape(3, 2),
+    "xtts.gpt.gpt.h.0.ln_1.bias": torch.ones(2),
+}
+STATE = {"model": WEIGHTS, "step": 3}
 
 
 def test_written_and_read_again(tmp_path):

@@ -11,14 +11,16 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from xtts_extend.checkpoint.plain import as_plain, is_counted_by_tensors
 from xtts_extend.checkpoint.soundness import require_sound
+from xtts_extend.checkpoint.stand_ins import STAND_INS, runs_code
 from xtts_extend.errors import CheckpointError, DamagedError
 
 logger = logging.getLogger("trainer")
@@ -26,23 +28,6 @@ logger = logging.getLogger("trainer")
 #: Prefixes under which the text embedding is found: coqui's trainer, `Xtts.state_dict()`.
 _GPT_PREFIXES = ("xtts.gpt.", "gpt.")
 _CHECKPOINT_NAME = re.compile(r"(checkpoint|best_model)_\d+\.pth")
-
-
-class _LegacyConfig:
-    """Stands in for the coqui config classes that the published XTTS files pickle under the paths of an old release."""
-
-
-#: Config classes in published files, by the names that those files use.
-_LEGACY_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    (_LegacyConfig, f"{module}.{name}")
-    for name, modules in {
-        "XttsConfig": ("TTS.tts.configs.xtts_config",),
-        "XttsArgs": ("TTS.tts.models.xtts", "TTS.tts.configs.xtts_config"),
-        "XttsAudioConfig": ("TTS.tts.models.xtts", "TTS.tts.configs.xtts_config"),
-        "BaseDatasetConfig": ("TTS.config.shared_configs",),
-    }.items()
-    for module in modules
-]
 
 
 @dataclass(frozen=True)
@@ -93,23 +78,48 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
         if not zipfile.is_zipfile(path):
             kind = DamagedError if start in (b"", b"\0\0\0\0") or start.startswith(b"PK") else CheckpointError
             raise kind(f"{path} cannot be opened: {_not_an_archive(start)}. Use another file.")
-        with torch.serialization.safe_globals(_LEGACY_CLASSES), warnings.catch_warnings():
+        with torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location=map_location, mmap=True, weights_only=True)
+            content = torch.load(path, map_location=map_location, mmap=True, weights_only=True)
+            if map_location == "meta" and is_counted_by_tensors(content):
+                content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return as_plain(content, path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist. Check the path.") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found:
-            raise CheckpointError(
-                f"{path} wants to run code on loading ({found.group(1)}): refused, and nothing was run. "
-                "A checkpoint holds tensors and plain values only; do not use this file."
-            ) from error
-        raise CheckpointError(f"{path} is not a checkpoint: its content is not a pickle of tensors.") from error
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError) as error:
+        raise CheckpointError(f"{path} {_not_plain(str(error))}") from error
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+        MemoryError,
+    ) as error:
         raise DamagedError(f"{path} cannot be opened: it is damaged, or no archive of torch.save.") from error
+
+
+def _not_plain(error: str) -> str:
+    """What a file holds that is not opened, from torch's error."""
+    found = re.search(r"GLOBAL (\S+)", error)
+    if found and runs_code(found.group(1)):
+        return (
+            f"wants to run code on loading ({found.group(1)}): refused, and nothing was run. "
+            "A checkpoint holds tensors and plain values only; do not use this file."
+        )
+    if found:
+        return (
+            f"holds an object of {found.group(1)}, and is not opened: only tensors, numbers, text, dates, paths and "
+            "plain containers are read, because other objects can bring code with them. Save the file again without "
+            "this object; of a whole model, its state_dict()."
+        )
+    if "Unsupported operand" in error:
+        return "is pickled in another way than torch.save does by default. Save it again, without pickle_protocol."
+    return "is not a checkpoint: its content is not a pickle of tensors."
 
 
 def _not_an_archive(start: bytes) -> str:
@@ -163,11 +173,13 @@ def describe(content: Any, path: Path) -> CheckpointInfo:
     blocks = {int(found.group(1)) for key in state if (found := re.match(rf"{re.escape(prefix)}gpt\.h\.(\d+)\.", key))}
     step, epoch = (top.get(key) if isinstance(top.get(key), int) else None for key in ("step", "epoch"))
     has_optimizer = _has_state(top.get("optimizer"))
+    if not blocks:
+        raise CheckpointError(
+            f"{path} is no XTTS: it holds a text embedding of {rows} rows, and not one layer of a transformer "
+            "(gpt.gpt.h.0 and so on). Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
+        )
     config = top.get("config")
-    model_args = vars(config).get("model_args", {}) if isinstance(config, _LegacyConfig) else (config or {})
-    if isinstance(model_args, Mapping) and "model_args" in model_args:
-        model_args = model_args["model_args"]
-    model_args = vars(model_args) if isinstance(model_args, _LegacyConfig) else model_args
+    model_args = config.get("model_args") if isinstance(config, Mapping) else None
     heads = model_args.get("gpt_n_heads") if isinstance(model_args, Mapping) else None
     return CheckpointInfo(
         kind="training" if has_optimizer and step is not None and epoch is not None else "base",

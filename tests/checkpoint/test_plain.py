@@ -1,0 +1,112 @@
+"""Tensors have the names of XTTS whatever wrapped the model, and counts are integers whatever they were kept as."""
+
+import numpy as np
+import pytest
+import torch
+
+from xtts_extend import inspect_checkpoint
+from xtts_extend.checkpoint.inspect import load_pickled
+from xtts_extend.errors import CheckpointError
+
+NAMES = ("text_embedding.weight", "gpt.h.0.ln_1.weight", "gpt.h.1.ln_1.weight", "gpt.h.10.ln_1.weight")
+OURS = {f"xtts.gpt.{name}": torch.full((3, 2), float(at)) for at, name in enumerate(NAMES)}
+PUBLISHED = {name.removeprefix("xtts."): tensor for name, tensor in OURS.items()}
+
+
+def renamed(state, old, new):
+    return {name.replace(old, new, 1): tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("state", "plain"),
+    [
+        pytest.param(OURS, OURS, id="coqui's trainer"),
+        pytest.param(PUBLISHED, PUBLISHED, id="published"),
+        pytest.param(renamed(OURS, "", "module."), OURS, id="DistributedDataParallel"),
+        pytest.param(renamed(PUBLISHED, "", "module."), PUBLISHED, id="published, DistributedDataParallel"),
+        pytest.param(renamed(OURS, "", "_orig_mod."), OURS, id="compiled"),
+        pytest.param(renamed(OURS, "", "module._orig_mod."), OURS, id="compiled and distributed"),
+        pytest.param(renamed(OURS, "", "_orig_mod.module."), OURS, id="distributed and compiled"),
+        pytest.param(renamed(OURS, "xtts.", "xtts._orig_mod."), OURS, id="Xtts compiled"),
+        pytest.param(renamed(OURS, "xtts.gpt.", "xtts.gpt.module."), OURS, id="GPT distributed"),
+        pytest.param(renamed(OURS, "gpt.gpt.", "gpt.gpt._orig_mod."), OURS, id="transformer compiled"),
+        pytest.param(renamed(OURS, ".h.1.", ".h.1._orig_mod."), OURS, id="a layer compiled"),
+        pytest.param(renamed(OURS, "", "_forward_module."), OURS, id="DeepSpeed"),
+        pytest.param(
+            renamed(OURS, ".ln_1.", "._fsdp_wrapped_module._checkpoint_wrapped_module.ln_1."), OURS, id="FSDP"
+        ),
+        pytest.param(renamed(PUBLISHED, "", "model."), PUBLISHED, id="in somebody's own module"),
+        pytest.param(renamed(OURS, "", "module.tts_model."), OURS, id="in somebody's own module, distributed"),
+        pytest.param(
+            {name.removeprefix("gpt."): tensor for name, tensor in PUBLISHED.items()}, PUBLISHED, id="GPT alone"
+        ),
+    ],
+)
+@pytest.mark.parametrize("bare", [False, True], ids=["", "a bare state dict"])
+def test_prefixes_are_taken_off(tmp_path, state, plain, bare):
+    file = tmp_path / "a.pth"
+    torch.save(state if bare else {"model": state, "step": 1}, file)
+    content = load_pickled(file, map_location="cpu")
+    found = content if bare else content["model"]
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in plain.items())
+    info = inspect_checkpoint(file)
+    assert (info.kind, info.vocab_size, info.architecture.layers) == ("base", 3, 3)
+
+
+def test_weight_norm_of_early_releases():
+    """coqui-tts 0.20 had torch's first weight norm in the vocoder; current ones its parametrization."""
+    from torch.nn.utils import parametrizations, weight_norm
+
+    from xtts_extend.checkpoint.plain import as_plain
+
+    layer = torch.nn.Conv1d(2, 3, 1)
+    old, new = weight_norm(layer).state_dict(), parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 1)).state_dict()
+    found = as_plain(old, None)
+    assert found.keys() == new.keys()
+    assert {name: tensor.shape for name, tensor in found.items()} == {name: one.shape for name, one in new.items()}
+
+
+def test_two_tensors_of_one_name(tmp_path):
+    torch.save({"model": {**OURS, "module.xtts.gpt.text_embedding.weight": torch.zeros(3, 2)}}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"two tensors that are both called xtts\.gpt\.text_embedding\.weight"):
+        inspect_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt.text_embedding.weight", "text_embedding.weight", "module.gpt.text_embedding.weight"]
+)
+def test_a_file_without_layers_is_no_xtts(tmp_path, name):
+    torch.save({"model": {name: torch.zeros(7, 2), "decoder.layers.0.weight": torch.zeros(1)}}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="is no XTTS: it holds a text embedding of 7 rows, and not one layer"):
+        inspect_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        (np.int64(17), 17),
+        (np.float64(17), 17),
+        (17.0, 17),
+        (torch.tensor(17), 17),
+        (torch.tensor([17.0]), 17),
+        (17.5, None),
+        ("17", None),
+        (None, None),
+    ],
+    ids=["numpy", "numpy float", "float", "tensor", "tensor of a float", "fraction", "text", "None"],
+)
+def test_counts(tmp_path, step, found):
+    moments = {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3, 2)}}
+    content = {"model": OURS, "optimizer": {"state": moments, "param_groups": [{"params": [0]}]}, "epoch": step}
+    torch.save({**content, "step": step}, tmp_path / "a.pth")
+    info = inspect_checkpoint(tmp_path / "a.pth")
+    assert (info.step, info.epoch, info.kind) == (found, found, "base" if found is None else "training")
+    assert type(info.step) is type(found)
+
+
+def test_a_codec_has_plain_names_too(tmp_path):
+    torch.save(
+        {"module.codebook.embed": torch.zeros(2), "module.encoder.0.weight": torch.ones(1)}, tmp_path / "dvae.pth"
+    )
+    assert list(load_pickled(tmp_path / "dvae.pth", map_location="cpu")) == ["codebook.embed", "encoder.0.weight"]

@@ -1,0 +1,132 @@
+"""What a checkpoint may hold beside tensors and plain values, and the plain value that takes the place of each.
+
+`torch.load(weights_only=True)` refuses every name that it is not told of. For the names here it gets a function or a
+class that does nothing but keep values: nothing that a file names is imported or called.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+#: Modules and builtins that are of no use in a checkpoint but to run code.
+_RUNS_CODE = {
+    "codeop", "commands", "ctypes", "importlib", "marshal", "nt", "operator", "os", "pickle", "posix", "pty", "runpy",
+    "shutil", "socket", "subprocess", "sys", "webbrowser",
+    "__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "open", "setattr",
+}  # fmt: skip
+
+
+class _Fields:
+    """An object of which only the attributes count: `argparse.Namespace`, and coqui's configurations."""
+
+
+class _Numpy:
+    """A numpy array or dtype: what it is made of, and its state."""
+
+    def __init__(self, *made_of: Any) -> None:
+        self.made_of: tuple[Any, ...] = made_of
+        self.state: tuple[Any, ...] = ()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def plain(self) -> Any:
+        """An array as lists of numbers; its bytes where it holds none; a dtype as its name."""
+        if not self.state or not isinstance(self.state[-1], (bytes, list)):
+            return str(self.made_of[0])
+        _, shape, dtype, is_fortran, data = self.state
+        values = _numbers(dtype, data)
+        return values.reshape(shape, order="F" if is_fortran else "C").tolist() if values is not None else data
+
+
+def _numbers(dtype: _Numpy, data: Any) -> Any:
+    """The array of what numpy calls numbers or texts; None for dates, records and objects."""
+    name, byte_order = dtype.made_of[0], dtype.state[1]
+    if name[0] not in "biufcUS" or not isinstance(data, bytes):
+        return None
+    return np.frombuffer(data, np.dtype(name).newbyteorder(byte_order))
+
+
+def _scalar(dtype: _Numpy, data: Any = None) -> Any:
+    """A numpy scalar as Python's own number or text."""
+    values = _numbers(dtype, data)
+    return data if values is None else values[0].item()
+
+
+def _dict(*_: Any) -> dict[Any, Any]:
+    """A `defaultdict` without what it makes missing values of; its items follow."""
+    return {}
+
+
+def _list(*_: Any) -> list[Any]:
+    """A `deque` without its limit; its items follow."""
+    return []
+
+
+def _posix(*parts: str) -> str:
+    return str(PurePosixPath(*parts))
+
+
+def _windows(*parts: str) -> str:
+    return str(PureWindowsPath(*parts))
+
+
+#: Modules under which releases of coqui-tts and its Trainer have had their configuration classes, and Python's own.
+_WITH_FIELDS = {
+    "coqpit": ("Coqpit",),
+    "coqpit.coqpit": ("Coqpit",),
+    "trainer.trainer": ("TrainerArgs", "TrainerConfig"),
+    "trainer.config": ("TrainerArgs", "TrainerConfig"),
+    "TTS.config.shared_configs": ("BaseAudioConfig", "BaseDatasetConfig", "BaseTrainingConfig"),
+    "TTS.tts.configs.shared_configs": ("BaseTTSConfig", "CharactersConfig"),
+    "TTS.tts.configs.xtts_config": ("XttsArgs", "XttsAudioConfig", "XttsConfig"),
+    "TTS.tts.models.xtts": ("XttsArgs", "XttsAudioConfig"),
+    "TTS.tts.layers.xtts.trainer.gpt_trainer": ("GPTArgs", "GPTTrainerConfig", "XttsAudioConfig"),
+    "argparse": ("Namespace",),
+    "types": ("SimpleNamespace",),
+}
+_PLAIN = (bool, bytes, dict, float, frozenset, int, list, str, tuple)
+_DATES = (datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone)
+
+#: The functions and classes that files may name, each with a name.
+STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    *((_Fields, f"{module}.{name}") for module, names in _WITH_FIELDS.items() for name in names),
+    *((kind, f"builtins.{kind.__name__}") for kind in _PLAIN),
+    *((kind, f"datetime.{kind.__name__}") for kind in _DATES),
+    (_dict, "collections.defaultdict"),
+    (_list, "collections.deque"),
+    *(
+        (_windows if name.endswith("WindowsPath") else _posix, f"{module}.{name}")
+        # Python 3.13 has them in the latter
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
+    ),
+    (_Numpy, "numpy.dtype"),
+    (_Numpy, "numpy.ndarray"),
+    # numpy 2 has them in the latter
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_Numpy, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
+
+
+def runs_code(name: str) -> bool:
+    """Whether a name that is not allowed, as torch's error gives it, has no other use in a file than to run code."""
+    return name.partition(".")[0] in _RUNS_CODE
+
+
+def without_stand_ins(value: Any) -> Any:
+    """Loaded content as dicts, lists, tuples, plain values and tensors alone; private attributes are left out."""
+    if isinstance(value, _Numpy):
+        return value.plain()
+    if isinstance(value, _Fields):
+        value = {key: item for key, item in vars(value).items() if not key.startswith("_")}
+    if isinstance(value, dict):
+        return {key: without_stand_ins(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "numel"):
+        return type(value)([without_stand_ins(item) for item in value])
+    return value
