@@ -98,6 +98,18 @@ def test_restore_takes_our_state_and_stocks(extended, mini_base, larger_vocab):
         assert torch.equal(fresh.xtts.gpt.final_norm.weight, extended.xtts.gpt.final_norm.weight)
 
 
+def test_restore_takes_names_and_precisions_of_other_times(extended):
+    """Without "xtts.", with a second copy of the transformer, in half precision."""
+    state = {key.removeprefix("xtts."): tensor for key, tensor in extended.checkpoint_state().items()}
+    copies = {"gpt.gpt_inference.lm_head.0.weight": torch.ones(1), "gpt.gpt.wte.weight": torch.ones(1)}
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        saved = {key: one.to(dtype) if one.is_floating_point() else one for key, one in state.items()}
+        extended.restore_state({**saved, **copies})
+        weight = extended.xtts.gpt.final_norm.weight
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, saved["gpt.final_norm.weight"].float())
+
+
 def test_restore_names_what_does_not_fit(extended):
     state = extended.checkpoint_state()
     missing = {key: tensor for key, tensor in state.items() if key != "xtts.gpt.final_norm.weight"}
@@ -117,6 +129,16 @@ def test_weights_of_early_files_lose_their_second_copy():
     assert list(xtts_weights({key: torch.zeros(1) for key in keys})) == ["gpt.text_embedding.weight", "mel_stats"]
     trainer_keys = ["xtts.gpt.final_norm.bias", "dvae.codebook.embed", "torch_mel_spectrogram_dvae.mel_stft.window"]
     assert list(xtts_weights({key: torch.zeros(1) for key in trainer_keys})) == ["gpt.final_norm.bias"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_become_float32(dtype):
+    found = xtts_weights({"xtts.gpt.final_norm.bias": torch.ones(2, dtype=dtype), "mel_stats": torch.arange(3)})
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        "gpt.final_norm.bias": torch.float32,
+        "mel_stats": torch.int64,
+    }
+    assert xtts_weights({"a": torch.ones(2, dtype=dtype, device="meta")})["a"].is_meta
 
 
 def test_digests_change_with_a_single_bit():

@@ -11,6 +11,7 @@ from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.codec import make_dvae
+from xtts_extend.speaking import load_model
 from xtts_extend.training.base import check_base
 from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
 
@@ -40,6 +41,22 @@ def test_a_sound_base_meets_every_assumption(mini_base):
     assert found["a row for each token id"] == "400 rows, ids 0–399"
     assert "different ones of 44" in found["the DVAE gives different codes"]
     assert found["memory for weights, gradients and AdamW in float32"].endswith("free here")
+
+
+def test_a_base_that_was_saved_in_other_ways_at_once(base):
+    """Distributed and compiled, in half precision, by an early release, as a bare state dict: it checks and speaks."""
+    content = torch.load(base / "model.pth", weights_only=True)["model"]
+    half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in content.items()}
+    saved = {f"module.{key.replace('.gpt.', '.gpt._orig_mod.')}": tensor for key, tensor in half.items()}
+    for new, old in (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+    ):
+        saved = {key.replace(new, old): tensor for key, tensor in saved.items()}
+    replace(base / "model.pth", saved)
+    assert failed(base) == {}
+    speaking = load_model(base).state_dict()
+    assert all(torch.equal(speaking[key], tensor.to(speaking[key].dtype)) for key, tensor in half.items())
 
 
 def test_missing_files_are_named(base):

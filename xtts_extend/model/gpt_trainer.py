@@ -45,13 +45,14 @@ _INFERENCE_COPIES = ("gpt.gpt_inference.", "gpt.gpt.wte.")
 def xtts_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of `Xtts` in a base file's or a training checkpoint's state dict, under the names of `Xtts`.
 
-    What only training needs is left out, and the second copy of the transformer in files of early releases.
+    What only training needs is left out, and the second copy of the transformer in files of early releases. Weights in
+    half precision become float32, in which a model is trained, compared and spoken with.
     """
     weights = {}
     for key, tensor in state.items():
         name = key.removeprefix("xtts.")
         if not key.startswith(_NEVER_TRAINED) and not name.startswith(_INFERENCE_COPIES):
-            weights[name] = tensor
+            weights[name] = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
     return weights
 
 
@@ -196,14 +197,16 @@ class ExtendedGPTTrainer(GPTTrainer):
         """Load a training checkpoint's model, ours or the stock Trainer's, and check that every tensor arrived.
 
         Args:
-            state: of the model, under plain names.
+            state: of the model, under plain names, with or without the "xtts." of coqui's trainer.
             adapter: of the adapters, if the run has any.
 
         Raises:
             CheckpointError: a tensor is missing, left over, or of another shape; each is named.
         """
         own = self.plain_state() | {f"xtts.{key}": tensor for key, tensor in self.adapter_state().items()}
-        given = {**state, **{f"xtts.{key}": tensor for key, tensor in (adapter or {}).items()}}
+        never_trained = {key: tensor for key, tensor in state.items() if key.startswith(_NEVER_TRAINED)}
+        trained = {**xtts_weights(state), **(adapter or {})}
+        given = {**never_trained, **{f"xtts.{key}": tensor for key, tensor in trained.items()}}
         # ours does not hold them; the stock Trainer's does
         absent = {key: tensor for key, tensor in own.items() if key.startswith(_NEVER_TRAINED) and key not in given}
         self._require_same_tensors(own, {**absent, **given}, "checkpoint")
@@ -211,7 +214,9 @@ class ExtendedGPTTrainer(GPTTrainer):
         self.load_state_dict({key: everything[plain_name(key)] for key in self.state_dict()})
         self.holds_base = False
         arrived = {plain_name(key): tensor for key, tensor in self.state_dict().items()}
-        wrong = [key for key, tensor in given.items() if not torch.equal(arrived[key].cpu(), tensor)]
+        wrong = [
+            key for key, tensor in given.items() if not torch.equal(arrived[key].cpu(), tensor.to(arrived[key].dtype))
+        ]
         if wrong:
             raise CheckpointError(
                 f"{len(wrong)} tensors differ from the checkpoint's after loading: {', '.join(wrong[:10])}. "

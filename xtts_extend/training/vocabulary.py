@@ -12,7 +12,7 @@ from xtts_extend.checkpoint.inspect import CheckpointInfo, weights_of
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
 from xtts_extend.model.embedding import TOKEN_TENSORS
-from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
+from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
 from xtts_extend.model.migration import Migration, nearest_rows
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary, romanized_spellings
@@ -244,7 +244,7 @@ def recognised_tokens(content: Mapping[str, Any], info: CheckpointInfo, base_dir
     base, _ = load_checkpoint(file)
     vocabulary = load_vocabulary(base_dir / "vocab.json")
     rows = xtts_weights(content["model"])[f"gpt.{TOKEN_TENSORS[0]}"]
-    nearest, cosines = nearest_rows(rows, xtts_weights(base["model"])[f"gpt.{TOKEN_TENSORS[0]}"])
+    nearest, cosines = nearest_rows(rows, merged_weights(base)[f"gpt.{TOKEN_TENSORS[0]}"])
     names = {number: token for token, number in vocabulary.tokens.items()}
     found: dict[str, int] = {}
     # the most similar row first: a token has one row
