@@ -20,6 +20,7 @@ from xtts_extend.model.adapter import difference, merge
 from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension
 from xtts_extend.training.config import take_recorded
+from xtts_extend.training.recorded import as_recorded, require_config
 
 logger = logging.getLogger("trainer")
 
@@ -96,7 +97,8 @@ def export(
             f"{path} is a base model; only a run's checkpoint can be exported. Give checkpoint_N.pth or a run folder."
         )
     content, _ = load_checkpoint(path)
-    recorded = content["config"]
+    recorded = as_recorded(content, path)["config"]
+    require_config(content, recorded, path)
     record = content.get("xtts_extend", {})
     weights = xtts_weights(content["model"])
     adapter = adapter_tensors(content)
@@ -188,7 +190,7 @@ def _prove_base_rows(weights: dict[str, Any], record: dict[str, Any], base_dir: 
         content, info = load_checkpoint(base)
         # fewer, where the run went on from another run's weights: that one's new rows are old ones now
         own = min(info.vocab_size, rows)
-        if info.vocab_size > rows or row_digests(xtts_weights(content["model"]), own) != row_digests(weights, own):
+        if info.vocab_size > rows or row_digests(merged_weights(content), own) != row_digests(weights, own):
             raise CheckFailed(
                 f"The {info.vocab_size} token rows of {base} are not the first of the {rows} that the run froze. Give "
                 "the base of this run."

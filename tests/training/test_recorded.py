@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from runs import edited
 
+from xtts_extend.errors import ConfigError
 from xtts_extend.training.config import NewLanguageConfig
-from xtts_extend.training.recorded import as_recorded, updates_of
+from xtts_extend.training.recorded import as_recorded, require_config, updates_of
 
 FP16 = {"mixed_precision": True, "precision": "fp16", "use_grad_scaler": True}
 
@@ -56,11 +57,38 @@ def test_nested_values_are_filled_too():
     )
 
 
-def test_a_single_optimizer_outside_of_a_list():
-    """As releases of the Trainer before 0.1 saved it."""
-    state = {"state": {0: {"step": 5}}, "param_groups": []}
-    content = as_recorded({"config": {"lr": 1.0}, "optimizer": state, "scheduler": None})
-    assert (content["optimizer"], content["scheduler"], updates_of(content)) == ([state], [], {5})
+STATE = {"state": {0: {"step": 5}}, "param_groups": []}
+
+
+@pytest.mark.parametrize("optimizer", [STATE, [STATE], {"default": STATE}], ids=["by itself", "in a list", "by name"])
+@pytest.mark.parametrize("others", [{}, {"scheduler": None, "scaler": None}, {"scheduler": [], "scaler": []}])
+def test_optimizers_of_all_releases(optimizer, others):
+    """Before 0.4 the Trainer saved what it had: one, a list, or several by name; before 0.3 no schedule."""
+    content = as_recorded({"config": {"lr": 1.0}, "optimizer": optimizer, **others})
+    assert (content["optimizer"], content["scheduler"], updates_of(content)) == ([STATE], [], {5})
+    assert content["scaler"] is None
+
+
+def test_scalers_of_all_releases():
+    scaler = {"scale": 65536.0, "growth_factor": 2.0}
+    for saved in (scaler, [scaler]):
+        assert as_recorded({"config": FP16, "optimizer": [], "scaler": saved})["scaler"] == scaler
+
+
+def test_settings_that_are_only_in_the_run_folder(tmp_path, caplog):
+    caplog.set_level("INFO", "trainer")
+    content, path = {"model": {}, "optimizer": STATE}, tmp_path / "checkpoint_4.pth"
+    with pytest.raises(ConfigError, match=r"no 'config' in it.* config\.json of its run folder"):
+        require_config(content, as_recorded(content, path)["config"], path)
+    # of a base directory
+    (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer": "radam"}')
+    with pytest.raises(ConfigError, match="does not record the settings"):
+        require_config(content, as_recorded(content, path)["config"], path)
+    (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer_wd_only_on_weights": true, "grad_clip": null}')
+    recorded = as_recorded(content, path)["config"]
+    require_config(content, recorded, path)
+    assert (recorded["lr"], recorded["grad_clip"], recorded["optimizer_wd_only_on_weights"]) == (0.1, 0.0, True)
+    assert "those of the config.json beside it are taken" in caplog.text
 
 
 @pytest.mark.parametrize(("by_epoch", "updates"), [(True, set()), (False, {7})])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+from collections import defaultdict
+
+import numpy as np
 import pytest
 import torch
-from runs import require_equal, stock_run
+from runs import edited, require_equal, stock_run
 from trainer import Trainer, TrainerArgs
 
 import xtts_extend
@@ -82,6 +86,41 @@ def test_the_next_update_is_stocks(settings, corpus, tmp_path, monkeypatch):
         require_equal(ours.scheduler[0].state_dict(), theirs.scheduler.state_dict())
     ours.fit()
     assert ours.position.step == 6
+
+
+def test_a_checkpoint_of_an_early_release_resumes(stock_file, corpus, tmp_path, caplog):
+    """As the Trainer 0.0.36 saved it, distributed and compiled; with what scripts of their own leave in such files."""
+    saved = torch.load(stock_file, weights_only=True)
+
+    def as_before(content):
+        del content["scheduler"], content["scaler"]
+        optimizer = content["optimizer"][0]
+        for group in optimizer["param_groups"]:
+            # none of them was there in torch 2.0
+            del group["decoupled_weight_decay"], group["fused"]
+        for moments in optimizer["state"].values():
+            moments["step"] = int(moments["step"])
+        optimizer["state"] = defaultdict(dict, optimizer["state"])
+        names = {name: f"module.{name.replace('.gpt.h.', '.gpt._orig_mod.h.')}" for name in content["model"]}
+        content |= {
+            "model": {names[name]: tensor for name, tensor in content["model"].items()},
+            "optimizer": optimizer,
+            "model_loss": np.float32(6.5),
+            "step": np.int64(content["step"]),
+            "date": datetime.date(2023, 12, 13),
+        }
+
+    caplog.set_level("INFO", "trainer")
+    file = edited(stock_file, tmp_path / "before", as_before)
+    ours = resumed(corpus, file, output_dir=tmp_path / "ours")
+    assert (ours.position.step, ours.position.epoch, ours.position.batch) == (5, 1, 0)
+    require_equal(ours.scheduler[0].state_dict(), saved["scheduler"][0])
+    found = ours.optimizer[0].state_dict()
+    require_equal(found["state"], saved["optimizer"][0]["state"])
+    assert [group["lr"] for group in found["param_groups"]] == saved["scheduler"][0]["_last_lr"]
+    state = ours.model.checkpoint_state()
+    assert all(torch.equal(tensor, saved["model"][name]) for name, tensor in state.items())
+    assert "It does not record its schedule: StepLR is set to where it is after 5 updates." in caplog.text
 
 
 def resumed(corpus, file, **flags) -> ResumableTrainer:

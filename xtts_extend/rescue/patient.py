@@ -71,7 +71,7 @@ class Patient:
     @cached_property
     def as_recorded(self) -> Mapping[str, Any]:
         """The content, with the meaning that its values had for the trainer that wrote it."""
-        return as_recorded(self.content)
+        return as_recorded(self.content, Path(self.info.path))
 
     @property
     def recorded(self) -> Mapping[str, Any]:

@@ -6,13 +6,18 @@ optimizer outside of a list, and what is computed depends on the device. This is
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from coqpit import Coqpit
 
-from xtts_extend.training.config import GPTTrainerConfig
+from xtts_extend.errors import ConfigError
+from xtts_extend.training.config import GPTTrainerConfig, read_json
+
+logger = logging.getLogger("trainer")
 
 #: Key of a copy that `repair` wrote into a folder of its own.
 REPAIRED_FOLDER = "repaired_folder"
@@ -23,13 +28,14 @@ def is_of_others(content: Mapping[str, Any]) -> bool:
     return not content.get("xtts_extend") and not content.get(REPAIRED_FOLDER)
 
 
-def as_recorded(content: Mapping[str, Any]) -> dict[str, Any]:
+def as_recorded(content: Mapping[str, Any], path: Path | None = None) -> dict[str, Any]:
     """A training checkpoint's content with a complete `config` (a dict), and lists of optimizers and schedulers.
 
     Args:
         content: as loaded, of ours or of the stock Trainer; tensors on the meta device will do.
+        path: of the file. Where it holds no configuration, that of its run folder counts, if there is one.
     """
-    found = content.get("config")
+    found = content.get("config") or (_config_of_folder(path.parent) if path else None)
     config = dict(found) if isinstance(found, Mapping) else {}
     if config and not content.get("xtts_extend"):
         config = _of_stock(config)
@@ -40,7 +46,30 @@ def as_recorded(content: Mapping[str, Any]) -> dict[str, Any]:
         if "use_grad_scaler" in config:
             config["use_grad_scaler"] = False
     lists = {key: _as_list(content.get(key)) for key in ("optimizer", "scheduler")}
-    return {**content, "config": config, **lists}
+    # one for all optimizers; some releases put it into a list
+    scaler = next(iter(_as_list(content.get("scaler"))), None)
+    return {**content, "config": config, "scaler": scaler, **lists}
+
+
+def require_config(content: Mapping[str, Any], recorded: Mapping[str, Any], path: Path) -> None:
+    """Stop where the settings of a run are not known, which a resume and an export need; say where they are from.
+
+    Args:
+        content: of a training checkpoint, as loaded.
+        recorded: what `as_recorded` made of its configuration.
+        path: of the file.
+
+    Raises:
+        ConfigError: neither the file nor its folder holds them.
+    """
+    if content.get("config"):
+        return
+    if not recorded:
+        raise ConfigError(
+            f"{path} does not record the settings of its run (no 'config' in it), and there is no config.json of a run "
+            "beside it. Put the config.json of its run folder there, or start anew from its weights with --start-fresh."
+        )
+    logger.info(" > %s does not record the settings of its run: those of the config.json beside it are taken.", path)
 
 
 def updates_of(content: Mapping[str, Any]) -> set[int]:
@@ -108,5 +137,15 @@ def _filled(config: Mapping[str, Any], stock: Coqpit) -> dict[str, Any]:
     return filled
 
 
+def _config_of_folder(folder: Path) -> Mapping[str, Any]:
+    """The settings of a run folder of the stock Trainer; the config.json of a base directory says nothing of a run."""
+    file = folder / "config.json"
+    config = read_json(file) if file.is_file() else {}
+    return config if "optimizer_wd_only_on_weights" in config else {}
+
+
 def _as_list(states: Any) -> list[dict[str, Any]]:
+    """The states of optimizers, schedulers or scalers: there was one, a list of them, or a dict of them by name."""
+    if isinstance(states, Mapping) and states and all(isinstance(state, Mapping) for state in states.values()):
+        states = list(states.values())
     return [state for state in (states if isinstance(states, list) else [states]) if state]

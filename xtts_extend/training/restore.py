@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo
-from xtts_extend.checkpoint.store import FORMAT_VERSION, adapter_tensors, load_checkpoint, require_fit
+from xtts_extend.checkpoint.store import FORMAT_VERSION, adapter_tensors, load_checkpoint
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.migration import Migration
@@ -21,11 +21,10 @@ from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
 from xtts_extend.training.position import Position
 from xtts_extend.training.recorded import as_recorded
+from xtts_extend.training.schedules import restore_schedules
 from xtts_extend.training.vocabulary import checkpoint_vocabulary, migrate_content, require_same_vocabulary
 
 logger = logging.getLogger("trainer")
-#: What some releases of torch keep in a schedule's state; none of it decides a learning rate.
-_KEPT_BY_SOME_RELEASES = {"verbose", "_is_initial", "_get_lr_called_within_step"}
 #: The last version of checkpoints whose evaluations depended on how they were batched.
 _LAST_BATCHED_VERSION = 2
 
@@ -113,7 +112,7 @@ def load_run(path: Path, migration: Migration | None, config: Any) -> tuple[dict
             f"{path} is a base model (weights alone): there is no run in it to continue. Start from it: "
             "model.load_base(), and no restore_path."
         )
-    content = as_recorded(loaded)
+    content = as_recorded(loaded, path)
     return migrate_content(content, info, migration, config) if migration else content, info
 
 
@@ -157,7 +156,7 @@ def restore(
         require_same_vocabulary(known, reason, vocabulary, info)
     trainer.model.restore_state(content["model"], adapter_tensors(content))
     _restore_optimizers(trainer, content["optimizer"], migration)
-    _restore_schedulers(trainer, content.get("scheduler") or [])
+    schedule = restore_schedules(trainer, content, position, info)
     if trainer.scaler is not None:
         if not content.get("scaler"):
             raise CheckpointError(f"{info.path} holds no state of the fp16 loss scaler. Continue it with --amp none.")
@@ -185,7 +184,7 @@ def restore(
     restored = [
         f"{len(content['model'])} tensors",
         f"optimizer ({sum(len(part['state']) for part in content['optimizer'])} moments)",
-        "scheduler" if content.get("scheduler") else "no scheduler (the run has none)",
+        schedule,
         "scaler" if trainer.scaler is not None else "no scaler (the run has none)",
     ]
     logger.info(" > Resuming %s", info.path)
@@ -349,22 +348,6 @@ def _fit_moments(
                 )
         fitted[key] = value
     return fitted
-
-
-def _restore_schedulers(trainer: Any, saved: Sequence[Mapping[str, Any]]) -> None:
-    schedulers = [scheduler for scheduler in trainer.scheduler if scheduler is not None]
-    if len(schedulers) != len(saved):
-        raise CheckpointError(
-            f"The checkpoint holds {len(saved)} schedulers; this run has {len(schedulers)}. "
-            "Leave the schedule (--warmup-steps, lr_scheduler) as it was."
-        )
-    for scheduler, state in zip(schedulers, saved, strict=True):
-        require_fit(
-            set(scheduler.state_dict()) - _KEPT_BY_SOME_RELEASES,
-            set(state) - _KEPT_BY_SOME_RELEASES,
-            "checkpoint's scheduler",
-        )
-        scheduler.load_state_dict(dict(state))
 
 
 def _apply_changes(trainer: Any, content: Mapping[str, Any], changed: Sequence[str], position: Position) -> None:

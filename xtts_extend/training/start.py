@@ -42,7 +42,7 @@ from xtts_extend.training.config import (
 )
 from xtts_extend.training.hardware import has_bf16, loader_workers
 from xtts_extend.training.history import resumed_from
-from xtts_extend.training.recorded import accumulation_of, as_recorded
+from xtts_extend.training.recorded import accumulation_of, as_recorded, require_config
 
 logger = logging.getLogger("trainer")
 #: What coqui's trainer can log to.
@@ -102,10 +102,13 @@ def classify_path(given: Mapping[str, Any], damaged: Collection[Path] = ()) -> S
     training = info.kind == "training"
     fresh = bool(given.get("start_fresh"))
     if training:
-        content = as_recorded(load_pickled(path, map_location="meta"))
+        loaded = load_pickled(path, map_location="meta")
+        content = as_recorded(loaded, path)
         verb = "only its weights are taken (--start-fresh)" if fresh else "it is continued"
         logger.info(" > %s is a training checkpoint (step %s, epoch %s): %s.", path, info.step, info.epoch, verb)
         recorded, record = content["config"], content.get("xtts_extend") or {}
+        if not fresh:
+            require_config(loaded, recorded, path)
         return Start(not fresh, path, info, recorded, record, verification=Verification(path))
     logger.info(
         " > %s is a base model (weights only, %d token rows): training starts at step 0.", path, info.vocab_size
@@ -137,7 +140,7 @@ def start_from(file: Path) -> Start:
         CheckpointError: it is no sound checkpoint.
     """
     info = inspect_checkpoint(file, verify=True)
-    content = as_recorded(load_pickled(file, map_location="meta")) if info.kind == "training" else {}
+    content = as_recorded(load_pickled(file, map_location="meta"), file) if info.kind == "training" else {}
     return Start(False, Path(info.path), info, content.get("config", {}), content.get("xtts_extend") or {})
 
 
@@ -243,7 +246,7 @@ def _counted_accumulation(start: Start) -> int:
     Raises:
         ConfigError: its counters do not tell.
     """
-    accumulated, counted = accumulation_of(as_recorded(load_checkpoint(start.path)[0]))
+    accumulated, counted = accumulation_of(as_recorded(load_checkpoint(start.path)[0], start.path))
     if accumulated:
         return accumulated
     raise ConfigError(
@@ -393,7 +396,7 @@ def freeze_if_base_rows_are_old(
     if not base_file.is_file():
         logger.info(" > no model.pth in %s to compare old rows with: all rows are trained.", config.base_dir)
         return
-    base = xtts_weights(load_checkpoint(base_file)[0]["model"])
+    base = merged_weights(load_checkpoint(base_file)[0])
     rows = base["gpt.text_embedding.weight"].shape[0]
     digests = row_digests(base, rows)
     saved = xtts_weights(load_checkpoint(start.path)[0]["model"])
