@@ -179,6 +179,19 @@ def test_new_rows_that_start_again_are_not_called_ill_for_it(corpus, recipe, tmp
     assert "started 150 new rows again" in found.notes[0]
 
 
+def test_a_checkpoint_without_settings_under_other_names(short_run, corpus, tmp_path):
+    def edit(content):
+        del content["config"]
+        content["model"] = {f"_orig_mod.{key}": tensor for key, tensor in content["model"].items()}
+
+    file = edited(short_run / "checkpoint_4.pth", tmp_path / "run", edit)
+    done = repair(file, corpus.base, tmp_path / "repaired")
+    assert (done["old_rows"], done["old_rows_restored"], done["frozen_from_here_on"]) == (400, 0, True)
+    content = checkpoint(tmp_path / "repaired", 4)
+    assert "config" not in content
+    assert content["model"].keys() == checkpoint(short_run, 4)["model"].keys()
+
+
 def test_a_healthy_frozen_run_has_nothing_to_repair(short_run, corpus, tmp_path):
     done = repair(short_run, corpus.base, tmp_path / "repaired")
     assert (done["old_rows_restored"], done["moments_zeroed"], done["reinitialised_rows"]) == (0, 0, 0)

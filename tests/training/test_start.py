@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from runs import checkpoint, only_run
+from runs import checkpoint, edited, only_run
 
 from xtts_extend import inspect_checkpoint
 from xtts_extend.checkpoint.store import lock_run
@@ -257,6 +257,43 @@ def test_a_base_that_does_not_fit(corpus, fails, tmp_path, what):
     assert code == 2
     assert message in printed
     assert not list((tmp_path / "runs").glob("*/")) or not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("lacking", ["step", "epoch"])
+def test_an_optimizer_without_a_count_is_no_run(tmp_path, caplog, lacking):
+    weights = {f"gpt.{name}": torch.zeros(3, 2) for name in ("text_embedding.weight", "gpt.h.0.ln_1.weight")}
+    moments = {0: {"step": torch.tensor(5.0), "exp_avg": torch.zeros(3, 2)}}
+    content = {"model": weights, "optimizer": {"state": moments, "param_groups": [{"params": [0]}]}}
+    torch.save({**content, "step": 5, "epoch": 1, lacking: None}, tmp_path / "checkpoint_5.pth")
+    caplog.set_level("INFO", "trainer")
+    start = classify_path({"checkpoint": str(tmp_path / "checkpoint_5.pth")})
+    assert (start.resume, start.info.kind) == (False, "base")
+    values = {"step": 5, "epoch": 1, lacking: None}
+    assert f"the state of an optimizer, but step {values['step']} and epoch {values['epoch']}" in caplog.text
+    assert "was stripped" not in caplog.text
+
+
+@pytest.mark.slow
+def test_a_run_in_half_precision_resumes(run, recipe, tmp_path, caplog):
+    """Its weights become float32, and so do its moments; the optimizer counts on."""
+
+    def halve(content):
+        content["model"] = {
+            key: one.bfloat16() if one.is_floating_point() else one for key, one in content["model"].items()
+        }
+        for moments in content["optimizer"][0]["state"].values():
+            moments.update({key: moments[key].half() for key in ("exp_avg", "exp_avg_sq")})
+
+    file = edited(run / "checkpoint_2.pth", tmp_path / "half", halve)
+    recipe(["--checkpoint", str(file), "--max-steps", "3", "--learning-rate", "0", "--allow-changes"])
+    before, after = (torch.load(one, weights_only=True) for one in (file, file.parent / "checkpoint_3.pth"))
+    for key, tensor in before["model"].items():
+        assert torch.equal(after["model"][key], tensor.to(after["model"][key].dtype)), key
+    assert {one.dtype for one in after["model"].values() if one.is_floating_point()} == {torch.float32}
+    moments = after["optimizer"][0]["state"][0]
+    assert (int(moments["step"]), moments["exp_avg"].dtype) == (3, torch.float32)
+    assert "in half precision (torch.bfloat16): training goes on in float32" in caplog.text
+    assert "The frozen rows are not exactly the base's any more" in caplog.text
 
 
 def test_a_vocabulary_smaller_than_the_base(corpus, run, fails, tmp_path):

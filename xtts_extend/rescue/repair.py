@@ -229,7 +229,8 @@ def _freeze_from_here_on(
         # the losses before are those of another model
         "state": {**patient.record["state"], **unjudged()},
     }
-    content["config"] = {**patient.content["config"], "freeze_base_rows": True}
+    if "config" in content:
+        content["config"] = {**content["config"], "freeze_base_rows": True}
     for name in TOKEN_TENSORS:
         state = (moments or {}).get(name, {})
         for key, value in row_moments(state).items():

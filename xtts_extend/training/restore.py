@@ -16,6 +16,7 @@ from xtts_extend.checkpoint.inspect import CheckpointInfo
 from xtts_extend.checkpoint.store import FORMAT_VERSION, adapter_tensors, load_checkpoint
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
 from xtts_extend.model.migration import Migration
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
@@ -155,6 +156,7 @@ def restore(
         known, reason = checkpoint_vocabulary(content.get("xtts_extend", {}), content.get("config") or {}, info)
         require_same_vocabulary(known, reason, vocabulary, info)
     trainer.model.restore_state(content["model"], adapter_tensors(content))
+    _name_rounding(content)
     _restore_optimizers(trainer, content["optimizer"], migration)
     schedule = restore_schedules(trainer, content, position, info)
     if trainer.scaler is not None:
@@ -209,6 +211,24 @@ def restore(
             position.epoch,
         )
     return position, restored
+
+
+def _name_rounding(content: Mapping[str, Any]) -> None:
+    """Say that weights come from a file in half precision, and whether frozen rows lost what they had beyond it."""
+    halves = {tensor.dtype for tensor in content["model"].values()} & {torch.float16, torch.bfloat16}
+    if not halves:
+        return
+    before = content.get("xtts_extend", {}).get("base_rows", {})
+    weights = xtts_weights(content["model"])
+    rounded = before.get("frozen") and row_digests(weights, before["rows"]) != before["digests"]
+    logger.warning(
+        " > Its weights are in half precision (%s): training goes on in float32 from their rounded values.%s",
+        ", ".join(sorted(map(str, halves))),
+        " The frozen rows are not exactly the base's any more, and an export will refuse them: xtts-extend repair "
+        "restores them."
+        if rounded
+        else "",
+    )
 
 
 def check_changes(

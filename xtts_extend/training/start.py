@@ -113,7 +113,13 @@ def classify_path(given: Mapping[str, Any], damaged: Collection[Path] = ()) -> S
     logger.info(
         " > %s is a base model (weights only, %d token rows): training starts at step 0.", path, info.vocab_size
     )
-    if re.fullmatch(r"(checkpoint|best_model)_\d+\.pth", path.name):
+    if info.has_optimizer:
+        logger.warning(
+            " > It holds the state of an optimizer, but step %s and epoch %s: there is no run to continue.",
+            info.step,
+            info.epoch,
+        )
+    elif re.fullmatch(r"(checkpoint|best_model)_\d+\.pth", path.name):
         logger.warning(
             " > It is named like a training checkpoint, but its optimizer was stripped: there is no run to continue."
         )
