@@ -139,7 +139,7 @@ def test_inspection_reads_only_the_header(tmp_path):
     from xtts_extend import inspect_checkpoint
 
     path = tmp_path / "checkpoint_1.pth"
-    torch.save({"model": {"gpt.text_embedding.weight": torch.zeros(1000, 8), "gpt.big": torch.empty(2**28)}}, path)
+    torch.save({"model": {"gpt.text_embedding.weight": torch.zeros(1000, 8), "gpt.gpt.h.0.big": torch.empty(2**28)}}, path)
     inspect_checkpoint(path)
     start = time.monotonic()
     info = inspect_checkpoint(path)
