@@ -122,6 +122,10 @@ def test_check_data(capsys, mini_base, tmp_path):
     assert run(capsys, *flags, "--columns", "text=Satz,audio=datei")[0] == 0
     code, _, err = run(capsys, *flags, "--columns", "text=Satz,sound=Datei")
     assert (code, "'sound=Datei' is not ROLE=COLUMN" in err) == (2, True)
+    (tmp_path / "a.wav").unlink()
+    code, _, err = run(capsys, *flags, "--columns", "text=Satz,audio=Datei", "--write-clean", tmp_path / "none.csv")
+    assert (code, (tmp_path / "none.csv").exists()) == (1, False)
+    assert "Nothing is usable" in err
 
 
 def test_make_mini_base_refuses_a_full_folder(capsys, mini_base):
@@ -139,7 +143,9 @@ def test_inspection_reads_only_the_header(tmp_path):
     from xtts_extend import inspect_checkpoint
 
     path = tmp_path / "checkpoint_1.pth"
-    torch.save({"model": {"gpt.text_embedding.weight": torch.zeros(1000, 8), "gpt.gpt.h.0.big": torch.empty(2**28)}}, path)
+    torch.save(
+        {"model": {"gpt.text_embedding.weight": torch.zeros(1000, 8), "gpt.gpt.h.0.big": torch.empty(2**28)}}, path
+    )
     inspect_checkpoint(path)
     start = time.monotonic()
     info = inspect_checkpoint(path)

@@ -141,7 +141,9 @@ def _check_data(args: argparse.Namespace) -> int:
         _print(report.to_dict(), True)
     else:
         print(report.summary(names=None))
-    if args.write_clean:
+    if args.write_clean and not report.usable:
+        print(f"Nothing is usable: {args.write_clean} was not written.", file=sys.stderr)
+    elif args.write_clean:
         write_manifest(report.usable, args.write_clean)
         print(f"{len(report.usable)} usable samples written to {args.write_clean}", file=sys.stderr)
     return 0 if not report.bad_share else 1

@@ -1,6 +1,6 @@
 """What a checkpoint may hold beside tensors and plain values, and the plain value that takes the place of each.
 
-`torch.load(weights_only=True)` refuses every name that it is not told of. For the names here it gets a function or a
+With `weights_only=True` torch refuses every name that it is not told of. For the names here it gets a function or a
 class that does nothing but keep values: nothing that a file names is imported or called.
 """
 
