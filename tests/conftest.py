@@ -13,12 +13,19 @@ from filelock import FileLock
 
 from xtts_extend import cli
 from xtts_extend.environment import IGNORE_VARIABLE
+from xtts_extend.notices import warn_once
 
 # Before torch is imported: the workers of pytest-xdist would each start a team of threads as large as the machine, and
 # such teams, on the same cores, spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _say_again() -> None:
+    """What is said once in a process is said once in each test."""
+    warn_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,7 @@ def export(
         if keep_adapter:
             save_adapter(adapter, language, folder / ADAPTER_FILE)
         (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=4), encoding="utf-8")
-        shutil.copyfile(vocab, folder / "vocab.json")
+        (folder / "vocab.json").write_bytes(vocabulary.content.encode())
         if (base / "speakers_xtts.pth").is_file():
             shutil.copyfile(base / "speakers_xtts.pth", folder / "speakers_xtts.pth")
         about = {"language": language, "step": info.step, "base_dir": str(base), "checkpoint": str(path)}

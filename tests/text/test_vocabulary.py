@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from xtts_extend.errors import VocabularyError
+from xtts_extend.errors import LanguageError, VocabularyError
+from xtts_extend.text.change import compare_tokens
+from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 from xtts_extend.text.vocabulary import (
     append_entries,
     load_vocabulary,
     parse_vocabulary,
+    readable_by_coqui,
     require_extension,
     romanized_spellings,
 )
@@ -81,8 +84,12 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "merges", 0, to=["t", 5]), "is no merge"),
         (_set("model", "merges", 0, to=None), "None is no merge"),
         (_set("model", "merges", 0, to="t x"), "merge 't x' has parts, or a result, that are no entries"),
-        (_set("model", "unk_token", to=None), "its unknown token is None"),
-        (_set("added_tokens", to=None), "no added_tokens"),
+        (_set("model", "unk_token", to="<unk>"), "its unknown token is '<unk>'"),
+        (_set("model", "vocab", "ሰ", to=15), r"share one id \('b' and 'ሰ', 15\)"),
+        (
+            _set("added_tokens", to=None),
+            "no added_tokens, so that every space of a text would be cut into unknown tokens",
+        ),
         (_set("added_tokens", 0, to={"content": "[STOP]"}), "is no added token"),
         (_set("added_tokens", to=[]), r"lacks \[SPACE\], \[START\], \[STOP\], \[UNK\]"),
         (_set("added_tokens", 2, "content", to="[X]"), r"lacks \[SPACE\] among"),
@@ -104,7 +111,13 @@ def test_files_that_are_no_xtts_vocabulary(
         (b"[1]", 'no "model" part'),
         (b"null", 'no "model" part'),
         (b"\xff\xfe{\x00}\x00", r"is not UTF-8 text \(byte 0\)"),
-        ("{}".encode("utf-8-sig"), "is not JSON"),
+        ("{}".encode("utf-8-sig"), 'no "model" part'),
+        ("{".encode("utf-8-sig"), "is not JSON"),
+        ("{}".encode("utf-16"), "looks like UTF-16: save it as UTF-8"),
+        (b'{"added_tokens_decoder": {}, "tokenizer_class": "GPT2Tokenizer"}', "tokenizer_config.json of transformers"),
+        (b'{"model_args": {}}', "looks like the config.json of a model"),
+        (b'{"a": 0, "b": 1}', "vocab.json of a GPT-2 tokenizer"),
+        (b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x80\x18\x02", "extend-vocab --sentencepiece"),
         (b"[" * 100_000, "is not JSON"),
     ],
 )
@@ -118,6 +131,87 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
         load_vocabulary(tmp_path / "missing.json")
     with pytest.raises(VocabularyError, match="Is a directory"):
         load_vocabulary(tmp_path)
+
+
+def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
+    def change(data: Any) -> None:
+        for key in keys[:-1]:
+            data = data[key]
+        del data[keys[-1]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "encoding", "note"),
+    [
+        pytest.param(_set("model", "unk_token", to=None), "utf-8", "unk_token is null", id="unk_token null"),
+        pytest.param(_drop("model", "unk_token"), "utf-8", "unk_token is null", id="no unk_token"),
+        pytest.param(_set("model", "byte_fallback", to=False), "utf-8-sig", "byte order mark", id="byte order mark"),
+        pytest.param(_drop("model", "type"), "utf-8", "", id="no type"),
+        pytest.param(_drop("version"), "utf-8", "", id="no version"),
+        pytest.param(_drop("decoder"), "utf-8", "", id="no decoder"),
+        pytest.param(_set("model", "ignore_merges", to=False), "utf-8", "", id="newer options"),
+    ],
+)
+def test_vocabularies_of_other_tools_are_read_for_what_they_are(
+    change: Callable[[Any], None],
+    encoding: str,
+    note: str,
+    write_vocab: Callable[..., Path],
+    small_vocab_data: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sound = load_vocabulary(write_vocab(name="sound.json"))
+    change(small_vocab_data)
+    path = write_vocab(name="other.json")
+    path.write_text(json.dumps(small_vocab_data), encoding=encoding)
+    for _ in range(2):
+        assert load_vocabulary(path).digest == sound.digest
+    assert [note in message for message in caplog.messages] == [True] * bool(note), "said once"
+    assert load_tokenizer(path).encode("the ж", "en") == load_tokenizer(sound.path).encode("the ж", "en")
+    with readable_by_coqui(path) as file:
+        assert Tokenizer.from_file(file).encode("the ж").ids == sound.tokenizer.encode("the ж").ids
+        assert (file == str(path)) == (not note)
+
+
+def test_a_tag_that_is_no_added_token_is_never_matched(
+    write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    small_vocab_data["model"]["vocab"] |= {"[vi]": 265, "[yo]": 266}
+    tokenizer = load_tokenizer(write_vocab(small_vocab_data))
+    require_tag(tokenizer, "fr")
+    with pytest.raises(LanguageError, match=r"The tag is never matched: \[vi\] is an entry .*begin with \[UNK\]"):
+        require_tag(tokenizer, "vi")
+    assert "[vi], [yo] are entries and no added tokens: the tags are never matched" in caplog.text
+
+
+def test_two_tokens_with_one_id_are_named(
+    write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    small_vocab_data["model"]["vocab"]["ሰ"] = 264
+    load_vocabulary(write_vocab(small_vocab_data))
+    assert "share the id 264: one row has to learn both" in caplog.text
+
+
+def test_the_gaps_of_the_base_were_closed(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What the script writes that most people extend the vocabulary with; it took `ă` for a new entry as well."""
+    base = load_vocabulary(shared_data / "xtts_vocab.json")
+    closed = load_vocabulary(shared_data / "wild" / "vocab-unk-null-gaps-closed.json")
+    assert (len(closed.tokens), closed.size, closed.unk_id) == (5411, 5412, 1)
+    assert "unk_token is null" in caplog.text
+    assert closed.tokenizer.encode("日").ids == [1]
+    with pytest.raises(VocabularyError, match=r"388 of 5411 .* \(387 of them because the base's gaps were closed\): ă"):
+        require_extension(base, closed)
+    for change in (compare_tokens(base.tokens, closed.tokens), compare_tokens(closed.tokens, base.tokens)):
+        assert (change.added, change.removed, len(change.moved), change.closed_gaps) == ([], [], 388, 387)
+        assert "388 tokens moved to another id, 387 of them because the base's gaps were closed: " in change.describe()
+
+
+def test_the_tag_of_the_wild_file_is_never_matched(shared_data: Path) -> None:
+    tokenizer = load_tokenizer(shared_data / "wild" / "vocab-tag-not-added.json")
+    with pytest.raises(LanguageError, match=r"never matched: \[vi\]"):
+        require_tag(tokenizer, "vi")
 
 
 def test_ids_of_added_tokens_outside_of_the_model_are_those_of_the_library_and_stay(

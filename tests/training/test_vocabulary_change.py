@@ -258,3 +258,80 @@ def test_a_given_vocabulary_that_contradicts_the_recorded_one(short_run, corpus,
         ["--checkpoint", str(short_run), "--checkpoint-vocab", str(variant(corpus, "added", tmp_path))]
     )
     assert (code, "records its vocabulary" in message) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def gaps_closed(stock_file, corpus, tmp_path_factory):
+    """A base whose ids have a gap, its vocabulary for the run, and a stock checkpoint of a tool that closed the gap.
+
+    The tool names no unknown token, and its file begins with a byte order mark.
+    """
+    folder = tmp_path_factory.mktemp("gaps")
+    shutil.copytree(corpus.base, folder / "base")
+    old = load_vocabulary(corpus.base / "vocab.json")
+    parts = {part for merge in old.merges for part in merge}
+    results = sorted((old.tokens[left + right], left + right) for left, right in old.merges)
+    gone = next(token for row, token in results if row > 300 and token not in parts)
+    for source, gappy in ((corpus.base / "vocab.json", folder / "base/vocab.json"), (corpus.vocab, folder / "am.json")):
+        data = json.loads(source.read_text(encoding="utf-8"))
+        del data["model"]["vocab"][gone]
+        data["model"]["merges"] = [merge for merge in data["model"]["merges"] if merge.replace(" ", "") != gone]
+        gappy.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    closed = changed_vocabulary(corpus.vocab, folder / "vocab.json", remove=[gone])
+    data = json.loads(closed.read_text(encoding="utf-8"))
+    data["model"]["unk_token"] = None
+    closed.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8-sig")
+    rows = load_vocabulary(corpus.vocab).size
+    keep = [row for row in range(rows) if row != old.tokens[gone]]
+    content = torch.load(stock_file, weights_only=True)
+    for name in TOKEN_TENSORS:
+        content["model"][PREFIX + name] = content["model"][PREFIX + name][keep]
+    for state in content["optimizer"][0]["state"].values():
+        state |= {key: value[keep] for key, value in state.items() if value.ndim and len(value) == rows}
+    content["config"]["model_args"]["tokenizer_file"] = str(closed)
+    torch.save(content, folder / "checkpoint_4.pth")
+    return folder
+
+
+def test_a_checkpoint_of_a_tool_that_closed_the_gaps(gaps_closed, corpus, fails, tmp_path):
+    """It goes on with its own vocabulary, is refused with another one, and migrates."""
+    file, closed, gappy = (gaps_closed / name for name in ("checkpoint_4.pth", "vocab.json", "am.json"))
+    given = {"base_dir": str(gaps_closed / "base"), "language": "am", "train_manifest": [str(corpus.train)]}
+    same = continued(file, closed, tmp_path / "same", **given)
+    assert (same.position.step, same.model.vocab_size) == (5, load_vocabulary(closed).size)
+    assert same.model.xtts.tokenizer.tokenizer.encode("日").ids == [1], "coqui's own reading would drop it"
+    assert same.config.model_args.tokenizer_file == str(closed)
+
+    code, message = fails(corpus.flags(checkpoint=file, base_dir=given["base_dir"], vocab=gappy, val_manifest=None))
+    assert (code, "of them because the base's gaps were closed" in message) == (2, True)
+
+    trainer = continued(file, gappy, tmp_path / "runs", **given)
+    rows = rows_by_token(torch.load(file, weights_only=True)["model"], closed)
+    moved = rows_by_token(trainer.model.state_dict(), gappy)
+    assert rows.keys() == moved.keys()
+    for token, found in moved.items():
+        assert all(map(torch.equal, rows[token], found)), token
+    before, now = moments_by_token(same, closed), moments_by_token(trainer, gappy)
+    for key in before:
+        assert all(map(torch.equal, before[key], now[key])), key
+
+    code, message = fails(corpus.flags(base_dir=given["base_dir"], vocab=closed, val_manifest=None))
+    assert (code, "because the base's gaps were closed" in message) == (2, True)
+
+
+def test_a_checkpoint_of_a_tool_that_closed_the_gaps_is_diagnosed(gaps_closed, tmp_path):
+    base = gaps_closed / "base"
+    file = gaps_closed / "checkpoint_4.pth"
+    found = examine(file, base)
+    assert "wrong-vocabulary" not in (found.verdict, *found.also)
+    assert "because the base's gaps were closed" in examine(file, base, gaps_closed / "am.json").reason
+    # rows that were read by their place: those after the gap are those of their neighbours
+    content = torch.load(file, weights_only=True)
+    start = torch.load(base / "model.pth", weights_only=True)["model"]
+    for name in TOKEN_TENSORS:
+        content["model"][PREFIX + name][:390] = start[f"gpt.{name}"][:390]
+    torch.save(content, tmp_path / "checkpoint_4.pth")
+    found = examine(tmp_path / "checkpoint_4.pth", base)
+    assert found.verdict == "wrong-vocabulary"
+    assert "the ids were reassigned, " in found.reason
+    assert "because the base's gaps were closed" in found.reason

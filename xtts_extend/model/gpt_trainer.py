@@ -24,6 +24,7 @@ from xtts_extend.model.forward import Layout, forward
 from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
 from xtts_extend.model.kernels import use_fast_kernels
 from xtts_extend.model.learning_rates import configured_groups
+from xtts_extend.text.vocabulary import readable_by_coqui
 
 # coqui's XTTS dataset module, which this import runs, sets torch to one thread for the whole process
 _threads = torch.get_num_threads()
@@ -91,8 +92,10 @@ class ExtendedGPTTrainer(GPTTrainer):
                 )
         # unknown until the tokenizer is there: otherwise coqui builds the GPT twice
         config.model_args.gpt_number_text_tokens = None
-        with BlankWeights():
+        vocabulary = config.model_args.tokenizer_file
+        with BlankWeights(), readable_by_coqui(vocabulary) as config.model_args.tokenizer_file:
             super().__init__(config)
+        config.model_args.tokenizer_file = vocabulary
         self.codec = Codec(self.dvae, self.torch_mel_spectrogram_dvae, config.audio, self.xtts.gpt.code_stride_len)
         use_fast_kernels(self.xtts.gpt)
         self.base_rows = self.vocab_size

@@ -32,7 +32,7 @@ from xtts_extend.rescue.measure import (
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient
 from xtts_extend.rescue.ways_out import curves_of, diverged, out_of_damage, way_out
 from xtts_extend.text.change import compare_tokens
-from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
+from xtts_extend.text.vocabulary import Vocabulary, count_closed_gaps, first_of, load_vocabulary
 from xtts_extend.training.curves import Curves
 
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
@@ -259,9 +259,11 @@ def _wrong_vocabulary(patient: Patient, given: Vocabulary | None, misplaced: dic
         base = patient.base_vocabulary
         names = {number: token for token, number in base.tokens.items()} if base else {}
         here = patient.token_of.get(row, f"row {row}")
+        closed = count_closed_gaps(base.tokens, patient.tokens) if base and patient.tokens else 0
         yield (
             f"{len(misplaced)} rows resemble those of other tokens in the base (row {row}, taken for {here!r}, is that "
             f"of {names.get(other, f'row {other}')!r}): the ids were reassigned"
+            + (f", {closed} of them because the base's gaps were closed" if closed else "")
         )
 
 

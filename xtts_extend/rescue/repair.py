@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -253,7 +252,7 @@ def _write(patient: Patient, content: dict[str, Any], output: Path) -> None:
         vocabulary = source.parent / "vocab.json"
         if not vocabulary.is_file():
             vocabulary = Path((patient.recorded.get("model_args") or {}).get("tokenizer_file") or "")
-        if vocabulary.is_file() and load_vocabulary(vocabulary).size == patient.info.vocab_size:
-            shutil.copyfile(vocabulary, folder / "vocab.json")
+        if vocabulary.is_file() and (known := load_vocabulary(vocabulary)).size == patient.info.vocab_size:
+            (folder / "vocab.json").write_bytes(known.content.encode())
         if "config" in content and isinstance(content["config"], Mapping):
             (folder / "config.json").write_text(json.dumps(content["config"], indent=4), encoding="utf-8")

@@ -99,16 +99,26 @@ def load_tokenizer(vocab: Path | str) -> VoiceBpeTokenizer:
 
     Raises VocabularyError when the file is missing, unreadable, or no XTTS vocabulary.
     """
-    path = load_vocabulary(vocab).path
+    vocabulary = load_vocabulary(vocab)
     enable()
-    return VoiceBpeTokenizer(str(path))
+    tokenizer = VoiceBpeTokenizer()
+    tokenizer.tokenizer = vocabulary.tokenizer
+    return tokenizer
 
 
 def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
-    """Raise LanguageError unless the tokenizer's vocabulary holds the language's tag; the message lists its tags."""
+    """Raise LanguageError unless the vocabulary holds the language's tag, as a token that text can become."""
     tag = language_tag(language)
-    if tokenizer.tokenizer.token_to_id(tag) is not None:
-        return
+    index = tokenizer.tokenizer.token_to_id(tag)
+    if index is not None:
+        pieces = tokenizer.tokenizer.encode(tag)
+        if pieces.ids == [index]:
+            return
+        raise LanguageError(
+            f"The tag is never matched: {tag} is an entry of the vocabulary and none of its added tokens, so every "
+            f"text in '{language}' would begin with {' '.join(pieces.tokens)} instead of it. Add it to added_tokens, "
+            "as the other tags are, or make the vocabulary with `xtts-extend extend-vocab`."
+        )
     validate_code(language.split("-")[0])
     known = language_codes(tokenizer.tokenizer.get_vocab())
     raise LanguageError(

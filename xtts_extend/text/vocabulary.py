@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -16,34 +17,27 @@ from anyascii import anyascii
 from tokenizers import Tokenizer
 
 from xtts_extend.errors import VocabularyError
+from xtts_extend.notices import warn_once
+from xtts_extend.text.vocabulary_file import TAG, parse_file, read_text
 
 Merge = tuple[str, str]
 
-SPECIAL_TOKENS = ("[STOP]", "[UNK]", "[SPACE]", "[START]")
-# Options of the BPE model that XTTS leaves alone; each of them would change how text is cut.
-_UNSET_OPTIONS = (
-    "dropout",
-    "continuing_subword_prefix",
-    "end_of_word_suffix",
-    "byte_fallback",
-    "ignore_merges",
-    "fuse_unk",
-)
 _BATCH = 10_000
-_TAG = re.compile(r"\[([a-z]{2,8}(?:-[a-z]{2,8})?)\]")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """A vocabulary as the `tokenizers` library, and so coqui-tts, understands its file.
 
-    `tokens` maps every entry to its id, added tokens included; `merges` are in order; `content` is the file's text.
+    `tokens` maps every entry to its id, added tokens included; `merges` are in order; `content` is the file's text,
+    repaired where another tool left something out; `unmatched_tags` are language tags that text never becomes.
     """
 
     path: Path
     tokens: dict[str, int]
     merges: list[Merge] = field(repr=False)
     content: str = field(repr=False)
+    unmatched_tags: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -85,7 +79,7 @@ class Vocabulary:
 
 def language_codes(tokens: dict[str, int]) -> list[str]:
     """The codes among the entries of a vocabulary that are language tags, in the order of their ids."""
-    matches = (_TAG.fullmatch(token) for token in sorted(tokens, key=tokens.__getitem__))
+    matches = (TAG.fullmatch(token) for token in sorted(tokens, key=tokens.__getitem__))
     return [match[1] for match in matches if match]
 
 
@@ -96,104 +90,40 @@ def load_vocabulary(path: Path | str) -> Vocabulary:
     lacks one of [STOP], [UNK], [SPACE] and [START].
     """
     path = Path(path)
-    try:
-        content = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise VocabularyError(
-            f"Vocabulary {path} cannot be read: {error.strerror}. Expected an XTTS vocab.json."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise VocabularyError(
-            f"Vocabulary {path} is not UTF-8 text (byte {error.start}). Expected an XTTS vocab.json."
-        ) from error
-    return parse_vocabulary(content, path)
+    return parse_vocabulary(read_text(path), path)
+
+
+@contextmanager
+def readable_by_coqui(path: Path | str) -> Iterator[str]:
+    """The path where coqui reads the file as we do; else that of a repaired copy, while the context lasts."""
+    content = load_vocabulary(path).content.encode()
+    if content == Path(path).read_bytes():
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="xtts_extend-") as folder:
+        copy = Path(folder, "vocab.json")
+        copy.write_bytes(content)
+        yield str(copy)
 
 
 def parse_vocabulary(content: str, path: Path) -> Vocabulary:
     """The vocabulary that a file's text describes; `path` is for messages. Raises VocabularyError."""
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise VocabularyError(f"Vocabulary {path} is not JSON: {error}. Expected an XTTS vocab.json.") from error
-    problem = _problem(data)
-    if problem:
-        raise VocabularyError(
-            f"Vocabulary {path} is not one of XTTS: {problem}. Expected the vocab.json of an XTTS model, a "
-            "`tokenizers` BPE file."
-        )
-    tokens = Tokenizer.from_str(content).get_vocab(with_added_tokens=True)
-    merges = [_split_merge(merge) for merge in data["model"]["merges"]]
-    return Vocabulary(path, tokens, merges, content)
+    file = parse_file(content, path)
+    for note in file.notes:
+        warn_once(note)
+    tokens = Tokenizer.from_str(file.content).get_vocab(with_added_tokens=True)
+    names: dict[int, str] = {}
+    for token, index in tokens.items():
+        if names.setdefault(index, token) != token:
+            warn_once(f"{path}: {names[index]} and {token} share the id {index}: one row has to learn both.")
+    merges = [_split_merge(merge) for merge in file.merges]
+    return Vocabulary(path, tokens, merges, file.content, tuple(file.unmatched_tags))
 
 
 def _split_merge(merge: Any) -> Merge:
     """The two parts of a merge, which files write as "t h" or as ["t", "h"]."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
-
-
-def _problem(data: Any) -> str | None:
-    """What keeps this JSON from being an XTTS vocabulary, in words.
-
-    The library reports every fault as a plain `Exception`, so all that it would trip over is looked at first.
-    """
-    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
-        return 'it has no "model" part'
-    model = data["model"]
-    if model.get("type") != "BPE":
-        return f"its model is of type {model.get('type')!r}, not 'BPE'"
-    if data.get("version") != "1.0":
-        return f"its format version is {data.get('version')!r}, not '1.0'"
-    if data.get("pre_tokenizer") != {"type": "Whitespace"}:
-        return f"its pre_tokenizer is {data.get('pre_tokenizer')!r}, not Whitespace"
-    for part in ("truncation", "padding", "normalizer", "post_processor", "decoder"):
-        if data.get(part) is not None:
-            return f"it has a {part}"
-    for option in _UNSET_OPTIONS:
-        if model.get(option):
-            return f"its model sets {option}"
-    return _entries_problem(model) or _added_tokens_problem(data, model["vocab"])
-
-
-def _entries_problem(model: dict[str, Any]) -> str | None:
-    vocab, merges = model.get("vocab"), model.get("merges")
-    if not isinstance(vocab, dict) or not isinstance(merges, list):
-        return "its model lacks vocab or merges"
-    bad = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
-    if bad:
-        return f"the id of {bad[0]!r} is {vocab[bad[0]]!r}"
-    for merge in merges:
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
-            return f"{merge!r} is no merge"
-        if not {*parts, "".join(parts)} <= vocab.keys():
-            return f"merge {merge!r} has parts, or a result, that are no entries"
-    if model.get("unk_token") != "[UNK]" or "[UNK]" not in vocab:
-        return f"its unknown token is {model.get('unk_token')!r}, not an entry '[UNK]'"
-    return None
-
-
-def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | None:
-    added = data.get("added_tokens")
-    if not isinstance(added, list):
-        return "it has no added_tokens"
-    flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
-    for token in added:
-        if not (
-            isinstance(token, dict)
-            and isinstance(token.get("content"), str)
-            and type(token.get("id")) is int
-            and 0 <= token["id"] < 2**31
-            and all(isinstance(token.get(flag), bool) for flag in flags)
-        ):
-            return f"{token!r} is no added token"
-    contents = {token["content"] for token in added}
-    # The library may give an added token the id of an entry; two entries with one id are no vocabulary.
-    ids = [index for token, index in vocab.items() if token not in contents]
-    if len(set(ids)) != len(ids):
-        return "two of its entries share one id"
-    missing = sorted(set(SPECIAL_TOKENS) - contents)
-    return f"it lacks {', '.join(missing)} among its added tokens" if missing else None
 
 
 def append_entries(base: Vocabulary, tags: Sequence[str], letters: Sequence[str], merges: Sequence[Merge]) -> str:
@@ -225,6 +155,17 @@ def first_of(names: list[str]) -> str:
     return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
 
 
+def name_character(character: str) -> str:
+    """A character with its code point, which tells apart what looks alike; a longer token as it is."""
+    return f"{character!r} (U+{ord(character):04X})" if len(character) == 1 else repr(character)
+
+
+def count_closed_gaps(tokens: Mapping[str, int], other: Mapping[str, int]) -> int:
+    """How many tokens have another id in `other`, and the one that they get when ids are counted without gaps."""
+    ranks = {token: rank for rank, token in enumerate(sorted(tokens, key=tokens.__getitem__))}
+    return sum(other.get(token) == rank != tokens[token] for token, rank in ranks.items())
+
+
 def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
     """Raise VocabularyError, naming the first ten, unless `extended` is `base` plus ids right after its last one."""
     moved = [
@@ -233,9 +174,11 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
         if extended.tokens.get(token) != index
     ]
     if moved:
+        closed = count_closed_gaps(base.tokens, extended.tokens)
+        why = f" ({closed} of them because the base's gaps were closed)" if closed else ""
         raise VocabularyError(
             f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have "
-            f"moved or vanished: {first_of(moved)}. "
+            f"moved or vanished{why}: {first_of(moved)}. "
             "Make it with `xtts-extend extend-vocab` from the base's own vocab.json."
         )
     new = {index: token for token, index in extended.tokens.items() if token not in base.tokens}
@@ -260,7 +203,7 @@ def romanized_spellings(base: Vocabulary, extended: Vocabulary) -> dict[int, lis
     for token, index in extended.tokens.items():
         if token in base.tokens:
             continue
-        if _TAG.fullmatch(token):
+        if TAG.fullmatch(token):
             spellings[index] = old_tags
             continue
         ids = base.tokenizer.encode(anyascii(token).lower().replace(" ", "[SPACE]")).ids

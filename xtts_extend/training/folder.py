@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from xtts_extend.checkpoint.store import lock_run, make_run_folder, remove_leftovers, set_aside_later
-from xtts_extend.files import atomic_path
+from xtts_extend.files import atomic_path, atomic_write
+from xtts_extend.text.vocabulary import load_vocabulary
 
 
 class RunFolder:
@@ -43,10 +44,12 @@ class RunFolder:
         """Remove what a killed process left, set later checkpoints aside, take configuration and vocabulary along."""
         remove_leftovers(self.path)
         set_aside_later(self.path, step)
-        for name, source in (("config.json", self.scratch / "config.json"), ("vocab.json", vocabulary.absolute())):
-            if source != self.path / name:
-                with atomic_path(self.path / name) as copy:
-                    shutil.copyfile(source, copy)
+        if self.path != self.scratch:
+            with atomic_path(self.path / "config.json") as copy:
+                shutil.copyfile(self.scratch / "config.json", copy)
+        if vocabulary.absolute() != self.path / "vocab.json":
+            with atomic_write(self.path / "vocab.json") as file:
+                file.write(load_vocabulary(vocabulary).content.encode())
 
     def discard(self) -> None:
         """Remove the folder if this run made it."""

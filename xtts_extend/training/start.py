@@ -23,14 +23,14 @@ from xtts_extend.checkpoint.inspect import (
 from xtts_extend.checkpoint.soundness import Verification
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
-from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
+from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights, row_digests, xtts_weights
 from xtts_extend.model.migration import Migration
 from xtts_extend.model.voice import REFERENCE_RATE
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
-from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension, romanized_spellings
+from xtts_extend.text.vocabulary import romanized_spellings
 from xtts_extend.training.arguments import apply_flags
 from xtts_extend.training.base import require_codec, use_base
 from xtts_extend.training.config import (
@@ -43,6 +43,7 @@ from xtts_extend.training.config import (
 from xtts_extend.training.hardware import has_bf16, loader_workers
 from xtts_extend.training.history import resumed_from
 from xtts_extend.training.recorded import accumulation_of, as_recorded, require_config
+from xtts_extend.training.vocabulary import start_vocabularies
 
 logger = logging.getLogger("trainer")
 #: What coqui's trainer can log to.
@@ -224,7 +225,7 @@ def build_config(
     for language in (config.language, *(sentence["language"] for sentence in config.test_sentences)):
         require_tag(tokenizer, language)
     if start.info.kind == "base":
-        _vocabularies(config, start)
+        start_vocabularies(config, start.path, start.info.vocab_size)
     for sentence in config.test_sentences:
         voice = sentence["speaker_wav"]
         sentence["speaker_wav"] = [*map(_absolute, voice)] if isinstance(voice, list) else _absolute(voice)
@@ -363,32 +364,11 @@ def start_weights(
     if migration:
         weights = migration.weights(weights, "gpt.")
         return weights, migration.base_rows or weights["gpt.text_embedding.weight"].shape[0]
-    old, vocabulary = _vocabularies(config, start)
+    old, vocabulary = start_vocabularies(config, start.path, start.info.vocab_size)
     if vocabulary.size > info.vocab_size:
         spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
         weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
     return weights, info.vocab_size
-
-
-def _vocabularies(config: NewLanguageConfig, start: Start) -> tuple[Vocabulary, Vocabulary]:
-    """The vocabulary of the weights that are started from, and that of the run, which has to extend it."""
-    vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
-    rows = start.info.vocab_size
-    if rows > vocabulary.size:
-        raise VocabularyError(
-            f"{start.path} has {rows} token rows, and {vocabulary.path} only {vocabulary.size} tokens: "
-            "it is not an extension of the base's vocabulary. Make one with `xtts-extend extend-vocab`."
-        )
-    beside = start.path.parent / "vocab.json"
-    theirs = config.checkpoint_vocab or (beside if beside.is_file() else Path(config.base_dir) / "vocab.json")
-    old = load_vocabulary(theirs)
-    if old.size != rows:
-        raise CheckpointError(
-            f"{start.path} has {rows} token rows, and {old.path} has {old.size} tokens: they do not belong together. "
-            "Name the vocabulary of these weights with --checkpoint-vocab, or put it beside them."
-        )
-    require_extension(old, vocabulary)
-    return old, vocabulary
 
 
 def freeze_if_base_rows_are_old(

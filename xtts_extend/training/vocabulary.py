@@ -14,8 +14,17 @@ from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
 from xtts_extend.model.migration import Migration, nearest_rows
+from xtts_extend.notices import warn_once
 from xtts_extend.text.change import compare_tokens
-from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary, romanized_spellings
+from xtts_extend.text.verify import dead_entries
+from xtts_extend.text.vocabulary import (
+    Vocabulary,
+    count_closed_gaps,
+    first_of,
+    load_vocabulary,
+    require_extension,
+    romanized_spellings,
+)
 from xtts_extend.training.position import unjudged
 
 logger = logging.getLogger("trainer")
@@ -78,6 +87,44 @@ def checkpoint_vocabulary(
         if where == "--checkpoint-vocab":
             raise ConfigError(f"{info.path} has {info.vocab_size} token rows, and {reasons[0]}. Give the right one.")
     return None, "; ".join(reasons)
+
+
+def start_vocabularies(config: Any, path: Path, rows: int) -> tuple[Vocabulary, Vocabulary]:
+    """The vocabulary of the weights that a run starts from, and that of the run, which has to extend it.
+
+    Args:
+        config: of the run.
+        path: the file with the weights.
+        rows: how many token rows they have.
+
+    Raises:
+        CheckpointError: weights and their vocabulary do not belong together.
+        VocabularyError: the vocabulary does not extend theirs.
+    """
+    vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
+    beside = path.parent / "vocab.json"
+    old = load_vocabulary(
+        config.checkpoint_vocab or (beside if beside.is_file() else Path(config.base_dir) / "vocab.json")
+    )
+    if rows > vocabulary.size:
+        closed = count_closed_gaps(old.tokens, vocabulary.tokens)
+        why = f" The base's gaps were closed, which moved {closed} ids." if closed else ""
+        raise VocabularyError(
+            f"{path} has {rows} token rows, and {vocabulary.path} only {vocabulary.size} tokens: "
+            f"it is not an extension of the base's vocabulary.{why} Make one with `xtts-extend extend-vocab`."
+        )
+    if old.size != rows:
+        raise CheckpointError(
+            f"{path} has {rows} token rows, and {old.path} has {old.size} tokens: they do not belong together. "
+            "Name the vocabulary of these weights with --checkpoint-vocab, or put it beside them."
+        )
+    require_extension(old, vocabulary)
+    if dead := dead_entries(old, vocabulary):
+        warn_once(
+            f"{vocabulary.path}: {len(dead)} of its {len(vocabulary.tokens) - len(old.tokens)} new entries have no "
+            f"merges that lead to them, so no text is ever cut into one and their rows learn nothing: {first_of(dead)}."
+        )
+    return old, vocabulary
 
 
 def require_same_vocabulary(

@@ -1,0 +1,187 @@
+"""The file of a vocabulary, as XTTS and other tools write it: what is read, what is repaired, what is refused and why.
+
+Other tools leave things out that the `tokenizers` library forgives and training does not. What has one sensible reading
+gets it, and a note; what would spoil every text is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtts_extend.errors import VocabularyError
+
+SPECIAL_TOKENS = ("[STOP]", "[UNK]", "[SPACE]", "[START]")
+TAG = re.compile(r"\[([a-z]{2,8}(?:-[a-z]{2,8})?)\]")
+
+# Options of the BPE model that XTTS leaves alone; each of them would change how text is cut.
+_UNSET_OPTIONS = (
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+    "ignore_merges",
+    "fuse_unk",
+)
+_BYTE_ORDER_MARK = "\ufeff"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class VocabularyFile:
+    """A file's JSON text as the `tokenizers` library takes it, its merges as they are written, and what was repaired.
+
+    `unmatched_tags` are language tags that are entries and no added tokens: text never becomes one of them.
+    """
+
+    content: str
+    merges: list[Any]
+    unmatched_tags: list[str]
+    notes: list[str]
+
+
+def read_text(path: Path) -> str:
+    """The text of a vocabulary file. Raises VocabularyError when it is missing, unreadable or not UTF-8."""
+    raw = b""
+    try:
+        raw = path.read_bytes()
+        return raw.decode("utf-8")
+    except OSError as error:
+        raise VocabularyError(
+            f"Vocabulary {path} cannot be read: {error.strerror}. Expected an XTTS vocab.json."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise VocabularyError(
+            f"Vocabulary {path} is not UTF-8 text (byte {error.start}). Expected an XTTS vocab.json.{_binary(raw)}"
+        ) from error
+
+
+def _binary(raw: bytes) -> str:
+    """What bytes that are no UTF-8 look like, and what to do then."""
+    if raw.startswith(_UTF16_MARKS):
+        return " It looks like UTF-16: save it as UTF-8."
+    if raw.startswith(b"\n") and b"<unk>" in raw[:64]:
+        return " It looks like a sentencepiece model: give it to `xtts-extend extend-vocab --sentencepiece`."
+    return ""
+
+
+def parse_file(text: str, path: Path) -> VocabularyFile:
+    """What a file's text describes; `path` is for messages. Raises VocabularyError for what is no XTTS vocabulary."""
+    notes = []
+    content = text.removeprefix(_BYTE_ORDER_MARK)
+    if content != text:
+        notes.append(f"{path} begins with a byte order mark, which is passed over; stock coqui-tts cannot read it.")
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise VocabularyError(f"Vocabulary {path} is not JSON: {error}. Expected an XTTS vocab.json.") from error
+    problem = _problem(data)
+    if problem:
+        raise VocabularyError(
+            f"Vocabulary {path} is not one of XTTS: {problem}. Expected the vocab.json of an XTTS model, a "
+            "`tokenizers` BPE file."
+        )
+    model = data["model"]
+    if model.get("unk_token") is None:
+        model["unk_token"] = "[UNK]"
+        content = json.dumps(data, ensure_ascii=False, indent=4)
+        notes.append(
+            f"{path} names no unknown token (unk_token is null), so that stock coqui-tts drops unknown characters in "
+            "silence: [UNK] is taken, and texts with unknown characters are named."
+        )
+    added = {token["content"] for token in data["added_tokens"]}
+    unmatched = [token for token in model["vocab"] if TAG.fullmatch(token) and token not in added]
+    if unmatched:
+        one = len(unmatched) == 1
+        notes.append(
+            f"{path}: {', '.join(unmatched)} {'is an entry' if one else 'are entries'} and no added "
+            f"{'token' if one else 'tokens'}: {'the tag is' if one else 'the tags are'} never matched, and nothing can "
+            f"be trained or spoken with {'it' if one else 'them'}."
+        )
+    return VocabularyFile(content, model["merges"], unmatched, notes)
+
+
+def _problem(data: Any) -> str | None:
+    """What keeps this JSON from being an XTTS vocabulary, in words.
+
+    The library reports every fault as a plain `Exception`, so all that it would trip over is looked at first.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
+        return f'it has no "model" part{_other_file(data)}'
+    model = data["model"]
+    if model.get("type", "BPE") != "BPE":
+        return f"its model is of type {model.get('type')!r}, not 'BPE'"
+    if data.get("version", "1.0") != "1.0":
+        return f"its format version is {data.get('version')!r}, not '1.0'"
+    if data.get("pre_tokenizer") != {"type": "Whitespace"}:
+        return f"its pre_tokenizer is {data.get('pre_tokenizer')!r}, not Whitespace"
+    for part in ("truncation", "padding", "normalizer", "post_processor", "decoder"):
+        if data.get(part) is not None:
+            return f"it has a {part}"
+    for option in _UNSET_OPTIONS:
+        if model.get(option):
+            return f"its model sets {option}"
+    return _entries_problem(model) or _added_tokens_problem(data, model["vocab"])
+
+
+def _other_file(data: Any) -> str:
+    """Which file of a model this is, where one of them was given for another."""
+    if not isinstance(data, dict) or not data:
+        return ""
+    if "tokenizer_class" in data or "added_tokens_decoder" in data:
+        return "; it looks like the tokenizer_config.json of transformers"
+    if "model_args" in data or "model_type" in data:
+        return "; it looks like the config.json of a model"
+    if all(type(index) is int for index in data.values()):
+        return "; it looks like the vocab.json of a GPT-2 tokenizer, which has its merges in another file"
+    return ""
+
+
+def _entries_problem(model: dict[str, Any]) -> str | None:
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, dict) or not isinstance(merges, list):
+        return "its model lacks vocab or merges"
+    bad = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
+    if bad:
+        return f"the id of {bad[0]!r} is {vocab[bad[0]]!r}"
+    for merge in merges:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
+            return f"{merge!r} is no merge"
+        if not {*parts, "".join(parts)} <= vocab.keys():
+            return f"merge {merge!r} has parts, or a result, that are no entries"
+    if model.get("unk_token") not in ("[UNK]", None) or "[UNK]" not in vocab:
+        return f"its unknown token is {model.get('unk_token')!r}, not an entry '[UNK]'"
+    return None
+
+
+def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | None:
+    added = data.get("added_tokens")
+    if not isinstance(added, list):
+        return f"it has no added_tokens{_effect(SPECIAL_TOKENS)}"
+    flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
+    for token in added:
+        if not (
+            isinstance(token, dict)
+            and isinstance(token.get("content"), str)
+            and type(token.get("id")) is int
+            and 0 <= token["id"] < 2**31
+            and all(isinstance(token.get(flag), bool) for flag in flags)
+        ):
+            return f"{token!r} is no added token"
+    contents = {token["content"] for token in added}
+    # The library may give an added token the id of an entry; two entries with one id are no vocabulary.
+    owner: dict[int, str] = {}
+    for token, index in vocab.items():
+        if token not in contents and owner.setdefault(index, token) != token:
+            return f"two of its entries share one id ({owner[index]!r} and {token!r}, {index}): they would be one row"
+    missing = sorted(set(SPECIAL_TOKENS) - contents)
+    return f"it lacks {', '.join(missing)} among its added tokens{_effect(missing)}" if missing else None
+
+
+def _effect(missing: Any) -> str:
+    """What the lack of added tokens does to training."""
+    return ", so that every space of a text would be cut into unknown tokens" if "[SPACE]" in missing else ""
