@@ -110,6 +110,7 @@ def _extend_vocab(args: argparse.Namespace) -> int:
         texts=args.text or (),
         size=args.size,
         sentencepiece_model=args.sentencepiece,
+        drop_characters=args.drop_characters,
     )
     _print(report.to_dict(), args.json)
     return 0
@@ -312,9 +313,16 @@ def make_parser() -> argparse.ArgumentParser:
     added.add_argument("--base-vocab", type=Path, required=True, help="vocab.json of the base")
     added.add_argument("--language", required=True, help="code of the new language")
     added.add_argument(
-        "--text", type=Path, nargs="+", action="extend", help="text in the language, UTF-8; also repeated"
+        "--text",
+        type=Path,
+        nargs="+",
+        action="extend",
+        help="text in the language, UTF-8, or manifests, of which the texts are taken; also repeated",
     )
     added.add_argument("--size", type=int, help="number of new entries: tag, letters and merges together")
+    added.add_argument(
+        "--drop-characters", default="", metavar="CHARACTERS", help="get no entry; one can be written as U+1F600"
+    )
     added.add_argument("--sentencepiece", type=Path, help="a trained sentencepiece BPE model instead of learning one")
     added.add_argument("--output", type=Path, required=True, help="the new vocab.json")
 

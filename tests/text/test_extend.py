@@ -16,7 +16,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend import files
 from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError, VocabularyError
-from xtts_extend.text.extend import DEFAULT_SIZE, check_vocabulary, extend_vocabulary
+from xtts_extend.text.extend import DEFAULT_SIZE, DROPPED, check_vocabulary, extend_vocabulary
 from xtts_extend.text.languages import clean_text
 from xtts_extend.text.merges import BOUNDARY, OLD_CHARACTERS, PREEMPTED, UNCLEAN, admit
 from xtts_extend.text.vocabulary import load_vocabulary, require_extension
@@ -396,3 +396,77 @@ def test_a_failed_write_leaves_the_old_file(
     assert output.read_text() == "old"
     with pytest.raises(ConfigError, match="is a file, and a folder was expected"):
         extend_vocabulary(small_vocab, "am", output / "below a file.json", texts=[write_text(AMHARIC)])
+
+
+# --- manifests, and characters that nobody speaks
+
+
+def test_of_a_manifest_only_the_texts_count(shared_data: Path, tmp_path: Path) -> None:
+    base, output = load_vocabulary(shared_data / "xtts_vocab.json"), tmp_path / "am.json"
+    manifest = shared_data / "wild" / "manifest-as-corpus.csv"
+    report = extend_vocabulary(base.path, "am", output, texts=[manifest])
+    new = load_vocabulary(output).tokens.keys() - base.tokens.keys()
+    assert {"[am]", *"ሰላምለዓቡና", "@"} <= new
+    assert not {character for token in new for character in token} & set("|_😀0123")
+    assert not {token for token in new if "wav" in token or "audio" in token}
+    assert (report.new_symbols, report.left_out) == ({"😀": 1, "@": 1}, {"😀": 1})
+    assert any("'@' (U+0040). Leave out those" in note for note in report.notes)
+    assert any("Left out: '😀' (U+1F600)." in note for note in report.notes)
+    report = extend_vocabulary(base.path, "am", output, texts=[manifest], drop_characters="@")
+    assert (report.new_symbols, report.left_out) == ({"😀": 1, "@": 1}, {"😀": 1, "@": 1})
+    assert not {token for token in load_vocabulary(output).tokens.keys() - base.tokens.keys() if "@" in token}
+
+
+@pytest.mark.parametrize(
+    ("text", "letters", "symbols", "left_out"),
+    [
+        pytest.param("ሰ ☎️ 👍🏽 👩\u200d👧 🇪🇹 ለ", "ለሰ", "☎👍🏽👩👧🇪🇹", "☎\ufe0f👍🏽👩\u200d👧🇪🇹", id="emoji"),
+        pytest.param("ሰ° №5 ᎐ क्\u200dष", "°№᎐ሰकष\u200d\u094d", "°№᎐", "", id="signs and joiners"),
+        pytest.param("ሰ\u200b\u2060\ufeff\u0007\ue000ለ", "ለሰ", "", "", id="silent characters"),
+        pytest.param("e\u0323\u0301ሰ", "ẹ\u0301ሰ", "", "", id="decomposed letters"),
+    ],
+)
+def test_new_characters_in_a_manifest(
+    text: str,
+    letters: str,
+    symbols: str,
+    left_out: str,
+    small_vocab: Path,
+    write_text: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    manifest = write_text(f"\ufeffaudio_file|text\r\nwavs/a.wav|{text}\r\n", "train.csv")
+    report = extend_vocabulary(small_vocab, "yo", tmp_path / "v.json", texts=[manifest], size=30)
+    assert set(report.new_letters) == set(letters)
+    assert set(report.new_symbols) == set(symbols)
+    assert set(report.left_out) == set(left_out)
+
+
+@pytest.mark.parametrize("drop", ["ẸX", "E\u0323 x", "U+1EB8 u+0078"])
+def test_characters_that_are_left_out(
+    drop: str, small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The base has x, which stays; the upper case of a character stands for the one that it is in cleaned text."""
+    report = extend_vocabulary(
+        small_vocab, "yo", tmp_path / "v.json", texts=[write_text("Ọxẹ ọẹ xọ")], size=30, drop_characters=drop
+    )
+    assert (report.new_letters, report.left_out, report.new_symbols) == (["ọ"], {"ẹ": 2}, {})
+    assert {"ọx", "xọ"} <= load_vocabulary(tmp_path / "v.json").tokens.keys()
+    assert not [token for token in load_vocabulary(tmp_path / "v.json").tokens if "ẹ" in token]
+
+
+def test_pieces_of_a_model_with_a_character_that_is_left_out(
+    small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = train_model(tmp_path / "m.model", ["ሀለ መሠ"] * 5, model_type="bpe", vocab_size=12)
+    report = extend_vocabulary(small_vocab, "am", tmp_path / "v.json", sentencepiece_model=model, drop_characters="ሠ")
+    assert set(report.new_letters) == set("ሀለመ")
+    assert report.merges_refused[DROPPED] == 2
+
+
+def test_a_tag_that_is_never_matched_cannot_be_extended(
+    write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], write_text: Callable[..., Path], tmp_path: Path
+) -> None:
+    small_vocab_data["model"]["vocab"]["[am]"] = 265
+    with pytest.raises(VocabularyError, match=r"\[am\] as an entry .*: the tag is never matched"):
+        extend_vocabulary(write_vocab(small_vocab_data), "am", tmp_path / "v.json", texts=[write_text(AMHARIC)])

@@ -17,7 +17,7 @@ from xtts_extend.text.numbers import amharic_ordinal, ethiopic_numerals_to_digit
 Cleaner = Callable[[str], str]
 
 # Joiners are spelling in Persian and the Indic scripts; every other format character is invisible and silent.
-_JOINERS = "\u200c\u200d"
+JOINERS = "\u200c\u200d"
 _SILENT_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs"})
 
 # Old marks by what becomes them. Double quotes vanish, as in coqui's own cleaners.
@@ -45,7 +45,7 @@ class _Characters(dict[int, str | None]):
         character = chr(codepoint)
         category = unicodedata.category(character)
         new: str | None = character
-        if category in _SILENT_CATEGORIES and character not in _JOINERS and not character.isspace():
+        if category in _SILENT_CATEGORIES and character not in JOINERS and not character.isspace():
             new = None
         elif category == "Nd":
             new = str(unicodedata.decimal(character))
