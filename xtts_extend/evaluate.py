@@ -128,7 +128,7 @@ def _speech(
     spoken_s = recorded_s = 0.0
     for sample in with_progress(samples, len(samples), "samples spoken", progress):
         recording = load_audio(sample["audio_file"], REFERENCE_RATE)
-        voice = make_voice(xtts, [recording])
+        voice = make_voice(xtts, [recording], [sample["audio_file"]])
         parts = []
         for _, result in speak(xtts, sample["text"], language, voice):
             parts.append(np.asarray(result["wav"], dtype=np.float32))

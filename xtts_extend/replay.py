@@ -23,12 +23,11 @@ from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
 from xtts_extend.data.encoded import Utterance, file_digest, open_set, read_index, write_index, write_part
-from xtts_extend.data.text_checks import CLEANER_ERRORS
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.model.distillation import top_distribution
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights
 from xtts_extend.progress import with_progress
-from xtts_extend.text.languages import split_sentences
+from xtts_extend.text.languages import CLEANER_ERRORS, split_sentences
 from xtts_extend.text.tokenizer import require_cleanable
 from xtts_extend.text.verify import read_lines
 from xtts_extend.training.base import require_codec, use_base

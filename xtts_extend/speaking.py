@@ -21,7 +21,7 @@ from xtts_extend.files import atomic_path
 from xtts_extend.model.adapter import merge
 from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.gpt_trainer import xtts_weights
-from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
+from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, read_text, require_voice, speak_sentences
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 from xtts_extend.training.config import read_json
 
@@ -87,7 +87,8 @@ def speak_to_file(
         on_sentence: called with each sentence and the seconds of audio that it gave.
 
     Returns:
-        `sentences`, `audio_s`, `compute_s`, `sample_rate`, `output`.
+        `sentences` (how many), `audio_s`, `compute_s`, `sample_rate`, `output`, and the `unknown_characters`, which the
+        vocabulary lacks.
 
     Raises:
         ConfigError, CheckpointError, LanguageError, DataError: see the parts.
@@ -101,7 +102,8 @@ def speak_to_file(
         raise ConfigError(f"{output} is the recording of the voice, which stays as it is. Give another --output.")
     model = load_model(folder, language)
     require_tag(model.tokenizer, language)
-    voice = make_voice(model, [load_audio(reference, REFERENCE_RATE) for reference in references])
+    spoken = read_text(model, text, language)
+    voice = load_voice(model, references)
     if seed is not None:
         torch.manual_seed(seed)
     rate = model.config.audio.output_sample_rate
@@ -111,7 +113,7 @@ def speak_to_file(
             atomic_path(output) as temporary,
             soundfile.SoundFile(temporary, "w", samplerate=rate, channels=1, format="WAV") as file,
         ):
-            for sentence, result in speak(model, text, language, voice):
+            for sentence, result in speak_sentences(model, spoken.sentences, language, voice):
                 file.write(result["wav"])
                 samples += len(result["wav"])
                 sentences += 1
@@ -124,4 +126,23 @@ def speak_to_file(
         "audio_s": samples / rate,
         "compute_s": time.monotonic() - start,
         "sample_rate": rate,
+        "unknown_characters": spoken.unknown,
     }
+
+
+def load_voice(model: Xtts, references: Sequence[Path]) -> Voice:
+    """The voice of recordings.
+
+    Raises:
+        DataError: recordings cannot be read, or cannot be a voice; each is named.
+    """
+    audios, faults = [], []
+    for reference in references:
+        try:
+            audios.append(load_audio(reference, REFERENCE_RATE))
+            require_voice(audios[-1], str(reference))
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
+    return make_voice(model, audios, [str(reference) for reference in references])

@@ -77,6 +77,15 @@ def test_the_amharic_declaration_needs_no_new_punctuation(shared_data: Path) -> 
         ("bn", "আমি।", "আমি."),
         ("sw", "Habari\u00ad yako\ue000\x07 [ndiyo] ‘ndiyo’", "habari yako (ndiyo) 'ndiyo'"),
         ("az", "İSTANBUL", "istanbul"),
+        ("az", "QIZIL IŞIQ", "qızıl ışıq"),
+        ("crh", "QIZIL I\u0307Ş", "qızıl iş"),
+        ("tt", "QIZIL IŞIQ", "qızıl ışıq"),
+        ("tt", "КЫЗЫЛ II", "кызыл ii"),
+        ("kk", "QYZYL IŞIQ", "qyzyl ışıq"),
+        ("uz", "QIZIL", "qizil"),
+        ("tr", "QIZIL İŞ", "qizil iş"),
+        ("lt", "ĮVAIRŪS", "įvairūs"),
+        ("el", "ΟΔΟΣ.", "οδος."),
         ("haw", "ʻŌlelo", "ʻōlelo"),
         ("yo", " \t\r\n\u2028 ", ""),
         ("yo", "", ""),
@@ -102,6 +111,40 @@ def test_is_silent() -> None:
     assert [character for character in 'a\u200c\u200b\u00ad\x00\ue000\n ፡"' if is_silent(character)] == list(
         "\u200b\u00ad\x00\ue000"
     )
+
+
+# --- numbers that a cleaner fails on
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "cleaned"),
+    [
+        ("es", "El 12 y " + "1" * 111 + ".", "el doce y " + " ".join(["uno"] * 111) + "."),
+        ("en", "9" * 400, " ".join(["nine"] * 400)),
+        ("cs", "Roku 1990. Ne 5 ale 5.", "roku tisíc devětset devadesát. ne pět ale pět."),
+        ("hi", "1990 और 5", "एक नौ नौ शून्य और पाँच"),
+        ("hu", "1" * 30 + "." + "2" * 30, " ".join(["egy"] * 30) + "." + " ".join(["kettő"] * 30)),
+    ],
+)
+def test_numbers_that_a_cleaner_fails_on(code: str, text: str, cleaned: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert clean_text(text, code) == cleaned
+    assert caplog.text.count(f"The cleaner of '{code}' fails on some numbers") == 1, "said once"
+
+
+def test_a_cleaner_of_ones_own_that_fails_on_numbers() -> None:
+    def clean(text: str) -> str:
+        if "7" in text:
+            raise KeyError(text)
+        return text.lower()
+
+    register_language(Language("vi", clean))
+    assert clean_text("Số 7 và 8", "vi") == "số bảy và 8"
+    register_language(Language("vi", lambda text: {}[text]))
+    with pytest.raises(KeyError):
+        clean_text("Số 7", "vi")
+    with pytest.raises(KeyError):
+        clean_text("Số", "vi")
 
 
 # --- registry

@@ -12,9 +12,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.data.dataset import STOP_ID, UNKNOWN_ID
 from xtts_extend.data.manifest import Sample
-
-# What the cleaners of the languages (num2words, mostly) raise for some texts.
-CLEANER_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError)
+from xtts_extend.text.languages import CLEANER_ERRORS
 
 _MARKUP = re.compile(
     r"</?[a-z][^<>]*>|<!--"  # tags of HTML, SSML, subtitles, and <unk>

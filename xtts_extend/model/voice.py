@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,16 @@ import torch
 from torch import Tensor
 
 from xtts_extend.errors import DataError
-from xtts_extend.text.languages import split_sentences
+from xtts_extend.text.cleaners import lower_dotted_i
+from xtts_extend.text.speakable import SpokenText, spoken_text
+from xtts_extend.text.vocabulary import first_of, name_character
+
+logger = logging.getLogger("trainer")
 
 #: Sample rate of reference audio, as `Xtts.get_conditioning_latents` loads it.
 REFERENCE_RATE = 22050
+# Half the range of the samples, under which nobody hears speech: -60 dB of full scale.
+SILENCE_LEVEL = 0.001
 
 
 @dataclass(frozen=True)
@@ -25,28 +32,24 @@ class Voice:
 
 
 @torch.inference_mode()
-def make_voice(xtts: Any, references: Sequence[Tensor]) -> Voice:
+def make_voice(xtts: Any, references: Sequence[Tensor], names: Sequence[str] = ()) -> Voice:
     """`Xtts.get_conditioning_latents` for audio that is loaded already: no FFmpeg is needed.
 
     Args:
         xtts: a stock `Xtts`.
         references: audio (1, samples) at `REFERENCE_RATE`, one or several of the same speaker.
+        names: what they are called in messages.
 
     Raises:
-        DataError: together they are shorter than a third of a second, or silent.
+        DataError: one of them is shorter than a third of a second, or silent.
     """
     config = xtts.config
     audios = [audio[:, : REFERENCE_RATE * config.max_ref_len].to(xtts.device) for audio in references]
+    for audio, name in zip(audios, names or ["The reference voice"] * len(audios), strict=True):
+        require_voice(audio, name)
     if config.sound_norm_refs:
         audios = [audio / audio.abs().max() * 0.75 for audio in audios]
     joined = torch.cat(audios, dim=-1)
-    if joined.shape[-1] < REFERENCE_RATE * 0.33:
-        raise DataError(
-            f"The reference voice is {joined.shape[-1] / REFERENCE_RATE:.2f} s long; at least 0.33 s is needed and "
-            "some 6 s are better. Give a longer recording."
-        )
-    if not joined.abs().max() > 0:
-        raise DataError("The reference voice is silent: all its samples are zero. Give another recording.")
     embeddings = [xtts.get_speaker_embedding(audio, REFERENCE_RATE) for audio in audios]
     latents = xtts.get_gpt_cond_latents(
         joined, REFERENCE_RATE, length=config.gpt_cond_len, chunk_length=config.gpt_cond_chunk_len
@@ -54,12 +57,47 @@ def make_voice(xtts: Any, references: Sequence[Tensor]) -> Voice:
     return Voice(latents=latents, embedding=torch.stack(embeddings).mean(dim=0))
 
 
+def require_voice(audio: Tensor, name: str) -> None:
+    """coqui's encoders fail on a recording that is too short, and make NaN of a silent one."""
+    if audio.shape[-1] < REFERENCE_RATE * 0.33:
+        raise DataError(
+            f"{name} is {audio.shape[-1] / REFERENCE_RATE:.2f} s long; a reference voice needs at least 0.33 s, and "
+            "some 6 s are better. Give a longer recording."
+        )
+    if not audio.max() - audio.min() > 2 * SILENCE_LEVEL:
+        raise DataError(f"{name} is silent: nobody can be heard in it. Give another recording of the reference voice.")
+
+
+def read_text(xtts: Any, text: str, language: str) -> SpokenText:
+    """The sentences of a text that a model can speak; characters that its vocabulary lacks are named in a warning.
+
+    Args:
+        xtts: a stock `Xtts`.
+        text: of any length.
+        language: a code whose tag the vocabulary holds.
+
+    Raises:
+        DataError: nothing of the text is spoken.
+    """
+    # tokens that start and stop the text take two of the places
+    spoken = spoken_text(xtts.tokenizer, text, language, int(xtts.args.gpt_max_text_tokens) - 2)
+    if spoken.unknown:
+        names = first_of([name_character(character) for character in spoken.unknown])
+        logger.warning(" > characters that the vocabulary lacks are left out, or written as other marks: %s", names)
+    return spoken
+
+
 def speak(xtts: Any, text: str, language: str, voice: Voice) -> Iterator[tuple[str, Any]]:
-    """Speak text sentence by sentence with the sampling settings of the model's configuration.
+    """Speak text sentence by sentence, as `speak_sentences` does with those of `read_text`."""
+    yield from speak_sentences(xtts, read_text(xtts, text, language).sentences, language, voice)
+
+
+def speak_sentences(xtts: Any, sentences: Iterable[str], language: str, voice: Voice) -> Iterator[tuple[str, Any]]:
+    """Speak sentences with the sampling settings of the model's configuration.
 
     Args:
         xtts: a stock `Xtts` that is ready for inference.
-        text: of any length.
+        sentences: from `read_text`.
         language: a code whose tag the vocabulary holds.
         voice: from `make_voice`.
 
@@ -68,11 +106,12 @@ def speak(xtts: Any, text: str, language: str, voice: Voice) -> Iterator[tuple[s
         and "gpt_latents".
     """
     config = xtts.config
-    for sentence in split_sentences(text, language, xtts.tokenizer.char_limits[language.split("-")[0]]):
+    for sentence in sentences:
         yield (
             sentence,
             xtts.inference(
-                sentence,
+                # it lower-cases before the cleaner sees the text
+                lower_dotted_i(sentence, language),
                 language,
                 voice.latents,
                 voice.embedding,

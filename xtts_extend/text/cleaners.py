@@ -60,13 +60,42 @@ _TYPED_FULL_STOP = re.compile("፡፡|(?<=[ሀ-፿])::")
 _TYPED_COLON = re.compile("፡-")
 
 
+def plain_mark(character: str) -> str | None:
+    """The mark of the XTTS vocabulary that is written for another one, "" for what is not spoken; None for the rest."""
+    plain = character.translate(_CHARACTERS)
+    return None if plain == character else plain
+
+
 def is_silent(character: str) -> bool:
     """Whether the cleaners drop this character as one that no text is spoken by: control, format, private use."""
     return _CHARACTERS[ord(character)] is None
 
 
-def _simplify(text: str) -> str:
+# Languages whose Latin letters have an ı beside the i. Some are written in Cyrillic as well, where I is a numeral.
+# fmt: off
+_DOTLESS_I = frozenset((
+    "alt", "az", "aze", "azj", "ba", "bak", "crh", "diq", "gag", "kaa", "kaz", "kdr", "kir", "kiu", "kk", "krc", "kum",
+    "ky", "nog", "sah", "tat", "tly", "tt", "tur", "tyv", "uum", "zza",
+))
+# fmt: on
+_CYRILLIC = re.compile("[\u0400-\u052f]")
+
+
+def lower_dotted_i(text: str, code: str) -> str:
+    """I and İ in lower case as the language has them: ı and i in most Turkic languages, not i and i with a second dot.
+
+    Turkish is one of coqui's own, whose cleaner makes an i of both. All else is left as it is.
+    """
+    if code == "tr":
+        return text.replace("İ", "i")
+    if code in _DOTLESS_I and not _CYRILLIC.search(text):
+        return unicodedata.normalize("NFC", text).replace("İ", "i").replace("I", "ı")
+    return text
+
+
+def _simplify(text: str, code: str) -> str:
     """NFC, Ethiopic numerals as digits, known marks, lower case."""
+    text = lower_dotted_i(text, code)
     text = _TYPED_COLON.sub("፦", _TYPED_FULL_STOP.sub("።", unicodedata.normalize("NFC", text)))
     text = ethiopic_numerals_to_digits(text).translate(_CHARACTERS)
     # İ lower-cases to i and a combining dot, which nobody pronounces.
@@ -87,7 +116,7 @@ def default_cleaner(code: str) -> Cleaner:
 
 
 def _default_clean(text: str, code: str) -> str:
-    return _finish(numbers_to_words(_simplify(text), code))
+    return _finish(numbers_to_words(_simplify(text, code), code))
 
 
 _AMHARIC_ABBREVIATIONS = {
@@ -132,7 +161,7 @@ def amharic_cleaner(fold_homophones: bool = False) -> Cleaner:
 
 
 def _clean_amharic(text: str, fold_homophones: bool) -> str:
-    text = _simplify(text)
+    text = _simplify(text, "am")
     text = _AMHARIC_ABBREVIATION.sub(lambda match: _AMHARIC_ABBREVIATIONS[match[0]], text)
     text = _CURRENCY_BEFORE_AMOUNT.sub(r"\2\1", text)
     text = _AMHARIC_SYMBOL.sub(lambda match: _AMHARIC_SYMBOLS[match[0]], text)

@@ -9,13 +9,17 @@ from functools import lru_cache, partial
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import LanguageError
+from xtts_extend.notices import warn_once
 from xtts_extend.text.cleaners import Cleaner, amharic_cleaner, default_cleaner
+from xtts_extend.text.numbers import spell_numbers
 from xtts_extend.text.sentences import split_sentences
 
 __all__ = [
+    "CLEANER_ERRORS",
     "STOCK_LANGUAGES",
     "Language",
     "amharic_cleaner",
+    "clean_numbers",
     "clean_text",
     "default_cleaner",
     "get_language",
@@ -25,6 +29,17 @@ __all__ = [
     "split_sentences",
     "validate_code",
 ]
+
+#: What the cleaners of the languages (num2words, mostly) raise for some texts.
+CLEANER_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 _CODE = re.compile("[a-z]{2,8}")
 
@@ -110,8 +125,38 @@ def _clean_stock(text: str, code: str) -> str:
 
 
 def clean_text(text: str, language: str) -> str:
-    """The text that becomes tokens; of coqui's own languages exactly what its `preprocess_text` gives.
+    """The text that becomes tokens; of coqui's own languages exactly what its `preprocess_text` gives, if it does.
 
-    Raises LanguageError for a malformed code, and when coqui's cleaning of a language lacks a package.
+    A number that a cleaner fails on is read digit by digit, see `clean_numbers`. Raises LanguageError for a malformed
+    code, and when coqui's cleaning of a language lacks a package.
     """
-    return get_language(language).clean(text)
+    found = get_language(language)
+    return clean_numbers(found.clean, text, found.code)
+
+
+def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
+    """Clean a text; where the cleaner fails on a number, that is written in words before, which is said once.
+
+    num2words fails on long numbers in most languages, on ordinals ("1990.") in Czech, and on all of them in Hindi. Such
+    a number is read as a plain cardinal, or digit by digit.
+    """
+    try:
+        return clean(text)
+    except CLEANER_ERRORS:
+        if not re.search("[0-9]", text):
+            raise
+
+    def fails(word: str) -> bool:
+        try:
+            clean(word)
+        except CLEANER_ERRORS:
+            return True
+        return False
+
+    try:
+        cleaned = clean(spell_numbers(text, code, fails))
+    except CLEANER_ERRORS:
+        # numbers that only fail together
+        cleaned = clean(spell_numbers(text, code))
+    warn_once(f"The cleaner of '{code}' fails on some numbers of the text: these are read digit by digit.")
+    return cleaned

@@ -8,6 +8,7 @@ here, with num2words' own words for them.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from num2words import CONVERTER_CLASSES, num2words
@@ -29,6 +30,9 @@ _GROUPED = re.compile(
     r"(?P<whole>[1-9]\d{0,2}(?:(?P<mark>[.,'\u00a0\u202f])\d{3}(?:(?P=mark)\d{3})*))(?:(?!(?P=mark))[.,](?P<fraction>\d+))?"
 )
 _DECIMAL = re.compile(r"(?P<whole>\d+)[.,](?P<fraction>\d+)")
+
+# Of a language of coqui's own that num2words does not know.
+_DIGIT_WORDS = {"hi": ["शून्य", "एक", "दो", "तीन", "चार", "पाँच", "छह", "सात", "आठ", "नौ"]}
 
 _ETHIOPIC_NUMERAL = re.compile("[፩-፼]{1,16}")
 _ETHIOPIC_HUNDRED, _ETHIOPIC_MYRIAD = "፻", "፼"
@@ -79,8 +83,20 @@ def read_digits(digits: str, code: str) -> str:
     return cardinal(int(digits), code) or _one_by_one(digits, code)
 
 
+def spell_numbers(text: str, code: str, is_wrong: Callable[[str], bool] = lambda word: True) -> str:
+    """Write the digits of words that hold some, and that `is_wrong` says so of, as `read_digits` reads them."""
+
+    def spell(match: re.Match[str]) -> str:
+        if not is_wrong(match[0]):
+            return match[0]
+        return re.sub("[0-9]+", lambda digits: read_digits(digits[0], code), match[0])
+
+    return re.sub(r"\S*[0-9]\S*", spell, text)
+
+
 def _one_by_one(digits: str, code: str) -> str:
-    return " ".join(cardinal(int(digit), code) or digit for digit in digits)
+    names = _DIGIT_WORDS.get(code, list("0123456789"))
+    return " ".join(cardinal(int(digit), code) or names[int(digit)] for digit in digits)
 
 
 @lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,16 @@ import TTS.tts.layers.xtts.tokenizer as coqui_tokenizer
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import LanguageError
-from xtts_extend.text.languages import get_language, is_stock, language_tag, split_sentences, validate_code
+from xtts_extend.text.cleaners import lower_dotted_i
+from xtts_extend.text.languages import (
+    clean_numbers,
+    clean_text,
+    get_language,
+    is_stock,
+    language_tag,
+    split_sentences,
+    validate_code,
+)
 from xtts_extend.text.vocabulary import language_codes, load_vocabulary
 
 _MARK = "_xtts_extend_enabled"
@@ -30,9 +40,10 @@ def enable() -> None:
     """Let coqui-tts accept every language whose tag the loaded vocabulary holds; calling it twice is harmless.
 
     Patched are `VoiceBpeTokenizer.preprocess_text` (cleaning through the registry), `.char_limits`, `.encode` (a code
-    without a tag is a LanguageError, where coqui spells out the tag as unknown tokens), `Xtts.synthesize`, and
-    `split_sentence` (text splitting of other languages than coqui's own, without spaCy). What coqui does with its own
-    languages stays as it is.
+    without a tag is a LanguageError, where coqui spells out the tag as unknown tokens), `Xtts.synthesize`,
+    `Xtts.inference` and `.inference_stream` (the upper-case I of Turkic languages), and `split_sentence` (text
+    splitting of other languages than coqui's own, without spaCy). What coqui does with its own languages stays as it
+    is, but for numbers that its cleaners fail on.
     """
     if getattr(VoiceBpeTokenizer, _MARK, False):
         return
@@ -44,7 +55,9 @@ def enable() -> None:
 
     @functools.wraps(preprocess_text)
     def new_preprocess_text(self: VoiceBpeTokenizer, txt: str, lang: str) -> str:
-        return preprocess_text(self, txt, lang) if is_stock(lang) else get_language(lang).clean(txt)
+        if not is_stock(lang):
+            return clean_text(txt, lang)
+        return clean_numbers(lambda text: preprocess_text(self, text, lang), txt, lang)
 
     @functools.wraps(encode)
     def new_encode(self: VoiceBpeTokenizer, txt: str, lang: str) -> list[int]:
@@ -79,8 +92,21 @@ def enable() -> None:
     VoiceBpeTokenizer.encode = new_encode
     VoiceBpeTokenizer.char_limits = property(get_char_limits, set_char_limits)
     coqui_xtts.Xtts.synthesize = new_synthesize
+    for name in ("inference", "inference_stream"):
+        setattr(coqui_xtts.Xtts, name, _with_dotless_i(getattr(coqui_xtts.Xtts, name)))
     coqui_tokenizer.split_sentence = coqui_xtts.split_sentence = new_split_sentence
     setattr(VoiceBpeTokenizer, _MARK, True)
+
+
+def _with_dotless_i(speak: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of `Xtts` that lower-cases its text, which makes an i of the I of Turkic languages."""
+
+    @functools.wraps(speak)
+    def new_speak(self: Any, text: str, language: str, *args: Any, **kwargs: Any) -> Any:
+        text = text if is_stock(language) else lower_dotted_i(text, language)
+        return speak(self, text, language, *args, **kwargs)
+
+    return new_speak
 
 
 def _pack(sentences: list[str], limit: int) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from xtts_extend.errors import DataError
-from xtts_extend.text.languages import clean_text, is_stock, language_tag
+from xtts_extend.text.languages import CLEANER_ERRORS, clean_text, is_stock, language_tag
 from xtts_extend.text.vocabulary import Vocabulary, encode_all, load_vocabulary
 
 _EXAMPLES = 10
@@ -120,8 +120,7 @@ def check_vocabulary(base_vocab: Path, vocab: Path, texts: Sequence[Path]) -> Vo
         for line in read_lines(Path(path)):
             try:
                 cleaned = clean_text(line, language)
-            except (ArithmeticError, LookupError, NotImplementedError, TypeError, ValueError):
-                # coqui's own cleaners raise these on numbers that num2words cannot read.
+            except CLEANER_ERRORS:
                 skipped += 1
                 continue
             if cleaned:

@@ -192,7 +192,10 @@ def _spoken(trainer: Any) -> dict[str, Any]:
     audios = {}
     try:
         for index, sentence in enumerate(trainer.config.test_sentences):
-            voice = make_voice(xtts, [load_audio(file, REFERENCE_RATE) for file in recordings(sentence)])
+            files = recordings(sentence)
+            voice = make_voice(
+                xtts, [load_audio(file, REFERENCE_RATE) for file in files], [str(file) for file in files]
+            )
             parts = [out["wav"] for _, out in speak(xtts, sentence["text"], sentence["language"], voice)]
             audios[f"{index}-audio"] = np.concatenate(parts)
     finally:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xtts_extend.errors import DataError
+from xtts_extend.text.speakable import spoken_text
+from xtts_extend.text.tokenizer import load_tokenizer
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"', "...", "\u200b", "\ufeff", "😀", "—", "   ", "« »", "\u0301", "?! … -", "\ue000", "日本語テキスト", "привет"],
+)
+def test_text_of_which_nothing_is_spoken(text: str, small_vocab: Path) -> None:
+    with pytest.raises(DataError, match="There is nothing to say: "):
+        spoken_text(load_tokenizer(small_vocab), text, "en", 400)
+
+
+def test_characters_that_the_vocabulary_lacks_are_named(small_vocab: Path) -> None:
+    tokenizer = load_tokenizer(small_vocab)
+    with pytest.raises(DataError, match=r"lacks every character .* '語' \(U\+8A9E\), 'テ' \(U\+30C6\).*in 'en'"):
+        spoken_text(tokenizer, "語テ 語", "en", 400)
+    spoken = spoken_text(tokenizer, "A naïve 😀 word. ... ምንም። 「the」 end—of‖it, isn’t‐it…", "en", 400)
+    assert spoken.unknown == ["ï", "😀", "ም", "ን", "።", "「", "」", "—", "‖", "’", "‐", "…"]
+    assert [sentence.split() for sentence in spoken.sentences] == [
+        ["A", "nave", "word."],
+        ["the", "end-of", "it,", "isn't-it..."],
+    ]
+    assert spoken_text(tokenizer, "The end, or: is it?", "en", 400).unknown == []
+
+
+@pytest.mark.parametrize("code", ["en", "de", "fr"])
+def test_no_sentence_has_more_tokens_than_the_model_takes(code: str, small_vocab: Path) -> None:
+    """Numbers become words after a text was split."""
+    tokenizer = load_tokenizer(small_vocab)
+    text = " ".join(map(str, range(1950, 2000)))
+    assert len(tokenizer.encode(text, code)) > 400
+    spoken = spoken_text(tokenizer, text, code, 400).sentences
+    counts = [len(tokenizer.encode(sentence, code)) for sentence in spoken]
+    assert all(100 < count <= 400 for count in counts), counts
+    assert " ".join(spoken) == text
+    assert spoken_text(tokenizer, "9" * 111, code, 400).sentences != ["9" * 111]
+    assert [len(part) for part in spoken_text(tokenizer, "abcde", code, 2).sentences] == [1] * 5
+
+
+def test_sentences_that_fit_are_those_of_before(shared_data: Path) -> None:
+    """What old languages say stays as it is."""
+    from xtts_extend.text.sentences import split_sentences
+
+    tokenizer = load_tokenizer(shared_data / "xtts_vocab.json")
+    for code in ("en", "de", "es", "ru"):
+        text = " ".join((shared_data / "udhr" / f"{code}.txt").read_text(encoding="utf-8").split()[:150])
+        spoken = spoken_text(tokenizer, text, code, 400)
+        hyphens = text.replace("\u2010", "-")
+        assert spoken.sentences == split_sentences(hyphens, code, tokenizer.char_limits[code])
+        assert spoken.unknown == (["\u2010"] if hyphens != text else [])

@@ -1,0 +1,94 @@
+"""What of a text can be spoken: sentences that the model takes, without what the vocabulary lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+
+from xtts_extend.errors import DataError
+from xtts_extend.text.cleaners import lower_dotted_i, plain_mark
+from xtts_extend.text.sentences import split_sentences
+from xtts_extend.text.vocabulary import first_of, name_character
+
+
+@dataclass(frozen=True)
+class SpokenText:
+    """Sentences in order, and the characters of the text that the vocabulary lacks.
+
+    In the sentences these are left out, or written as a mark that it has, as other dashes and quotes can be.
+    """
+
+    sentences: list[str]
+    unknown: list[str]
+
+
+def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, most_tokens: int) -> SpokenText:
+    """Split a text into sentences of up to `most_tokens` tokens, and pass over those of which nothing is spoken.
+
+    A sentence is measured as the model gets it: cleaned, with its numbers in words. Nothing is spoken of marks, spaces
+    and characters that the vocabulary lacks.
+
+    Args:
+        tokenizer: of the model, enabled for the language.
+        text: of any length.
+        language: a code whose tag the vocabulary holds.
+        most_tokens: that the model takes, the language tag included.
+
+    Raises:
+        DataError: nothing of the text is spoken.
+    """
+    limit = tokenizer.char_limits[language.split("-")[0]]
+    sentences: list[str] = []
+    unknown: dict[str, None] = {}
+    for sentence in split_sentences(text, language, limit):
+        lacking, _ = _read(tokenizer, sentence, language)
+        unknown |= dict.fromkeys(lacking)
+        kept = "".join(_stand_in(character) if character in lacking else character for character in sentence)
+        for part in _fit(tokenizer, " ".join(kept.split()) if lacking else sentence, language, most_tokens):
+            _, is_spoken = _read(tokenizer, part, language)
+            if is_spoken:
+                sentences.append(part)
+    if not sentences:
+        raise DataError(f"There is nothing to say: {_why(text, list(unknown), language)}")
+    return SpokenText(sentences, list(unknown))
+
+
+def _why(text: str, unknown: list[str], language: str) -> str:
+    if not unknown:
+        return f"no word is left of {text[:80]!r} after cleaning. Give text with letters or digits."
+    names = first_of([name_character(character) for character in unknown])
+    return (
+        f"the vocabulary lacks every character that could be spoken, of {names}. Is the text in '{language}'? Give the "
+        "language's code, or text in its letters."
+    )
+
+
+def _read(tokenizer: VoiceBpeTokenizer, sentence: str, language: str) -> tuple[list[str], bool]:
+    """The pieces of a sentence that the vocabulary lacks, and whether anything of it is spoken."""
+    cleaned = tokenizer.preprocess_text(lower_dotted_i(sentence, language), language.split("-")[0])
+    encoding = tokenizer.tokenizer.encode(cleaned)
+    unknown_id = tokenizer.tokenizer.token_to_id("[UNK]")
+    unknown: dict[str, None] = {}
+    is_spoken = False
+    for index, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        piece = cleaned[start:end]
+        if index == unknown_id:
+            unknown[piece] = None
+        else:
+            is_spoken = is_spoken or any(map(str.isalnum, piece))
+    return list(unknown), is_spoken
+
+
+def _stand_in(character: str) -> str:
+    """What stands in the place of an unknown character: ' for ’; else a space for what may part two words."""
+    plain = plain_mark(character)
+    return plain if plain is not None else "" if character.isalnum() else " "
+
+
+def _fit(tokenizer: VoiceBpeTokenizer, sentence: str, language: str, most_tokens: int) -> list[str]:
+    """Part a sentence in two, of which the first is the longer one, until each has up to `most_tokens` tokens."""
+    if len(sentence) < 2 or len(tokenizer.encode(lower_dotted_i(sentence, language), language)) <= most_tokens:
+        return [sentence]
+    parts = split_sentences(sentence, language, min(len(sentence) - 1, len(sentence) * 3 // 5 + 1))
+    return [fitting for part in parts for fitting in _fit(tokenizer, part, language, most_tokens)]
