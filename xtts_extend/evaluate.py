@@ -84,9 +84,11 @@ def evaluate(
         raise DataError("There is not one usable sample. The problems are named above.")
     result: dict[str, Any] = {"language": language, "samples": len(report.usable)}
     result |= _losses(speaking, config, report.usable, progress)
-    if count:
+    # texts of marks alone have a loss, and cannot be spoken
+    speakable = [sample for sample in report.usable if any(map(str.isalnum, sample["text"]))]
+    if count and speakable:
         torch.manual_seed(seed)
-        result |= _speech(speaking, report.usable[:count], language, recognise, progress)
+        result |= _speech(speaking, speakable[:count], language, recognise, progress)
     return result
 
 

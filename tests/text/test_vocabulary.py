@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from xtts_extend.errors import LanguageError, VocabularyError
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+from xtts_extend.text.verify import check_vocabulary
 from xtts_extend.text.vocabulary import (
     append_entries,
     load_vocabulary,
@@ -60,6 +61,15 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
+    def change(data: Any) -> None:
+        for key in keys[:-1]:
+            data = data[key]
+        del data[keys[-1]]
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -84,7 +94,8 @@ def _set(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "merges", 0, to=["t", 5]), "is no merge"),
         (_set("model", "merges", 0, to=None), "None is no merge"),
         (_set("model", "merges", 0, to="t x"), "merge 't x' has parts, or a result, that are no entries"),
-        (_set("model", "unk_token", to="<unk>"), "its unknown token is '<unk>'"),
+        (_set("model", "unk_token", to="a"), "its unknown token is 'a', not an entry"),
+        (_drop("model", "vocab", "[UNK]"), "its unknown token is '\\[UNK\\]', not an entry"),
         (_set("model", "vocab", "ሰ", to=15), r"share one id \('b' and 'ሰ', 15\)"),
         (
             _set("added_tokens", to=None),
@@ -133,20 +144,12 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
         load_vocabulary(tmp_path)
 
 
-def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
-    def change(data: Any) -> None:
-        for key in keys[:-1]:
-            data = data[key]
-        del data[keys[-1]]
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "encoding", "note"),
     [
         pytest.param(_set("model", "unk_token", to=None), "utf-8", "unk_token is null", id="unk_token null"),
         pytest.param(_drop("model", "unk_token"), "utf-8", "unk_token is null", id="no unk_token"),
+        pytest.param(_set("model", "unk_token", to="<unk>"), "utf-8", 'unk_token is "<unk>"', id="unk_token no entry"),
         pytest.param(_set("model", "byte_fallback", to=False), "utf-8-sig", "byte order mark", id="byte order mark"),
         pytest.param(_drop("model", "type"), "utf-8", "", id="no type"),
         pytest.param(_drop("version"), "utf-8", "", id="no version"),
@@ -200,6 +203,8 @@ def test_the_gaps_of_the_base_were_closed(shared_data: Path, caplog: pytest.LogC
     closed = load_vocabulary(shared_data / "wild" / "vocab-unk-null-gaps-closed.json")
     assert (len(closed.tokens), closed.size, closed.unk_id) == (5411, 5412, 1)
     assert "unk_token is null" in caplog.text
+    check_vocabulary(base.path, closed.path, [])
+    assert "387 of the 388 ids that moved did so because the base's gaps were closed" in caplog.text
     assert closed.tokenizer.encode("日").ids == [1]
     with pytest.raises(VocabularyError, match=r"388 of 5411 .* \(387 of them because the base's gaps were closed\): ă"):
         require_extension(base, closed)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from xtts_extend.training.metrics import read_metrics
 from xtts_extend.training.prepare import prepare
 from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.trainer import ResumableTrainer
+from xtts_extend.training.vocabulary import start_vocabularies
 
 PREFIX = "xtts.gpt."
 
@@ -335,3 +337,13 @@ def test_a_checkpoint_of_a_tool_that_closed_the_gaps_is_diagnosed(gaps_closed, t
     assert found.verdict == "wrong-vocabulary"
     assert "the ids were reassigned, " in found.reason
     assert "because the base's gaps were closed" in found.reason
+
+
+def test_new_entries_without_merges_are_named_at_a_start(corpus, tmp_path, caplog):
+    rows, new = load_vocabulary(corpus.base / "vocab.json").size, len(new_tokens(corpus)) + 1
+    for vocab, said in ((corpus.vocab, 0), (variant(corpus, "added", tmp_path), 1)):
+        args = SimpleNamespace(tokenizer_file=str(vocab))
+        config = SimpleNamespace(model_args=args, checkpoint_vocab="", base_dir=str(corpus.base))
+        start_vocabularies(config, corpus.base / "model.pth", rows)
+        assert caplog.text.count(f"1 of its {new + 1} new entries have no merges that lead to them") == said
+    assert "their rows learn nothing: ፐ፼." in caplog.text

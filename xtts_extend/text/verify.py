@@ -12,8 +12,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from xtts_extend.errors import DataError
+from xtts_extend.notices import warn_once
 from xtts_extend.text.languages import CLEANER_ERRORS, clean_text, is_stock, language_tag
-from xtts_extend.text.vocabulary import Vocabulary, encode_all, load_vocabulary
+from xtts_extend.text.vocabulary import Vocabulary, count_closed_gaps, encode_all, load_vocabulary
 
 _EXAMPLES = 10
 
@@ -108,6 +109,8 @@ def check_vocabulary(base_vocab: Path, vocab: Path, texts: Sequence[Path]) -> Vo
     """
     base, extended = load_vocabulary(base_vocab), load_vocabulary(vocab)
     moved = [token for token, index in base.tokens.items() if extended.tokens.get(token) != index]
+    if closed := count_closed_gaps(base.tokens, extended.tokens):
+        warn_once(f"{closed} of the {len(moved)} ids that moved did so because the base's gaps were closed.")
     dead = dead_entries(base, extended)
     changed: list[str] = []
     words: Counter[str] = Counter()

@@ -85,13 +85,14 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
             "`tokenizers` BPE file."
         )
     model = data["model"]
-    if model.get("unk_token") is None:
+    if model.get("unk_token") != "[UNK]":
+        notes.append(
+            f"{path} names no entry as its unknown token (unk_token is {json.dumps(model.get('unk_token'))}), so that "
+            "stock coqui-tts drops unknown characters in silence, or fails: [UNK] is taken, and texts with unknown "
+            "characters are named."
+        )
         model["unk_token"] = "[UNK]"
         content = json.dumps(data, ensure_ascii=False, indent=4)
-        notes.append(
-            f"{path} names no unknown token (unk_token is null), so that stock coqui-tts drops unknown characters in "
-            "silence: [UNK] is taken, and texts with unknown characters are named."
-        )
     added = {token["content"] for token in data["added_tokens"]}
     unmatched = [token for token in model["vocab"] if TAG.fullmatch(token) and token not in added]
     if unmatched:
@@ -153,7 +154,8 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
             return f"{merge!r} is no merge"
         if not {*parts, "".join(parts)} <= vocab.keys():
             return f"merge {merge!r} has parts, or a result, that are no entries"
-    if model.get("unk_token") not in ("[UNK]", None) or "[UNK]" not in vocab:
+    unknown = model.get("unk_token")
+    if "[UNK]" not in vocab or (unknown in vocab and unknown != "[UNK]"):
         return f"its unknown token is {model.get('unk_token')!r}, not an entry '[UNK]'"
     return None
 
