@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 from xtts_extend.data.columns import has_suffix, named_columns
 from xtts_extend.errors import DataError
 from xtts_extend.files import atomic_write, cache_folder
+
+logger = logging.getLogger("trainer")
 
 _PARQUET = b"PAR1"
 _ARROW_FILE = b"ARROW1"
@@ -52,7 +55,7 @@ def read_arrow(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, di
     """
     try:
         yield from _read(path, columns)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}. Copy or download it again.") from error
 
 
@@ -64,6 +67,7 @@ def _read(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[st
     if held and "audio" not in columns:
         # beside a recording itself, a name is where it came from
         chosen["audio"] = held[0]
+        logger.info(" > %s: the recordings in it are kept as files in %s", path, cache_folder() / "recordings")
     if not {"audio", "text"} <= chosen.keys():
         raise DataError(
             f"{path} has the columns {', '.join(schema.names)}; expected one of recordings, such as audio, and one of "
@@ -78,7 +82,8 @@ def _read(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[st
             row = {role: column[place] for role, column in values.items()}
             for role, names in classes.items():
                 if names and isinstance(row[role], int):
-                    row[role] = names[row[role]]
+                    # -1 is no class
+                    row[role] = names[row[role]] if 0 <= row[role] < len(names) else None
             file = None
             if not isinstance(row["audio"], str):
                 row["audio"], file = _recording(f"{path}, row {number}", row["audio"])

@@ -160,7 +160,7 @@ def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str]) -> Rows:
             said = [cells[place] for place in places]
             values[role] = next((value for value in said if value is not None), None)
         if isinstance(values["audio"], dict):
-            values["audio"] = values["audio"].get("path")
+            values["audio"] = values["audio"].get("path") or values["audio"]
         rows.add(number, where, values)
     if not rows.lines:
         raise DataError(f"{path} is empty. Expected one object per recording.")

@@ -45,8 +45,8 @@ def read_text(path: Path, content: bytes) -> str:
 
     Raises DataError, which names the byte, for any other encoding.
     """
-    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        raise DataError(f"{path} is a spreadsheet or an archive. Save it as CSV UTF-8 from the program that wrote it.")
+    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")):
+        raise DataError(f"{path} is a spreadsheet or an archive. Unpack it, or save it as CSV UTF-8 from its program.")
     encoding = "utf-8"
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         encoding = "utf-32"
