@@ -232,6 +232,8 @@ def test_lines_are_those_of_the_file(folder: Path) -> None:
         ("audio_file|text\na.wav|One\n", ["One"]),
         ("a.wav|One\nb.wav|Two\n", ["One", "Two"]),
         ("a1|One\na2|Two\n", ["One", "Two"]),
+        ('"a.wav","One, two"\n"b.wav","Two"\n', ["One, two", "Two"]),
+        ("one, two\rthree\n" + "four, five " * 20000, None),
         ('{"audio": "a.wav", "text": "One"}\n', ["One"]),
         ("A sentence, with a comma.\nAnother, too.\n", None),
         ("To be; or not\nto be; that\n", None),
@@ -239,6 +241,7 @@ def test_lines_are_those_of_the_file(folder: Path) -> None:
         ("a | b\n", None),
         ("", None),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_texts_of_a_manifest(folder: Path, content: str, texts: list[str] | None) -> None:
     (folder / "file.txt").write_text(content)

@@ -46,12 +46,12 @@ def parse_columns(text: str) -> dict[str, str]:
         role, separator, column = (piece.strip() for piece in part.partition("="))
         if not separator or role not in NAMES or role in columns:
             raise ConfigError(
-                f"{part!r} is not ROLE=COLUMN. Expected of --columns each of audio, text, speaker and language at most "
-                "once, for example text=sentence,audio=file, or text=3,audio=1 for a table without a header."
+                f"{part!r} is not ROLE=COLUMN. --columns takes audio, text, speaker and language, each at most once, "
+                "for example text=sentence,audio=file, or text=3,audio=1 for a table without a header."
             )
         columns[role] = column
     if "" in (columns.get("audio"), columns.get("text")):
-        raise ConfigError(f"{text!r} names no column. Of --columns, only speaker= and language= may stay empty.")
+        raise ConfigError(f"{text!r} names no column. In --columns, only speaker= and language= may be empty.")
     return columns
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,16 @@ from typing import Any
 from xtts_extend.data.arrow_tables import is_arrow, read_arrow
 from xtts_extend.data.columns import has_suffix, is_header, known_roles, named_columns, placed_columns
 from xtts_extend.data.paths import is_any_there
-from xtts_extend.data.tables import SEPARATORS, Table, is_json, read_objects, read_table, read_text, split_lines
+from xtts_extend.data.tables import (
+    SEPARATORS,
+    Table,
+    is_json,
+    read_objects,
+    read_table,
+    read_text,
+    split_line,
+    split_lines,
+)
 from xtts_extend.errors import DataError
 
 logger = logging.getLogger("trainer")
@@ -123,16 +131,15 @@ def _names_recordings(path: Path, text: str) -> bool:
     """Whether the first lines of a text have a header of recordings and texts, or a column of recordings' names."""
     lines = [line for _, line in islice(split_lines(text), 100)]
     for separator in SEPARATORS:
-        rows = list(csv.reader(lines, delimiter=separator))
-        if not rows or len(rows[0]) < 2:
+        rows = [split_line(line, separator) for line in lines]
+        if not rows or min(map(len, rows)) < 2:
             continue
         if is_header(rows[0], {}) and {"audio", "text"} <= known_roles(rows[0]):
             return True
-        if any(len(row) != len(rows[0]) for row in rows):
-            continue
-        if any(all(has_suffix(cell) for cell in column) for column in zip(*rows, strict=True)):
+        # a comma may stand in a quoted text as well
+        if any(all(map(has_suffix, column)) for column in zip(*rows, strict=False)):
             return True
-        if separator in "|\t" and is_any_there([row[0] for row in rows], path):
+        if separator in "|\t" and len(set(map(len, rows))) == 1 and is_any_there([row[0] for row in rows], path):
             return True
     return False
 

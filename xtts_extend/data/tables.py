@@ -76,6 +76,11 @@ def split_lines(text: str) -> Lines:
     return [(number, line.removesuffix("\r")) for number, line in numbered if line.strip()]
 
 
+def split_line(line: str, separator: str) -> list[str]:
+    """What is between the separators of a line, for a look at it: those inside of quotation marks count too."""
+    return [cell.strip('" ') for cell in line.split(separator)]
+
+
 def is_json(path: Path, text: str) -> bool:
     """Whether a file holds JSON lines, an array of objects, or says so by its name."""
     return re.match(r"\s*(\{|\[\s*[{\]])", text) is not None or path.suffix.lower() in (".json", ".jsonl", ".ndjson")
@@ -159,7 +164,7 @@ def _separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
     first = lines[0][1]
     there = [separator for separator in SEPARATORS if separator in first]
     for separator in there:
-        if is_header(next(csv.reader([first], delimiter=separator)), columns):
+        if is_header(split_line(first, separator), columns):
             return separator
     even = []
     for separator in there:
@@ -168,7 +173,9 @@ def _separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
             even.append(separator)
     # a cell that ends as a recording does is the name of one, and not a text and a name
     even.sort(
-        key=lambda separator: min(len(cell) if has_suffix(cell) else len(first) for cell in first.split(separator))
+        key=lambda separator: min(
+            len(cell) if has_suffix(cell) else len(first) for cell in split_line(first, separator)
+        )
     )
     return next(iter([*even, *there]), None)
 
@@ -224,7 +231,7 @@ def _rows(path: Path, lines: Lines, separator: str, quoted: bool) -> Iterator[tu
 
 def _require_balance(path: Path, lines: Lines, separator: str, several: bool) -> None:
     """Raises DataError when a row of several lines, or the last one, comes of a quotation mark that nothing closes."""
-    swallowed = any(has_suffix(line.partition(separator)[0].strip('" ')) for _, line in lines[1:])
+    swallowed = any(has_suffix(split_line(line, separator)[0]) for _, line in lines[1:])
     try:
         list(csv.reader([line + "\n" for _, line in lines], delimiter=separator, skipinitialspace=True, strict=True))
     except csv.Error:
