@@ -190,6 +190,11 @@ def test_columns_that_do_not_exist(folder: Path) -> None:
             parse_columns(wrong)
 
 
+def test_ids_of_which_none_is_there(folder: Path) -> None:
+    expected = [("wavs/b1.wav", "One", "speaker", "am"), ("wavs/b2.wav", "Two", "speaker", "am")]
+    assert read(folder, "b1|One\nb2|Two\n") == expected
+
+
 def test_the_format_ljspeech_settles_what_looks_like_speakers(folder: Path) -> None:
     assert read(folder, "a1|one text|anna\na2|two texts|anna\n", format="ljspeech") == rows("anna", "anna")
 

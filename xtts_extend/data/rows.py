@@ -11,7 +11,7 @@ from typing import Any
 
 from xtts_extend.data.arrow_tables import is_arrow, read_arrow
 from xtts_extend.data.columns import has_suffix, is_header, known_roles, named_columns, placed_columns
-from xtts_extend.data.paths import is_any_there
+from xtts_extend.data.paths import FOLDERS, is_any_there
 from xtts_extend.data.tables import (
     SEPARATORS,
     Table,
@@ -206,11 +206,12 @@ def _named(path: Path, table: Table, header: list[str], columns: Mapping[str, st
 
 
 def _audio_column(path: Path, table: Table) -> int | None:
-    """The column that names recordings: by their suffixes, or because some of the first column exist."""
+    """The column that names recordings: by their suffixes; or the first, where recordings or a folder for them lie."""
     for place in table.cells.columns:
         if table.cells[place].head(1000).map(has_suffix).mean() > 0.5:
             return int(place)
-    return 0 if is_any_there(table.cells[0].head(1000).tolist(), path) else None
+    has_folder = any((path.parent / folder).is_dir() for folder in FOLDERS[1:])
+    return 0 if has_folder or is_any_there(table.cells[0].head(1000).tolist(), path) else None
 
 
 def _rows_of_table(table: Table, chosen: Mapping[str, int]) -> Rows:
