@@ -1,6 +1,6 @@
 """How long it takes to read a manifest, and in how much memory: the first reader of the project beside today's.
 
-    python benchmarks/manifest.py [--rows 500000] [--before COMMIT]
+    python benchmarks/manifest.py [--rows 500000] [--before COMMIT] [--forms coqui …]
 
 Each reading is a process of its own, which imports first and then takes the time. The first reader is that of COMMIT,
 which git has to have; it knew the forms `audio_file|text|speaker_name`, LJSpeech and JSON lines alone. The recordings
@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--before", default=BEFORE, metavar="COMMIT")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
     parser.add_argument("--without-recordings", action="store_true")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--reader", type=Path, help=argparse.SUPPRESS)
@@ -98,7 +99,7 @@ def main() -> None:
             ["git", "show", f"{args.before}:xtts_extend/data/manifest.py"], cwd=ROOT, capture_output=True, check=True
         )
         old.write_bytes(shown.stdout)
-        for form in FORMS:
+        for form in args.forms:
             path = write(form, args.rows, folder)
             before, after = measure(path, old), measure(path, ROOT / "xtts_extend" / "data" / "manifest.py")
             assert after is not None, form

@@ -162,10 +162,13 @@ def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str]) -> Rows:
                 "write a manifest of its parts."
             )
         cells = list(entry.values())
-        values = {}
+        values: dict[str, Any] = {}
         for role, places in known[keys].items():
-            said = [cells[place] for place in places]
-            values[role] = next((value for value in said if value is not None), None)
+            values[role] = None
+            for place in places:
+                if cells[place] is not None:
+                    values[role] = cells[place]
+                    break
         if isinstance(values["audio"], dict):
             values["audio"] = values["audio"].get("path") or values["audio"]
         rows.add(number, where, values)

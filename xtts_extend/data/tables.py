@@ -86,7 +86,7 @@ def is_json(path: Path, text: str) -> bool:
     return re.match(r"\s*(\{|\[\s*[{\]])", text) is not None or path.suffix.lower() in (".json", ".jsonl", ".ndjson")
 
 
-def read_objects(path: Path, text: str) -> list[tuple[int, str, dict[str, Any]]]:
+def read_objects(path: Path, text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """The objects of JSON lines, of an array, or of the one array in an object: number, place in words, object.
 
     Raises DataError: something in it is no object, or not JSON.
@@ -102,17 +102,17 @@ def read_objects(path: Path, text: str) -> list[tuple[int, str, dict[str, Any]]]
         else:
             parts = [part for part in whole.values() if _is_array(part)] if isinstance(whole, dict) else [whole]
             if len(parts) == 1 and isinstance(parts[0], list):
-                places = [(place, f"{path}, entry {place}") for place in range(1, len(parts[0]) + 1)]
-                return [(*place, _object(place[1], entry)) for place, entry in zip(places, parts[0], strict=True)]
-    entries = []
+                for number, entry in enumerate(parts[0], start=1):
+                    where = f"{path}, entry {number}"
+                    yield number, where, _object(where, entry)
+                return
     for number, line in lines:
         where = f"{path}, line {number}"
         try:
             entry = json.loads(line)
         except ValueError as error:
             raise DataError(f"{where} is not JSON: {error}. Expected one object per line.") from error
-        entries.append((number, where, _object(where, entry)))
-    return entries
+        yield number, where, _object(where, entry)
 
 
 def _is_array(part: Any) -> bool:
