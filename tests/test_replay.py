@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from xtts_extend.cli import main
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.encoded import read_encoded, read_index
 from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
-from xtts_extend.replay import make_replay
+from xtts_extend.replay import _usable_lines, make_replay
+from xtts_extend.text.tokenizer import load_tokenizer
 
 RATE = 22050
 LINES = ["Hello world.", "A small house.", "The old farmer sings.", "My sister reads."]
@@ -197,3 +199,11 @@ def test_the_command(given, capsys):
         main([*command, "--text=english.txt"])
     assert caught.value.code == 2
     assert "LANG=FILE was expected" in capsys.readouterr().err
+
+
+def test_lines_with_nothing_to_say_are_left_out(mini_base, tmp_path):
+    speaker = SimpleNamespace(
+        tokenizer=load_tokenizer(mini_base / "vocab.json"), limits=SimpleNamespace(max_text_length=200)
+    )
+    (tmp_path / "en.txt").write_text('...\nHello there.\n" ! ?\n', encoding="utf-8")
+    assert [sentence for sentence, _ in _usable_lines(speaker, "en", [tmp_path / "en.txt"])] == ["Hello there."]

@@ -186,7 +186,7 @@ class _Speaker:
 
 
 def _usable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> list[tuple[str, list[int]]]:
-    """Sentences and their ids; those that the vocabulary cannot spell are left out, and how many is said."""
+    """Sentences and their ids; those with nothing to say, or that cannot be spelled, are left out, and counted."""
     require_cleanable(speaker.tokenizer, language)
     limit = speaker.tokenizer.char_limits[language.split("-")[0]]
     found, left_out = [], 0
@@ -197,11 +197,17 @@ def _usable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> li
                     ids = speaker.tokenizer.encode(sentence, language)
                 except CLEANER_ERRORS:
                     ids = []
-                if UNKNOWN_ID in ids or STOP_ID in ids or not 1 < len(ids) <= speaker.limits.max_text_length:
+                fits = 1 < len(ids) <= speaker.limits.max_text_length
+                if UNKNOWN_ID in ids or STOP_ID in ids or not fits or not any(map(str.isalnum, sentence)):
                     left_out += 1
                 else:
                     found.append((sentence, ids))
-    logger.info(" > %s: %d sentences, %d more that the vocabulary cannot spell or fit", language, len(found), left_out)
+    logger.info(
+        " > %s: %d sentences, %d more without words, or that the vocabulary cannot spell or fit",
+        language,
+        len(found),
+        left_out,
+    )
     if not found:
         raise DataError(f"No usable sentence in {', '.join(map(str, files))} for {language}. Give other texts.")
     return found
