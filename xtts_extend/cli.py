@@ -111,6 +111,7 @@ def _extend_vocab(args: argparse.Namespace) -> int:
         size=args.size,
         sentencepiece_model=args.sentencepiece,
         drop_characters=args.drop_characters,
+        columns=_columns(args.columns),
     )
     _print(report.to_dict(), args.json)
     return 0
@@ -225,6 +226,10 @@ def _make_mini_base(args: argparse.Namespace) -> int:
 def _add_manifests(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
     parser.add_argument("--manifest-format", default="auto", help="auto, or a formatter registered with coqui")
+    _add_columns(parser)
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns",
         metavar="ROLE=COLUMN,…",
@@ -319,6 +324,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="extend",
         help="text in the language, UTF-8, or manifests, of which the texts are taken; also repeated",
     )
+    _add_columns(added)
     added.add_argument("--size", type=int, help="number of new entries: tag, letters and merges together")
     added.add_argument(
         "--drop-characters", default="", metavar="CHARACTERS", help="get no entry; one can be written as U+1F600"

@@ -350,9 +350,9 @@ def test_texts_that_cannot_be_used(small_vocab: Path, write_text: Callable[..., 
         extended(write_text("", "empty.txt"))
     with pytest.raises(DataError, match=r"No text in"):
         extended(write_text('\ufeff "\u200b" \n\n', "silent.txt"))
-    with pytest.raises(DataError, match=r"latin\.txt is not UTF-8: byte 0xe9 at offset 16, in line 2"):
+    with pytest.raises(DataError, match=r"latin\.txt is not UTF-8: byte 16 \(line 2\) is 0xe9"):
         extended(write_text("ሰላም\nok caf".encode() + b"\xe9 x", "latin.txt"))
-    with pytest.raises(DataError, match="byte 0xff at offset 4, in line 1"):
+    with pytest.raises(DataError, match=r"byte 4 \(line 1\) is 0xff"):
         extended(write_text(b"\xef\xbb\xbfa\xff", "bom.txt"))
     with pytest.raises(DataError, match="byte 0xff at offset 0"):
         extended(write_text("ሰላም".encode("utf-16"), "utf-16.txt"))
@@ -440,6 +440,14 @@ def test_new_characters_in_a_manifest(
     assert set(report.new_letters) == set(letters)
     assert set(report.new_symbols) == set(symbols)
     assert set(report.left_out) == set(left_out)
+
+
+def test_the_columns_of_a_manifest_can_be_named(
+    small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
+) -> None:
+    manifest = write_text("a.wav;ọẹ ọẹ;ሰላም\nb.wav;ọẹ ẹọ;ሰላም\n", "list.txt")
+    report = extend_vocabulary(small_vocab, "yo", tmp_path / "v.json", texts=[manifest], size=30, columns={"text": "3"})
+    assert set(report.new_letters) == set("ሰላም")
 
 
 @pytest.mark.parametrize("drop", ["ẸX", "E\u0323 x", "U+1EB8 u+0078"])

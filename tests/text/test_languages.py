@@ -121,6 +121,7 @@ def test_is_silent() -> None:
     [
         ("es", "El 12 y " + "1" * 111 + ".", "el doce y " + " ".join(["uno"] * 111) + "."),
         ("en", "9" * 400, " ".join(["nine"] * 400)),
+        ("en", "$" + "9" * 20_000, "dollar " + " ".join(["nine"] * 20_000)),
         ("cs", "Roku 1990. Ne 5 ale 5.", "roku tisíc devětset devadesát. ne pět ale pět."),
         ("hi", "1990 और 5", "एक नौ नौ शून्य और पाँच"),
         ("hu", "1" * 30 + "." + "2" * 30, " ".join(["egy"] * 30) + "." + " ".join(["kettő"] * 30)),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from xtts_extend.data.rows import texts_of_manifest
 from xtts_extend.errors import DataError
 from xtts_extend.text.cleaners import JOINERS, is_silent
 from xtts_extend.text.languages import clean_text
@@ -33,16 +34,13 @@ class Corpus:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def texts_of_manifest(path: Path) -> list[str] | None:
-    """The texts of a manifest; None when a file is no manifest, but plain text."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        rows = [line.rstrip("\r\n").split("|") for line in file]
-    if not rows or not {"audio_file", "text"} <= set(rows[0]):
-        return None
-    return [row[rows[0].index("text")] for row in rows[1:]]
-
-
-def read_corpus(paths: Sequence[Path], language: str, known: set[str], drop: frozenset[str] = frozenset()) -> Corpus:
+def read_corpus(
+    paths: Sequence[Path],
+    language: str,
+    known: set[str],
+    drop: frozenset[str] = frozenset(),
+    columns: Mapping[str, str] | None = None,
+) -> Corpus:
     """Read text files, one or more sentences a line, and manifests, of which only the texts count.
 
     Args:
@@ -50,13 +48,14 @@ def read_corpus(paths: Sequence[Path], language: str, known: set[str], drop: fro
         language: whose cleaning is used.
         known: characters that the base can spell; they are never left out.
         drop: characters to leave out.
+        columns: of the manifests, as `data.columns.parse_columns` gives them; by default they are recognised.
 
     Raises:
         DataError: a file cannot be read, or there is no text.
     """
     corpus = Corpus()
     for path in paths:
-        texts = texts_of_manifest(path) if path.is_file() else None
+        texts = texts_of_manifest(path, columns) if path.is_file() else None
         for line in read_lines(path) if texts is None else texts:
             cleaned = clean_text(line, language)
             for character in set(line).difference(cleaned):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,12 @@ def extend_vocabulary(
     size: int | None = None,
     sentencepiece_model: Path | None = None,
     drop_characters: str = "",
+    columns: Mapping[str, str] | None = None,
 ) -> ExtensionReport:
     """Append a language to an XTTS vocabulary and write the result to `output`.
 
-    Of a manifest among the `texts` only its texts count. The text is cleaned as the language is
+    Of a manifest among the `texts` only its texts count; `columns` says where they are (`data.columns.parse_columns`),
+    if that is not to be recognised. The text is cleaned as the language is
     (`languages.clean_text`); every character of it that the base cannot spell becomes an entry. Merges are learned from
     it with sentencepiece, or taken from a trained sentencepiece BPE model. A merge is admitted only when it holds a
     character that the base does not have, so that it cannot fire on old text, and when the base's own merges leave room
@@ -108,7 +110,7 @@ def extend_vocabulary(
     _require_free(output, [base.path, *texts, *([Path(sentencepiece_model)] if sentencepiece_model else [])])
 
     drop = parse_characters(drop_characters) - known_characters(base)
-    corpus = read_corpus(texts, language, known_characters(base), drop) if texts else Corpus()
+    corpus = read_corpus(texts, language, known_characters(base), drop, columns) if texts else Corpus()
     words = corpus.words
     if sentencepiece_model is None:
         size = DEFAULT_SIZE if size is None else size

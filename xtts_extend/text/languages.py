@@ -11,7 +11,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from xtts_extend.errors import LanguageError
 from xtts_extend.notices import warn_once
 from xtts_extend.text.cleaners import Cleaner, amharic_cleaner, default_cleaner
-from xtts_extend.text.numbers import spell_numbers
+from xtts_extend.text.numbers import read_digits, spell_numbers
 from xtts_extend.text.sentences import split_sentences
 
 __all__ = [
@@ -42,6 +42,8 @@ CLEANER_ERRORS = (
 )
 
 _CODE = re.compile("[a-z]{2,8}")
+# No language has words for it, and the time that coqui's patterns take grows with the third power of its length.
+_ABSURD_NUMBER = re.compile("[0-9]{300,}")
 
 # A tokenizer without a vocabulary: coqui's cleaning lives in its methods.
 _stock = VoiceBpeTokenizer()
@@ -140,6 +142,10 @@ def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
     num2words fails on long numbers in most languages, on ordinals ("1990.") in Czech, and on all of them in Hindi. Such
     a number is read as a plain cardinal, or digit by digit.
     """
+    warning = f"The cleaner of '{code}' fails on some numbers of the text: these are read digit by digit."
+    text, absurd = _ABSURD_NUMBER.subn(lambda digits: read_digits(digits[0], code), text)
+    if absurd:
+        warn_once(warning)
     try:
         return clean(text)
     except CLEANER_ERRORS:
@@ -158,5 +164,5 @@ def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
     except CLEANER_ERRORS:
         # numbers that only fail together
         cleaned = clean(spell_numbers(text, code))
-    warn_once(f"The cleaner of '{code}' fails on some numbers of the text: these are read digit by digit.")
+    warn_once(warning)
     return cleaned
