@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -142,3 +143,9 @@ def stock_file(corpus, made_once) -> Path:
     from runs import stock_run_once
 
     return stock_run_once(made_once, "stock", corpus, from_base="stock")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests stays: the garbage collector need not walk a million objects again and again."""
+    gc.collect()
+    gc.freeze()

@@ -124,6 +124,7 @@ def test_a_part_without_an_entry_does_not_count(given):
     assert rows(given["output"]) == whole
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_go_on_with_a_set(given):
     make_replay(**given)
     before = rows(given["output"])

@@ -248,9 +248,9 @@ def trained_base(tmp_path_factory) -> Path:
     """Trained for a moment: as many utterances as 1,024 codes need, and two steps."""
     pytest.importorskip("espeakng_loader", reason="training needs speech: pip install 'xtts_extend[demo]'")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SENTENCES", 20)
-        patch.setattr(module, "_DVAE_UTTERANCES", 40)
-        patch.setattr(module, "_DECODER_STEPS", 4)
+        patch.setattr(module, "SENTENCES", 12)
+        patch.setattr(module, "_DVAE_UTTERANCES", 24)
+        patch.setattr(module, "_DECODER_STEPS", 2)
         folder = tmp_path_factory.mktemp("trained") / "ሞዴል base"
         return make_mini_base(folder, **SMALL, steps=2, progress=False)
 

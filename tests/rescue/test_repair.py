@@ -78,6 +78,7 @@ def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(patient_file, c
     assert "old-rows-drifted" not in {found.verdict, *found.also}
 
 
+@pytest.mark.parametrize("patient_file", ["ours", pytest.param("stock", marks=pytest.mark.slow)], indirect=True)
 def test_the_repaired_run_resumes_frozen_and_exports(patient_file, corpus, recipe, tmp_path, caplog):
     # the transformer went far at such a rate, too
     options = {"blend": 0.9} if "drifted" in str(patient_file) else {"reinit_untrained": True}

@@ -165,6 +165,7 @@ def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
     assert differences(recorded, config, {"lr"}) == set()
 
 
+@pytest.mark.slow
 def test_no_way_out_leads_to_the_same_weights_or_to_what_is_not_finite_or_a_base(wrecked_run, corpus):
     folder, put = wrecked_run
     file = put("best_model_40.pth", 40, 1.5)

@@ -195,6 +195,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, co
     assert list(run.glob(".*.tmp")) == []
 
 
+@pytest.mark.slow
 def test_a_limit_of_time_saves_and_is_no_error(uninterrupted, corpus, recipe, tmp_path, monkeypatch):
     clock = iter(range(0, 100000, 10))
     monkeypatch.setattr("xtts_extend.training.signals.time", SimpleNamespace(time=lambda: next(clock)))

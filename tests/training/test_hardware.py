@@ -102,6 +102,7 @@ def test_batches_by_length_resume(corpus, recipe, tmp_path, caplog):
     require_same_run(run, whole, steps)
 
 
+@pytest.mark.slow
 def test_a_run_by_frames_goes_on_by_samples(corpus, recipe, fails, tmp_path):
     recipe(corpus.flags(output_dir=tmp_path, batch_size=None, batch_frames=400, val_manifest=None, max_steps=2))
     run = only_run(tmp_path)
@@ -171,7 +172,8 @@ def gradients(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(("batch_size", "steps"), [pytest.param(4, 6, marks=pytest.mark.slow), (2, 12)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "steps"), [(4, 6), (2, 12)])
 def test_memory_that_runs_out_halves_batches_and_the_run_goes_on(
     corpus, recipe, short_memory, no_dropout, gradients, tmp_path, caplog, batch_size, steps
 ):

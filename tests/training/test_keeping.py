@@ -56,9 +56,8 @@ def with_old(corpus, replay, **flags) -> list[str]:
 ALL = {"distill_weight": 0.5, "l2_sp": 20, "layer_decay": 0.7, "new_row_learning_rate": 3e-3}
 
 
-@pytest.mark.parametrize(
-    "flags", [ALL, pytest.param({"adapter": "lora", "adapter_rank": 4}, marks=pytest.mark.slow)], ids=["all", "lora"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [ALL, {"adapter": "lora", "adapter_rank": 4}], ids=["all", "lora"])
 def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags):
     recipe(with_old(corpus, replay, output_dir=tmp_path / "whole", epochs=1, eval_step=4, **flags))
     recipe(with_old(corpus, replay, output_dir=tmp_path / "parts", epochs=1, eval_step=4, max_steps=3, **flags))
@@ -96,6 +95,7 @@ def retention_lines(run: Path) -> dict[int, float]:
     return {line["step"]: line["retention"] for line in read_metrics(run)[1] if line["language"] == "en"}
 
 
+@pytest.mark.slow
 def test_retention_is_measured_judged_and_resumed(corpus, recipe, replay, tmp_path, caplog):
     flags = with_old(corpus, replay, output_dir=tmp_path / "run", eval_step=1, patience=3, learning_rate=3e-3)
     # nothing is kept so well at this rate

@@ -79,9 +79,8 @@ def test_resume_of_a_resume_and_from_the_best_model(uninterrupted, corpus, recip
     require_same_run(run, uninterrupted, STEPS)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
     """Another process, stopped in the middle of the second epoch; the resume is another process again."""
     flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
@@ -176,6 +175,7 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
     assert {int(moments["step"]) for moments in final["optimizer"][0]["state"].values()} == {6}
 
 
+@pytest.mark.slow
 def test_a_stock_run_with_the_bases_rows_is_frozen_and_keeps_its_new_moments(corpus, recipe, tmp_path, caplog):
     """Made from a frozen run of ours by giving it the stock layout: all rows in one tensor, with moments."""
     recipe(corpus.flags(output_dir=tmp_path, max_steps=2))

@@ -211,6 +211,7 @@ def test_a_checkpoint_with_a_token_more_than_its_tokenizer(stock_file, corpus, f
     assert (code, "1 token removed" in message) == (2, True)
 
 
+@pytest.mark.slow
 def test_moments_of_a_stock_run_follow_their_tokens(stock_file, corpus, tmp_path):
     vocab = variant(corpus, "permuted", tmp_path)
     given = {"base_dir": str(corpus.base), "language": "am", "train_manifest": [str(corpus.train)]}

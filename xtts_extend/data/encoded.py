@@ -105,23 +105,24 @@ class Utterance:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file.
+    """SHA-256 of a file; a file that has not changed since is not read again in the same process.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        found = path.stat()
+        return _digest(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _digest(file: Any) -> str:
-    # Python 3.10 has no hashlib.file_digest
+@functools.lru_cache(maxsize=4096)
+def _digest(path: Path, *identity: int) -> str:
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
