@@ -27,13 +27,17 @@ class BackgroundWriter:
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
     def submit(self, write: Callable[..., None], *arguments: Any) -> None:
         """Start a write, after the one before it is done."""
         self.wait()
-        self._pending = self._pool.submit(write, *arguments)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending = pool.submit(write, *arguments)
+        # The thread ends with its work. Torch gives each thread that computes a team of OpenMP threads, and with more
+        # of them than cores they no longer wait for each other by spinning: an operation that two cores share takes
+        # 100 µs longer then, which makes the steps of small models half as slow again, to the end of the run.
+        pool.shutdown(wait=False)
 
     def check(self) -> None:
         """Raise the error of a write that has failed; does not wait."""
