@@ -1,9 +1,11 @@
 """The commands: exit codes, JSON keys, one clear line on errors."""
 
+import io
 import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,6 +128,13 @@ def test_check_data(capsys, mini_base, tmp_path):
     code, _, err = run(capsys, *flags, "--columns", "text=Satz,audio=Datei", "--write-clean", tmp_path / "none.csv")
     assert (code, (tmp_path / "none.csv").exists()) == (1, False)
     assert "Nothing is usable" in err
+
+
+def test_standard_input_that_is_not_utf_8(capsys, mini_base, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"caf\xe9")))
+    flags = ["--model", mini_base, "--language", "en", "--reference", "a.wav", "--output", tmp_path / "a.wav"]
+    code, _, err = run(capsys, "speak", *flags, "--text", "-")
+    assert (code, "Standard input is not UTF-8: byte 3 is 0xe9" in err) == (2, True)
 
 
 def test_make_mini_base_refuses_a_full_folder(capsys, mini_base):

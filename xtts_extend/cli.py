@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xtts_extend.environment import require_environment
-from xtts_extend.errors import ConfigError, report_errors
+from xtts_extend.errors import ConfigError, DataError, report_errors
 from xtts_extend.findings import Finding, all_hold, summary, to_dict
 
 
@@ -169,12 +169,24 @@ def _speak(args: argparse.Namespace) -> int:
     def show(sentence: str, seconds: float) -> None:
         print(f"{seconds:5.1f} s  {sentence}", file=sys.stderr)
 
-    text = sys.stdin.read() if args.text == "-" else args.text
+    text = _read_input() if args.text == "-" else args.text
     result = speak_to_file(
         args.model, args.language, args.reference, text, args.output, seed=args.seed, on_sentence=show
     )
     _print(result, args.json)
     return 0
+
+
+def _read_input() -> str:
+    """Standard input as UTF-8, whatever the terminal's encoding is."""
+    content = sys.stdin.buffer.read()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"Standard input is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}. Convert it, for "
+            "example: iconv -f WINDOWS-1252 -t UTF-8."
+        ) from error
 
 
 def _report(args: argparse.Namespace) -> int:

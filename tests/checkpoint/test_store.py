@@ -20,6 +20,12 @@ WEIGHTS = {
 STATE = {"model": WEIGHTS, "step": 3}
 
 
+def test_an_embedding_of_one_dimension_is_no_xtts(tmp_path):
+    torch.save({"model": {**WEIGHTS, "xtts.gpt.text_embedding.weight": torch.ones(3)}}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="holds no XTTS model"):
+        store.load_checkpoint(tmp_path / "a.pth")
+
+
 def test_written_and_read_again(tmp_path):
     store.write_checkpoint(STATE, tmp_path / "checkpoint_3.pth")
     content, info = store.load_checkpoint(tmp_path / "checkpoint_3.pth")

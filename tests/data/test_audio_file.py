@@ -135,6 +135,17 @@ def test_mp3_without_a_header_that_counts_and_joined_ones(tmp_path: Path) -> Non
         assert 0 <= require_agreement(tmp_path / name).shape[-1] - seconds * 22050 <= 3000 * seconds / 2, name
 
 
+@pytest.mark.parametrize("codec", [0x0000, 0x1234])
+def test_an_unknown_codec_is_named(tmp_path: Path, codec: int) -> None:
+    soundfile.write(tmp_path / "a.wav", voice(22050), 22050)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[20:22] = codec.to_bytes(2, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    for read in (measure_recording, lambda path: load_audio(path, 22050)):
+        with pytest.raises(DataError, match=r"a\.wav cannot be read: its codec is unknown"):
+            read(tmp_path / "a.wav")
+
+
 def test_joined_mp3_files_of_different_rates_are_named(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "22050.mp3", voice(22050), 22050)
     soundfile.write(tmp_path / "44100.mp3", voice(44100), 44100)

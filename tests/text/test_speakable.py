@@ -18,6 +18,14 @@ def test_text_of_which_nothing_is_spoken(text: str, small_vocab: Path) -> None:
         spoken_text(load_tokenizer(small_vocab), text, "en", 400)
 
 
+def test_text_is_one_of_unicode(shared_data: Path) -> None:
+    tokenizer = load_tokenizer(shared_data / "xtts_vocab.json")
+    spoken = spoken_text(tokenizer, "Me\u0301xico", "es", 400)
+    assert (spoken.sentences, spoken.unknown) == (["México"], [])
+    with pytest.raises(DataError, match="not UTF-8: it holds the byte 0xe9"):
+        spoken_text(tokenizer, "caf\udce9", "en", 400)
+
+
 def test_characters_that_the_vocabulary_lacks_are_named(small_vocab: Path) -> None:
     tokenizer = load_tokenizer(small_vocab)
     with pytest.raises(DataError, match=r"lacks every character .* '語' \(U\+8A9E\), 'テ' \(U\+30C6\).*in 'en'"):

@@ -189,6 +189,17 @@ def test_a_tag_that_is_no_added_token_is_never_matched(
     assert "[vi], [yo] are entries and no added tokens: the tags are never matched" in caplog.text
 
 
+def test_a_tag_that_wants_to_stand_alone_is_never_matched(
+    write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any]
+) -> None:
+    for token in small_vocab_data["added_tokens"]:
+        token["single_word"] = token["content"] == "[fr]"
+    tokenizer = load_tokenizer(write_vocab(small_vocab_data))
+    require_tag(tokenizer, "en")
+    with pytest.raises(LanguageError, match="The tag is never matched"):
+        require_tag(tokenizer, "fr")
+
+
 def test_two_tokens_with_one_id_are_named(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -144,11 +144,12 @@ def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if isinstance(state, Mapping):
         for prefix in _GPT_PREFIXES:
-            if isinstance(state.get(f"{prefix}text_embedding.weight"), torch.Tensor):
+            found = state.get(f"{prefix}text_embedding.weight")
+            if isinstance(found, torch.Tensor) and found.ndim == 2:
                 return dict(state), prefix
-    found = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else type(content).__name__
+    names = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else type(content).__name__
     raise CheckpointError(
-        f"{path} holds no XTTS model: no 'text_embedding.weight' (found: {found or 'nothing'}). "
+        f"{path} holds no XTTS model: no 'text_embedding.weight' (found: {names or 'nothing'}). "
         "Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
     )
 

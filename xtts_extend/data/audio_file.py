@@ -155,6 +155,9 @@ class _FFmpegFile:
         try:
             self._container = av.open(self._content, options=options, metadata_errors="ignore")
             stream = self._container.streams.best("audio")
+            # of a codec that it does not know a stream has no rate
+            if stream is not None and stream.codec_context is None:
+                raise DataError(f"{path} cannot be read: its codec is unknown. Convert it to wav where it was made.")
             if stream is None or not stream.rate or not stream.channels:
                 raise DataError(f"{path} cannot be read: it has no audio track. Check the path, or record it again.")
             stream.codec_context.thread_count = 1

@@ -24,7 +24,7 @@ NAMES = {
         reader_id narrator""",
     "language": "language lang locale language_code lang_code language_id lang_id",
 }
-_SUFFIXED = re.compile(rf"(?i){'|'.join(map(re.escape, AUDIO_SUFFIXES))}\s*$")
+_SUFFIXED = re.compile(rf"(?i)(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s*$")
 _SENTENCE_END = (".", "!", "?", "…", ",", ";", ":", "。", "！", "？", "።", "؟", "।")
 
 
@@ -50,6 +50,8 @@ def parse_columns(text: str) -> dict[str, str]:
                 "for example text=sentence,audio=file, or text=3,audio=1 for a table without a header."
             )
         columns[role] = column
+    if len({*columns.values()} - {""}) < len([column for column in columns.values() if column]):
+        raise ConfigError(f"--columns {text!r} gives one column two roles. Each column is one of them.")
     if "" in (columns.get("audio"), columns.get("text")):
         raise ConfigError(f"{text!r} names no column. In --columns, only speaker= and language= may be empty.")
     return columns
@@ -154,6 +156,12 @@ def placed_columns(
         if audio is None:
             raise DataError(f"{where} has an unknown format: {_ways_out(cells)}")
         chosen["audio"] = audio
+    suffixed = cells[chosen["audio"]].head(1000).map(has_suffix)
+    if len(suffixed) > 1 and not suffixed.iloc[0] and suffixed.iloc[1:].all():
+        raise DataError(
+            f"{where}: the first line looks like a header, and its names are unknown ({', '.join(cells.iloc[0])}). Say "
+            "which column is what, for example --columns audio=file,text=sentence."
+        )
     rest = [place for place in range(width) if place not in chosen.values()]
     if "language" not in columns and "text" not in chosen and len(rest) > 1:
         spoken = [place for place in rest if looks_like_language(cells[place], language, any_code=len(rest) > 2)]
@@ -206,8 +214,17 @@ def _same_words(first: pd.Series[str], second: pd.Series[str]) -> bool:
 def _looks_like_speakers(column: pd.Series[str], other: pd.Series[str]) -> bool:
     """Whether a column holds names rather than texts: short ones, without an end, that come again and again."""
     names, texts = column.str.strip(), other.str.strip()
+    # a speaker can be missing in a row
+    names = names[names != ""]
     words = names.str.count(r"\s+") + 1
-    if (names == "").any() or words.max() > 3 or names.str.endswith(_SENTENCE_END).any():
+    if names.empty or words.max() > 3 or names.str.endswith(_SENTENCE_END).any():
         return False
     repeats = names.nunique() * 2 <= len(names) and names.nunique() < texts.nunique()
-    return bool(repeats or (words.max() == 1 and texts.str.len().mean() >= 2 * names.str.len().mean()))
+    longer = words.max() == 1 and texts.str.len().mean() >= 2 * names.str.len().mean()
+    # the same sentence in other words has some of them; a name has not
+    shared = [
+        bool(set(name.casefold().split()) & set(text.casefold().split()))
+        for name, text in zip(names.head(1000), texts[names.index].head(1000), strict=True)
+    ]
+    unrelated = " " in "".join(texts.head(1000)) and sum(shared) * 2 < len(shared)
+    return bool(repeats or longer or unrelated)

@@ -72,7 +72,8 @@ def read_text(path: Path, content: bytes) -> str:
 def split_lines(text: str) -> Lines:
     """The lines that are not blank, with their numbers from 1; only a line feed ends one, in its absence a return."""
     end = "\n" if "\n" in text else "\r"
-    numbered = enumerate(text.split(end), start=1)
+    # files that were joined have a byte order mark in the middle
+    numbered = ((number, line.lstrip("\ufeff")) for number, line in enumerate(text.split(end), start=1))
     return [(number, line.removesuffix("\r")) for number, line in numbered if line.strip()]
 
 
@@ -231,9 +232,12 @@ def _rows(path: Path, lines: Lines, separator: str, quoted: bool) -> Iterator[tu
 
 def _require_balance(path: Path, lines: Lines, separator: str, several: bool) -> None:
     """Raises DataError when a row of several lines, or the last one, comes of a quotation mark that nothing closes."""
-    swallowed = any(has_suffix(split_line(line, separator)[0]) for _, line in lines[1:])
+    texts = [line + "\n" for _, line in lines]
     try:
-        list(csv.reader([line + "\n" for _, line in lines], delimiter=separator, skipinitialspace=True, strict=True))
+        rows = list(csv.reader(texts, delimiter=separator, skipinitialspace=True, strict=True))
+        # a recording that a text has taken in
+        written = sum(has_suffix(cell) for _, line in lines for cell in split_line(line, separator))
+        swallowed = written > sum(has_suffix(cell) for row in rows for cell in row)
     except csv.Error:
         swallowed = True
     if swallowed and (several or lines[0][1].count('"') % 2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
@@ -36,8 +37,12 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, most_tok
         most_tokens: that the model takes, the language tag included.
 
     Raises:
-        DataError: nothing of the text is spoken.
+        DataError: nothing of the text is spoken, or it is no Unicode.
     """
+    # accents that stand by themselves are one character with their letter for the vocabulary
+    text = unicodedata.normalize("NFC", text)
+    if broken := [character for character in text if "\ud800" <= character <= "\udfff"]:
+        raise DataError(f"The text is not UTF-8: it holds the byte 0x{ord(broken[0]) & 0xFF:02x}. Give it as UTF-8.")
     limit = tokenizer.char_limits[language.split("-")[0]]
     sentences: list[str] = []
     unknown: dict[str, None] = {}

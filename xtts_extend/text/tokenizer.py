@@ -137,8 +137,9 @@ def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
     tag = language_tag(language)
     index = tokenizer.tokenizer.token_to_id(tag)
     if index is not None:
-        pieces = tokenizer.tokenizer.encode(tag)
-        if pieces.ids == [index]:
+        # as it stands before a text
+        pieces = tokenizer.tokenizer.encode(f"{tag}a")
+        if pieces.ids[:1] == [index]:
             return
         raise LanguageError(
             f"The tag is never matched: {tag} is an entry of the vocabulary and none of its added tokens, so every "
