@@ -22,6 +22,7 @@ SOUND = TESTED | {"six": "1.17.0"}
         ({"transformers": "5.24.0"}, "transformers 5.24.0"),
         ({"transformers": "6.0.0.dev0"}, "transformers 6.0.0.dev0"),
         ({"torch": "2.15.0+cu130"}, "torch 2.15.0+cu130 with torchaudio 2.11.0"),
+        ({"torchaudio": "2.11.1"}, "torch 2.11.0 with torchaudio 2.11.1"),
         ({"torchaudio": "2.8.0"}, "torch 2.11.0 with torchaudio 2.8.0"),
         ({"torchcodec": None}, "torch 2.11.0 without torchcodec does not work"),
         ({"torchaudio": None}, "torchaudio is not installed"),

@@ -37,7 +37,7 @@ TESTED = {
 #: Set to 1, known conflicts are warnings: for whoever has patched a package, and to see what else breaks.
 IGNORE_VARIABLE = "XTTS_EXTEND_IGNORE_CONFLICTS"
 
-_TORCH_FIX = '"torch>=2.9,<2.12" "torchaudio>=2.9,<2.12" "torchcodec>=0.9,<0.12"'
+_TORCH_FIX = '"torch>=2.9,<2.12" "torchaudio>=2.9,<2.11.1" "torchcodec>=0.9,<0.12"'
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,12 @@ KNOWN_CONFLICTS = (
     ),
     Conflict(
         {"torch": ">=2.12", "torchaudio": "<2.12"},
-        "torchaudio, whose last release is 2.11, cannot be imported beside it",
+        "torchaudio up to 2.11 cannot be imported beside it",
+        f"pip install {_TORCH_FIX}",
+    ),
+    Conflict(
+        {"torch": "<2.12", "torchaudio": ">=2.11.1"},
+        "torchaudio was compiled for a newer torch and cannot be imported",
         f"pip install {_TORCH_FIX}",
     ),
     Conflict(
@@ -134,7 +139,7 @@ KNOWN_CONFLICTS = (
             "coqui-tts": "coqui-tts>=0.28,<0.29",
             "coqui-tts-trainer": "coqui-tts-trainer>=0.4,<0.5",
             "torch": "torch>=2.9,<2.12",
-            "torchaudio": "torchaudio>=2.9,<2.12",
+            "torchaudio": "torchaudio>=2.9,<2.11.1",
             "transformers": "transformers<5.24",
         }.items()
     ),
