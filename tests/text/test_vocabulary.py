@@ -189,6 +189,16 @@ def test_a_tag_that_is_no_added_token_is_never_matched(
     assert "[vi], [yo] are entries and no added tokens: the tags are never matched" in caplog.text
 
 
+def test_whole_words_without_merges_are_named(
+    write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    load_vocabulary(write_vocab(small_vocab_data))
+    assert "no merge that leads to them" not in caplog.text
+    small_vocab_data["model"]["vocab"] |= {"ሰላም": 265, "ሰላ": 266}
+    load_vocabulary(write_vocab(small_vocab_data))
+    assert "2 entries of several characters have no merge that leads to them" in caplog.text
+
+
 def test_a_tag_that_wants_to_stand_alone_is_never_matched(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any]
 ) -> None:

@@ -111,12 +111,20 @@ def parse_vocabulary(content: str, path: Path) -> Vocabulary:
     file = parse_file(content, path)
     for note in file.notes:
         warn_once(note)
-    tokens = Tokenizer.from_str(file.content).get_vocab(with_added_tokens=True)
+    tokenizer = Tokenizer.from_str(file.content)
+    tokens = tokenizer.get_vocab(with_added_tokens=True)
     names: dict[int, str] = {}
     for token, index in tokens.items():
         if names.setdefault(index, token) != token:
             warn_once(f"{path}: {names[index]} and {token} share the id {index}: one row has to learn both.")
     merges = [_split_merge(merge) for merge in file.merges]
+    joined = {first + second for first, second in merges}
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()} | set(file.unmatched_tags)
+    if alone := [token for token in tokens if len(token) > 1 and token not in joined and token not in special]:
+        warn_once(
+            f"{path}: {len(alone)} entries of several characters have no merge that leads to them, so no text becomes "
+            f"one of them and their rows learn nothing: {first_of(alone)}."
+        )
     return Vocabulary(path, tokens, merges, file.content, tuple(file.unmatched_tags))
 
 
