@@ -110,3 +110,11 @@ def test_a_codec_has_plain_names_too(tmp_path):
         {"module.codebook.embed": torch.zeros(2), "module.encoder.0.weight": torch.ones(1)}, tmp_path / "dvae.pth"
     )
     assert list(load_pickled(tmp_path / "dvae.pth", map_location="cpu")) == ["codebook.embed", "encoder.0.weight"]
+
+
+@pytest.mark.parametrize("name", ["state_dict", "model_state_dict", "module"])
+def test_weights_under_the_names_of_other_trainers(tmp_path, name):
+    torch.save({"epoch": 3, name: renamed(PUBLISHED, "", "model.")}, tmp_path / "a.ckpt")
+    loaded = load_pickled(tmp_path / "a.ckpt", map_location="cpu")
+    assert (set(loaded), loaded["model"].keys()) == ({"epoch", "model"}, PUBLISHED.keys())
+    assert inspect_checkpoint(tmp_path / "a.ckpt").kind == "base"

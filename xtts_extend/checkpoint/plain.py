@@ -23,6 +23,8 @@ _WEIGHT_NORM = {
     "weight_v": "parametrizations.weight.original1",
 }
 _ROWS = "text_embedding.weight"
+#: What trainers call the weights in a checkpoint: coqui's, scripts of torch's tutorials, Lightning, DeepSpeed.
+_STATES = ("model", "model_state_dict", "state_dict", "module")
 
 
 def as_plain(content: Any, path: Path) -> Any:
@@ -38,10 +40,12 @@ def as_plain(content: Any, path: Path) -> Any:
     content = without_stand_ins(content)
     if not isinstance(content, Mapping):
         return content
-    if not isinstance(content.get("model"), Mapping):
+    name = next((name for name in _STATES if isinstance(content.get(name), Mapping)), None)
+    if name is None:
         return _with_plain_names(content, path)
+    weights = _with_plain_names(content[name], path)
     counts = {key: _whole(content[key]) for key in ("step", "epoch") if key in content}
-    return {**content, **counts, "model": _with_plain_names(content["model"], path)}
+    return {**{key: value for key, value in content.items() if key != name}, **counts, "model": weights}
 
 
 def is_counted_by_tensors(content: Any) -> bool:
