@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 #: Before manifests were read as tables.
-BEFORE = "390aeb7"
+BEFORE = "6429994"
 ROOT = Path(__file__).resolve().parent.parent
 FORMS = ("coqui", "ljspeech", "jsonl", "csv", "parquet")
 _WORDS = ["the", "reader", "splits", "and", "keeps", "every", "one", "of", "these", "words"]

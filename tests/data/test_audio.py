@@ -97,7 +97,7 @@ def test_load_audio_names_what_is_wrong(tmp_path: Path, write_voice) -> None:
         (tmp_path / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
     for name, message in {
         "nowhere.wav": "no such file",
-        "folder.wav": "a folder, and a recording was expected",
+        "folder.wav": "expected a recording, got a folder",
         "text.wav": "cannot be read",
         "nothing.wav": "cannot be read",
         "headerless.raw": "cannot be read",

@@ -18,6 +18,8 @@ from torch import Tensor
 from xtts_extend.data.audio_file import AudioFile, Frames, open_audio
 from xtts_extend.errors import DataError
 
+#: Half the range between the lowest and the highest sample, under which nobody hears speech: -60 dB of full scale.
+SILENCE_LEVEL = 0.001
 _BLOCK_FRAMES = 1 << 18
 # torchaudio's resampler looks at 6 samples of the lower rate to each side: no more periods of both rates than that.
 _RESAMPLER_PERIODS = 8
@@ -92,7 +94,7 @@ def _length(frames: int, file_rate: int, sample_rate: int) -> int:
 
 
 def _blocks(file: AudioFile, frames: int) -> Iterator[Frames]:
-    """The rest of a file, in blocks of so many frames."""
+    """The rest of a file, in blocks of up to `frames` frames."""
     while len(samples := file.read(frames)):
         yield samples
 

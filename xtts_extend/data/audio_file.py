@@ -67,7 +67,7 @@ def open_audio(path: Path | str) -> AudioFile:
         DataError: The file is missing, is no recording, is truncated, or has a sample rate that no recording has.
     """
     if not os.path.isfile(path):
-        what = "a folder, and a recording was expected" if os.path.isdir(path) else "no such file; check the path"
+        what = "expected a recording, got a folder" if os.path.isdir(path) else "no such file; check the path"
         raise DataError(f"{path}: {what}")
     require_whole_container(path)
     file: AudioFile

@@ -14,7 +14,7 @@ from typing import Any
 
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
-from xtts_extend.data.audio import Recording, can_resample, cannot_resample, out_of_range
+from xtts_extend.data.audio import SILENCE_LEVEL, Recording, can_resample, cannot_resample, out_of_range
 from xtts_extend.data.dataset import MIN_DURATION_S
 from xtts_extend.data.manifest import Sample
 from xtts_extend.data.paths import what_was_tried
@@ -51,8 +51,6 @@ WARNINGS = {
     "channels": "not mono: will be averaged",
 }
 CONVERTED = ("sample_rate", "mixed_sample_rates", "channels")
-# Half the range between the lowest and the highest sample, under which nobody hears speech: -60 dB of full scale.
-SILENCE_LEVEL = 0.001
 # Recordings of sentences have 70 to 95 % of sound in them, by `Recording.sound`.
 LITTLE_SOUND = 0.4
 # Decoders of lossy files overshoot by a sample here and there; that is no fault of the recording.

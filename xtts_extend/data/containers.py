@@ -344,7 +344,7 @@ def _require_no_other_kind(path: str, file: BinaryIO, head: bytes, total: int) -
     """Name what is no recording: an archive, a picture, a page of text."""
     for start, what in _NO_AUDIO.items():
         if head.startswith(start):
-            raise DataError(f"{path} cannot be read: it is {what}. Audio was expected.")
+            raise DataError(f"{path} cannot be read: it is {what}, expected audio.")
     if not head.strip(b"\0") and not file.read(1 << 20).strip(b"\0"):
         raise DataError(f"{path} cannot be read: it begins with zeros, as an unfinished download does. {_COPY}")
     text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "ignore")

@@ -13,6 +13,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from xtts_extend.data.dataset import STOP_ID, UNKNOWN_ID
 from xtts_extend.data.manifest import Sample
 from xtts_extend.text.languages import CLEANER_ERRORS
+from xtts_extend.text.vocabulary import name_character
 
 _MARKUP = re.compile(
     r"</?[a-z][^<>]*>|<!--"  # tags of HTML, SSML, subtitles, and <unk>
@@ -61,16 +62,11 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
         encoding = tokenizer.tokenizer.encode(cleaned)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         pieces = {cleaned[start:end] for token, (start, end) in spans if token in (UNKNOWN_ID, STOP_ID)}
-        characters = [_name(piece) for piece in sorted(pieces)]
+        characters = [name_character(piece) for piece in sorted(pieces)]
         found["unknown_tokens"] = {"detail": f"{' '.join(characters)} in {cleaned!r}", "characters": characters}
     if len(ids) > max_length:
         found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model takes {max_length}"}
     return len(ids), found
-
-
-def _name(piece: str) -> str:
-    """A character with its code point, which tells apart what looks alike; a special token as it is."""
-    return f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece)
 
 
 def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tuple[str, str]]:
@@ -99,7 +95,7 @@ def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
 
 
 def _off(sample: Sample, count: int, medians: dict[str, float]) -> str | None:
-    """What is wrong with the rate of a text with so many characters, if anything is."""
+    """Why `count` characters are too many or too few for the sample's duration; None if they are not."""
     usual = medians.get(sample["language"])
     if usual is not None:
         lowest, highest = usual / _FACTOR, usual * _FACTOR

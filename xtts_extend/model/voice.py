@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xtts_extend.data.audio import SILENCE_LEVEL
 from xtts_extend.errors import DataError
 from xtts_extend.text.cleaners import lower_dotted_i
 from xtts_extend.text.speakable import SpokenText, spoken_text
@@ -19,8 +20,6 @@ logger = logging.getLogger("trainer")
 
 #: Sample rate of reference audio, as `Xtts.get_conditioning_latents` loads it.
 REFERENCE_RATE = 22050
-# Half the range of the samples, under which nobody hears speech: -60 dB of full scale.
-SILENCE_LEVEL = 0.001
 
 
 @dataclass(frozen=True)
