@@ -32,8 +32,8 @@ from mini_runs import table
 
 from xtts_extend.data.manifest import read_manifests, write_manifest
 from xtts_extend.demo.run import find_recipe
+from xtts_extend.run.metrics import read_metrics
 from xtts_extend.text.vocabulary import load_vocabulary
-from xtts_extend.training.metrics import read_metrics
 
 LANGUAGES = ("el", "bg", "cs")
 STEPS, STOP_AT = 20, 10

@@ -12,8 +12,8 @@ from xtts_extend.checkpoint.store import write_checkpoint
 from xtts_extend.demo import texts
 from xtts_extend.demo.mini_base import cached_mini_base
 from xtts_extend.demo.run import LANGUAGE, find_recipe, speak_corpora
+from xtts_extend.run.metrics import read_metrics
 from xtts_extend.text.extend import extend_vocabulary
-from xtts_extend.training.metrics import read_metrics
 
 #: The rate of the demo, at which the mini model learns well.
 LEARNING_RATE = 5e-4

@@ -34,7 +34,7 @@ from retention_data import NEW, OLD, SLICES, Data, only_run, run_recipe
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.model.adapter import difference, merge
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
-from xtts_extend.training.metrics import read_metrics
+from xtts_extend.run.metrics import read_metrics
 
 SEEDS = (1, 2, 3)
 #: Utterances in a batch when nothing is replayed, and utterances of the new language that every run sees.

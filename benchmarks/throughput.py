@@ -159,8 +159,8 @@ def _run_stock(folder: Path, output: Path, batch: int, bf16: bool) -> None:
     from trainer import Trainer, TrainerArgs
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
 
-    from xtts_extend.training.base import use_base
-    from xtts_extend.training.config import read_json, take_architecture
+    from xtts_extend.run.config import read_json, take_architecture
+    from xtts_extend.setup.base import use_base
 
     config = GPTTrainerConfig(
         batch_size=batch, num_loader_workers=8, epochs=1000, run_eval=False, lr=5e-6, optimizer="AdamW",
@@ -285,8 +285,8 @@ class Updates:
         from xtts_extend.data.dataset import UtteranceDataset
         from xtts_extend.data.sampler import EpochBatchSampler
         from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
-        from xtts_extend.training.base import use_base
-        from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
+        from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
+        from xtts_extend.setup.base import use_base
 
         config = NewLanguageConfig(lr=_CURVE_RATE)
         take_architecture(config, read_json(folder / "base" / "config.json"))

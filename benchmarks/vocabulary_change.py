@@ -24,8 +24,8 @@ from xtts_extend.checkpoint.store import write_checkpoint
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.migration import Migration
 from xtts_extend.rescue.patient import moments_by_name, open_patient
+from xtts_extend.run.metrics import read_metrics
 from xtts_extend.text.vocabulary import load_vocabulary
-from xtts_extend.training.metrics import read_metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -145,6 +145,24 @@ def stock_file(corpus, made_once) -> Path:
     return stock_run_once(made_once, "stock", corpus, from_base="stock")
 
 
+@pytest.fixture(scope="session")
+def uninterrupted(run_once) -> Path:
+    """Two epochs in one go, evaluated in the middle as well: the run that all others are compared with."""
+    return run_once("uninterrupted", eval_step=4, save_step=4, warmup_steps=6)
+
+
+@pytest.fixture
+def fails(recipe, capsys):
+    """Runs the recipe and returns exit code and message of its error."""
+
+    def call(flags):
+        with pytest.raises(SystemExit) as caught:
+            recipe(flags)
+        return caught.value.code, capsys.readouterr().err
+
+    return call
+
+
 def pytest_collection_finish() -> None:
     """What was imported for the tests stays: the garbage collector need not walk a million objects again and again."""
     gc.collect()

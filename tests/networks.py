@@ -8,8 +8,8 @@ import torch
 
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.model.gpt_trainer import xtts_weights
-from xtts_extend.training.base import use_base
-from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture
+from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
+from xtts_extend.setup.base import use_base
 
 #: Tokens that the fixture `extended` adds to the base's.
 NEW = 7

@@ -19,9 +19,9 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture, take_recorded
+from xtts_extend.setup.base import use_base
 from xtts_extend.text.vocabulary import load_vocabulary
-from xtts_extend.training.base import use_base
-from xtts_extend.training.config import NewLanguageConfig, read_json, take_architecture, take_recorded
 
 #: Optimizer steps of a run with `Corpus.flags`: two epochs of six.
 STEPS = 12

@@ -20,7 +20,7 @@ GPT_TRAINER = "TTS.tts.layers.xtts.trainer.gpt_trainer"
 #: table) must have.
 REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
     "coqui-tts": [
-        # subclassed by model/gpt_trainer.py, and by training/config.py
+        # subclassed by model/gpt_trainer.py, and by run/config.py
         (GPT_TRAINER, "GPTTrainer", {"format_batch", "train_step", "on_train_epoch_start", "on_init_end"}),
         (GPT_TRAINER, "GPTTrainer.__init__", {"config"}),
         (GPT_TRAINER, "GPTTrainer.train_step", {"batch", "criterion", "optimizer_idx"}),

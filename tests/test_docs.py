@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xtts_extend.cli import make_parser
-from xtts_extend.training.arguments import make_parser as make_recipe_parser
+from xtts_extend.setup.flags import make_parser as make_recipe_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

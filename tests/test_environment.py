@@ -8,7 +8,8 @@ import sys
 import pytest
 from runs import RECIPE
 
-from xtts_extend import check_env, cli, environment
+from xtts_extend import cli, environment
+from xtts_extend.commands import check_env
 from xtts_extend.environment import KNOWN_CONFLICTS, TESTED, Conflict, conflicts, installed_versions, newer_than_tested
 from xtts_extend.errors import InstallationError
 

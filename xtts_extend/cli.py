@@ -17,7 +17,7 @@ from xtts_extend.findings import Finding, all_hold, summary, to_dict
 
 
 def _check_env(args: argparse.Namespace) -> int:
-    from xtts_extend.check_env import check_environment
+    from xtts_extend.commands.check_env import check_environment
 
     return _show_findings(check_environment(), args.json)
 
@@ -57,7 +57,7 @@ def _repair(args: argparse.Namespace) -> int:
 
 
 def _encode(args: argparse.Namespace) -> int:
-    from xtts_extend.encode import encode
+    from xtts_extend.setup.encode import encode
 
     made = encode(
         args.manifest,
@@ -73,7 +73,7 @@ def _encode(args: argparse.Namespace) -> int:
 
 
 def _make_replay(args: argparse.Namespace) -> int:
-    from xtts_extend.replay import make_replay
+    from xtts_extend.speech.replay import make_replay
 
     texts: dict[str, list[Path]] = {}
     for given in args.text:
@@ -95,7 +95,7 @@ def _make_replay(args: argparse.Namespace) -> int:
 
 
 def _check_base(args: argparse.Namespace) -> int:
-    from xtts_extend.training.base import check_base
+    from xtts_extend.setup.base import check_base
 
     return _show_findings(check_base(args.base_dir), args.json)
 
@@ -129,9 +129,9 @@ def _check_data(args: argparse.Namespace) -> int:
     import xtts_extend
     from xtts_extend.data.check import check_samples
     from xtts_extend.data.manifest import read_manifests, write_manifest
+    from xtts_extend.run.config import NewLanguageConfig
+    from xtts_extend.setup.samples import limits_of
     from xtts_extend.text.tokenizer import load_tokenizer, require_tag
-    from xtts_extend.training.config import NewLanguageConfig
-    from xtts_extend.training.samples import limits_of
 
     xtts_extend.enable()
     tokenizer = load_tokenizer(args.vocab)
@@ -152,7 +152,7 @@ def _check_data(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from xtts_extend.export import export
+    from xtts_extend.speech.export import export
 
     if args.adapter_rank is not None and args.adapter_rank < 1:
         raise ConfigError(f"--adapter-rank {args.adapter_rank}: 1 or more was expected.")
@@ -164,7 +164,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _speak(args: argparse.Namespace) -> int:
-    from xtts_extend.speaking import speak_to_file
+    from xtts_extend.speech.speaking import speak_to_file
 
     def show(sentence: str, seconds: float) -> None:
         print(f"{seconds:5.1f} s  {sentence}", file=sys.stderr)
@@ -190,15 +190,15 @@ def _read_input() -> str:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from xtts_extend.report import write_report
+    from xtts_extend.run.report import write_report
 
     _print(write_report(args.run_folder, args.output), args.json)
     return 0
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from xtts_extend.evaluate import evaluate
-    from xtts_extend.recognition import load_recogniser
+    from xtts_extend.speech.evaluate import evaluate
+    from xtts_extend.speech.recognition import load_recogniser
 
     if args.samples < 0:
         raise ConfigError(f"--samples {args.samples}: 0 or more was expected.")

@@ -34,9 +34,9 @@ with report_errors(debug="--debug" in sys.argv):
 from trainer import TrainerArgs
 
 import xtts_extend
-from xtts_extend.training.arguments import parse_arguments
-from xtts_extend.training.prepare import prepare
-from xtts_extend.training.ranks import Ranks
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.setup.flags import parse_arguments
+from xtts_extend.setup.prepare import prepare
 from xtts_extend.training.trainer import ResumableTrainer
 
 

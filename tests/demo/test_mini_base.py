@@ -20,7 +20,7 @@ from xtts_extend.demo.mini_vocabulary import write_vocabulary
 from xtts_extend.demo.texts import sentences
 from xtts_extend.errors import ConfigError, VocabularyError
 from xtts_extend.model.codec import make_dvae
-from xtts_extend.training.base import check_base
+from xtts_extend.setup.base import check_base
 
 FILES = ["config.json", "dvae.pth", "mel_stats.pth", "model.pth", "speakers_xtts.pth", "vocab.json"]
 SMALL = {"layers": 1, "channels": 16, "heads": 2}

@@ -10,13 +10,13 @@ from runs import base_rows, changed_vocabulary, checkpoint, edited, only_run
 
 from xtts_extend.cli import main
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DamagedError
-from xtts_extend.export import export
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.rescue.patient import moments_by_name, open_patient
 from xtts_extend.rescue.repair import repair
+from xtts_extend.run.recorded import is_of_others
+from xtts_extend.speech.export import export
 from xtts_extend.text.vocabulary import load_vocabulary, romanized_spellings
-from xtts_extend.training.recorded import is_of_others
 
 PREFIX = "xtts.gpt."
 

@@ -10,10 +10,10 @@ import torch
 from runs import RECIPE, as_flag, edited
 
 from xtts_extend.rescue.doctor import examine
-from xtts_extend.training.arguments import parse_arguments
-from xtts_extend.training.command_line import NOT_CARRIED, recorded_flags
-from xtts_extend.training.config import NewLanguageConfig
-from xtts_extend.training.start import build_config, classify_path
+from xtts_extend.run.config import NewLanguageConfig
+from xtts_extend.setup.command_line import NOT_CARRIED, recorded_flags
+from xtts_extend.setup.flags import parse_arguments
+from xtts_extend.setup.start import build_config, classify_path
 
 MEL_HEAD = "xtts.gpt.mel_head.weight"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from xtts_extend.training.progress import Progress
+from xtts_extend.training.pace import Progress
 from xtts_extend.training.trainer import ResumableTrainer
 
 number = int(sys.argv[1])

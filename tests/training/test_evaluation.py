@@ -11,11 +11,11 @@ from runs import checkpoint, edited, only_run, require_equal
 from xtts_extend.data.check import check_samples
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.run.metrics import read_metrics
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.setup.samples import limits_of
 from xtts_extend.training.evaluation import mean_losses
 from xtts_extend.training.loaders import eval_loader
-from xtts_extend.training.metrics import read_metrics
-from xtts_extend.training.ranks import Ranks
-from xtts_extend.training.samples import limits_of
 
 #: Equal but for rounding in float32.
 SAME = {"rel": 1e-6}

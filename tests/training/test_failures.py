@@ -17,7 +17,7 @@ from trainer import TrainerArgs
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.errors import CheckpointError, DataError, DiskFullError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
-from xtts_extend.training.metrics import read_metrics
+from xtts_extend.run.metrics import read_metrics
 from xtts_extend.training.trainer import ResumableTrainer
 
 

@@ -13,8 +13,8 @@ from runs import checkpoint, only_run, require_same_run
 from xtts_extend.data.dataset import split_batch
 from xtts_extend.errors import ConfigError, MachineError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
-from xtts_extend.training import evaluation, hardware
-from xtts_extend.training.metrics import read_metrics
+from xtts_extend.run.metrics import read_metrics
+from xtts_extend.training import batch_memory, evaluation
 from xtts_extend.training.update import Updater
 
 
@@ -36,27 +36,27 @@ def memory(fixed: int, each: int, runs_out_at: int = 10**9):
 )
 def test_the_largest_count_is_found(fixed, each, limit, expected):
     peak, tried = memory(fixed, each)
-    assert hardware.largest_count(peak, limit) == expected
+    assert batch_memory.largest_count(peak, limit) == expected
     assert len(tried) <= 3
 
 
 def test_where_memory_does_not_grow_evenly_less_is_tried():
     peak, tried = memory(0, 1, runs_out_at=60)
-    assert hardware.largest_count(peak, 100) == 57
+    assert batch_memory.largest_count(peak, 100) == 57
     assert tried == [1, 2, 100, 90, 81, 72, 64, 57]
 
 
 def test_where_two_do_not_fit_one_is_taken():
     peak, tried = memory(0, 10, runs_out_at=2)
-    assert hardware.largest_count(peak, 100) == 1
+    assert batch_memory.largest_count(peak, 100) == 1
     assert tried == [1, 2]
 
 
 def test_one_sample_too_large():
     with pytest.raises(MachineError, match="Not one of the longest samples fits"):
-        hardware.largest_count(memory(0, 101)[0], 100)
+        batch_memory.largest_count(memory(0, 101)[0], 100)
     with pytest.raises(MachineError, match="Not one of the longest samples fits"):
-        hardware.largest_count(memory(0, 1, runs_out_at=1)[0], 100)
+        batch_memory.largest_count(memory(0, 1, runs_out_at=1)[0], 100)
 
 
 def test_the_trial_step_leaves_no_gradient(corpus, monkeypatch):
@@ -70,12 +70,12 @@ def test_the_trial_step_leaves_no_gradient(corpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1000)
     used = {name: parameter.nbytes for name, parameter in model.xtts.gpt.named_parameters() if "prompt" not in name}
-    peak = hardware._peak_memory(trainer, 2, 60)
+    peak = batch_memory._peak_memory(trainer, 2, 60)
     assert 1000 < peak <= 1000 + 2 * sum(used.values())
     assert all(parameter.grad is None for parameter in model.parameters())
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        hardware._peak_memory(trainer, 2, 60)
+        batch_memory._peak_memory(trainer, 2, 60)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -83,7 +83,7 @@ def test_auto_wants_a_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match="--batch-frames auto measures the memory of a GPU, and none is visible"):
-        hardware.find_batch_frames(None, 100)
+        batch_memory.find_batch_frames(None, 100)
 
 
 @pytest.mark.slow
@@ -248,11 +248,11 @@ def test_a_split_batch_is_the_same_samples():
 def test_the_precision_is_what_the_hardware_has_and_is_recorded(corpus, recipe, monkeypatch, tmp_path):
     flags = {"amp": None, "max_steps": 1, "val_manifest": None}
     for there in (True, False):
-        monkeypatch.setattr("xtts_extend.training.start.has_bf16", lambda there=there: there)
+        monkeypatch.setattr("xtts_extend.setup.start.has_bf16", lambda there=there: there)
         recipe(corpus.flags(output_dir=tmp_path / str(there), **flags))
         run = only_run(tmp_path / str(there))
         assert checkpoint(run, 1)["config"]["mixed_precision"] is there
-        monkeypatch.setattr("xtts_extend.training.start.has_bf16", lambda there=there: not there)
+        monkeypatch.setattr("xtts_extend.setup.start.has_bf16", lambda there=there: not there)
         recipe(["--checkpoint", str(run), "--max-steps", "2"])
         assert checkpoint(run, 2)["config"]["mixed_precision"] is there
 

@@ -12,14 +12,14 @@ from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, load_adapter
 from xtts_extend.data.audio import save_wav
 from xtts_extend.data.encoded import TOP_K, Utterance, file_digest, write_index, write_part
 from xtts_extend.errors import CheckpointError, ConfigError
-from xtts_extend.export import export
 from xtts_extend.model.adapter import merge
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.rescue.repair import repair
-from xtts_extend.speaking import load_model
-from xtts_extend.training.config import NewLanguageConfig, changes
-from xtts_extend.training.metrics import read_metrics
+from xtts_extend.run.config import NewLanguageConfig, changes
+from xtts_extend.run.metrics import read_metrics
+from xtts_extend.speech.export import export
+from xtts_extend.speech.speaking import load_model
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from runs import only_run
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from xtts_extend.data.check import DataReport
-from xtts_extend.training import progress
-from xtts_extend.training.banner import describe_processes, describe_run
-from xtts_extend.training.config import NewLanguageConfig
-from xtts_extend.training.metrics import make_dashboard, read_metrics
-from xtts_extend.training.position import Position
-from xtts_extend.training.progress import Progress
+from xtts_extend.run.banner import describe_processes, describe_run
+from xtts_extend.run.config import NewLanguageConfig
+from xtts_extend.run.metrics import make_dashboard, read_metrics
+from xtts_extend.run.position import Position
+from xtts_extend.training import pace
+from xtts_extend.training.pace import Progress
 from xtts_extend.training.trainer import ResumableTrainer
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_starts_again_in_its_folder_has_no_point_twice(tmp_path):
 def test_seconds_per_step_are_those_of_recent_steps(monkeypatch, caplog):
     """A slow beginning is forgotten; an evaluation is no step."""
     clock = [0.0]
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     caplog.set_level(logging.INFO)
     shown = Progress(SimpleNamespace(print_step=25, epochs=1, max_steps=None), 0)
     losses = {"loss": 1.0, "loss_text_ce": 0.0, "loss_mel_ce": 1.0}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from xtts_extend import cli
-from xtts_extend.export import export
+from xtts_extend.speech.export import export
 
 PACKAGE = Path(__file__).resolve().parents[2] / "xtts_extend"
 
@@ -100,8 +100,8 @@ def strict(*arguments, **named):
 torch.load = strict
 sys.argv = {["recipe", *corpus.flags(output_dir=tmp_path / "runs", max_steps=1)]!r}
 runpy.run_path({str(PACKAGE.parent / "recipes" / "new_language" / "train_gpt_xtts.py")!r}, run_name="__main__")
-from xtts_extend.export import export
-from xtts_extend.speaking import speak_to_file
+from xtts_extend.speech.export import export
+from xtts_extend.speech.speaking import speak_to_file
 (run,) = Path({str(tmp_path / "runs")!r}).glob("xtts-*")
 out = Path({str(tmp_path)!r})
 export(run, out / "model", Path({str(corpus.base)!r}))

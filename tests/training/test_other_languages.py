@@ -6,10 +6,10 @@ import pytest
 import soundfile
 from runs import as_flag, only_run
 
-from xtts_extend.export import export
-from xtts_extend.speaking import speak_to_file
+from xtts_extend.run.metrics import read_metrics
+from xtts_extend.speech.export import export
+from xtts_extend.speech.speaking import speak_to_file
 from xtts_extend.text.extend import check_vocabulary, extend_vocabulary
-from xtts_extend.training.metrics import read_metrics
 
 pytestmark = pytest.mark.slow
 

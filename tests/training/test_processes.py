@@ -13,7 +13,7 @@ import torch.distributed.run
 from processes import Script, run, together
 from runs import RECIPE, checkpoint, only_run, require_equal
 
-from xtts_extend.training.metrics import read_metrics
+from xtts_extend.run.metrics import read_metrics
 
 #: Runs the recipe in each process with what a test wants to see of it: arguments after the recipe's path.
 PROBE = Path(__file__).with_name("probe.py")

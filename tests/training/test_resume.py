@@ -24,7 +24,7 @@ from trainer import Trainer, TrainerArgs
 
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.errors import CheckpointError
-from xtts_extend.training.metrics import read_metrics
+from xtts_extend.run.metrics import read_metrics
 from xtts_extend.training.trainer import ResumableTrainer
 
 

@@ -8,7 +8,7 @@ from runs import require_equal
 from trainer.trainer_utils import get_scheduler
 
 from xtts_extend.errors import CheckpointError
-from xtts_extend.training.position import Position
+from xtts_extend.run.position import Position
 from xtts_extend.training.schedules import restore_schedules
 
 RATES = (1e-3, 5e-4)

@@ -8,7 +8,7 @@ import pytest
 
 import xtts_extend
 from xtts_extend.errors import CheckpointError
-from xtts_extend.training.position import Position
+from xtts_extend.run.position import Position
 
 #: Each class with a state, and how one that has done something is made. A new one belongs here, and into run_record.
 STATEFUL = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from runs import checkpoint, only_run, stock_run
 
+from xtts_extend.run.history import note
+from xtts_extend.run.metrics import read_metrics
 from xtts_extend.training import restore
-from xtts_extend.training.history import note
-from xtts_extend.training.metrics import read_metrics
 from xtts_extend.training.signals import Interrupted
 from xtts_extend.training.trainer import ResumableTrainer
 from xtts_extend.training.update import Updater

@@ -12,10 +12,10 @@ from runs import edited, require_equal, stock_run
 from trainer import Trainer, TrainerArgs
 
 import xtts_extend
-from xtts_extend.training.arguments import parse_arguments
-from xtts_extend.training.config import take_recorded
-from xtts_extend.training.prepare import prepare
-from xtts_extend.training.ranks import Ranks
+from xtts_extend.run.config import take_recorded
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.setup.flags import parse_arguments
+from xtts_extend.setup.prepare import prepare
 from xtts_extend.training.trainer import ResumableTrainer
 
 BETAS = {"betas": [0.9, 0.96], "weight_decay": 0.01}

@@ -27,11 +27,11 @@ from xtts_extend.files import atomic_folder, atomic_write, cache_folder
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import Voice, make_voice
-from xtts_extend.speaking import load_model
+from xtts_extend.setup.base import FILES
+from xtts_extend.setup.samples import encode_run, load_samples
+from xtts_extend.setup.start import build_config, build_model, classify_path, load_base
+from xtts_extend.speech.speaking import load_model
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
-from xtts_extend.training.base import FILES
-from xtts_extend.training.samples import encode_run, load_samples
-from xtts_extend.training.start import build_config, build_model, classify_path, load_base
 from xtts_extend.training.trainer import ResumableTrainer
 
 logger = logging.getLogger("trainer")

@@ -34,17 +34,17 @@ from xtts_extend.demo.mini_base import SENTENCES, cached_mini_base
 from xtts_extend.demo.plot import draw_losses
 from xtts_extend.demo.speech import make_corpus
 from xtts_extend.errors import CheckFailed, ConfigError, XttsExtendError
-from xtts_extend.export import export
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice
-from xtts_extend.speaking import load_model, speak_to_file
+from xtts_extend.run.config import NewLanguageConfig
+from xtts_extend.run.metrics import read_metrics
+from xtts_extend.setup.samples import limits_of
+from xtts_extend.speech.export import export
+from xtts_extend.speech.speaking import load_model, speak_to_file
 from xtts_extend.text.extend import check_vocabulary, extend_vocabulary
 from xtts_extend.text.tokenizer import load_tokenizer
-from xtts_extend.training.config import NewLanguageConfig
-from xtts_extend.training.metrics import read_metrics
-from xtts_extend.training.samples import limits_of
 
 LANGUAGE = "am"
 SENTENCE = "ሰላም ለዓለም።"

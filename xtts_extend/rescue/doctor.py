@@ -31,9 +31,9 @@ from xtts_extend.rescue.measure import (
 )
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient
 from xtts_extend.rescue.ways_out import curves_of, diverged, out_of_damage, way_out
+from xtts_extend.run.curves import Curves
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, count_closed_gaps, first_of, load_vocabulary
-from xtts_extend.training.curves import Curves
 
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
 #: Verdicts in their order: the first that holds is the verdict, the others are listed.

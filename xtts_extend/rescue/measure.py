@@ -13,10 +13,10 @@ from torch import Tensor
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
 from xtts_extend.model.migration import nearest_rows
 from xtts_extend.rescue.patient import Patient, expected_shape, row_moments
+from xtts_extend.run.recorded import updates_of
+from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE
 from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
-from xtts_extend.training.recorded import updates_of
-from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE
 
 EMBEDDING, HEAD, _ = TOKEN_TENSORS
 #: A row belongs to another token than its place says when it is so much more similar to that one's row.

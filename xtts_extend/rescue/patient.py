@@ -22,10 +22,10 @@ from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
 from xtts_extend.model.gpt_trainer import merged_weights, row_digests
 from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.model.migration import nearest_rows
+from xtts_extend.run.config import NewLanguageConfig, take_recorded
+from xtts_extend.run.recorded import as_recorded
+from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE, CheckpointVocabulary, checkpoint_vocabulary
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
-from xtts_extend.training.config import NewLanguageConfig, take_recorded
-from xtts_extend.training.recorded import as_recorded
-from xtts_extend.training.vocabulary import SAME_TOKEN_COSINE, CheckpointVocabulary, checkpoint_vocabulary
 
 #: Key of a repaired file: how many new rows were started again.
 REINITIALISED = "reinitialised_rows"

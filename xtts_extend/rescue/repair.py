@@ -19,9 +19,9 @@ from xtts_extend.model.migration import Migration
 from xtts_extend.rescue.doctor import Diagnosis, examine
 from xtts_extend.rescue.measure import measure_old_rows, misplaced_rows, not_finite, untrained_rows
 from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient, row_moments
+from xtts_extend.run.position import unjudged
+from xtts_extend.run.recorded import REPAIRED_FOLDER
 from xtts_extend.text.vocabulary import first_of, load_vocabulary, romanized_spellings
-from xtts_extend.training.position import unjudged
-from xtts_extend.training.recorded import REPAIRED_FOLDER
 
 logger = logging.getLogger("trainer")
 #: What the doctor finds where a repair is refused, and why nothing is repaired then.

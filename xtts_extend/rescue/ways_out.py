@@ -20,10 +20,10 @@ from xtts_extend.checkpoint.inspect import inspect_checkpoint, run_checkpoints
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.rescue.measure import not_finite, transformer_drift
 from xtts_extend.rescue.patient import Patient, open_patient
-from xtts_extend.training.command_line import recorded_flags
-from xtts_extend.training.config import NewLanguageConfig, read_json
-from xtts_extend.training.curves import Curves, read_curves
-from xtts_extend.training.recorded import accumulation_of
+from xtts_extend.run.config import NewLanguageConfig, read_json
+from xtts_extend.run.curves import Curves, read_curves
+from xtts_extend.run.recorded import accumulation_of
+from xtts_extend.setup.command_line import recorded_flags
 
 _RECIPE = "recipes/new_language/train_gpt_xtts.py"
 #: The learning rate that is advised where the recorded one was too high or has done its work, as a share of it.

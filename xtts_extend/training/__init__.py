@@ -1,1 +1,1 @@
-"""Batches become steps: configuration, start, the resumable trainer."""
+"""Batches become steps: the resumable trainer, its updates, evaluations and checkpoints."""

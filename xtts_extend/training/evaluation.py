@@ -14,16 +14,15 @@ from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.errors import DataError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
+from xtts_extend.run.config import recordings
+from xtts_extend.run.curves import read_curves
+from xtts_extend.run.folder import SAMPLES
+from xtts_extend.run.metrics import MEASURE
+from xtts_extend.run.ranks import Ranks
 from xtts_extend.text.languages import language_tag
-from xtts_extend.training.config import recordings
-from xtts_extend.training.curves import read_curves
-from xtts_extend.training.ranks import Ranks
 from xtts_extend.training.signals import Interrupted
 
 logger = logging.getLogger("trainer")
-#: Which measure the lines of evaluations in metrics.jsonl are of. Lines without one are of the first, which depended on
-#: how samples were batched.
-MEASURE = 2
 
 
 def losses_by_language(trainer: Any) -> dict[str, dict[str, float]]:
@@ -154,10 +153,6 @@ def value_of(loss: float, kept: Mapping[str, float], config: Any) -> float:
         logger.info(" > no candidate for the best model: retention below %s", lost)
         return math.inf
     return loss
-
-
-#: Folder of a run with its test sentences, as STEP-NUMBER-LANG.wav.
-SAMPLES = "samples"
 
 
 def speak_test_sentences(trainer: Any) -> None:

@@ -13,7 +13,7 @@ from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.manifest import Sample
 from xtts_extend.data.sampler import EpochBatchSampler, padding_share
 from xtts_extend.model.forward import AUDIO_STOPS
-from xtts_extend.training.ranks import Ranks
+from xtts_extend.run.ranks import Ranks
 
 
 def _dataset(config: Any, tokenizer: Any, samples: list[Any], is_eval: bool) -> UtteranceDataset:

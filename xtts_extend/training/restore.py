@@ -18,12 +18,12 @@ from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
 from xtts_extend.model.migration import Migration
+from xtts_extend.run.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
+from xtts_extend.run.position import Position
+from xtts_extend.run.recorded import as_recorded
+from xtts_extend.setup.vocabulary_change import checkpoint_vocabulary, migrate_content, require_same_vocabulary
 from xtts_extend.text.vocabulary import load_vocabulary
-from xtts_extend.training.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
-from xtts_extend.training.position import Position
-from xtts_extend.training.recorded import as_recorded
 from xtts_extend.training.schedules import restore_schedules
-from xtts_extend.training.vocabulary import checkpoint_vocabulary, migrate_content, require_same_vocabulary
 
 logger = logging.getLogger("trainer")
 #: The last version of checkpoints whose evaluations depended on how they were batched.

@@ -11,8 +11,8 @@ from typing import Any
 from xtts_extend.checkpoint.inspect import CheckpointInfo
 from xtts_extend.checkpoint.store import require_fit
 from xtts_extend.errors import CheckpointError
-from xtts_extend.training.position import Position
-from xtts_extend.training.recorded import updates_of
+from xtts_extend.run.position import Position
+from xtts_extend.run.recorded import updates_of
 
 logger = logging.getLogger("trainer")
 #: What some releases of torch keep in a schedule's state; none of it decides a learning rate.

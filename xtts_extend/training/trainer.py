@@ -28,7 +28,16 @@ from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import XttsExtendError
 from xtts_extend.model.migration import Migration
-from xtts_extend.training.banner import describe_processes, describe_run, without_stock_count
+from xtts_extend.run.banner import describe_processes, describe_run, without_stock_count
+from xtts_extend.run.folder import RunFolder
+from xtts_extend.run.history import continuations, hours, note
+from xtts_extend.run.metrics import MetricsLog, StepLosses, make_dashboard
+from xtts_extend.run.position import Position
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.run.recorded import is_of_others
+from xtts_extend.setup.hardware import prepare_device
+from xtts_extend.setup.reference import equip
+from xtts_extend.training.batch_memory import find_batch_frames
 from xtts_extend.training.evaluation import (
     evaluate,
     loss_of,
@@ -39,17 +48,9 @@ from xtts_extend.training.evaluation import (
     too_little,
     value_of,
 )
-from xtts_extend.training.folder import RunFolder
-from xtts_extend.training.hardware import find_batch_frames, prepare_device
-from xtts_extend.training.history import continuations, hours, note
 from xtts_extend.training.loaders import describe_padding, eval_loader, sample_frames, train_loader
-from xtts_extend.training.metrics import MetricsLog, StepLosses, make_dashboard
-from xtts_extend.training.position import Position
-from xtts_extend.training.progress import Progress
+from xtts_extend.training.pace import Progress
 from xtts_extend.training.randomness import seed_all
-from xtts_extend.training.ranks import Ranks
-from xtts_extend.training.recorded import is_of_others
-from xtts_extend.training.reference import equip
 from xtts_extend.training.restore import (
     check_changes,
     checkpoint_size,

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from xtts_extend.data.dataset import split_batch
 from xtts_extend.errors import CheckFailed, MachineError
 from xtts_extend.model.forward import Layout
-from xtts_extend.training.ranks import Ranks
+from xtts_extend.run.ranks import Ranks
 
 logger = logging.getLogger("trainer")
 #: The run stops when so many optimizer steps in a row could make no update.

@@ -1,0 +1,40 @@
+"""metrics.jsonl reads like one run."""
+
+import json
+import math
+
+from xtts_extend.run.metrics import MetricsLog, read_metrics
+
+
+def test_written_at_flush_and_read_back(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.add(step=1, loss=0.1 + 0.2, samples=["ድምፅ.wav"])
+    assert not log.path.exists()
+    log.flush()
+    log.add(eval=True, step=1, language="am", loss=1.5)
+    log.flush()
+    assert read_metrics(tmp_path) == (
+        [{"step": 1, "loss": 0.30000000000000004, "samples": ["ድምፅ.wav"]}],
+        [{"eval": True, "step": 1, "language": "am", "loss": 1.5}],
+    )
+
+
+def test_a_resume_cuts_later_and_damaged_lines(tmp_path):
+    lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3, 4)]
+    lines.insert(2, json.dumps({"step": 2, "eval": True}) + "\n")
+    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 2, "lo', encoding="utf-8")
+    MetricsLog(tmp_path, 2)
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == "".join(lines[:3])
+
+
+def test_half_a_line_is_passed_over_while_a_run_goes_on(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo', encoding="utf-8")
+    assert read_metrics(tmp_path) == ([{"step": 1, "loss": 2.5}], [])
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.add(eval=True, step=4, language="en", loss=math.nan, loss_mel_ce=math.inf, retention=0.5)
+    log.flush()
+    text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert text == '{"eval": true, "step": 4, "language": "en", "loss": null, "loss_mel_ce": null, "retention": 0.5}\n'

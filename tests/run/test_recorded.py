@@ -1,0 +1,105 @@
+"""Values of a checkpoint have the meaning that they had for the trainer that wrote it."""
+
+from __future__ import annotations
+
+import pytest
+from runs import edited
+
+from xtts_extend.errors import ConfigError
+from xtts_extend.run.config import NewLanguageConfig
+from xtts_extend.run.recorded import as_recorded, require_config, updates_of
+
+FP16 = {"mixed_precision": True, "precision": "fp16", "use_grad_scaler": True}
+
+
+def of_stock(config, **content):
+    return as_recorded({"config": config, "optimizer": [], "scheduler": [], "scaler": None, **content})["config"]
+
+
+@pytest.mark.parametrize(
+    ("config", "content", "expected"),
+    [
+        pytest.param({"grad_clip": None}, {}, {"grad_clip": 0.0}, id="None of the command line"),
+        pytest.param({"lr_scheduler_params": None}, {}, {"lr_scheduler_params": {}}, id="None for a dict"),
+        pytest.param({"precision": None}, {}, {"precision": "fp16"}, id="no precision"),
+        pytest.param({"lr": 1e-4}, {}, {"scheduler_after_epoch": True, "eval_batch_size": 16}, id="missing"),
+        pytest.param({"run_eval_steps": None}, {}, {"run_eval_steps": None}, id="None that means none"),
+        pytest.param(FP16, {}, {"precision": "bf16", "use_grad_scaler": False}, id="fp16 without a GPU"),
+        pytest.param(FP16, {"scaler": {}}, {"precision": "bf16", "use_grad_scaler": False}, id="scaler that was off"),
+        pytest.param(FP16, {"scaler": {"scale": 65536.0}}, FP16, id="fp16"),
+        pytest.param({"logger_uri": "/theirs"}, {}, {"logger_uri": None}, id="folder of their curves"),
+        pytest.param(
+            {"test_sentences": [{"speaker_wav": ["a.wav"]}, {"speaker_wav": ["a.wav", "b.wav"]}]},
+            {},
+            {"test_sentences": [{"speaker_wav": "a.wav"}, {"speaker_wav": ["a.wav", "b.wav"]}]},
+            id="voices",
+        ),
+        pytest.param(
+            {"model_args": {"max_wav_length": 99, "max_text_length": None}},
+            {"xtts_extend": {"version": 2}},
+            {"model_args": {"max_wav_length": 99, "max_text_length": None}},
+            id="ours",
+        ),
+    ],
+)
+def test_a_recorded_value_is_read_for_what_it_means(config, content, expected):
+    found = of_stock(config, **content)
+    assert {key: found[key] for key in expected} == expected
+
+
+def test_nested_values_are_filled_too():
+    assert (
+        of_stock({"model_args": {"max_wav_length": None, "gpt_layers": 3}})["model_args"].items()
+        >= {
+            "max_wav_length": NewLanguageConfig().model_args.max_wav_length,
+            "gpt_layers": 3,
+        }.items()
+    )
+
+
+STATE = {"state": {0: {"step": 5}}, "param_groups": []}
+
+
+@pytest.mark.parametrize("optimizer", [STATE, [STATE], {"default": STATE}], ids=["by itself", "in a list", "by name"])
+@pytest.mark.parametrize("others", [{}, {"scheduler": None, "scaler": None}, {"scheduler": [], "scaler": []}])
+def test_optimizers_of_all_releases(optimizer, others):
+    """Before 0.4 the Trainer saved what it had: one, a list, or several by name; before 0.3 no schedule."""
+    content = as_recorded({"config": {"lr": 1.0}, "optimizer": optimizer, **others})
+    assert (content["optimizer"], content["scheduler"], updates_of(content)) == ([STATE], [], {5})
+    assert content["scaler"] is None
+
+
+def test_scalers_of_all_releases():
+    scaler = {"scale": 65536.0, "growth_factor": 2.0}
+    for saved in (scaler, [scaler]):
+        assert as_recorded({"config": FP16, "optimizer": [], "scaler": saved})["scaler"] == scaler
+
+
+def test_settings_that_are_only_in_the_run_folder(tmp_path, caplog):
+    caplog.set_level("INFO", "trainer")
+    content, path = {"model": {}, "optimizer": STATE}, tmp_path / "checkpoint_4.pth"
+    with pytest.raises(ConfigError, match=r"no 'config' in it.* config\.json of its run folder"):
+        require_config(content, as_recorded(content, path)["config"], path)
+    # of a base directory
+    (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer": "radam"}')
+    with pytest.raises(ConfigError, match="does not record the settings"):
+        require_config(content, as_recorded(content, path)["config"], path)
+    (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer_wd_only_on_weights": true, "grad_clip": null}')
+    recorded = as_recorded(content, path)["config"]
+    require_config(content, recorded, path)
+    assert (recorded["lr"], recorded["grad_clip"], recorded["optimizer_wd_only_on_weights"]) == (0.1, 0.0, True)
+    assert "those of the config.json beside it are taken" in caplog.text
+
+
+@pytest.mark.parametrize(("by_epoch", "updates"), [(True, set()), (False, {7})])
+def test_a_schedule_counts_updates_where_the_optimizer_does_not(by_epoch, updates):
+    optimizer = {"state": {0: {"momentum_buffer": None}}, "param_groups": []}
+    config = {"scheduler_after_epoch": by_epoch}
+    content = as_recorded({"config": config, "optimizer": [optimizer], "scheduler": [{"last_epoch": 7}]})
+    assert updates_of(content) == updates
+
+
+def test_an_accumulation_that_is_not_recorded_is_asked_for(stock_file, corpus, fails, tmp_path):
+    file = edited(stock_file, tmp_path, lambda content: content.update(step=40))
+    code, message = fails(corpus.stock_flags(file, output_dir=tmp_path))
+    assert (code, "about 41 batches made 5 updates" in message) == (2, True)

@@ -1,0 +1,132 @@
+"""A run's page: everything on it, nothing from outside of it, whatever the run's texts hold."""
+
+import base64
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from runs import only_run
+
+from xtts_extend.cli import main
+from xtts_extend.errors import ConfigError
+from xtts_extend.run.history import read_history
+from xtts_extend.run.metrics import read_metrics
+from xtts_extend.run.report import _chosen_samples, write_report
+
+SENTENCE = "<script>alert('ሰላም')</script> & house"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def run(corpus, recipe, tmp_path_factory):
+    """A run that was stopped, taken up again, and spoke a sentence at each evaluation."""
+    output = tmp_path_factory.mktemp("ሪፖርት & report")
+    voice = corpus.english.parent / "wavs" / "en_00000.wav"
+    # an untrained model speaks until it may not any more: few evaluations
+    flags = corpus.flags(output_dir=output, eval_step=3, max_steps=3)
+    flags += [f"--val-manifest={corpus.english}:en", f"--test-sentence=en:{voice}:{SENTENCE}"]
+    recipe(flags)
+    run = only_run(output)
+    recipe([f"--checkpoint={run}", "--max-steps=6"])
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    made = write_report(run)
+    assert made["output"] == str(run / "report.html")
+    assert (made["steps"], made["evaluations"], made["samples"]) == (6, 6, 3)
+    return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_it_needs_nothing_from_outside(page):
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "script", "iframe", "img"), tag
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("data:", "#")), (tag, name)
+    assert {tag for tag, _ in page.tags} >= {"svg", "audio", "table", "h2"}
+
+
+def test_an_evaluation_that_was_not_finite(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line.get("eval") and line["step"] == 6:
+            line |= {name: None for name in line if name.startswith("loss") or name == "retention"}
+    (tmp_path / "run" / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
+    write_report(tmp_path / "run")
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    (english,) = [line for line in read_metrics(run)[1] if line["language"] == "en" and line["step"] == 3]
+    assert f"–{english['loss_mel_ce']:.4f}3–" in "".join(page.text.split())
+
+
+def test_it_says_what_the_run_wrote(run, page):
+    lines = [line for line in read_metrics(run)[1] if line["language"] == "en"]
+    assert f"{lines[0]['loss_mel_ce']:.4f}" in page.text
+    assert f"{lines[-1]['retention']:.4f}" in page.text
+    cells = "".join(page.text.split())
+    assert "tokensofthebase400newtokens" in cells
+    assert " tensors, optimizer (" in page.text
+    assert SENTENCE in page.text
+    assert "checkpoint_6.pth" in page.text
+    assert [event["event"] for event in read_history(run)] == ["start", "end", "resume", "end"]
+    assert [event["step"] for event in read_history(run)] == [0, 3, 3, 6]
+
+
+def test_speech_is_on_the_page(run, page):
+    sounds = [attributes["src"] for tag, attributes in page.tags if tag == "audio"]
+    files = sorted((run / "samples").iterdir())
+    assert [file.name for file in files] == [f"{step:08d}-0-en.wav" for step in (0, 3, 6)]
+    assert [base64.b64decode(sound.split(",")[1]) for sound in sounds] == [file.read_bytes() for file in files]
+
+
+def test_the_first_and_the_last_sentences_are_on_the_page(tmp_path):
+    (tmp_path / "samples").mkdir()
+    for step in range(0, 90, 10):
+        for number, language in enumerate(("am", "en")):
+            (tmp_path / "samples" / f"{step:08d}-{number}-{language}.wav").touch()
+    chosen = _chosen_samples(tmp_path)
+    assert [file.name for file in chosen[:2]] == ["00000000-0-am.wav", "00000000-1-en.wav"]
+    assert sorted({int(file.name[:8]) for file in chosen}) == [0, 60, 70, 80]
+
+
+def test_a_run_without_anything(short_run, tmp_path):
+    made = write_report(short_run, tmp_path / "page.html")
+    text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert (made["evaluations"], made["samples"]) == (0, 0)
+    assert "Nothing was evaluated" in text
+    assert "No old language was evaluated" in text
+    assert "None were spoken" in text
+
+
+def test_half_a_history(short_run, tmp_path):
+    (tmp_path / "history.jsonl").write_text('{"event": "start", "step": 0}\n[1]\n{"event": "res', encoding="utf-8")
+    assert read_history(tmp_path) == [{"event": "start", "step": 0}]
+    assert read_history(tmp_path / "none") == []
+
+
+def test_what_is_no_run(tmp_path, short_run, capsys):
+    with pytest.raises(ConfigError, match="no run folder of ours"):
+        write_report(tmp_path)
+    with pytest.raises(ConfigError, match="is a folder"):
+        write_report(short_run, tmp_path)
+    assert main(["report", str(short_run), "--output", str(tmp_path / "p.html"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 4

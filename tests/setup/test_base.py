@@ -1,0 +1,143 @@
+"""What is assumed of a base directory: each assumption is tried, and each one that fails is named."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig
+from TTS.tts.models.xtts import Xtts
+
+from xtts_extend.errors import ConfigError
+from xtts_extend.model.codec import make_dvae
+from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
+from xtts_extend.setup.base import check_base
+from xtts_extend.speech.speaking import load_model
+
+
+@pytest.fixture
+def base(mini_base, tmp_path):
+    return shutil.copytree(mini_base, tmp_path / "base", copy_function=os.link)
+
+
+def replace(path, content):
+    path.unlink()
+    if isinstance(content, str):
+        path.write_text(content, encoding="utf-8")
+    else:
+        torch.save(content, path)
+
+
+def failed(base):
+    return {finding.assumption: finding.found for finding in check_base(base) if finding.holds is False}
+
+
+def test_a_sound_base_meets_every_assumption(mini_base):
+    findings = check_base(mini_base)
+    assert [finding for finding in findings if finding.holds is False] == []
+    found = {finding.assumption: finding.found for finding in findings}
+    assert found["layers as in config.json"] == "2 / 2"
+    assert found["a row for each token id"] == "400 rows, ids 0–399"
+    assert "different ones of 44" in found["the DVAE gives different codes"]
+    assert found["memory for weights, gradients and AdamW in float32"].endswith("free here")
+
+
+def test_a_base_that_was_saved_in_other_ways_at_once(base):
+    """Distributed and compiled, in half precision, by an early release, as a bare state dict: it checks and speaks."""
+    content = torch.load(base / "model.pth", weights_only=True)["model"]
+    half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in content.items()}
+    saved = {f"module.{key.replace('.gpt.', '.gpt._orig_mod.')}": tensor for key, tensor in half.items()}
+    for new, old in (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+    ):
+        saved = {key.replace(new, old): tensor for key, tensor in saved.items()}
+    replace(base / "model.pth", saved)
+    assert failed(base) == {}
+    speaking = load_model(base).state_dict()
+    assert all(torch.equal(speaking[key], tensor.to(speaking[key].dtype)) for key, tensor in half.items())
+
+
+def test_missing_files_are_named(base):
+    (base / "dvae.pth").unlink()
+    (base / "vocab.json").unlink()
+    assert failed(base) == {"vocab.json is there": "missing", "dvae.pth is there": "missing"}
+
+
+def test_what_differs_is_said(base):
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["model_args"] |= {"gpt_layers": 30, "gpt_num_audio_tokens": 8194, "gpt_new_thing": 1}
+    config["languages"].append("de")
+    replace(base / "config.json", json.dumps(config))
+    dvae = make_dvae(1024).state_dict()
+    dvae["codebook.embed"] = torch.zeros(512, 8)
+    del dvae["encoder.0.0.weight"]
+    replace(base / "dvae.pth", dvae)
+    replace(base / "mel_stats.pth", torch.zeros(80))
+    found = failed(base)
+    assert found["layers as in config.json"] == "2 / 30"
+    assert found["audio tokens as in config.json"] == "1026 / 8194"
+    assert found["each language of config.json has its tag"] == "no tag: de"
+    assert found["dvae.pth is complete"] == "missing: encoder.0.0.weight"
+    assert "codebook.embed: (512, 8)" in found["dvae.pth has 8192 codes and coqui's sizes"]
+    assert found["mel_stats.pth has 80 numbers, finite and not zero"] == "shape (80,)"
+    unknown = [finding for finding in check_base(base) if "unknown model_args" in finding.assumption]
+    assert [(finding.found, finding.holds) for finding in unknown] == [("gpt_new_thing", None)]
+
+
+def test_weights_that_are_not_finite(base):
+    content = torch.load(base / "model.pth", weights_only=True)
+    content["model"]["gpt.final_norm.bias"][0] = float("nan")
+    replace(base / "model.pth", content)
+    assert failed(base)["all weights are finite"] == "gpt.final_norm.bias"
+
+
+def test_a_damaged_file_ends_the_check_with_its_reason(base):
+    path = base / "model.pth"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+    assert "truncated" in failed(base)["the check can go on"]
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        check_base(tmp_path / "none")
+
+
+def test_the_published_config_is_understood(shared_data):
+    config = NewLanguageConfig()
+    take_architecture(config, read_json(shared_data / "xtts_v2_config.json"))
+    args = config.model_args
+    assert (args.gpt_layers, args.gpt_n_model_channels, args.gpt_n_heads) == (30, 1024, 16)
+    assert (args.gpt_num_audio_tokens, args.gpt_start_audio_token, args.gpt_stop_audio_token) == (1026, 1024, 1025)
+    assert config.audio.dvae_sample_rate == 22050
+    assert len(config.languages) == 17
+    # nothing infinite or null gets in from it
+    assert (config.epochs, config.optimizer) == (1000, "AdamW")
+
+
+@pytest.mark.slow
+def test_a_base_made_with_nothing_but_stock_coqui_works(mini_base, tmp_path, corpus, recipe):
+    """`Xtts(config).state_dict()`, `config.save_json`, an untrained `DiscreteVAE`."""
+    from runs import only_run
+
+    base = tmp_path / "stock base"
+    base.mkdir()
+    shutil.copy(mini_base / "vocab.json", base / "vocab.json")
+    config = XttsConfig(
+        model_args=XttsArgs(
+            gpt_layers=2, gpt_n_model_channels=64, gpt_n_heads=2, decoder_input_dim=64, gpt_number_text_tokens=400,
+            gpt_num_audio_tokens=1026, gpt_start_audio_token=1024, gpt_stop_audio_token=1025,
+            gpt_use_perceiver_resampler=True, tokenizer_file=str(base / "vocab.json"),
+        ),
+        languages=["en", "es"],
+    )  # fmt: skip
+    torch.save({"model": Xtts(config).state_dict()}, base / "model.pth")
+    config.save_json(base / "config.json")
+    torch.save(make_dvae(1024).state_dict(), base / "dvae.pth")
+    torch.save(torch.ones(80), base / "mel_stats.pth")
+    assert failed(base) == {}
+    recipe(corpus.flags(base_dir=base, codes=None, output_dir=tmp_path / "runs", max_steps=1))
+    assert (only_run(tmp_path / "runs") / "checkpoint_1.pth").is_file()

@@ -1,0 +1,350 @@
+"""A checkpoint that meets another vocabulary: refused by its tokens, or carried, every row with its token."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from runs import changed_vocabulary, checkpoint, only_run
+from trainer import TrainerArgs
+
+import xtts_extend
+from xtts_extend.model.embedding import TOKEN_TENSORS, extend_rows
+from xtts_extend.model.gpt_trainer import row_digests
+from xtts_extend.rescue.doctor import examine
+from xtts_extend.run.metrics import read_metrics
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.setup.prepare import prepare
+from xtts_extend.setup.vocabulary_change import start_vocabularies
+from xtts_extend.text.vocabulary import load_vocabulary
+from xtts_extend.training.trainer import ResumableTrainer
+
+PREFIX = "xtts.gpt."
+
+
+def new_tokens(corpus):
+    """Those after the base's, in the order of their ids, without the tag."""
+    tokens = load_vocabulary(corpus.vocab).tokens
+    base = load_vocabulary(corpus.base / "vocab.json").tokens
+    return sorted((token for token in tokens if token not in base and token != "[am]"), key=tokens.__getitem__)
+
+
+def variant(corpus, how, folder):
+    """A changed vocabulary of the corpus' language."""
+    tokens = new_tokens(corpus)
+    changes = {
+        "added": {"add": ["ፐ፼"]},
+        "removed": {"remove": [tokens[-1]]},
+        "permuted": {"exchange": dict(zip(tokens[:40], tokens[:-41:-1], strict=True))},
+        "old ones permuted": {"exchange": {"a": "b", "[en]": "[es]"}},
+        "mixed": {"exchange": {"a": tokens[3]}},
+    }
+    return changed_vocabulary(corpus.vocab, folder / f"{how}.json", **changes[how])
+
+
+def continued(checkpoint_path, vocab, output, **given):
+    """A trainer that has restored a checkpoint with another vocabulary, before its first step."""
+    xtts_extend.enable()
+    given = {"checkpoint": str(checkpoint_path), "vocab": str(vocab), "output_dir": str(output), **given}
+    prepared = prepare({"on_vocab_change": "migrate", **given}, [], Ranks())
+    return ResumableTrainer(
+        TrainerArgs(restore_path=str(prepared.start.path), grad_accum_steps=1),
+        prepared.config,
+        model=prepared.model,
+        train_samples=prepared.samples.train,
+        eval_samples=prepared.samples.evaluation,
+        new_run=True,
+        migration=prepared.migration,
+    )
+
+
+def rows_by_token(state, vocab):
+    """token → its rows of the three token tensors."""
+    tokens = load_vocabulary(vocab).tokens
+    return {token: [state[PREFIX + name][row] for name in TOKEN_TENSORS] for token, row in tokens.items()}
+
+
+def moments_by_token(trainer, vocab):
+    """(parameter, token) → its two moments; of frozen rows there are none."""
+    tokens = load_vocabulary(vocab).tokens
+    first = trainer.model.base_rows if trainer.model.rows_frozen else 0
+    found = {}
+    for name, parameter in trainer.model.named_parameters():
+        tensor = name.removeprefix(PREFIX).replace("new.", "")
+        if tensor in TOKEN_TENSORS:
+            state = trainer.optimizer[0].state[parameter]
+            for token, row in tokens.items():
+                if row >= first:
+                    found[tensor, token] = (state["exp_avg"][row - first], state["exp_avg_sq"][row - first])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("added", ["1 token added: ፐ፼", "0 tokens removed", "0 tokens moved"]),
+        ("removed", ["0 tokens added", "1 token removed: ", "0 tokens moved"]),
+        ("permuted", ["0 tokens added", "0 tokens removed", "80 tokens moved to another id: ", ", and 70 more"]),
+    ],
+)
+def test_another_vocabulary_stops_with_the_difference_in_words(short_run, corpus, fails, tmp_path, how, said):
+    vocab = variant(corpus, how, tmp_path)
+    before = {file.name: file.read_bytes() for file in short_run.iterdir() if file.suffix != ".txt"}
+    for more in ([], ["--allow-changes"]):
+        code, message = fails(["--checkpoint", str(short_run), "--vocab", str(vocab), *more])
+        assert code == 2
+        for part in [*said, "--on-vocab-change migrate", "Continue with the vocabulary of the run (--vocab)"]:
+            assert part in message
+    assert {file.name: file.read_bytes() for file in short_run.iterdir() if file.suffix != ".txt"} == before
+
+
+def test_other_merges_alone_are_another_vocabulary(short_run, corpus, fails, tmp_path):
+    data = json.loads(corpus.vocab.read_text(encoding="utf-8"))
+    data["model"]["merges"].reverse()
+    (tmp_path / "vocab.json").write_text(json.dumps(data), encoding="utf-8")
+    code, message = fails(["--checkpoint", str(short_run), "--vocab", str(tmp_path / "vocab.json")])
+    assert code == 2
+    assert "the same tokens with the same ids, but other merges" in message
+
+
+@pytest.fixture(scope="module")
+def old_moments(short_run, corpus, tmp_path_factory):
+    """`moments_by_token` with the vocabulary that the run had."""
+    return moments_by_token(continued(short_run, corpus.vocab, tmp_path_factory.mktemp("same")), corpus.vocab)
+
+
+@pytest.mark.parametrize(
+    "how", ["added", "removed", "permuted", pytest.param("old ones permuted", marks=pytest.mark.slow)]
+)
+def test_rows_and_moments_follow_their_tokens(short_run, corpus, old_moments, tmp_path, how, caplog):
+    vocab = variant(corpus, how, tmp_path)
+    trainer = continued(short_run, vocab, tmp_path / "runs")
+    saved = checkpoint(short_run, 4)
+    before, now = rows_by_token(saved["model"], corpus.vocab), rows_by_token(trainer.model.state_dict(), vocab)
+    for token in before.keys() & now.keys():
+        for one, other in zip(before[token], now[token], strict=True):
+            assert torch.equal(one, other), token
+    restored = trainer.model.state_dict()
+    for key, tensor in saved["model"].items():
+        if key.removeprefix(PREFIX) not in TOKEN_TENSORS:
+            assert torch.equal(restored[key], tensor)
+
+    moments = moments_by_token(trainer, vocab)
+    assert {key for key, _ in moments} == set(TOKEN_TENSORS)
+    seen = 0
+    for key in old_moments.keys() & moments.keys():
+        for one, other in zip(old_moments[key], moments[key], strict=True):
+            assert torch.equal(one, other), key
+            seen += bool(one.any())
+    assert seen > 100
+    for key in moments.keys() - old_moments.keys():
+        assert not any(moment.any() for moment in moments[key])
+    assert len(moments.keys() - old_moments.keys()) == (3 if how == "added" else 0)
+
+    assert trainer.model.rows_frozen
+    assert trainer.model.base_digests == row_digests(trainer.model.state_dict(), trainer.model.base_rows, PREFIX)
+    assert (trainer.position.step, trainer.position.epoch, trainer.position.batch) == (4, 0, 4)
+    assert trainer.output_path.parent == tmp_path / "runs"
+    if how == "removed":
+        assert f"1 token removed: {new_tokens(corpus)[-1]}" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_permuted_run_goes_on_as_if_nothing_had_happened(short_run, corpus, recipe, tmp_path):
+    more = ["--checkpoint", str(short_run), "--max-steps", "9"]
+    recipe([*more, "--output-dir", str(tmp_path / "same"), "--new-run"])
+    vocab = variant(corpus, "permuted", tmp_path)
+    recipe([*more, "--output-dir", str(tmp_path / "b"), "--vocab", str(vocab), "--on-vocab-change", "migrate"])
+    (one, _), (other, _) = (read_metrics(only_run(tmp_path / name)) for name in ("same", "b"))
+    assert [line["step"] for line in other] == [5, 6, 7, 8, 9]
+    for ours, theirs in zip(one, other, strict=True):
+        assert ours["samples"] == theirs["samples"]
+        assert ours["learning_rate"] == theirs["learning_rate"]
+        # the sum over all tokens is in another order
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    rows = rows_by_token(checkpoint(only_run(tmp_path / "same"), 9)["model"], corpus.vocab)
+    permuted = rows_by_token(checkpoint(only_run(tmp_path / "b"), 9)["model"], vocab)
+    for token in rows:
+        # after five steps the other order of that sum shows in the last digits
+        assert torch.allclose(rows[token][0], permuted[token][0], atol=1e-4), token
+    # the migrated run resumes by itself, with its own vocabulary
+    recipe(["--checkpoint", str(only_run(tmp_path / "b")), "--max-steps", "10"])
+    assert checkpoint(only_run(tmp_path / "b"), 10)["config"]["on_vocab_change"] == "stop"
+    assert examine(only_run(tmp_path / "b"), corpus.base).verdict == "healthy"
+
+
+def test_frozen_rows_that_would_not_come_first(short_run, corpus, old_moments, fails, tmp_path):
+    vocab = variant(corpus, "mixed", tmp_path)
+    flags = ["--checkpoint", str(short_run), "--vocab", str(vocab), "--on-vocab-change", "migrate"]
+    code, message = fails(flags)
+    assert code == 2
+    assert "--no-freeze-base-rows" in message
+    trainer = continued(short_run, vocab, tmp_path / "runs", freeze_base_rows=False)
+    assert not trainer.model.rows_frozen
+    moments = moments_by_token(trainer, vocab)
+    for key, pair in moments.items():
+        for index, moment in enumerate(pair):
+            expected = old_moments[key][index] if key in old_moments else torch.zeros_like(moment)
+            assert torch.equal(moment, expected), key
+
+
+def test_a_checkpoint_with_a_token_more_than_its_tokenizer(stock_file, corpus, fails, tmp_path):
+    """The weights would load, and the moments belong to other rows."""
+    file = tmp_path / "checkpoint_4.pth"
+    shutil.copyfile(stock_file, file)
+    smaller = variant(corpus, "removed", tmp_path)
+    shutil.copyfile(smaller, tmp_path / "vocab.json")
+    content = torch.load(file, weights_only=True)
+    content["config"]["model_args"]["tokenizer_file"] = str(smaller)
+    torch.save(content, file)
+    rows = load_vocabulary(corpus.vocab).size
+    flags = corpus.flags(checkpoint=file, vocab=smaller, val_manifest=None)
+    code, message = fails(flags)
+    assert code == 2
+    assert f"({rows} token rows) was trained with is not known" in message
+    assert f"has {rows - 1} tokens and is not it" in message
+    code, message = fails([*flags, "--checkpoint-vocab", str(smaller)])
+    assert (code, "Give the right one" in message) == (2, True)
+    # with the vocabulary that it had, its difference to the tokenizer is known
+    code, message = fails([*flags, "--checkpoint-vocab", str(corpus.vocab)])
+    assert (code, "1 token removed" in message) == (2, True)
+
+
+@pytest.mark.slow
+def test_moments_of_a_stock_run_follow_their_tokens(stock_file, corpus, tmp_path):
+    vocab = variant(corpus, "permuted", tmp_path)
+    given = {"base_dir": str(corpus.base), "language": "am", "train_manifest": [str(corpus.train)]}
+    trainer = continued(stock_file, vocab, tmp_path / "runs", checkpoint_vocab=str(corpus.vocab), **given)
+    same = continued(stock_file, corpus.vocab, tmp_path / "same", **given)
+    assert not trainer.model.rows_frozen
+    before, now = moments_by_token(same, corpus.vocab), moments_by_token(trainer, vocab)
+    assert before.keys() == now.keys()
+    assert len(before) == 3 * len(load_vocabulary(corpus.vocab).tokens)
+    for key in before:
+        for one, other in zip(before[key], now[key], strict=True):
+            assert torch.equal(one, other), key
+    rows = rows_by_token(torch.load(stock_file, weights_only=True)["model"], corpus.vocab)
+    for token, found in rows_by_token(trainer.model.state_dict(), vocab).items():
+        assert all(map(torch.equal, rows[token], found)), token
+
+
+def test_an_unknown_vocabulary_gives_weights_of_recognised_tokens(stock_file, corpus, fails, recipe, tmp_path, caplog):
+    """Its rows are shuffled, as by a tokenizer that was made anew."""
+    content = torch.load(stock_file, weights_only=True)
+    rows = load_vocabulary(corpus.vocab).size
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
+    for name in TOKEN_TENSORS:
+        content["model"][PREFIX + name] = content["model"][PREFIX + name][order]
+    content["config"]["model_args"]["tokenizer_file"] = "/elsewhere/vocab.json"
+    file = tmp_path / "checkpoint_4.pth"
+    torch.save(content, file)
+    flags = corpus.flags(checkpoint=file, val_manifest=None, max_steps=1, learning_rate=0, weight_decay=0)
+    code, message = fails(flags)
+    assert (code, "is not known: it records none" in message) == (2, True)
+    recipe([*flags, "--start-fresh", "--output-dir", str(tmp_path / "runs"), "--init", "mean"])
+    base = load_vocabulary(corpus.base / "vocab.json").tokens
+    assert f"{len(base)} of the base's {len(base)} tokens are recognised" in caplog.text
+    fresh = checkpoint(only_run(tmp_path / "runs"), 1)
+    assert fresh["xtts_extend"]["base_rows"]["rows"] == len(base)
+    weights, trained = fresh["model"], content["model"]
+    places = order.argsort()
+    for name in TOKEN_TENSORS:
+        assert torch.equal(weights[PREFIX + name][: len(base)], trained[PREFIX + name][places[: len(base)]])
+        expected = extend_rows(trained[PREFIX + name], rows - len(base), "mean", {}, seed=1)[rows:]
+        assert torch.equal(weights[PREFIX + name][len(base) :], expected)
+    assert torch.equal(weights[PREFIX + "mel_head.weight"], trained[PREFIX + "mel_head.weight"])
+
+
+def test_a_given_vocabulary_that_contradicts_the_recorded_one(short_run, corpus, fails, tmp_path):
+    code, message = fails(
+        ["--checkpoint", str(short_run), "--checkpoint-vocab", str(variant(corpus, "added", tmp_path))]
+    )
+    assert (code, "records its vocabulary" in message) == (2, True)
+
+
+@pytest.fixture(scope="module")
+def gaps_closed(stock_file, corpus, tmp_path_factory):
+    """A base whose ids have a gap, its vocabulary for the run, and a stock checkpoint of a tool that closed the gap.
+
+    The tool names no unknown token, and its file begins with a byte order mark.
+    """
+    folder = tmp_path_factory.mktemp("gaps")
+    shutil.copytree(corpus.base, folder / "base")
+    old = load_vocabulary(corpus.base / "vocab.json")
+    parts = {part for merge in old.merges for part in merge}
+    results = sorted((old.tokens[left + right], left + right) for left, right in old.merges)
+    gone = next(token for row, token in results if row > 300 and token not in parts)
+    for source, gappy in ((corpus.base / "vocab.json", folder / "base/vocab.json"), (corpus.vocab, folder / "am.json")):
+        data = json.loads(source.read_text(encoding="utf-8"))
+        del data["model"]["vocab"][gone]
+        data["model"]["merges"] = [merge for merge in data["model"]["merges"] if merge.replace(" ", "") != gone]
+        gappy.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    closed = changed_vocabulary(corpus.vocab, folder / "vocab.json", remove=[gone])
+    data = json.loads(closed.read_text(encoding="utf-8"))
+    data["model"]["unk_token"] = None
+    closed.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8-sig")
+    rows = load_vocabulary(corpus.vocab).size
+    keep = [row for row in range(rows) if row != old.tokens[gone]]
+    content = torch.load(stock_file, weights_only=True)
+    for name in TOKEN_TENSORS:
+        content["model"][PREFIX + name] = content["model"][PREFIX + name][keep]
+    for state in content["optimizer"][0]["state"].values():
+        state |= {key: value[keep] for key, value in state.items() if value.ndim and len(value) == rows}
+    content["config"]["model_args"]["tokenizer_file"] = str(closed)
+    torch.save(content, folder / "checkpoint_4.pth")
+    return folder
+
+
+def test_a_checkpoint_of_a_tool_that_closed_the_gaps(gaps_closed, corpus, fails, tmp_path):
+    """It goes on with its own vocabulary, is refused with another one, and migrates."""
+    file, closed, gappy = (gaps_closed / name for name in ("checkpoint_4.pth", "vocab.json", "am.json"))
+    given = {"base_dir": str(gaps_closed / "base"), "language": "am", "train_manifest": [str(corpus.train)]}
+    same = continued(file, closed, tmp_path / "same", **given)
+    assert (same.position.step, same.model.vocab_size) == (5, load_vocabulary(closed).size)
+    assert same.model.xtts.tokenizer.tokenizer.encode("日").ids == [1], "coqui's own reading would drop it"
+    assert same.config.model_args.tokenizer_file == str(closed)
+
+    code, message = fails(corpus.flags(checkpoint=file, base_dir=given["base_dir"], vocab=gappy, val_manifest=None))
+    assert (code, "of them because the base's gaps were closed" in message) == (2, True)
+
+    trainer = continued(file, gappy, tmp_path / "runs", **given)
+    rows = rows_by_token(torch.load(file, weights_only=True)["model"], closed)
+    moved = rows_by_token(trainer.model.state_dict(), gappy)
+    assert rows.keys() == moved.keys()
+    for token, found in moved.items():
+        assert all(map(torch.equal, rows[token], found)), token
+    before, now = moments_by_token(same, closed), moments_by_token(trainer, gappy)
+    for key in before:
+        assert all(map(torch.equal, before[key], now[key])), key
+
+    code, message = fails(corpus.flags(base_dir=given["base_dir"], vocab=closed, val_manifest=None))
+    assert (code, "because the base's gaps were closed" in message) == (2, True)
+
+
+def test_a_checkpoint_of_a_tool_that_closed_the_gaps_is_diagnosed(gaps_closed, tmp_path):
+    base = gaps_closed / "base"
+    file = gaps_closed / "checkpoint_4.pth"
+    found = examine(file, base)
+    assert "wrong-vocabulary" not in (found.verdict, *found.also)
+    assert "because the base's gaps were closed" in examine(file, base, gaps_closed / "am.json").reason
+    # rows that were read by their place: those after the gap are those of their neighbours
+    content = torch.load(file, weights_only=True)
+    start = torch.load(base / "model.pth", weights_only=True)["model"]
+    for name in TOKEN_TENSORS:
+        content["model"][PREFIX + name][:390] = start[f"gpt.{name}"][:390]
+    torch.save(content, tmp_path / "checkpoint_4.pth")
+    found = examine(tmp_path / "checkpoint_4.pth", base)
+    assert found.verdict == "wrong-vocabulary"
+    assert "the ids were reassigned, " in found.reason
+    assert "because the base's gaps were closed" in found.reason
+
+
+def test_new_entries_without_merges_are_named_at_a_start(corpus, tmp_path, caplog):
+    rows, new = load_vocabulary(corpus.base / "vocab.json").size, len(new_tokens(corpus)) + 1
+    for vocab, said in ((corpus.vocab, 0), (variant(corpus, "added", tmp_path), 1)):
+        args = SimpleNamespace(tokenizer_file=str(vocab))
+        config = SimpleNamespace(model_args=args, checkpoint_vocab="", base_dir=str(corpus.base))
+        start_vocabularies(config, corpus.base / "model.pth", rows)
+        assert caplog.text.count(f"1 of its {new + 1} new entries have no merges that lead to them") == said
+    assert "their rows learn nothing: ፐ፼." in caplog.text

@@ -1,0 +1,61 @@
+"""Character errors, and a recogniser of transformers that is made here, without weights from anywhere."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+from xtts_extend.errors import ConfigError
+from xtts_extend.speech.recognition import character_errors, load_recogniser
+
+
+@pytest.mark.parametrize(
+    ("spoken", "heard", "expected"),
+    [
+        ("ሰላም ለዓለም።", "ሰላም ለዓለም", (0, 8)),
+        ("ሰላም ለዓለም።", "ሰላ ለዓለም", (1, 8)),
+        ("Hello, World!", "hello   world", (0, 11)),
+        ("Hello", "", (5, 5)),
+        ("a", "abcd", (3, 1)),
+        # composed and decomposed, wide and narrow
+        ("café Ａ", "cafe\u0301 a", (0, 6)),
+    ],
+)
+def test_what_cannot_be_heard_does_not_count(spoken, heard, expected):
+    assert character_errors(spoken, heard) == expected
+
+
+@pytest.fixture(scope="module")
+def recogniser_folder(tmp_path_factory):
+    """wav2vec2 with two layers that hears the letter "b" in everything."""
+    folder = tmp_path_factory.mktemp("asr ሰማ")
+    letters = {"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "b": 4}
+    (folder / "vocab.json").write_text(json.dumps(letters), encoding="utf-8")
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC(
+        Wav2Vec2Config(
+            vocab_size=5, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            conv_dim=(16,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, pad_token_id=0,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        model.lm_head.bias[4] = 100
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_of_transformers_is_a_recogniser(recogniser_folder):
+    recognise = load_recogniser(str(recogniser_folder), "am")
+    # at another rate than the model's
+    audio = np.sin(np.arange(24000, dtype=np.float32) / 20)
+    assert recognise(audio, 24000) == "b"
+
+
+def test_no_model_for_speech(mini_base, tmp_path):
+    for folder in (tmp_path, mini_base, tmp_path / "none"):
+        with pytest.raises(ConfigError, match="transformers cannot load it as a model for speech recognition"):
+            load_recogniser(str(folder), "am")

@@ -1,0 +1,98 @@
+"""`speak` on an untrained base: which recordings are a voice, and which text is spoken."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from TTS.tts.models.xtts import Xtts
+
+from xtts_extend.cli import main
+from xtts_extend.errors import DataError
+from xtts_extend.speech.speaking import load_voice, speak_to_file
+
+
+@pytest.fixture
+def voice(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 22050)
+    soundfile.write(tmp_path / "voice.wav", noise, 22050)
+    return tmp_path / "voice.wav"
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """What the network is asked to say; it says a tenth of a second of nothing."""
+    asked = []
+
+    def inference(self, text, language, latents, embedding, **settings):
+        asked.append(text)
+        return {"wav": np.zeros(2400, dtype=np.float32)}
+
+    monkeypatch.setattr(Xtts, "inference", inference)
+    return asked
+
+
+def command(mini_base, voice, *more):
+    return [
+        "speak",
+        "--model",
+        str(mini_base),
+        "--reference",
+        str(voice),
+        "--output",
+        str(voice.parent / "o.wav"),
+        *more,
+    ]
+
+
+def test_each_reference_is_judged_and_named(mini_base, voice, tmp_path):
+    samples = soundfile.read(voice)[0]
+    for name, content in (("tiny", samples[:200]), ("silent", samples * 0), ("constant", samples * 0 + 0.5)):
+        soundfile.write(tmp_path / f"{name}.wav", content, 22050)
+    (tmp_path / "text.wav").write_text("no sound")
+    names = ["tiny.wav", "silent.wav", "constant.wav", "text.wav", "missing.wav"]
+    with pytest.raises(DataError) as caught:
+        speak_to_file(mini_base, "en", [voice, *(tmp_path / name for name in names)], "hello", tmp_path / "o.wav")
+    lines = str(caught.value).splitlines()
+    assert [str(tmp_path / name) in line for name, line in zip(names, lines, strict=True)] == [True] * 5
+    assert "is 0.01 s long; a reference voice needs at least 0.33 s" in lines[0]
+    assert "silent" in lines[1]
+    assert "silent" in lines[2]
+    assert not (tmp_path / "o.wav").exists()
+
+
+@pytest.mark.parametrize("text", ['"', "😀", "\u200b", "日本語テキスト"])
+def test_nothing_to_say(text, mini_base, voice, heard, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(command(mini_base, voice, "--language", "en", "--text", text))
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert "There is nothing to say" in message
+    assert all(repr(character)[1:-1] in message for character in text)
+    assert heard == []
+    assert not (voice.parent / "o.wav").exists()
+
+
+def test_what_the_vocabulary_lacks_is_a_warning(mini_base, voice, heard, capsys, caplog):
+    assert main(command(mini_base, voice, "--language", "en", "--text", "Hello, 😀. ... Good day.", "--json")) == 0
+    assert "that the vocabulary lacks are left out, or written as other marks: '😀' (U+1F600)" in caplog.text
+    found = json.loads(capsys.readouterr().out)
+    assert (found["sentences"], found["unknown_characters"]) == (2, ["😀"])
+    assert [text.split() for text in heard] == [["Hello,", "...."], ["Good", "day."]]
+
+
+def test_long_numbers_and_many_of_them(mini_base, voice, heard, caplog):
+    years = " ".join(map(str, range(1950, 2000)))
+    assert main(command(mini_base, voice, "--language", "en", "--text", years)) == 0
+    assert " ".join(heard) == years
+    assert len(heard) > 1
+    assert main(command(mini_base, voice, "--language", "es", "--text", f"{'1' * 111} {'2' * 90}")) == 0
+    assert caplog.text.count("cleaner of 'es' fails on some numbers") == 1
+
+
+def test_the_voice_of_several_recordings(mini_base, voice):
+    from xtts_extend.speech.speaking import load_model
+
+    model = load_model(mini_base)
+    one, two = load_voice(model, [voice]), load_voice(model, [voice, voice])
+    assert one.latents.shape == two.latents.shape == (1, 32, 64)

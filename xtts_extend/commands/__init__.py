@@ -1,0 +1,1 @@
+"""The commands of xtts-extend: parse, call, print."""

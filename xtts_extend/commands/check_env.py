@@ -1,0 +1,187 @@
+"""Try the installation for real: what a bug report starts with.
+
+Versions are compared with the tested ones, and what this package leans on is done once, on a tiny model: train a step,
+write a checkpoint and read it, generate a sentence and decode it. Nothing heavy is imported before it is tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+import xtts_extend
+from xtts_extend.environment import TESTED, conflicts, installed_versions, newer_than_tested
+from xtts_extend.findings import Finding
+
+_LANGUAGE = "en"
+#: Characters of a failure's message that its line shows.
+_MESSAGE_LENGTH = 300
+
+
+def check_environment() -> Iterator[Finding]:
+    """Python, machine and packages, and then a tiny model that trains, is saved, loaded, and speaks.
+
+    Yields:
+        A finding as soon as it is made; what cannot be tried because an earlier trial failed is not tried.
+    """
+    supported = (3, 10) <= sys.version_info < (3, 14)
+    yield Finding("Python 3.10 to 3.13", f"{platform.python_version()} ({sys.executable})", supported)
+    yield Finding("platform", platform.platform(), None)
+    yield Finding("xtts_extend", f"{xtts_extend.__version__} in {Path(xtts_extend.__file__).parent}", None)
+    installed = installed_versions()
+    newer = newer_than_tested(installed)
+    for package, tested in TESTED.items():
+        version = installed.get(package, "not installed")
+        is_newer = any(line.startswith(f"{package} ") for line in newer)
+        yield Finding(package, f"{version} (tested: {tested}{', this is newer' if is_newer else ''})", None)
+    known = conflicts(installed)
+    yield Finding("no packages that are known not to work together", " ".join(known) or "none", not known)
+    unmet = unmet_requirements()
+    # what works although a package asks for something else is no failure
+    yield Finding("each package has the versions that it asks for", "; ".join(unmet) or "yes", None if unmet else True)
+
+    trial = _Trial()
+    yield trial.attempt("coqui-tts and torch can be imported", _import)
+    if not trial.failed:
+        yield from _machine()
+    with tempfile.TemporaryDirectory(prefix="xtts-extend-check-") as folder:
+        work = Path(folder)
+        for assumption, step in (
+            ("a tiny base model is made", _make_base),
+            ("a training step is made", _train),
+            ("its checkpoint is read back", _read_checkpoint),
+            ("a sentence is generated and decoded", _speak),
+        ):
+            if not trial.failed:
+                yield trial.attempt(assumption, partial(step, work))
+
+
+def unmet_requirements() -> list[str]:
+    """What installed packages ask for and do not find, from this one down to the packages of its packages."""
+    unmet: list[str] = []
+    seen = set()
+    waiting = [("a checkout of it", Requirement("xtts_extend"))]
+    while waiting:
+        asking, requirement = waiting.pop()
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            unmet.append(f"{asking} asks for {requirement.name}, which is not installed")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            unmet.append(f"{asking} asks for {requirement.name} {requirement.specifier}, {version} is installed")
+        if requirement.name not in seen:
+            seen.add(requirement.name)
+            needed = map(Requirement, metadata.requires(requirement.name) or ())
+            waiting += [
+                (requirement.name, one) for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})
+            ]
+    return unmet
+
+
+class _Trial:
+    """Runs steps that may fail in any way, without letting them write to the terminal."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def attempt(self, assumption: str, step: Callable[[], str]) -> Finding:
+        start, printed = time.monotonic(), io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                found = step()
+        # whatever it is, the report says it and the other checks are not lost
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            self.failed = True
+            message = f"{type(error).__name__}: {error}".replace("\n", " ")[:_MESSAGE_LENGTH]
+            print(printed.getvalue(), "".join(traceback.format_exception(error)), sep="", file=sys.stderr)
+            return Finding(assumption, message, False)
+        return Finding(assumption, f"{found}, {time.monotonic() - start:.1f} s", True)
+
+
+def _import() -> str:
+    import torchaudio
+    import trainer
+    import transformers
+
+    from xtts_extend.training.trainer import ResumableTrainer
+
+    names = (torchaudio, trainer, transformers, sys.modules[ResumableTrainer.__module__])
+    return ", ".join(module.__name__ for module in names)
+
+
+def _machine() -> Iterator[Finding]:
+    import psutil
+    import torch
+
+    from xtts_extend.setup.hardware import has_bf16
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            yield Finding(
+                f"GPU {index}",
+                f"{properties.name}, {properties.total_memory / 1e9:.1f} GB, compute capability "
+                f"{properties.major}.{properties.minor}",
+                None,
+            )
+    else:
+        yield Finding("GPU", "none is visible to torch; training will be slow", None)
+    yield Finding("CUDA of torch", torch.version.cuda or "none", None)
+    yield Finding("bfloat16", "computed in hardware" if has_bf16() else "not computed in hardware", None)
+    memory = psutil.virtual_memory()
+    yield Finding("memory", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free", None)
+    yield Finding("processors", f"{os.cpu_count()}, torch uses {torch.get_num_threads()} threads", None)
+    disk = shutil.disk_usage(Path.cwd())
+    yield Finding("disk", f"{disk.free / 1e9:.1f} GB free in {Path.cwd()}", None)
+
+
+def _make_base(work: Path) -> str:
+    from xtts_extend.demo.mini_base import make_mini_base
+
+    make_mini_base(work / "base", layers=1, channels=32, heads=1, progress=False)
+    return "layers: 1, channels: 32"
+
+
+def _train(work: Path) -> str:
+    import torch
+
+    from xtts_extend.data.audio import save_wav
+    from xtts_extend.demo.mini_base import train_base
+    from xtts_extend.model.voice import REFERENCE_RATE
+
+    manifest = work / "train.csv"
+    lines = ["audio_file|text|speaker_name"]
+    for index in range(4):
+        save_wav(work / f"{index}.wav", 0.1 * torch.randn(1, 2 * REFERENCE_RATE), REFERENCE_RATE)
+        lines.append(f"{index}.wav|this is a sentence|voice")
+    manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    train_base(work / "base", {_LANGUAGE: manifest}, work / "runs", steps=1, seed=0)
+    return "by the recipe's trainer"
+
+
+def _read_checkpoint(work: Path) -> str:
+    info = xtts_extend.inspect_checkpoint(*(work / "runs").glob("xtts-*/checkpoint_1.pth"))
+    if (info.kind, info.step) != ("training", 1):
+        raise RuntimeError(f"Expected a training checkpoint of step 1, got {info}.")
+    return f"{info.size_bytes / 1e6:.0f} MB, {info.kind}, step {info.step}"
+
+
+def _speak(work: Path) -> str:
+    from xtts_extend.speech.speaking import speak_to_file
+
+    spoken = speak_to_file(work / "base", _LANGUAGE, [work / "0.wav"], "Hello.", work / "hello.wav", seed=0)
+    return f"{spoken['audio_s']:.1f} s of audio"

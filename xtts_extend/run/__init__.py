@@ -1,0 +1,1 @@
+"""What a run is: its configuration, record, position, folder, history, metrics and curves."""

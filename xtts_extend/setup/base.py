@@ -1,0 +1,236 @@
+"""What is assumed of a base directory, each assumption beside what was found.
+
+The recipe asks for the few that it cannot do without; `check-base` asks for all of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from xtts_extend.checkpoint.inspect import load_pickled, weights_of
+from xtts_extend.errors import CheckpointError, ConfigError, XttsExtendError
+from xtts_extend.findings import Finding
+from xtts_extend.model.blank import BlankWeights
+from xtts_extend.model.codec import make_dvae
+from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
+from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
+from xtts_extend.text.vocabulary import load_vocabulary
+
+FILES = ("config.json", "model.pth", "vocab.json", "dvae.pth", "mel_stats.pth")
+#: Bytes per trained parameter in float32: the weight, its gradient and AdamW's two moments.
+_TRAINING_BYTES = 16
+#: A checkpoint holds the weight and the two moments.
+_CHECKPOINT_BYTES = 12
+
+
+def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
+    """Let the configuration name the base's files; an own vocabulary stays.
+
+    Raises:
+        ConfigError: the folder or a file that training needs is missing.
+    """
+    if not base_dir.is_dir():
+        raise ConfigError(f"The base directory {base_dir} does not exist. Give the folder with {', '.join(FILES)}.")
+    # model.pth may lie elsewhere (--checkpoint), the vocabulary as well (--vocab)
+    missing = [name for name in ("dvae.pth", "mel_stats.pth") if not (base_dir / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{base_dir} lacks {' and '.join(missing)}, which training needs. Download them beside the model's other "
+            "files (the tutorial in docs/ says where from)."
+        )
+    config.base_dir = str(base_dir)
+    config.model_args.dvae_checkpoint = str(base_dir / "dvae.pth")
+    config.model_args.mel_norm_file = str(base_dir / "mel_stats.pth")
+    config.model_args.tokenizer_file = config.model_args.tokenizer_file or str(base_dir / "vocab.json")
+
+
+def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
+    """Whether a DVAE file holds all tensors of the right shapes; coqui loads it with `strict=False`, in silence."""
+    state = load_pickled(path, map_location="meta")
+    if not isinstance(state, Mapping):
+        yield Finding("dvae.pth is a state dict", type(state).__name__, False)
+        return
+    with BlankWeights():
+        expected = make_dvae(num_tokens).state_dict()
+    missing = sorted(set(expected) - set(state))
+    yield Finding("dvae.pth is complete", f"missing: {', '.join(missing[:5]) or 'nothing'}", not missing)
+    left_over = sorted(set(state) - set(expected))
+    if left_over:
+        yield Finding("dvae.pth holds nothing else", f"unused: {', '.join(map(str, left_over[:5]))}", None)
+    wrong = [
+        f"{key}: {tuple(state[key].shape)}, {tuple(tensor.shape)} expected"
+        for key, tensor in expected.items()
+        if isinstance(state.get(key), Tensor) and state[key].shape != tensor.shape
+    ]
+    yield Finding(
+        f"dvae.pth has {num_tokens} codes and coqui's sizes", "; ".join(wrong[:3]) or "as expected", not wrong
+    )
+
+
+def mel_stats_finding(path: Path) -> Finding:
+    """Whether the mel statistics are 80 finite numbers other than zero (mels are divided by them)."""
+    stats = load_pickled(path, map_location="cpu")
+    if not isinstance(stats, Tensor):
+        return Finding("mel_stats.pth is a tensor", type(stats).__name__, False)
+    sound = tuple(stats.shape) == (80,) and bool(torch.isfinite(stats).all()) and bool((stats != 0).all())
+    return Finding("mel_stats.pth has 80 numbers, finite and not zero", f"shape {tuple(stats.shape)}", sound)
+
+
+def require_codec(config: NewLanguageConfig) -> None:
+    """Stop before training with a DVAE or mel statistics that do not fit.
+
+    Raises:
+        CheckpointError: what was found, and what was expected.
+    """
+    model_args = config.model_args
+    findings = [
+        *dvae_findings(Path(model_args.dvae_checkpoint), model_args.gpt_num_audio_tokens - 2),
+        mel_stats_finding(Path(model_args.mel_norm_file)),
+    ]
+    failed = [finding for finding in findings if finding.holds is False]
+    if failed:
+        raise CheckpointError(
+            f"The base's files in {config.base_dir} do not fit:\n  "
+            + "\n  ".join(f"{finding.assumption}: {finding.found}" for finding in failed)
+            + "\nTake the files that belong to this base."
+        )
+
+
+def check_base(base_dir: Path) -> list[Finding]:
+    """Try on a base directory everything that is assumed of it; a later assumption needs the earlier ones.
+
+    Raises:
+        ConfigError: the directory does not exist.
+    """
+    if not base_dir.is_dir():
+        raise ConfigError(f"{base_dir} does not exist. Give the folder with {', '.join(FILES)}.")
+    findings: list[Finding] = []
+    try:
+        findings.extend(_check(base_dir, findings))
+    except XttsExtendError as error:
+        findings.append(Finding("the check can go on", str(error), False))
+    return findings
+
+
+def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
+    for name in FILES:
+        path = base_dir / name
+        found = f"{path.stat().st_size / 1e6:,.1f} MB" if path.is_file() else "missing"
+        yield Finding(f"{name} is there", found, path.is_file())
+    speakers = base_dir / "speakers_xtts.pth"
+    yield Finding("speakers_xtts.pth (optional)", "there" if speakers.is_file() else "missing", None)
+    if not all((base_dir / name).is_file() for name in FILES):
+        return
+
+    raw = read_json(base_dir / "config.json")
+    config = NewLanguageConfig()
+    take_architecture(config, raw)
+    config.model_args.tokenizer_file = ""
+    use_base(config, base_dir)
+    unknown = sorted(set(raw.get("model_args", {})) - set(vars(config.model_args)))
+    yield Finding("config.json has no unknown model_args", ", ".join(unknown) or "none", None if unknown else True)
+
+    content = load_pickled(base_dir / "model.pth", map_location="meta")
+    weights, _ = weights_of(content, base_dir / "model.pth")
+    plain = xtts_weights(weights)
+    layers = len({key.split(".")[3] for key in plain if key.startswith("gpt.gpt.h.")})
+    rows, channels = plain["gpt.text_embedding.weight"].shape
+    yield Finding(
+        "layers as in config.json", f"{layers} / {config.model_args.gpt_layers}", layers == config.model_args.gpt_layers
+    )
+    yield Finding(
+        "channels as in config.json",
+        f"{channels} / {config.model_args.gpt_n_model_channels}",
+        channels == config.model_args.gpt_n_model_channels,
+    )
+    for name in TOKEN_TENSORS:
+        shape = tuple(plain[f"gpt.{name}"].shape) if f"gpt.{name}" in plain else ()
+        yield Finding(f"{name} has {rows} rows", f"shape {shape}" if shape else "missing", shape[:1] == (rows,))
+    dropped = len(weights) - len(plain)
+    if dropped:
+        yield Finding("model.pth holds one copy of the transformer", f"{dropped} more tensors, left out", None)
+
+    vocabulary = load_vocabulary(base_dir / "vocab.json")
+    yield Finding("a row for each token id", f"{rows} rows, ids 0–{vocabulary.size - 1}", rows == vocabulary.size)
+    stated = raw["model_args"].get("gpt_number_text_tokens")
+    yield Finding(
+        "config.json's gpt_number_text_tokens is the number of rows", f"{stated}", None if stated != rows else True
+    )
+    usual = {"[STOP]": 0, "[UNK]": 1, "[SPACE]": 2, "[START]": 261}
+    specials = {token: vocabulary.tokens.get(token) for token in usual}
+    yield Finding("special tokens are there", str(specials), None not in specials.values())
+    if specials != usual:
+        yield Finding("special tokens have the usual ids", f"usual: {usual}", None)
+    without = [code for code in config.languages if code not in vocabulary.languages]
+    yield Finding("each language of config.json has its tag", f"no tag: {', '.join(without) or 'none'}", not without)
+    audio_tokens = config.model_args.gpt_num_audio_tokens
+    embedded = plain["gpt.mel_embedding.weight"].shape[0]
+    yield Finding("audio tokens as in config.json", f"{embedded} / {audio_tokens}", embedded == audio_tokens)
+    ends = (config.model_args.gpt_start_audio_token, config.model_args.gpt_stop_audio_token)
+    yield Finding(
+        "audio start and stop are the last two tokens", str(ends), ends == (audio_tokens - 2, audio_tokens - 1)
+    )
+    rates = (config.audio.sample_rate, config.audio.dvae_sample_rate, config.audio.output_sample_rate)
+    yield Finding("22,050 Hz in, 24,000 Hz out", str(rates), rates == (22050, 22050, 24000))
+    yield from dvae_findings(base_dir / "dvae.pth", audio_tokens - 2)
+    yield mel_stats_finding(base_dir / "mel_stats.pth")
+    if not any(finding.holds is False for finding in findings):
+        yield from _forward_findings(config, base_dir)
+
+
+def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Finding]:
+    """Load everything, run one forward pass on two seconds of noise, and estimate what training needs."""
+    model = ExtendedGPTTrainer(config)
+    content = load_pickled(base_dir / "model.pth", map_location="cpu")
+    weights = xtts_weights(weights_of(content, base_dir / "model.pth")[0])
+    model.load_base(weights, model.vocab_size)
+    yield Finding("every tensor of model.pth has its place", f"{len(weights)} tensors", True)
+    bad = [key for key, tensor in weights.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    yield Finding("all weights are finite", ", ".join(bad[:5]) or "yes", not bad)
+    model.eval()
+    samples = 2 * config.audio.sample_rate
+    noise = 0.1 * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(0))
+    text = torch.full((1, 12), 3, dtype=torch.int32)
+    with torch.no_grad():
+        batch = model.formatted(
+            {
+                "padded_text": text,
+                "text_lengths": torch.tensor([text.shape[1]]),
+                "wav": noise,
+                "codes": None,
+                "is_encoded": torch.tensor([False]),
+                "wav_lengths": torch.tensor([samples]),
+                "conditioning": noise.unsqueeze(1),
+                "cond_idxs": None,
+                "cond_lens": None,
+            }
+        )
+        _, losses = model.train_step(batch, None)
+    codes = batch["audio_codes"].unique().numel()
+    yield Finding("one forward pass gives a finite loss", f"{losses['loss']:.3f}", bool(torch.isfinite(losses["loss"])))
+    # an untrained one gives a single code; training then has no content to learn, but nothing fails
+    heard = f"{codes} different ones of {batch['audio_codes'].numel()} for two seconds of noise"
+    yield Finding("the DVAE gives different codes", heard, True if codes > 1 else None)
+    trained = sum(parameter.numel() for parameter in model.xtts.gpt.parameters())
+    memory, free = trained * _TRAINING_BYTES / 1e9, psutil.virtual_memory().available / 1e9
+    yield Finding(
+        "memory for weights, gradients and AdamW in float32",
+        f"{memory:.1f} GB and activations; {free:.1f} GB free here",
+        None,
+    )
+    decoder = sum(tensor.nbytes for key, tensor in weights.items() if not key.startswith("gpt."))
+    size = (trained * _CHECKPOINT_BYTES + decoder) / 1e9
+    disk = shutil.disk_usage(base_dir).free / 1e9
+    # the newest three, one being written, the old and the new best
+    yield Finding(
+        "disk for a run that keeps three checkpoints",
+        f"{6 * size:.1f} GB ({size:.1f} GB each); {disk:.1f} GB free here",
+        None,
+    )

@@ -1,0 +1,185 @@
+"""The samples of a run: read from manifests and replay sets, checked, and what is unusable named and left out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import xtts_extend
+from xtts_extend.data.check import DataLimits, DataReport, check_samples
+from xtts_extend.data.codes import encode_samples
+from xtts_extend.data.encoded import file_digest, is_encoded_set, read_encoded, require_free
+from xtts_extend.data.manifest import Sample, read_manifest
+from xtts_extend.data.sampler import EpochBatchSampler
+from xtts_extend.errors import ConfigError, DataError, MachineError
+from xtts_extend.files import require_place
+from xtts_extend.model.codec import Codec
+from xtts_extend.run.config import NewLanguageConfig
+from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+from xtts_extend.text.vocabulary import load_vocabulary
+
+logger = logging.getLogger("trainer")
+#: What was read of recordings, in an output folder or a set.
+CHECKED = ".data-check.jsonl"
+
+
+@dataclass(frozen=True)
+class RunSamples:
+    """The usable samples of a run.
+
+    Attributes:
+        train: with those to replay, which are marked `replay`, at the end.
+        evaluation: empty when the run evaluates nothing.
+    """
+
+    train: list[Sample]
+    evaluation: list[Sample]
+
+
+def limits_of(config: NewLanguageConfig) -> DataLimits:
+    """The longest audio and text: what training is configured for, and never more than the model has positions for."""
+    model_args = config.model_args
+    # GPT.forward adds three codes, a silence and a start token to the audio, start and stop to the text
+    positions = (model_args.gpt_max_audio_tokens + 3 - 5) * model_args.gpt_code_stride_len
+    return DataLimits(
+        sample_rate=config.audio.sample_rate,
+        max_wav_length=min(model_args.max_wav_length, positions),
+        max_text_length=min(model_args.max_text_length, model_args.gpt_max_text_tokens - 2),
+    )
+
+
+def load_samples(config: NewLanguageConfig) -> RunSamples:
+    """Read and check manifests and replay sets; what is unusable is left out and said.
+
+    Raises:
+        ConfigError: the language to learn is to be replayed.
+        DataError: a manifest cannot be read, nothing is usable, or more than `max_bad_share` is unusable.
+    """
+    tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
+    if config.codes:
+        require_free(Path(config.codes))
+    # what encode read, or an earlier run, is not read again
+    cache = Path(config.codes or config.output_path) / CHECKED
+    require_place(cache.parent)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"The folder {cache.parent} cannot be made: {error.strerror}. Give another --output-dir or --codes."
+        ) from error
+    reports: dict[str, DataReport] = {}
+    parts = {"training": config.train_manifests, "replay": config.replay, "evaluation": config.val_manifests}
+    for name, specs in parts.items():
+        if not specs:
+            continue
+        samples = _read(specs, config)
+        languages = sorted({sample["language"] for sample in samples})
+        for language in languages:
+            require_tag(tokenizer, language)
+        if name == "replay" and config.language in languages:
+            raise ConfigError(
+                f"--replay holds utterances in {config.language}, the language to learn. Replay is for the languages "
+                "that the base knows; give new speech as --train-manifest."
+            )
+        report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
+        logger.info(" > %s data\n%s", name, report.summary(20, name_warnings=False))
+        if report.bad_share > config.max_bad_share:
+            raise DataError(
+                f"{len(samples) - len(report.usable)} of {len(samples)} {name} samples are unusable "
+                f"({report.bad_share:.1%}; --max-bad-share allows {config.max_bad_share:.1%}). They are named above; "
+                "mend them, write the usable ones with check-data --write-clean, or allow more."
+            )
+        if not report.usable:
+            raise DataError(f"There is not one usable {name} sample. The problems are named above.")
+        reports[name] = report
+    usable = {name: report.usable for name, report in reports.items()}
+    _say_overlap(usable["training"], usable.get("evaluation", []))
+    train = usable["training"] + [sample | {"replay": True} for sample in usable.get("replay", [])]
+    # weights that do not fit the languages are an error of this sampler
+    EpochBatchSampler(
+        train,
+        config.batch_size,
+        config.training_seed,
+        config.language_weights or None,
+        replay_share=config.replay_share if config.replay else 0.0,
+    )
+    return RunSamples(train, usable.get("evaluation", []))
+
+
+def _say_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
+    """Name validation recordings that are trained on, by the bytes of their files."""
+    trained = {sample["audio_digest"] for sample in train if "audio_digest" in sample}
+    both = [sample["manifest_audio_file"] for sample in evaluation if sample.get("audio_digest") in trained]
+    if both:
+        logger.warning(
+            " > %d of %d validation recordings are also trained on (%s%s): their losses say nothing about new speech, "
+            "and the best model is chosen by them. Take them out of one of the two manifests.",
+            len(both),
+            len(evaluation),
+            ", ".join(both[:5]),
+            ", …" if len(both) > 5 else "",
+        )
+
+
+def encode_run(samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: Any) -> RunSamples:
+    """The samples with codes and token ids, which are made once and kept: in `codes`, or beside the runs.
+
+    Raises:
+        ConfigError, DataError, MachineError: as `encode_samples`.
+    """
+    digest = codec_digest(config)
+    folder = Path(config.codes or Path(config.output_path).absolute() / ".codes" / digest[:16])
+    found, made = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer, digest)
+    # nothing is left for it to do on a GPU
+    codec.to(torch.device("cpu"))
+    if made:
+        logger.info(" > %d recordings were encoded; their codes are kept in %s", made, folder)
+    return RunSamples(found[: len(samples.train)], found[len(samples.train) :])
+
+
+def encode_into(
+    folder: Path,
+    samples: Sequence[Sample],
+    config: NewLanguageConfig,
+    codec: Codec,
+    tokenizer: Any,
+    digest: str,
+    progress: bool = True,
+) -> tuple[list[Sample], int]:
+    """`encode_samples` with what a configuration names, its `codec_digest` among it, on the GPU if there is one."""
+    vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return encode_samples(
+        samples,
+        lambda wav: codec.encode(wav.to(device)).cpu(),
+        tokenizer.encode,
+        folder,
+        codec_digest=digest,
+        # another release may clean texts in another way
+        text_digest=f"{vocabulary.digest} {xtts_extend.__version__}",
+        sample_rate=config.audio.sample_rate,
+        progress=progress,
+    )
+
+
+def codec_digest(config: NewLanguageConfig) -> str:
+    """Of the files that make codes of audio."""
+    files = (config.model_args.dvae_checkpoint, config.model_args.mel_norm_file)
+    return hashlib.sha256("".join(file_digest(Path(file)) for file in files).encode()).hexdigest()
+
+
+def _read(specs: Sequence[str], config: NewLanguageConfig) -> list[Sample]:
+    """The samples of manifests (PATH or PATH:LANG) and of replay sets."""
+    samples: list[Sample] = []
+    for spec in specs:
+        if is_encoded_set(Path(spec)):
+            samples += read_encoded(Path(spec), config.model_args.gpt_code_stride_len, config.audio.sample_rate)
+        else:
+            samples += read_manifest(spec, config.language, config.manifest_format, config.columns)
+    return samples
