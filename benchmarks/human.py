@@ -31,7 +31,7 @@ from human_data import Recording, read_corpus, unpack
 from mini_runs import table
 
 from xtts_extend.data.manifest import read_manifests, write_manifest
-from xtts_extend.demo.run import find_recipe
+from xtts_extend.recipes import find_recipe
 from xtts_extend.run.metrics import read_metrics
 from xtts_extend.text.vocabulary import load_vocabulary
 

@@ -11,7 +11,8 @@ import torch
 from xtts_extend.checkpoint.store import write_checkpoint
 from xtts_extend.demo import texts
 from xtts_extend.demo.mini_base import cached_mini_base
-from xtts_extend.demo.run import LANGUAGE, find_recipe, speak_corpora
+from xtts_extend.demo.run import LANGUAGE, speak_corpora
+from xtts_extend.recipes import find_recipe
 from xtts_extend.run.metrics import read_metrics
 from xtts_extend.text.extend import extend_vocabulary
 

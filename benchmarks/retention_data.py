@@ -18,10 +18,10 @@ from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.demo import texts
 from xtts_extend.demo.mini_base import make_mini_base
-from xtts_extend.demo.run import find_recipe
 from xtts_extend.demo.speech import make_corpus
 from xtts_extend.files import atomic_write
 from xtts_extend.model.gpt_trainer import xtts_weights
+from xtts_extend.recipes import find_recipe
 from xtts_extend.setup.encode import encode
 from xtts_extend.speech.replay import make_replay
 from xtts_extend.text.extend import extend_vocabulary

@@ -34,8 +34,8 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.demo import texts
 from xtts_extend.demo.mini_base import make_mini_base
-from xtts_extend.demo.run import find_recipe
 from xtts_extend.demo.speech import make_corpus
+from xtts_extend.recipes import find_recipe
 
 #: Sentences that are joined to an utterance: lengths like those of LJ Speech, 1 to 10 s with a mean of 6.6 s.
 _SENTENCES = (1, 1, 2, 2, 2)

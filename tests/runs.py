@@ -19,13 +19,14 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.recipes import find_recipe
 from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture, take_recorded
 from xtts_extend.setup.base import use_base
 from xtts_extend.text.vocabulary import load_vocabulary
 
 #: Optimizer steps of a run with `Corpus.flags`: two epochs of six.
 STEPS = 12
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "new_language" / "train_gpt_xtts.py"
+RECIPE = find_recipe()
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from xtts_extend.recipes import find_recipe
 from xtts_extend.training import trainer as trainer_module
 
 output, recipe_arguments = Path(sys.argv[1]), sys.argv[2:]
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "new_language" / "train_gpt_xtts.py"
+RECIPE = find_recipe()
 kept = {}
 rank = os.environ.get("RANK", "0")
 

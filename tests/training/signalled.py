@@ -9,16 +9,16 @@ PLACE is `step` (the batch is trained, nothing of what falls due is served yet),
 import os
 import runpy
 import sys
-from pathlib import Path
 
 import torch
 
+from xtts_extend.recipes import find_recipe
 from xtts_extend.training.pace import Progress
 from xtts_extend.training.trainer import ResumableTrainer
 
 number = int(sys.argv[1])
 place, _, step = sys.argv[2].partition(":")
-RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "new_language" / "train_gpt_xtts.py"
+RECIPE = find_recipe()
 
 
 def signal_at(where, now):

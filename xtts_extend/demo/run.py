@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice
+from xtts_extend.recipes import find_recipe
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.metrics import read_metrics
 from xtts_extend.setup.samples import limits_of
@@ -220,16 +220,6 @@ def _prepare_folder(output: Path) -> None:
         if (output / "am-model").exists():
             (output / "am-model").rename(output / f"earlier-am-model-{time.time_ns()}")
     output.mkdir(parents=True, exist_ok=True)
-
-
-def find_recipe() -> Path:
-    """The recipe of this checkout, or the one that the installation brought along."""
-    name = Path("recipes") / "new_language" / "train_gpt_xtts.py"
-    places = [Path(__file__).parents[2] / name, Path(sysconfig.get_path("data")) / "share" / "xtts_extend" / name]
-    for place in places:
-        if place.is_file():
-            return place
-    raise ConfigError(f"The recipe is neither at {places[0]} nor at {places[1]}. Install xtts_extend again.")
 
 
 def speak_corpora(output: Path) -> dict[str, Path]:

@@ -18,6 +18,7 @@ import torch
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint, run_checkpoints
 from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.recipes import RECIPE
 from xtts_extend.rescue.measure import not_finite, transformer_drift
 from xtts_extend.rescue.patient import Patient, open_patient
 from xtts_extend.run.config import NewLanguageConfig, read_json
@@ -25,7 +26,6 @@ from xtts_extend.run.curves import Curves, read_curves
 from xtts_extend.run.recorded import accumulation_of
 from xtts_extend.setup.command_line import recorded_flags
 
-_RECIPE = "recipes/new_language/train_gpt_xtts.py"
 #: The learning rate that is advised where the recorded one was too high or has done its work, as a share of it.
 LOWER_RATE = 0.1
 #: The median layer moved by 20 to 31 % of its norm in healthy runs of the mini model, by 370 % at 40 times the rate.
@@ -183,7 +183,7 @@ def _ran_away(patient: Patient) -> bool:
 def _resume(patient: Patient, base: Path, *flags: str) -> WayOut:
     """Continue a checkpoint: it brings its settings along, but for what the stock Trainer does not record."""
     recorded = patient.recorded
-    command = [*_launcher(patient), _RECIPE, "--checkpoint", str(patient.info.path)]
+    command = [*_launcher(patient), RECIPE, "--checkpoint", str(patient.info.path)]
     if not Path(recorded.get("base_dir") or "nowhere").is_dir():
         command += ["--base-dir", str(_folder(base))]
     command += [] if recorded.get("language") else ["--language", "LANGUAGE"]
@@ -220,7 +220,7 @@ def _begin(
         patient: the checkpoint, where it can be opened.
         vocabulary: of the new run, if it is not that of the old one.
     """
-    command = [*_launcher(patient), _RECIPE]
+    command = [*_launcher(patient), RECIPE]
     if weights is not None:
         command += ["--checkpoint", str(weights)]
         command += ["--start-fresh"] if patient and patient.info.kind == "training" else []
