@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from xtts_extend.checkpoint.inspect import newest_checkpoint
 from xtts_extend.checkpoint.store import write_checkpoint
 from xtts_extend.demo import texts
 from xtts_extend.demo.mini_base import cached_mini_base
@@ -88,7 +89,7 @@ class MiniRuns:
 
 def newest(run: Path) -> Path:
     """The last checkpoint of a run folder."""
-    return max(run.glob("checkpoint_*.pth"), key=lambda file: int(file.stem.split("_")[1]))
+    return Path(newest_checkpoint(run).path)
 
 
 def losses(run: Path, *, first: bool = False) -> dict[str, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
 # in the process that is forked nothing has run backward: torch's autograd would refuse to in its children
-_context.set_forkserver_preload(["xtts_extend.setup.prepare", "xtts_extend.training.trainer"])
+_context.set_forkserver_preload(["xtts_extend.setup.validate", "xtts_extend.training.trainer"])
 
 
 class Script:

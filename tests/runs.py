@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import runpy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,15 @@ from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.recipes import find_recipe
 from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture, take_recorded
+from xtts_extend.run.ranks import Ranks
 from xtts_extend.setup.base import use_base
+from xtts_extend.setup.flags import parse_flags
+from xtts_extend.setup.resolve import resolve_config
+from xtts_extend.setup.start import Start, open_checkpoint
+from xtts_extend.setup.validate import validate_config
+from xtts_extend.setup.vocabulary_change import match_vocabulary
 from xtts_extend.text.vocabulary import load_vocabulary
+from xtts_extend.training.trainer import ResumableTrainer
 
 #: Optimizer steps of a run with `Corpus.flags`: two epochs of six.
 STEPS = 12
@@ -212,6 +220,25 @@ def stock_run_once(made_once: Callable[..., Path], name: str, corpus: Corpus, **
 
     (file,) = made_once(name, fill).glob("run/*/checkpoint_4.pth")
     return file
+
+
+def ready(flags: Sequence[str]) -> ResumableTrainer:
+    """The trainer that the recipe makes of some flags, before its first step."""
+    made: list[ResumableTrainer] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResumableTrainer, "fit", lambda trainer: made.append(trainer))
+        runpy.run_path(str(RECIPE))["main"](list(flags))
+    return made[0]
+
+
+def configured(flags: Sequence[str]) -> tuple[Start, NewLanguageConfig]:
+    """What the recipe makes of some flags, up to the vocabulary."""
+    given = parse_flags([str(part) for part in flags])
+    start = open_checkpoint(given, Ranks())
+    config = resolve_config(given, start)
+    validate_config(config, start)
+    match_vocabulary(config, start)
+    return start, config
 
 
 def changed_vocabulary(

@@ -34,41 +34,75 @@ with report_errors(debug="--debug" in sys.argv):
 from trainer import TrainerArgs
 
 import xtts_extend
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.run.banner import announce
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.setup.flags import parse_arguments
-from xtts_extend.setup.prepare import prepare
+from xtts_extend.setup.flags import parse_flags
+from xtts_extend.setup.reference import base_digest, equip, load_reference, require_old_languages
+from xtts_extend.setup.resolve import resolve_config
+from xtts_extend.setup.samples import encode_run, load_samples
+from xtts_extend.setup.start import Mode, open_checkpoint
+from xtts_extend.setup.validate import validate_config
+from xtts_extend.setup.vocabulary_change import match_vocabulary
+from xtts_extend.setup.weights import resize_embeddings
+from xtts_extend.training.evaluation import measure_base
+from xtts_extend.training.restore import take_up
 from xtts_extend.training.trainer import ResumableTrainer
 
 
 def main(argv: list[str]) -> None:
-    arguments, overrides = parse_arguments(argv)
-    given = vars(arguments)
-
-    with report_errors(debug=given.get("debug", False)), Ranks.join() as ranks:
+    flags = parse_flags(argv)
+    with report_errors(debug=flags.debug), Ranks.join() as ranks:
         xtts_extend.enable()
 
-        # what the given path is, what follows from it, the data, and a model: a base gets its new rows here, a training
-        # checkpoint is restored by the trainer
-        prepared = prepare(given, overrides, ranks)
-        start, config = prepared.start, prepared.config
+        # what the path is, by content: a base model to start from, or a training checkpoint to resume
+        start = open_checkpoint(flags, ranks)
+        resuming = start.mode is Mode.RESUME
+        # defaults < base or recorded < flags < --coqpit
+        config = resolve_config(flags, start, ranks.size)
+        validate_config(config, start)
+        # the vocabulary of the weights, or one that grew at its end; else refused, or every row follows its token
+        migration = match_vocabulary(config, start)
+        with ranks.main_first():
+            samples = load_samples(config)
+            config.started_from_digest = base_digest(config, samples.train)
+        model = ExtendedGPTTrainer(config)
+
+        resumed, holds_base = None, not resuming
+        if resuming:
+            # refused where it would become another run; its weights are loaded by the trainer
+            resumed = take_up(start.checkpoint, config, samples.train, ranks, migration, flags.allow_changes)
+            config.freeze_base_rows = resumed.freezes
+            model.freeze_as(resumed.base_rows)
+            holds_base = load_reference(model, config, samples, start.checkpoint.record)
+        else:
+            weights, base_rows = resize_embeddings(start, config, migration)
+            model.load_base(weights, base_rows)
+            if config.freeze_base_rows:
+                model.freeze_base_rows()
+            require_old_languages(model, config, samples.evaluation)
+        with ranks.main_first():
+            samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
+        equip(model, config, samples.train)
+        announce(model, config, samples.train, samples.evaluation, ranks, start.resumed)
 
         trainer = ResumableTrainer(
             TrainerArgs(
-                restore_path=str(start.path) if start.resume else "",
+                # weights, optimizer, schedule, position: the next batch is the one that would have come
+                restore_path=str(start.path) if resuming else "",
                 grad_accum_steps=config.grad_accum_steps,
                 # what the base can do is worth knowing before it changes
-                start_with_eval=bool(prepared.samples.evaluation),
+                start_with_eval=bool(samples.evaluation),
             ),
             config,
-            output_path=config.output_path,
-            model=prepared.model,
-            train_samples=prepared.samples.train,
-            eval_samples=prepared.samples.evaluation,
-            new_run=given.get("new_run", False),
-            allow_changes=given.get("allow_changes", False),
+            model=model,
+            train_samples=samples.train,
+            eval_samples=samples.evaluation,
+            resumed=resumed,
+            base_losses=measure_base(model, config, samples.evaluation, ranks) if resuming and holds_base else {},
+            new_run=flags.new_run,
             run_folder=start.run_folder,
             ranks=ranks,
-            migration=prepared.migration,
         )
         trainer.fit()
 

@@ -7,23 +7,13 @@ import shutil
 
 import pytest
 import torch
-from runs import RECIPE, as_flag, edited
+from runs import RECIPE, as_flag, configured, edited
 
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.setup.command_line import NOT_CARRIED, recorded_flags
-from xtts_extend.setup.flags import parse_arguments
-from xtts_extend.setup.start import build_config, classify_path
 
 MEL_HEAD = "xtts.gpt.mel_head.weight"
-
-
-def configured(argv):
-    """What the recipe makes of a command line, up to the data."""
-    arguments, overrides = parse_arguments(argv)
-    given = vars(arguments)
-    start = classify_path(given)
-    return start, build_config(given, overrides, start)
 
 
 def pasted(command):

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from runs import edited
 
 from xtts_extend.errors import ConfigError
 from xtts_extend.run.config import NewLanguageConfig
-from xtts_extend.run.recorded import as_recorded, require_config, updates_of
+from xtts_extend.run.recorded import TrainingCheckpoint
 
+ROWS = {"rows": 3, "frozen": True, "digests": {}}
 FP16 = {"mixed_precision": True, "precision": "fp16", "use_grad_scaler": True}
 
 
+def read(path="checkpoint_4.pth", **content):
+    """A loaded file as a checkpoint."""
+    return TrainingCheckpoint.of(content, SimpleNamespace(path=str(path), step=5, epoch=0))
+
+
 def of_stock(config, **content):
-    return as_recorded({"config": config, "optimizer": [], "scheduler": [], "scaler": None, **content})["config"]
+    return read(**{"config": config, "optimizer": [], "scheduler": [], "scaler": None, **content}).config
 
 
 @pytest.mark.parametrize(
@@ -36,7 +44,7 @@ def of_stock(config, **content):
         ),
         pytest.param(
             {"model_args": {"max_wav_length": 99, "max_text_length": None}},
-            {"xtts_extend": {"version": 2}},
+            {"xtts_extend": {"version": 2, "base_rows": ROWS, "state": {}}},
             {"model_args": {"max_wav_length": 99, "max_text_length": None}},
             id="ours",
         ),
@@ -64,29 +72,30 @@ STATE = {"state": {0: {"step": 5}}, "param_groups": []}
 @pytest.mark.parametrize("others", [{}, {"scheduler": None, "scaler": None}, {"scheduler": [], "scaler": []}])
 def test_optimizers_of_all_releases(optimizer, others):
     """Before 0.4 the Trainer saved what it had: one, a list, or several by name; before 0.3 no schedule."""
-    content = as_recorded({"config": {"lr": 1.0}, "optimizer": optimizer, **others})
-    assert (content["optimizer"], content["scheduler"], updates_of(content)) == ([STATE], [], {5})
-    assert content["scaler"] is None
+    found = read(config={"lr": 1.0}, optimizer=optimizer, **others)
+    assert (found.optimizer, found.scheduler, found.updates) == ([STATE], [], {5})
+    assert found.scaler is None
 
 
 def test_scalers_of_all_releases():
     scaler = {"scale": 65536.0, "growth_factor": 2.0}
     for saved in (scaler, [scaler]):
-        assert as_recorded({"config": FP16, "optimizer": [], "scaler": saved})["scaler"] == scaler
+        assert read(config=FP16, optimizer=[], scaler=saved).scaler == scaler
 
 
 def test_settings_that_are_only_in_the_run_folder(tmp_path, caplog):
     caplog.set_level("INFO", "trainer")
     content, path = {"model": {}, "optimizer": STATE}, tmp_path / "checkpoint_4.pth"
     with pytest.raises(ConfigError, match=r"no 'config' in it.* config\.json of its run folder"):
-        require_config(content, as_recorded(content, path)["config"], path)
+        read(path, **content).require_config()
     # of a base directory
     (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer": "radam"}')
     with pytest.raises(ConfigError, match="does not record the settings"):
-        require_config(content, as_recorded(content, path)["config"], path)
+        read(path, **content).require_config()
     (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer_wd_only_on_weights": true, "grad_clip": null}')
-    recorded = as_recorded(content, path)["config"]
-    require_config(content, recorded, path)
+    found = read(path, **content)
+    found.require_config()
+    recorded = found.config
     assert (recorded["lr"], recorded["grad_clip"], recorded["optimizer_wd_only_on_weights"]) == (0.1, 0.0, True)
     assert "those of the config.json beside it are taken" in caplog.text
 
@@ -95,8 +104,7 @@ def test_settings_that_are_only_in_the_run_folder(tmp_path, caplog):
 def test_a_schedule_counts_updates_where_the_optimizer_does_not(by_epoch, updates):
     optimizer = {"state": {0: {"momentum_buffer": None}}, "param_groups": []}
     config = {"scheduler_after_epoch": by_epoch}
-    content = as_recorded({"config": config, "optimizer": [optimizer], "scheduler": [{"last_epoch": 7}]})
-    assert updates_of(content) == updates
+    assert read(config=config, optimizer=[optimizer], scheduler=[{"last_epoch": 7}]).updates == updates
 
 
 def test_an_accumulation_that_is_not_recorded_is_asked_for(stock_file, corpus, fails, tmp_path):

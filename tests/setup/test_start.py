@@ -5,14 +5,15 @@ import shutil
 
 import pytest
 import torch
-from runs import checkpoint, edited, only_run
+from runs import checkpoint, configured, edited, only_run
 
 from xtts_extend import inspect_checkpoint
 from xtts_extend.checkpoint.store import lock_run
 from xtts_extend.errors import ConfigError
 from xtts_extend.run.config import NewLanguageConfig, apply_override, changes
-from xtts_extend.setup.flags import parse_arguments
-from xtts_extend.setup.start import build_config, classify_path
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.setup.flags import Flags
+from xtts_extend.setup.start import Mode, open_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +25,7 @@ def run(corpus, recipe, tmp_path_factory):
 
 
 def configure(*argv: str) -> NewLanguageConfig:
-    arguments, overrides = parse_arguments([str(part) for part in argv])
-    return build_config(vars(arguments), overrides, classify_path(vars(arguments)))
+    return configured(argv)[1]
 
 
 def test_the_architecture_is_the_bases(corpus):
@@ -266,8 +266,8 @@ def test_an_optimizer_without_a_count_is_no_run(tmp_path, caplog, lacking):
     content = {"model": weights, "optimizer": {"state": moments, "param_groups": [{"params": [0]}]}}
     torch.save({**content, "step": 5, "epoch": 1, lacking: None}, tmp_path / "checkpoint_5.pth")
     caplog.set_level("INFO", "trainer")
-    start = classify_path({"checkpoint": str(tmp_path / "checkpoint_5.pth")})
-    assert (start.resume, start.info.kind) == (False, "base")
+    start = open_checkpoint(Flags(checkpoint=str(tmp_path / "checkpoint_5.pth")), Ranks())
+    assert (start.mode, start.info.kind) == (Mode.START, "base")
     values = {"step": 5, "epoch": 1, lacking: None}
     assert f"the state of an optimizer, but step {values['step']} and epoch {values['epoch']}" in caplog.text
     assert "was stripped" not in caplog.text

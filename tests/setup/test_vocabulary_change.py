@@ -6,19 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import changed_vocabulary, checkpoint, only_run
-from trainer import TrainerArgs
+from runs import as_flag, changed_vocabulary, checkpoint, only_run, ready
 
-import xtts_extend
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_rows
 from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.run.metrics import read_metrics
-from xtts_extend.run.ranks import Ranks
-from xtts_extend.setup.prepare import prepare
 from xtts_extend.setup.vocabulary_change import start_vocabularies
 from xtts_extend.text.vocabulary import load_vocabulary
-from xtts_extend.training.trainer import ResumableTrainer
 
 PREFIX = "xtts.gpt."
 
@@ -45,18 +40,8 @@ def variant(corpus, how, folder):
 
 def continued(checkpoint_path, vocab, output, **given):
     """A trainer that has restored a checkpoint with another vocabulary, before its first step."""
-    xtts_extend.enable()
-    given = {"checkpoint": str(checkpoint_path), "vocab": str(vocab), "output_dir": str(output), **given}
-    prepared = prepare({"on_vocab_change": "migrate", **given}, [], Ranks())
-    return ResumableTrainer(
-        TrainerArgs(restore_path=str(prepared.start.path), grad_accum_steps=1),
-        prepared.config,
-        model=prepared.model,
-        train_samples=prepared.samples.train,
-        eval_samples=prepared.samples.evaluation,
-        new_run=True,
-        migration=prepared.migration,
-    )
+    flags = {"checkpoint": checkpoint_path, "vocab": vocab, "output_dir": output, "on_vocab_change": "migrate"}
+    return ready([part for key, value in {**flags, **given}.items() for part in as_flag(key, value)])
 
 
 def rows_by_token(state, vocab):
@@ -180,7 +165,7 @@ def test_frozen_rows_that_would_not_come_first(short_run, corpus, old_moments, f
     code, message = fails(flags)
     assert code == 2
     assert "--no-freeze-base-rows" in message
-    trainer = continued(short_run, vocab, tmp_path / "runs", freeze_base_rows=False)
+    trainer = continued(short_run, vocab, tmp_path / "runs", no_freeze_base_rows=True)
     assert not trainer.model.rows_frozen
     moments = moments_by_token(trainer, vocab)
     for key, pair in moments.items():
@@ -214,7 +199,7 @@ def test_a_checkpoint_with_a_token_more_than_its_tokenizer(stock_file, corpus, f
 @pytest.mark.slow
 def test_moments_of_a_stock_run_follow_their_tokens(stock_file, corpus, tmp_path):
     vocab = variant(corpus, "permuted", tmp_path)
-    given = {"base_dir": str(corpus.base), "language": "am", "train_manifest": [str(corpus.train)]}
+    given = {"base_dir": str(corpus.base), "language": "am", "train_manifest": str(corpus.train)}
     trainer = continued(stock_file, vocab, tmp_path / "runs", checkpoint_vocab=str(corpus.vocab), **given)
     same = continued(stock_file, corpus.vocab, tmp_path / "same", **given)
     assert not trainer.model.rows_frozen
@@ -299,7 +284,7 @@ def gaps_closed(stock_file, corpus, tmp_path_factory):
 def test_a_checkpoint_of_a_tool_that_closed_the_gaps(gaps_closed, corpus, fails, tmp_path):
     """It goes on with its own vocabulary, is refused with another one, and migrates."""
     file, closed, gappy = (gaps_closed / name for name in ("checkpoint_4.pth", "vocab.json", "am.json"))
-    given = {"base_dir": str(gaps_closed / "base"), "language": "am", "train_manifest": [str(corpus.train)]}
+    given = {"base_dir": str(gaps_closed / "base"), "language": "am", "train_manifest": str(corpus.train)}
     same = continued(file, closed, tmp_path / "same", **given)
     assert (same.position.step, same.model.vocab_size) == (5, load_vocabulary(closed).size)
     assert same.model.xtts.tokenizer.tokenizer.encode("日").ids == [1], "coqui's own reading would drop it"

@@ -17,15 +17,15 @@ rank = os.environ.get("RANK", "0")
 
 
 class Probe(trainer_module.Updater):
-    def __init__(self, trainer, ranks):
-        super().__init__(trainer, ranks)
-        self.gpt = trainer.model.xtts.gpt
+    def __init__(self, state, hooks):
+        super().__init__(state, hooks)
+        self.gpt = state.model.xtts.gpt
 
-    def step(self, batch, names, *, moves):
+    def step(self, batch, names, loader, *, moves):
         for module in self.gpt.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        return super().step(batch, names, moves=moves)
+        return super().step(batch, names, loader, moves=moves)
 
     def _move(self):
         if "gradients" not in kept:

@@ -61,21 +61,21 @@ def test_one_sample_too_large():
 
 def test_the_trial_step_leaves_no_gradient(corpus, monkeypatch):
     model = ExtendedGPTTrainer(config_for(corpus.base))
-    trainer = SimpleNamespace(
+    state = SimpleNamespace(
         model=model,
         config=model.config,
-        optimizer=[torch.optim.AdamW(model.parameters())],
-        _get_autocast_args=lambda mixed_precision, precision: ("cpu", torch.bfloat16),
+        optimizer=torch.optim.AdamW(model.parameters()),
+        autocast=lambda: torch.autocast("cpu", enabled=False),
     )
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1000)
     used = {name: parameter.nbytes for name, parameter in model.xtts.gpt.named_parameters() if "prompt" not in name}
-    peak = batch_memory._peak_memory(trainer, 2, 60)
+    peak = batch_memory._peak_memory(state, 2, 60)
     assert 1000 < peak <= 1000 + 2 * sum(used.values())
     assert all(parameter.grad is None for parameter in model.parameters())
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        batch_memory._peak_memory(trainer, 2, 60)
+        batch_memory._peak_memory(state, 2, 60)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

@@ -152,18 +152,15 @@ def test_a_run_with_a_warning_says_so_in_a_line(corpus, recipe, tmp_path, caplog
 )
 def test_batches_in_words(config, processes, line):
     samples = [{"replay": True}, {}]
-    text = describe_run(NewLanguageConfig(**config), samples, [], 64, processes)
+    text = describe_run(NewLanguageConfig(**config), samples, [], processes)
     assert f" > 2 training samples (1 of them replay), 0 evaluation samples\n > {line}" in text
     assert ("1000 epochs or step 9" in text) == bool(config.get("max_steps"))
 
 
 def test_another_number_of_processes_is_said():
-    content = {"xtts_extend": {"processes": 2}}
     config = NewLanguageConfig(batch_size=4)
-    assert describe_processes(content, config, 2) == ""
-    # the stock Trainer records none
-    assert describe_processes({}, config, 2) == ""
-    said = describe_processes(content, config, 1)
+    assert describe_processes(2, config, 2) == ""
+    said = describe_processes(2, config, 1)
     assert "The number of processes changed from 2 to 1; each now has batches of 4." in said
 
 

@@ -142,7 +142,7 @@ def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, tmp_path
     require_equal(ours.optimizer[0].state_dict(), saved["optimizer"][0])
     require_equal(ours.scheduler[0].state_dict(), saved["scheduler"][0])
     require_equal(dict(ours.model.checkpoint_state()), dict(saved["model"]))
-    assert ours.best_value == saved["xtts_extend"]["state"]["best_value"]
+    assert ours.position.best_value == saved["xtts_extend"]["state"]["best_value"]
     assert ours.output_path != uninterrupted
 
 

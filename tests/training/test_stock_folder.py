@@ -112,7 +112,7 @@ def fail_at(when, flags, monkeypatch):
     if when == "refused":
         flags += ["--seed", "77"]
     elif when == "while it is restored":
-        monkeypatch.setattr(restore, "restore_schedules", lambda *_: 1 / 0)
+        monkeypatch.setattr(restore, "restore_schedule", lambda *_: 1 / 0)
     else:
         monkeypatch.setattr(Updater, "_train", lambda *_: 1 / 0)
 

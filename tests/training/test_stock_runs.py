@@ -8,14 +8,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-from runs import edited, require_equal, stock_run
-from trainer import Trainer, TrainerArgs
+from runs import edited, ready, require_equal, stock_run
+from trainer import Trainer
 
-import xtts_extend
 from xtts_extend.run.config import take_recorded
-from xtts_extend.run.ranks import Ranks
-from xtts_extend.setup.flags import parse_arguments
-from xtts_extend.setup.prepare import prepare
 from xtts_extend.training.trainer import ResumableTrainer
 
 BETAS = {"betas": [0.9, 0.96], "weight_decay": 0.01}
@@ -129,13 +125,7 @@ def resumed(corpus, file, **flags) -> ResumableTrainer:
         **dict.fromkeys(("batch_size", "learning_rate", "epochs", "save_step", "amp", "grad_accum_steps")),
         **flags,
     }
-    arguments, _ = parse_arguments(corpus.flags(checkpoint=file, max_steps=6, **given))
-    xtts_extend.enable()
-    prepared = prepare(vars(arguments), [], Ranks())
-    return ResumableTrainer(
-        TrainerArgs(restore_path=str(file), grad_accum_steps=prepared.config.grad_accum_steps), prepared.config,
-        model=prepared.model, train_samples=prepared.samples.train, eval_samples=prepared.samples.evaluation,
-    )  # fmt: skip
+    return ready(corpus.flags(checkpoint=file, max_steps=6, **given))
 
 
 class Stock:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from xtts_extend.checkpoint.names import BEST_MODEL, named_checkpoints, parse_name
 from xtts_extend.checkpoint.plain import as_plain, is_counted_by_tensors
 from xtts_extend.checkpoint.soundness import require_sound
 from xtts_extend.checkpoint.stand_ins import STAND_INS, runs_code
@@ -25,9 +26,10 @@ from xtts_extend.errors import CheckpointError, DamagedError
 
 logger = logging.getLogger("trainer")
 
+#: Key of what a run of ours records beside what a stock checkpoint holds.
+RECORD_KEY = "xtts_extend"
 #: Prefixes under which the text embedding is found: coqui's trainer, `Xtts.state_dict()`.
 _GPT_PREFIXES = ("xtts.gpt.", "gpt.")
-_CHECKPOINT_NAME = re.compile(r"(checkpoint|best_model)_\d+\.pth")
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def describe(content: Any, path: Path) -> CheckpointInfo:
         epoch=epoch,
         has_optimizer=has_optimizer,
         has_scheduler=_has_state(top.get("scheduler")),
-        written_by="xtts_extend" if isinstance(top.get("xtts_extend"), Mapping) else "coqui",
+        written_by="xtts_extend" if isinstance(top.get(RECORD_KEY), Mapping) else "coqui",
         architecture=Architecture(layers=len(blocks), channels=channels, heads=heads),
         size_bytes=path.stat().st_size,
         path=str(path),
@@ -228,7 +230,7 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
 
 def run_checkpoints(run: Path) -> list[Path]:
     """The checkpoint files of a run folder, in no particular order; the name only finds candidates."""
-    return [entry for entry in run.iterdir() if _CHECKPOINT_NAME.fullmatch(entry.name)]
+    return [file for file, _ in named_checkpoints(run)]
 
 
 def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Path] = ()) -> CheckpointInfo:
@@ -279,7 +281,7 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
 
 def other_checkpoint(damaged: Path) -> str:
     """Names the newest sound checkpoint beside a damaged or missing one, if there is one."""
-    known = _CHECKPOINT_NAME.fullmatch(damaged.name) or damaged.name == "best_model.pth"
+    known = parse_name(damaged) or damaged.name == BEST_MODEL
     if not known or not damaged.parent.is_dir():
         return ""
     try:

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from xtts_extend.checkpoint.inspect import CheckpointInfo, describe, load_pickled
+from xtts_extend.checkpoint.inspect import RECORD_KEY, CheckpointInfo, describe, load_pickled
+from xtts_extend.checkpoint.names import BEST_MODEL, named_checkpoints, parse_name
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DiskFullError, MachineError
 from xtts_extend.files import atomic_path, atomic_write, require_place
 
 logger = logging.getLogger("trainer")
 
-#: Version of what the `xtts_extend` key of a checkpoint holds.
+#: Version of what `RECORD_KEY` holds.
 FORMAT_VERSION = 3
 _LOCK_TIMEOUT_S = 15
 
@@ -103,12 +104,11 @@ def set_aside_later(run: Path, step: int) -> None:
 
     They would take the place of the new ones: as the newest of the run, and in the retention.
     """
-    for file in sorted(run.iterdir()):
-        found = _step_of(file, "checkpoint") or _step_of(file, "best_model")
-        if found and int(found.group(1)) > step:
+    for file, name in sorted(named_checkpoints(run), key=lambda named: named[0]):
+        if name.step > step:
             folder = run / "set-aside"
             folder.mkdir(exist_ok=True)
-            best = run / "best_model.pth"
+            best = run / BEST_MODEL
             if best.exists() and best.samefile(file):
                 best.unlink()
             target, number = folder / file.name, 1
@@ -123,7 +123,7 @@ def set_aside_later(run: Path, step: int) -> None:
 
 def adapter_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of the adapter that a checkpoint holds beside its weights; none in a base's file."""
-    tensors: dict[str, torch.Tensor] = (content.get("xtts_extend") or {}).get("adapter", {}).get("tensors", {})
+    tensors: dict[str, torch.Tensor] = (content.get(RECORD_KEY) or {}).get("adapter", {}).get("tensors", {})
     return tensors
 
 
@@ -133,7 +133,7 @@ def keep_newest(run: Path, count: int) -> int:
     Returns:
         How many were removed.
     """
-    files = [(int(found.group(1)), file) for file in run.iterdir() if (found := _step_of(file, "checkpoint"))]
+    files = [(name.step, file) for file, name in named_checkpoints(run) if name.kind == "checkpoint"]
     for _, file in sorted(files)[:-count]:
         file.unlink()
     return len(files[count:])
@@ -171,10 +171,11 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
             raise
         logger.warning(" > The disk is full: %d of the older checkpoints were removed, for one more try.", removed)
         write_checkpoint(state, path)
-    if _step_of(path, "best_model"):
-        _link(path, run / "best_model.pth")
-        for file in run.iterdir():
-            if _step_of(file, "best_model") and file != path:
+    written = parse_name(path)
+    if written and written.kind == "best_model":
+        _link(path, run / BEST_MODEL)
+        for file, other in list(named_checkpoints(run)):
+            if other.kind == "best_model" and file != path:
                 file.unlink()
     keep_newest(run, keep)
 
@@ -217,10 +218,6 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, copy)
     else:
         link.replace(target)
-
-
-def _step_of(file: Path, kind: str) -> re.Match[str] | None:
-    return re.fullmatch(rf"{kind}_(\d+)\.pth", file.name)
 
 
 def require_fit(expected: set[str], found: set[str], what: str) -> None:

@@ -25,11 +25,15 @@ from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS, make_corpus
 from xtts_extend.errors import ConfigError
 from xtts_extend.files import atomic_folder, atomic_write, cache_folder
 from xtts_extend.model.codec import make_dvae
-from xtts_extend.model.gpt_trainer import xtts_weights
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
 from xtts_extend.model.voice import Voice, make_voice
 from xtts_extend.setup.base import FILES
+from xtts_extend.setup.flags import Flags
+from xtts_extend.setup.resolve import resolve_config
 from xtts_extend.setup.samples import encode_run, load_samples
-from xtts_extend.setup.start import build_config, build_model, classify_path, load_base
+from xtts_extend.setup.start import start_from
+from xtts_extend.setup.validate import validate_config
+from xtts_extend.setup.weights import resize_embeddings
 from xtts_extend.speech.speaking import load_model
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 from xtts_extend.training.trainer import ResumableTrainer
@@ -204,8 +208,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
         steps: how many batches of four.
         seed: of the run.
     """
-    given = {
-        "base_dir": str(base),
+    values = {
         "language": next(iter(manifests)),
         "train_manifest": [f"{manifest}:{language}" for language, manifest in manifests.items()],
         "output_dir": str(runs),
@@ -214,7 +217,6 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
         "batch_size": 4,
         "grad_accum_steps": 1,
         "learning_rate": 2e-3,
-        "warmup_steps": 50,
         "grad_clip": 1.0,
         "seed": seed,
     }
@@ -225,11 +227,12 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
         "--coqpit.run_eval=false",
     ]
     xtts_extend.enable()
-    start = classify_path(given)
-    config = build_config(given, overrides, start)
+    start = start_from(base / "model.pth")
+    config = resolve_config(Flags(base_dir=str(base), warmup_steps=50, values=values, overrides=overrides), start)
+    validate_config(config, start)
     samples = load_samples(config)
-    model = build_model(config)
-    load_base(model, config, start)
+    model = ExtendedGPTTrainer(config)
+    model.load_base(*resize_embeddings(start, config))
     # each batch would encode its own otherwise, and there are more of these than recordings
     samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
     trainer = ResumableTrainer(

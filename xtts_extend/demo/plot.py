@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from xtts_extend.run.metrics import Line
+
 _WINDOW = 10
 
 
-def draw_losses(
-    steps: list[dict[str, Any]], evaluations: list[dict[str, Any]], resumed_after: int, output: Path
-) -> None:
+def draw_losses(steps: list[Line], evaluations: list[Line], resumed_after: int, output: Path) -> None:
     """Draw the mel loss of every step, its running mean, and the evaluations of each language, as a PNG.
 
     Args:

@@ -7,11 +7,28 @@ is one ordinary `weight` (and `bias`): `state_dict()` joins the two parts, `load
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BaseRows:
+    """The token rows of a model that are its base's.
+
+    Attributes:
+        rows: how many, from the first one on.
+        frozen: they do not train.
+        digests: SHA-256 of these rows of each token tensor, as `row_digests` returns them; empty where not known.
+    """
+
+    rows: int
+    frozen: bool = False
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 class _FrozenRows(nn.Module):

@@ -21,7 +21,7 @@ from xtts_extend.model.codec import Codec
 from xtts_extend.model.distillation import Replayed, Teacher, divergence
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.forward import Layout, forward
-from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
+from xtts_extend.model.frozen_rows import BaseRows, FrozenRowsEmbedding, FrozenRowsLinear
 from xtts_extend.model.kernels import use_fast_kernels
 from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.text.vocabulary import readable_by_coqui
@@ -104,8 +104,6 @@ class ExtendedGPTTrainer(GPTTrainer):
         self.adapter_rank = 0
         self.anchor: Anchor | None = None
         self.distill_weight = 0.0
-        #: The weights are those that the run started from, although it is a resume; until `restore_state`.
-        self.holds_base = False
         self._teacher: Teacher | None = None
 
     @property
@@ -150,6 +148,17 @@ class ExtendedGPTTrainer(GPTTrainer):
         gpt.text_embedding = FrozenRowsEmbedding(gpt.text_embedding, self.base_rows)
         gpt.text_head = FrozenRowsLinear(gpt.text_head, self.base_rows)
         self.rows_frozen = True
+
+    def freeze_as(self, base: BaseRows) -> None:
+        """Know the base's rows, and freeze them, as a run did that is resumed; before the optimizer is made."""
+        self.base_rows, self.base_digests = base.rows, dict(base.digests)
+        if base.frozen:
+            self.freeze_base_rows()
+
+    @property
+    def base(self) -> BaseRows:
+        """What `freeze_as` of a later resume needs to know."""
+        return BaseRows(self.base_rows, self.rows_frozen, dict(self.base_digests))
 
     def add_adapter(self, rank: int) -> None:
         """Train adapters of a rank and the rows of new tokens instead of the transformer; nothing to do a second time.
@@ -215,7 +224,6 @@ class ExtendedGPTTrainer(GPTTrainer):
         self._require_same_tensors(own, {**absent, **given}, "checkpoint")
         everything = {**absent, **given}
         self.load_state_dict({key: everything[plain_name(key)] for key in self.state_dict()})
-        self.holds_base = False
         arrived = {plain_name(key): tensor for key, tensor in self.state_dict().items()}
         wrong = [
             key for key, tensor in given.items() if not torch.equal(arrived[key].cpu(), tensor.to(arrived[key].dtype))

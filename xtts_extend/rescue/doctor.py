@@ -228,13 +228,13 @@ def _notes(
 
 
 def _froze(patient: Patient) -> bool:
-    return bool(patient.record.get("base_rows", {}).get("frozen"))
+    return bool(patient.frozen_rows)
 
 
 def _as_frozen(patient: Patient) -> bool:
     """Whether the rows that a run froze are still those that it began with: the base's, or those of an earlier run."""
-    record = patient.record["base_rows"]
-    return row_digests(patient.weights, record["rows"]) == record["digests"]
+    began_with = patient.record.base_rows.digests if patient.record else {}
+    return row_digests(patient.weights, patient.frozen_rows) == began_with
 
 
 def _vocabulary_beside(patient: Patient) -> Vocabulary | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
 from xtts_extend.model.migration import nearest_rows
 from xtts_extend.rescue.patient import Patient, expected_shape, row_moments
-from xtts_extend.run.recorded import updates_of
 from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE
 from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
@@ -220,7 +219,7 @@ def measure_new_rows(
 def not_finite(patient: Patient) -> list[str]:
     """Names of weights and moments that hold NaN or infinity."""
     names = [key for key, tensor in patient.weights.items() if not torch.isfinite(tensor).all()]
-    for optimizer in patient.optimizers:
+    for optimizer in patient.training.optimizer:
         for number, state in optimizer["state"].items():
             names += [
                 f"{key} of parameter {number}"
@@ -237,7 +236,7 @@ def measure_moments(patient: Patient, moments: dict[str, dict[str, Any]] | None)
     if moments is None:
         return Moments(0, [], ["it holds another number of parameters than the model has"])
     rows: list[str] = []
-    has_adapter = bool(patient.record.get("adapter", {}).get("rank"))
+    has_adapter = patient.adapter_rank > 0
     others = [
         f"{key.removeprefix('gpt.')} has none"
         for key in patient.weights
@@ -254,7 +253,7 @@ def measure_moments(patient: Patient, moments: dict[str, dict[str, Any]] | None)
             if tuple(value.shape) != expected
         ]
         (rows if name in TOKEN_TENSORS else others).extend(wrong)
-    updates = max(updates_of(patient.as_recorded), default=0)
+    updates = max(patient.training.updates, default=0)
     return Moments(updates, rows or _rows_of_others(patient, moments, updates), others)
 
 
@@ -264,8 +263,7 @@ def _rows_of_others(patient: Patient, moments: dict[str, dict[str, Any]], update
     Every update moves the rows that have moments, and only those.
     """
     state = moments.get(EMBEDDING, {})
-    frozen = patient.record.get("base_rows", {}).get("frozen")
-    if "exp_avg_sq" not in state or frozen or updates > _MOMENTS_LAST:
+    if "exp_avg_sq" not in state or patient.frozen_rows or updates > _MOMENTS_LAST:
         return []
     now, before = patient.weights[f"gpt.{EMBEDDING}"][patient.rows], patient.base[f"gpt.{EMBEDDING}"][patient.base_rows]
     moved = (now != before).any(dim=1)
@@ -287,7 +285,8 @@ def schedule_notes(patient: Patient, updates: int) -> list[str]:
         updates: how many its optimizer has made.
     """
     notes = []
-    rates = [group["lr"] for optimizer in patient.optimizers for group in optimizer["param_groups"]]
+    groups = [group for optimizer in patient.training.optimizer for group in optimizer["param_groups"]]
+    rates = [cast(float, group["lr"]) for group in groups]
     if rates and max(rates) < 1e-3 * float(patient.recorded.get("lr") or 0):
         notes.append(
             f"the learning rate is {max(rates):.3g}, and the run's is {patient.recorded['lr']:.3g}: the schedule is at "

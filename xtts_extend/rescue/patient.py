@@ -23,7 +23,8 @@ from xtts_extend.model.gpt_trainer import merged_weights, row_digests
 from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.model.migration import nearest_rows
 from xtts_extend.run.config import NewLanguageConfig, take_recorded
-from xtts_extend.run.recorded import as_recorded
+from xtts_extend.run.record import RunRecord
+from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE, CheckpointVocabulary, checkpoint_vocabulary
 from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
 
@@ -63,27 +64,30 @@ class Patient:
     rows: Tensor
     base_rows: Tensor
 
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The `xtts_extend` key; empty in files of the stock Trainer."""
-        return self.content.get("xtts_extend") or {}
-
     @cached_property
-    def as_recorded(self) -> Mapping[str, Any]:
+    def training(self) -> TrainingCheckpoint:
         """The content, with the meaning that its values had for the trainer that wrote it."""
-        return as_recorded(self.content, Path(self.info.path))
+        return TrainingCheckpoint.of(self.content, self.info)
+
+    @property
+    def record(self) -> RunRecord | None:
+        """What a run of ours recorded; None in files of the stock Trainer."""
+        return self.training.record
 
     @property
     def recorded(self) -> Mapping[str, Any]:
         """The configuration of the run; empty where none travels with the weights."""
-        recorded: Mapping[str, Any] = self.as_recorded["config"]
-        return recorded
+        return self.training.config
 
     @property
-    def optimizers(self) -> list[Mapping[str, Any]]:
-        """States of the optimizers, usually one; none in files without them."""
-        optimizers: list[Mapping[str, Any]] = self.as_recorded["optimizer"]
-        return optimizers
+    def frozen_rows(self) -> int:
+        """How many rows the run froze."""
+        return self.record.base_rows.rows if self.record and self.record.base_rows.frozen else 0
+
+    @property
+    def adapter_rank(self) -> int:
+        """Of the run's adapter; 0 without one."""
+        return self.record.adapter.rank if self.record else 0
 
     @property
     def new_rows(self) -> Tensor:
@@ -138,9 +142,8 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     _require_same_architecture(weights, base_weights, info.path, base_file)
     beside = base_file.parent / "vocab.json"
     base_vocabulary = load_vocabulary(beside) if beside.is_file() else None
-    config = content.get("config")
-    recorded = config if isinstance(config, Mapping) else {}
-    known, source = checkpoint_vocabulary(content.get("xtts_extend") or {}, recorded, info)
+    training = TrainingCheckpoint.of(content, info)
+    known, source = checkpoint_vocabulary(training)
     tokens = known.tokens if known else None
     if known is None and vocab is not None and (given := load_vocabulary(vocab)).size == info.vocab_size:
         tokens, source = given.tokens, f"{vocab}, which was given"
@@ -152,7 +155,7 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     else:
         pairs = [(row, row) for row in range(min(info.vocab_size, base_info.vocab_size))]
     rows, base_rows = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
-    _require_its_base(content.get("xtts_extend") or {}, weights, base_weights, rows, base_rows, info.path, base_file)
+    _require_its_base(training.record, weights, base_weights, rows, base_rows, info.path, base_file)
     return Patient(
         info,
         content,
@@ -190,7 +193,7 @@ def _require_same_architecture(
 
 
 def _require_its_base(
-    record: Mapping[str, Any],
+    record: RunRecord | None,
     weights: Mapping[str, Tensor],
     base: Mapping[str, Tensor],
     rows: Tensor,
@@ -199,9 +202,10 @@ def _require_its_base(
     file: Path,
 ) -> None:
     """A run of ours recorded the rows that it began with: they are this base's, or point in the same directions."""
-    began_with = record.get("base_rows", {}).get("digests")
-    count = min(record["base_rows"]["rows"], base["gpt.text_head.bias"].shape[0]) if began_with else 0
-    if not began_with or not len(rows) or row_digests(base, count) == began_with:
+    if record is None or not record.base_rows.digests or not len(rows):
+        return
+    count = min(record.base_rows.rows, base["gpt.text_head.bias"].shape[0])
+    if row_digests(base, count) == record.base_rows.digests:
         return
     embedding = f"gpt.{TOKEN_TENSORS[0]}"
     _, cosines = nearest_rows(weights[embedding][rows], base[embedding])
@@ -225,7 +229,7 @@ def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
     Returns:
         None where the file holds no optimizer state, or one of other parameters.
     """
-    if not patient.optimizers:
+    if not patient.training.optimizer:
         return None
     config = NewLanguageConfig()
     config.optimizer_wd_only_on_weights = False
@@ -240,14 +244,13 @@ def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
             num_audio_tokens=args.gpt_num_audio_tokens,
             use_perceiver_resampler=args.gpt_use_perceiver_resampler,
         )
-        frozen = patient.record.get("base_rows", {})
-        if frozen.get("frozen"):
-            gpt.text_embedding = FrozenRowsEmbedding(gpt.text_embedding, frozen["rows"])
-            gpt.text_head = FrozenRowsLinear(gpt.text_head, frozen["rows"])
-        if rank := patient.record.get("adapter", {}).get("rank"):
-            add_adapter(gpt, rank)
+        if patient.frozen_rows:
+            gpt.text_embedding = FrozenRowsEmbedding(gpt.text_embedding, patient.frozen_rows)
+            gpt.text_head = FrozenRowsLinear(gpt.text_head, patient.frozen_rows)
+        if patient.adapter_rank:
+            add_adapter(gpt, patient.adapter_rank)
     names = {id(parameter): name.replace(".new.", ".") for name, parameter in gpt.named_parameters()}
-    saved = patient.optimizers[0]
+    saved: Mapping[str, Any] = patient.training.optimizer[0]
     groups = [[names[id(part)] for part in group["params"]] for group in configured_groups(gpt, config)]
     if [len(group) for group in groups] != [len(group["params"]) for group in saved["param_groups"]]:
         return None
@@ -267,7 +270,4 @@ def row_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def expected_shape(patient: Patient, name: str) -> tuple[int, ...]:
     """The shape of a parameter's moments: the weight's, without the rows that the run froze."""
     shape = tuple(patient.weights[f"gpt.{name}"].shape)
-    frozen = patient.record.get("base_rows", {})
-    if name in TOKEN_TENSORS and frozen.get("frozen"):
-        return (shape[0] - frozen["rows"], *shape[1:])
-    return shape
+    return (shape[0] - patient.frozen_rows, *shape[1:]) if name in TOKEN_TENSORS else shape

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xtts_extend.checkpoint.inspect import RECORD_KEY
+from xtts_extend.checkpoint.names import CheckpointName
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
 from xtts_extend.files import atomic_folder, atomic_write
 from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.frozen_rows import BaseRows
 from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.model.migration import Migration
 from xtts_extend.rescue.doctor import Diagnosis, examine
@@ -82,7 +86,7 @@ def repair(
         if diagnosis.verdict in _REFUSED:
             return {"checkpoint": diagnosis.path, "output": str(output), "written": False, **judged}
     patient = open_patient(checkpoint, base, None)
-    if blend and patient.record.get("adapter", {}).get("rank"):
+    if blend and patient.adapter_rank:
         raise ConfigError(
             "--blend moves the transformer towards the base, and beside an adapter it is the base's already."
         )
@@ -216,18 +220,18 @@ def _freeze_from_here_on(
     count = patient.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
     first = torch.arange(count)
     comes_first = torch.equal(patient.rows.sort().values, first) and count < patient.info.vocab_size
-    if not patient.record or not comes_first:
+    if patient.record is None or not comes_first:
         return comes_first and patient.info.kind == "training"
-    before = patient.record["base_rows"]
+    before = patient.record.base_rows
     # a run that began with the weights of another one froze its new rows, too
-    rows = before["rows"] if before["frozen"] else count
-    digests = row_digests(content["model"], rows, patient.prefix)
-    content["xtts_extend"] = {
-        **patient.record,
-        "base_rows": {"rows": rows, "frozen": True, "digests": digests},
+    rows = before.rows if before.frozen else count
+    record = replace(
+        patient.record,
+        base_rows=BaseRows(rows, True, row_digests(content["model"], rows, patient.prefix)),
         # the losses before are those of another model
-        "state": {**patient.record["state"], **unjudged()},
-    }
+        state={**patient.record.state, **unjudged()},
+    )
+    content[RECORD_KEY] = record.to_dict()
     if "config" in content:
         content["config"] = {**content["config"], "freeze_base_rows": True}
     for name in TOKEN_TENSORS:
@@ -246,7 +250,8 @@ def _write(patient: Patient, content: dict[str, Any], output: Path) -> None:
             torch.save(content, file)
         return
     with atomic_folder(output) as folder:
-        name = source.name if patient.info.step is None else f"checkpoint_{patient.info.step}.pth"
+        step = patient.info.step
+        name = source.name if step is None else str(CheckpointName("checkpoint", step))
         with atomic_write(folder / name) as file:
             torch.save(content, file)
         vocabulary = source.parent / "vocab.json"

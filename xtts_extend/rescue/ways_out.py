@@ -23,7 +23,6 @@ from xtts_extend.rescue.measure import not_finite, transformer_drift
 from xtts_extend.rescue.patient import Patient, open_patient
 from xtts_extend.run.config import NewLanguageConfig, read_json
 from xtts_extend.run.curves import Curves, read_curves
-from xtts_extend.run.recorded import accumulation_of
 from xtts_extend.setup.command_line import recorded_flags
 
 #: The learning rate that is advised where the recorded one was too high or has done its work, as a share of it.
@@ -191,7 +190,7 @@ def _resume(patient: Patient, base: Path, *flags: str) -> WayOut:
         command += ["--train-manifest", "MANIFEST"]
     notes = []
     if "grad_accum_steps" not in recorded:
-        accumulated, counted = accumulation_of(patient.as_recorded)
+        accumulated, counted = patient.training.accumulation
         command += ["--grad-accum-steps", str(accumulated or "N")]
         notes.append(_NOT_RECORDED.format(counted))
     command += flags
@@ -241,7 +240,7 @@ def _begin(
             f"{NewLanguageConfig.batch_size}, learning rate {NewLanguageConfig.lr:g}, and so on)"
         )
     elif "grad_accum_steps" not in recorded:
-        accumulated, counted = accumulation_of(patient.as_recorded) if patient else (None, "there is no sound file")
+        accumulated, counted = patient.training.accumulation if patient else (None, "there is no sound file")
         command += ["--grad-accum-steps", str(accumulated or "N")]
         notes.append(_NOT_RECORDED.format(counted))
     if left_out:
@@ -257,7 +256,7 @@ def _begin(
 
 def _launcher(patient: Patient | None) -> list[str]:
     """What starts as many processes as trained together."""
-    processes = (patient.record if patient else {}).get("processes", 1)
+    processes = patient.training.processes if patient else 1
     return ["torchrun", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
 
 

@@ -4,57 +4,79 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+
+from xtts_extend.data.manifest import Sample
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.run.config import NewLanguageConfig
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.run.recorded import TrainingCheckpoint
 
 logger = logging.getLogger("trainer")
 
 
+def announce(
+    model: ExtendedGPTTrainer,
+    config: NewLanguageConfig,
+    train_samples: Sequence[Sample],
+    eval_samples: Sequence[Sample],
+    ranks: Ranks,
+    checkpoint: TrainingCheckpoint | None,
+) -> None:
+    """Log what a run is about to do.
+
+    Args:
+        model: its base loaded or its rows frozen, and equipped.
+        config, train_samples, eval_samples, ranks: of the run.
+        checkpoint: that is resumed; None at a start.
+    """
+    logger.info(model.describe_rows(f"start: {config.init}" if checkpoint is None else "as in the checkpoint"))
+    logger.info(describe_run(config, train_samples, eval_samples, ranks.size))
+    if checkpoint is None or checkpoint.record is None or not ranks.is_main:
+        return
+    if changed := describe_processes(checkpoint.processes, config, ranks.size):
+        logger.warning(changed)
+
+
 def describe_run(
-    config: Any,
-    train_samples: Sequence[Mapping[str, Any]],
-    eval_samples: Sequence[Mapping[str, Any]],
-    accumulate: int,
-    processes: int,
+    config: NewLanguageConfig, train_samples: Sequence[Sample], eval_samples: Sequence[Sample], processes: int
 ) -> str:
     """Samples, batches and limits of a run, as lines of the log.
 
     Args:
         config: of the run.
         train_samples, eval_samples: of the run.
-        accumulate: batches per optimizer step.
         processes: how many train together.
     """
     shared = f" over {processes} processes" if processes > 1 else ""
     replayed = sum(bool(sample.get("replay")) for sample in train_samples)
     until = [f"{config.epochs} epochs"]
-    until += [f"step {config.max_steps}"] if getattr(config, "max_steps", None) else []
+    until += [f"step {config.max_steps}"] if config.max_steps else []
     lines = [
         f"{len(train_samples)} training samples{f' ({replayed} of them replay)' if replayed else ''}, "
         f"{len(eval_samples)} evaluation samples",
-        f"{_batches(config, processes)}{shared} · {accumulate} per optimizer step · learning rate {config.lr:.3g} · "
-        f"until {' or '.join(until)}",
+        f"{_batches(config, processes)}{shared} · {config.grad_accum_steps} per optimizer step · "
+        f"learning rate {config.lr:.3g} · until {' or '.join(until)}",
     ]
     return "\n".join(f" > {line}" for line in lines)
 
 
-def _batches(config: Any, processes: int) -> str:
+def _batches(config: NewLanguageConfig, processes: int) -> str:
     """The batch of some processes together, in words."""
-    frames = getattr(config, "batch_frames", None)
+    frames = config.batch_frames
     if frames is None:
         return f"batches of {config.batch_size * processes}"
     return f"batches of up to {frames * processes} frames" if frames else "batches as large as memory allows"
 
 
-def describe_processes(content: Mapping[str, Any], config: Any, processes: int) -> str:
-    """What another number of processes than before changes; empty when it is the same, or was not recorded.
+def describe_processes(before: int, config: NewLanguageConfig, processes: int) -> str:
+    """What another number of processes than before changes; empty when it is the same.
 
     Args:
-        content: of the checkpoint.
+        before: how many trained when the checkpoint was written.
         config: of the resumed run, with the batch of one process.
         processes: how many train now.
     """
-    before = content.get("xtts_extend", {}).get("processes", processes)
     if before == processes:
         return ""
     return (

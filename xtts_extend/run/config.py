@@ -12,7 +12,6 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from coqpit import Coqpit
@@ -27,7 +26,7 @@ torch.set_num_threads(_threads)
 
 
 @dataclass
-class NewLanguageConfig(GPTTrainerConfig):
+class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # of the base, which ships no types
     """coqui's `GPTTrainerConfig` and what a new language needs beside it; saved as the run's `config.json`."""
 
     language: str = field(default="", metadata={"help": "Code of the language to learn."})
@@ -65,7 +64,7 @@ class NewLanguageConfig(GPTTrainerConfig):
     # what is known to work for XTTS, from coqui's own recipe
     lr: float = 5e-6
     optimizer: str = "AdamW"
-    optimizer_params: dict[str, Any] = field(
+    optimizer_params: dict[str, object] = field(
         default_factory=lambda: {"betas": [0.9, 0.96], "eps": 1e-8, "weight_decay": 1e-2}
     )
     optimizer_wd_only_on_weights: bool = True
@@ -132,7 +131,7 @@ _NEVER_WITHOUT = (
 )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """A JSON object from a file.
 
     Raises:
@@ -166,7 +165,7 @@ SAMPLING = (
 )
 
 
-def take_architecture(config: NewLanguageConfig, base: Mapping[str, Any]) -> None:
+def take_architecture(config: NewLanguageConfig, base: Mapping[str, object]) -> None:
     """Copy architecture, audio, languages and sampling of a base's configuration; not its training values.
 
     Raises:
@@ -179,7 +178,8 @@ def take_architecture(config: NewLanguageConfig, base: Mapping[str, Any]) -> Non
         )
     # paths of other machines, and values that the vocabulary decides
     skipped = {"tokenizer_file", "gpt_checkpoint", "gpt_number_text_tokens", "mel_norm_file", "dvae_checkpoint"}
-    for part, values in ((config.model_args, model_args), (config.audio, base.get("audio") or {})):
+    audio = base.get("audio")
+    for part, values in ((config.model_args, model_args), (config.audio, audio if isinstance(audio, Mapping) else {})):
         known = {item.name for item in fields(part)}
         for key in known & set(values) - skipped:
             if values[key] is not None:
@@ -187,10 +187,11 @@ def take_architecture(config: NewLanguageConfig, base: Mapping[str, Any]) -> Non
     for key in SAMPLING:
         if base.get(key) is not None:
             setattr(config, key, base[key])
-    config.languages = list(base.get("languages") or config.languages)
+    languages = base.get("languages")
+    config.languages = list(languages) if isinstance(languages, list) and languages else list(config.languages)
 
 
-def take_recorded(config: Coqpit, recorded: Mapping[str, Any]) -> None:
+def take_recorded(config: Coqpit, recorded: Mapping[str, object]) -> None:
     """Copy the values that a checkpoint recorded; keys that this version does not know are left alone."""
     for item in fields(config):
         if item.name not in recorded:
@@ -202,10 +203,10 @@ def take_recorded(config: Coqpit, recorded: Mapping[str, Any]) -> None:
             setattr(config, item.name, value)
 
 
-def recordings(sentence: Mapping[str, Any]) -> list[str]:
+def recordings(sentence: Mapping[str, object]) -> list[str]:
     """The recordings of the voice that speaks a test sentence: coqui's `speaker_wav` is one path or several."""
     voice = sentence["speaker_wav"]
-    return list(voice) if isinstance(voice, list) else [voice]
+    return list(voice) if isinstance(voice, list) else [str(voice)]
 
 
 def apply_override(config: Coqpit, override: str) -> str:
@@ -223,7 +224,7 @@ def apply_override(config: Coqpit, override: str) -> str:
     if not separator:
         raise ConfigError(f"{override} has no value; write --coqpit.KEY=VALUE.")
     *parents, last = key.split(".")
-    target: Any = config
+    target: object = config
     try:
         for name in parents:
             target = getattr(target, name) if isinstance(target, Coqpit) else _item(target, name)
@@ -240,12 +241,12 @@ def apply_override(config: Coqpit, override: str) -> str:
         setattr(target, last, value)
     elif isinstance(target, list):
         target[int(last)] = value
-    else:
+    elif isinstance(target, dict):
         target[last] = _coerce(value, text, type(current), key) if current is not None else value
     return key
 
 
-def _item(container: Any, name: str, may_be_new: bool = False) -> Any:
+def _item(container: object, name: str, may_be_new: bool = False) -> object:
     if isinstance(container, list):
         return container[int(name)]
     if isinstance(container, dict):
@@ -253,11 +254,11 @@ def _item(container: Any, name: str, may_be_new: bool = False) -> Any:
     raise TypeError(f"{type(container).__name__} has no items")
 
 
-def _coerce(value: Any, text: str, expected: Any, key: str) -> Any:
+def _coerce(value: object, text: str, expected: object, key: str) -> object:
     """`value` if it has the expected type, with the conversions that lose nothing (1 → 1.0, anything → text)."""
     kinds = typing.get_args(expected) if typing.get_origin(expected) in (typing.Union, types.UnionType) else (expected,)
     kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
-    if any(kind is Any or (isinstance(kind, type) and type(value) is kind) for kind in kinds):
+    if any(isinstance(kind, type) and type(value) is kind for kind in kinds):
         return value
     if float in kinds and type(value) is int:
         return float(value)
@@ -271,14 +272,14 @@ def _coerce(value: Any, text: str, expected: Any, key: str) -> Any:
 ABSENT = object()
 
 
-def lookup(values: Any, key: str) -> Any:
+def lookup(values: object, key: str) -> object:
     """The value under a dotted key of a configuration or of its recorded dict; `ABSENT` when it is not there."""
     for name in key.split("."):
         values = values.get(name, ABSENT) if isinstance(values, Mapping) else getattr(values, name, ABSENT)
     return values
 
 
-def changes(recorded: Mapping[str, Any], config: Coqpit, keys: Sequence[str] = DEFINES_THE_RUN) -> list[str]:
+def changes(recorded: Mapping[str, object], config: Coqpit, keys: Sequence[str] = DEFINES_THE_RUN) -> list[str]:
     """What would make a resumed run another run: a line "key: recorded → now" each.
 
     Keys that are not recorded do not count, but for those of which the default was always meant.

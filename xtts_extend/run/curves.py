@@ -8,11 +8,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from xtts_extend.run.metrics import comparable
+from xtts_extend.run.metrics import Line, comparable
 
 #: (step, loss), in order.
 Curve = list[tuple[int, float]]
@@ -159,7 +158,7 @@ def read_curves(checkpoint: Path, step: int | None, language: str) -> Curves | N
 def _from_metrics(file: Path, last: float, language: str) -> Curves:
     """Lines that a kill left half are passed over."""
     train: Curve = []
-    evaluations: list[dict[str, Any]] = []
+    evaluations: list[Line] = []
     for line in file.read_bytes().splitlines():
         try:
             values = json.loads(line)
@@ -173,7 +172,7 @@ def _from_metrics(file: Path, last: float, language: str) -> Curves:
             train.append((step, loss))
         elif values.get("language") == language or not language:
             evaluations.append(values)
-    return Curves(str(file), train, [(int(line["step"]), float(line["loss"])) for line in comparable(evaluations)])
+    return Curves(str(file), train, [(line["step"], line["loss"]) for line in comparable(evaluations)])
 
 
 def _from_tensorboard(folder: Path, last: float) -> Curves:

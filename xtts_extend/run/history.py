@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from xtts_extend.data.manifest import Sample
 from xtts_extend.errors import MachineError
 
 FILE_NAME = "history.jsonl"
 
 
-def note(run: Path, event: str, **values: Any) -> None:
+class Tokens(TypedDict):
+    """Token rows of a run: those of its base, and new ones."""
+
+    base: int
+    new: int
+
+
+Event = TypedDict(
+    "Event",
+    {
+        "event": str,
+        "time": str,
+        "step": int,
+        "from": str,
+        "restored": list[str],
+        "changed": list[str],
+        "hours": dict[str, float],
+        "tokens": Tokens,
+        "processes": int,
+    },
+    total=False,
+)
+"""A line of history.jsonl."""
+
+
+def note(run: Path, event: str, **values: object) -> None:
     """Append an event to a run's history.
 
     Raises:
@@ -29,10 +55,10 @@ def note(run: Path, event: str, **values: Any) -> None:
         ) from error
 
 
-def read_history(run: Path) -> list[dict[str, Any]]:
+def read_history(run: Path) -> list[Event]:
     """The events of a run, in order; half a line, as a kill leaves it, is passed over."""
     file = run / FILE_NAME
-    events = []
+    events: list[Event] = []
     for line in file.read_bytes().splitlines() if file.is_file() else []:
         try:
             events.append(json.loads(line))
@@ -43,8 +69,9 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 
 def resumed_from(run: Path) -> Path | None:
     """The checkpoint that a run folder was made to continue; None for a run that started in it."""
-    first = next(iter(read_history(run)), {})
-    return Path(first["from"]) if first.get("event") == "resume" and first.get("from") else None
+    first = next(iter(read_history(run)), Event())
+    source = first.get("from")
+    return Path(source) if first.get("event") == "resume" and source else None
 
 
 def continuations(output_dir: Path, run: Path) -> list[Path]:
@@ -53,7 +80,7 @@ def continuations(output_dir: Path, run: Path) -> list[Path]:
     return [folder for folder in folders if (file := resumed_from(folder)) is not None and file.parent == run]
 
 
-def hours(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def hours(samples: Sequence[Sample]) -> dict[str, float]:
     """Hours of samples by language; those to replay as "replay LANG"."""
     found: dict[str, float] = {}
     for sample in samples:

@@ -7,21 +7,40 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from trainer.logging import logger_factory
+from trainer.logging.base_dash_logger import BaseDashboardLogger
 from trainer.logging.tensorboard_logger import TensorboardLogger
 
 from xtts_extend.errors import MachineError
 from xtts_extend.files import atomic_write
+from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import Position
 
 FILE_NAME = "metrics.jsonl"
 #: Which measure the lines of evaluations are of. Lines without one are of the first, which depended on how samples were
 #: batched.
 MEASURE = 2
+
+
+class Line(TypedDict, total=False):
+    """A line of metrics.jsonl: of a step, or, with `eval`, of a language in an evaluation."""
+
+    step: int
+    epoch: int
+    loss: float
+    loss_text_ce: float
+    loss_mel_ce: float
+    loss_distill: float
+    learning_rate: float
+    samples: list[str]
+    eval: bool
+    measure: int
+    language: str
+    retention: float
 
 
 class MetricsLog:
@@ -41,7 +60,7 @@ class MetricsLog:
         with atomic_write(self.path) as file:
             file.writelines(kept)
 
-    def add(self, **values: Any) -> None:
+    def add(self, **values: object) -> None:
         """Add a line; numbers are written so that reading them gives the same value, null where they are not finite."""
         # JSON has no word for what is not finite
         written = {
@@ -82,14 +101,14 @@ class StepLosses:
     def __init__(
         self,
         metrics: MetricsLog,
-        dashboard: Any,
+        dashboard: BaseDashboardLogger,
         every: Sequence[int],
         read: Callable[[Sequence[Mapping[str, Tensor]]], list[dict[str, float]]],
     ) -> None:
         self._metrics, self._dashboard, self._every, self._read = metrics, dashboard, every, read
-        self._unread: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        self._unread: list[tuple[Line, dict[str, Tensor]]] = []
 
-    def add(self, losses: dict[str, Tensor], **line: Any) -> None:
+    def add(self, losses: dict[str, Tensor], line: Line) -> None:
         """Keep the losses of a step; `line` is what else its line in the metrics says."""
         self._unread.append((line, losses))
 
@@ -117,19 +136,26 @@ def _step_of(line: bytes) -> float:
         return float("inf")
 
 
-def read_metrics(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The lines of steps and the lines of evaluations of a run, in order; half a line at the end is passed over."""
+def read_metrics(run: Path) -> tuple[list[Line], list[Line]]:
+    """The lines of steps and the lines of evaluations of a run, in order; half a line at the end is passed over.
+
+    What was not finite, null in the file, is NaN.
+    """
     content = (run / FILE_NAME).read_bytes().splitlines(keepends=True)
-    lines = [json.loads(line) for line in content if math.isfinite(_step_of(line))]
+    lines = [cast(Line, json.loads(line, object_hook=_with_nan)) for line in content if math.isfinite(_step_of(line))]
     return [line for line in lines if not line.get("eval")], [line for line in lines if line.get("eval")]
 
 
-def comparable(evaluations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _with_nan(values: dict[str, object]) -> dict[str, object]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def comparable(evaluations: Sequence[Line]) -> list[Line]:
     """The lines of evaluations that are of one measure, the run's last: a run may have begun with an older release."""
     return [line for line in evaluations if line.get("measure") == evaluations[-1].get("measure")]
 
 
-def make_dashboard(config: Any, run: Path, step: int) -> Any:
+def make_dashboard(config: NewLanguageConfig, run: Path, step: int) -> BaseDashboardLogger:
     """The configured dashboard; TensorBoard drops what an interrupted run logged after `step`.
 
     A run that starts again in its folder evaluates before its first step again: nothing of step 0 is kept.

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
-from xtts_extend.checkpoint.inspect import CheckpointInfo
-from xtts_extend.checkpoint.store import FORMAT_VERSION, require_fit
-from xtts_extend.errors import CheckpointError
-from xtts_extend.run.recorded import updates_of
+from xtts_extend.checkpoint.store import require_fit
 
 
-def unjudged() -> dict[str, Any]:
+def unjudged() -> dict[str, object]:
     """What a position says of the best model when no evaluation counts."""
     return {
         "best_value": float("inf"),
@@ -72,40 +68,12 @@ class Position:
         for name, value in unjudged().items():
             setattr(self, name, value)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """All fields as plain values."""
         return asdict(self)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over all fields; a missing or left-over one is a CheckpointError that names it."""
         require_fit({item.name for item in fields(self)}, set(state), "checkpoint's position")
         for name, value in state.items():
             setattr(self, name, value)
-
-    @classmethod
-    def of(cls, content: Mapping[str, Any], info: CheckpointInfo) -> Position:
-        """The position that a training checkpoint, as `as_recorded` returns it, holds.
-
-        The stock Trainer saves `checkpoint_N` before it counts batch N + 1 and `best_model_N` after, both with `step`
-        N. The number of updates tells them apart when there was no gradient accumulation; else it is taken for the
-        former. It does not record the place within the epoch, so that the epoch starts again. Its best loss is no
-        measure for ours: it is a mean over batches but the first, of samples that are not recorded, or the training
-        loss of an epoch by the batches of an accumulation.
-        """
-        position = cls()
-        if info.written_by == "xtts_extend":
-            record = content["xtts_extend"]
-            if record.get("version") not in range(1, FORMAT_VERSION + 1):
-                raise CheckpointError(
-                    f"{info.path} has format version {record.get('version')}; this release reads 1 to "
-                    f"{FORMAT_VERSION}. Use the release of xtts_extend that wrote it."
-                )
-            # version 1 did not measure what is kept, and a batch was always trained at once; up to version 2 the
-            # evaluation before the first step did not compete
-            added = {1: {**unjudged(), "base_losses": {}, "parts": 1}, 2: unjudged()}.get(record["version"], {})
-            position.load_state_dict({**added, **record["state"]})
-            return position
-        recorded = int(content["step"])
-        position.step = recorded if updates_of(content) == {recorded} else recorded + 1
-        position.epoch = int(content["epoch"])
-        return position

@@ -7,13 +7,14 @@ import datetime
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from xtts_extend.errors import ConfigError
 
+T = TypeVar("T")
 logger = logging.getLogger("trainer")
 #: Longer than rank 0 takes to encode any corpus while the others wait; torchrun itself sees a process that died.
 _LONGEST_WAIT = datetime.timedelta(days=7)
@@ -31,7 +32,7 @@ class Ranks:
         size: how many there are.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, patient: Any = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, patient: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size, self._patient = rank, size, patient
 
     @classmethod
@@ -85,7 +86,7 @@ class Ranks:
         """Whether it is true in any process."""
         return self.sum([float(value)])[0] > 0
 
-    def from_main(self, value: Any) -> Any:
+    def from_main(self, value: T) -> T:
         """Rank 0's value, in every process."""
         if self.size == 1:
             return value

@@ -1,4 +1,4 @@
-"""What a checkpoint recorded, each value with the meaning that it had for the trainer that wrote it.
+"""A training checkpoint, each value with the meaning that it had for the trainer that wrote it.
 
 The stock Trainer's parsing of the command line turns empty values into None, other releases lack keys or keep a single
 optimizer outside of a list, and what is computed depends on the device. This is the one place that knows.
@@ -7,15 +7,20 @@ optimizer outside of a list, and what is computed depends on the device. This is
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from coqpit import Coqpit
+from torch import Tensor
 
-from xtts_extend.errors import ConfigError
+from xtts_extend.checkpoint.inspect import CheckpointInfo
+from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.run.config import GPTTrainerConfig, read_json
+from xtts_extend.run.position import Position
+from xtts_extend.run.record import RunRecord
 
 logger = logging.getLogger("trainer")
 
@@ -23,98 +28,184 @@ logger = logging.getLogger("trainer")
 REPAIRED_FOLDER = "repaired_folder"
 
 
-def is_of_others(content: Mapping[str, Any]) -> bool:
-    """Whether a training checkpoint lies in a folder of the stock Trainer, into which nothing is written."""
-    return not content.get("xtts_extend") and not content.get(REPAIRED_FOLDER)
+class OptimizerState(TypedDict):
+    """As torch's optimizers save it: number of a parameter → its moments by name; options and numbers by group."""
+
+    state: dict[int, dict[str, Tensor]]
+    param_groups: list[dict[str, object]]
 
 
-def as_recorded(content: Mapping[str, Any], path: Path | None = None) -> dict[str, Any]:
-    """A training checkpoint's content with a complete `config` (a dict), and lists of optimizers and schedulers.
+@dataclass(frozen=True)
+class TrainingCheckpoint:
+    """See the module. Tensors are mapped from the file.
 
-    Args:
-        content: as loaded, of ours or of the stock Trainer; tensors on the meta device will do.
-        path: of the file. Where it holds no configuration, that of its run folder counts, if there is one.
+    Attributes:
+        info: the header.
+        config: the complete configuration of the run; empty where neither the file nor its folder holds one.
+        has_config: the file itself holds one.
+        record: of a run of ours; None of one of the stock Trainer.
+        model: its tensors, under the names that the file has.
+        optimizer: usually one.
+        scheduler: as many, or none.
+        scaler: of fp16; None without one.
+        epoch: as the file says.
+        in_own_folder: a copy that `repair` wrote into a folder of its own.
     """
-    found = content.get("config") or (_config_of_folder(path.parent) if path else None)
-    config = dict(found) if isinstance(found, Mapping) else {}
-    if config and not content.get("xtts_extend"):
-        config = _of_stock(config)
-    if not content.get("scaler"):
-        # there is none without CUDA: fp16 is computed as bf16 there, and nothing is scaled
-        if config.get("mixed_precision"):
-            config["precision"] = "bf16"
-        if "use_grad_scaler" in config:
-            config["use_grad_scaler"] = False
-    lists = {key: _as_list(content.get(key)) for key in ("optimizer", "scheduler")}
-    # one for all optimizers; some releases put it into a list
-    scaler = next(iter(_as_list(content.get("scaler"))), None)
-    return {**content, "config": config, "scaler": scaler, **lists}
 
+    info: CheckpointInfo
+    config: Mapping[str, object]
+    has_config: bool
+    record: RunRecord | None
+    model: Mapping[str, Tensor]
+    optimizer: Sequence[OptimizerState]
+    scheduler: Sequence[Mapping[str, object]]
+    scaler: Mapping[str, object] | None
+    epoch: int
+    in_own_folder: bool
 
-def require_config(content: Mapping[str, Any], recorded: Mapping[str, Any], path: Path) -> None:
-    """Stop where the settings of a run are not known, which a resume and an export need; say where they are from.
+    @classmethod
+    def open(cls, path: Path) -> TrainingCheckpoint:
+        """Open a file.
 
-    Args:
-        content: of a training checkpoint, as loaded.
-        recorded: what `as_recorded` made of its configuration.
-        path: of the file.
+        Raises:
+            CheckpointError: it is no sound training checkpoint.
+        """
+        content, info = load_checkpoint(path)
+        if info.kind != "training":
+            raise no_run_in(path)
+        return cls.of(content, info)
 
-    Raises:
-        ConfigError: neither the file nor its folder holds them.
-    """
-    if content.get("config"):
-        return
-    if not recorded:
-        raise ConfigError(
-            f"{path} does not record the settings of its run (no 'config' in it), and there is no config.json of a run "
-            "beside it. Put the config.json of its run folder there, or start anew from its weights with --start-fresh."
+    @classmethod
+    def of(cls, content: Mapping[str, object], info: CheckpointInfo) -> TrainingCheckpoint:
+        """Read what was loaded.
+
+        Args:
+            content: of the file.
+            info: its header. Where the file holds no configuration, that of its run folder counts, if there is one.
+        """
+        record = RunRecord.of(content)
+        own = content.get("config")
+        found = own or _config_of_folder(Path(info.path).parent)
+        config = dict(found) if isinstance(found, Mapping) else {}
+        if config and record is None:
+            config = _of_stock(config)
+        # one for all optimizers; some releases put it into a list
+        scaler = next(iter(_as_list(content.get("scaler"))), None)
+        if not scaler:
+            # there is none without CUDA: fp16 is computed as bf16 there, and nothing is scaled
+            if config.get("mixed_precision"):
+                config["precision"] = "bf16"
+            if "use_grad_scaler" in config:
+                config["use_grad_scaler"] = False
+        return cls(
+            info,
+            config,
+            bool(own),
+            record,
+            cast("dict[str, Tensor]", content.get("model", {})),
+            cast("list[OptimizerState]", _as_list(content.get("optimizer"))),
+            _as_list(content.get("scheduler")),
+            scaler,
+            info.epoch or 0,
+            bool(content.get(REPAIRED_FOLDER)),
         )
-    logger.info(" > %s does not record the settings of its run: those of the config.json beside it are taken.", path)
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self.info.path)
 
-def updates_of(content: Mapping[str, Any]) -> set[int]:
-    """How many updates a checkpoint's optimizer has made, by its own counters, or else by its schedule's; one number.
+    @property
+    def is_of_others(self) -> bool:
+        """Whether it lies in a folder of the stock Trainer, into which nothing is written."""
+        return self.record is None and not self.in_own_folder
 
-    Args:
-        content: as `as_recorded` returns it.
+    @property
+    def processes(self) -> int:
+        """How many trained together; the recorded batch size is that of one."""
+        return self.record.processes if self.record else 1
 
-    Returns:
+    @property
+    def position(self) -> Position:
+        """Where the run was.
+
+        The stock Trainer saves `checkpoint_N` before it counts batch N + 1 and `best_model_N` after, both with `step`
+        N. The number of updates tells them apart when there was no gradient accumulation; else it is taken for the
+        former. It does not record the place within the epoch, so that the epoch starts again. Its best loss is no
+        measure for ours: it is a mean over batches but the first, of samples that are not recorded, or the training
+        loss of an epoch by the batches of an accumulation.
+
+        Raises:
+            CheckpointError: another release wrote it, or a value is missing or left over.
+        """
+        if self.record is not None:
+            return self.record.position
+        recorded = self.info.step or 0
+        return Position(step=recorded if self.updates == {recorded} else recorded + 1, epoch=self.epoch)
+
+    @property
+    def updates(self) -> set[int]:
+        """How many updates the optimizer made, by its own counters, or else by its schedule's; one number.
+
         Empty where nothing counted them; several numbers where the counters contradict each other.
-    """
-    counted = {
-        int(moments["step"])
-        for optimizer in content["optimizer"]
-        for moments in optimizer["state"].values()
-        if "step" in moments
-    }
-    if counted or content["config"].get("scheduler_after_epoch", True):
-        return counted
-    return {int(state["last_epoch"]) for state in content["scheduler"] if "last_epoch" in state}
+        """
+        counted = {
+            int(moments["step"])
+            for optimizer in self.optimizer
+            for moments in optimizer["state"].values()
+            if "step" in moments
+        }
+        if counted or self.config.get("scheduler_after_epoch", True):
+            return counted
+        return {int(str(state["last_epoch"])) for state in self.scheduler if "last_epoch" in state}
 
+    @property
+    def accumulation(self) -> tuple[int | None, str]:
+        """How many batches the run accumulated for an update, and how that is known.
 
-def accumulation_of(content: Mapping[str, Any]) -> tuple[int | None, str]:
-    """How many batches a run accumulated for an update, and how that is known.
-
-    Args:
-        content: as `as_recorded` returns it.
-
-    Returns:
         What the configuration records; else 1, if as many updates as batches were made; else None: stock makes an
         update more at the end of an epoch and loses some where it is stopped, so that no division tells the number. The
         words say what was counted; they are empty where it is recorded.
-    """
-    if recorded := content["config"].get("grad_accum_steps"):
-        return int(recorded), ""
-    updates, step = updates_of(content), content.get("step")
-    if len(updates) != 1 or not isinstance(step, int):
-        return None, "it counted no updates"
-    made, batches = updates.pop(), step + 1
-    return 1 if made in (batches, batches - 1) else None, f"about {batches} batches made {made} updates"
+        """
+        recorded = self.config.get("grad_accum_steps")
+        if isinstance(recorded, int) and recorded:
+            return recorded, ""
+        updates, step = self.updates, self.info.step
+        if len(updates) != 1 or step is None:
+            return None, "it counted no updates"
+        made, batches = updates.pop(), step + 1
+        return 1 if made in (batches, batches - 1) else None, f"about {batches} batches made {made} updates"
+
+    def require_config(self) -> None:
+        """Stop where the settings of the run are not known, which a resume and an export need; say where they are from.
+
+        Raises:
+            ConfigError: neither the file nor its folder holds them.
+        """
+        if self.has_config:
+            return
+        if not self.config:
+            raise ConfigError(
+                f"{self.path} does not record the settings of its run (no 'config' in it), and there is no config.json "
+                "of a run beside it. Put the config.json of its run folder there, or start anew from its weights with "
+                "--start-fresh."
+            )
+        logger.info(
+            " > %s does not record the settings of its run: those of the config.json beside it are taken.", self.path
+        )
 
 
-def _of_stock(config: Mapping[str, Any]) -> dict[str, Any]:
+def no_run_in(path: Path) -> CheckpointError:
+    """The error where a base model is asked for its run."""
+    return CheckpointError(
+        f"{path} is a base model (weights alone): there is no run in it to continue. Start from it: "
+        "model.load_base(), and no restore_path."
+    )
+
+
+def _of_stock(config: Mapping[str, object]) -> dict[str, object]:
     filled = _filled(config, GPTTrainerConfig())
-    for sentence in filled["test_sentences"]:
+    for sentence in cast("list[dict[str, object]]", filled["test_sentences"]):
         # coqui's recipe gives a list of recordings
         voice = sentence.get("speaker_wav")
         if isinstance(voice, list) and len(voice) == 1:
@@ -125,7 +216,7 @@ def _of_stock(config: Mapping[str, Any]) -> dict[str, Any]:
     return filled
 
 
-def _filled(config: Mapping[str, Any], stock: Coqpit) -> dict[str, Any]:
+def _filled(config: Mapping[str, object], stock: Coqpit) -> dict[str, object]:
     """The values with the stock configuration's own where they are missing or None."""
     filled = dict(config)
     for item in fields(stock):
@@ -137,15 +228,16 @@ def _filled(config: Mapping[str, Any], stock: Coqpit) -> dict[str, Any]:
     return filled
 
 
-def _config_of_folder(folder: Path) -> Mapping[str, Any]:
+def _config_of_folder(folder: Path) -> Mapping[str, object]:
     """The settings of a run folder of the stock Trainer; the config.json of a base directory says nothing of a run."""
     file = folder / "config.json"
     config = read_json(file) if file.is_file() else {}
     return config if "optimizer_wd_only_on_weights" in config else {}
 
 
-def _as_list(states: Any) -> list[dict[str, Any]]:
+def _as_list(states: object) -> list[dict[str, object]]:
     """The states of optimizers, schedulers or scalers: there was one, a list of them, or a dict of them by name."""
     if isinstance(states, Mapping) and states and all(isinstance(state, Mapping) for state in states.values()):
         states = list(states.values())
-    return [state for state in (states if isinstance(states, list) else [states]) if state]
+    listed = states if isinstance(states, list) else [states]
+    return [cast("dict[str, object]", state) for state in listed if state]

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from xtts_extend.checkpoint.inspect import run_checkpoints
 from xtts_extend.errors import ConfigError
@@ -17,8 +17,8 @@ from xtts_extend.files import atomic_write
 from xtts_extend.run.config import read_json
 from xtts_extend.run.curves import read_curves
 from xtts_extend.run.folder import SAMPLES
-from xtts_extend.run.history import read_history
-from xtts_extend.run.metrics import FILE_NAME, comparable, read_metrics
+from xtts_extend.run.history import Event, read_history
+from xtts_extend.run.metrics import FILE_NAME, Line, comparable, read_metrics
 
 logger = logging.getLogger("trainer")
 
@@ -51,7 +51,7 @@ svg {{ max-width: 100%; height: auto }} audio {{ height: 2rem }} .note {{ color:
 """
 
 
-def write_report(run: Path, output: Path | None = None) -> dict[str, Any]:
+def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
     """Draw a run folder's page; the run may still be going on.
 
     Args:
@@ -97,15 +97,15 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, Any]:
     return {"output": str(output), "steps": len(steps), "evaluations": len(evaluations), "samples": len(samples)}
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Cells are escaped; numbers are set to the right."""
 
-    def cell(tag: str, value: Any) -> str:
+    def cell(tag: str, value: object) -> str:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         text = f"{value:.4f}" if isinstance(value, float) and 1e-3 < abs(value) < 1e6 else f"{value}"
         if isinstance(value, list):
             text = ", ".join(map(str, value))
-        text = "–" if value is None or text == "" else text
+        text = "–" if value is None or text in ("", "nan") else text
         return f"<{tag}{' class=number' if is_number else ''}>{html.escape(text)}</{tag}>"
 
     lines = ["<tr>" + "".join(cell("th", name) for name in head) + "</tr>"]
@@ -113,16 +113,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
-def _summary(
-    run: Path, language: str, steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]]
-) -> str:
+def _summary(run: Path, language: str, steps: Sequence[Line], evaluations: Sequence[Line]) -> str:
     """First and last evaluation of each language, the checkpoints, and what the curves say."""
     rows = []
     for code in sorted({line["language"] for line in evaluations}):
         lines = [line for line in evaluations if line["language"] == code]
         first, last = lines[0], lines[-1]
-        # what was not finite is null
-        best = min(lines, key=lambda line: math.inf if line["loss"] is None else line["loss"])
+        best = min(lines, key=lambda line: line["loss"] if math.isfinite(line["loss"]) else math.inf)
         kept = last.get("retention", "the language to learn" if code == language else "")
         rows.append((code, first["loss_mel_ce"], last["loss_mel_ce"], best["loss_mel_ce"], best["step"], kept))
     head = ("language", "mel loss, first", "last", "best", "at step", "retention")
@@ -135,10 +132,8 @@ def _summary(
     return "\n".join(text)
 
 
-def _losses(
-    steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]
-) -> str:
-    known = [(line["step"], line["loss_mel_ce"]) for line in steps if line.get("loss_mel_ce") is not None]
+def _losses(steps: Sequence[Line], evaluations: Sequence[Line], history: Sequence[Event]) -> str:
+    known = [(line["step"], line["loss_mel_ce"]) for line in steps if math.isfinite(line["loss_mel_ce"])]
     if not known:
         return "<p>No step has a loss.</p>"
     size = max(1, -(-len(known) // _POINTS))
@@ -151,9 +146,7 @@ def _losses(
     return _plot(curves, "mel loss", history)
 
 
-def _retention(
-    evaluations: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
-) -> str:
+def _retention(evaluations: Sequence[Line], history: Sequence[Event], config: Mapping[str, object]) -> str:
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in evaluations:
         if "retention" in line:
@@ -161,13 +154,14 @@ def _retention(
     if not curves:
         return "<p>No old language was evaluated: give --val-manifest PATH:LANG for the languages to keep.</p>"
     said = "<p>The base's mel loss over the model's, on the same recordings: 1 is as the base, less is forgotten.</p>"
-    return said + _plot(curves, "retention", history, level=config.get("min_retention") or 1.0)
+    level = config.get("min_retention")
+    return said + _plot(curves, "retention", history, level=level if isinstance(level, float) else 1.0)
 
 
 def _plot(
     curves: Mapping[str, Sequence[tuple[int, float]]],
     label: str,
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[Event],
     level: float | None = None,
 ) -> str:
     """An SVG inside of the page; dotted lines are the steps at which the run was taken up again."""
@@ -178,7 +172,12 @@ def _plot(
     axes = figure.add_subplot()
     for name, points in curves.items():
         many = len(points) > 60
-        axes.plot([step for step, _ in points], [value for _, value in points], "" if many else ".-", label=name)
+        axes.plot(
+            [step for step, _ in points],
+            [value for _, value in points],
+            "" if many else ".-",
+            label=name,
+        )
     for number, event in enumerate(event for event in history if event["event"] == "resume"):
         axes.axvline(event["step"], color="grey", linestyle=":", label="resumed" if number == 0 else None)
     if level is not None:
@@ -201,10 +200,10 @@ def _chosen_samples(run: Path) -> list[Path]:
     return [file for file in files if file.name.split("-")[0] in chosen]
 
 
-def _sentences(samples: Sequence[Path], config: Mapping[str, Any]) -> str:
+def _sentences(samples: Sequence[Path], config: Mapping[str, object]) -> str:
     if not samples:
         return "<p>None were spoken: give the recipe --test-sentence LANG:VOICE.wav:TEXT.</p>"
-    sentences = config.get("test_sentences") or []
+    sentences = cast("list[dict[str, str]]", config.get("test_sentences") or [])
     lines = []
     for file in samples:
         step, number, language = file.stem.split("-", 2)
@@ -218,7 +217,7 @@ def _sentences(samples: Sequence[Path], config: Mapping[str, Any]) -> str:
     return f"<table>\n{head}\n" + "\n".join(lines) + "\n</table>"
 
 
-def _history(history: Sequence[Mapping[str, Any]]) -> str:
+def _history(history: Sequence[Event]) -> str:
     if not history:
         return "<p>This run was begun by a release that kept no history.</p>"
     rows = []
@@ -231,11 +230,11 @@ def _history(history: Sequence[Mapping[str, Any]]) -> str:
     return _table(("time", "event", "step", "what"), rows)
 
 
-def _data(history: Sequence[Mapping[str, Any]]) -> str:
+def _data(history: Sequence[Event]) -> str:
     started = next((event for event in reversed(history) if "hours" in event), None)
     if started is None:
         return "<p>Nothing is known.</p>"
     tokens = started["tokens"]
-    rows = [("tokens of the base", tokens["base"]), ("new tokens", tokens["new"])]
+    rows: list[tuple[str, float]] = [("tokens of the base", tokens["base"]), ("new tokens", tokens["new"])]
     rows += [(f"hours of {name}", value) for name, value in started["hours"].items()]
     return _table(("what", "how much"), rows)

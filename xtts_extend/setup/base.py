@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import psutil
 import torch
@@ -134,7 +135,8 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
     take_architecture(config, raw)
     config.model_args.tokenizer_file = ""
     use_base(config, base_dir)
-    unknown = sorted(set(raw.get("model_args", {})) - set(vars(config.model_args)))
+    stated_args: Mapping[str, object] = cast("dict[str, object]", raw["model_args"])
+    unknown = sorted(set(stated_args) - set(vars(config.model_args)))
     yield Finding("config.json has no unknown model_args", ", ".join(unknown) or "none", None if unknown else True)
 
     content = load_pickled(base_dir / "model.pth", map_location="meta")
@@ -159,7 +161,7 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
 
     vocabulary = load_vocabulary(base_dir / "vocab.json")
     yield Finding("a row for each token id", f"{rows} rows, ids 0–{vocabulary.size - 1}", rows == vocabulary.size)
-    stated = raw["model_args"].get("gpt_number_text_tokens")
+    stated = stated_args.get("gpt_number_text_tokens")
     yield Finding(
         "config.json's gpt_number_text_tokens is the number of rows", f"{stated}", None if stated != rows else True
     )

@@ -1,4 +1,4 @@
-"""The command line that gives a recorded configuration again: the inverse of `arguments.apply_flags`."""
+"""The command line that gives a recorded configuration again: the inverse of `flags.apply_flags`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from coqpit import Coqpit
 
@@ -21,7 +20,7 @@ from xtts_extend.run.config import (
     take_architecture,
     take_recorded,
 )
-from xtts_extend.setup.flags import NOT_CONFIG, RENAMED, apply_flags, make_parser, parse_arguments
+from xtts_extend.setup.flags import NOT_CONFIG, RENAMED, apply_flags, make_parser, parse_flags
 from xtts_extend.setup.hardware import loader_workers
 
 #: What belongs to a start itself: where from, and what follows from the base and the vocabulary.
@@ -36,7 +35,7 @@ NOT_CARRIED = frozenset(
 )  # fmt: skip
 
 
-def recorded_flags(recorded: Mapping[str, Any], base_dir: Path) -> tuple[list[str], list[str]]:
+def recorded_flags(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[str], list[str]]:
     """What has to follow the recipe's `--base-dir` and `--vocab`, so that a new run has the values of a recorded one.
 
     Args:
@@ -62,13 +61,13 @@ def recorded_flags(recorded: Mapping[str, Any], base_dir: Path) -> tuple[list[st
         if parts := _as_flag(action, value):
             given += parts
             said.add(key)
-    moves: Any = (wanted.lr_scheduler_params or {}).get("total_iters")
+    moves = int((wanted.lr_scheduler_params or {}).get("total_iters") or 0)
     if wanted.lr_scheduler_params == {"start_factor": 1e-3, "total_iters": moves} and wanted.lr_scheduler == "LinearLR":
         given += ["--warmup-steps", str(moves * wanted.grad_accum_steps)]
     # its default depends on the hardware
     if "mixed_precision" in recorded:
         given += ["--amp", wanted.precision if wanted.mixed_precision else "none"]
-    apply_flags(now, vars(parse_arguments(given)[0]), [])
+    apply_flags(now, parse_flags(given))
     left_out = []
     for key, value in _leaves(wanted):
         before = lookup(now, key)
@@ -88,7 +87,7 @@ def recorded_flags(recorded: Mapping[str, Any], base_dir: Path) -> tuple[list[st
 
 
 def _defaults(base_dir: Path) -> NewLanguageConfig:
-    """The configuration of a new run of which nothing is said, as `start.build_config` makes it."""
+    """The configuration of a new run of which nothing is said, as `resolve_config` makes it."""
     config = NewLanguageConfig()
     if (base_dir / "config.json").is_file():
         take_architecture(config, read_json(base_dir / "config.json"))
@@ -96,7 +95,7 @@ def _defaults(base_dir: Path) -> NewLanguageConfig:
     return config
 
 
-def _as_flag(action: argparse.Action, value: Any) -> list[str]:
+def _as_flag(action: argparse.Action, value: object) -> list[str]:
     """A flag with its value; nothing where the flag cannot say this value."""
     (option, *_) = action.option_strings
     if action.nargs == 0:
@@ -114,7 +113,7 @@ def _as_flag(action: argparse.Action, value: Any) -> list[str]:
     return parts
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A value as its flag reads it; see the flags' types in `arguments`."""
     if isinstance(value, Mapping) and {"text", "language", "speaker_wav"} <= value.keys():
         return f"{value['language']}:{value['speaker_wav']}:{value['text']}"
@@ -123,7 +122,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _leaves(config: Coqpit, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(config: Coqpit, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted keys and values of a configuration; a list or a dict is a value."""
     for item in fields(config):
         value = getattr(config, item.name)

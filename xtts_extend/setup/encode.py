@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from xtts_extend.data.check import check_samples
 from xtts_extend.data.encoded import require_free
@@ -30,7 +29,7 @@ def encode(
     manifest_format: str = "auto",
     columns: Mapping[str, str] | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Encode the usable utterances of manifests, as far as they are not in the set; the recipe takes it as `--codes`.
 
     Args:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from xtts_extend.data.columns import parse_columns
 from xtts_extend.errors import ConfigError
@@ -288,8 +288,41 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split the command line into flags (only those that were given) and `--coqpit.KEY=VALUE` overrides."""
+@dataclass(frozen=True)
+class Flags:
+    """What a command line says of a run; what it does not say is None, False or empty.
+
+    Attributes:
+        checkpoint: what to start from, or to resume.
+        base_dir: the base directory.
+        start_fresh: take only the weights of a training checkpoint.
+        new_run: resume in a new run folder.
+        allow_changes: resume although values that define the run have changed.
+        warmup_steps: batches of a linear warm-up.
+        amp: mixed precision: none, bf16 or fp16.
+        debug: show a traceback on errors.
+        values: flags that are values of the configuration, by their names.
+        overrides: `--coqpit.KEY=VALUE`, which beat them.
+    """
+
+    checkpoint: str | None = None
+    base_dir: str = ""
+    start_fresh: bool = False
+    new_run: bool = False
+    allow_changes: bool = False
+    warmup_steps: int | None = None
+    amp: str | None = None
+    debug: bool = False
+    values: Mapping[str, object] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
+
+
+#: Flags that are not values of the configuration.
+NOT_CONFIG = frozenset(item.name for item in fields(Flags)) - {"values", "overrides"}
+
+
+def parse_flags(argv: Sequence[str]) -> Flags:
+    """Read the recipe's command line."""
     flags: list[str] = []
     overrides: list[str] = []
     rest = list(argv)
@@ -301,7 +334,12 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
             overrides.append(argument)
         else:
             overrides.append(f"{argument}={rest.pop(0)}")
-    return make_parser().parse_args(flags), overrides
+    given = vars(make_parser().parse_args(flags))
+    return Flags(
+        **{name: value for name, value in given.items() if name in NOT_CONFIG},
+        values={name: value for name, value in given.items() if name not in NOT_CONFIG},
+        overrides=overrides,
+    )
 
 
 #: Flags that are a value of the configuration under another (or nested) name.
@@ -320,38 +358,21 @@ RENAMED = {
     "output_dir": "output_path",
     "vocab": "model_args.tokenizer_file",
 }
-_AT_LEAST_ONE = (
-    "batch_size",
-    "eval_batch_size",
-    "grad_accum_steps",
-    "epochs",
-    "max_steps",
-    "save_step",
-    "save_n_checkpoints",
-    "print_step",
-    "plot_step",
-    "run_eval_steps",
-    "adapter_rank",
-    "patience",
-)
-_PATHS = ("base_dir", "vocab", "checkpoint_vocab", "codes", "output_dir")
-#: Flags that are not values of the configuration.
-NOT_CONFIG = ("checkpoint", "start_fresh", "new_run", "allow_changes", "debug", "warmup_steps", "amp")
+_PATHS = ("vocab", "checkpoint_vocab", "codes", "output_dir")
 
 
-def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Sequence[str]) -> None:
+def apply_flags(config: NewLanguageConfig, flags: Flags) -> None:
     """Put the flags that were given into the configuration, then the overrides.
 
     Raises:
-        ConfigError: an override names no key or has the wrong type; a value makes no sense.
+        ConfigError: an override names no key or has the wrong type; flags contradict each other.
     """
+    given = flags.values
     for flag, value in given.items():
-        if flag in NOT_CONFIG:
-            continue
         if flag in _PATHS:
-            value = str(Path(value).expanduser().absolute())
+            value = str(Path(str(value)).expanduser().absolute())
         *parents, last = RENAMED.get(flag, flag).split(".")
-        target: Any = config
+        target: object = config
         for name in parents:
             target = getattr(target, name)
         if isinstance(target, dict):
@@ -364,24 +385,19 @@ def apply_flags(config: NewLanguageConfig, given: dict[str, Any], overrides: Seq
         config.run_eval = True
     if "num_workers" in given:
         config.num_eval_loader_workers = config.num_loader_workers
-    if "amp" in given:
-        config.mixed_precision = given["amp"] != "none"
-        config.precision = given["amp"] if config.mixed_precision else "fp16"
+    if flags.amp is not None:
+        config.mixed_precision = flags.amp != "none"
+        config.precision = flags.amp if config.mixed_precision else "fp16"
     if "batch_frames" in given and "batch_size" in given:
         raise ConfigError("--batch-frames and --batch-size are two ways to say one thing. Leave one away.")
     if "batch_size" in given:
         config.batch_frames = None
-    for override in overrides:
+    for override in flags.overrides:
         apply_override(config, override)
-    if "warmup_steps" in given and not any(item.startswith("--coqpit.lr_scheduler") for item in overrides):
+    if flags.warmup_steps is not None and not any(item.startswith("--coqpit.lr_scheduler") for item in flags.overrides):
         # the scheduler moves once per optimizer step
-        moves = -(-given["warmup_steps"] // config.grad_accum_steps)
+        moves = -(-flags.warmup_steps // max(1, config.grad_accum_steps))
         config.lr_scheduler = "LinearLR" if moves else None
         config.lr_scheduler_params = {"start_factor": 1e-3, "total_iters": moves} if moves else {}
-    for key in _AT_LEAST_ONE:
-        value = getattr(config, key)
-        if value is not None and (type(value) is not int or value < 1):
-            raise ConfigError(f"{key} is {value}; a whole number of at least 1 was expected.")
-    for key, value, known in (("init", config.init, INIT_METHODS), ("adapter", config.adapter, ADAPTERS)):
-        if value not in known:
-            raise ConfigError(f"{key} is {value!r}; choose one of {', '.join(known)}.")
+    if given.get("replay_share") and not config.replay:
+        raise ConfigError("--replay-share is set, and there is nothing to replay: give --replay a set or a manifest.")

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 import xtts_extend
 from xtts_extend.data.check import DataLimits, DataReport, check_samples
@@ -40,6 +40,18 @@ class RunSamples:
 
     train: list[Sample]
     evaluation: list[Sample]
+
+
+def data_digest(samples: Sequence[Sample]) -> str:
+    """SHA-256 of what the manifests say: file names as written there, texts and languages, in order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        for key in ("manifest_audio_file", "text", "language", "part_digest"):
+            if key in sample:
+                digest.update(str(sample[key]).encode() + b"\0")
+        if sample.get("replay"):
+            digest.update(b"replay\0")
+    return digest.hexdigest()
 
 
 def limits_of(config: NewLanguageConfig) -> DataLimits:
@@ -127,7 +139,9 @@ def _say_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
         )
 
 
-def encode_run(samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: Any) -> RunSamples:
+def encode_run(
+    samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: VoiceBpeTokenizer
+) -> RunSamples:
     """The samples with codes and token ids, which are made once and kept: in `codes`, or beside the runs.
 
     Raises:
@@ -148,7 +162,7 @@ def encode_into(
     samples: Sequence[Sample],
     config: NewLanguageConfig,
     codec: Codec,
-    tokenizer: Any,
+    tokenizer: VoiceBpeTokenizer,
     digest: str,
     progress: bool = True,
 ) -> tuple[list[Sample], int]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo, weights_of
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, ConfigError, VocabularyError
 from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.frozen_rows import BaseRows
 from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
 from xtts_extend.model.migration import Migration, nearest_rows
 from xtts_extend.notices import warn_once
+from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import unjudged
+from xtts_extend.run.record import RecordedVocabulary
+from xtts_extend.run.recorded import TrainingCheckpoint
+from xtts_extend.setup.start import Mode, Start
 from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import (
@@ -43,15 +47,11 @@ class CheckpointVocabulary:
     source: str
 
 
-def checkpoint_vocabulary(
-    record: Mapping[str, Any], recorded: Mapping[str, Any], info: CheckpointInfo, given: str = ""
-) -> tuple[CheckpointVocabulary | None, str]:
+def checkpoint_vocabulary(checkpoint: TrainingCheckpoint, given: str = "") -> tuple[CheckpointVocabulary | None, str]:
     """The vocabulary of a checkpoint: recorded in it, named by the user, beside it, or where its run read it.
 
     Args:
-        record: its `xtts_extend` key; empty for a file of the stock Trainer.
-        recorded: its configuration.
-        info: its header.
+        checkpoint: of ours or of the stock Trainer.
         given: `--checkpoint-vocab`, or nothing.
 
     Returns:
@@ -61,8 +61,9 @@ def checkpoint_vocabulary(
         ConfigError: the given one is not that of the checkpoint.
         VocabularyError: a file cannot be read.
     """
-    if "vocabulary" in record:
-        tokens, digest = record["vocabulary"]["tokens"], record["vocabulary"]["digest"]
+    info = checkpoint.info
+    if checkpoint.record is not None and checkpoint.record.vocabulary is not None:
+        tokens, digest = checkpoint.record.vocabulary.tokens, checkpoint.record.vocabulary.digest
         if given and load_vocabulary(given).digest != digest:
             raise ConfigError(
                 f"{info.path} records its vocabulary, and --checkpoint-vocab {given} is another one. Leave it away."
@@ -70,11 +71,11 @@ def checkpoint_vocabulary(
         if (size := max(tokens.values()) + 1) != info.vocab_size:
             return None, f"the one recorded in it has {size} tokens, so the file was edited"
         return CheckpointVocabulary(tokens, digest, "recorded in it"), ""
-    beside = Path(info.path).parent / "vocab.json"
+    model_args = checkpoint.config.get("model_args")
     places = {
         "--checkpoint-vocab": given,
-        "beside it": beside,
-        "named in its configuration": (recorded.get("model_args") or {}).get("tokenizer_file"),
+        "beside it": checkpoint.path.parent / "vocab.json",
+        "named in its configuration": model_args.get("tokenizer_file") if isinstance(model_args, Mapping) else None,
     }
     reasons = []
     for where, place in places.items():
@@ -89,7 +90,7 @@ def checkpoint_vocabulary(
     return None, "; ".join(reasons)
 
 
-def start_vocabularies(config: Any, path: Path, rows: int) -> tuple[Vocabulary, Vocabulary]:
+def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tuple[Vocabulary, Vocabulary]:
     """The vocabulary of the weights that a run starts from, and that of the run, which has to extend it.
 
     Args:
@@ -157,28 +158,31 @@ def require_same_vocabulary(
     )
 
 
-def plan_migration(
-    record: Mapping[str, Any], recorded: Mapping[str, Any], info: CheckpointInfo, config: Any, *, resume: bool
-) -> Migration | None:
-    """How a training checkpoint's rows get to the places of the run's vocabulary; None where they are there.
+def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | None:
+    """How the rows of the weights get to the places of the run's vocabulary; None where they are there.
 
     Args:
-        record, recorded, info: see `checkpoint_vocabulary`.
-        config: of the run that goes on, or begins.
-        resume: it goes on; otherwise it begins with the checkpoint's weights.
+        config: of the run.
+        start: the file with the weights, and what is done with it.
 
     Raises:
-        ConfigError, VocabularyError: the vocabulary of the checkpoint is another one, and a migration was not asked
-            for; or it is not known; or frozen rows would not come first.
+        CheckpointError: the weights of a base and their vocabulary do not belong together.
+        ConfigError, VocabularyError: the vocabulary does not extend the base's; or that of a training checkpoint is
+            another one, and a migration was not asked for; or it is not known; or frozen rows would not come first.
     """
+    info = start.info
+    if start.training is None:
+        start_vocabularies(config, start.path, info.vocab_size)
+        return None
+    resume = start.mode is Mode.RESUME
     vocabulary = load_vocabulary(config.model_args.tokenizer_file)
-    known, reason = checkpoint_vocabulary(record, recorded, info, config.checkpoint_vocab)
+    known, reason = checkpoint_vocabulary(start.training, config.checkpoint_vocab)
     if resume and (known is None or config.on_vocab_change != "migrate"):
         require_same_vocabulary(known, reason, vocabulary, info)
         return None
     tokens: Mapping[str, int]
     if known is None:
-        tokens = recognised_tokens(load_checkpoint(Path(info.path))[0], info, Path(config.base_dir))
+        tokens = recognised_tokens(start.training, Path(config.base_dir))
     elif resume and known.digest == vocabulary.digest:
         return None
     else:
@@ -187,20 +191,21 @@ def plan_migration(
     extends = vocabulary.size > info.vocab_size and not change.removed and not change.moved
     if known is not None and not extends and config.on_vocab_change != "migrate":
         require_same_vocabulary(known, reason, vocabulary, info)
-    base_rows = record.get("base_rows", {})
+    base_rows = start.training.record.base_rows if start.training.record else None
     if resume:
-        frozen = {token for token, row in tokens.items() if base_rows.get("frozen") and row < base_rows["rows"]}
+        old_rows = base_rows.rows if base_rows and base_rows.frozen else 0
+        frozen = {token for token, row in tokens.items() if row < old_rows}
     elif extends:
         frozen = set(tokens)
     elif base_rows:
-        frozen = {token for token, row in tokens.items() if row < base_rows["rows"]}
+        frozen = {token for token, row in tokens.items() if row < base_rows.rows}
     else:
         frozen = set(tokens) & set(load_vocabulary(Path(config.base_dir) / "vocab.json").tokens)
     if change:
         logger.info(" > every row follows its token (%d rows, now %d):", info.vocab_size, vocabulary.size)
         logger.info("%s", change.describe())
-        for start in range(10, len(change.removed), 10):
-            logger.info("  removed, too: %s", ", ".join(change.removed[start : start + 10]))
+        for first in range(10, len(change.removed), 10):
+            logger.info("  removed, too: %s", ", ".join(change.removed[first : first + 10]))
     migration = Migration.between(
         tokens,
         vocabulary.tokens,
@@ -220,7 +225,7 @@ def plan_migration(
 
 
 def _spellings(
-    added: list[str], tokens: Mapping[str, int], vocabulary: Vocabulary, config: Any
+    added: list[str], tokens: Mapping[str, int], vocabulary: Vocabulary, config: NewLanguageConfig
 ) -> dict[str, list[str]]:
     """Tokens of the checkpoint that spell each added one in the base's vocabulary, for the init "romanized"."""
     if config.init != "romanized" or not added:
@@ -234,48 +239,45 @@ def _spellings(
     }
 
 
-def migrate_content(
-    content: Mapping[str, Any], info: CheckpointInfo, migration: Migration, config: Any
-) -> dict[str, Any]:
+def migrated(checkpoint: TrainingCheckpoint, migration: Migration, config: NewLanguageConfig) -> TrainingCheckpoint:
     """A training checkpoint with its weights and its record carried to another vocabulary; see `Migration`.
 
     The optimizer's moments stay as they are: `restore` carries them, which knows whose they are.
 
     Args:
-        content: of the checkpoint.
-        info: its header.
+        checkpoint: to be resumed.
         migration: to the vocabulary of the run that goes on.
         config: of that run.
 
     Raises:
         CheckpointError: rows that the checkpoint's run froze are not what they were.
     """
-    _, prefix = weights_of(content, Path(info.path))
-    weights = migration.weights(content["model"], prefix)
-    record = content.get("xtts_extend")
-    # a loss of other tokens is no measure for the best model
-    migrated = {**content, "model": weights, "model_loss": {}}
+    _, prefix = weights_of({"model": checkpoint.model}, checkpoint.path)
+    weights = migration.weights(checkpoint.model, prefix)
+    record = checkpoint.record
     if record is None:
-        return migrated
-    before = record["base_rows"]
-    if before["frozen"] and row_digests(content["model"], before["rows"], prefix) != before["digests"]:
+        return replace(checkpoint, model=weights)
+    before = record.base_rows
+    if before.frozen and row_digests(checkpoint.model, before.rows, prefix) != before.digests:
         raise CheckpointError(
-            f"{info.path}: rows that its run froze have changed all the same: the file was edited. Use an earlier one."
+            f"{checkpoint.path}: rows that its run froze have changed all the same: the file was edited. Use an "
+            "earlier one."
         )
     vocabulary = load_vocabulary(config.model_args.tokenizer_file)
-    frozen = before["frozen"] and config.freeze_base_rows
+    frozen = before.frozen and config.freeze_base_rows
     rows = migration.base_rows or vocabulary.size
-    migrated["xtts_extend"] = {
-        **record,
-        "vocabulary": {"tokens": dict(vocabulary.tokens), "digest": vocabulary.digest},
-        "base_rows": {"rows": rows, "frozen": frozen, "digests": row_digests(weights, rows, prefix) if frozen else {}},
-        "state": {**record["state"], **unjudged()},
-    }
-    migrated["config"] = {**content["config"], "freeze_base_rows": config.freeze_base_rows}
-    return migrated
+    now = replace(
+        record,
+        vocabulary=RecordedVocabulary(vocabulary.tokens, vocabulary.digest),
+        base_rows=BaseRows(rows, frozen, row_digests(weights, rows, prefix) if frozen else {}),
+        # a loss of other tokens is no measure for the best model
+        state={**record.state, **unjudged()},
+    )
+    settings = {**checkpoint.config, "freeze_base_rows": config.freeze_base_rows}
+    return replace(checkpoint, model=weights, record=now, config=settings)
 
 
-def recognised_tokens(content: Mapping[str, Any], info: CheckpointInfo, base_dir: Path) -> dict[str, int]:
+def recognised_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[str, int]:
     """Tokens of the base that rows of a checkpoint can be recognised as, because they point where the base's do.
 
     Returns:
@@ -290,7 +292,8 @@ def recognised_tokens(content: Mapping[str, Any], info: CheckpointInfo, base_dir
         raise ConfigError(f"{base_dir} holds no model.pth, which the rows have to be compared with.")
     base, _ = load_checkpoint(file)
     vocabulary = load_vocabulary(base_dir / "vocab.json")
-    rows = xtts_weights(content["model"])[f"gpt.{TOKEN_TENSORS[0]}"]
+    info = checkpoint.info
+    rows = xtts_weights(checkpoint.model)[f"gpt.{TOKEN_TENSORS[0]}"]
     nearest, cosines = nearest_rows(rows, merged_weights(base)[f"gpt.{TOKEN_TENSORS[0]}"])
     names = {number: token for token, number in vocabulary.tokens.items()}
     found: dict[str, int] = {}

@@ -96,7 +96,7 @@ def _configure(model: Path, base_dir: Path | None) -> NewLanguageConfig:
     """The configuration of the losses: the model's sizes, and somebody's DVAE."""
     about = model / "xtts_extend.json"
     recorded = read_json(about).get("base_dir") if about.is_file() else None
-    candidates = [base_dir] if base_dir else [model, Path(recorded or model)]
+    candidates = [base_dir] if base_dir else [model, Path(str(recorded or model))]
     found = next((folder for folder in candidates if (folder / "dvae.pth").is_file()), None)
     if found is None:
         raise ConfigError(

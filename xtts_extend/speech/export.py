@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from TTS.tts.configs.xtts_config import XttsConfig
 
 from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, save_adapter
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
-from xtts_extend.checkpoint.store import adapter_tensors, load_checkpoint
+from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
 from xtts_extend.files import atomic_folder, atomic_write
 from xtts_extend.model.adapter import difference, merge
+from xtts_extend.model.frozen_rows import BaseRows
 from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
 from xtts_extend.run.config import take_recorded
-from xtts_extend.run.recorded import as_recorded, require_config
+from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension
 
 logger = logging.getLogger("trainer")
@@ -96,24 +98,24 @@ def export(
         raise CheckpointError(
             f"{path} is a base model; only a run's checkpoint can be exported. Give checkpoint_N.pth or a run folder."
         )
-    content, _ = load_checkpoint(path)
-    recorded = as_recorded(content, path)["config"]
-    require_config(content, recorded, path)
-    record = content.get("xtts_extend", {})
-    weights = xtts_weights(content["model"])
-    adapter = adapter_tensors(content)
+    run = TrainingCheckpoint.open(path)
+    run.require_config()
+    recorded: Mapping[str, Any] = run.config
+    record = run.record
+    weights = xtts_weights(run.model)
+    adapter = dict(record.adapter.tensors) if record else {}
     if adapter_rank is not None and (adapter or not keep_adapter):
         raise ConfigError(
             "--adapter-rank is for --keep-adapter and a run that trained the transformer itself; "
             + ("the adapter of this run has its rank already." if adapter else "give --keep-adapter as well.")
         )
-    base = base_dir or Path(record.get("base_dir") or path.parent)
-    rows_checked = _prove_base_rows(weights, record.get("base_rows", {}), base_dir)
+    base = base_dir or Path((record.base_dir if record else "") or path.parent)
+    rows_checked = _prove_base_rows(weights, record.base_rows if record else None, base_dir)
 
     vocab = path.parent / "vocab.json"
     vocab = vocab if vocab.is_file() else Path(recorded["model_args"]["tokenizer_file"])
     vocabulary = load_vocabulary(vocab)
-    if vocabulary.digest != record.get("vocabulary", {}).get("digest", vocabulary.digest):
+    if record and record.vocabulary and vocabulary.digest != record.vocabulary.digest:
         raise CheckpointError(
             f"{vocab} is not the vocabulary that {path} was trained with. Put the run's own beside it."
         )
@@ -155,7 +157,7 @@ def export(
         "checkpoint": str(path),
         "step": info.step,
         "language": language,
-        "base_rows": record.get("base_rows", {}).get("rows"),
+        "base_rows": record.base_rows.rows if record else None,
         "base_rows_checked": rows_checked,
         "size_bytes": (output / "model.pth").stat().st_size,
         "adapter_bytes": (output / ADAPTER_FILE).stat().st_size if keep_adapter else 0,
@@ -176,13 +178,12 @@ def _base_weights(file: Path, weights: dict[str, Any], vocabulary: Vocabulary) -
     return base
 
 
-def _prove_base_rows(weights: dict[str, Any], record: dict[str, Any], base_dir: Path | None) -> bool:
+def _prove_base_rows(weights: dict[str, Any], recorded: BaseRows | None, base_dir: Path | None) -> bool:
     """Compare the old rows with the base's digests, and with the base itself where it is named."""
-    if not record.get("frozen"):
+    if recorded is None or not recorded.frozen:
         logger.info(" > the run trained all rows (or recorded none): old rows are not compared with the base's.")
         return False
-    rows = record["rows"]
-    expected = record["digests"]
+    rows, expected = recorded.rows, recorded.digests
     if base_dir is not None:
         base = base_dir / "model.pth"
         if not base.is_file():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from xtts_extend.errors import ConfigError, MachineError
 from xtts_extend.model.forward import AUDIO_STOPS
 from xtts_extend.training.loaders import conditioning_frames
+from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
 
@@ -20,11 +20,11 @@ _TEXT_FRAMES = 2
 _FREE_SHARE = 0.1
 
 
-def find_batch_frames(trainer: Any, widest: int) -> int:
+def find_batch_frames(state: RunState, widest: int) -> int:
     """The largest budget of frames that fits into the GPU's memory and leaves a tenth of it free, by trying.
 
     Args:
-        trainer: with model and optimizer on the GPU.
+        state: with model and optimizer on the GPU.
         widest: frames of the longest sample.
 
     Raises:
@@ -34,7 +34,7 @@ def find_batch_frames(trainer: Any, widest: int) -> int:
     if not torch.cuda.is_available():
         raise ConfigError("--batch-frames auto measures the memory of a GPU, and none is visible. Give a number.")
     limit = int(torch.cuda.get_device_properties(0).total_memory * (1 - _FREE_SHARE))
-    count = largest_count(lambda samples: _peak_memory(trainer, samples, widest), limit)
+    count = largest_count(lambda samples: _peak_memory(state, samples, widest), limit)
     logger.info(" > --batch-frames auto: %d, %d of the longest samples", count * widest, count)
     return count * widest
 
@@ -71,9 +71,9 @@ def _measured(peak_memory: Callable[[int], int], samples: int, limit: int) -> in
         torch.cuda.empty_cache()
 
 
-def _peak_memory(trainer: Any, samples: int, frames: int) -> int:
+def _peak_memory(state: RunState, samples: int, frames: int) -> int:
     """Bytes on the GPU while a step with so many samples of so many frames goes on, with the optimizer's moments."""
-    model, config = trainer.model, trainer.config
+    model, config, optimizer = state.model, state.config, state.optimizer
     # nearly all of it audio, which costs more than text
     codes = max(1, frames - conditioning_frames(config.model_args) - _TEXT_FRAMES - AUDIO_STOPS)
     torch.cuda.reset_peak_memory_stats()
@@ -93,10 +93,8 @@ def _peak_memory(trainer: Any, samples: int, frames: int) -> int:
             "has_distribution": torch.zeros(samples, dtype=torch.bool),
         }
     )
-    (optimizer,) = trainer.optimizer
-    device, dtype = trainer._get_autocast_args(mixed_precision=config.mixed_precision, precision=config.precision)
     try:
-        with torch.autocast(device, dtype=dtype, enabled=config.mixed_precision):
+        with state.autocast():
             losses = model.train_step(batch, None)[1]
         losses["loss"].backward()
         peak = torch.cuda.max_memory_allocated()

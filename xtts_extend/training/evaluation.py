@@ -4,46 +4,81 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from xtts_extend.data.audio import load_audio, save_wav
+from xtts_extend.data.manifest import Sample
 from xtts_extend.errors import DataError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
-from xtts_extend.run.config import recordings
+from xtts_extend.run.config import NewLanguageConfig, recordings
 from xtts_extend.run.curves import read_curves
 from xtts_extend.run.folder import SAMPLES
-from xtts_extend.run.metrics import MEASURE
+from xtts_extend.run.metrics import MEASURE, MetricsLog
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.text.languages import language_tag
-from xtts_extend.training.signals import Interrupted
+from xtts_extend.setup.reference import old_languages
+from xtts_extend.training.loaders import eval_loader
+from xtts_extend.training.signals import Interrupted, StopSignal
+from xtts_extend.training.state import RunState
+from xtts_extend.training.update import out_of_memory
 
 logger = logging.getLogger("trainer")
 
 
-def losses_by_language(trainer: Any) -> dict[str, dict[str, float]]:
+#: Losses by their names, and of an old language its retention.
+Losses = dict[str, float]
+
+
+def losses_by_language(
+    model: ExtendedGPTTrainer,
+    config: NewLanguageConfig,
+    samples: Sequence[Sample],
+    ranks: Ranks,
+    stop: StopSignal | None = None,
+) -> dict[str, Losses]:
     """Per language the losses of its evaluation samples; see `mean_losses`.
+
+    Args:
+        model, config, samples, ranks: of the run.
+        stop: a signal ends the evaluation.
 
     Raises:
         Interrupted: a signal came; nothing of a part of an evaluation counts.
     """
 
-    def batches(samples: list[Any]) -> Iterator[dict[str, Any]]:
-        for batch in trainer.get_eval_dataloader(samples):
+    def batches(own: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+        for batch in eval_loader(config, model.xtts.tokenizer, own, ranks):
             # several processes have to leave together, and do so after the evaluation
-            if trainer.stop.number is not None and trainer.ranks.size == 1:
+            if stop is not None and stop.number is not None and ranks.size == 1:
                 raise Interrupted
             yield batch
 
     results = {}
-    for language in sorted({sample["language"] for sample in trainer.eval_samples}):
-        samples = [sample for sample in trainer.eval_samples if sample["language"] == language]
-        results[language] = mean_losses(trainer.model, batches(samples), trainer.ranks)
+    for language in sorted({sample["language"] for sample in samples}):
+        own = [sample for sample in samples if sample["language"] == language]
+        results[language] = mean_losses(model, batches(own), ranks)
     return results
+
+
+def measure_base(
+    model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample], ranks: Ranks
+) -> dict[str, Losses]:
+    """Per language the losses of a model that holds its base's weights, before a resume restores its own.
+
+    Raises:
+        MachineError: the memory does not suffice.
+    """
+    if torch.cuda.is_available():
+        model.cuda()
+    try:
+        return losses_by_language(model, config, samples, ranks)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(str(error)) from error
 
 
 @torch.no_grad()
@@ -80,74 +115,86 @@ def mean_losses(model: ExtendedGPTTrainer, batches: Iterable[dict[str, Any]], ra
     return {**means, "loss": sum(means.values())}
 
 
-def evaluate(trainer: Any) -> dict[str, dict[str, float]]:
+def evaluate(state: RunState, metrics: MetricsLog, dashboard: Any, stop: StopSignal) -> dict[str, Losses]:
     """Losses of each language, and of the old ones the retention: the base's mel loss over the model's.
 
     They are written to the metrics, the dashboard ("eval/LANG/loss_mel_ce" and so on) and the log.
     """
-    position = trainer.position
-    lines = losses_by_language(trainer)
+    position = state.position
+    lines = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, stop)
     if position.step == 0:
-        note_base_losses(trainer, lines)
-    weight = trainer.config.model_args.gpt_loss_mel_ce_weight
+        note_base_losses(state, lines)
+    weight = state.config.model_args.gpt_loss_mel_ce_weight
     for language in position.base_losses.keys() & lines.keys():
         lines[language]["retention"] = position.base_losses[language] * weight / lines[language]["loss_mel_ce"]
     for language, values in lines.items():
-        trainer.metrics.add(
-            eval=True, measure=MEASURE, step=position.step, epoch=position.epoch, language=language, **values
-        )
+        metrics.add(eval=True, measure=MEASURE, step=position.step, epoch=position.epoch, language=language, **values)
         scalars = {f"{language}/{name}": value for name, value in values.items()}
-        trainer.dashboard_logger.add_scalars("eval", scalars, position.step)
+        dashboard.add_scalars("eval", scalars, position.step)
         shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items())
         logger.info(" > EVAL step %d · %s · %s", position.step, language, shown)
-    trainer.metrics.flush()
-    curves = read_curves(trainer.metrics.path, None, getattr(trainer.config, "language", ""))
+    metrics.flush()
+    curves = read_curves(metrics.path, None, state.config.language)
     for name, reason in (curves.onset() if curves else {}).items():
         logger.warning(" > %s: %s", name, reason)
     return lines
 
 
-def note_base_losses(trainer: Any, lines: Mapping[str, Mapping[str, float]]) -> None:
-    """Remember the mel losses of the languages that the base knew, measured while the model holds its weights."""
-    weight = trainer.config.model_args.gpt_loss_mel_ce_weight
-    for language in old_languages(lines, trainer.model, trainer.config) if weight else ():
+def note_base_losses(state: RunState, lines: Mapping[str, Losses]) -> None:
+    """Remember the mel losses of the languages that the base knew, measured while the model held its weights."""
+    weight = state.config.model_args.gpt_loss_mel_ce_weight
+    for language in old_languages(lines, state.model, state.config) if weight else ():
         # without its weight, which may change
-        trainer.position.base_losses[language] = lines[language]["loss_mel_ce"] / weight
+        state.position.base_losses[language] = lines[language]["loss_mel_ce"] / weight
 
 
-def old_languages(languages: Iterable[str], model: Any, config: Any) -> list[str]:
-    """Those of the languages that the base knew: their tag is a token of it, and they are not the one to learn."""
-    tokens, learned = model.xtts.tokenizer.tokenizer, getattr(config, "language", "")
-    return [
-        language
-        for language in languages
-        if language != learned and tokens.token_to_id(language_tag(language)) < model.base_rows
-    ]
+def judge_best_again(state: RunState, base_lines: Mapping[str, Losses]) -> None:
+    """Let what a resume measured or changed count: the start's loss, and what the best model has to keep.
+
+    Args:
+        state: restored.
+        base_lines: losses of the model that the run started from, if they were measured.
+    """
+    position = state.position
+    if base_lines and math.isinf(position.best_value):
+        position.start_value = position.best_value = loss_of(base_lines, state.config, math.inf)
+        logger.info(" > loss %.5f before the first step, measured again", position.start_value)
+    if lost := too_little(position.best_retention, state.config):
+        # of the other processes only warnings are seen, and one is enough
+        logger.log(
+            logging.WARNING if state.ranks.is_main else logging.INFO,
+            " > the best model so far, with loss %.5f, is below --min-retention %s. The next model above it "
+            "replaces it.",
+            position.best_value,
+            lost,
+        )
+        position.best_value, position.best_retention = position.start_value, {}
+        position.evaluations_without_best = 0
 
 
-def retentions(lines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def retentions(lines: Mapping[str, Losses]) -> dict[str, float]:
     """What is kept of each old language, of what `evaluate` returns."""
     return {language: values["retention"] for language, values in lines.items() if "retention" in values}
 
 
-def too_little(kept: Mapping[str, float], config: Any) -> str:
+def too_little(kept: Mapping[str, float], config: NewLanguageConfig) -> str:
     """The languages of which less is kept than `min_retention`, in words; empty when it is enough."""
-    least = getattr(config, "min_retention", None) or 0
+    least = config.min_retention or 0
     # a retention that is not a number is too little as well
     lost = [f"{language} {value:.4f}" for language, value in kept.items() if least and not value >= least]
     return f"{least:g} ({', '.join(lost)})" if lost else ""
 
 
-def loss_of(lines: Mapping[str, Mapping[str, float]], config: Any, train_loss: float) -> float:
+def loss_of(lines: Mapping[str, Losses], config: NewLanguageConfig, train_loss: float) -> float:
     """The loss by which models are compared: of the language to learn; without an evaluation, of the training.
 
     It is infinite where it is not a number.
     """
-    values = lines.get(getattr(config, "language", "")) or next(iter(lines.values()), {"loss": train_loss})
+    values = lines.get(config.language) or next(iter(lines.values()), {"loss": train_loss})
     return values["loss"] if math.isfinite(values["loss"]) else math.inf
 
 
-def value_of(loss: float, kept: Mapping[str, float], config: Any) -> float:
+def value_of(loss: float, kept: Mapping[str, float], config: NewLanguageConfig) -> float:
     """The loss as a candidate for the best model: infinite where an old language keeps less than `min_retention`."""
     if lost := too_little(kept, config):
         logger.info(" > no candidate for the best model: retention below %s", lost)
@@ -155,38 +202,33 @@ def value_of(loss: float, kept: Mapping[str, float], config: Any) -> float:
     return loss
 
 
-def speak_test_sentences(trainer: Any) -> None:
+def speak_test_sentences(state: RunState, run: Path, dashboard: Any) -> None:
     """Speak the configuration's test sentences, for the dashboard by coqui's names, and as files in the run folder.
 
     As coqui's `GPTTrainer.test_run`, with reference voices that are read without FFmpeg.
     """
-    rate = trainer.config.model_args.output_sample_rate
+    rate, step = state.config.model_args.output_sample_rate, state.position.step
     try:
-        audios = _spoken(trainer)
-        for (name, audio), sentence in zip(audios.items(), trainer.config.test_sentences, strict=True):
+        audios = _spoken(state)
+        for (name, audio), sentence in zip(audios.items(), state.config.test_sentences, strict=True):
             number = name.split("-")[0]
-            save_wav(
-                trainer.output_path / SAMPLES / f"{trainer.position.step:08d}-{number}-{sentence['language']}.wav",
-                audio,
-                rate,
-            )
-        trainer.dashboard_logger.test_audios(trainer.position.step, audios, rate)
+            save_wav(run / SAMPLES / f"{step:08d}-{number}-{sentence['language']}.wav", audio, rate)
+        dashboard.test_audios(step, audios, rate)
     except DataError as error:
         logger.warning(" > the test sentences were not spoken: %s", error)
 
 
-def _spoken(trainer: Any) -> dict[str, Any]:
+def _spoken(state: RunState) -> dict[str, Any]:
     """Audio (samples,) for each of the test sentences."""
-    trainer.model.eval()
-    xtts = trainer.model.xtts
-    device = next(xtts.gpt.parameters()).device
+    state.model.eval()
+    xtts = state.model.xtts
     # the vocoder is where nothing trains
-    xtts.hifigan_decoder.to(device)
-    xtts.gpt.init_gpt_for_inference(kv_cache=trainer.config.model_args.kv_cache, use_deepspeed=False)
+    xtts.hifigan_decoder.to(state.device)
+    xtts.gpt.init_gpt_for_inference(kv_cache=state.config.model_args.kv_cache, use_deepspeed=False)
     xtts.gpt.eval()
     audios = {}
     try:
-        for index, sentence in enumerate(trainer.config.test_sentences):
+        for index, sentence in enumerate(state.config.test_sentences):
             files = recordings(sentence)
             voice = make_voice(
                 xtts, [load_audio(file, REFERENCE_RATE) for file in files], [str(file) for file in files]

@@ -13,10 +13,11 @@ from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.manifest import Sample
 from xtts_extend.data.sampler import EpochBatchSampler, padding_share
 from xtts_extend.model.forward import AUDIO_STOPS
+from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.ranks import Ranks
 
 
-def _dataset(config: Any, tokenizer: Any, samples: list[Any], is_eval: bool) -> UtteranceDataset:
+def _dataset(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], is_eval: bool) -> UtteranceDataset:
     model_args = config.model_args
     return UtteranceDataset(
         samples,
@@ -51,7 +52,7 @@ def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
     return [fixed + int(sample["text_tokens"]) - (-int(sample["wav_length"]) // stride) for sample in samples]
 
 
-def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: Any) -> str:
+def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: NewLanguageConfig) -> str:
     """How much of an epoch's batches is padding, beside what the stock recipe's batches would have."""
     fixed, stride = conditioning_frames(config.model_args), int(config.model_args.gpt_code_stride_len)
     texts = [int(sample["text_tokens"]) + 2 for sample in samples]
@@ -67,24 +68,24 @@ def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], conf
     )
 
 
-def train_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) -> DataLoader[Any]:
+def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], ranks: Ranks) -> DataLoader[Any]:
     """Batches in the order of (seed, epoch); `batch_sampler` is an `EpochBatchSampler`.
 
     Args:
-        config: a `GPTTrainerConfig`; `language_weights` is read where it has them.
+        config: of the run.
         tokenizer: coqui's.
         samples: of `data.manifest`.
         ranks: the processes that share each batch; `batch_size` and `batch_frames` are those of one.
     """
     dataset = _dataset(config, tokenizer, samples, is_eval=False)
-    budget = getattr(config, "batch_frames", None)
+    budget = config.batch_frames
     sampler = EpochBatchSampler(
         samples,
         config.batch_size * ranks.size,
         config.training_seed,
         batch_frames=budget and budget * ranks.size,
         frames=sample_frames(samples, config.model_args) if budget else None,
-        language_weights=getattr(config, "language_weights", None) or None,
+        language_weights=config.language_weights or None,
         replay_share=config.replay_share if any(sample.get("replay") for sample in samples) else 0.0,
         rank=ranks.rank,
         ranks=ranks.size,
@@ -98,7 +99,7 @@ def train_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) 
     )
 
 
-def eval_loader(config: Any, tokenizer: Any, samples: list[Any], ranks: Ranks) -> DataLoader[Any]:
+def eval_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], ranks: Ranks) -> DataLoader[Any]:
     """Samples in their order; of several processes each has every so-manieth."""
     dataset = _dataset(config, tokenizer, samples[ranks.rank :: ranks.size], is_eval=True)
     return DataLoader(

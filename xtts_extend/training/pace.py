@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from xtts_extend.run.position import Position
+from xtts_extend.run.config import NewLanguageConfig
+from xtts_extend.run.position import Position
 
 logger = logging.getLogger("trainer")
 #: Seconds per step are a mean over up to this many recent steps, or since the last line where lines are rarer.
@@ -19,11 +18,11 @@ class Progress:
     """Prints step, losses, recent rate and time left: at the first step of this process, then every `print_step`.
 
     Args:
-        config: `print_step`, `epochs` and (if it has one) `max_steps` are read.
+        config: `print_step`, `epochs` and `max_steps` are read.
         step: the steps done before this process.
     """
 
-    def __init__(self, config: Any, step: int) -> None:
+    def __init__(self, config: NewLanguageConfig, step: int) -> None:
         self.config = config
         self.first_step = step
         #: (step, clock) of recent lines, the clock without what `leave_out` was told.
@@ -52,7 +51,7 @@ class Progress:
         while len(self._lines) > 2 and position.step - self._lines[1][0] >= _RECENT_STEPS:
             self._lines.popleft()
         end = (self.config.epochs - position.epoch) * batches - position.batch + position.step
-        end = min(end, getattr(self.config, "max_steps", None) or end)
+        end = min(end, self.config.max_steps or end)
         rate = ""
         if len(self._lines) > 1:
             (first, began), (last, now) = self._lines[0], self._lines[-1]

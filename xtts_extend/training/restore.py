@@ -1,226 +1,214 @@
-"""What a checkpoint records beside weights and optimizer, and how a trainer takes all of it up again."""
+"""What a checkpoint records beside weights and optimizer, and how all of it is taken up again."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from xtts_extend.checkpoint.inspect import CheckpointInfo
-from xtts_extend.checkpoint.store import FORMAT_VERSION, adapter_tensors, load_checkpoint
+from xtts_extend.checkpoint.inspect import RECORD_KEY
+from xtts_extend.data.manifest import Sample
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.embedding import TOKEN_TENSORS
-from xtts_extend.model.gpt_trainer import row_digests, xtts_weights
+from xtts_extend.model.frozen_rows import BaseRows
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_weights
 from xtts_extend.model.migration import Migration
-from xtts_extend.run.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, changes, lookup
-from xtts_extend.run.position import Position
-from xtts_extend.run.recorded import as_recorded
-from xtts_extend.setup.vocabulary_change import checkpoint_vocabulary, migrate_content, require_same_vocabulary
+from xtts_extend.run.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, NewLanguageConfig, changes
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.run.record import RecordedAdapter, RecordedVocabulary, RunRecord
+from xtts_extend.run.recorded import OptimizerState, TrainingCheckpoint
+from xtts_extend.setup.samples import data_digest
+from xtts_extend.setup.vocabulary_change import checkpoint_vocabulary, migrated, require_same_vocabulary
+from xtts_extend.setup.weights import stock_base_rows
 from xtts_extend.text.vocabulary import load_vocabulary
-from xtts_extend.training.schedules import restore_schedules
+from xtts_extend.training.schedules import restore_schedule
+from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
-#: The last version of checkpoints whose evaluations depended on how they were batched.
-_LAST_BATCHED_VERSION = 2
 
 
-def data_digest(samples: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 of what the manifests say: file names as written there, texts and languages, in order."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        for key in ("manifest_audio_file", "text", "language", "part_digest"):
-            if key in sample:
-                digest.update(str(sample[key]).encode() + b"\0")
-        if sample.get("replay"):
-            digest.update(b"replay\0")
-    return digest.hexdigest()
+def run_record(state: RunState) -> RunRecord:
+    """What a checkpoint records of a run."""
+    return RunRecord(
+        vocabulary=RecordedVocabulary(state.vocabulary.tokens, state.vocabulary.digest),
+        base_rows=state.model.base,
+        state=state.position.state_dict(),
+        base_dir=state.config.base_dir,
+        adapter=RecordedAdapter(state.model.adapter_rank, state.model.adapter_state()),
+        processes=state.ranks.size,
+        data_digest=data_digest(state.train_samples),
+        val_digest=data_digest(state.eval_samples),
+    )
 
 
-def run_record(trainer: Any) -> dict[str, Any]:
-    """The `xtts_extend` key of a checkpoint."""
-    vocabulary = load_vocabulary(trainer.output_path / "vocab.json")
+def checkpoint_state(state: RunState) -> dict[str, Any]:
+    """What a checkpoint holds: a stock one's keys and ours."""
+    position = state.position
     return {
-        "version": FORMAT_VERSION,
-        "vocabulary": {"tokens": dict(vocabulary.tokens), "digest": vocabulary.digest},
-        "base_rows": {
-            "rows": trainer.model.base_rows,
-            "frozen": trainer.model.rows_frozen,
-            "digests": dict(trainer.model.base_digests),
-        },
-        "base_dir": getattr(trainer.config, "base_dir", ""),
-        "adapter": {"rank": trainer.model.adapter_rank, "tensors": trainer.model.adapter_state()},
-        "processes": trainer.ranks.size,
-        "data_digest": data_digest(trainer.train_samples),
-        "val_digest": data_digest(trainer.eval_samples),
-        "state": trainer.position.state_dict(),
-    }
-
-
-def checkpoint_state(trainer: Any) -> dict[str, Any]:
-    """What a checkpoint holds: a stock one's keys and `xtts_extend`."""
-    position = trainer.position
-    position.best_value = trainer.best_value
-    return {
-        "config": trainer.config.to_dict(),
-        "model": trainer.model.checkpoint_state(),
-        "optimizer": [optimizer.state_dict() for optimizer in trainer.optimizer],
-        "scheduler": [scheduler.state_dict() for scheduler in trainer.scheduler if scheduler is not None],
-        "scaler": trainer.scaler.state_dict() if trainer.scaler is not None else None,
+        "config": state.config.to_dict(),
+        "model": state.model.checkpoint_state(),
+        "optimizer": [state.optimizer.state_dict()],
+        "scheduler": [state.scheduler.state_dict()] if state.scheduler is not None else [],
+        "scaler": state.scaler.state_dict() if state.scaler is not None else None,
         "step": position.step,
         "epoch": position.epoch,
-        "model_loss": {"train_loss": position.train_loss, "eval_loss": trainer.best_value},
-        "xtts_extend": run_record(trainer),
+        "model_loss": {"train_loss": position.train_loss, "eval_loss": position.best_value},
+        RECORD_KEY: run_record(state).to_dict(),
     }
 
 
-def checkpoint_size(model: Any) -> int:
+def checkpoint_size(model: ExtendedGPTTrainer) -> int:
     """Bytes of a checkpoint of a model: its tensors, and AdamW's two moments of what trains."""
     trained = sum(parameter.nbytes for parameter in model.xtts.gpt.parameters() if parameter.requires_grad)
     return int(1.01 * (sum(tensor.nbytes for tensor in model.checkpoint_state().values()) + 2 * trained))
 
 
-def knows_base_losses(record: Mapping[str, Any], eval_samples: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a checkpoint says what the base's losses on these samples were."""
-    same = record.get("val_digest") == data_digest(eval_samples)
-    return not eval_samples or (same and evaluated_alike(record))
+@dataclass(frozen=True)
+class Resumed:
+    """A training checkpoint that may be resumed with a configuration and its samples.
+
+    Attributes:
+        checkpoint: its weights and record carried to the run's vocabulary.
+        changed: keys of what defines the run and has changed; it takes effect.
+        migration: to that vocabulary, if it is another one; it carries the moments.
+        base_rows: the rows that are the base's, and whether they are frozen.
+        freezes: whether the run freezes them, where there are new ones beside them.
+    """
+
+    checkpoint: TrainingCheckpoint
+    changed: Sequence[str]
+    migration: Migration | None
+    base_rows: BaseRows
+    freezes: bool
 
 
-def evaluated_alike(record: Mapping[str, Any]) -> bool:
-    """Whether the evaluations that a checkpoint records can be compared with this release's."""
-    return record.get("version", 0) > _LAST_BATCHED_VERSION
+def take_up(
+    checkpoint: TrainingCheckpoint,
+    config: NewLanguageConfig,
+    train_samples: Sequence[Sample],
+    ranks: Ranks,
+    migration: Migration | None = None,
+    allow_changes: bool = False,
+) -> Resumed:
+    """See that a resume gives the same run, before anything is written.
 
-
-def was_judged(content: Mapping[str, Any]) -> bool:
-    """Whether a run of ours had evaluated when it wrote this checkpoint, so that there is a start to compare with."""
-    return math.isfinite(content.get("xtts_extend", {}).get("state", {}).get("best_value", math.inf))
-
-
-def load_run(path: Path, migration: Migration | None, config: Any) -> tuple[dict[str, Any], CheckpointInfo]:
-    """A training checkpoint's content, its weights and record carried to another vocabulary, and its header.
+    Args:
+        checkpoint: to be resumed.
+        config: of the run that goes on.
+        train_samples: its samples.
+        ranks: its processes.
+        migration: to its vocabulary.
+        allow_changes: go on although something that defines the run has changed.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: rows that were frozen have changed.
+        ConfigError: what defines the run has changed; each value is listed.
     """
-    loaded, info = load_checkpoint(path)
-    if info.kind != "training":
-        raise CheckpointError(
-            f"{path} is a base model (weights alone): there is no run in it to continue. Start from it: "
-            "model.load_base(), and no restore_path."
-        )
-    content = as_recorded(loaded, path)
-    return migrate_content(content, info, migration, config) if migration else content, info
+    found = migrated(checkpoint, migration, config) if migration else checkpoint
+    changed = check_changes(found, config, train_samples, ranks.size, allow_changes)
+    if found.record is not None:
+        return Resumed(found, changed, migration, found.record.base_rows, config.freeze_base_rows)
+    size = load_vocabulary(config.model_args.tokenizer_file).size
+    base_rows = stock_base_rows(checkpoint, config, size, migration)
+    return Resumed(found, changed, migration, base_rows, base_rows.frozen)
 
 
-def freeze_recorded_rows(model: Any, content: Mapping[str, Any]) -> None:
-    """Freeze the rows that the checkpoint's run froze; before the optimizer is made."""
-    record = content.get("xtts_extend")
-    if record:
-        model.base_rows = record["base_rows"]["rows"]
-        model.base_digests = dict(record["base_rows"]["digests"])
-        if record["base_rows"]["frozen"]:
-            model.freeze_base_rows()
-
-
-def restore(
-    trainer: Any,
-    content: dict[str, Any],
-    info: CheckpointInfo,
-    changed: Sequence[str],
-    migration: Migration | None = None,
-) -> tuple[Position, list[str]]:
+def restore(state: RunState, resumed: Resumed) -> list[str]:
     """Restore weights, optimizer, scheduler, scaler and position, check that all of it arrived, and say so.
 
     Args:
-        trainer: a `ResumableTrainer` whose optimizer and scheduler are made.
-        content: of the checkpoint.
-        info: its header.
-        changed: what `check_changes` returned; it takes effect.
-        migration: carries the moments, where `migrate_content` has carried the weights.
+        state: of the run that goes on; its optimizer and scheduler are made.
+        resumed: what it goes on from.
 
     Returns:
-        The position, and what was restored, in words.
+        What was restored, in words.
 
     Raises:
         CheckpointError: something is missing, left over, or does not fit; it is named.
         VocabularyError: the checkpoint was trained with another vocabulary.
     """
-    position = Position.of(content, info)
-    if migration is None:
-        vocabulary = load_vocabulary(Path(trainer.config.model_args.tokenizer_file))
-        known, reason = checkpoint_vocabulary(content.get("xtts_extend", {}), content.get("config") or {}, info)
-        require_same_vocabulary(known, reason, vocabulary, info)
-    trainer.model.restore_state(content["model"], adapter_tensors(content))
-    _name_rounding(content)
-    _restore_optimizers(trainer, content["optimizer"], migration)
-    schedule = restore_schedules(trainer, content, position, info)
-    if trainer.scaler is not None:
-        if not content.get("scaler"):
-            raise CheckpointError(f"{info.path} holds no state of the fp16 loss scaler. Continue it with --amp none.")
-        trainer.scaler.load_state_dict(content["scaler"])
-    _apply_changes(trainer, content, changed, position)
-    judged_by = content.get("xtts_extend", {}).get("val_digest")
-    if judged_by is not None and judged_by != data_digest(trainer.eval_samples):
-        logger.info(" > the validation set changed: the best model so far is forgotten.")
-        position.forget_best()
-        position.base_losses = {}
-    elif judged_by is not None and trainer.eval_samples and not evaluated_alike(content["xtts_extend"]):
-        logger.info(
-            " > the run's evaluations so far depended on how they were batched, and cannot be compared with those from "
-            "here on: the best loss so far is forgotten."
-        )
-        position.forget_best()
-        position.base_losses = {}
-    if any("conditioning_length" in key for key in changed):
-        logger.info(
-            " > The conditioning length changed: the best loss so far is forgotten, and what is kept of old "
-            "languages is not measured."
-        )
-        position.forget_best()
-        position.base_losses = {}
+    checkpoint, record = resumed.checkpoint, resumed.checkpoint.record
+    state.position = position = checkpoint.position
+    if resumed.migration is None:
+        known, reason = checkpoint_vocabulary(checkpoint)
+        require_same_vocabulary(known, reason, state.vocabulary, checkpoint.info)
+    state.model.restore_state(checkpoint.model, record.adapter.tensors if record else {})
+    _name_rounding(checkpoint)
+    _restore_optimizer(state, checkpoint.optimizer, resumed.migration)
+    schedule = restore_schedule(state, checkpoint)
+    if state.scaler is not None:
+        if not checkpoint.scaler:
+            raise CheckpointError(
+                f"{checkpoint.path} holds no state of the fp16 loss scaler. Continue it with --amp none."
+            )
+        state.scaler.load_state_dict(dict(checkpoint.scaler))
+    _apply_changes(state, resumed)
+    _forget_other_evaluations(state, record, resumed.changed)
     restored = [
-        f"{len(content['model'])} tensors",
-        f"optimizer ({sum(len(part['state']) for part in content['optimizer'])} moments)",
+        f"{len(checkpoint.model)} tensors",
+        f"optimizer ({sum(len(part['state']) for part in checkpoint.optimizer)} moments)",
         schedule,
-        "scaler" if trainer.scaler is not None else "no scaler (the run has none)",
+        "scaler" if state.scaler is not None else "no scaler (the run has none)",
     ]
-    logger.info(" > Resuming %s", info.path)
+    logger.info(" > Resuming %s", checkpoint.path)
     logger.info(
         " > step %d · epoch %d, batch %d done · learning rate %.4g",
         position.step,
         position.epoch,
         position.batch,
-        trainer.optimizer[0].param_groups[0]["lr"],
+        state.learning_rate,
     )
     best = [f"best loss {position.best_value:.5f}"] if math.isfinite(position.best_value) else []
     logger.info(" > restored and checked: %s", ", ".join(restored + best))
-    if info.written_by == "coqui":
+    if record is None:
         logger.info(
             " > best loss unknown: the stock Trainer records neither the samples nor the measure. The first evaluation "
             "here is the one to beat."
         )
-        position.evaluation_due = bool(trainer.eval_samples and trainer.config.run_eval)
+        position.evaluation_due = bool(state.eval_samples and state.config.run_eval)
         logger.info(
             " > written by the stock Trainer: it does not record the place within the epoch, so epoch %d starts at its "
             "first batch; gradients of a started accumulation are not in the file.",
             position.epoch,
         )
-    return position, restored
+    return restored
 
 
-def _name_rounding(content: Mapping[str, Any]) -> None:
+def _forget_other_evaluations(state: RunState, record: RunRecord | None, changed: Sequence[str]) -> None:
+    """Let evaluations not count that cannot be compared with those from here on."""
+    position = state.position
+    reasons = []
+    if record is not None and record.val_digest is not None:
+        if record.val_digest != data_digest(state.eval_samples):
+            reasons.append(" > the validation set changed: the best model so far is forgotten.")
+        elif state.eval_samples and not record.evaluated_alike:
+            reasons.append(
+                " > the run's evaluations so far depended on how they were batched, and cannot be compared with those "
+                "from here on: the best loss so far is forgotten."
+            )
+    if any("conditioning_length" in key for key in changed):
+        reasons.append(
+            " > The conditioning length changed: the best loss so far is forgotten, and what is kept of old "
+            "languages is not measured."
+        )
+    for reason in reasons:
+        logger.info(reason)
+        position.forget_best()
+        position.base_losses = {}
+
+
+def _name_rounding(checkpoint: TrainingCheckpoint) -> None:
     """Say that weights come from a file in half precision, and whether frozen rows lost what they had beyond it."""
-    halves = {tensor.dtype for tensor in content["model"].values()} & {torch.float16, torch.bfloat16}
+    halves = {tensor.dtype for tensor in checkpoint.model.values()} & {torch.float16, torch.bfloat16}
     if not halves:
         return
-    before = content.get("xtts_extend", {}).get("base_rows", {})
-    weights = xtts_weights(content["model"])
-    rounded = before.get("frozen") and row_digests(weights, before["rows"]) != before["digests"]
+    before = checkpoint.record.base_rows if checkpoint.record else BaseRows(0)
+    rounded = before.frozen and row_digests(xtts_weights(checkpoint.model), before.rows) != before.digests
     logger.warning(
         " > Its weights are in half precision (%s): training goes on in float32 from their rounded values.%s",
         ", ".join(sorted(map(str, halves))),
@@ -232,10 +220,10 @@ def _name_rounding(content: Mapping[str, Any]) -> None:
 
 
 def check_changes(
-    config: Any,
-    train_samples: Sequence[Mapping[str, Any]],
+    checkpoint: TrainingCheckpoint,
+    config: NewLanguageConfig,
+    train_samples: Sequence[Sample],
     processes: int,
-    content: Mapping[str, Any],
     allow_changes: bool,
 ) -> list[str]:
     """Compare what a resume is about to do with what the checkpoint records.
@@ -246,16 +234,15 @@ def check_changes(
     Raises:
         ConfigError: something changed that may not, or not without `allow_changes`; each is listed with both values.
     """
-    recorded = content.get("config") or {}
-    fixed = changes(recorded, config, FIXED_FOR_THE_RUN)
+    fixed = changes(checkpoint.config, config, FIXED_FOR_THE_RUN)
     if fixed:
         raise ConfigError(
             "These values cannot change within a run (recorded → now):\n  "
             + "\n  ".join(fixed)
             + "\nLeave them as they were, or take only the weights with --start-fresh."
         )
-    changed = changes(_per_process(recorded, content, processes), config, DEFINES_THE_RUN)
-    before = content.get("xtts_extend", {}).get("data_digest")
+    changed = changes(_per_process(checkpoint, processes), config, DEFINES_THE_RUN)
+    before = checkpoint.record.data_digest if checkpoint.record else None
     now = data_digest(train_samples)
     if before is not None and before != now:
         changed.append(f"training samples: digest {before[:12]} → {now[:12]}")
@@ -270,9 +257,10 @@ def check_changes(
     return [line.split(":")[0] for line in changed]
 
 
-def _per_process(recorded: Mapping[str, Any], content: Mapping[str, Any], processes: int) -> Mapping[str, Any]:
+def _per_process(checkpoint: TrainingCheckpoint, processes: int) -> Mapping[str, object]:
     """The recorded values with the batch size that gives as many processes as now the same batch together."""
-    before = content.get("xtts_extend", {}).get("processes", 1)
+    recorded: Mapping[str, Any] = checkpoint.config
+    before = checkpoint.processes
     if not recorded or before == processes:
         return recorded
     frames = recorded.get("batch_frames")
@@ -280,46 +268,44 @@ def _per_process(recorded: Mapping[str, Any], content: Mapping[str, Any], proces
     return {**recorded, "batch_size": recorded["batch_size"] * before / processes, **scaled}
 
 
-def _restore_optimizers(trainer: Any, saved: Sequence[dict[str, Any]], migration: Migration | None) -> None:
-    if len(saved) != len(trainer.optimizer):
-        raise CheckpointError(f"The checkpoint holds {len(saved)} optimizers; this run has {len(trainer.optimizer)}.")
-    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    for optimizer, state in zip(trainer.optimizer, saved, strict=True):
-        groups = [len(group["params"]) for group in optimizer.param_groups]
-        found = [len(group["params"]) for group in state["param_groups"]]
-        if groups != found:
-            raise CheckpointError(
-                f"The checkpoint's optimizer has parameter groups of {found} tensors; this run has {groups}. "
-                "Rows that were frozen, or rates and weight decay by group, differ; use the run's own settings."
-            )
-        fitted = {}
-        known = set()
-        for group, saved_group in zip(optimizer.param_groups, state["param_groups"], strict=True):
-            shapes: dict[torch.Size, dict[str, torch.Size]] = {}
-            for parameter, number in zip(group["params"], saved_group["params"], strict=True):
-                known.add(number)
-                name, moments = names[id(parameter)], state["state"].get(number, {})
-                if parameter.shape not in shapes:
-                    shapes[parameter.shape] = _shapes_of_moments(optimizer, saved_group, parameter)
-                expected = shapes[parameter.shape]
-                if expected and not moments:
-                    raise CheckpointError(
-                        f"The checkpoint holds no moments of {name}. Its optimizer state is incomplete."
-                    )
-                if lacking := expected.keys() - moments.keys():
-                    raise CheckpointError(f"The checkpoint's moments of {name} lack {', '.join(sorted(lacking))}.")
-                if moments:
-                    fitted[number] = _fit_moments(moments, expected, name, trainer.model, migration)
-        left_over = set(state["state"]) - known
-        if left_over:
-            raise CheckpointError(
-                f"The checkpoint's optimizer holds moments of no parameter: {sorted(left_over)[:10]}."
-            )
-        optimizer.load_state_dict({**state, "state": fitted})
-        # whether it is fused is recorded too; the loss scaler asks this attribute, which torch leaves as it was
-        optimizer._step_supports_amp_scaling = all(group.get("fused") for group in optimizer.param_groups)
-        if len(optimizer.state) != len(fitted):
-            raise CheckpointError(f"Only {len(optimizer.state)} of {len(fitted)} moments arrived in the optimizer.")
+def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migration: Migration | None) -> None:
+    if len(saved) != 1:
+        raise CheckpointError(f"The checkpoint holds {len(saved)} optimizers; this run has 1.")
+    (given,), optimizer = saved, state.optimizer
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
+    groups = [len(group["params"]) for group in optimizer.param_groups]
+    saved_groups: list[dict[str, Any]] = given["param_groups"]
+    found = [len(group["params"]) for group in saved_groups]
+    if groups != found:
+        raise CheckpointError(
+            f"The checkpoint's optimizer has parameter groups of {found} tensors; this run has {groups}. "
+            "Rows that were frozen, or rates and weight decay by group, differ; use the run's own settings."
+        )
+    fitted = {}
+    known = set()
+    for group, saved_group in zip(optimizer.param_groups, saved_groups, strict=True):
+        shapes: dict[torch.Size, dict[str, torch.Size]] = {}
+        for parameter, number in zip(group["params"], saved_group["params"], strict=True):
+            known.add(number)
+            name, moments = names[id(parameter)], given["state"].get(number, {})
+            if parameter.shape not in shapes:
+                shapes[parameter.shape] = _shapes_of_moments(optimizer, saved_group, parameter)
+            expected = shapes[parameter.shape]
+            if expected and not moments:
+                raise CheckpointError(f"The checkpoint holds no moments of {name}. Its optimizer state is incomplete.")
+            if lacking := expected.keys() - moments.keys():
+                raise CheckpointError(f"The checkpoint's moments of {name} lack {', '.join(sorted(lacking))}.")
+            if moments:
+                fitted[number] = _fit_moments(moments, expected, name, state.model, migration)
+    left_over = set(given["state"]) - known
+    if left_over:
+        raise CheckpointError(f"The checkpoint's optimizer holds moments of no parameter: {sorted(left_over)[:10]}.")
+    optimizer.load_state_dict({**given, "state": fitted})
+    # whether it is fused is recorded too; the loss scaler asks this attribute, which torch leaves as it was
+    fused: Any = optimizer
+    fused._step_supports_amp_scaling = all(group.get("fused") for group in optimizer.param_groups)
+    if len(optimizer.state) != len(fitted):
+        raise CheckpointError(f"Only {len(optimizer.state)} of {len(fitted)} moments arrived in the optimizer.")
 
 
 def _shapes_of_moments(
@@ -341,7 +327,7 @@ def _fit_moments(
     moments: Mapping[str, Any],
     expected: Mapping[str, torch.Size],
     name: str,
-    model: Any,
+    model: ExtendedGPTTrainer,
     migration: Migration | None,
 ) -> dict[str, Any]:
     """The moments of one parameter, carried to another vocabulary; of a run that froze rows later, the new rows'.
@@ -370,30 +356,29 @@ def _fit_moments(
     return fitted
 
 
-def _apply_changes(trainer: Any, content: Mapping[str, Any], changed: Sequence[str], position: Position) -> None:
+def _apply_changes(state: RunState, resumed: Resumed) -> None:
     """Let changed values take effect where a restored state would hide them."""
-    recorded = content.get("config") or {}
-    if {"lr", "layer_decay", "new_row_learning_rate"} & set(changed):
-        rates = [group["lr"] for group in trainer.model.get_optimizer().param_groups]
-        for optimizer, scheduler in zip(trainer.optimizer, trainer.scheduler, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                # where the schedule has brought it
-                before = group.get("initial_lr", group["lr"])
-                group["lr"] = rate * (group["lr"] / before if before else 1)
-                if "initial_lr" in group:
-                    group["initial_lr"] = rate
-            if scheduler is not None:
-                scheduler.base_lrs = rates
+    changed, position, config = set(resumed.changed), state.position, state.config
+    if {"lr", "layer_decay", "new_row_learning_rate"} & changed:
+        rates = [group["lr"] for group in state.model.get_optimizer().param_groups]
+        for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+            # where the schedule has brought it
+            before = group.get("initial_lr", group["lr"])
+            group["lr"] = rate * (group["lr"] / before if before else 1)
+            if "initial_lr" in group:
+                group["initial_lr"] = rate
+        if state.scheduler is not None:
+            state.scheduler.base_lrs = rates
     if "optimizer_params" in changed:
-        for optimizer in trainer.optimizer:
-            for group in optimizer.param_groups:
-                for key, value in trainer.config.optimizer_params.items():
-                    # the group without weight decay keeps none
-                    if key != "weight_decay" or group["weight_decay"]:
-                        group[key] = value
+        for group in state.optimizer.param_groups:
+            for key, value in config.optimizer_params.items():
+                # the group without weight decay keeps none
+                if key != "weight_decay" or group["weight_decay"]:
+                    group[key] = value
     if "batch_size" in changed:
-        before = int(lookup(recorded, "batch_size")) * content.get("xtts_extend", {}).get("processes", 1)
-        position.batch = position.batch * before // (trainer.config.batch_size * trainer.ranks.size)
+        recorded: Mapping[str, Any] = resumed.checkpoint.config
+        total = int(recorded["batch_size"]) * resumed.checkpoint.processes
+        position.batch = position.batch * total // (config.batch_size * state.ranks.size)
         logger.info(" > the place in the epoch is now after %d batches of the new size.", position.batch)
     if "batch_frames" in changed:
         position.start_epoch(position.epoch)

@@ -5,68 +5,62 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
-from xtts_extend.checkpoint.inspect import CheckpointInfo
+from torch.optim.lr_scheduler import LRScheduler
+
 from xtts_extend.checkpoint.store import require_fit
 from xtts_extend.errors import CheckpointError
-from xtts_extend.run.position import Position
-from xtts_extend.run.recorded import updates_of
+from xtts_extend.run.recorded import TrainingCheckpoint
+from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
 #: What some releases of torch keep in a schedule's state; none of it decides a learning rate.
 _KEPT_BY_SOME_RELEASES = {"verbose", "_is_initial", "_get_lr_called_within_step"}
 
 
-def restore_schedules(trainer: Any, content: Mapping[str, Any], position: Position, info: CheckpointInfo) -> str:
-    """Restore the schedules of a trainer whose optimizers are restored.
+def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
+    """Restore the schedule of a run whose optimizer and position are restored.
 
     Releases of the stock Trainer before 0.3 recorded none: then a schedule is moved on by the updates, or epochs, that
     the run had made.
-
-    Args:
-        trainer: a `ResumableTrainer`.
-        content: of the checkpoint, as `as_recorded` returns it.
-        position: of the run.
-        info: the checkpoint's header.
 
     Returns:
         What was restored, in words.
 
     Raises:
-        CheckpointError: what is recorded does not fit the trainer's schedules, or a schedule cannot be moved.
+        CheckpointError: what is recorded does not fit the run's schedule, or a schedule cannot be moved.
     """
-    schedulers = [scheduler for scheduler in trainer.scheduler if scheduler is not None]
-    saved: Sequence[Mapping[str, Any]] = content["scheduler"]
-    if schedulers and not saved and info.written_by == "coqui" and content["config"].get("lr_scheduler"):
-        for scheduler in schedulers:
-            _move(scheduler, *_progress(trainer.config, content, position), info)
+    scheduler, saved = state.scheduler, checkpoint.scheduler
+    if scheduler is not None and not saved and checkpoint.record is None and checkpoint.config.get("lr_scheduler"):
+        _move(scheduler, *_progress(state, checkpoint), checkpoint.path)
         return "no scheduler (not recorded)"
-    if len(schedulers) != len(saved):
+    count = int(scheduler is not None)
+    if count != len(saved):
         raise CheckpointError(
-            f"The checkpoint holds {len(saved)} schedulers; this run has {len(schedulers)}. "
+            f"The checkpoint holds {len(saved)} schedulers; this run has {count}. "
             "Leave the schedule (--warmup-steps, lr_scheduler) as it was."
         )
-    for scheduler, state in zip(schedulers, saved, strict=True):
-        require_fit(
-            set(scheduler.state_dict()) - _KEPT_BY_SOME_RELEASES,
-            set(state) - _KEPT_BY_SOME_RELEASES,
-            "checkpoint's scheduler",
-        )
-        scheduler.load_state_dict(dict(state))
-    return "scheduler" if saved else "no scheduler (the run has none)"
+    if scheduler is None:
+        return "no scheduler (the run has none)"
+    require_fit(
+        set(scheduler.state_dict()) - _KEPT_BY_SOME_RELEASES,
+        set(saved[0]) - _KEPT_BY_SOME_RELEASES,
+        "checkpoint's scheduler",
+    )
+    scheduler.load_state_dict(dict(saved[0]))
+    return "scheduler"
 
 
-def _progress(config: Any, content: Mapping[str, Any], position: Position) -> tuple[int, str]:
+def _progress(state: RunState, checkpoint: TrainingCheckpoint) -> tuple[int, str]:
     """How often a run moved its schedule, and what after: epochs or updates."""
-    if config.scheduler_after_epoch:
-        return position.epoch, "epochs"
-    made = updates_of(content)
-    return made.pop() if len(made) == 1 else position.step // config.grad_accum_steps, "updates"
+    if state.config.scheduler_after_epoch:
+        return state.position.epoch, "epochs"
+    made = checkpoint.updates
+    return made.pop() if len(made) == 1 else state.position.step // state.config.grad_accum_steps, "updates"
 
 
-def _move(scheduler: Any, times: int, what: str, info: CheckpointInfo) -> None:
+def _move(scheduler: LRScheduler, times: int, what: str, path: Path) -> None:
     """Let a schedule that has not begun make its steps; the optimizer keeps the rates that are recorded."""
     groups = scheduler.optimizer.param_groups
     recorded = [dict(group) for group in groups]
@@ -82,7 +76,7 @@ def _move(scheduler: Any, times: int, what: str, info: CheckpointInfo) -> None:
                 scheduler.step()
     except (ArithmeticError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{info.path} does not record its schedule, and {name} cannot be moved past {times} {what}: {error}. Take "
+            f"{path} does not record its schedule, and {name} cannot be moved past {times} {what}: {error}. Take "
             "only its weights with --start-fresh."
         ) from error
     scheduled = [group["lr"] for group in groups]

@@ -15,52 +15,50 @@ import logging
 import logging.handlers
 import math
 import time
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 from trainer.logging import DummyLogger
 
 from xtts_extend.checkpoint.store import require_space
 from xtts_extend.data.dataset import UtteranceDataset
+from xtts_extend.data.manifest import Sample
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import XttsExtendError
-from xtts_extend.model.migration import Migration
-from xtts_extend.run.banner import describe_processes, describe_run, without_stock_count
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.run.banner import without_stock_count
+from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.folder import RunFolder
 from xtts_extend.run.history import continuations, hours, note
-from xtts_extend.run.metrics import MetricsLog, StepLosses, make_dashboard
+from xtts_extend.run.metrics import Line, MetricsLog, StepLosses, make_dashboard
 from xtts_extend.run.position import Position
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.run.recorded import is_of_others
+from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.hardware import prepare_device
-from xtts_extend.setup.reference import equip
+from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.batch_memory import find_batch_frames
 from xtts_extend.training.evaluation import (
+    Losses,
     evaluate,
+    judge_best_again,
     loss_of,
-    losses_by_language,
     note_base_losses,
     retentions,
     speak_test_sentences,
-    too_little,
     value_of,
 )
 from xtts_extend.training.loaders import describe_padding, eval_loader, sample_frames, train_loader
 from xtts_extend.training.pace import Progress
-from xtts_extend.training.randomness import seed_all
-from xtts_extend.training.restore import (
-    check_changes,
-    checkpoint_size,
-    freeze_recorded_rows,
-    load_run,
-    restore,
-    was_judged,
-)
+from xtts_extend.training.restore import Resumed, checkpoint_size, restore, take_up
 from xtts_extend.training.saving import Saver
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
+from xtts_extend.training.state import RunState
 from xtts_extend.training.update import Updater, out_of_memory
 
 logger = logging.getLogger("trainer")
@@ -71,17 +69,17 @@ class ResumableTrainer(Trainer):
 
     Args:
         args: `restore_path` names a training checkpoint of ours or of the stock Trainer, or is empty.
-        config: a `NewLanguageConfig`, or any `GPTTrainerConfig`.
+        config: of the run.
         output_path: folder for new run folders; the configuration's when None.
-        model: an `ExtendedGPTTrainer`, with its base loaded unless `restore_path` is given.
+        model: with its base loaded unless `restore_path` is given.
         train_samples, eval_samples: samples of `data.manifest`; without `eval_samples` the best model is chosen by the
             training loss of the epoch.
-        new_run: continue a checkpoint in a new run folder instead of the checkpoint's own; one of the stock Trainer is
-            always continued in a new one.
-        allow_changes: continue although something that defines the run has changed.
+        resumed: what `take_up` made of the checkpoint; without it the trainer does that itself, and allows no changes.
+        base_losses: the losses of the model that a resumed run started from, if they were measured again.
+        new_run: continue a checkpoint in a new run folder instead of the checkpoint's own; one of the stock Trainer, or
+            of another vocabulary, is always continued in a new one.
         run_folder: start in this folder, of a run that ended before its first checkpoint.
         ranks: the processes that train together; rank 0 writes.
-        migration: carries the rows of `restore_path` to this run's vocabulary, which goes on in a new run folder.
 
     While it is constructed, `output_path` is a temporary folder and `dashboard_logger` logs nothing: a start that fails
     writes nothing into a run folder. Callbacks find the real ones from `on_epoch_start` on.
@@ -95,63 +93,51 @@ class ResumableTrainer(Trainer):
     def __init__(
         self,
         args: TrainerArgs,
-        config: Any,
+        config: NewLanguageConfig,
         output_path: str | Path | None = None,
         *,
-        model: Any,
-        train_samples: list[Any],
-        eval_samples: list[Any] | None = None,
+        model: ExtendedGPTTrainer,
+        train_samples: list[Sample],
+        eval_samples: list[Sample] | None = None,
+        resumed: Resumed | None = None,
+        base_losses: Mapping[str, Losses] | None = None,
         new_run: bool = False,
-        allow_changes: bool = False,
         run_folder: Path | None = None,
         ranks: Ranks | None = None,
-        migration: Migration | None = None,
         **kwargs: Any,
     ) -> None:
-        self._checkpoint: dict[str, Any] | None = None
-        self.ranks = ranks or Ranks()
-        changed: list[str] = []
-        if args.restore_path:
-            source = Path(args.restore_path)
-            self._checkpoint, self.restored_info = load_run(source, migration, config)
-            # before anything is written into the run folder
-            changed = check_changes(config, train_samples, self.ranks.size, self._checkpoint, allow_changes)
-            freeze_recorded_rows(model, self._checkpoint)
-            in_place = not (new_run or migration or is_of_others(self._checkpoint))
-            run_folder = source.absolute().parent if in_place else None
-        equip(model, config, train_samples)
-        start = "as in the checkpoint" if args.restore_path else f"start: {getattr(config, 'init', 'as loaded')}"
-        logger.info(model.describe_rows(start))
-        logger.info(describe_run(config, train_samples, eval_samples or [], args.grad_accum_steps, self.ranks.size))
-        processes = describe_processes(self._checkpoint or {}, config, self.ranks.size)
-        if processes and self.ranks.is_main:
-            logger.warning(processes)
+        ranks = ranks or Ranks()
+        if args.restore_path and resumed is None:
+            resumed = take_up(TrainingCheckpoint.open(Path(args.restore_path)), config, train_samples, ranks)
+            model.freeze_as(resumed.base_rows)
+        if resumed is not None:
+            in_place = not (new_run or resumed.migration or resumed.checkpoint.is_of_others)
+            run_folder = resumed.checkpoint.path.absolute().parent if in_place else None
+        self._resumed, self._base_losses = resumed, base_losses or {}
         self._folder = RunFolder(
-            run_folder, Path(output_path or config.output_path), config.run_name, is_main=self.ranks.is_main
+            run_folder, Path(output_path or config.output_path), config.run_name, is_main=ranks.is_main
         )
         self._begun = False
         # the stock class uses this folder as it is, and writes into it at once
         args.continue_path = str(self._folder.scratch)
-        self.position = Position()
-        self.best_value = math.inf
         #: Whether this start's log says that no evaluation has been better than the one before the first step.
         self._said_worse = False
         #: What the last evaluation says is kept of each old language.
         self._retention: dict[str, float] = {}
-        self._changed, self._migration = changed, migration
         #: What the history says of this start.
         self._about: dict[str, Any] = {
-            "from": getattr(config, "started_from", ""),
+            "from": config.started_from,
             "hours": hours(train_samples),
             "tokens": {"base": model.base_rows, "new": model.vocab_size - model.base_rows},
-            "processes": self.ranks.size,
+            "processes": ranks.size,
         }
         self.stop = StopSignal()
         prepare_device()
-        self._saver = Saver(self)
+        self._saver = Saver(self._folder.path, self._flush)
+        self.ranks = ranks
         with contextlib.ExitStack() as undo:
             undo.callback(self._leave, discard=True)
-            if self.ranks.is_main and config.save_checkpoints:
+            if ranks.is_main and config.save_checkpoints:
                 require_space(self._folder.path, checkpoint_size(model), config.save_n_checkpoints)
             with without_stock_count():
                 super().__init__(
@@ -164,12 +150,34 @@ class ResumableTrainer(Trainer):
                     parse_command_line_args=False,
                     **kwargs,
                 )
-            self._checkpoint = None
+            self._resumed = None
             self.output_path = self._folder.path
-            self._updater = Updater(self, self.ranks)
+            self._updater = Updater(self.state, self)
             if self._folder.is_new:
                 self._begin()
             undo.pop_all()
+
+    @cached_property
+    def state(self) -> RunState:
+        """What the run is made of; there is one as soon as optimizer and scheduler are made."""
+        (optimizer,), (scheduler,) = self.optimizer, self.scheduler
+        return RunState(
+            config=self.config,
+            model=self.model,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            scaler=self.scaler,
+            vocabulary=load_vocabulary(self.config.model_args.tokenizer_file),
+            train_samples=self.train_samples or [],
+            eval_samples=self.eval_samples or [],
+            ranks=self.ranks,
+            accumulate=self.grad_accum_steps,
+        )
+
+    @property
+    def position(self) -> Position:
+        """Where the run is."""
+        return self.state.position
 
     @property
     def use_pt_ddp(self) -> bool:
@@ -239,17 +247,12 @@ class ResumableTrainer(Trainer):
 
     def restore_model(self) -> None:
         """Restore everything that decides the next step, and check that it arrived."""
-        content = self._checkpoint
-        if content is None:
+        if self._resumed is None:
             return
-        # if `prepare` saw that they are not recorded
-        try:
-            losses = losses_by_language(self) if self.model.holds_base else {}
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(str(error)) from error
-        self.position, restored = restore(self, content, self.restored_info, self._changed, self._migration)
-        source, run = Path(self.restored_info.path).absolute(), self._folder.path
-        if is_of_others(content) and self.ranks.is_main:
+        state, checkpoint = self.state, self._resumed.checkpoint
+        restored = restore(state, self._resumed)
+        source, run = checkpoint.path.absolute(), self._folder.path
+        if checkpoint.is_of_others and self.ranks.is_main:
             logger.info(
                 " > Written by the stock Trainer: resuming in a new run folder, %s; %s is left unchanged.",
                 run,
@@ -257,46 +260,31 @@ class ResumableTrainer(Trainer):
             )
             for other in continuations(run.parent, source.parent):
                 logger.warning(" > %s has continued this run before. To go on there: --checkpoint %s", other, other)
-        self._about |= {"from": str(source), "restored": restored, "changed": self._changed}
-        note_base_losses(self, losses)
-        self._judge_best_again(losses if self._migration or was_judged(content) else {})
-        self.best_value = self.position.best_value
-        self.total_steps_done, self.epochs_done = self.position.step, self.position.epoch
+        self._about |= {"from": str(source), "restored": restored, "changed": list(self._resumed.changed)}
+        note_base_losses(state, self._base_losses)
+        was_judged = checkpoint.record is not None and checkpoint.record.was_judged
+        judge_best_again(state, self._base_losses if self._resumed.migration or was_judged else {})
+        self.total_steps_done, self.epochs_done = state.position.step, state.position.epoch
         # a new folder does not hold it yet
-        self._saver.step = -1 if self._folder.is_new else self.position.step
+        self._saver.step = -1 if self._folder.is_new else state.position.step
 
-    def _judge_best_again(self, base_lines: dict[str, dict[str, float]]) -> None:
-        """Let what a resume measured or changed count: the start's loss, and what the best model has to keep.
-
-        Args:
-            base_lines: losses of the model that the run started from, if they were measured.
-        """
-        position = self.position
-        if base_lines and math.isinf(position.best_value):
-            position.start_value = position.best_value = loss_of(base_lines, self.config, math.inf)
-            logger.info(" > loss %.5f before the first step, measured again", position.start_value)
-        if lost := too_little(position.best_retention, self.config):
-            # of the other processes only warnings are seen, and one is enough
-            logger.log(
-                logging.WARNING if self.ranks.is_main else logging.INFO,
-                " > the best model so far, with loss %.5f, is below --min-retention %s. The next model above it "
-                "replaces it.",
-                position.best_value,
-                lost,
-            )
-            position.best_value, position.best_retention = position.start_value, {}
-            position.evaluations_without_best = 0
+    def _flush(self) -> None:
+        """Put what was measured by now on the disk."""
+        self.read_losses()
+        self.metrics.flush()
+        self.dashboard_logger.flush()
 
     def save_checkpoint(self) -> None:
         """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
-        self._saver.checkpoint()
+        self._saver.checkpoint(self.state)
 
     def save_best_model(self) -> None:
         """Write `best_model_N.pth` when the loss that was just measured is the best so far."""
-        value, start = self.position.last_value, self.position.start_value
-        if not value < self.best_value or self.position.step <= self.config.save_best_after:
+        position = self.position
+        value, best, start = position.last_value, position.best_value, position.start_value
+        if not value < best or position.step <= self.config.save_best_after:
             # what keeps too little has a line of its own
-            if self.position.step and self.best_value == start <= value < math.inf and not self._said_worse:
+            if position.step and best == start <= value < math.inf and not self._said_worse:
                 self._said_worse = True
                 logger.info(
                     " > loss %.5f is no better than %.5f before the first step: until one is, there is no best model.",
@@ -304,9 +292,9 @@ class ResumableTrainer(Trainer):
                     start,
                 )
             return
-        self.best_value, self.position.best_retention = value, self._retention
+        position.best_value, position.best_retention = value, self._retention
         logger.info(" > loss %.5f is the best so far", value)
-        self._saver.best_model()
+        self._saver.best_model(self.state)
 
     ####################
     # DATA
@@ -328,9 +316,13 @@ class ResumableTrainer(Trainer):
     # TRAINING
     ####################
 
-    def seed(self, purpose: str, step: int) -> None:
-        """Seed all generators for a step of this process."""
-        seed_all(self.config.training_seed, purpose, step, self.ranks.rank)
+    def before_backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Tell the callbacks; called by the updater."""
+        self.callbacks.before_backward_pass(self, losses)
+
+    def before_clipping(self) -> None:
+        """Tell the callbacks; called by the updater."""
+        self.callbacks.before_gradient_clipping(self)
 
     def _training_mode(self) -> None:
         # the model's own hook: only the GPT trains, DVAE and decoder stay in evaluation mode
@@ -347,12 +339,12 @@ class ResumableTrainer(Trainer):
         position = self.position
         whole = self._sampler.batch(step)
         names = [self.train_samples[index]["manifest_audio_file"] for index in whole]
-        learning_rate = self.optimizer[0].param_groups[0]["lr"]
+        learning_rate = self.state.learning_rate
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
-        losses = self._updater.step(batch, names, moves=moves)
+        losses = self._updater.step(batch, names, self.train_loader, moves=moves)
         self._begin()
         self._losses.add(
-            losses, step=position.step + 1, epoch=position.epoch, learning_rate=learning_rate, samples=names
+            losses, Line(step=position.step + 1, epoch=position.epoch, learning_rate=learning_rate, samples=names)
         )
         position.step += 1
         position.batch = step + 1
@@ -393,8 +385,8 @@ class ResumableTrainer(Trainer):
         def due(every: int | None) -> bool:
             return every is not None and self.position.step // every > boundary // every
 
-        if epoch_ends and self.config.scheduler_after_epoch and self.scheduler[0] is not None:
-            self.scheduler[0].step()
+        if epoch_ends and self.config.scheduler_after_epoch and self.state.scheduler is not None:
+            self.state.scheduler.step()
         if epoch_ends or due(self.config.run_eval_steps):
             self.position.evaluation_due = True
             self._evaluate_if_due()
@@ -406,11 +398,11 @@ class ResumableTrainer(Trainer):
             raise OutOfTime
 
     def _finished(self) -> bool:
-        limit = getattr(self.config, "max_steps", None)
+        limit = self.config.max_steps
         return self._out_of_patience() or (limit is not None and self.position.step >= limit)
 
     def _out_of_patience(self) -> bool:
-        patience = getattr(self.config, "patience", None)
+        patience = self.config.patience
         return patience is not None and self.position.evaluations_without_best >= patience
 
     def _is_complete(self) -> bool:
@@ -430,17 +422,18 @@ class ResumableTrainer(Trainer):
         began = time.monotonic()
         position = self.position
         self.read_losses()
-        self.seed("eval", position.step)
-        lines = evaluate(self) if self.config.run_eval else {}
+        self.state.seed("eval", position.step)
+        evaluates = self.config.run_eval
+        lines = evaluate(self.state, self.metrics, self.dashboard_logger, self.stop) if evaluates else {}
         loss = loss_of(lines, self.config, position.train_loss)
         position.evaluation_due = False
         if position.step == 0:
             # what is worse than the start is no best model
-            position.start_value = self.best_value = position.last_value = loss
+            position.start_value = position.best_value = position.last_value = loss
         else:
             self._retention = retentions(lines)
             position.last_value = value_of(loss, self._retention, self.config)
-            better = position.last_value < self.best_value
+            better = position.last_value < position.best_value
             position.evaluations_without_best = 0 if better else position.evaluations_without_best + 1
         self.save_best_model()
         if self.position.epoch >= self.config.test_delay_epochs:
@@ -451,8 +444,8 @@ class ResumableTrainer(Trainer):
     def test_run(self) -> None:
         """Speak the test sentences, for the dashboard and as files in the run folder."""
         if self.config.test_sentences and self.ranks.is_main:
-            self.seed("test", self.position.step)
-            speak_test_sentences(self)
+            self.state.seed("test", self.position.step)
+            speak_test_sentences(self.state, self.output_path, self.dashboard_logger)
 
     ####################
     # FIT
@@ -460,13 +453,13 @@ class ResumableTrainer(Trainer):
 
     def _fit(self) -> None:
         self._progress = Progress(self.config, self.position.step)
-        self._limit = TimeLimit(getattr(self.config, "max_minutes", None), checkpoint_size(self.model))
-        if getattr(self.config, "batch_frames", None) == 0:
+        self._limit = TimeLimit(self.config.max_minutes, checkpoint_size(self.model))
+        if self.config.batch_frames == 0:
             widest = max(sample_frames(self.train_samples or [], self.config.model_args))
-            self.config.batch_frames = self.ranks.from_main(find_batch_frames(self, widest))
+            self.config.batch_frames = self.ranks.from_main(find_batch_frames(self.state, widest))
         self.train_loader = self.get_train_dataloader(self.train_samples or [])
         self._sampler.set_position(self.position.epoch)
-        if getattr(self.config, "batch_frames", None):
+        if self.config.batch_frames:
             logger.info(describe_padding(self._sampler, self.train_samples or [], self.config))
         if self.position.batch > len(self._sampler):
             logger.info(" > epoch %d has fewer batches now, and is over: the next one begins.", self.position.epoch)
@@ -492,7 +485,7 @@ class ResumableTrainer(Trainer):
                 " > %d evaluations in a row gave no better model: the run ends here. Raise --patience to go on.",
                 self.position.evaluations_without_best,
             )
-        self._saver.finish()
+        self._saver.finish(self.state)
 
     def _note(self, event: str, **values: Any) -> None:
         if self.ranks.is_main and self._begun:
@@ -517,7 +510,7 @@ class ResumableTrainer(Trainer):
                 self._note("end")
             except (Interrupted, OutOfTime) as reason:
                 keep = True
-                self._saver.finish()
+                self._saver.finish(self.state)
                 self._note("stop")
                 logger.info(" > Stopped at step %d. To go on: --checkpoint %s", self.position.step, self.output_path)
                 if isinstance(reason, Interrupted):

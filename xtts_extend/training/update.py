@@ -11,16 +11,18 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
-from xtts_extend.data.dataset import split_batch
+from xtts_extend.data.dataset import UtteranceDataset, split_batch
+from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import CheckFailed, MachineError
 from xtts_extend.model.forward import Layout
-from xtts_extend.run.ranks import Ranks
+from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
 #: The run stops when so many optimizer steps in a row could make no update.
@@ -61,27 +63,38 @@ class _Trained:
     losses: dict[str, Tensor]
 
 
+class Hooks(Protocol):
+    """What the trainer's callbacks are told of an update."""
+
+    def before_backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Called with the losses of each share of a batch."""
+
+    def before_clipping(self) -> None:
+        """Called when the gradients of an update are complete."""
+
+
 class Updater:
-    """Trains the model of a trainer on batches.
+    """Trains the model of a run on batches.
 
     Args:
-        trainer: with model, optimizer, scheduler, scaler, configuration and callbacks in place.
-        ranks: the processes.
+        state: of the run.
+        hooks: told of each update.
     """
 
-    def __init__(self, trainer: Any, ranks: Ranks) -> None:
-        self.trainer = trainer
-        self.ranks = ranks
-        self._losses: nn.Module = _TrainingLosses(trainer.model)
-        if ranks.size > 1:
+    def __init__(self, state: RunState, hooks: Hooks) -> None:
+        self.state, self.ranks, self._hooks = state, state.ranks, hooks
+        self._losses: nn.Module = _TrainingLosses(state.model)
+        if self.ranks.size > 1:
             self._losses = DistributedDataParallel(self._losses, broadcast_buffers=False)
         #: The parts of the loss.
         self._parts = ["loss_text_ce", "loss_mel_ce"]
-        if trainer.model.distill_weight:
+        if state.model.distill_weight:
             self._parts.append("loss_distill")
         self._accumulated: list[_Trained] = []
 
-    def step(self, batch: dict[str, Any], names: Sequence[str], *, moves: bool) -> dict[str, Tensor]:
+    def step(
+        self, batch: dict[str, Any], names: Sequence[str], loader: DataLoader[Any], *, moves: bool
+    ) -> dict[str, Tensor]:
         """Train on this process's share of a batch.
 
         An accumulation with a loss or a gradient that is not finite makes no update. A batch that does not fit into
@@ -91,6 +104,7 @@ class Updater:
             batch: this process's share, collated. Where there are fewer samples than processes, the last ones have a
                 sample that stands in and has no weight.
             names: the samples of the whole batch.
+            loader: where the batches of the accumulation can be had once more.
             moves: the optimizer moves after this batch.
 
         Returns:
@@ -100,14 +114,14 @@ class Updater:
             CheckFailed: one update after the other was not made.
             MachineError: the memory does not suffice for half a batch.
         """
-        position = self.trainer.position
+        position = self.state.position
         trained = _Trained(position.step + 1, position.batch, names, {})
         self._accumulated.append(trained)
         if shortage := self._shortage(lambda: self._train(trained, batch, moves)):
             if self.ranks.size > 1 or position.parts > 1:
                 raise out_of_memory(shortage)
             self._halve()
-            if shortage := self._shortage(lambda: self._train_again(moves)):
+            if shortage := self._shortage(lambda: self._train_again(loader, moves)):
                 raise out_of_memory(shortage)
         if moves:
             self._move()
@@ -127,9 +141,9 @@ class Updater:
 
     def _train(self, trained: _Trained, batch: dict[str, Any], moves: bool) -> None:
         """Losses and gradients of a batch, in as many shares as it needs."""
-        trainer, ranks = self.trainer, self.ranks
-        trainer.seed("train", trained.step)
-        shares = split_batch(batch, trainer.position.parts)
+        state, ranks = self.state, self.ranks
+        state.seed("train", trained.step)
+        shares = split_batch(batch, state.position.parts)
         last_rank = min(len(trained.names), ranks.size) - 1
         for number, share in enumerate(shares):
             share["is_share"] = len(trained.names) > 1
@@ -139,8 +153,8 @@ class Updater:
         sums: dict[str, Tensor] = {}
         for number, (share, weights) in enumerate(zip(shares, self._weights(shares, last_rank), strict=True)):
             exchanges = moves and number == len(shares) - 1
-            losses = self._forward(trainer.format_batch(share), exchanges)
-            trainer.callbacks.before_backward_pass(trainer, losses)
+            losses = self._forward(state.model.formatted(share), exchanges)
+            self._hooks.before_backward(losses)
             if weights:
                 parts = {name: weight * losses[name] for name, weight in weights.items()}
                 losses = {"loss": torch.stack(list(parts.values())).sum(), **parts}
@@ -154,7 +168,7 @@ class Updater:
         """Of each share the weight of each part of the loss, its share of the targets; empty where it is the batch."""
         if self.ranks.size == 1 and len(shares) == 1:
             return [{}]
-        gpt = self.trainer.model.xtts.gpt
+        gpt = self.state.model.xtts.gpt
         counts = []
         for share in shares:
             lengths, is_share = (share["text_lengths"], share["wav_lengths"]), share["is_share"]
@@ -169,14 +183,7 @@ class Updater:
         ]
 
     def _forward(self, batch: dict[str, Any], exchanges: bool) -> Mapping[str, Tensor]:
-        trainer = self.trainer
-        device, dtype = trainer._get_autocast_args(
-            mixed_precision=trainer.config.mixed_precision, precision=trainer.config.precision
-        )
-        with (
-            self._exchange(exchanges),
-            torch.autocast(device_type=device, dtype=dtype, enabled=trainer.config.mixed_precision),
-        ):
+        with self._exchange(exchanges), self.state.autocast():
             losses: Mapping[str, Tensor] = self._losses(batch)
         return losses
 
@@ -188,9 +195,9 @@ class Updater:
         return contextlib.nullcontext()
 
     def _backward(self, loss: Tensor, exchanges: bool) -> None:
-        loss = loss / float(self.trainer.grad_accum_steps)
+        loss, scaler = loss / float(self.state.accumulate), self.state.scaler
         with self._exchange(exchanges):
-            (loss if self.trainer.scaler is None else self.trainer.scaler.scale(loss)).backward()
+            (loss if scaler is None else scaler.scale(loss)).backward()
 
     @staticmethod
     def _shortage(work: Callable[[], None]) -> str:
@@ -206,31 +213,30 @@ class Updater:
 
     def _halve(self) -> None:
         """From here on each batch is trained in two halves."""
-        position, (optimizer,) = self.trainer.position, self.trainer.optimizer
+        position = self.state.position
         position.parts = 2
         logger.warning(
             " > The GPU's memory does not suffice for the batch of step %d: from here on each batch is trained in two "
             "halves, with the gradient of the whole.",
             position.step + 1,
         )
-        optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 
-    def _train_again(self, moves: bool) -> None:
+    def _train_again(self, loader: DataLoader[Any], moves: bool) -> None:
         """Begin the accumulation anew: what its gradients are by now nobody knows."""
-        loader = self.trainer.train_loader
+        dataset, sampler = cast(UtteranceDataset, loader.dataset), cast(EpochBatchSampler, loader.batch_sampler)
         for trained in self._accumulated:
-            samples = [loader.dataset[index] for index in loader.batch_sampler.batch(trained.place)]
-            self._train(trained, loader.dataset.collate_fn(samples), moves and trained is self._accumulated[-1])
+            samples = [dataset[index] for index in sampler.batch(trained.place)]
+            self._train(trained, dataset.collate_fn(samples), moves and trained is self._accumulated[-1])
 
     def _move(self) -> None:
         """The optimizer's and the scheduler's step, if losses and gradients are finite."""
-        trainer, position = self.trainer, self.trainer.position
-        (optimizer,), (scheduler,) = trainer.optimizer, trainer.scheduler
-        scaler, config = trainer.scaler, trainer.config
+        position, config, model = self.state.position, self.state.config, self.state.model
+        optimizer, scheduler, scaler = self.state.optimizer, self.state.scheduler, self.state.scaler
         if scaler is not None:
             scaler.unscale_(optimizer)
-        trainer.callbacks.before_gradient_clipping(trainer)
+        self._hooks.before_clipping()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if config.grad_clip > 0:
@@ -250,8 +256,8 @@ class Updater:
             moved = moved and scaler.get_scale() >= before
         elif moved:
             optimizer.step()
-        if moved and trainer.model.anchor is not None:
-            trainer.model.anchor.pull(trainer.model.xtts.gpt, optimizer, config.l2_sp)
+        if moved and model.anchor is not None:
+            model.anchor.pull(model.xtts.gpt, optimizer, config.l2_sp)
         if moved and scheduler is not None and not config.scheduler_after_epoch:
             scheduler.step()
         optimizer.zero_grad(set_to_none=True)

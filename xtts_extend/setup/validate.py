@@ -1,0 +1,136 @@
+"""Whether the values of a configuration make sense, together and with the files, before data and weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from trainer.trainer_utils import get_optimizer, get_scheduler
+
+from xtts_extend.data.audio import load_audio
+from xtts_extend.errors import ConfigError
+from xtts_extend.model.adapter import KINDS as ADAPTERS
+from xtts_extend.model.embedding import INIT_METHODS
+from xtts_extend.model.voice import REFERENCE_RATE
+from xtts_extend.run.config import NewLanguageConfig, recordings
+from xtts_extend.setup.base import require_codec
+from xtts_extend.setup.start import Start
+from xtts_extend.text.languages import validate_code
+from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+
+#: What coqui's trainer can log to.
+DASHBOARDS = ("tensorboard", "wandb", "mlflow", "aim", "clearml")
+_AT_LEAST_ONE = (
+    "batch_size",
+    "eval_batch_size",
+    "grad_accum_steps",
+    "epochs",
+    "max_steps",
+    "save_step",
+    "save_n_checkpoints",
+    "print_step",
+    "plot_step",
+    "run_eval_steps",
+    "adapter_rank",
+    "patience",
+)
+
+
+def validate_config(config: NewLanguageConfig, start: Start) -> None:
+    """Stop at what cannot be trained with. Nothing is changed.
+
+    Args:
+        config: of the run, resolved.
+        start: what the path is.
+
+    Raises:
+        CheckpointError: DVAE or mel statistics do not fit.
+        ConfigError: values contradict each other or the files, or something needed is missing.
+        DataError: the voice of a test sentence cannot be read.
+        LanguageError: the language has no tag in the vocabulary.
+    """
+    _require_numbers(config)
+    if not config.language:
+        raise ConfigError("--language is missing: give the code of the language to learn, as in its vocabulary tag.")
+    validate_code(config.language)
+    if not config.train_manifests:
+        raise ConfigError("--train-manifest is missing: give at least one manifest.")
+    _require_fit(config, start)
+    _require_sense(config)
+    tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
+    for language in (config.language, *(sentence["language"] for sentence in config.test_sentences)):
+        require_tag(tokenizer, language)
+    for sentence in config.test_sentences:
+        for file in recordings(sentence):
+            load_audio(file, REFERENCE_RATE)
+    _require_device(config)
+    require_codec(config)
+
+
+def _require_numbers(config: NewLanguageConfig) -> None:
+    for key in _AT_LEAST_ONE:
+        value = getattr(config, key)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ConfigError(f"{key} is {value}; a whole number of at least 1 was expected.")
+    for key, value, known in (("init", config.init, INIT_METHODS), ("adapter", config.adapter, ADAPTERS)):
+        if value not in known:
+            raise ConfigError(f"{key} is {value!r}; choose one of {', '.join(known)}.")
+
+
+def _require_fit(config: NewLanguageConfig, start: Start) -> None:
+    """The configuration's sizes against those of the weights, before a model is built from them."""
+    model_args, found = config.model_args, start.info.architecture
+    for name, stated, actual in (
+        ("gpt_layers", model_args.gpt_layers, found.layers),
+        ("gpt_n_model_channels", model_args.gpt_n_model_channels, found.channels),
+    ):
+        if stated != actual:
+            raise ConfigError(
+                f"config.json says {name} = {stated}, and {start.path} has {actual}. "
+                "Take the config.json that belongs to these weights."
+            )
+    if model_args.gpt_n_heads < 1 or found.channels % model_args.gpt_n_heads:
+        raise ConfigError(
+            f"gpt_n_heads = {model_args.gpt_n_heads} does not divide gpt_n_model_channels = {found.channels}. "
+            "Take the config.json that belongs to these weights."
+        )
+
+
+def _require_sense(config: NewLanguageConfig) -> None:
+    """What overrides can set to anything."""
+    try:
+        optimizer = get_optimizer(
+            config.optimizer, config.optimizer_params, config.lr, parameters=iter([torch.nn.Parameter(torch.zeros(1))])
+        )
+        get_scheduler(config.lr_scheduler, config.lr_scheduler_params, optimizer)
+    except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"The optimizer {config.optimizer} {config.optimizer_params} with the schedule {config.lr_scheduler} "
+            f"{config.lr_scheduler_params} cannot be made: {error}. Names and parameters are those of torch.optim."
+        ) from error
+    if config.dashboard_logger not in DASHBOARDS:
+        raise ConfigError(f"dashboard_logger is {config.dashboard_logger!r}; one of {', '.join(DASHBOARDS)} is known.")
+    for key in ("sample_rate", "dvae_sample_rate", "output_sample_rate"):
+        if getattr(config.audio, key) < 1:
+            raise ConfigError(
+                f"audio.{key} is {getattr(config.audio, key)}; leave it as the base's config.json has it."
+            )
+    for sentence in config.test_sentences:
+        if not isinstance(sentence, dict) or not {"text", "language", "speaker_wav"} <= sentence.keys():
+            raise ConfigError(
+                f"A test sentence is {sentence!r}; an object with text, language, speaker_wav is expected."
+            )
+
+
+def _require_device(config: NewLanguageConfig) -> None:
+    if not torch.cuda.is_available():
+        if config.mixed_precision and config.precision == "fp16":
+            raise ConfigError("--amp fp16 needs a GPU, and none is visible. Use --amp bf16 or none.")
+        if config.use_grad_scaler:
+            raise ConfigError("use_grad_scaler needs a GPU, and none is visible. Set --coqpit.use_grad_scaler=false.")
+    if torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"{torch.cuda.device_count()} GPUs are visible, and a process uses one. Choose it with "
+            "CUDA_VISIBLE_DEVICES=0 before the command, or use all with torchrun --nproc_per_node "
+            f"{torch.cuda.device_count()} in the place of python."
+        )

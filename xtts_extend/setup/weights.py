@@ -1,0 +1,76 @@
+"""The weights that a run starts from, and which of their token rows are frozen."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from torch import Tensor
+
+from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.model.embedding import extend_token_tensors
+from xtts_extend.model.frozen_rows import BaseRows
+from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
+from xtts_extend.model.migration import Migration
+from xtts_extend.run.config import NewLanguageConfig
+from xtts_extend.run.recorded import TrainingCheckpoint
+from xtts_extend.setup.start import Start
+from xtts_extend.setup.vocabulary_change import start_vocabularies
+from xtts_extend.text.vocabulary import romanized_spellings
+
+logger = logging.getLogger("trainer")
+
+
+def resize_embeddings(
+    start: Start, config: NewLanguageConfig, migration: Migration | None = None
+) -> tuple[dict[str, Tensor], int]:
+    """Read the weights that a run starts from, and give its new tokens their rows.
+
+    Args:
+        start: the file.
+        config: of the run.
+        migration: of a training checkpoint whose weights are taken; None for a base model.
+
+    Returns:
+        The weights of `Xtts`, and how many of their token rows are the base's.
+
+    Raises:
+        CheckpointError: weights and base vocabulary do not belong together.
+        VocabularyError: the vocabulary does not extend the base's.
+    """
+    weights = merged_weights(load_checkpoint(start.path)[0])
+    if migration:
+        weights = migration.weights(weights, "gpt.")
+        return weights, migration.base_rows or weights["gpt.text_embedding.weight"].shape[0]
+    base_rows = start.info.vocab_size
+    old, vocabulary = start_vocabularies(config, start.path, base_rows)
+    if vocabulary.size > base_rows:
+        spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
+        weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
+    return weights, base_rows
+
+
+def stock_base_rows(
+    checkpoint: TrainingCheckpoint, config: NewLanguageConfig, vocab_size: int, migration: Migration | None = None
+) -> BaseRows:
+    """The base's rows in a run of the stock Trainer, which trains all: frozen only if they still equal the base's.
+
+    Args:
+        checkpoint: of the stock Trainer.
+        config: of the run that goes on.
+        vocab_size: rows of that run.
+        migration: to its vocabulary.
+    """
+    base_file = Path(config.base_dir) / "model.pth"
+    if not base_file.is_file():
+        logger.info(" > no model.pth in %s to compare old rows with: all rows are trained.", config.base_dir)
+        return BaseRows(vocab_size)
+    base = merged_weights(load_checkpoint(base_file)[0])
+    rows = base["gpt.text_embedding.weight"].shape[0]
+    digests = row_digests(base, rows)
+    saved = xtts_weights(checkpoint.model)
+    if migration:
+        saved = migration.weights(saved, "gpt.")
+    if rows < vocab_size and row_digests(saved, rows) == digests:
+        return BaseRows(rows, True, digests)
+    return BaseRows(vocab_size)
