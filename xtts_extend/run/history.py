@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TypedDict
 
 from xtts_extend.data.manifest import Sample
 from xtts_extend.errors import MachineError
+
+logger = logging.getLogger("trainer")
 
 FILE_NAME = "history.jsonl"
 
@@ -78,6 +81,18 @@ def continuations(output_dir: Path, run: Path) -> list[Path]:
     """The run folders in a folder that were made to continue a checkpoint of another run."""
     folders = (entry for entry in sorted(output_dir.iterdir()) if entry.is_dir())
     return [folder for folder in folders if (file := resumed_from(folder)) is not None and file.parent == run]
+
+
+def name_new_folder(source: Path, run: Path) -> None:
+    """Say where a run of the stock Trainer goes on, and which run folders have continued it before.
+
+    Args:
+        source: its folder.
+        run: the new run folder.
+    """
+    logger.info(" > Written by the stock Trainer: resuming in a new run folder, %s; %s is left unchanged.", run, source)
+    for other in continuations(run.parent, source):
+        logger.warning(" > %s has continued this run before. To go on there: --checkpoint %s", other, other)
 
 
 def hours(samples: Sequence[Sample]) -> dict[str, float]:

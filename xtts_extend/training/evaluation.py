@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,13 +114,20 @@ def mean_losses(model: ExtendedGPTTrainer, batches: Iterable[dict[str, Any]], ra
     return {**means, "loss": sum(means.values())}
 
 
-def evaluate(state: RunState, metrics: MetricsLog, dashboard: Any, stop: StopSignal) -> dict[str, Losses]:
-    """Losses of each language, and of the old ones the retention: the base's mel loss over the model's.
+def note_evaluation(
+    state: RunState, lines: Mapping[str, Losses], metrics: MetricsLog, dashboard: Any
+) -> dict[str, Losses]:
+    """Write an evaluation to the metrics, the dashboard ("eval/LANG/loss_mel_ce" and so on) and the log.
 
-    They are written to the metrics, the dashboard ("eval/LANG/loss_mel_ce" and so on) and the log.
+    Args:
+        state: of the run.
+        lines: the losses of each language.
+        metrics, dashboard: of the run.
+
+    Returns:
+        The losses, and of old languages the retention: the base's mel loss over the model's.
     """
-    position = state.position
-    lines = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, stop)
+    position, lines = state.position, {language: dict(values) for language, values in lines.items()}
     if position.step == 0:
         note_base_losses(state, lines)
     weight = state.config.model_args.gpt_loss_mel_ce_weight
@@ -146,60 +152,6 @@ def note_base_losses(state: RunState, lines: Mapping[str, Losses]) -> None:
     for language in old_languages(lines, state.model, state.config) if weight else ():
         # without its weight, which may change
         state.position.base_losses[language] = lines[language]["loss_mel_ce"] / weight
-
-
-def judge_best_again(state: RunState, base_lines: Mapping[str, Losses]) -> None:
-    """Let what a resume measured or changed count: the start's loss, and what the best model has to keep.
-
-    Args:
-        state: restored.
-        base_lines: losses of the model that the run started from, if they were measured.
-    """
-    position = state.position
-    if base_lines and math.isinf(position.best_value):
-        position.start_value = position.best_value = loss_of(base_lines, state.config, math.inf)
-        logger.info(" > loss %.5f before the first step, measured again", position.start_value)
-    if lost := too_little(position.best_retention, state.config):
-        # of the other processes only warnings are seen, and one is enough
-        logger.log(
-            logging.WARNING if state.ranks.is_main else logging.INFO,
-            " > the best model so far, with loss %.5f, is below --min-retention %s. The next model above it "
-            "replaces it.",
-            position.best_value,
-            lost,
-        )
-        position.best_value, position.best_retention = position.start_value, {}
-        position.evaluations_without_best = 0
-
-
-def retentions(lines: Mapping[str, Losses]) -> dict[str, float]:
-    """What is kept of each old language, of what `evaluate` returns."""
-    return {language: values["retention"] for language, values in lines.items() if "retention" in values}
-
-
-def too_little(kept: Mapping[str, float], config: NewLanguageConfig) -> str:
-    """The languages of which less is kept than `min_retention`, in words; empty when it is enough."""
-    least = config.min_retention or 0
-    # a retention that is not a number is too little as well
-    lost = [f"{language} {value:.4f}" for language, value in kept.items() if least and not value >= least]
-    return f"{least:g} ({', '.join(lost)})" if lost else ""
-
-
-def loss_of(lines: Mapping[str, Losses], config: NewLanguageConfig, train_loss: float) -> float:
-    """The loss by which models are compared: of the language to learn; without an evaluation, of the training.
-
-    It is infinite where it is not a number.
-    """
-    values = lines.get(config.language) or next(iter(lines.values()), {"loss": train_loss})
-    return values["loss"] if math.isfinite(values["loss"]) else math.inf
-
-
-def value_of(loss: float, kept: Mapping[str, float], config: NewLanguageConfig) -> float:
-    """The loss as a candidate for the best model: infinite where an old language keeps less than `min_retention`."""
-    if lost := too_little(kept, config):
-        logger.info(" > no candidate for the best model: retention below %s", lost)
-        return math.inf
-    return loss
 
 
 def speak_test_sentences(state: RunState, run: Path, dashboard: Any) -> None:

@@ -51,6 +51,18 @@ class RunState:
         """Of the next update, in the first group of parameters."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether so many evaluations in a row found no better model that the run ends."""
+        patience = self.config.patience
+        return patience is not None and self.position.evaluations_without_best >= patience
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a limit is reached before the last epoch."""
+        limit = self.config.max_steps
+        return self.is_out_of_patience or (limit is not None and self.position.step >= limit)
+
     def seed(self, purpose: str, step: int) -> None:
         """Seed all generators for what this process does at a step."""
         seed_all(self.config.training_seed, purpose, step, self.ranks.rank)

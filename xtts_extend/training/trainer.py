@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import logging.handlers
-import math
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -24,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
-from trainer.logging import DummyLogger
 
 from xtts_extend.checkpoint.store import require_space
 from xtts_extend.data.dataset import UtteranceDataset
@@ -35,25 +33,24 @@ from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.banner import without_stock_count
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.folder import RunFolder
-from xtts_extend.run.history import continuations, hours, note
-from xtts_extend.run.metrics import Line, MetricsLog, StepLosses, make_dashboard
+from xtts_extend.run.history import name_new_folder
+from xtts_extend.run.metrics import Line
 from xtts_extend.run.position import Position
 from xtts_extend.run.ranks import Ranks
 from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.hardware import prepare_device
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.batch_memory import find_batch_frames
+from xtts_extend.training.best import BestModel, judge_best_again
 from xtts_extend.training.evaluation import (
     Losses,
-    evaluate,
-    judge_best_again,
-    loss_of,
+    losses_by_language,
     note_base_losses,
-    retentions,
+    note_evaluation,
     speak_test_sentences,
-    value_of,
 )
-from xtts_extend.training.loaders import describe_padding, eval_loader, sample_frames, train_loader
+from xtts_extend.training.loaders import describe_padding, sample_frames, train_loader
+from xtts_extend.training.output import RunOutput
 from xtts_extend.training.pace import Progress
 from xtts_extend.training.restore import Resumed, checkpoint_size, restore, take_up
 from xtts_extend.training.saving import Saver
@@ -113,37 +110,24 @@ class ResumableTrainer(Trainer):
         if resumed is not None:
             in_place = not (new_run or resumed.migration or resumed.checkpoint.is_of_others)
             run_folder = resumed.checkpoint.path.absolute().parent if in_place else None
-        self._resumed, self._base_losses = resumed, base_losses or {}
-        self._folder = RunFolder(
-            run_folder, Path(output_path or config.output_path), config.run_name, is_main=ranks.is_main
-        )
-        self._begun = False
+        self.ranks, self._resumed, self._base_losses = ranks, resumed, base_losses or {}
+        folder = RunFolder(run_folder, Path(output_path or config.output_path), config.run_name, is_main=ranks.is_main)
         # the stock class uses this folder as it is, and writes into it at once
-        args.continue_path = str(self._folder.scratch)
-        #: Whether this start's log says that no evaluation has been better than the one before the first step.
-        self._said_worse = False
-        #: What the last evaluation says is kept of each old language.
-        self._retention: dict[str, float] = {}
-        #: What the history says of this start.
-        self._about: dict[str, Any] = {
-            "from": config.started_from,
-            "hours": hours(train_samples),
-            "tokens": {"base": model.base_rows, "new": model.vocab_size - model.base_rows},
-            "processes": ranks.size,
-        }
+        args.continue_path = str(folder.scratch)
+        self._output = RunOutput(folder, config, ranks, model, train_samples)
+        self._saver = Saver(folder.path, self._flush)
+        self._best = BestModel()
         self.stop = StopSignal()
         prepare_device()
-        self._saver = Saver(self._folder.path, self._flush)
-        self.ranks = ranks
         with contextlib.ExitStack() as undo:
             undo.callback(self._leave, discard=True)
             if ranks.is_main and config.save_checkpoints:
-                require_space(self._folder.path, checkpoint_size(model), config.save_n_checkpoints)
+                require_space(folder.path, checkpoint_size(model), config.save_n_checkpoints)
             with without_stock_count():
                 super().__init__(
                     args,
                     config,
-                    dashboard_logger=DummyLogger(),
+                    dashboard_logger=self._output.dashboard,
                     model=model,
                     train_samples=train_samples,
                     eval_samples=eval_samples or [],
@@ -151,9 +135,9 @@ class ResumableTrainer(Trainer):
                     **kwargs,
                 )
             self._resumed = None
-            self.output_path = self._folder.path
+            self.output_path = folder.path
             self._updater = Updater(self.state, self)
-            if self._folder.is_new:
+            if folder.is_new:
                 self._begin()
             undo.pop_all()
 
@@ -194,52 +178,23 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _setup_logger_config(self, log_file: str) -> None:
-        """Lines of the log are kept until there is a file for them."""
-        self._log = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
-        logger.addHandler(self._log)
+        self._output.hold_log()
 
     def _begin(self) -> None:
         """Write into the run folder from here on; into one that is not new when a batch or an evaluation is done."""
-        if self._begun:
+        if self._output.has_begun:
             return
-        run, step = self._folder.path, self.position.step
-        self._folder.prepare(Path(self.config.model_args.tokenizer_file), step)
-        self._log.setTarget(logging.FileHandler(run / "trainer_0_log.txt", encoding="utf-8"))
-        self._log.flush()
-        self._log.flushLevel = logging.NOTSET
+        self._output.begin(self.position, self._updater.read)
+        self.dashboard_logger = self._output.dashboard
         if self.ranks.is_main:
-            self.dashboard_logger = make_dashboard(self.config, run, step)
-            self.dashboard_logger.add_config(self.config)
             self.save_training_script()
-        # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
-        self._metrics = MetricsLog(run, step or -1)
-        plotted = (self.config.plot_step, self.config.print_step)
-        self._losses = StepLosses(self._metrics, self.dashboard_logger, plotted, self._updater.read)
-        self._begun = True
-        self._note("resume" if step else "start", **self._about)
-
-    @property
-    def metrics(self) -> MetricsLog:
-        """The metrics log; its first use opens the run folder."""
-        self._begin()
-        return self._metrics
 
     def _leave(self, *, discard: bool) -> None:
-        """Close what is open in the run folder, and let another process have it or, if it is new, remove it."""
-        if hasattr(self, "dashboard_logger"):
-            self.dashboard_logger.finish()
-        if hasattr(self, "_log"):
-            logger.removeHandler(self._log)
-            file = self._log.target
-            self._log.close()
-            if file is not None:
-                file.close()
+        """Wait for what is being written, and let another process have the run folder or, if it is new, remove it."""
         if discard:
             with contextlib.suppress(XttsExtendError):
                 self._saver.writer.wait()
-            self._folder.discard()
-        else:
-            self._folder.release()
+        self._output.close(discard=discard)
 
     ####################
     # RESTORE AND SAVE
@@ -251,28 +206,21 @@ class ResumableTrainer(Trainer):
             return
         state, checkpoint = self.state, self._resumed.checkpoint
         restored = restore(state, self._resumed)
-        source, run = checkpoint.path.absolute(), self._folder.path
+        source = checkpoint.path.absolute()
         if checkpoint.is_of_others and self.ranks.is_main:
-            logger.info(
-                " > Written by the stock Trainer: resuming in a new run folder, %s; %s is left unchanged.",
-                run,
-                source.parent,
-            )
-            for other in continuations(run.parent, source.parent):
-                logger.warning(" > %s has continued this run before. To go on there: --checkpoint %s", other, other)
-        self._about |= {"from": str(source), "restored": restored, "changed": list(self._resumed.changed)}
+            name_new_folder(source.parent, self._output.folder.path)
+        self._output.about |= {"from": str(source), "restored": restored, "changed": list(self._resumed.changed)}
         note_base_losses(state, self._base_losses)
         was_judged = checkpoint.record is not None and checkpoint.record.was_judged
         judge_best_again(state, self._base_losses if self._resumed.migration or was_judged else {})
         self.total_steps_done, self.epochs_done = state.position.step, state.position.epoch
         # a new folder does not hold it yet
-        self._saver.step = -1 if self._folder.is_new else state.position.step
+        self._saver.step = -1 if self._output.folder.is_new else state.position.step
 
     def _flush(self) -> None:
         """Put what was measured by now on the disk."""
-        self.read_losses()
-        self.metrics.flush()
-        self.dashboard_logger.flush()
+        self._begin()
+        self._output.flush(self.position)
 
     def save_checkpoint(self) -> None:
         """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
@@ -280,21 +228,8 @@ class ResumableTrainer(Trainer):
 
     def save_best_model(self) -> None:
         """Write `best_model_N.pth` when the loss that was just measured is the best so far."""
-        position = self.position
-        value, best, start = position.last_value, position.best_value, position.start_value
-        if not value < best or position.step <= self.config.save_best_after:
-            # what keeps too little has a line of its own
-            if position.step and best == start <= value < math.inf and not self._said_worse:
-                self._said_worse = True
-                logger.info(
-                    " > loss %.5f is no better than %.5f before the first step: until one is, there is no best model.",
-                    value,
-                    start,
-                )
-            return
-        position.best_value, position.best_retention = value, self._retention
-        logger.info(" > loss %.5f is the best so far", value)
-        self._saver.best_model(self.state)
+        if self._best.is_new(self.state):
+            self._saver.best_model(self.state)
 
     ####################
     # DATA
@@ -307,10 +242,6 @@ class ResumableTrainer(Trainer):
     @property
     def _sampler(self) -> EpochBatchSampler:
         return cast(EpochBatchSampler, self.train_loader.batch_sampler)
-
-    def get_eval_dataloader(self, samples: list[Any], *, verbose: bool = False) -> DataLoader[Any]:
-        """All samples in their order."""
-        return eval_loader(self.config, self.model.xtts.tokenizer, samples, self.ranks)
 
     ####################
     # TRAINING
@@ -343,22 +274,18 @@ class ResumableTrainer(Trainer):
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
         losses = self._updater.step(batch, names, self.train_loader, moves=moves)
         self._begin()
-        self._losses.add(
+        self._output.losses.add(
             losses, Line(step=position.step + 1, epoch=position.epoch, learning_rate=learning_rate, samples=names)
         )
         position.step += 1
         position.batch = step + 1
         self.total_steps_done = position.step
         if self._progress.wants(position.step):
-            self._progress.step(position, batch_n_steps, self.read_losses(), learning_rate)
+            self._progress.step(position, batch_n_steps, self._output.read_losses(position), learning_rate)
             # what is seen in the log is seen in the dashboard
             self.dashboard_logger.flush()
         self.callbacks.on_train_step_end(self)
         return None, dict(losses)
-
-    def read_losses(self) -> dict[str, float]:
-        """Write down what the steps since the last time gave; the last one's losses."""
-        return self._losses.read(self.position) if self._begun else {}
 
     def train_epoch(self) -> None:
         """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
@@ -375,7 +302,7 @@ class ResumableTrainer(Trainer):
             if (index + 1) % self.grad_accum_steps == 0 or index + 1 == batches:
                 self._between_steps(boundary, epoch_ends=index + 1 == batches)
                 boundary = self.position.step
-                if self._finished():
+                if self.state.is_finished:
                     return
         self.callbacks.on_train_epoch_end(self)
 
@@ -397,20 +324,6 @@ class ResumableTrainer(Trainer):
         if self.ranks.any(self._limit.reached()):
             raise OutOfTime
 
-    def _finished(self) -> bool:
-        limit = self.config.max_steps
-        return self._out_of_patience() or (limit is not None and self.position.step >= limit)
-
-    def _out_of_patience(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.position.evaluations_without_best >= patience
-
-    def _is_complete(self) -> bool:
-        """Whether a restored run has nothing left to do."""
-        position = self.position
-        epochs_done = position.epoch + (position.batch == len(self._sampler))
-        return (self._finished() or epochs_done >= self.config.epochs) and not position.evaluation_due
-
     ####################
     # EVALUATION
     ####################
@@ -420,21 +333,16 @@ class ResumableTrainer(Trainer):
         if not self.position.evaluation_due:
             return
         began = time.monotonic()
-        position = self.position
-        self.read_losses()
-        self.state.seed("eval", position.step)
-        evaluates = self.config.run_eval
-        lines = evaluate(self.state, self.metrics, self.dashboard_logger, self.stop) if evaluates else {}
-        loss = loss_of(lines, self.config, position.train_loss)
+        state, position = self.state, self.position
+        self._output.read_losses(position)
+        state.seed("eval", position.step)
+        lines = {}
+        if self.config.run_eval:
+            found = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, self.stop)
+            self._begin()
+            lines = note_evaluation(state, found, self._output.metrics, self.dashboard_logger)
         position.evaluation_due = False
-        if position.step == 0:
-            # what is worse than the start is no best model
-            position.start_value = position.best_value = position.last_value = loss
-        else:
-            self._retention = retentions(lines)
-            position.last_value = value_of(loss, self._retention, self.config)
-            better = position.last_value < position.best_value
-            position.evaluations_without_best = 0 if better else position.evaluations_without_best + 1
+        self._best.judge(state, lines)
         self.save_best_model()
         if self.position.epoch >= self.config.test_delay_epochs:
             self.test_run()
@@ -464,7 +372,9 @@ class ResumableTrainer(Trainer):
         if self.position.batch > len(self._sampler):
             logger.info(" > epoch %d has fewer batches now, and is over: the next one begins.", self.position.epoch)
             self.position.start_epoch(self.position.epoch + 1)
-        if self._is_complete():
+        epochs_done = self.position.epoch + (self.position.batch == len(self._sampler))
+        is_complete = self.state.is_finished or epochs_done >= self.config.epochs
+        if is_complete and not self.position.evaluation_due:
             done = f"step {self.position.step}, epoch {self.position.epoch + 1} of {self.config.epochs}"
             logger.info(" > The run is finished: %s. Raise --epochs, --max-steps or --patience to go on.", done)
             return
@@ -472,7 +382,7 @@ class ResumableTrainer(Trainer):
             self.position.evaluation_due = True
         self._evaluate_if_due()
         for epoch in range(self.position.epoch, self.config.epochs):
-            if self._finished():
+            if self.state.is_finished:
                 break
             if epoch > self.position.epoch:
                 self.position.start_epoch(epoch)
@@ -480,16 +390,12 @@ class ResumableTrainer(Trainer):
             self.callbacks.on_epoch_start(self)
             self.train_epoch()
             self.callbacks.on_epoch_end(self)
-        if self._out_of_patience():
+        if self.state.is_out_of_patience:
             logger.info(
                 " > %d evaluations in a row gave no better model: the run ends here. Raise --patience to go on.",
                 self.position.evaluations_without_best,
             )
         self._saver.finish(self.state)
-
-    def _note(self, event: str, **values: Any) -> None:
-        if self.ranks.is_main and self._begun:
-            note(self.output_path, event, step=self.position.step, **values)
 
     def fit(self) -> None:
         """Train until the limits are reached; the last completed step is saved.
@@ -507,17 +413,17 @@ class ResumableTrainer(Trainer):
             try:
                 self._fit()
                 keep = self._saver.step == self.position.step
-                self._note("end")
+                self._output.note("end", self.position.step)
             except (Interrupted, OutOfTime) as reason:
                 keep = True
                 self._saver.finish(self.state)
-                self._note("stop")
+                self._output.note("stop", self.position.step)
                 logger.info(" > Stopped at step %d. To go on: --checkpoint %s", self.position.step, self.output_path)
                 if isinstance(reason, Interrupted):
                     self.callbacks.on_keyboard_interrupt(self)
                     raise SystemExit(128 + int(self.stop.number or 0)) from None
             except XttsExtendError:
-                self.read_losses()
+                self._output.read_losses(self.position)
                 raise
             except torch.OutOfMemoryError as error:
                 # of an evaluation or the optimizer; a batch is halved
