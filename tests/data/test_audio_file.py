@@ -135,6 +135,31 @@ def test_mp3_without_a_header_that_counts_and_joined_ones(tmp_path: Path) -> Non
         assert 0 <= require_agreement(tmp_path / name).shape[-1] - seconds * 22050 <= 3000 * seconds / 2, name
 
 
+def test_junk_around_an_mp3_is_not_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "one.mp3", voice(22050, 2.0), 22050)
+    content, expected = (tmp_path / "one.mp3").read_bytes(), load_audio(tmp_path / "one.mp3", 22050)
+    page = b"<!DOCTYPE html><html><body>Not found</body></html>\n" * 20
+    noise = np.random.default_rng(0).bytes(50_000)
+    picture = b"ID3\x03\x00\x00\x00\x24\x4f\x00" + np.random.default_rng(1).bytes(600_000 - 64)
+    for name, before, behind in (
+        ("picture", picture[: 10 + 36 * 16384 + 79 * 128], b""),
+        ("tag of a wrong size", picture[:5000], b""),
+        ("web page before", page, b""),
+        ("web page behind", b"", page),
+        ("answer of a server", b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\n\r\n", b"\r\n"),
+        ("zeros", bytes(3000), bytes(9000)),
+        ("noise", noise, noise),
+    ):
+        (tmp_path / "a.mp3").write_bytes(before + content + behind)
+        assert load_audio(tmp_path / "a.mp3", 22050).equal(expected), name
+    require_agreement(tmp_path / "a.mp3")
+    # audio is missing where something stands between the frames of one recording
+    half = len(content) // 2
+    (tmp_path / "a.mp3").write_bytes(content[:half] + noise + content[half:])
+    with pytest.raises(DataError, match=r"a\.mp3 is damaged: \d+ bytes from byte \d+ on are no audio"):
+        load_audio(tmp_path / "a.mp3", 22050)
+
+
 @pytest.mark.parametrize("codec", [0x0000, 0x1234])
 def test_an_unknown_codec_is_named(tmp_path: Path, codec: int) -> None:
     soundfile.write(tmp_path / "a.wav", voice(22050), 22050)

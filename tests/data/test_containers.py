@@ -22,7 +22,9 @@ WRITTEN = {
     "rf64": ("RF64", "PCM_16"), "w64": ("W64", "PCM_16"), "aiff": ("AIFF", "PCM_16"), "aiff-c": ("AIFF", "FLOAT"),
     "au": ("AU", "PCM_16"), "caf": ("CAF", "PCM_16"), "alac caf": ("CAF", "ALAC_16"), "nist": ("NIST", "PCM_16"),
     "flac": ("FLAC", "PCM_16"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III"),
-    "8svx": ("SVX", "PCM_16"),
+    "8svx": ("SVX", "PCM_16"), "voc": ("VOC", "PCM_16"), "voc of 8 bits": ("VOC", "PCM_U8"), "avr": ("AVR", "PCM_16"),
+    "mpc 2000": ("MPC2K", "PCM_16"), "wve": ("WVE", "ALAW"), "mat4": ("MAT4", "PCM_16"), "mat5": ("MAT5", "FLOAT"),
+    "sds": ("SDS", "PCM_16"),
 }  # fmt: skip
 #: What FFmpeg writes: codec, container, options.
 ENCODED: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -46,12 +48,15 @@ ENCODED: dict[str, tuple[str, str, dict[str, str]]] = {
 @pytest.fixture(params=[*WRITTEN, *ENCODED])
 def whole(request: pytest.FixtureRequest, tmp_path: Path, encode: Callable[..., Path]) -> Path:
     """A sound file of each container."""
-    path = tmp_path / "whole"
-    if request.param in WRITTEN:
-        container, subtype = WRITTEN[request.param]
+    return make_whole(tmp_path / "whole", request.param, encode)
+
+
+def make_whole(path: Path, name: str, encode: Callable[..., Path]) -> Path:
+    if name in WRITTEN:
+        container, subtype = WRITTEN[name]
         soundfile.write(path, VOICE, 48000 if subtype == "OPUS" else 22050, format=container, subtype=subtype)
         return path
-    codec, container, options = ENCODED[request.param]
+    codec, container, options = ENCODED[name]
     rate = {"libopus": 48000, "libopencore_amrnb": 8000}.get(codec, 44100)
     return encode(path, VOICE, rate, codec, container, **options)
 
@@ -75,6 +80,18 @@ def wav(
     return b"RIFF" + struct.pack("<I", len(body) if riff is None else riff) + body
 
 
+def tag(size: int) -> bytes:
+    """An ID3v2 tag, with a size in bytes of seven bits."""
+    return b"ID3\x04\x00\x00" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes([7]) * size
+
+
+def ape_tag(size: int) -> bytes:
+    """An APE tag, as players put it behind the audio."""
+    ends = [struct.pack("<8s4I8x", b"APETAGEX", 2000, size + 32, 1, flags) for flags in (0xA0000000, 0x80000000)]
+    return ends[0] + bytes([7]) * size + ends[1]
+
+
+LYRICS = b"LYRICSBEGININD0000210" + b"000021LYRICS200"
 SAMPLES = (8000 * VOICE).astype("<i2").tobytes()
 
 
@@ -92,8 +109,32 @@ SAMPLES = (8000 * VOICE).astype("<i2").tobytes()
         (wav(SAMPLES, stated=0x7FFFFFFF - 36), 33075),
         (wav(SAMPLES, riff=0), 33075),
         (wav(b""), 0),
+        # of writers that count the header, or a part of it, or a byte that is not there
+        *((wav(SAMPLES, stated=len(SAMPLES) + more), 33075) for more in (1, 8, 36, 44)),
+        (wav(SAMPLES, stated=len(SAMPLES) - 1), 33074),
+        (tag(5000) + wav(SAMPLES), 33075),
+        (wav(SAMPLES) + tag(5000) + b"3DI" + tag(5000)[3:10], 33075),
+        (wav(SAMPLES) + b"TAG" + bytes(125), 33075),
     ],
-    ids=["plain", "chunk before", "chunk behind", "tag behind", "zeros", "pipe", "pipe of 2 GiB", "no size", "empty"],
+    ids=[
+        "plain",
+        "chunk before",
+        "chunk behind",
+        "tag behind",
+        "zeros",
+        "pipe",
+        "pipe of 2 GiB",
+        "no size",
+        "empty",
+        "1 too many",
+        "8 too many",
+        "36 too many",
+        "44 too many",
+        "1 too few",
+        "tag in front",
+        "ID3 behind",
+        "ID3v1",
+    ],
 )
 def test_unusual_wav_files_are_sound(tmp_path: Path, content: bytes, frames: int) -> None:
     (tmp_path / "a.wav").write_bytes(content)
@@ -143,14 +184,42 @@ def test_a_dead_recorder_of_other_containers(tmp_path: Path) -> None:
             load_audio(write(container, place, after, zeros), 22050)
 
 
-@pytest.mark.parametrize("name", ["flac", "vorbis", "opus", "aiff", "wav"])
-def test_joined_files_of_which_the_first_would_be_read(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "joined"
-    container, subtype = WRITTEN[name]
-    soundfile.write(path, VOICE, 48000, format=container, subtype=subtype)
-    path.write_bytes(2 * path.read_bytes())
-    with pytest.raises(DataError, match="is several files joined into one"):
-        measure_recording(path)
+#: Of joined files all is read here; elsewhere the first one only, or the next header as audio.
+READ_WHOLE = ("mp3", "webm", "mka", "avi", "aac")
+
+
+@pytest.mark.parametrize("between", [b"", tag(300)], ids=["", "tags"])
+def test_joined_files_are_read_whole_or_named(whole: Path, tmp_path: Path, between: bytes, request) -> None:
+    name = request.node.callspec.params["whole"]
+    content, frames = whole.read_bytes(), measure_recording(whole).frames
+    (tmp_path / "joined").write_bytes(between + content + between + content)
+    if name in READ_WHOLE:
+        # each begins with the encoder's own silence
+        assert 2 * frames <= measure_recording(tmp_path / "joined").frames < 2.1 * frames
+        return
+    message = "damaged" if name == "wv" else "is several files joined into one"
+    with pytest.raises(DataError, match=message):
+        measure_recording(tmp_path / "joined")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wav", "aiff", "au", "caf", "flac", "vorbis", "opus", "mp3", "m4a", "mov", "mka", "webm", "wma", "aac", "amr",
+        "tta", "wv", "flv",
+    ],
+)  # fmt: skip
+def test_tags_around_a_recording_do_no_harm(tmp_path: Path, encode: Callable[..., Path], name: str) -> None:
+    path = make_whole(tmp_path / "whole", name, encode)
+    content, expected = path.read_bytes(), load_audio(path, 22050)
+    for before, behind in (
+        (tag(3000), b""),
+        (b"", b"TAG" + bytes(125)),
+        (b"", ape_tag(500)),
+        (b"", ape_tag(500) + LYRICS + b"TAG" + bytes(125)),
+    ):
+        (tmp_path / "tagged").write_bytes(before + content + behind)
+        assert load_audio(tmp_path / "tagged", 22050).equal(expected)
 
 
 @pytest.mark.parametrize(

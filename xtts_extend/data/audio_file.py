@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import soundfile
 
 from xtts_extend.data.containers import require_plausible_rate, require_whole_container
 from xtts_extend.data.mp3 import require_all_frames
+from xtts_extend.data.spans import Span, Spans, content_span
 from xtts_extend.errors import DataError
 
 Frames = npt.NDArray[np.float32]
@@ -27,9 +28,11 @@ _FFMPEG_FORMATS = (
     "aac,ac3,eac3,adx,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,flac,flv,iff,loas,matroska,mov,mp3,mpc,mpc8,mpeg,"
     "mpegts,nistsphere,ogg,rm,tak,tta,voc,w64,wav,wv"
 )
-#: Of them, those whose header states how many samples there are, without the encoder's padding.
+#: Of them, those without loss, whose header states how many samples there are, and which have checksums.
 _COUNTED = ("ape", "tta", "tak", "wv")
 _EXACT = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC")
+#: Bytes of frames of an mp3 that no other file has by chance: those of two.
+_NO_CHANCE = 3000
 _SKIPPED_AT_ONCE = 1 << 16
 _AGAIN = "Copy it again, or write it again from its source."
 
@@ -151,9 +154,8 @@ class _FFmpegFile:
         # an open file: a name could be a protocol's, and its suffix would count
         self._content = open(path, "rb")  # noqa: SIM115
         self._container: Any = None
-        options = {"format_whitelist": _FFMPEG_FORMATS}
         try:
-            self._container = av.open(self._content, options=options, metadata_errors="ignore")
+            self._container = self._open_content(path)
             stream = self._container.streams.best("audio")
             # of a codec that it does not know a stream has no rate
             if stream is not None and stream.codec_context is None:
@@ -161,8 +163,8 @@ class _FFmpegFile:
             if stream is None or not stream.rate or not stream.channels:
                 raise DataError(f"{path} cannot be read: it has no audio track. Check the path, or record it again.")
             stream.codec_context.thread_count = 1
-            if self._container.format.name == "mp3":
-                require_all_frames(path)
+            if self._container.format.name in _COUNTED:
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
             # what comes out decides: of HE-AAC a header states half the rate
             self.sample_rate, self.channels = 0, 0
             self._decoded = self._decode(stream)
@@ -182,6 +184,30 @@ class _FFmpegFile:
             raise
         counted = self._container.format.name in _COUNTED and stream.duration
         self.frames: int | None = round(stream.duration * stream.time_base * stream.rate) if counted else None
+
+    def _open_content(self, path: Path | str) -> Any:
+        import av
+
+        try:
+            container = self._open([content_span(self._content, os.path.getsize(path))])
+            is_mp3 = container.format.name == "mp3"
+        except av.FFmpegError:
+            # junk in front of an mp3 hides what it is
+            frames = require_all_frames(path)
+            if sum(end - start for start, end in frames) < _NO_CHANCE:
+                raise
+            return self._open(frames)
+        if is_mp3 and (frames := require_all_frames(path)):
+            # what stands around them would be taken for damaged ones
+            container.close()
+            container = self._open(frames)
+        return container
+
+    def _open(self, spans: Sequence[Span]) -> Any:
+        import av
+
+        options = {"format_whitelist": _FFMPEG_FORMATS}
+        return av.open(Spans(self._content, spans), options=options, metadata_errors="ignore")
 
     def _decode(self, stream: Any) -> Iterator[Frames]:
         import av

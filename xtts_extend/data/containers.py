@@ -7,14 +7,18 @@ marks of the containers are compared with the file here, without decoding it.
 
 from __future__ import annotations
 
-import mmap
+import io
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from xtts_extend.data.ogg import check_ogg
+from xtts_extend.data.old_containers import stated_audio
+from xtts_extend.data.spans import Spans, content_span
 from xtts_extend.errors import DataError
 
 # A program that writes to a pipe cannot know the size and leaves a number near 2 or 4 GiB in a header of 32 bits.
@@ -23,6 +27,26 @@ _COPY = "Copy or download it again, or write it again from its source."
 _CONVERT = "`ffmpeg -i {name} fixed.wav` makes a whole file of it."
 #: Sample rates in Hz outside of which no speech is recorded; a header with another one is damaged.
 _RATES = range(4_000, 768_001)
+
+#: How far behind the audio another file is looked for.
+_LOOK_BEHIND = 1 << 20
+#: Bytes that a size may count too many: what stands before the audio, without long chunks of text.
+_LONGEST_HEADER = 128
+#: How recordings begin, as far as nothing else looks like it.
+_ANOTHER = re.compile(
+    rb"RIF[FX]....WAVE|(?:RF|BW)64....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|riff\x2e\x91\xcf\x11|\.snd\x00\x00"
+    rb"|caff\x00\x01\x00\x00|\x00\x00\x00.ftyp|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|NIST_1A\n"
+    rb"|Creative Voice File\x1a|2BIT|ALawSoundFile|MATLAB 5\.0|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    re.DOTALL,
+)
+#: Beginnings of files that state no size, and how many bytes of them cannot be audio. Decoders read the first of joined
+#: ones, or take the next header for audio.
+_BEGIN_ONCE = {
+    b"TTA1": 6, b"FLV\x01": 9, b"#!AMR": 5, b"MAC ": 6, b"tBaK": 8, b"MPCK": 8, b"MP+": 4, b"DSD ": 12, b"FRM8": 8,
+    b" paf": 12, b"fap ": 12, b"PVF": 16, b"\x64\xa3": 12, b"\0\1\xa3\x64": 12, b"\0\2\xa3\x64": 12,
+    b"\xf0\x7e\x00\x01": 8, b"Extended Inst": 64, b"MATLAB 5.0 MAT": 14, b"\0\0\0\0\x01\0\0\0": 30,
+    b"\0\0\x03\xe8": 30, b"\x01\x04": 42,
+}  # fmt: skip
 
 _RIFF = (b"RIFF", b"RF64", b"RIFX", b"BW64")
 
@@ -68,8 +92,9 @@ def require_whole_container(path: Path | str) -> None:
     """
     try:
         with open(path, "rb") as file:
-            total = os.fstat(file.fileno()).st_size
-            _check(str(path), file, total)
+            span = content_span(file, os.fstat(file.fileno()).st_size)
+            content = io.BufferedReader(Spans(file, [span]))
+            _check(str(path), content, span[1] - span[0])
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions and its disk.") from error
 
@@ -80,6 +105,9 @@ def _check(path: str, file: BinaryIO, total: int) -> None:
         if head:
             _require_no_other_kind(path, file, head, total)
         raise DataError(f"{path} cannot be read: it is empty, or nearly so ({total} bytes). {_COPY}")
+    for beginning in _beginnings(head):
+        if (position := _find(file, beginning, 1)) is not None:
+            raise _joined(path, position)
     if head[:4] in _RIFF:
         _check_riff(path, file, total, head)
     elif head[:4] == b"FORM":
@@ -95,15 +123,15 @@ def _check(path: str, file: BinaryIO, total: int) -> None:
     elif head[:7] == b"NIST_1A":
         _check_nist(path, file, total)
     elif head[:4] == b"OggS":
-        _check_ogg(path, file, total)
-    elif head[:4] == b"fLaC":
-        _check_flac(path, file)
+        _require_alone(path, file, check_ogg(path, file, total))
     elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
         _check_mp4(path, file, total)
     elif head[:4] == b"\x1aE\xdf\xa3":
         _check_matroska(path, file, total)
     elif head[:4] == b"0&\xb2u":
         _check_asf(path, file, total)
+    elif (stated_bytes := stated_audio(file, head, total)) is not None:
+        _require_audio(path, file, total, _Chunk(b"audio", *stated_bytes))
     else:
         _require_no_other_kind(path, file, head, total)
 
@@ -140,17 +168,13 @@ def _require_audio(path: str, file: BinaryIO, total: int, chunk: _Chunk, unknown
     """Compare the chunk that holds the audio with the file, and look at what follows it."""
     held = total - chunk.start
     if chunk.stated < 0 or chunk.stated >= unknown:
+        if (position := _find(file, b"WAVEfmt ", chunk.start)) is not None:
+            raise _joined(path, position - 8)
         return
-    if held < chunk.stated:
+    # some writers count the header as well, or have a byte less than they say
+    if chunk.stated - held > min(chunk.start, _LONGEST_HEADER):
         raise _truncated(path, chunk.stated, max(held, 0))
-    file.seek(chunk.start + chunk.stated)
-    follows = file.read(9)
-    left = held - chunk.stated
-    if follows[:4] in (b"RIFF", b"RF64", b"FORM", b".snd") or follows[1:5] in (b"RIFF", b"RF64", b"FORM"):
-        raise DataError(
-            f"{path} is several files joined into one, of which programs play the first alone. "
-            "Join recordings with `sox a.wav b.wav joined.wav`, or name each of them."
-        )
+    follows, left = _require_alone(path, file, chunk.start + chunk.stated)[:9], held - chunk.stated
     # a chunk's name is printable; there may be a byte of padding before it
     named = follows[:3] in (b"ID3", b"TAG") or any(
         len(name) == 4 and name.isascii() and name.decode().isprintable() for name in (follows[:4], follows[1:5])
@@ -160,6 +184,43 @@ def _require_audio(path: str, file: BinaryIO, total: int, chunk: _Chunk, unknown
             f"{path} is unfinished: its header says {chunk.stated} bytes of audio, and {left} more follow. The "
             f"recorder was stopped before it wrote the size. {_CONVERT.format(name=Path(path).name)}"
         )
+
+
+def _joined(path: str, position: int) -> DataError:
+    return DataError(
+        f"{path} is several files joined into one, of which programs play the first alone: another one begins at byte "
+        f"{position}. Join recordings with `sox FIRST SECOND JOINED.wav`, or name each of them."
+    )
+
+
+def _beginnings(head: bytes) -> list[bytes]:
+    """What may not come again in a file that begins so, if it states no size."""
+    if head.startswith(b"fLaC"):
+        # the marker, and the header of the block that comes first, which may be the last
+        return [b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"]
+    return [head[:size] for start, size in _BEGIN_ONCE.items() if head.startswith(start)]
+
+
+def _find(file: BinaryIO, mark: bytes, position: int) -> int | None:
+    """Where these bytes are in a file, from `position` on."""
+    file.seek(position)
+    before = b""
+    while block := file.read(_LOOK_BEHIND):
+        found = (before + block).find(mark)
+        if found >= 0:
+            return position - len(before) + found
+        position += len(block)
+        before = (before + block)[1 - len(mark) :]
+    return None
+
+
+def _require_alone(path: str, file: BinaryIO, end: int) -> bytes:
+    """What follows the end of the audio, where no other file may begin."""
+    file.seek(end)
+    behind = file.read(_LOOK_BEHIND)
+    if another := _ANOTHER.search(behind):
+        raise _joined(path, end + another.start())
+    return behind
 
 
 def _missing_chunk(path: str, name: str, meaning: str) -> DataError:
@@ -244,45 +305,8 @@ def _check_nist(path: str, file: BinaryIO, total: int) -> None:
         stated = int(values["sample_count"]) * int(values["channel_count"]) * int(values["sample_n_bytes"])
     except (LookupError, ValueError):
         return
-    if total - start < stated and values.get("sample_coding", "pcm") in ("pcm", "ulaw", "alaw"):
-        raise _truncated(path, stated, total - start)
-
-
-def _check_ogg(path: str, file: BinaryIO, total: int) -> None:
-    """Pages, of which the last one of each stream is marked."""
-    position, ended = 0, False
-    open_streams: set[bytes] = set()
-    while position + 27 <= total:
-        file.seek(position)
-        header = file.read(27)
-        if header[:4] != b"OggS":
-            break
-        sizes = file.read(header[26])
-        position += 27 + len(sizes) + sum(sizes)
-        flags, stream = header[5], header[14:18]
-        if flags & 2:
-            if ended and not open_streams:
-                raise DataError(
-                    f"{path} is several files joined into one, of which programs play the first alone. "
-                    "Join recordings after decoding them, with ffmpeg or sox, or name each of them."
-                )
-            open_streams.add(stream)
-        if flags & 4:
-            open_streams.discard(stream)
-            ended = True
-    if position > total or not ended:
-        raise DataError(f"{path} is truncated: it ends without the page that marks the end of an Ogg stream. {_COPY}")
-
-
-def _check_flac(path: str, file: BinaryIO) -> None:
-    # the marker, and the header of the block that comes first
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        again = any(content.find(b"fLaC" + last + b"\x00\x00\x22", 4) > 0 for last in (b"\x00", b"\x80"))
-    if again:
-        raise DataError(
-            f"{path} is several files joined into one, of which programs play the first alone. "
-            "Join recordings with `sox a.flac b.flac joined.flac`, or name each of them."
-        )
+    if values.get("sample_coding", "pcm") in ("pcm", "ulaw", "alaw"):
+        _require_audio(path, file, total, _Chunk(b"audio", start, stated))
 
 
 def _check_mp4(path: str, file: BinaryIO, total: int) -> None:
@@ -299,8 +323,12 @@ def _check_mp4(path: str, file: BinaryIO, total: int) -> None:
             size = total - position
         if size < start:
             break
-        if position + size > total and name.isalnum():
-            raise _truncated(path, size - start, total - position - start)
+        if position + size > total:
+            if name.isalnum():
+                raise _truncated(path, size - start, total - position - start)
+            _require_alone(path, file, position)
+        if name in (b"ftyp", b"moov") and name in names:
+            raise _joined(path, position)
         names.add(name)
         position += size
     if b"moov" not in names:
@@ -336,6 +364,7 @@ def _check_asf(path: str, file: BinaryIO, total: int) -> None:
         if chunk.name[:4] == b"6&\xb2u":
             if total - chunk.start < chunk.stated:
                 raise _truncated(path, chunk.stated, total - chunk.start)
+            _require_alone(path, file, chunk.start + chunk.stated)
             return
     raise DataError(f"{path} is truncated: it ends before its audio. {_COPY}")
 
@@ -347,6 +376,9 @@ def _require_no_other_kind(path: str, file: BinaryIO, head: bytes, total: int) -
             raise DataError(f"{path} cannot be read: it is {what}, expected audio.")
     if not head.strip(b"\0") and not file.read(1 << 20).strip(b"\0"):
         raise DataError(f"{path} cannot be read: it begins with zeros, as an unfinished download does. {_COPY}")
+    file.seek(0)
+    if b"\0" in file.read(1 << 20):
+        return
     text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "ignore")
     # a character that the beginning cuts off is left out
     readable = len(text.encode()) >= min(total, 64) - 6

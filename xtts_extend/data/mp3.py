@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
+from xtts_extend.data.spans import Span, id3_size
 from xtts_extend.errors import DataError
 
 # kbit/s by index, of MPEG-1 layers I, II, III, and of MPEG-2 layer I, and layers II and III
@@ -24,18 +25,23 @@ _RATES_2 = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 _SAMPLE_RATES = (44100, 48000, 32000)
+#: How what may stand between joined files begins.
+_TAGS = (b"TAG", b"APETAGEX", b"LYRICS", b"\0\0\0\0")
 _AGAIN = "Copy or download it again, or write it again from its source."
 
 
-def require_all_frames(path: Path | str) -> None:
-    """Compare the frames of an mp3 file with what its first one says, or the first ones of several joined files.
+def require_all_frames(path: Path | str) -> list[Span]:
+    """Where the frames of an mp3 file are, without the tags and junk around them; none if they cannot be told.
+
+    Their number is compared with what the first one says, or the first ones of several joined files.
 
     Raises:
-        DataError: The file cannot be read, or is truncated: it holds fewer frames than it says, or a part of one.
+        DataError: The file cannot be read, is truncated (it holds fewer frames than it says, or a part of one), or has
+            something between its frames that is no tag.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            held, promised, whole = _count(content)
+            spans, held, promised, whole = _frames(path, content)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions and its disk.") from error
     # some encoders count the frame that says it
@@ -43,32 +49,44 @@ def require_all_frames(path: Path | str) -> None:
         raise DataError(f"{path} is truncated: its header promises {promised} frames, it holds {held}. {_AGAIN}")
     if not whole:
         raise DataError(f"{path} is truncated: it ends in the middle of a frame, after {held} whole ones. {_AGAIN}")
+    return spans
 
 
-def _count(content: mmap.mmap) -> tuple[int, int, bool]:
-    """Frames of audio that are there, frames that are promised, and whether the last one is whole."""
+def _frames(path: Path | str, content: mmap.mmap) -> tuple[list[Span], int, int, bool]:
+    """Where frames are, how many of audio, how many are promised, and whether the last one is whole."""
+    spans: list[Span] = []
     held = promised = position = 0
-    kind, whole = None, True
-    while whole and position + 4 <= len(content):
-        if content[position : position + 3] == b"ID3":
-            # four bytes of seven bits, without the header of ten
-            size = content[position + 6 : position + 10]
-            position += 10 + sum((byte & 0x7F) << 7 * (3 - place) for place, byte in enumerate(size))
+    kind = None
+    while position + 4 <= len(content):
+        size = id3_size(content[position : position + 10])
+        if 0 < size < len(content) - position:
+            position += size
             continue
         if not _frame_length(content, position) or _kind(content, position) != kind:
             # the beginning, a tag at the end, or what stands between two joined files
-            position = _next_frame(content, position)
+            begin, position = position, _next_frame(content, position)
             if position == len(content):
                 break
             kind = _kind(content, position)
+            begins = not spans or _stated_frames(content[position : position + _frame_length(content, position)])
+            if not begins and position > begin and not content[begin : begin + 8].startswith(_TAGS):
+                raise DataError(
+                    f"{path} is damaged: {position - begin} bytes from byte {begin} on are no audio, and audio follows "
+                    f"them. {_AGAIN}"
+                )
         length = _frame_length(content, position)
-        whole = position + length <= len(content)
+        if position + length > len(content):
+            return spans, held, promised, False
         if stated := _stated_frames(content[position : position + length]):
             promised += stated
         else:
-            held += whole
+            held += 1
+        if spans and spans[-1][1] == position:
+            spans[-1] = (spans[-1][0], position + length)
+        else:
+            spans.append((position, position + length))
         position += length
-    return held, promised, whole
+    return spans, held, promised, True
 
 
 def _kind(content: mmap.mmap, position: int) -> tuple[int, int]:
