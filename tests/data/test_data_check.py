@@ -203,6 +203,9 @@ def test_what_does_not_belong_together_is_worth_a_look(tmp_path: Path, write_voi
     click[20000:20010] = 0.9
     # a microphone's offset is no sound
     soundfile.write(tmp_path / "click.wav", click + 0.05, 22050)
+    room = np.random.default_rng(0).normal(0, 0.001, 44100)
+    room[20000] = 0.6
+    soundfile.write(tmp_path / "room.wav", room, 22050)
     soundfile.write(tmp_path / "word.wav", np.concatenate([np.sin(np.arange(9000) / 20), np.zeros(50000)]), 22050)
     rows = [
         ("0.wav", "a text"),
@@ -210,14 +213,22 @@ def test_what_does_not_belong_together_is_worth_a_look(tmp_path: Path, write_voi
         ("2.wav", "see www.example.com"),
     ]
     report = check_samples(
-        read_rows(tmp_path, [*rows, ("click.wav", "and other words"), ("word.wav", "well well well")]),
+        read_rows(
+            tmp_path,
+            [
+                *rows,
+                ("click.wav", "and other words"),
+                ("room.wav", "still other words"),
+                ("word.wav", "well well well"),
+            ],
+        ),
         tokenizer,
         DataLimits(22050, 3 * 22050, 60),
         progress=False,
     )
     assert {kind: names(entries) for kind, entries in report.warnings.items()} == {
         "speaking_rate": ["1.wav"],
-        "mostly_silence": ["click.wav", "word.wav"],
+        "mostly_silence": ["click.wav", "room.wav", "word.wav"],
         "markup": ["2.wav"],
     }
     assert report.warnings["markup"][0]["detail"] == "'www.example.com' in 'see www.example.com'"
@@ -243,15 +254,28 @@ def test_what_is_converted_comes_last_and_without_names(tmp_path: Path, write_vo
 
 
 @pytest.mark.parametrize(
-    ("scale", "subtype", "bits"), [(127, "FLOAT", 8), (16000, "FLOAT", 16), (32767, "DOUBLE", 16), (8e6, "FLOAT", 24)]
+    ("scale", "offset", "subtype", "bits", "cure"),
+    [
+        (127, 0, "FLOAT", 8, "Divide them by 128,"),
+        (127.5, 127.5, "FLOAT", 8, "Subtract 128, and divide by 128,"),
+        (90, 128, "FLOAT", 8, "Subtract 128, and divide by 128,"),
+        (16000, 0, "FLOAT", 16, "Divide them by 32768,"),
+        (32767, 0, "DOUBLE", 16, "Divide them by 32768,"),
+        (32767, 32768, "FLOAT", 16, "Subtract 32768, and divide by 32768,"),
+        (8e6, 0, "FLOAT", 24, "Divide them by 8388608,"),
+        (2e9, 0, "FLOAT", 32, "Divide them by 2147483648,"),
+    ],
 )
-def test_integers_as_floats_are_unusable(tmp_path: Path, tokenizer, scale: float, subtype: str, bits: int) -> None:
-    soundfile.write(tmp_path / "a.wav", scale * np.sin(np.arange(33075) / 20), 22050, subtype=subtype)
+def test_integers_as_floats_are_unusable(
+    tmp_path: Path, tokenizer, scale: float, offset: float, subtype: str, bits: int, cure: str
+) -> None:
+    soundfile.write(tmp_path / "a.wav", offset + scale * np.sin(np.arange(33075) / 20), 22050, subtype=subtype)
     soundfile.write(tmp_path / "loud.wav", 2 * np.sin(np.arange(33075) / 20), 22050, subtype="FLOAT")
     samples = read_rows(tmp_path, [("a.wav", "some words"), ("loud.wav", "other words")])
     report = check_samples(samples, tokenizer, LIMITS, progress=False)
     assert {kind: names(entries) for kind, entries in report.problems.items()} == {"out_of_range": ["a.wav"]}
-    assert f"integers of {bits} bits were written as floating point" in report.problems["out_of_range"][0]["detail"]
+    detail = report.problems["out_of_range"][0]["detail"]
+    assert f"integers of {bits} bits were written as floating point. {cure}" in detail
     assert names(report.warnings["clipped"]) == ["loud.wav"]
     with pytest.raises(DataError, match=r"a\.wav has samples up to .*, and full scale is 1"):
         load_audio(tmp_path / "a.wav", 22050)

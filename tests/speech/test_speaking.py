@@ -8,7 +8,9 @@ import soundfile
 from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.cli import main
+from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import DataError
+from xtts_extend.model.voice import require_speech
 from xtts_extend.speech.speaking import load_voice, speak_to_file
 
 
@@ -59,6 +61,26 @@ def test_each_reference_is_judged_and_named(mini_base, voice, tmp_path):
     assert "silent" in lines[1]
     assert "silent" in lines[2]
     assert not (tmp_path / "o.wav").exists()
+
+
+def test_a_reference_without_speech(mini_base, voice, tmp_path, caplog):
+    samples = soundfile.read(voice)[0]
+    room = np.random.default_rng(0).normal(0, 0.001, 10 * 22050)
+    click, word, little = room.copy(), room.copy(), room.copy()
+    click[50000] = 0.7
+    word[50000:54410] += samples[5000:9410]
+    little[50000 : 50000 + 22050] += samples[:22050]
+    for name, content in (("click", click), ("word", word), ("little", little)):
+        soundfile.write(tmp_path / f"{name}.wav", content, 22050)
+    with pytest.raises(DataError) as caught:
+        load_voice(None, [tmp_path / "click.wav", voice, tmp_path / "word.wav"])
+    lines = str(caught.value).splitlines()
+    assert ["click.wav" in lines[0], "word.wav" in lines[1], len(lines)] == [True, True, 2]
+    assert "has hardly any speech in it: 0% of it is louder than 26 dB below its loudest moment" in lines[0]
+    caplog.clear()
+    require_speech(load_audio(tmp_path / "little.wav", 22050), "little.wav")
+    require_speech(load_audio(voice, 22050), "voice.wav")
+    assert ["little.wav is mostly silence" in message for message in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize("text", ['"', "😀", "\u200b", "日本語テキスト"])

@@ -14,7 +14,15 @@ from typing import Any
 
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
-from xtts_extend.data.audio import SILENCE_LEVEL, Recording, can_resample, cannot_resample, out_of_range
+from xtts_extend.data.audio import (
+    LITTLE_SOUND,
+    SILENCE_LEVEL,
+    Recording,
+    can_resample,
+    cannot_resample,
+    describe_sound,
+    out_of_range,
+)
 from xtts_extend.data.dataset import MIN_DURATION_S
 from xtts_extend.data.manifest import Sample
 from xtts_extend.data.paths import what_was_tried
@@ -51,8 +59,6 @@ WARNINGS = {
     "channels": "not mono: will be averaged",
 }
 CONVERTED = ("sample_rate", "mixed_sample_rates", "channels")
-# Recordings of sentences have 70 to 95 % of sound in them, by `Recording.sound`.
-LITTLE_SOUND = 0.4
 # Decoders of lossy files overshoot by a sample here and there; that is no fault of the recording.
 CLIPPED_SHARE = 1e-4
 
@@ -226,7 +232,7 @@ def _audio_problems(sample: Sample, recording: Recording | str | None, limits: D
     if not recording.finite:
         found["not_finite"] = {"detail": PROBLEMS["not_finite"]}
     elif recording.out_of_range:
-        found["out_of_range"] = {"detail": out_of_range(recording.peak)}
+        found["out_of_range"] = {"detail": out_of_range(recording.peak, recording.level)}
     elif recording.frames and recording.level < SILENCE_LEVEL:
         found["silent"] = {"detail": f"its samples vary by ±{recording.level:.6f} of full scale"}
     return found
@@ -259,8 +265,7 @@ def _warnings(
         for kind, detail in text_warnings(sample, tokenizer):
             found[kind].append(_entry(sample, detail))
         if recording.sound < LITTLE_SOUND:
-            detail = f"{recording.sound:.0%} of it is louder than 30 dB below its loudest moment"
-            found["mostly_silence"].append(_entry(sample, detail))
+            found["mostly_silence"].append(_entry(sample, describe_sound(recording.sound)))
         if recording.clipped > CLIPPED_SHARE * recording.frames:
             found["clipped"].append(_entry(sample, f"{recording.clipped} of {recording.frames} samples"))
         if recording.sample_rate != limits.sample_rate:

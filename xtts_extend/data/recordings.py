@@ -85,7 +85,7 @@ Cache = dict[str, tuple[tuple[int, int], Recording]]
 
 def _cache_header(body: bytes) -> bytes:
     """First line of a cache file: a digest tells a damaged one, or one of another version."""
-    return _CACHE_NAME + f", version 2, {hashlib.sha256(body).hexdigest()}\n".encode()
+    return _CACHE_NAME + f", version 3, {hashlib.sha256(body).hexdigest()}\n".encode()
 
 
 def _load_cache(path: Path) -> Cache:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xtts_extend.data.audio import SILENCE_LEVEL
+from xtts_extend.data.audio import LITTLE_SOUND, SILENCE_LEVEL, describe_sound, sound_share
 from xtts_extend.errors import DataError
 from xtts_extend.text.cleaners import lower_dotted_i
 from xtts_extend.text.speakable import SpokenText, spoken_text
@@ -20,6 +20,8 @@ logger = logging.getLogger("trainer")
 
 #: Sample rate of reference audio, as `Xtts.get_conditioning_latents` loads it.
 REFERENCE_RATE = 22050
+#: What coqui's encoders need, in seconds.
+_SHORTEST_S = 0.33
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,29 @@ def make_voice(xtts: Any, references: Sequence[Tensor], names: Sequence[str] = (
 
 def require_voice(audio: Tensor, name: str) -> None:
     """coqui's encoders fail on a recording that is too short, and make NaN of a silent one."""
-    if audio.shape[-1] < REFERENCE_RATE * 0.33:
+    if audio.shape[-1] < REFERENCE_RATE * _SHORTEST_S:
         raise DataError(
-            f"{name} is {audio.shape[-1] / REFERENCE_RATE:.2f} s long; a reference voice needs at least 0.33 s, and "
-            "some 6 s are better. Give a longer recording."
+            f"{name} is {audio.shape[-1] / REFERENCE_RATE:.2f} s long; a reference voice needs at least {_SHORTEST_S} "
+            "s, and some 6 s are better. Give a longer recording."
         )
     if not audio.max() - audio.min() > 2 * SILENCE_LEVEL:
         raise DataError(f"{name} is silent: nobody can be heard in it. Give another recording of the reference voice.")
+
+
+def require_speech(audio: Tensor, name: str) -> None:
+    """Raise DataError for a reference with less sound in it than a voice needs; warn where most of it is silence."""
+    require_voice(audio, name)
+    share = sound_share(audio[0].numpy(), REFERENCE_RATE)
+    if share >= LITTLE_SOUND:
+        return
+    if share * audio.shape[-1] < _SHORTEST_S * REFERENCE_RATE:
+        raise DataError(
+            f"{name} has hardly any speech in it: {describe_sound(share)}. A click makes no voice. Give a recording of "
+            "some 6 s of speech."
+        )
+    logger.warning(
+        " > %s is mostly silence: %s. A recording that is all speech gives a better voice.", name, describe_sound(share)
+    )
 
 
 def read_text(xtts: Any, text: str, language: str) -> SpokenText:

@@ -21,7 +21,7 @@ from xtts_extend.files import atomic_path
 from xtts_extend.model.adapter import merge
 from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.gpt_trainer import xtts_weights
-from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, read_text, require_voice, speak_sentences
+from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, read_text, require_speech, speak_sentences
 from xtts_extend.run.config import read_json
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 
@@ -140,7 +140,7 @@ def load_voice(model: Xtts, references: Sequence[Path]) -> Voice:
     for reference in references:
         try:
             audios.append(load_audio(reference, REFERENCE_RATE))
-            require_voice(audios[-1], str(reference))
+            require_speech(audios[-1], str(reference))
         except DataError as error:
             faults.append(str(error))
     if faults:
