@@ -80,6 +80,29 @@ def test_of_several_that_fit_the_closest_is_taken(tmp_path: Path) -> None:
     assert find_recordings(names, tmp_path / "m.csv") == ["a.wav", "A.wav", "a.wav", "b.ogg", "B.ogg"]
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["A1.wav", "a1.wav", "a1.wav"], "'A1.wav' and 'a1.wav' are wavs/a1.wav"),
+        (["a1", "a2", "wavs/A1.mp3", "a1.wav"], "'a1' and 'wavs/A1.mp3' and 'a1.wav' are wavs/a1.wav"),
+        (["a1", "a1", "a2", "a2"], None),
+        (["wavs/a1.wav", "wavs/a1.wav"], None),
+    ],
+    ids=["case", "three", "the same names", "exact"],
+)
+def test_names_that_become_one_file_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str], said: str | None
+) -> None:
+    (tmp_path / "wavs").mkdir()
+    for name in ("a1.wav", "a2.wav"):
+        (tmp_path / "wavs" / name).touch()
+    assert None not in find_recordings(names, tmp_path / "m.csv")
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [f"different names are read as one file: {said}. If they" in line for line in warnings] == [True] * bool(
+        said
+    )
+
+
 def test_folders_are_listed_once_and_no_file_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wavs").mkdir()
     for place in range(50):

@@ -35,7 +35,8 @@ def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
     A name counts as it stands, from the manifest's folder or from one of `FOLDERS` in it. Else with spaces around it
     removed, backslashes read as slashes, letters in another case or Unicode form, a suffix added or exchanged, and, of
     an absolute path, by its last parts, unless two names lead to one file so. What was read otherwise than it stands is
-    logged once, with counts. Folders are listed once each; no name costs a system call.
+    logged once, with counts; names that lead to one file are named. Folders are listed once each, and no name costs a
+    system call.
     """
     finder = _Finder(os.path.dirname(os.path.abspath(manifest)))
     locations: list[str | None] = []
@@ -54,12 +55,35 @@ def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
             if owners[locations[place]] > 1:
                 locations[place] = None
                 readings[ways] -= 1
+    if readings:
+        _warn_of_shared(names, locations, manifest)
     counts: Counter[str] = Counter()
     for ways, count in readings.items():
         counts.update(dict.fromkeys(ways, count))
     if said := ", ".join(f"{count} {way}" for way, count in counts.most_common() if count):
         logger.info(" > %s: recordings were found, though not exactly as named: %s", manifest, said)
     return locations
+
+
+def _warn_of_shared(names: Sequence[str], locations: Sequence[str | None], manifest: Path) -> None:
+    """Warn of names that are read as the file of another name, which may be another recording's."""
+    several = {location for location, count in Counter(locations).items() if count > 1 and location is not None}
+    owners: dict[str, dict[str, None]] = defaultdict(dict)
+    for name, location in zip(names, locations, strict=True) if several else ():
+        if location in several:
+            owners[location][name] = None
+    shared = [
+        f"{' and '.join(map(repr, found))} are {location}" for location, found in owners.items() if len(found) > 1
+    ]
+    if shared:
+        more = f", and so on for {len(shared) - 5} more files" if len(shared) > 5 else ""
+        logger.warning(
+            " ! %s: different names are read as one file: %s%s. If they are different recordings, one of each is "
+            "missing. Correct its name.",
+            manifest,
+            ", ".join(shared[:5]),
+            more,
+        )
 
 
 def is_any_there(names: Sequence[str], manifest: Path) -> bool:
