@@ -6,9 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from xtts_extend.data.manifest import Sample, read_manifest
 from xtts_extend.data.rows import texts_of_manifest
@@ -74,6 +76,32 @@ def test_plain_bytes_in_a_column(tmp_path: Path, cache: Path) -> None:
     assert sample["text"] == "One"
 
 
+def test_samples_become_files(tmp_path: Path, cache: Path) -> None:
+    mono = (0.5 * np.sin(np.arange(16000) / 20)).astype(np.float32)
+    stereo = np.stack([mono, -mono / 2])
+    whole = (32767 * mono).astype(np.int16)
+    for kind, samples in (
+        (pa.list_(pa.float32()), mono),
+        (pa.large_list(pa.float64()), mono),
+        (pa.list_(pa.list_(pa.float32())), stereo),
+        (pa.list_(pa.int16()), whole),
+    ):
+        cells = [{"path": "a.mp3", "array": samples.tolist(), "sampling_rate": 16000}] * 2
+        audio = pa.array(cells, pa.struct([("path", pa.string()), ("array", kind), ("sampling_rate", pa.int64())]))
+        first, second = read(tmp_path, table(audio=audio, text=["One", "Two"]))
+        assert first["audio_file"] == second["audio_file"]
+        assert Path(first["audio_file"]).is_relative_to(cache)
+        assert first["manifest_audio_file"] == "a.mp3"
+        found, rate = soundfile.read(first["audio_file"], dtype=samples.dtype.name)
+        assert (rate, found.T.tolist()) == (16000, samples.tolist())
+
+
+def test_nulls_and_numbers_are_texts(tmp_path: Path) -> None:
+    data = table(audio=["a", "b", "c"], normalized_text=[None, None, "z"], text=[1999.0, None, 3.0], id=[1, 2, 3])
+    assert [sample["text"] for sample in read(tmp_path, data)] == ["1999", "", "z"]
+    assert [sample["text"] for sample in read(tmp_path, table(id=[1, 2], text=["x", None]))] == ["x", ""]
+
+
 def test_classes_have_their_names(tmp_path: Path) -> None:
     features = {"language": {"names": ["en", "am"], "_type": "ClassLabel"}, "audio": {"_type": "Audio"}}
     data = table(audio=["a.wav", "b.wav"], text=["One", "Two"], language=[1, 0], speaker=[3, 4])
@@ -96,11 +124,12 @@ def test_arrow_files_and_streams(tmp_path: Path) -> None:
     [
         (table(audio=["a"], mood=["x"]), "has the columns audio, mood; expected one of recordings"),
         (table(audio=pa.array([{"bytes": None, "path": None}], AUDIO), text=["x"]), "row 1 has no recording"),
-        (table(audio=pa.array([{"array": [0.5], "sampling_rate": 2}]), text=["x"]), "row 1 has no recording.*Audio"),
-        (table(audio=["a"], text=[None]), "row 1: text is None"),
-        (table(audio=["a"], text=[5]), "row 1: text is 5"),
+        (table(audio=pa.array([[0.5, 0.25]]), text=["x"]), "row 1 has no recording.*without their rate.*Audio"),
+        (table(audio=pa.array([{"array": [0.5], "sampling_rate": None}]), text=["x"]), "row 1 has no recording.*Audio"),
+        (table(audio=["a"], text=[["x"]]), "row 1: text is .'x'.; expected a string"),
+        (table(audio=["a", None], text=["x", "y"]), "row 2 has no recording: None"),
     ],
-    ids=["no text", "no audio", "samples", "null", "number"],
+    ids=["no text", "no audio", "samples", "samples in a struct", "list", "null"],
 )
 def test_what_stops(tmp_path: Path, data: pa.Table, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -146,8 +146,10 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ('{"audio_file": "a.wav", "text": "x"}\n{"audio_file": "b.wav"\n', "line 2 is not JSON"),
         ('{"audio_file": "a.wav"}\n', "line 1 has the keys audio_file; expected audio_file and text"),
         ('{"text": "x"}\n', "line 1 has the keys text; expected"),
-        ('{"audio_file": "a.wav", "text": null}\n', "text is None; expected a string"),
-        ('{"audio_file": "a.wav", "text": 5}\n', "text is 5; expected a string"),
+        ('{"audio_file": null, "text": "x"}\n', "audio is None; expected a string"),
+        ('{"audio_file": "a.wav", "text": true}\n', "text is True; expected a string"),
+        ('{"audio_file": "a.wav", "text": ["x"]}\n', "text is .'x'.; expected a string"),
+        ('{"audio_file": "a.wav", "text": {"en": "x"}}\n', "text is .'en': 'x'.; expected a string"),
         ('{"audio": {"url": "a.wav"}, "text": "x"}\n', "audio is .*; expected a string"),
         ('{"audio_file": "a.wav", "text": "x", "language": "E!"}\n', "line 1: "),
         ('{"audio_file": "a.wav", "text": "x"}\n[1]\n', "line 2 is a JSON list"),
@@ -278,6 +280,14 @@ def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"is a file, and a folder|is a folder, and a file"):
             write_manifest(read_manifest(str(source), "en"), target)
     assert sorted(tmp_path.glob(".*")) == []
+
+
+def test_nulls_and_numbers_are_texts(tmp_path: Path) -> None:
+    cells = ["null", "1999", "3.5", "1999.0", "NaN", '""', '"x"']
+    lines = "".join(f'{{"id": {place}, "text": {cell}}}\n' for place, cell in enumerate(cells))
+    samples = read_manifest(str(write(tmp_path / "m.jsonl", lines)), "en")
+    assert [sample["text"] for sample in samples] == ["", "1999", "3.5", "1999", "", "", "x"]
+    assert [sample["manifest_audio_file"] for sample in samples] == list("0123456")
 
 
 def test_json_lines_keep_languages_and_awkward_texts(tmp_path: Path) -> None:

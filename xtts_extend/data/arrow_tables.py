@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -10,8 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import soundfile
 
 from xtts_extend.data.columns import has_suffix, named_columns
 from xtts_extend.errors import DataError
@@ -27,6 +31,7 @@ _BEGINNINGS = {
     b"RIFF": ".wav",
     b"fLaC": ".flac",
     b"OggS": ".ogg",
+    b".snd": ".au",
     b"ID3": ".mp3",
     b"\xff\xfb": ".mp3",
     b"\xff\xf3": ".mp3",
@@ -63,31 +68,58 @@ def _read(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[st
     schema, batches = _open(path)
     found = named_columns(str(path), schema.names, columns)
     held = [place for place in found["audio"] if not _is_text(schema.field(place).type)]
-    chosen = {role: places[0] for role, places in found.items() if places}
     if held and "audio" not in columns:
         # beside a recording itself, a name is where it came from
-        chosen["audio"] = held[0]
+        found["audio"] = held
         logger.info(" > %s: the recordings in it are kept as files in %s", path, cache_folder() / "recordings")
-    if not {"audio", "text"} <= chosen.keys():
+    if not (found["audio"] and found["text"]):
         raise DataError(
             f"{path} has the columns {', '.join(schema.names)}; expected one of recordings, such as audio, and one of "
             "texts, such as text. Say which they are, for example --columns audio=NAME,text=NAME."
         )
-    classes = {role: _class_names(schema, schema.names[place]) for role, place in chosen.items()}
+    names = {place: _class_names(schema, schema.names[place]) for places in found.values() for place in places}
     number = 0
     for batch in batches:
-        values = {role: batch.column(place).to_pylist() for role, place in chosen.items()}
-        for place in range(batch.num_rows):
+        recordings = batch.column(found["audio"][0])
+        # one at a time, unless they are names
+        recordings = map(_plain, recordings) if held else recordings.to_pylist()
+        values = {
+            role: _first_of([_texts(batch.column(place), names[place]) for place in places])
+            for role, places in found.items()
+            if places and role != "audio"
+        }
+        for place, recording in enumerate(recordings):
             number += 1
             row = {role: column[place] for role, column in values.items()}
-            for role, names in classes.items():
-                if names and isinstance(row[role], int):
-                    # -1 is no class
-                    row[role] = names[row[role]] if 0 <= row[role] < len(names) else None
-            file = None
-            if not isinstance(row["audio"], str):
+            row["audio"], file = recording, None
+            if not isinstance(row["audio"], str | int | float):
                 row["audio"], file = _recording(f"{path}, row {number}", row["audio"])
             yield number, row, file
+
+
+def _texts(column: pa.Array, names: list[str] | None) -> list[Any]:
+    """The values of a column; of a column of classes their names. -1 is no class."""
+    values = column.to_pylist()
+    if names is None:
+        return values
+    return [names[value] if isinstance(value, int) and 0 <= value < len(names) else None for value in values]
+
+
+def _first_of(columns: list[list[Any]]) -> list[Any]:
+    """Of each row the first value that is not null."""
+    if len(columns) == 1:
+        return columns[0]
+    return [next((value for value in row if value is not None), None) for row in zip(*columns, strict=True)]
+
+
+def _plain(value: pa.Scalar) -> Any:
+    """A value as Python has it, but lists of numbers as arrays."""
+    if isinstance(value, pa.StructScalar) and value.is_valid:
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, pa.ListScalar) and value.is_valid:
+        nested = pa.types.is_nested(value.type.value_type)
+        return np.array(value.as_py()) if nested else value.values.to_numpy(zero_copy_only=False)
+    return value.as_py()
 
 
 def _open(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -106,7 +138,7 @@ def _open(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return not (pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
@@ -117,18 +149,32 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
 
 
 def _recording(where: str, held: Any) -> tuple[str, str | None]:
-    """Name and file of a recording that a cell holds: its bytes, or a struct of them and of a path."""
-    path = held.get("path") if isinstance(held, dict) else None
-    content = held.get("bytes") if isinstance(held, dict) else held
+    """Name and file of a recording that a cell holds: its bytes, or a struct of them or of samples, and of a path."""
+    parts = held if isinstance(held, dict) else {"bytes": held}
+    path, content = parts.get("path"), parts.get("bytes")
+    samples, rate = parts.get("array"), parts.get("sampling_rate") or parts.get("sample_rate")
     if isinstance(content, bytes) and content:
         file = _extract(content, path or "")
-        return path or os.path.basename(file), file
-    if isinstance(path, str):
+    elif isinstance(samples, np.ndarray) and samples.size and samples.dtype.kind in "iuf" and rate:
+        file = _extract(_as_file(samples, int(rate)), "")
+    elif isinstance(path, str):
         return path, None
-    raise DataError(
-        f"{where} has no recording: {str(held)[:80]}. Expected a file's bytes, or its path. Tables of samples can be "
-        "written anew with datasets.Audio(decode=False)."
-    )
+    else:
+        raise DataError(
+            f"{where} has no recording: {str(held)[:80]}. Expected a file's bytes, its path, or a struct of array and "
+            "sampling_rate. Write a table of samples without their rate anew, with datasets.Audio(decode=False)."
+        )
+    return path or os.path.basename(file), file
+
+
+def _as_file(samples: npt.NDArray[Any], rate: int) -> bytes:
+    """Samples, [frames] or [channels, frames], as a file: of AU, which holds no time and is the same each time."""
+    kinds = {"int16": "PCM_16", "int32": "PCM_32"}
+    if samples.dtype.name not in kinds:
+        samples = samples.astype(np.float32)
+    content = io.BytesIO()
+    soundfile.write(content, samples.T, rate, format="AU", subtype=kinds.get(samples.dtype.name, "FLOAT"))
+    return content.getvalue()
 
 
 def _extract(content: bytes, name: str) -> str:

@@ -47,17 +47,14 @@ class Rows:
     files: list[str | None] = field(default_factory=list)
 
     def add(self, line: int, where: str, values: Mapping[str, Any], file: str | None = None) -> None:
-        """Add a row of values that may have other types than text.
+        """Add a row of values that may have other types than text. A null text is an empty one, which the check names.
 
-        Raises DataError when recording or text is no text.
+        Raises DataError when recording or text is neither a text nor a number.
         """
-        for role in ("audio", "text"):
-            if not isinstance(values[role], str):
-                raise DataError(f"{where}: {role} is {values[role]!r}; expected a string")
         speaker, language = values.get("speaker"), values.get("language")
         self.lines.append(line)
-        self.audio.append(values["audio"])
-        self.text.append(values["text"])
+        self.audio.append(_as_text(where, "audio", values["audio"]))
+        self.text.append("" if values["text"] is None else _as_text(where, "text", values["text"]))
         self.speaker.append(None if speaker is None else str(speaker))
         self.language.append(None if language is None else str(language))
         self.files.append(file)
@@ -142,6 +139,17 @@ def _names_recordings(path: Path, text: str) -> bool:
         if separator in "|\t" and len(set(map(len, rows))) == 1 and is_any_there([row[0] for row in rows], path):
             return True
     return False
+
+
+def _as_text(where: str, role: str, value: Any) -> str:
+    """What a cell says: a text, or a number in digits; pandas makes 1999.0 of 1999 beside nulls, and NaN of these."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "" if value != value else str(value)
+    raise DataError(f"{where}: {role} is {str(value)[:80]}; expected a string.")
 
 
 def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str]) -> Rows:
