@@ -36,14 +36,14 @@ _LONGEST_HEADER = 128
 _ANOTHER = re.compile(
     rb"RIF[FX]....WAVE|(?:RF|BW)64....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|riff\x2e\x91\xcf\x11|\.snd\x00\x00"
     rb"|caff\x00\x01\x00\x00|\x00\x00\x00.ftyp|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|NIST_1A\n"
-    rb"|Creative Voice File\x1a|2BIT|ALawSoundFile|MATLAB 5\.0|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    rb"|Creative Voice File\x1a|ALawSoundFile|MATLAB 5\.0|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
     re.DOTALL,
 )
 #: Beginnings of files that state no size, and how many bytes of them cannot be audio. Decoders read the first of joined
 #: ones, or take the next header for audio.
 _BEGIN_ONCE = {
     b"TTA1": 6, b"FLV\x01": 9, b"#!AMR": 5, b"MAC ": 6, b"tBaK": 8, b"MPCK": 8, b"MP+": 4, b"DSD ": 12, b"FRM8": 8,
-    b" paf": 12, b"fap ": 12, b"PVF": 16, b"\x64\xa3": 12, b"\0\1\xa3\x64": 12, b"\0\2\xa3\x64": 12,
+    b"2BIT": 12, b" paf": 12, b"fap ": 12, b"PVF": 16, b"\x64\xa3": 12, b"\0\1\xa3\x64": 12, b"\0\2\xa3\x64": 12,
     b"\xf0\x7e\x00\x01": 8, b"Extended Inst": 64, b"MATLAB 5.0 MAT": 14, b"\0\0\0\0\x01\0\0\0": 30,
     b"\0\0\x03\xe8": 30, b"\x01\x04": 42,
 }  # fmt: skip
