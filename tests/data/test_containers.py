@@ -150,6 +150,7 @@ def test_unusual_wav_files_are_sound(tmp_path: Path, content: bytes, frames: int
         (wav(SAMPLES) + wav(SAMPLES), "is several files joined into one"),
         (b"RIFF\x00\x00\x00\x00WAVEdata\x10\x00\x00\x00" + SAMPLES, "has no fmt chunk"),
         (wav(SAMPLES)[:36], "has no data chunk"),
+        (wav(SAMPLES, chunks=b"LIST\x05\x00\x00\x00INFOx"), "its LIST chunk has 5 bytes, and not the one more"),
         (wav(SAMPLES, rate=0), "its header says 0 Hz, expected 4000 to 768000"),
         (wav(SAMPLES, rate=1), "its header says 1 Hz"),
         (wav(SAMPLES, rate=4_000_000_000), "its header says 4000000000 Hz"),
@@ -157,8 +158,8 @@ def test_unusual_wav_files_are_sound(tmp_path: Path, content: bytes, frames: int
         (b".snd" + struct.pack(">5I", 24, len(SAMPLES), 3, 3, 1) + SAMPLES, "its header says 3 Hz"),
     ],
     ids=[
-        "recorder died", "recorder died in silence", "recorder died later", "joined", "no fmt", "no data", "0 Hz",
-        "1 Hz", "4 GHz", "au recorder died", "au of 3 Hz",
+        "recorder died", "recorder died in silence", "recorder died later", "joined", "no fmt", "no data", "odd chunk",
+        "0 Hz", "1 Hz", "4 GHz", "au recorder died", "au of 3 Hz",
     ],
 )  # fmt: skip
 def test_broken_headers_are_named(tmp_path: Path, content: bytes, message: str) -> None:

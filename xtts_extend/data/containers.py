@@ -256,6 +256,13 @@ def _check_riff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
             else:
                 _require_audio(path, file, total, chunk)
             return
+        file.seek(chunk.start + max(chunk.stated, 0))
+        if chunk.stated % 2 and file.read(4) in (b"fmt ", b"data"):
+            raise DataError(
+                f"{path} is damaged: its {chunk.name.decode('ascii', 'replace')} chunk has {chunk.stated} bytes, and "
+                "not the one more that an odd number needs. Programs do not find what follows. Write it again from "
+                "its source."
+            )
     if not has_format:
         raise _missing_chunk(path, "fmt", "states the sample rate and format")
     raise _missing_chunk(path, "data", "holds the audio")
