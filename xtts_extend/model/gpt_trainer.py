@@ -18,6 +18,7 @@ from xtts_extend.model.adapter import add_adapter, is_adapter, merge, plain_name
 from xtts_extend.model.anchor import Anchor
 from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.codec import Codec
+from xtts_extend.model.coqui_trainer import GPTTrainer
 from xtts_extend.model.distillation import Replayed, Teacher, divergence
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.forward import Layout, forward
@@ -25,12 +26,6 @@ from xtts_extend.model.frozen_rows import BaseRows, FrozenRowsEmbedding, FrozenR
 from xtts_extend.model.kernels import use_fast_kernels
 from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.text.vocabulary import readable_by_coqui
-
-# coqui's XTTS dataset module, which this import runs, sets torch to one thread for the whole process
-_threads = torch.get_num_threads()
-from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer  # noqa: E402
-
-torch.set_num_threads(_threads)
 
 logger = logging.getLogger("trainer")
 

@@ -13,16 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import torch
 from coqpit import Coqpit
 
 from xtts_extend.errors import ConfigError
-
-# coqui's XTTS dataset module, which this import runs, sets torch to one thread for the whole process
-_threads = torch.get_num_threads()
-from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainerConfig as GPTTrainerConfig  # noqa: E402
-
-torch.set_num_threads(_threads)
+from xtts_extend.model.coqui_trainer import GPTTrainerConfig
 
 
 @dataclass

@@ -18,7 +18,8 @@ from torch import Tensor
 from xtts_extend.checkpoint.inspect import CheckpointInfo
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, ConfigError
-from xtts_extend.run.config import GPTTrainerConfig, read_json
+from xtts_extend.model.coqui_trainer import GPTTrainerConfig
+from xtts_extend.run.config import read_json
 from xtts_extend.run.position import Position
 from xtts_extend.run.record import RunRecord
 

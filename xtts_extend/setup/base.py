@@ -52,6 +52,24 @@ def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
     config.model_args.tokenizer_file = config.model_args.tokenizer_file or str(base_dir / "vocab.json")
 
 
+def config_for_base(base_dir: Path, vocab: Path | None = None, *, model: Path | None = None) -> NewLanguageConfig:
+    """The configuration of a network on a base: its sizes, and the files that training needs.
+
+    Args:
+        base_dir: where `dvae.pth` and `mel_stats.pth` are.
+        vocab: the vocabulary; by default the base's.
+        model: the model folder whose `config.json` has the sizes; by default the base.
+
+    Raises:
+        ConfigError: the folder or a file is missing, or `config.json` has no architecture.
+    """
+    config = NewLanguageConfig()
+    take_architecture(config, read_json((model or base_dir) / "config.json"))
+    config.model_args.tokenizer_file = str(vocab or "")
+    use_base(config, base_dir)
+    return config
+
+
 def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
     """Whether a DVAE file holds all tensors of the right shapes; coqui loads it with `strict=False`, in silence."""
     state = load_pickled(path, map_location="meta")
@@ -131,10 +149,7 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
         return
 
     raw = read_json(base_dir / "config.json")
-    config = NewLanguageConfig()
-    take_architecture(config, raw)
-    config.model_args.tokenizer_file = ""
-    use_base(config, base_dir)
+    config = config_for_base(base_dir)
     stated_args: Mapping[str, object] = cast("dict[str, object]", raw["model_args"])
     unknown = sorted(set(stated_args) - set(vars(config.model_args)))
     yield Finding("config.json has no unknown model_args", ", ".join(unknown) or "none", None if unknown else True)

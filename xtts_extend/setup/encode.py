@@ -11,8 +11,7 @@ from xtts_extend.data.encoded import require_free
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.errors import DataError
 from xtts_extend.model.codec import Codec
-from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
-from xtts_extend.setup.base import require_codec, use_base
+from xtts_extend.setup.base import config_for_base, require_codec
 from xtts_extend.setup.samples import CHECKED, codec_digest, encode_into, limits_of
 from xtts_extend.text.tokenizer import load_tokenizer
 
@@ -53,10 +52,7 @@ def encode(
         MachineError: the disk is full.
     """
     require_free(output)
-    config = NewLanguageConfig()
-    take_architecture(config, read_json(base_dir / "config.json"))
-    use_base(config, base_dir)
-    config.model_args.tokenizer_file = str(vocab or base_dir / "vocab.json")
+    config = config_for_base(base_dir, vocab)
     require_codec(config)
     tokenizer = load_tokenizer(config.model_args.tokenizer_file)
     samples = read_manifests(manifests, language, manifest_format, columns)

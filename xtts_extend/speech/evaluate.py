@@ -18,9 +18,9 @@ from xtts_extend.errors import ConfigError, DataError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
 from xtts_extend.progress import with_progress
-from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
+from xtts_extend.run.config import NewLanguageConfig, read_json
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.setup.base import require_codec, use_base
+from xtts_extend.setup.base import config_for_base, require_codec
 from xtts_extend.setup.samples import limits_of
 from xtts_extend.speech.recognition import Recogniser, character_errors
 from xtts_extend.speech.speaking import load_model
@@ -103,10 +103,7 @@ def _configure(model: Path, base_dir: Path | None) -> NewLanguageConfig:
             f"Losses need the base's dvae.pth and mel_stats.pth, which are not in {' or '.join(map(str, candidates))}. "
             "Give their folder with --base-dir."
         )
-    config = NewLanguageConfig()
-    take_architecture(config, read_json(model / "config.json"))
-    use_base(config, found)
-    config.model_args.tokenizer_file = str(model / "vocab.json")
+    config = config_for_base(found, model / "vocab.json", model=model)
     require_codec(config)
     return config
 

@@ -27,8 +27,7 @@ from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.model.distillation import top_distribution
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights
 from xtts_extend.progress import with_progress
-from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
-from xtts_extend.setup.base import require_codec, use_base
+from xtts_extend.setup.base import config_for_base, require_codec
 from xtts_extend.setup.samples import limits_of
 from xtts_extend.text.languages import CLEANER_ERRORS, split_sentences
 from xtts_extend.text.tokenizer import require_cleanable
@@ -121,9 +120,7 @@ class _Speaker:
 
     def __init__(self, base_dir: Path, conditioning_s: tuple[float, float] | None) -> None:
         xtts_extend.enable()
-        config = NewLanguageConfig()
-        take_architecture(config, read_json(base_dir / "config.json"))
-        use_base(config, base_dir)
+        config = config_for_base(base_dir)
         require_codec(config)
         self.model = ExtendedGPTTrainer(config)
         content, _ = load_checkpoint(base_dir / "model.pth")
