@@ -211,12 +211,11 @@ def test_a_recording_that_has_gone_is_named(samples, tmp_path):
 
 
 def test_codes_are_stocks_for_the_same_clip_and_padding_changes_only_stocks(corpus, tmp_path):
-    from networks import config_for
-
     from xtts_extend.model.codec import Codec
     from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+    from xtts_extend.setup.base import config_for_base
 
-    config = config_for(corpus.base)
+    config = config_for_base(corpus.base)
     model = ExtendedGPTTrainer(config).eval()
 
     def stock(wav):

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from networks import NEW, base_weights, config_for
+from networks import NEW, base_weights
 
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.setup.base import config_for_base
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def larger_vocab(mini_base, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def extended(mini_base, larger_vocab):
-    model = ExtendedGPTTrainer(config_for(mini_base, larger_vocab))
+    model = ExtendedGPTTrainer(config_for_base(mini_base, larger_vocab))
     weights = base_weights(mini_base)
     rows = weights["gpt.text_embedding.weight"].shape[0]
     model.load_base(extend_token_tensors(weights, rows + NEW, "mean", {}, seed=0), rows)

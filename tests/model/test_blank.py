@@ -1,12 +1,13 @@
 """Weights that are loaded are not drawn first, and nothing else about a network is missing."""
 
 import torch
-from networks import base_weights, config_for
+from networks import base_weights
 from torch import nn
 from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
 from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.setup.base import config_for_base
 
 
 def build():
@@ -31,7 +32,7 @@ def test_nothing_is_drawn():
 def test_a_loaded_network_is_coquis_to_the_last_buffer(mini_base):
     """Also those that no state dict holds: spectrograms' filters, masks, positions."""
     weights = base_weights(mini_base)
-    ours, stock = ExtendedGPTTrainer(config_for(mini_base)), GPTTrainer(config_for(mini_base))
+    ours, stock = ExtendedGPTTrainer(config_for_base(mini_base)), GPTTrainer(config_for_base(mini_base))
     ours.load_base(weights, ours.vocab_size)
     stock.xtts.load_state_dict(weights)
     for own, theirs in (

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from networks import NEW, base_weights, config_for
+from networks import NEW, base_weights
 from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, GPTTrainer, row_digests, xtts_weights
+from xtts_extend.setup.base import config_for_base
 
 
 def test_base_rows_are_kept_and_all_other_weights_are_the_bases(extended, mini_base):
@@ -22,7 +23,7 @@ def test_base_rows_are_kept_and_all_other_weights_are_the_bases(extended, mini_b
 
 
 def test_freezing_changes_no_key_and_no_value(extended, mini_base, larger_vocab):
-    stock = GPTTrainer(config_for(mini_base, larger_vocab))
+    stock = GPTTrainer(config_for_base(mini_base, larger_vocab))
     before = {key: tensor.clone() for key, tensor in extended.state_dict().items()}
     extended.freeze_base_rows()
     after = extended.state_dict()
@@ -66,7 +67,7 @@ def test_the_log_counts_rows_and_parameters(extended):
 
 
 def test_without_new_tokens_nothing_is_frozen(mini_base):
-    model = ExtendedGPTTrainer(config_for(mini_base))
+    model = ExtendedGPTTrainer(config_for_base(mini_base))
     weights = base_weights(mini_base)
     model.load_base(weights, model.vocab_size)
     model.freeze_base_rows()
@@ -90,7 +91,7 @@ def test_the_checkpoint_state_is_loaded_by_stock_xtts(extended, larger_vocab, tm
 
 
 def test_restore_takes_our_state_and_stocks(extended, mini_base, larger_vocab):
-    fresh = ExtendedGPTTrainer(config_for(mini_base, larger_vocab))
+    fresh = ExtendedGPTTrainer(config_for_base(mini_base, larger_vocab))
     for state in (extended.checkpoint_state(), extended.state_dict()):
         with torch.no_grad():
             fresh.xtts.gpt.final_norm.weight.zero_()
@@ -152,7 +153,7 @@ def test_digests_change_with_a_single_bit():
 
 
 def test_weights_are_not_loaded_by_the_config(mini_base):
-    config = config_for(mini_base)
+    config = config_for_base(mini_base)
     config.model_args.gpt_checkpoint = "somewhere.pth"
     with pytest.raises(ConfigError, match="gpt_checkpoint is set"):
         ExtendedGPTTrainer(config)

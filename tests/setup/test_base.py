@@ -12,7 +12,7 @@ from TTS.tts.models.xtts import Xtts
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
-from xtts_extend.setup.base import check_base
+from xtts_extend.setup.base import check_base, config_for_base
 from xtts_extend.speech.speaking import load_model
 
 
@@ -104,6 +104,21 @@ def test_a_damaged_file_ends_the_check_with_its_reason(base):
 def test_no_folder(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         check_base(tmp_path / "none")
+
+
+def test_the_configuration_of_a_base(mini_base, tmp_path):
+    config = config_for_base(mini_base)
+    sizes = read_json(mini_base / "config.json")["model_args"]
+    args = config.model_args
+    assert (args.gpt_layers, args.gpt_n_model_channels) == (sizes["gpt_layers"], sizes["gpt_n_model_channels"])
+    assert config.base_dir == str(mini_base)
+    files = (args.dvae_checkpoint, args.mel_norm_file, args.tokenizer_file)
+    assert files == tuple(str(mini_base / name) for name in ("dvae.pth", "mel_stats.pth", "vocab.json"))
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": {**sizes, "gpt_layers": 7}}))
+    other = config_for_base(mini_base, tmp_path / "vocab.json", model=tmp_path)
+    assert (other.model_args.gpt_layers, other.base_dir) == (7, str(mini_base))
+    assert other.model_args.tokenizer_file == str(tmp_path / "vocab.json")
 
 
 def test_the_published_config_is_understood(shared_data):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from networks import base_weights, config_for
+from networks import base_weights
 from runs import checkpoint, edited, only_run, require_equal
 
 from xtts_extend.data.check import check_samples
@@ -13,6 +13,7 @@ from xtts_extend.data.manifest import read_manifests
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.metrics import read_metrics
 from xtts_extend.run.ranks import Ranks
+from xtts_extend.setup.base import config_for_base
 from xtts_extend.setup.samples import limits_of
 from xtts_extend.training.evaluation import mean_losses
 from xtts_extend.training.loaders import eval_loader
@@ -34,7 +35,7 @@ class OneOfTwo(Ranks):
 
 
 def test_losses_do_not_depend_on_batches(corpus):
-    config = config_for(corpus.base)
+    config = config_for_base(corpus.base)
     model = ExtendedGPTTrainer(config)
     model.load_base(base_weights(corpus.base), model.vocab_size)
     samples = read_manifests([f"{corpus.english}:en"], "en")

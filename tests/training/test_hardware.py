@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from networks import config_for
 from runs import checkpoint, only_run, require_same_run
 
 from xtts_extend.data.dataset import split_batch
 from xtts_extend.errors import ConfigError, MachineError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.metrics import read_metrics
+from xtts_extend.setup.base import config_for_base
 from xtts_extend.training import batch_memory, evaluation
 from xtts_extend.training.update import Updater
 
@@ -60,7 +60,7 @@ def test_one_sample_too_large():
 
 
 def test_the_trial_step_leaves_no_gradient(corpus, monkeypatch):
-    model = ExtendedGPTTrainer(config_for(corpus.base))
+    model = ExtendedGPTTrainer(config_for_base(corpus.base))
     state = SimpleNamespace(
         model=model,
         config=model.config,
