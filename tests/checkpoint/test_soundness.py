@@ -57,6 +57,35 @@ def test_any_flipped_byte_is_noticed_or_does_no_harm(sound):
     assert noticed > 80
 
 
+LOCAL, DIRECTORY, END = b"PK\3\4", b"PK\1\2", b"PK\6\6"
+
+
+@pytest.mark.parametrize(
+    ("part", "offset", "bits"),
+    [
+        pytest.param(LOCAL, 0, 1, id="magic number of a record"),
+        pytest.param(LOCAL, 26, 1, id="length of a record's name"),
+        pytest.param(LOCAL, 30, 1, id="name of a record"),
+        pytest.param(DIRECTORY, 6, 0xFF, id="version of zip"),
+        pytest.param(DIRECTORY, 8, 1, id="encrypted"),
+        pytest.param(DIRECTORY, 8, 0x20, id="patched"),
+        pytest.param(DIRECTORY, 10, 8, id="deflated"),
+        pytest.param(DIRECTORY, 16, 1, id="checksum"),
+        pytest.param(DIRECTORY, 24, 1, id="size"),
+        pytest.param(DIRECTORY, 45, 0xFF, id="start beyond the end"),
+        pytest.param(DIRECTORY, 46, 0x80, id="name that is no text"),
+        pytest.param(END, 48, 1, id="start of the directory"),
+        pytest.param(END, 55, 0xFF, id="start of the directory beyond all bounds"),
+    ],
+)
+def test_damage_to_what_says_where_the_records_are(sound, part, offset, bits):
+    content = bytearray(sound.read_bytes())
+    content[content.index(part) + offset] ^= bits
+    sound.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        require_sound(sound)
+
+
 @pytest.mark.parametrize("size", [0, 10, 1000, 100_000])
 def test_truncated(sound, size):
     sound.write_bytes(sound.read_bytes()[:size])
