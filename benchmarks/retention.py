@@ -4,7 +4,7 @@
 
 A mini base (retention_data.py) learns Amharic (a new script) and Swahili (an old one) in separate runs, with three
 seeds each. Two runs go on at a time, one thread each; what is in the folder already is not made again. The questions:
-`methods`, `init`, `rates`, and `cost` (step time and memory, one run at a time); without any, all of them.
+`methods`, `init` and `cost` (step time and memory, one run at a time); without any, all of them.
 """
 
 from __future__ import annotations
@@ -77,14 +77,9 @@ METHODS = (
     Method("replay 50%, self-made, KL 3", ("--distill-weight=3",), 0.5),
     Method("LoRA 8", ("--adapter=lora", "--adapter-rank=8", "--learning-rate=3e-3")),
     Method("LoRA 32", ("--adapter=lora", "--adapter-rank=32", "--learning-rate=3e-3")),
-    Method("L2-SP", ("--l2-sp=10", "--weight-decay=0")),
 )
 #: `romanized` is the method with frozen rows.
 INITS = (Method("randn", noise=True), Method("normal", ("--init=normal",)), Method("mean", ("--init=mean",)))
-RATES = tuple(
-    Method(f"backbone {rate:g}, rows {rows:g}", (f"--learning-rate={rate}", f"--new-row-learning-rate={rows}"))
-    for rate, rows in ((3e-4, 3e-4), (3e-4, 3e-3), (1e-3, 1e-2), (2e-3, 2e-3))
-)
 #: Directions that are kept of each matrix's change, when the base stays as it is.
 KEPT_RANKS = (64, 32, 16)
 
@@ -206,7 +201,7 @@ def kept_loss(job: Job, rank: int | None) -> float:
 
 
 def learning(data: Data, compared: Sequence[Method]) -> list[list[str]]:
-    """Questions 2 and 3: the start, the end, and how long it takes to where the best one is at half time."""
+    """Question 2: the start, the end, and how long it takes to where the best one is at half time."""
     in_pool(run, jobs_of(data, compared))
     rows = [
         ["method", *(f"{code}: {what}" for code in NEW for what in ("text loss at 0", "mel at 0", "end", "to half"))]
@@ -276,7 +271,7 @@ def one(data: Data, method: Method) -> None:
 
 def main() -> None:
     if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} OUTPUT_FOLDER [methods|init|rates|cost …]")
+        sys.exit(f"usage: {sys.argv[0]} OUTPUT_FOLDER [methods|init|cost …]")
     data = Data(Path(sys.argv[1]).absolute())
     if "--one" in sys.argv:
         one(data, METHODS[int(sys.argv[-1])])
@@ -285,7 +280,6 @@ def main() -> None:
     questions: dict[str, Callable[[], list[list[str]]]] = {
         "methods": lambda: methods(data),
         "init": lambda: learning(data, [*INITS, FROZEN]),
-        "rates": lambda: learning(data, [FROZEN, *RATES]),
         "cost": lambda: cost(data),
     }
     for name in sys.argv[2:] or questions:

@@ -42,10 +42,11 @@ def differences(recorded, config, changed=()):
     "flags",
     [
         {"batch_size": 3, "grad_accum_steps": 7, "learning_rate": 1.7e-05, "warmup_steps": 21, "amp": "bf16"},
-        {"batch_frames": 700, "adapter": "lora", "adapter_rank": 4, "layer_decay": 0.9, "seed": -5},
+        {"batch_frames": 700, "adapter": "lora", "adapter_rank": 4, "coqpit.layer_decay": 0.9, "seed": -5},
         {"language_weights": "am=3.0,en=1.0", "patience": 3, "min_retention": 0.98, "num_workers": 2, "codes": "a b",
          "columns": "text=die Sätze,audio=1"},
-        {"no_freeze_base_rows": True, "gradient_checkpointing": True, "new_row_learning_rate": 0.001, "epochs": 5},
+        {"no_freeze_base_rows": True, "gradient_checkpointing": True, "coqpit.new_row_learning_rate": 0.001,
+         "coqpit.l2_sp": 2.5, "epochs": 5},
         {"text_loss_weight": 0.5, "weight_decay": 0.25, "grad_clip": 0.5, "max_minutes": 90.0, "eval_step": 5},
         {"coqpit.model_args.max_text_length": 150, "coqpit.run_name": "run 'ሀ' $HOME", "coqpit.eval_batch_size": 9},
         {"coqpit.optimizer_params": '{"betas": [0.8, 0.9]}', "coqpit.lr_scheduler": "StepLR",
@@ -85,6 +86,9 @@ def test_what_no_flag_can_say_is_an_override_or_named(corpus):
 # DIVERGED
 ####################
 
+#: Settings without a flag.
+OLDER = {"l2_sp": 20.0, "layer_decay": 0.7, "new_row_learning_rate": 3e-3}
+
 
 def metrics(folder, *, ran_away_after):
     """Evaluations before the first step and every 20; the training loss is low up to a step and high from there on."""
@@ -103,12 +107,13 @@ def wrecked_run(short_run, tmp_path):
     """A run folder, and a function that puts a checkpoint of a step and of weights of its own into it."""
     folder = tmp_path / "Мой бег"
 
-    def put(name, step, scale):
+    def put(name, step, scale, **settings):
         def edit(content):
             content["step"] = step
             content["model"][MEL_HEAD] *= scale
             content["config"] |= {"batch_size": 3, "grad_accum_steps": 5, "max_steps": 99}
             content["config"] |= {"output_path": str(tmp_path / "my runs"), "grad_clip": 2.5, "plot_step": 7}
+            content["config"] |= settings
 
         file = edited(short_run / "checkpoint_4.pth", folder, edit)
         return file.replace(folder / name)
@@ -179,6 +184,18 @@ def test_an_overfitted_run_goes_on_from_its_best_evaluation(wrecked_run, corpus)
     assert found.verdict == "overfitted"
     way = f"{folder / 'best_model_40.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
     assert found.next_command.endswith(way)
+
+
+def test_a_rate_that_an_older_run_recorded_for_new_rows_is_lowered_too(wrecked_run, corpus):
+    _, put = wrecked_run
+    file = put("checkpoint_40.pth", 40, 1.5, **OLDER)
+    start, config = pasted(examine(file, corpus.base).next_command)
+    assert start.resume is False
+    assert (config.lr, config.new_row_learning_rate, config.l2_sp, config.layer_decay) == (1e-4, 3e-4, 20, 0.7)
+
+    put("checkpoint_20.pth", 20, 1.0, **OLDER)
+    start, config = pasted(examine(file, corpus.base).next_command)
+    assert (start.resume, config.lr, config.new_row_learning_rate) == (True, 1e-4, 3e-4)
 
 
 def test_a_finished_healthy_run_is_exported_and_another_one_continued(wrecked_run, corpus):

@@ -117,6 +117,19 @@ def test_a_run_without_anything(short_run, tmp_path):
     assert "None were spoken" in text
 
 
+def test_settings_that_only_older_runs_have(short_run, tmp_path):
+    def settings(run):
+        write_report(run, tmp_path / "page.html")
+        return "".join(Page((tmp_path / "page.html").read_text(encoding="utf-8")).text.split())
+
+    assert not [name for name in ("l2_sp", "layer_decay", "new_row_learning_rate") if name in settings(short_run)]
+    run = shutil.copytree(short_run, tmp_path / "run", ignore=shutil.ignore_patterns("*.pth"))
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    (run / "config.json").write_text(json.dumps({**config, "l2_sp": 2.5, "new_row_learning_rate": 3e-3}))
+    assert "l2_sp2.5000new_row_learning_rate0.0030" in settings(run)
+    assert "layer_decay" not in settings(run)
+
+
 def test_half_a_history(short_run, tmp_path):
     (tmp_path / "history.jsonl").write_text('{"event": "start", "step": 0}\n[1]\n{"event": "res', encoding="utf-8")
     assert read_history(tmp_path) == [{"event": "start", "step": 0}]

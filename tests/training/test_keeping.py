@@ -53,18 +53,30 @@ def with_old(corpus, replay, **flags) -> list[str]:
     return [*given, f"--val-manifest={corpus.val}", f"--val-manifest={corpus.english}:en"]
 
 
-ALL = {"distill_weight": 0.5, "l2_sp": 20, "layer_decay": 0.7, "new_row_learning_rate": 3e-3}
+#: Settings without a flag, which older runs recorded.
+RECORDED = {"l2_sp": 20.0, "layer_decay": 0.7, "new_row_learning_rate": 3e-3}
+
+
+def as_overrides(settings):
+    return [f"--coqpit.{key}={value}" for key, value in settings.items()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [ALL, {"adapter": "lora", "adapter_rank": 4}], ids=["all", "lora"])
-def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags):
-    recipe(with_old(corpus, replay, output_dir=tmp_path / "whole", epochs=1, eval_step=4, **flags))
-    recipe(with_old(corpus, replay, output_dir=tmp_path / "parts", epochs=1, eval_step=4, max_steps=3, **flags))
+@pytest.mark.parametrize(
+    ("flags", "recorded"),
+    [({"distill_weight": 0.5}, RECORDED), ({"adapter": "lora", "adapter_rank": 4}, {})],
+    ids=["recorded", "lora"],
+)
+def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags, recorded):
+    given = {"epochs": 1, "eval_step": 4, **flags}
+    recipe([*with_old(corpus, replay, output_dir=tmp_path / "whole", **given), *as_overrides(recorded)])
+    recipe([*with_old(corpus, replay, output_dir=tmp_path / "parts", max_steps=3, **given), *as_overrides(recorded)])
     whole, parts = only_run(tmp_path / "whole"), only_run(tmp_path / "parts")
     recipe([f"--checkpoint={parts}", "--max-steps=1000", "--num-workers=1"])
     # 12 of Amharic and 12 old ones, four to a batch
     require_same_run(whole, parts, 6)
+    config = checkpoint(parts, 6)["config"]
+    assert {key: config[key] for key in recorded} == recorded
     own, other = (checkpoint(run, 6)["xtts_extend"]["adapter"]["tensors"] for run in (whole, parts))
     assert all(torch.equal(tensor, other[name]) for name, tensor in own.items())
     steps, _ = read_metrics(whole)
@@ -77,9 +89,10 @@ def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags):
 @pytest.mark.slow
 def test_distillation_pull_and_rates_do_something(corpus, recipe, replay, tmp_path):
     runs = {}
-    for name, flags in {"none": {}, **{key: {key: value} for key, value in (ALL | {"l2_sp": 200}).items()}}.items():
-        given = {"distill_weight": 0, **flags}
-        recipe(with_old(corpus, replay, output_dir=tmp_path / name, max_steps=2, **given))
+    settings = {"distill_weight": 0.5, **RECORDED, "l2_sp": 200.0}
+    for name, changed in {"none": {}, **{key: {key: value} for key, value in settings.items()}}.items():
+        given = with_old(corpus, replay, output_dir=tmp_path / name, max_steps=2, distill_weight=0)
+        recipe([*given, *as_overrides(changed)])
         runs[name] = checkpoint(only_run(tmp_path / name), 2)["model"]
     key = "xtts.gpt.gpt.h.0.mlp.c_fc.weight"
     base = xtts_weights(torch.load(corpus.base / "model.pth", weights_only=True)["model"])[key.removeprefix("xtts.")]
@@ -145,7 +158,7 @@ def test_other_evaluation_samples_are_measured_with_the_base_again(corpus, recip
         (["--replay={folder}"], "is a folder"),
         (["--replay={replay}", "--coqpit.model_args.max_conditioning_length=70000"], "with the same --conditioning-s"),
         (["--min-retention=0.9"], "no language that the base knows is evaluated"),
-        (["--adapter=lora", "--l2-sp=1"], "--l2-sp pulls the transformer"),
+        (["--adapter=lora", "--coqpit.l2_sp=1"], "l2_sp pulls the transformer"),
         (["--adapter=lora", "--no-freeze-base-rows"], "An adapter needs frozen base rows"),
     ],
 )
@@ -289,7 +302,7 @@ def test_what_is_replayed_is_not_what_is_learned(corpus, recipe, tmp_path, capsy
 
 def test_ways_that_an_older_run_did_not_go(short_run, recipe, capsys):
     with pytest.raises(SystemExit):
-        recipe([f"--checkpoint={short_run}", "--new-run", "--l2-sp=5", "--layer-decay=0.9"])
+        recipe([f"--checkpoint={short_run}", "--new-run", *as_overrides({"l2_sp": 5, "layer_decay": 0.9})])
     message = capsys.readouterr().err
     assert "l2_sp: 0.0 → 5.0" in message
     assert "layer_decay: 1.0 → 0.9" in message

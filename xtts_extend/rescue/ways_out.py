@@ -29,6 +29,8 @@ from xtts_extend.setup.command_line import recorded_flags
 LOWER_RATE = 0.1
 #: The median layer moved by 20 to 31 % of its norm in healthy runs of the mini model, by 370 % at 40 times the rate.
 WRECKED_LAYERS = 1.0
+#: The rates that are lowered together, and how a command gives them.
+_RATES = {"lr": ("--learning-rate", "{:g}"), "new_row_learning_rate": ("--coqpit.new_row_learning_rate={:g}",)}
 #: Words in a command that stand for what no file records.
 _TO_FILL_IN = ("LANGUAGE", "MANIFEST", "VOCAB", "NEW", "TEXT", "THE_ONE_IT_HAD", "N")
 
@@ -137,10 +139,10 @@ def _earlier_and_slower(patient: Patient, base: Path, fits: Callable[[Patient], 
     recorded = {"lr": NewLanguageConfig.lr, **patient.recorded}
     changed: dict[str, float] = {"grad_clip": 1.0} if clip else {}
     flags = ["--grad-clip", "1"] if clip else []
-    for key, flag in (("lr", "--learning-rate"), ("new_row_learning_rate", "--new-row-learning-rate")):
+    for key, flag in _RATES.items():
         if recorded.get(key):
             changed[key] = float(f"{recorded[key] * LOWER_RATE:.6g}")
-            flags += [flag, f"{changed[key]:g}"]
+            flags += [part.format(changed[key]) for part in flag]
     if earlier := next(filter(fits, _healthy_others(patient, base)), None):
         return _resume(earlier, base, *flags, "--new-run", "--allow-changes")
     return _begin({**patient.recorded, **changed}, base, Path(patient.info.path).parent, patient=patient)

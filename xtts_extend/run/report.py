@@ -14,7 +14,7 @@ from typing import cast
 from xtts_extend.checkpoint.inspect import run_checkpoints
 from xtts_extend.errors import ConfigError
 from xtts_extend.files import atomic_write
-from xtts_extend.run.config import read_json
+from xtts_extend.run.config import OF_OLDER_RUNS, NewLanguageConfig, read_json
 from xtts_extend.run.curves import read_curves
 from xtts_extend.run.folder import SAMPLES
 from xtts_extend.run.history import Event, read_history
@@ -28,8 +28,8 @@ _POINTS = 400
 _HEARD = 4
 #: What of the configuration is worth a line.
 _SETTINGS = (
-    *("language", "base_dir", "started_from", "lr", "new_row_learning_rate", "layer_decay", "lr_scheduler"),
-    *("batch_size", "grad_accum_steps", "replay", "replay_share", "distill_weight", "adapter", "adapter_rank", "l2_sp"),
+    *("language", "base_dir", "started_from", "lr", "lr_scheduler"),
+    *("batch_size", "grad_accum_steps", "replay", "replay_share", "distill_weight", "adapter", "adapter_rank"),
     *("init", "freeze_base_rows", "min_retention", "patience", "mixed_precision", "training_seed"),
 )
 
@@ -88,13 +88,19 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
         ("Test sentences", _sentences(samples, config)),
         ("Starts, resumes and stops", _history(history)),
         ("Vocabulary and data", _data(history)),
-        ("Settings", _table(("setting", "value"), [(name, config.get(name)) for name in _SETTINGS if name in config])),
+        ("Settings", _table(("setting", "value"), _settings(config))),
     ]
     body = "\n".join(part if isinstance(part, str) else f"<h2>{part[0]}</h2>\n{part[1]}" for part in parts)
     page = _PAGE.format(title=f"XTTS learns {html.escape(language)}", folder=html.escape(str(run)), body=body)
     with atomic_write(output) as file:
         file.write(page.encode("utf-8", errors="surrogateescape"))
     return {"output": str(output), "steps": len(steps), "evaluations": len(evaluations), "samples": len(samples)}
+
+
+def _settings(config: Mapping[str, object]) -> list[tuple[str, object]]:
+    """What of the configuration is worth a line; what only older runs have, where it is not the default."""
+    older = [name for name in OF_OLDER_RUNS if config.get(name) != getattr(NewLanguageConfig, name)]
+    return [(name, config[name]) for name in (*_SETTINGS, *older) if name in config]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

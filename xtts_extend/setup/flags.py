@@ -51,13 +51,6 @@ def _share(text: str) -> float:
     return value
 
 
-def _share_or_one(text: str) -> float:
-    value = _at_least_zero(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: a number above 0 and of at most 1 was expected")
-    return value
-
-
 def _weights(text: str) -> dict[str, float]:
     """`am=3,en=1` → {"am": 3.0, "en": 1.0}"""
     weights = {}
@@ -246,17 +239,6 @@ def make_parser() -> argparse.ArgumentParser:
         help="lora: train low-rank matrices beside the transformer's, which stay as they are [none]",
     )
     keeping.add_argument("--adapter-rank", type=_positive, help="rank of these matrices [16]")
-    keeping.add_argument(
-        "--l2-sp", type=_at_least_zero, help="pull of the weights towards the base's, in the place of a decay to 0 [0]"
-    )
-    keeping.add_argument(
-        "--layer-decay",
-        type=_share_or_one,
-        help="the learning rate of each layer, as a share of that of the layer above it [1.0: all alike]",
-    )
-    keeping.add_argument(
-        "--new-row-learning-rate", type=_at_least_zero, help="of the rows of new tokens [the others' rate]"
-    )
 
     output = parser.add_argument_group("checkpoints and evaluation")
     output.add_argument(

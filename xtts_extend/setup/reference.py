@@ -144,7 +144,7 @@ def equip(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequenc
         model.anchor = Anchor(model.xtts.gpt, model.base_rows)
     if config.adapter == "lora":
         if model.anchor is not None:
-            raise ConfigError("--l2-sp pulls the transformer, which --adapter lora does not train. Leave one away.")
+            raise ConfigError("l2_sp pulls the transformer, which --adapter lora does not train. Leave one away.")
         model.add_adapter(config.adapter_rank)
 
 
