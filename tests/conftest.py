@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from xtts_extend import cli
+from xtts_extend.commands import inspect_path
 from xtts_extend.environment import IGNORE_VARIABLE
 from xtts_extend.notices import warn_once
 
@@ -42,7 +43,8 @@ def shared_data() -> Path:
 def nothing_is_said_of_ignored_conflicts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever ignores known conflicts for a whole run of the tests has tests of messages that see no other line."""
     if IGNORE_VARIABLE in os.environ:
-        monkeypatch.setattr(cli, "require_environment", lambda: None)
+        for asking in (cli, inspect_path):
+            monkeypatch.setattr(asking, "require_environment", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ write a checkpoint and read it, generate a sentence and decode it. Nothing heavy
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -20,15 +21,28 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
-
 import xtts_extend
+from xtts_extend.commands.common import add_json, show_findings
 from xtts_extend.environment import TESTED, conflicts, installed_versions, newer_than_tested
 from xtts_extend.findings import Finding
+
+HELP = "try the installation and say what is wrong with it"
 
 _LANGUAGE = "en"
 #: Characters of a failure's message that its line shows.
 _MESSAGE_LENGTH = 300
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command's parser."""
+    # it is what finds conflicts
+    parser.set_defaults(needs_coqui=False)
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 when something does not work."""
+    return show_findings(check_environment(), args.json)
 
 
 def check_environment() -> Iterator[Finding]:
@@ -71,6 +85,9 @@ def check_environment() -> Iterator[Finding]:
 
 def unmet_requirements() -> list[str]:
     """What installed packages ask for and do not find, from this one down to the packages of its packages."""
+    # not at the top: help would take a fifth longer
+    from packaging.requirements import Requirement
+
     unmet: list[str] = []
     seen = set()
     waiting = [("a checkout of it", Requirement("xtts_extend"))]

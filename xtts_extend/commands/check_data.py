@@ -1,0 +1,48 @@
+"""`xtts-extend check-data`: what of a manifest is unusable, and why."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from xtts_extend.commands.common import add_json, add_manifests, columns_of, print_values
+
+HELP = "read every recording of a manifest and say what is unusable, and why"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command's parser."""
+    add_json(parser)
+    add_manifests(parser)
+    parser.add_argument("--language", help="language of manifests that do not say it")
+    parser.add_argument("--vocab", type=Path, required=True)
+    parser.add_argument("--write-clean", type=Path, metavar="PATH", help="write a manifest of what is usable")
+    parser.add_argument("--cache", type=Path, help="keep what was read, by file size and time")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 1 when a sample is unusable."""
+    import xtts_extend
+    from xtts_extend.data.check import check_samples
+    from xtts_extend.data.manifest import read_manifests, write_manifest
+    from xtts_extend.run.config import NewLanguageConfig
+    from xtts_extend.setup.samples import limits_of
+    from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+
+    xtts_extend.enable()
+    tokenizer = load_tokenizer(args.vocab)
+    samples = read_manifests(args.manifest, args.language, args.manifest_format, columns_of(args))
+    for language in sorted({sample["language"] for sample in samples}):
+        require_tag(tokenizer, language)
+    report = check_samples(samples, tokenizer, limits_of(NewLanguageConfig()), cache=args.cache)
+    if args.json:
+        print_values(report.to_dict(), True)
+    else:
+        print(report.summary(names=None))
+    if args.write_clean and not report.usable:
+        print(f"Nothing is usable: {args.write_clean} was not written.", file=sys.stderr)
+    elif args.write_clean:
+        write_manifest(report.usable, args.write_clean)
+        print(f"{len(report.usable)} usable samples written to {args.write_clean}", file=sys.stderr)
+    return 0 if not report.bad_share else 1
