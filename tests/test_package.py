@@ -1,15 +1,42 @@
 """What a wheel and a source distribution bring along."""
 
+import json
+import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from runs import RECIPE
 from test_dependencies import ROOT
 
 import xtts_extend
+
+
+def require_recipe(wheel, folder, option, site):
+    """Install a wheel below a folder: its command finds the recipe there, and copies and runs it."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", option, folder, wheel]
+    subprocess.run(install, check=True)
+
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "xtts_extend", "recipe", *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+        )
+
+    (listed,) = json.loads(command("list", "--json").stdout)["recipes"]
+    assert listed["path"] == str(folder / "share" / "xtts_extend" / "recipes" / "new_language" / RECIPE.name)
+    assert command("copy", "new_language").stdout == f"{RECIPE.name}\n"
+    assert (folder / RECIPE.name).is_file()
+    ran = command("run", "new_language", "--no-such-flag")
+    assert ran.returncode == 2
+    assert f"{RECIPE.name}: error: unrecognized arguments: --no-such-flag" in ran.stderr
 
 
 @pytest.mark.slow
@@ -44,6 +71,11 @@ def test_wheel_and_source_distribution(tmp_path):
     assert not any(entry.startswith("tests/") for entry in inside)
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "xtts_extend").rglob("*.py")}
     assert modules <= inside
+    target, prefix = tmp_path / "ኢላማ target", tmp_path / "prefix"
+    require_recipe(wheel, target, "--target", target)
+    # the layout of `--user` as well
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(prefix), "platbase": str(prefix)}))
+    require_recipe(wheel, prefix, "--prefix", site)
     (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         brought = {entry.removeprefix(f"{name}/") for entry in archive.getnames()}

@@ -22,10 +22,12 @@ from xtts_extend.commands import (
     inspect_path,
     make_mini_base,
     make_replay,
+    recipe,
     repair_checkpoint,
     report_run,
     speak,
 )
+from xtts_extend.commands.common import add_debug
 from xtts_extend.environment import require_environment
 from xtts_extend.errors import report_errors
 
@@ -57,6 +59,7 @@ COMMANDS: dict[str, Command] = {
     "check-data": check_data,
     "encode": encode_manifests,
     "make-replay": make_replay,
+    "recipe": recipe,
     "export": export_run,
     "speak": speak,
     "report": report_run,
@@ -67,14 +70,18 @@ COMMANDS: dict[str, Command] = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each sets `run`, and `needs_coqui` to False if it also works without coqui-tts."""
+    """The parser of all commands, each with its `run`.
+
+    A command that also works without coqui-tts sets `needs_coqui` to False, and one that runs a script, which sees to
+    errors and signals itself, sets `is_script` to True.
+    """
     parser = argparse.ArgumentParser(prog="xtts-extend", description="Teach XTTS a new language.", allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
     added = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         one = added.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
-        one.set_defaults(run=command.run, needs_coqui=True)
-        one.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback on errors")
+        one.set_defaults(run=command.run, needs_coqui=True, is_script=False)
+        add_debug(one)
         command.add_arguments(one)
     return parser
 
@@ -82,6 +89,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code (2: the user can mend it, 1: a check or the machine failed)."""
     args = make_parser().parse_args(argv)
+    if args.is_script:
+        return int(args.run(args))
     # leaves like Ctrl-C does: half-written files are removed
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:

@@ -15,6 +15,7 @@ from importlib import metadata
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
 
+from xtts_extend import __version__
 from xtts_extend.errors import InstallationError
 
 #: The newest versions that the tests ran with, those of constraints.txt.
@@ -174,10 +175,14 @@ def newer_than_tested(installed: Mapping[str, str]) -> list[str]:
     ]
 
 
-def require_environment() -> None:
+def require_environment(written_for: str | None = None) -> None:
     """Stop before anything heavy is imported when installed packages are known not to work together.
 
     Versions that are newer than any tested one are one line on standard error.
+
+    Args:
+        written_for: the release of this package that a copied recipe belongs to; that line says so where another one is
+            installed.
 
     Raises:
         InstallationError: each combination, what breaks, and the command that fixes it; unless
@@ -190,6 +195,11 @@ def require_environment() -> None:
     warnings = known
     if newer := newer_than_tested(installed):
         warnings.append(f"Newer than tested: {', '.join(newer)}. If something fails, run xtts-extend check-env.")
+    if written_for not in (None, __version__):
+        warnings.append(
+            f"{sys.argv[0]} belongs to xtts_extend {written_for}, and {__version__} is installed. If something fails, "
+            "compare it with what `xtts-extend recipe copy` writes."
+        )
     # under torchrun one process speaks for all
     if warnings and os.environ.get("RANK", "0") == "0":
         print(f"warning: {' '.join(warnings)}", file=sys.stderr)

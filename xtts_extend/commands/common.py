@@ -10,6 +10,11 @@ from typing import Any
 from xtts_extend.findings import Finding, all_hold, summary, to_dict
 
 
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """`--debug` behind a command's name, as before it."""
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback on errors")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`, for a command that prints values."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
