@@ -1,10 +1,12 @@
 """Tables with something in them that would be taken for something else without a word."""
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from xtts_extend.data.columns import parse_columns
+from xtts_extend.data.manifest import read_manifest
 from xtts_extend.data.rows import read_rows
 from xtts_extend.errors import ConfigError, DataError
 
@@ -55,3 +57,56 @@ def test_what_is_read(table, text: str, texts: list[str]) -> None:
 def test_one_column_has_one_role() -> None:
     with pytest.raises(ConfigError, match="gives one column two roles"):
         parse_columns("audio=1,text=1")
+
+
+READ = {
+    "sep is a tab": ("sep=\t\naudio\ttext\na1.wav\tOne\na2.wav\tTwo\n", [3, 4]),
+    "sep, filled up by Excel": ("sep=;;\naudio;text\na1.wav;One\na2.wav;Two\n", [3, 4]),
+    "sep, without a header": ('"sep=,"\r\na1.wav,One\r\na2.wav,Two\r\n', [2, 3]),
+    "a title": ("My data\n\naudio,text\na1.wav,One\na2.wav,Two\n", [4, 5]),
+    "a title of a spreadsheet": ("Data, 2024;;\n;;\naudio;text;speaker\na1.wav;One;x\na2.wav;Two;x\n", [4, 5]),
+    "comments": ("# one\n# more, and, more, of it\naudio,text\na1.wav,One\na2.wav,Two\n", [4, 5]),
+    "comments, no header": ("# one | two\na1|One\na2|Two\n", [2, 3]),
+    "a header in a comment": ("#audio_file|text\na1.wav|One\na2.wav|Two\n", [2, 3]),
+    "numbers without quotation marks": ('"audio"|"text"|"n"\n"a1.wav"|"One"|3\n"a2.wav"|"Two"|-4.5e3\n', [2, 3]),
+    "the same, tabs": ('"a1.wav"\t"One"\t7\n"a2.wav"\t"Two"\t7\n', [1, 2]),
+    "nothing in a field": ('"audio"|"text"|"n"\n"a1.wav"|"One"|\n"a2.wav"|"Two"|\n', [2, 3]),
+    "quotation marks of names": ('"a1.wav"|One\n"a2.wav"|Two\n', [1, 2]),
+    "single ones": ("'a1'|One\n'a2'|Two\n", [1, 2]),
+}
+
+
+@pytest.mark.parametrize(("text", "lines"), READ.values(), ids=READ)
+def test_what_stands_around_the_table(table, text: str, lines: list[int]) -> None:
+    samples = read_manifest(f"{table(text)}:en", None)
+    assert [sample["text"] for sample in samples] == ["One", "Two"]
+    assert [Path(sample["audio_file"]).name for sample in samples] == ["a1.wav", "a2.wav"]
+    assert [sample["line"] for sample in samples] == lines
+
+
+def test_titles_and_quoted_names_are_said(table, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    read_manifest(f"{table('My data' + chr(10) + 'audio|text' + chr(10) + QUOTED)}:en", None)
+    said = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    assert said == [
+        "what stands above the table is left out: line 1 ('My data')",
+        "recordings were found, though not exactly as named: 1 in wavs/, 1 without quotation marks around them",
+    ]
+
+
+QUOTED = '"a1.wav"|"One" and more\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("a1|One, two\na2|Three, four|five\n", r"expected 2 columns separated by \|, but line 2 has 3"),
+        ("a1|One|two\na2|Two\na3|Three\n", r"line 1 has 3 columns separated by \|, but 2 of the other 2 lines have 2"),
+        ("a1|One\naudio_file|text\na2|Two\n", "line 2 is a header again"),
+        ('a1\t"One"\t0\na2\t"Two\n', "expected 3 columns separated by tabs, but line 2 has 2"),
+    ],
+    ids=["a pipe in a text with commas", "the first line", "a header that is no title's", "a lacking field"],
+)
+def test_rows_of_another_width(table, text: str, error: str) -> None:
+    with pytest.raises(DataError, match=error):
+        read_rows(table(text), {})

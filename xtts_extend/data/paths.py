@@ -21,6 +21,7 @@ AUDIO_SUFFIXES = (
 )  # fmt: skip
 #: Where recordings lie, seen from their manifest.
 FOLDERS = ("", "wavs", "wav", "clips", "audio")
+_QUOTATION_MARKS = "\"'“”„«»‘’"
 _BY_LAST_PARTS = "by the last parts of a path that does not exist here"
 
 
@@ -32,11 +33,11 @@ class _Found(NamedTuple):
 def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
     """Where the recordings of a manifest lie, seen from its folder; None for a name of no file.
 
-    A name counts as it stands, from the manifest's folder or from one of `FOLDERS` in it. Else with spaces around it
-    removed, backslashes read as slashes, letters in another case or Unicode form, a suffix added or exchanged, and, of
-    an absolute path, by its last parts, unless two names lead to one file so. What was read otherwise than it stands is
-    logged once, with counts; names that lead to one file are named. Folders are listed once each, and no name costs a
-    system call.
+    A name counts as it stands, from the manifest's folder or from one of `FOLDERS` in it. Else with spaces and
+    quotation marks around it removed, backslashes read as slashes, letters in another case or Unicode form, a suffix
+    added or exchanged, and, of an absolute path, by its last parts, unless two names lead to one file so. What was read
+    otherwise than it stands is logged once, with counts; names that lead to one file are named. Folders are listed once
+    each, and no name costs a system call.
     """
     finder = _Finder(os.path.dirname(os.path.abspath(manifest)))
     locations: list[str | None] = []
@@ -97,7 +98,7 @@ def what_was_tried(name: str, manifest: str) -> str:
     return (
         f"{name!r}, for one, was looked for from {os.path.dirname(manifest)} and from {', '.join(FOLDERS[1:])} in it, "
         f"with any suffix from {AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]} or none, in any case and Unicode form, and "
-        "with backslashes as slashes. Put the recordings there, or correct the names"
+        "with backslashes as slashes and without quotation marks. Put the recordings there, or correct the names"
     )
 
 
@@ -162,6 +163,10 @@ class _Finder:
             head, slash, tail = name.replace("\\", "/").rpartition("/")
             found = self._find(head or slash, tail)
             found = found and _Found(found.location, (*found.ways, "with backslashes as slashes"))
+        bare = name.strip().strip(_QUOTATION_MARKS)
+        if found is None and bare != name.strip():
+            found = self.find(bare)
+            found = found and _Found(found.location, (*found.ways, "without quotation marks around them"))
         return found
 
     def _find(self, head: str, tail: str) -> _Found | None:

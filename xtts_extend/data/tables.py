@@ -7,6 +7,7 @@ import csv
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from xtts_extend.data.columns import has_suffix, is_header, is_known_name, same_names
+from xtts_extend.data.columns import has_suffix, is_header, is_known_name, known_roles, same_names
 from xtts_extend.errors import DataError
 
 logger = logging.getLogger("trainer")
@@ -23,6 +24,10 @@ Lines: TypeAlias = list[tuple[int, str]]
 #: The first that fits is taken. A comma or a semicolon may also stand in a text.
 SEPARATORS = "|\t;,"
 _QUOTED = ";,"
+#: A first line by which Excel is told the separator; Excel itself fills it up with separators.
+_SEP = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[\s,;|]*', re.IGNORECASE)
+#: How many lines of titles and comments may stand above a table.
+_TITLES = 20
 _MAY_BE_QUOTED = ("commas", "semicolons")
 _NAMES = {"|": "|", "\t": "tabs", ";": "semicolons", ",": "commas"}
 
@@ -141,9 +146,9 @@ def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str
     Raises:
         DataError: rows have another number of columns, a quotation mark is not closed, or a second header differs.
     """
-    lines = split_lines(text)
-    # how Excel is told the separator
-    if lines and (said := re.fullmatch(r'"?sep=(.)"?', lines[0][1].strip(), re.IGNORECASE)):
+    lines = table_lines(path, text, columns)
+    said = _SEP.fullmatch(lines[0][1]) if lines else None
+    if said:
         separator, lines = said[1], lines[1:]
     separator = separator or _separator(lines, columns)
     if separator is None or not lines:
@@ -158,8 +163,47 @@ def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str
     return Table(header, _without_headers(path, _without_blanks(path, cells), header))
 
 
+def table_lines(path: Path, text: str, columns: Mapping[str, str]) -> Lines:
+    """The lines of a table that are not blank, without the titles and comments above it, which the log names."""
+    lines = split_lines(text)
+    start = 1 if lines and _SEP.fullmatch(lines[0][1]) else 0
+    begin = _begin(lines[start : start + _TITLES], columns)
+    if begin:
+        above = lines[start : start + begin]
+        said = ", ".join(f"{number} ({line.strip()[:40]!r})" for number, line in above)
+        logger.warning(" ! %s: what stands above the table is left out: line %s", path, said)
+    return lines[:start] + lines[start + begin :]
+
+
+def _begin(lines: Lines, columns: Mapping[str, str]) -> int:
+    """The place of a header that only titles stand above: in fewer cells, none a recording; else how many comments."""
+    rows = {separator: [split_line(line, separator) for _, line in lines] for separator in SEPARATORS}
+    for place in range(len(lines)):
+        for cells in rows.values():
+            sure = bool(columns) or {"audio", "text"} <= known_roles(cells[place])
+            if is_header(cells[place], columns) and (sure or not place):
+                filled = [[cell for cell in row if cell] for row in cells[:place]]
+                if all(_is_comment(row) or len(row) < len(cells[place]) for row in filled) and not _has_recording(
+                    filled
+                ):
+                    return place
+    comments = next((place for place, (_, line) in enumerate(lines) if not line.lstrip().startswith("#")), 0)
+    return 0 if any(_has_recording(cells[:comments]) for cells in rows.values()) else comments
+
+
+def _is_comment(row: Sequence[str]) -> bool:
+    return bool(row) and row[0].startswith("#")
+
+
+def _has_recording(rows: Iterable[Sequence[str]]) -> bool:
+    return any(has_suffix(cell) for row in rows for cell in row)
+
+
 def _separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
-    """Between the names of a header; else what each line has as often, above all after a recording's name."""
+    """Between the names of a header; else what each line has as often, above all after a recording's name.
+
+    Pipes and tabs that each line has are separators even if a text holds another one, which is then named.
+    """
     if not lines:
         return None
     first = lines[0][1]
@@ -170,7 +214,8 @@ def _separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
     even = []
     for separator in there:
         plain = (re.sub('"[^"]*"', "", line) if separator in _QUOTED else line for _, line in lines)
-        if len({line.count(separator) for line in plain}) == 1:
+        counts = {line.count(separator) for line in plain}
+        if len(counts) == 1 or (separator not in _QUOTED and 0 not in counts):
             even.append(separator)
     # a cell that ends as a recording does is the name of one, and not a text and a name
     even.sort(
@@ -182,31 +227,23 @@ def _separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
 
 
 def _is_quoted(lines: Lines, separator: str) -> bool:
-    """Whether quotation marks enclose fields; the header alone may go without."""
+    """Whether quotation marks enclose fields: of pipes and tabs all, but for the header, numbers and empty ones."""
     if separator in _QUOTED:
         return any('"' in line for _, line in lines)
-    body = lines[1:] if not lines[0][1].startswith('"') else lines
-    if not body or not (body[0][1].startswith('"') and body[-1][1].endswith('"')):
-        return False
-    # every field is enclosed when writing all of them so gives the same again
-    try:
-        again = _Echo()
-        csv.writer(again, delimiter=separator, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(
-            csv.reader((line + "\n" for _, line in body), delimiter=separator, strict=True)
-        )
-    except csv.Error:
-        return False
-    return "".join(again.written) == "".join(line + "\n" for _, line in body)
-
-
-class _Echo:
-    """A file that keeps what is written to it."""
-
-    def __init__(self) -> None:
-        self.written: list[str] = []
-
-    def write(self, text: str) -> None:
-        self.written.append(text)
+    body = lines[1:] if not lines[0][1].lstrip().startswith('"') else lines
+    field = r' *(?:"(?:[^"]|"")*"|[-+]?[\d.]+(?:[eE][-+]?\d+)?|) *'
+    row = re.compile(f"{field}(?:{re.escape(separator)}{field})*")
+    pending = ""
+    for _, line in body:
+        pending += line
+        # a field may go over several lines
+        if pending.count('"') % 2:
+            pending += "\n"
+        elif '"' not in pending or not row.fullmatch(pending):
+            return False
+        else:
+            pending = ""
+    return bool(body) and not pending
 
 
 def _rows(path: Path, lines: Lines, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
@@ -251,7 +288,7 @@ def _rectangle(path: Path, rows: Iterable[tuple[int, list[str]]], separator: str
     """All rows with as many cells as the first; blank ones at the end, as spreadsheets leave them, do not count."""
     flat: list[str] = []
     numbers: list[int] = []
-    wrong: list[str] = []
+    wrong: list[tuple[int, int]] = []
     width = least = 0
     for number, row in rows:
         if not numbers:
@@ -259,16 +296,23 @@ def _rectangle(path: Path, rows: Iterable[tuple[int, list[str]]], separator: str
         if len(row) != width:
             row = row[: len(row) - _blank_end(row)] if len(row) > width else row
             if not least <= len(row) <= width:
-                wrong.append(f"line {number} has {len(row)}")
+                wrong.append((number, len(row)))
             row = row + [""] * (width - len(row))
         numbers.append(number)
         flat += row[:width]
     if wrong:
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         hint = " Put a text that holds the separator in quotation marks." if separator in _MAY_BE_QUOTED else ""
-        raise DataError(
-            f"{path}: expected {width} columns separated by {separator}, but {', '.join(wrong[:10])}{more}.{hint}"
-        )
+        if separator in "|tabs":
+            hint = f" Take {separator} out of the texts, or enclose every field of the file in quotation marks."
+        usual, count = Counter(length for _, length in wrong).most_common(1)[0]
+        if width > usual and count > len(numbers) // 2:
+            raise DataError(
+                f"{path}: line {numbers[0]} has {width} columns separated by {separator}, but {count} of the other "
+                f"{len(numbers) - 1} lines have {usual}.{hint}"
+            )
+        lines = ", ".join(f"line {number} has {length}" for number, length in wrong[:10])
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise DataError(f"{path}: expected {width} columns separated by {separator}, but {lines}{more}.{hint}")
     return numbers, pd.DataFrame({place: pd.Series(flat[place::width], dtype=object) for place in range(width)})
 
 
