@@ -98,7 +98,7 @@ def test_bad_input(small_vocab: Path, extended: Path, write_text: Callable[..., 
         check_vocabulary(small_vocab, tmp_path / "missing.json", [])
     with pytest.raises(DataError, match=r"missing\.txt cannot be read"):
         check_vocabulary(small_vocab, extended, [tmp_path / "missing.txt"])
-    with pytest.raises(DataError, match="byte 0x80 at offset 3"):
+    with pytest.raises(DataError, match=r"byte 3 \(line 2\) is 0x80"):
         check_vocabulary(small_vocab, extended, [write_text(b"ab\n\x80")])
 
 
@@ -121,3 +121,15 @@ def test_nothing_is_proved_by_an_empty_text(
 ) -> None:
     with pytest.raises(DataError, match="nothing was compared"):
         check_vocabulary(small_vocab, extended, [write_text("\n \n")])
+
+
+def test_of_a_manifest_only_the_texts_are_compared(
+    small_vocab: Path, extended: Path, write_text: Callable[..., Path]
+) -> None:
+    table = "wavs/1.wav|The other one.\nwavs/2.wav|And one, so.\n"
+    for content, name in ((table, "en.txt"), (table.encode("utf-16"), "en.csv"), ("u-1 The one\nu-2 ሰላ\n", "en")):
+        check = check_vocabulary(small_vocab, extended, [write_text(content, name)])
+        assert (check.checked_lines, check.skipped_lines) == ((1, 1) if "u-" in str(content) else (2, 0))
+    named = write_text("The one;ሰላ\nThe other;ላሰ\n", "en.csv")
+    check = check_vocabulary(small_vocab, extended, [named], {"text": "1"})
+    assert (check.checked_lines, check.skipped_lines) == (2, 0)

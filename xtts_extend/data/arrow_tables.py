@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,42 +47,50 @@ def is_arrow(path: Path) -> bool:
         return False
 
 
-def read_arrow(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+def read_arrow(
+    path: Path, columns: Mapping[str, str], *, texts_only: bool = False
+) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     """The rows of a table: number from 1, values by role, and the file that the recording's bytes were written to.
 
     Args:
         path: of the table.
         columns: as `columns.parse_columns` gives them.
+        texts_only: recordings are not read, and need not be there.
 
     Raises:
         DataError: the table is damaged, lacks a column, or holds no recording where one should be.
         MachineError: the cache folder cannot be written to.
     """
     try:
-        yield from _read(path, columns)
+        yield from _read(path, columns, texts_only)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}. Copy or download it again.") from error
 
 
-def _read(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+def _read(path: Path, columns: Mapping[str, str], texts_only: bool) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     schema, batches = _open(path)
     found = named_columns(str(path), schema.names, columns)
+    if texts_only:
+        found["audio"] = []
     held = [place for place in found["audio"] if not _is_text(schema.field(place).type)]
     if held and "audio" not in columns:
         # beside a recording itself, a name is where it came from
         found["audio"] = held
         logger.info(" > %s: the recordings in it are kept as files in %s", path, cache_folder() / "recordings")
-    if not (found["audio"] and found["text"]):
+    if not found["text"] or not (found["audio"] or texts_only):
+        wanted, name = ("", "") if texts_only else ("one of recordings, such as audio, and ", "audio=NAME,")
         raise DataError(
-            f"{path} has the columns {', '.join(schema.names)}; expected one of recordings, such as audio, and one of "
-            "texts, such as text. Say which they are, for example --columns audio=NAME,text=NAME."
+            f"{path} has the columns {', '.join(schema.names)}; expected {wanted}one of texts, such as text. Say "
+            f"which it is, for example --columns {name}text=NAME."
         )
     names = {place: _class_names(schema, schema.names[place]) for places in found.values() for place in places}
     number = 0
     for batch in batches:
-        recordings = batch.column(found["audio"][0])
-        # one at a time, unless they are names
-        recordings = map(_plain, recordings) if held else recordings.to_pylist()
+        recordings: Iterable[Any] = [""] * batch.num_rows
+        if not texts_only:
+            column = batch.column(found["audio"][0])
+            # one at a time, unless they are names
+            recordings = map(_plain, column) if held else column.to_pylist()
         values = {
             role: _first_of([_texts(batch.column(place), names[place]) for place in places])
             for role, places in found.items()

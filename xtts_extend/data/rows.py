@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from xtts_extend.data.arrow_tables import is_arrow, read_arrow
-from xtts_extend.data.columns import has_suffix, is_header, known_roles, named_columns, placed_columns
+from xtts_extend.data.columns import has_suffix, named_columns, placed_columns
+from xtts_extend.data.corpora import is_table, require_text, unwrapped
 from xtts_extend.data.paths import FOLDERS, is_any_there
-from xtts_extend.data.tables import (
-    SEPARATORS,
-    Table,
-    is_json,
-    read_objects,
-    read_table,
-    read_text,
-    split_line,
-    split_lines,
-)
+from xtts_extend.data.tables import Table, is_json, read_objects, read_table, read_text, split_lines
 from xtts_extend.errors import DataError
 
 logger = logging.getLogger("trainer")
@@ -60,7 +51,14 @@ class Rows:
         self.files.append(file)
 
 
-def read_rows(path: Path, columns: Mapping[str, str], language: str | None = None, format: str = "auto") -> Rows:
+def read_rows(
+    path: Path,
+    columns: Mapping[str, str],
+    language: str | None = None,
+    format: str = "auto",
+    *,
+    texts_only: bool = False,
+) -> Rows:
     """Read a manifest.
 
     Args:
@@ -68,12 +66,14 @@ def read_rows(path: Path, columns: Mapping[str, str], language: str | None = Non
         columns: role → column, as `columns.parse_columns` gives them; what is not in it is recognised.
         language: of the manifest, if it is known.
         format: "auto", "coqui", "ljspeech" or "jsonl".
+        texts_only: recordings need not be named; where they are not, `audio` is anything.
 
     Raises DataError: the file cannot be read, or is not in a form that we know; the message names the line.
     """
+    required = ("text",) if texts_only else ("audio", "text")
     if format == "auto" and is_arrow(path):
         rows = Rows()
-        for number, values, file in read_arrow(path, columns):
+        for number, values, file in read_arrow(path, columns, texts_only=texts_only):
             rows.add(number, f"{path}, row {number}", values, file)
         return rows
     try:
@@ -83,7 +83,7 @@ def read_rows(path: Path, columns: Mapping[str, str], language: str | None = Non
     if not text.strip():
         raise DataError(f"{path} is empty. Expected lines of audio_file|text|speaker_name, id|text, or JSON.")
     if format == "jsonl" or (format == "auto" and is_json(path, text)):
-        return _rows_of_objects(path, text, columns)
+        return _rows_of_objects(path, text, columns, required)
     table = read_table(path, text, columns, None if format == "auto" else "|")
     if table is None:
         first = split_lines(text)[0][1]
@@ -96,49 +96,40 @@ def read_rows(path: Path, columns: Mapping[str, str], language: str | None = Non
     if format == "ljspeech":
         return _rows_of_table(table, _ljspeech(path, table))
     if table.header is not None:
-        return _rows_of_table(table, _named(path, table, table.header, columns))
+        return _rows_of_table(table, _named(path, table, table.header, columns, required))
     if format == "coqui":
         raise DataError(f"{path} has no header. Expected audio_file|text or audio_file|text|speaker_name.")
     filled = [place for place in table.cells.columns if (table.cells[place].str.strip() != "").any()]
     table = Table(None, table.cells.loc[:, : filled[-1]])
     audio = None if "audio" in columns else _audio_column(path, table)
+    # beside texts alone stand their ids
+    audio = 0 if audio is None and texts_only else audio
     return _rows_of_table(table, placed_columns(str(path), table.cells, columns, language, audio))
 
 
 def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> list[str] | None:
-    """The texts of a manifest; None when a file is no manifest, but plain text.
+    """The texts of a manifest, or of another list with ids or JSON around them; None when a file is plain text.
 
     Args:
         path: of the file.
-        columns: role → column, as `columns.parse_columns` gives them. Whoever names columns has a manifest.
+        columns: role → column, as `columns.parse_columns` gives them. Whoever names columns has a table.
 
-    Raises DataError: it is a manifest with faults, or its texts could be in two of its columns.
+    Raises DataError: it has faults, its texts could be in two of its columns, or a part of it is no text.
     """
     if not columns and not is_arrow(path):
         try:
             text = read_text(path, path.read_bytes())
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}") from error
-        if not (is_json(path, text) or _names_recordings(path, text)):
+        require_text(path, text)
+        if (texts := unwrapped(path, text)) is not None:
+            return texts
+        if not (is_json(path, text) or is_table(path, text)):
             return None
-    return read_rows(path, columns or {}).text
-
-
-def _names_recordings(path: Path, text: str) -> bool:
-    """Whether the first lines of a text have a header of recordings and texts, or a column of recordings' names."""
-    lines = [line for _, line in islice(split_lines(text), 100)]
-    for separator in SEPARATORS:
-        rows = [split_line(line, separator) for line in lines]
-        if not rows or min(map(len, rows)) < 2:
-            continue
-        if is_header(rows[0], {}) and {"audio", "text"} <= known_roles(rows[0]):
-            return True
-        # a comma may stand in a quoted text as well
-        if any(all(map(has_suffix, column)) for column in zip(*rows, strict=False)):
-            return True
-        if separator in "|\t" and len(set(map(len, rows))) == 1 and is_any_there([row[0] for row in rows], path):
-            return True
-    return False
+    rows = read_rows(path, columns or {}, texts_only=True)
+    if len(languages := sorted({spoken for spoken in rows.language if spoken})) > 1:
+        logger.warning(" ! %s: its texts are in several languages, and all count: %s", path, ", ".join(languages[:20]))
+    return rows.text
 
 
 def _as_text(where: str, role: str, value: Any) -> str:
@@ -152,19 +143,20 @@ def _as_text(where: str, role: str, value: Any) -> str:
     raise DataError(f"{where}: {role} is {str(value)[:80]}; expected a string.")
 
 
-def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str]) -> Rows:
+def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str], required: Sequence[str]) -> Rows:
     rows = Rows()
     known: dict[tuple[str, ...], dict[str, list[int]]] = {}
     for number, where, entry in read_objects(path, text):
         keys = tuple(entry)
         if keys not in known:
             known[keys] = named_columns(where, keys, columns)
-            if not (known[keys]["audio"] and known[keys]["text"]):
+            if not all(known[keys][role] for role in required):
+                expected = " and ".join({"audio": "audio_file", "text": "text"}[role] for role in required)
                 raise DataError(
-                    f"{where} has the keys {', '.join(keys)}; expected audio_file and text, or others that --columns "
-                    "names, for example --columns audio=KEY,text=KEY."
+                    f"{where} has the keys {', '.join(keys[:20])}; expected {expected}, or others that "
+                    f"--columns names, for example --columns {','.join(f'{role}=KEY' for role in required)}."
                 )
-        if entry.get("offset"):
+        if entry.get("offset") and "audio" in required:
             raise DataError(
                 f"{where} is a part of a longer recording (offset {entry['offset']}). Cut the recording first, and "
                 "write a manifest of its parts."
@@ -177,7 +169,9 @@ def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str]) -> Rows:
                 if cells[place] is not None:
                     values[role] = cells[place]
                     break
-        if isinstance(values["audio"], dict):
+        if "audio" not in required:
+            values["audio"] = ""
+        elif isinstance(values["audio"], dict):
             values["audio"] = values["audio"].get("path") or values["audio"]
         rows.add(number, where, values)
     if not rows.lines:
@@ -193,16 +187,18 @@ def _ljspeech(path: Path, table: Table) -> dict[str, int]:
     return {"audio": 0, "text": width - 1}
 
 
-def _named(path: Path, table: Table, header: list[str], columns: Mapping[str, str]) -> dict[str, int]:
+def _named(
+    path: Path, table: Table, header: list[str], columns: Mapping[str, str], required: Sequence[str]
+) -> dict[str, int]:
     """Role → column of a table with a header; of several names for one role the first whose column is not blank."""
     found = named_columns(str(path), header, columns)
-    for role in ("audio", "text"):
-        if not found[role]:
-            raise DataError(
-                f"{path}: the header has the columns {', '.join(header)}; expected one of recordings, such as "
-                "audio_file, and one of texts, such as text. Say which they are, for example --columns "
-                "audio=NAME,text=NAME."
-            )
+    if not all(found[role] for role in required):
+        names = {"audio": "one of recordings, such as audio_file", "text": "one of texts, such as text"}
+        raise DataError(
+            f"{path}: the header has the columns {', '.join(header)}; expected "
+            f"{', and '.join(names[role] for role in required)}. Say which it is, for example --columns "
+            f"{','.join(f'{role}=NAME' for role in required)}."
+        )
     chosen = {}
     for role, places in found.items():
         filled = [place for place in places if (table.cells[place].str.strip() != "").any()]
@@ -237,4 +233,6 @@ def _rows_of_table(table: Table, chosen: Mapping[str, int]) -> Rows:
         return [cell or None for cell in cells[chosen[role]].str.strip()] if role in chosen else nothing
 
     spoken = (optional("speaker"), optional("language"))
-    return Rows(cells.index.tolist(), cells[chosen["audio"]].tolist(), text.tolist(), *spoken, nothing)
+    # without recordings, whatever is there
+    audio = cells[chosen.get("audio", chosen["text"])].tolist()
+    return Rows(cells.index.tolist(), audio, text.tolist(), *spoken, nothing)

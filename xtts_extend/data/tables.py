@@ -24,6 +24,11 @@ Lines: TypeAlias = list[tuple[int, str]]
 #: The first that fits is taken. A comma or a semicolon may also stand in a text.
 SEPARATORS = "|\t;,"
 _QUOTED = ";,"
+# Office's documents and zip, its older ones, PDF, and archives: gzip, bzip2, xz, zstd, 7z, rar.
+_NO_TEXT = (
+    b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-",
+    b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd", b"7z\xbc\xaf", b"Rar!",
+)  # fmt: skip
 #: A first line by which Excel is told the separator; Excel itself fills it up with separators.
 _SEP = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[\s,;|]*', re.IGNORECASE)
 #: How many lines of titles and comments may stand above a table.
@@ -50,8 +55,11 @@ def read_text(path: Path, content: bytes) -> str:
 
     Raises DataError, which names the byte, for any other encoding.
     """
-    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")):
-        raise DataError(f"{path} is a spreadsheet or an archive. Unpack it, or save it as CSV UTF-8 from its program.")
+    if content.startswith(_NO_TEXT):
+        raise DataError(
+            f"{path} is a document, a spreadsheet or an archive. Unpack it, or save it as plain text or CSV UTF-8 from "
+            "its program."
+        )
     encoding = "utf-8"
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         encoding = "utf-32"
@@ -146,11 +154,11 @@ def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str
     Raises:
         DataError: rows have another number of columns, a quotation mark is not closed, or a second header differs.
     """
-    lines = table_lines(path, text, columns)
-    said = _SEP.fullmatch(lines[0][1]) if lines else None
-    if said:
-        separator, lines = said[1], lines[1:]
-    separator = separator or _separator(lines, columns)
+    said, above, lines = table_lines(text, columns)
+    if above:
+        titles = ", ".join(f"{number} ({line.strip()[:40]!r})" for number, line in above)
+        logger.warning(" ! %s: what stands above the table is left out: line %s", path, titles)
+    separator = said or separator or _separator(lines, columns)
     if separator is None or not lines:
         return None
     quoted = _is_quoted(lines, separator)
@@ -163,16 +171,13 @@ def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str
     return Table(header, _without_headers(path, _without_blanks(path, cells), header))
 
 
-def table_lines(path: Path, text: str, columns: Mapping[str, str]) -> Lines:
-    """The lines of a table that are not blank, without the titles and comments above it, which the log names."""
+def table_lines(text: str, columns: Mapping[str, str]) -> tuple[str | None, Lines, Lines]:
+    """The separator that a first line names, the titles and comments above a table, and its lines; none is blank."""
     lines = split_lines(text)
-    start = 1 if lines and _SEP.fullmatch(lines[0][1]) else 0
-    begin = _begin(lines[start : start + _TITLES], columns)
-    if begin:
-        above = lines[start : start + begin]
-        said = ", ".join(f"{number} ({line.strip()[:40]!r})" for number, line in above)
-        logger.warning(" ! %s: what stands above the table is left out: line %s", path, said)
-    return lines[:start] + lines[start + begin :]
+    said = _SEP.fullmatch(lines[0][1]) if lines else None
+    lines = lines[1:] if said else lines
+    begin = _begin(lines[:_TITLES], columns)
+    return said[1] if said else None, lines[:begin], lines[begin:]
 
 
 def _begin(lines: Lines, columns: Mapping[str, str]) -> int:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from xtts_extend.data.rows import texts_of_manifest
 from xtts_extend.errors import DataError
 from xtts_extend.text.cleaners import JOINERS, is_silent
 from xtts_extend.text.languages import clean_text
-from xtts_extend.text.verify import read_lines
+from xtts_extend.text.verify import read_texts
 
 _CODE_POINT = re.compile(r"[Uu]\+([0-9A-Fa-f]{4,6})")
 # What only changes how the picture before it looks: variation selectors, a key's frame, skin colours.
@@ -55,13 +54,13 @@ def read_corpus(
     """
     corpus = Corpus()
     for path in paths:
-        texts = texts_of_manifest(path, columns) if path.is_file() else None
-        for line in read_lines(path) if texts is None else texts:
+        lines, is_manifest = read_texts(path, columns)
+        for line in lines:
             cleaned = clean_text(line, language)
             for character in set(line).difference(cleaned):
                 if is_silent(character):
                     corpus.silent[character] += line.count(character)
-            left = _without(cleaned, known, drop, pictures=texts is not None)
+            left = _without(cleaned, known, drop, pictures=is_manifest)
             corpus.left_out.update(Counter(cleaned) - Counter(left))
             corpus.words.update(left.split())
     if not corpus.words:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from xtts_extend.data.rows import texts_of_manifest
 from xtts_extend.errors import DataError
 from xtts_extend.notices import warn_once
 from xtts_extend.text.languages import CLEANER_ERRORS, clean_text, is_stock, language_tag
@@ -76,6 +77,12 @@ def read_lines(path: Path) -> Iterator[str]:
         ) from error
 
 
+def read_texts(path: Path, columns: Mapping[str, str] | None = None) -> tuple[Iterable[str], bool]:
+    """The lines of a text file or the texts of a manifest, and whether it is one; see `rows.texts_of_manifest`."""
+    texts = texts_of_manifest(path, columns) if path.is_file() else None
+    return (read_lines(path), False) if texts is None else (texts, True)
+
+
 def measure(tokenizer: Tokenizer, words: Counter[str]) -> TextMeasure:
     """Measure a tokenizer on the words of a cleaned text, given with how often each occurs."""
     unknown_id = tokenizer.token_to_id("[UNK]")
@@ -99,8 +106,12 @@ def dead_entries(base: Vocabulary, extended: Vocabulary) -> list[str]:
     return [token for token, encoding in zip(new, encodings, strict=True) if encoding.ids != [extended.tokens[token]]]
 
 
-def check_vocabulary(base_vocab: Path, vocab: Path, texts: Sequence[Path]) -> VocabularyCheck:
+def check_vocabulary(
+    base_vocab: Path, vocab: Path, texts: Sequence[Path], columns: Mapping[str, str] | None = None
+) -> VocabularyCheck:
     """Compare an extended vocabulary with its base, id by id, and line by line on any text.
+
+    Of manifests only the texts count; `columns` says where they are, if that is not to be recognised.
 
     A line is cleaned as coqui cleans its language, tagged where both vocabularies hold the tag, and cut with both by
     the tokenizer that stock coqui-tts uses. The language of a file is the stem of its name when coqui or one of the
@@ -120,7 +131,7 @@ def check_vocabulary(base_vocab: Path, vocab: Path, texts: Sequence[Path]) -> Vo
         tag = language_tag(language)
         tag = tag if tag in base.tokens and tag in extended.tokens else ""
         lines: list[str] = []
-        for line in read_lines(Path(path)):
+        for line in read_texts(Path(path), columns)[0]:
             try:
                 cleaned = clean_text(line, language)
             except CLEANER_ERRORS:
