@@ -22,7 +22,8 @@ NAMES = {
         original_text text_original raw_transcription raw_transcript""",
     "speaker": """speaker_name speaker speaker_id spk spk_id spk_name client_id voice voice_name voice_id reader
         reader_id narrator""",
-    "language": "language lang locale language_code lang_code language_id lang_id",
+    "language": """language lang locale language_code lang_code language_id lang_id language_name lang_name iso_code
+        iso639 iso_639_1 iso_639_3 iso""",
 }
 _SUFFIXED = re.compile(rf"(?i)(?:{'|'.join(map(re.escape, AUDIO_SUFFIXES))})\s*$")
 _SENTENCE_END = (".", "!", "?", "…", ",", ";", ":", "。", "！", "？", "።", "؟", "।")

@@ -19,7 +19,7 @@ from TTS.tts.configs.shared_configs import BaseDatasetConfig, BaseTTSConfig
 from TTS.tts.datasets import load_tts_samples
 
 from xtts_extend.data.columns import has_suffix
-from xtts_extend.data.locales import read_language
+from xtts_extend.data.locales import is_unknown, read_language
 from xtts_extend.data.paths import find_recordings
 from xtts_extend.data.rows import Rows, read_rows
 from xtts_extend.errors import ConfigError, DataError, LanguageError
@@ -176,7 +176,7 @@ def _read_with_formatter(path: Path, language: str | None, name: str) -> list[Sa
 def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
     folder = os.path.dirname(os.path.join(os.getcwd(), path))
     manifest, stem = os.path.join(folder, path.name), path.stem
-    languages = _languages(path, rows)
+    languages = _languages(path, rows, language)
     has_wavs = os.path.isdir(os.path.join(folder, "wavs"))
     samples = []
     inside = any(file is not None for file in rows.files)
@@ -205,18 +205,25 @@ def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
     return samples
 
 
-def _languages(path: Path, rows: Rows) -> list[str | None]:
+def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]:
     """The codes of the languages that the rows name; a spelling that is not the code is said once, with a count."""
     codes: dict[str | None, str | None] = {None: None}
     for spelled, count in Counter(rows.language).items():
-        if not (spelled or "").strip():
-            codes[spelled] = None
+        line = rows.lines[rows.language.index(spelled)]
+        if spelled is None or not spelled.strip() or (is_unknown(spelled) and spelled != language):
+            if (spelled or "").strip() and language is None:
+                raise LanguageError(
+                    f"{path}, line {line}: the language is {spelled!r}, in {count} rows. Expected a code or a name; or "
+                    "give the language of such rows as PATH:LANG, or with --language."
+                )
+            codes[spelled] = language
             continue
         try:
-            codes[spelled] = read_language(str(spelled))
+            codes[spelled] = read_language(spelled, language)
         except LanguageError as error:
-            raise LanguageError(f"{path}, line {rows.lines[rows.language.index(spelled)]}: {error}") from error
-        if codes[spelled] != spelled:
+            raise LanguageError(f"{path}, line {line}: {error}") from error
+    for spelled, count in Counter(rows.language).items():
+        if (spelled or "").strip() and codes[spelled] != spelled:
             logger.info(" > %s: the language %r is read as %r in %d rows", path, spelled, codes[spelled], count)
     return [codes[spelled] for spelled in rows.language]
 

@@ -11,6 +11,7 @@ from typing import Any
 from xtts_extend.data.arrow_tables import is_arrow, read_arrow
 from xtts_extend.data.columns import has_suffix, named_columns, placed_columns
 from xtts_extend.data.corpora import is_table, require_text, unwrapped
+from xtts_extend.data.locales import all_languages
 from xtts_extend.data.paths import FOLDERS, is_any_there
 from xtts_extend.data.tables import Table, is_json, read_objects, read_table, read_text, split_lines
 from xtts_extend.errors import DataError
@@ -202,6 +203,9 @@ def _named(
     chosen = {}
     for role, places in found.items():
         filled = [place for place in places if (table.cells[place].str.strip() != "").any()]
+        if role == "language":
+            # names that nobody knows beside codes
+            filled.sort(key=lambda place: not all_languages(table.cells[place]))
         if places:
             chosen[role] = (filled or places)[0]
         if len(filled) > 1:
