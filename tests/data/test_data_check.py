@@ -321,6 +321,8 @@ def test_a_recording_named_twice_is_read_once(tmp_path: Path, write_voice, token
     report = check_samples(read_rows(tmp_path, [("a.wav", "one"), ("a.wav", "two")]), tokenizer, LIMITS, progress=False)
     assert reads == ["a.wav"]
     assert names(report.warnings["duplicate_audio"]) == ["a.wav"]
+    detail = "the same as a.wav, with another text: 'one' and 'two'"
+    assert report.warnings["duplicate_audio"][0]["detail"] == detail
     assert len(report.usable) == 2
 
 

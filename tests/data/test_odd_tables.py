@@ -31,10 +31,21 @@ def table(tmp_path: Path):
         ('text;speaker;file\n"One;anna;a1.wav\nTwo";anna;a2.wav\n', "opens in line 2 is not closed"),
         ("a1|one text here|Anna Maria\na2|more text of it|Anna Maria\na3|third text|Ben Ko\n", "looks like speakers"),
         ("a1|one text here|anna\na2|more text|\na3|third text|anna\n", "looks like speakers"),
+        ("a1|Hello world|həlˈoʊ wˈɜːld\na2|This|ðˈɪs\n", "column 3 .'həlˈoʊ wˈɜːld'. looks like phonemes.* text=2"),
+        ("a1|Hello world|həloʊ wɜld\na2|Red|ɹɛd\na3|Cat|kæt\n", "looks like phonemes"),
         ("audio_url,label\nwavs/a1.wav,One\nwavs/a2.wav,Two\n", "the first line looks like a header"),
         ("mp3,phrase\nwavs/a1.wav,One\nwavs/a2.wav,Two\n", "the first line looks like a header"),
     ],
-    ids=["text first", "text first, semicolons", "two names", "a speaker missing", "unknown names", "mp3"],
+    ids=[
+        "text first",
+        "text first, semicolons",
+        "two names",
+        "a speaker missing",
+        "phonemes",
+        "without stress",
+        "unknown names",
+        "mp3",
+    ],
 )
 def test_what_stops_the_reading(table, text: str, error: str) -> None:
     with pytest.raises(DataError, match=error):
@@ -46,12 +57,16 @@ def test_what_stops_the_reading(table, text: str, error: str) -> None:
     [
         ('text,path\n"One\nmore",wavs/a1.wav\nTwo,wavs/a2.wav\n', ["One\nmore", "Two"]),
         ("a1|In 2 days|In two days\na2|Mr. Li went|Mister Li went\n", ["In two days", "Mister Li went"]),
+        ("a1|Hello world|həlˈoʊ\n", ["Hello world"]),
+        ("a1|Nɔvi 2|Nɔvi eve\na2|ŋu 3|ŋu etɔ̃\n", ["Nɔvi eve", "ŋu etɔ̃"]),
+        ("a1|2|ɖeka eve\na2|3|ŋu etɔ\n", ["ɖeka eve", "ŋu etɔ"]),
         ("a1|One text\n\ufeffa2|Two texts\n", ["One text", "Two texts"]),
     ],
-    ids=["a text of two lines", "normalised texts", "a mark in the middle"],
+    ids=["a text of two lines", "normalised texts", "not the phonemes", "ewe", "ewe numbers", "a mark in the middle"],
 )
 def test_what_is_read(table, text: str, texts: list[str]) -> None:
-    assert read_rows(table(text), {}).text == texts
+    columns = {"text": "2"} if "ˈ" in text else {}
+    assert read_rows(table(text), columns).text == texts
 
 
 def test_one_column_has_one_role() -> None:

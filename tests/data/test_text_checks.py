@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from xtts_extend.data.text_checks import speaking_rates, text_warnings
+from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
 from xtts_extend.text.languages import clean_text
 
 TOKENIZER: Any = SimpleNamespace(preprocess_text=clean_text)
@@ -22,7 +23,12 @@ def found(text: str, language: str = "bg") -> list[str]:
         "see https://example.org/a",
         "on www.example.com now", "on example.com now", "to me@mail.example.co.uk", "[laughter] yes", "[00:12] yes",
         r"{\an8}Well", "<unk> again", "<!-- note -->", "**bold**", "♪ la la la",
-        "<prosody rate='slow'>well</prosody>",
+        "<prosody rate='slow'>well</prosody>", "<break time='1s'/> so", "<|endoftext|>",
+        "(laughs) yes", "yes (Laughter)", "( coughing )", "so (lacht)", "да (смеётся)", "はい（笑）", "네 (웃음)",
+        "ja (rires)",
+        "[noise]", "［笑］はい", "{pause} so", "*coughs* so", "a _word_ of it", "♫", "'''bold'''",
+        "a&nbsp b", "a &amp b", "on t.me/x", "see bit.ly/x", "see example.co.uk", "see example.de now", "mailto:me",
+        "as @anna says", "#topic of", "un@@ believable", "▁the", "one\\ntwo", r"caf\udead", "== head ==", "a --> b",
     ],
 )  # fmt: skip
 def test_markup(text: str) -> None:
@@ -34,6 +40,9 @@ def test_markup(text: str) -> None:
     [
         "three < four and five > two", "fish & chips", "Q&A; more", "I said: yes.", "e.g. this", "well... no",
         "(an aside)", "the end.In between", "one/two", "C# and F*", "ሰላም ለዓለም።", "100 %",
+        "so (sic)", "(siehe oben)", "(music by Bach)", "AT&T and R&B", "2*3*4", "a * b", "# 1", "#1", "snake_case",
+        "km/h",
+        "the end.it is", "e.g./i.e.", "U.S./U.K.", "z.B. so", "3.5/7", "&c.", "x@ y", "node.js", "ዓ.ም",
     ],
 )  # fmt: skip
 def test_text_without_markup(text: str) -> None:
@@ -102,3 +111,71 @@ def test_fifty_recordings_of_a_language_have_a_median() -> None:
     assert off[0][1] == "24.5 characters per second, the language's median is 8.0: is it the text of this recording?"
     # one fewer, and what any speech has counts
     assert [len(found["text"]) for found, _ in speaking_rates([*usual[1:], *others])] == [10, 11]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ã©tÃ©", "donâ€™t", "naÃ¯ve", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "РџСЂРёРІРµС‚", "áˆ°áˆ‹áˆ\x9d", "à¤¨à¤®à¤¸à¥\x8d",
+        "ÎšÎ±Î»", "Ø³Ù„Ø§Ù…", "×©×œ",
+        "ðŸ˜€", "ï»¿a",
+        "√©t√©", "‚Äôs", "caf\ufffd", "caf?s", "???? ?? ???", "a\x00b", "a\x85b", "\ue000", "\U000f0001",
+    ],
+)  # fmt: skip
+def test_what_a_wrong_encoding_leaves(text: str) -> None:
+    assert found(text) == ["mojibake"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CAFÉ»", "Spaß”", "MANHÃ”", "IDÉE…", "São João", "l’été… »", "à–", "Âncora", "Привет", "СССР", "Сёстры", "Її",
+        "р’",
+        "what? no", "Really???", "ሰላም ለዓለም", "हिन्दी", "Tiếng Việt", "क\u200dष", "٣ في",
+    ],
+)  # fmt: skip
+def test_texts_in_their_encoding(text: str) -> None:
+    assert "mojibake" not in found(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "phonemic"),
+    [
+        ("həlˈoʊ wˈɜːld", True), ("ðɪs ɪz ɹɛd bɜd", True), ("ɡuːtən", True), ("kɑ̃t͡ʃ ɐ", True),
+        ("Eʋegbe ŋutɔ ɖe ƒe ɣeyiɣi", False), ("nzela ya kolɛngɛ́lɛ", False), ("Əliyev gəldi", False), ("ɩ ʊ ɖ", False),
+        ("ʔəsx̌ʷədəd ɬ", False), ("þæt wæs gōd cyning", False), ("Året ø", False),
+    ],
+)  # fmt: skip
+def test_phonemes(text: str, phonemic: bool) -> None:
+    assert ("phonemes" in found(text, "xx")) == phonemic
+
+
+class _Unknown:
+    """A tokenizer to which everything is unknown."""
+
+    tokenizer = SimpleNamespace(
+        encode=lambda text: SimpleNamespace(ids=[1] * len(text), offsets=[(at, at + 1) for at in range(len(text))])
+    )
+
+    def encode(self, text: str, language: str) -> list[int]:
+        return [261, 1, 1]
+
+    def preprocess_text(self, text: str, language: str) -> str:
+        return text
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "cause"),
+    [
+        ("Ã©tÃ©", "unknown_tokens", "UTF-8 that was read as another encoding: 'Ã©tÃ©'"),
+        ("ðˈɪs", "unknown_tokens", "phonetic letters .IPA. where the text should be"),
+        ("<unk> so", "unknown_tokens", "'<unk>' looks like markup"),
+        ("ሰ", "unknown_tokens", "in 'ሰ'$"),
+        ("well \ud83d so", "text_error", r"half a character, an escape that was cut off, in 'well .ud83d so'"),
+    ],
+    ids=["mojibake", "phonemes", "markup", "a letter", "surrogate"],
+)
+def test_the_cause_of_what_cannot_be_used(text: str, kind: str, cause: str) -> None:
+    _, problems = read_text({"text": text, "language": "en"}, _Unknown(), 30)
+    assert list(problems) == [kind]
+    assert re.search(cause, problems[kind]["detail"])

@@ -50,6 +50,8 @@ WARNINGS = {
     "speaking_rate": "more or less text than the recording has time for",
     "mostly_silence": "little of the recording is sound: the speech may be missing",
     "clipped": "the recording was too loud and is cut off",
+    "mojibake": "characters in the text that a wrong encoding leaves",
+    "phonemes": "phonetic letters (IPA) where the text should be",
     "markup": "tags, entities or addresses in the text",
     "digits": "numbers that stay digits: no words are known for them",
     "duplicate_audio": "the same recording again",
@@ -278,7 +280,10 @@ def _warnings(
             earlier = first.setdefault(key, sample)
             if earlier is not sample:
                 manifest = "" if earlier["manifest"] == sample["manifest"] else f" of {earlier['manifest']}"
-                found[key[0]].append(_entry(sample, f"the same as {earlier['manifest_audio_file']}{manifest}"))
+                detail = f"the same as {earlier['manifest_audio_file']}{manifest}"
+                if earlier["audio_file"] == sample["audio_file"] and earlier["text"] != sample["text"]:
+                    detail += f", with another text: {earlier['text'][:40]!r} and {sample['text'][:40]!r}"
+                found[key[0]].append(_entry(sample, detail))
     if len(rates) > 1:
         for rate, members in sorted(rates.items()):
             detail = f"first of {len(members)} with {rate} Hz"

@@ -9,6 +9,7 @@ import pandas as pd
 
 from xtts_extend.data.locales import looks_like_language
 from xtts_extend.data.paths import AUDIO_SUFFIXES
+from xtts_extend.data.unspoken import is_phonemic, phonetic_signs
 from xtts_extend.errors import ConfigError, DataError
 
 #: Names that people give to their columns, the preferred one first. Case, spaces and punctuation do not matter.
@@ -180,6 +181,11 @@ def placed_columns(
     if len(rest) != 2:
         raise DataError(f"{where} has an unknown format: {_ways_out(cells)}")
     before, last = rest
+    if _looks_like_phonemes(cells[last], cells[before]):
+        raise DataError(
+            f"{where} has no header, and its column {last + 1} ({cells[last].iloc[0][:40]!r}) looks like phonemes. "
+            f"XTTS reads text: add --columns text={before + 1}, or --columns text={last + 1} if these are the texts."
+        )
     if "speaker" in columns or _same_words(cells[before], cells[last]):
         return chosen | {"text": last}
     if _looks_like_speakers(cells[last], cells[before]):
@@ -210,6 +216,12 @@ def _same_words(first: pd.Series[str], second: pd.Series[str]) -> bool:
     """Whether most of the texts of two columns differ in case and punctuation at most."""
     plain = [column.head(1000).map(_key) for column in (first, second)]
     return bool((plain[0] == plain[1]).mean() > 0.5)
+
+
+def _looks_like_phonemes(column: pd.Series[str], other: pd.Series[str]) -> bool:
+    """Whether most cells of a column have phonetic signs, which the texts of the other one do not have at all."""
+    cells, usual = column.head(1000), phonetic_signs("".join(other.head(1000)))
+    return is_phonemic("".join(cells)) and bool(cells.map(lambda cell: bool(phonetic_signs(cell) - usual)).mean() > 0.5)
 
 
 def _looks_like_speakers(column: pd.Series[str], other: pd.Series[str]) -> bool:

@@ -12,18 +12,10 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.data.dataset import STOP_ID, UNKNOWN_ID
 from xtts_extend.data.manifest import Sample
+from xtts_extend.data.unspoken import find_damage, find_markup, has_surrogate, is_phonemic, without_markup
 from xtts_extend.text.languages import CLEANER_ERRORS
 from xtts_extend.text.vocabulary import name_character
 
-_MARKUP = re.compile(
-    r"</?[a-z][^<>]*>|<!--"  # tags of HTML, SSML, subtitles, and <unk>
-    r"|&(?:[a-z]\w+|#\d+|#x[\da-f]+);"  # entities
-    r"|\b(?:https?|ftp)://\S+|\bwww\.\S+|\b[\w-]+\.(?:com|org|net|info|edu|gov|io)\b"  # addresses
-    r"|\S+@\S+\.\w\w+"  # of e-mail
-    r"|\[[^\]]*\]|\{[^}]*\}"  # [laughter], [00:12], {\an8}
-    r"|\*\*|__|♪",
-    re.IGNORECASE,
-)
 _DIGIT = re.compile(r"\d")
 
 # Letters and digits; vowel signs are not among them.
@@ -48,6 +40,8 @@ _SHORT_TEXT, _SILENCE_AROUND_S = 10, 1.0
 def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> tuple[int, dict[str, dict[str, Any]]]:
     """Number of tokens, and kinds and details of what makes a text unusable for a model that takes `max_length`."""
     text, language = sample["text"], sample["language"]
+    if has_surrogate(text):
+        return 0, {"text_error": {"detail": f"half a character, an escape that was cut off, in {ascii(text)[:80]}"}}
     if not text.strip():
         return 0, {"empty_text": {"detail": repr(text)}}
     try:
@@ -63,18 +57,36 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         pieces = {cleaned[start:end] for token, (start, end) in spans if token in (UNKNOWN_ID, STOP_ID)}
         characters = [name_character(piece) for piece in sorted(pieces)]
-        found["unknown_tokens"] = {"detail": f"{' '.join(characters)} in {cleaned!r}", "characters": characters}
+        cause = f"; {why}" if (why := _why_unknown(text, pieces)) else ""
+        detail = f"{' '.join(characters)} in {cleaned!r}{cause}"
+        found["unknown_tokens"] = {"detail": detail, "characters": characters}
     if len(ids) > max_length:
         found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model takes {max_length}"}
     return len(ids), found
 
 
+def _why_unknown(text: str, pieces: set[str]) -> str | None:
+    """Where unknown pieces of a text come from, if no text of a language has them."""
+    if damage := find_damage(text):
+        return damage
+    if is_phonemic(text):
+        return "phonetic letters (IPA) where the text should be"
+    markup = find_markup(text) or ""
+    return (
+        f"{markup[:40]!r} looks like markup" if any(len(piece) == 1 and piece in markup for piece in pieces) else None
+    )
+
+
 def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tuple[str, str]]:
     """Kinds and details of what deserves a look in a text that can be used."""
     text = sample["text"]
-    if found := _MARKUP.search(text):
-        yield "markup", f"{found[0][:80]!r} in {text[:80]!r}"
-    spoken = _MARKUP.sub(" ", text)
+    if markup := find_markup(text):
+        yield "markup", f"{markup[:80]!r} in {text[:80]!r}"
+    if damage := find_damage(text):
+        yield "mojibake", damage
+    if is_phonemic(text):
+        yield "phonemes", f"{text[:80]!r}"
+    spoken = without_markup(text)
     if _DIGIT.search(spoken):
         cleaned = tokenizer.preprocess_text(spoken, sample["language"].split("-")[0])
         if _DIGIT.search(cleaned):
