@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -317,3 +319,25 @@ def test_a_source_is_never_written_to(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="stays as it is"):
             write_manifest(read_manifest(str(source), "en"), target)
     assert source.read_bytes() == before
+
+
+def test_accents_of_coquis_languages_are_composed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of others the cleaner composes; what NFC takes apart stays."""
+    caplog.set_level(logging.INFO)
+    apart = unicodedata.normalize("NFD", "été ạ́")
+    texts = [
+        ("fr", apart),
+        ("fr", "été"),
+        ("ko", unicodedata.normalize("NFD", "한국")),
+        ("yo", apart),
+        ("hi", "\u0958"),
+    ]
+    (tmp_path / "m.csv").write_text(
+        "audio|text|lang\n" + "".join(f"a.wav|{text}|{language}\n" for language, text in texts), encoding="utf-8"
+    )
+    read = [sample["text"] for sample in read_manifest(str(tmp_path / "m.csv"), None)]
+    assert read == [unicodedata.normalize("NFC", apart), "été", "한국", apart, "\u0958"]
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "the accents of 1 texts in 'fr' were separate (NFD): composed",
+        "the accents of 1 texts in 'ko' were separate (NFD): composed",
+    ]

@@ -450,6 +450,14 @@ def test_the_columns_of_a_manifest_can_be_named(
     assert set(report.new_letters) == set("ሰላም")
 
 
+def test_a_wrong_encoding_is_named(
+    small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = write_text("ọẹ\nẹọ donâ€™t\nọ ẹ itâ€™s\n")
+    extend_vocabulary(small_vocab, "yo", tmp_path / "v.json", texts=[text], size=30)
+    assert "corpus.txt: 2 texts have UTF-8 that was read as another encoding: 'ẹọ donâ€™t'." in caplog.text
+
+
 @pytest.mark.parametrize("drop", ["ẸX", "E\u0323 x", "U+1EB8 u+0078"])
 def test_characters_that_are_left_out(
     drop: str, small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -133,3 +134,26 @@ def test_of_a_manifest_only_the_texts_are_compared(
     named = write_text("The one;ሰላ\nThe other;ላሰ\n", "en.csv")
     check = check_vocabulary(small_vocab, extended, [named], {"text": "1"})
     assert (check.checked_lines, check.skipped_lines) == (2, 0)
+
+
+def test_accents_of_coquis_languages_that_are_apart_are_composed(
+    shared_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = shared_data / "xtts_vocab.json"
+    for name in ("fr.txt", "cs.txt", "ru.txt"):
+        text = (shared_data / "udhr" / name).read_text(encoding="utf-8")
+        for form in ("NFC", "NFD"):
+            (tmp_path / form).mkdir(exist_ok=True)
+            (tmp_path / form / name).write_text(unicodedata.normalize(form, text), encoding="utf-8")
+    checks = [check_vocabulary(real, real, sorted((tmp_path / form).iterdir())) for form in ("NFC", "NFD")]
+    assert checks[0] == checks[1]
+    assert checks[0].checked_lines > 100
+    assert "lines were separate (NFD): composed." in caplog.text
+
+
+def test_half_a_character_in_json(
+    small_vocab: Path, extended: Path, write_text: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = write_text('{"text": "the \\ud83d one"}\n{"text": "other"}\n', "en.jsonl")
+    assert check_vocabulary(small_vocab, extended, [text]).checked_lines == 2
+    assert "half a character, of a cut escape, is left out of 1 texts" in caplog.text

@@ -24,7 +24,7 @@ from xtts_extend.data.paths import find_recordings
 from xtts_extend.data.rows import Rows, read_rows
 from xtts_extend.errors import ConfigError, DataError, LanguageError
 from xtts_extend.files import atomic_write
-from xtts_extend.text.languages import validate_code
+from xtts_extend.text.languages import compose_stock, validate_code
 
 logger = logging.getLogger("trainer")
 Sample: TypeAlias = dict[str, Any]
@@ -62,7 +62,7 @@ def read_manifest(
         columns: Role → column, as `columns.parse_columns` gives them; the others are recognised.
 
     Returns:
-        One sample per line, in order, whether or not its recording exists.
+        One sample per line, in order, whether or not its recording exists. Texts of coqui's own languages are composed.
 
     Raises:
         ConfigError: `columns` for a formatter of coqui.
@@ -75,10 +75,10 @@ def read_manifest(
             raise ConfigError(
                 f"--columns and --manifest-format {format}: a formatter of coqui knows its columns. Omit one."
             )
-        return _read_with_formatter(path, language, format)
+        return _composed(path, _read_with_formatter(path, language, format))
     if path.is_dir():
         raise DataError(f"{path} is a folder; give the manifest file in it, or a formatter that reads folders")
-    return _samples(path, read_rows(path, columns or {}, language, format), language)
+    return _composed(path, _samples(path, read_rows(path, columns or {}, language, format), language))
 
 
 def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
@@ -226,6 +226,19 @@ def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]
         if (spelled or "").strip() and codes[spelled] != spelled:
             logger.info(" > %s: the language %r is read as %r in %d rows", path, spelled, codes[spelled], count)
     return [codes[spelled] for spelled in rows.language]
+
+
+def _composed(path: Path, samples: list[Sample]) -> list[Sample]:
+    """Accents of coqui's own languages in their letters, said once; see `languages.compose_stock`."""
+    counts: Counter[str] = Counter()
+    for sample in samples:
+        composed = compose_stock(sample["text"], sample["language"])
+        if composed != sample["text"]:
+            counts[sample["language"]] += 1
+            sample["text"] = composed
+    for code, count in sorted(counts.items()):
+        logger.info(" > %s: the accents of %d texts in '%s' were separate (NFD): composed", path, count, code)
+    return samples
 
 
 def _no_language(where: str) -> DataError:

@@ -14,6 +14,7 @@ from xtts_extend.data.corpora import is_table, require_text, unwrapped
 from xtts_extend.data.locales import all_languages
 from xtts_extend.data.paths import FOLDERS, is_any_there
 from xtts_extend.data.tables import Table, is_json, read_objects, read_table, read_text, split_lines
+from xtts_extend.data.unspoken import has_surrogate
 from xtts_extend.errors import DataError
 
 logger = logging.getLogger("trainer")
@@ -124,13 +125,21 @@ def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> l
             raise DataError(f"{path} cannot be read: {error}") from error
         require_text(path, text)
         if (texts := unwrapped(path, text)) is not None:
-            return texts
+            return _without_halves(path, texts)
         if not (is_json(path, text) or is_table(path, text)):
             return None
     rows = read_rows(path, columns or {}, texts_only=True)
     if len(languages := sorted({spoken for spoken in rows.language if spoken})) > 1:
         logger.warning(" ! %s: its texts are in several languages, and all count: %s", path, ", ".join(languages[:20]))
-    return rows.text
+    return _without_halves(path, rows.text)
+
+
+def _without_halves(path: Path, texts: list[str]) -> list[str]:
+    """Texts without the halves of characters that cut escapes leave in JSON, which no tokenizer takes."""
+    if halved := sum(map(has_surrogate, texts)):
+        logger.warning(" ! %s: half a character, of a cut escape, is left out of %d texts", path, halved)
+        return [text.encode("utf-8", "ignore").decode() for text in texts]
+    return texts
 
 
 def _as_text(where: str, role: str, value: Any) -> str:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from xtts_extend.data.unspoken import find_damage
 from xtts_extend.errors import DataError
+from xtts_extend.notices import warn_once
 from xtts_extend.text.cleaners import JOINERS, is_silent
-from xtts_extend.text.languages import clean_text
+from xtts_extend.text.languages import clean_text, compose_stock
 from xtts_extend.text.verify import read_texts
 
 _CODE_POINT = re.compile(r"[Uu]\+([0-9A-Fa-f]{4,6})")
@@ -55,14 +57,19 @@ def read_corpus(
     corpus = Corpus()
     for path in paths:
         lines, is_manifest = read_texts(path, columns)
+        damaged, example = 0, ""
         for line in lines:
-            cleaned = clean_text(line, language)
+            if damage := find_damage(line.strip()):
+                damaged, example = damaged + 1, example or damage
+            cleaned = clean_text(compose_stock(line, language), language)
             for character in set(line).difference(cleaned):
                 if is_silent(character):
                     corpus.silent[character] += line.count(character)
             left = _without(cleaned, known, drop, pictures=is_manifest)
             corpus.left_out.update(Counter(cleaned) - Counter(left))
             corpus.words.update(left.split())
+        if damaged:
+            warn_once(f"{path}: {damaged} texts have {example}. Convert the file again from its source, as UTF-8.")
     if not corpus.words:
         raise DataError(
             f"No text in {', '.join(map(str, paths))}: nothing is left after the cleaning of '{language}'. Expected "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -21,6 +22,7 @@ __all__ = [
     "amharic_cleaner",
     "clean_numbers",
     "clean_text",
+    "compose_stock",
     "default_cleaner",
     "get_language",
     "is_stock",
@@ -79,6 +81,16 @@ def validate_code(code: str) -> str:
 def is_stock(code: str) -> bool:
     """Whether coqui-tts itself cleans this language; a region is ignored, as coqui does ("zh-cn" is "zh")."""
     return code.split("-")[0] in STOCK_LANGUAGES
+
+
+def compose_stock(text: str, code: str) -> str:
+    """Text of coqui's own languages with accents in its letters (NFC); of others as it is, their cleaners do the same.
+
+    Coqui's cleaners leave accents that are characters of their own (NFD), and its vocabulary has none of them.
+    """
+    composed = unicodedata.normalize("NFC", text) if is_stock(code) and not text.isascii() else text
+    # NFC takes some letters of Indic scripts apart
+    return composed if len(composed) < len(text) else text
 
 
 def language_tag(code: str) -> str:

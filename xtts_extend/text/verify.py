@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from xtts_extend.data.rows import texts_of_manifest
 from xtts_extend.errors import DataError
 from xtts_extend.notices import warn_once
-from xtts_extend.text.languages import CLEANER_ERRORS, clean_text, is_stock, language_tag
+from xtts_extend.text.languages import CLEANER_ERRORS, clean_text, compose_stock, is_stock, language_tag
 from xtts_extend.text.vocabulary import Vocabulary, count_closed_gaps, encode_all, load_vocabulary
 
 _EXAMPLES = 10
@@ -125,15 +125,17 @@ def check_vocabulary(
     dead = dead_entries(base, extended)
     changed: list[str] = []
     words: Counter[str] = Counter()
-    checked = skipped = 0
+    checked = skipped = apart = 0
     for path in texts:
         language = _language_of(Path(path), {*base.languages, *extended.languages})
         tag = language_tag(language)
         tag = tag if tag in base.tokens and tag in extended.tokens else ""
         lines: list[str] = []
         for line in read_texts(Path(path), columns)[0]:
+            composed = compose_stock(line, language)
+            apart += composed != line
             try:
-                cleaned = clean_text(line, language)
+                cleaned = clean_text(composed, language)
             except CLEANER_ERRORS:
                 skipped += 1
                 continue
@@ -149,6 +151,8 @@ def check_vocabulary(
             checked += 1
             if old.ids != new.ids:
                 changed.append(f"{path}: {line}")
+    if apart:
+        warn_once(f"The accents of {apart} lines were separate (NFD): composed.")
     if texts and not checked + skipped:
         raise DataError(f"There is no text in {', '.join(map(str, texts))}: nothing was compared. Give some.")
     return VocabularyCheck(
