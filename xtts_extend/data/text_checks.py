@@ -80,13 +80,14 @@ def _why_unknown(text: str, pieces: set[str]) -> str | None:
 def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tuple[str, str]]:
     """Kinds and details of what deserves a look in a text that can be used."""
     text = sample["text"]
+    spoken = text
     if markup := find_markup(text):
+        spoken = without_markup(text)
         yield "markup", f"{markup[:80]!r} in {text[:80]!r}"
     if damage := find_damage(text):
         yield "mojibake", damage
     if is_phonemic(text):
         yield "phonemes", f"{text[:80]!r}"
-    spoken = without_markup(text)
     if _DIGIT.search(spoken):
         cleaned = tokenizer.preprocess_text(spoken, sample["language"].split("-")[0])
         if _DIGIT.search(cleaned):
