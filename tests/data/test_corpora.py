@@ -27,6 +27,9 @@ LISTS = {
     "kaldi": "spk1-utt001 One text.\nspk2-utt002 Two texts.\n",
     "librispeech": "103-1240-0000 One text.\n103-1240-0001 Two texts.\n",
     "festival": '( arctic_a0001 "One text." )\n( arctic_a0002 "Two texts." )\n',
+    "jsut": "BASIC5000_0001:One text.\nBASIC5000_0002:Two texts.\n",
+    "voxforge": "ann-2010-abc/mfc/a01 One text.\nben-2011-abc/mfc/a01 Two texts.\n",
+    "recordings and spaces": '"one.wav" One text.\n"two.wav" Two texts.\n',
     "tatoeba": "1276\teng\tOne text.\n1277\tamh\tTwo texts.\n",
     "leipzig": "1\tOne text.\n2\tTwo texts.\n",
     "audacity": "0.000\t1.500\tOne text.\n1.500\t2.100\tTwo texts.\n",
@@ -56,12 +59,15 @@ def test_more_ids(tmp_path: Path) -> None:
     ids = ["BAC009S0002W0122", "BAC009S0002W0123", "BAC009S0003W0001", "X7", "Y8"]
     assert texts(tmp_path, "".join(f"{name} word {name}\n" for name in ids)) == [f"word {name}" for name in ids]
     assert texts(tmp_path, "001 a\n003 b\n\n002\n") == ["a", "b", ""]
+    assert texts(tmp_path, "00:12 a\n01:30 b\n02:10 c\n03:05 d\n04:20 e\n") == ["a", "b", "c", "d", "e"]
     assert texts(tmp_path, "1. a\n2. b\n3. c\n") == ["a", "b", "c"]
     assert texts(tmp_path, '"Yes."\n"No."\n', name="lines.jsonl") == ["Yes.", "No."]
 
 
 PLAIN = {
     "years": "1914 war\n1918 peace\n1939 war\n",
+    "a dialogue": "A: One.\nB: Two.\nA: Three.\n",
+    "verses": "Genesis 1:1 One.\nGenesis 1:2 Two.\n",
     "a few tabs": "One\ttwo\nthree\nfour\tfive\tsix\n",
     "paragraphs": "\tOne two\n\tthree\n",
     "what somebody says": '"One,"\n"Two."\n',

@@ -23,7 +23,7 @@ _BEGINNINGS = {
     r"WEBVTT\b": "WebVTT subtitles",
     r"\[Script Info\]|Dialogue: \d": "ASS or SSA subtitles",
     r"\{\d+\}\{\d+\}": "MicroDVD subtitles",
-    r"<\?xml|<!doctype|<(?:html|head|body|tmx|tei|doc|corpus|tt)\b[^<>]*>": "XML or HTML",
+    r"<\?xml|<!--|<!doctype|<(?:html|head|body|tmx|tei|doc|corpus|tt)\b[^<>]*>": "XML or HTML",
     r"\{\\rtf": "a document in RTF",
     r"\\documentclass": "LaTeX",
     r'File type = "ooTextFile': "a TextGrid of Praat",
@@ -101,18 +101,27 @@ def _festival(path: Path, lines: Sequence[str]) -> list[str] | None:
 
 def _behind_ids(path: Path, lines: Sequence[str]) -> list[str] | None:
     """what follows the id at the beginning of each line, as in Kaldi's file text."""
-    split = [re.split(r" +", line, maxsplit=1) for line in lines]
-    ids = [cells[0] for cells in split]
-    if len(lines) < 2 or not _are_ids(ids) or not any(len(cells) > 1 for cells in split):
-        return None
+    # a time, 00:12, has a colon inside
+    for end in (r"(?<=\w)(?<!\b\d\d)(?<!\b\d): *", " +"):
+        split = [re.split(end, line, maxsplit=1) for line in lines]
+        ids = [cells[0].strip('"') for cells in split]
+        if len(lines) > 1 and any(len(cells) > 1 for cells in split) and _name_utterances(ids):
+            return [cells[1] if len(cells) > 1 else "" for cells in split]
+    return None
+
+
+def _name_utterances(ids: Sequence[str]) -> bool:
+    """Whether what lines begin with are surely ids, and not the numbers and names of a text."""
+    if all(map(has_suffix, ids)):
+        return True
+    if not _are_ids(ids):
+        return False
     ids = [name.rstrip(".:)") for name in ids]
     if all(name.isdecimal() for name in ids):
         # the years of a chronicle are no ids
         counted = [int(name) for name in ids] == list(range(int(ids[0]), int(ids[0]) + len(ids)))
-        sure = len(ids) > 2 and (counted or (ids[0].startswith("0") and len({*map(len, ids)}) == 1))
-    else:
-        sure = len(ids) > 4 or all(re.search(r"\w[-_]\w", name) for name in ids)
-    return [cells[1] if len(cells) > 1 else "" for cells in split] if sure else None
+        return len(ids) > 2 and (counted or (ids[0].startswith("0") and len({*map(len, ids)}) == 1))
+    return len(ids) > 4 or all(re.search(r"\w[-_]\w", name) for name in ids)
 
 
 def _are_ids(cells: Sequence[str]) -> bool:
