@@ -11,7 +11,11 @@ import operator
 import os
 import pathlib
 import subprocess
+import sys
+import time
 import types
+import typing
+import zoneinfo
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ import torch
 from xtts_extend.checkpoint.inspect import load_pickled
 from xtts_extend.errors import CheckpointError
 
+TOKYO = zoneinfo.ZoneInfo("Asia/Tokyo")
 NOON = datetime.datetime(2024, 1, 2, 12, tzinfo=datetime.timezone.utc)
 
 
@@ -51,6 +56,14 @@ NOON = datetime.datetime(2024, 1, 2, 12, tzinfo=datetime.timezone.utc)
         pytest.param(pathlib.PureWindowsPath("C:/runs/a.wav"), "C:\\runs\\a.wav", id="path on Windows"),
         pytest.param(datetime.date(2024, 1, 2), datetime.date(2024, 1, 2), id="date"),
         pytest.param(NOON, NOON, id="time"),
+        pytest.param(zoneinfo.ZoneInfo("Europe/Paris"), "Europe/Paris", id="time zone"),
+        pytest.param(NOON.replace(tzinfo=TOKYO), "2024-01-02T12:00:00 Asia/Tokyo", id="time in a zone"),
+        pytest.param({"at": [datetime.time(3, tzinfo=TOKYO)]}, {"at": ["03:00:00 Asia/Tokyo"]}, id="time of day"),
+        pytest.param(time.gmtime(0), (1970, 1, 1, 0, 0, 0, 3, 1, 0), id="struct_time"),
+        pytest.param(np.datetime64("2024-01-02"), "2024-01-02", id="numpy date"),
+        pytest.param(np.array(["2024-01"], "M8[M]"), ["2024-01"], id="numpy dates"),
+        pytest.param(np.float32, float, id="numpy class"),
+        pytest.param(torch.__version__, str(torch.__version__), id="torch's version"),
         pytest.param(datetime.timedelta(hours=3), datetime.timedelta(hours=3), id="duration"),
         pytest.param(argparse.Namespace(lr=np.float64(0.5)), {"lr": 0.5}, id="Namespace"),
         pytest.param(types.SimpleNamespace(a=[{"b": 1}]), {"a": [{"b": 1}]}, id="SimpleNamespace"),
@@ -84,6 +97,27 @@ def test_configurations_that_were_pickled_as_objects(tmp_path):
     assert (found["lr"], found["model_args"]["gpt_layers"], found["datasets"][0]["path"]) == (3e-6, 2, "/data")
 
 
+def test_configurations_of_omegaconf(tmp_path, monkeypatch):
+    """What hydra and Lightning leave in their files: each value is an object, which knows its parent."""
+
+    def make(module, name, **fields):
+        kind = type(name, (), {"__module__": f"omegaconf.{module}"})
+        monkeypatch.setitem(sys.modules, kind.__module__, types.SimpleNamespace(**{name: kind}))
+        node = kind()
+        vars(node).update(fields)
+        return node
+
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    about = make("base", "ContainerMetadata", ref_type=typing.Any, object_type=dict)
+    rate = make("nodes", "FloatNode", _val=5e-6, _metadata=about)
+    layers = make("listconfig", "ListConfig", _content=[rate, rate], _metadata=about)
+    config = make("dictconfig", "DictConfig", _content={"rates": layers, "lr": rate}, _metadata=about, _parent=None)
+    vars(rate)["_parent"] = config
+    torch.save({"config": config}, tmp_path / "a.pth")
+    found = load_pickled(tmp_path / "a.pth", map_location="cpu")
+    assert found == {"config": {"rates": [5e-6, 5e-6], "lr": 5e-6}}
+
+
 class Kind(enum.Enum):
     BEST = 1
 
@@ -97,8 +131,21 @@ class Kind(enum.Enum):
         (functools.partial(max), "functools.partial"),
         (torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
         (np.random.default_rng(1), "numpy.random._pickle.__generator_ctor"),
+        (decimal.Context().copy, "decimal.Context"),
+        (os.stat("/"), "os.stat_result"),
+        (operator.itemgetter(1), "operator.itemgetter"),
     ],
-    ids=["enum", "decimal", "range", "partial", "a whole module", "generator"],
+    ids=[
+        "enum",
+        "decimal",
+        "range",
+        "partial",
+        "a whole module",
+        "generator",
+        "a method",
+        "what a file is",
+        "itemgetter",
+    ],
 )
 def test_another_object_is_named_without_an_accusation(tmp_path, value, name):
     torch.save({"date": value}, tmp_path / "a.pth")

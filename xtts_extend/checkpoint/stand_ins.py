@@ -7,6 +7,7 @@ class that does nothing but keep values: nothing that a file names is imported o
 from __future__ import annotations
 
 import datetime
+import pickle
 from collections.abc import Callable
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,10 +20,50 @@ _RUNS_CODE = {
     "shutil", "socket", "subprocess", "sys", "webbrowser",
     "__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "open", "setattr",
 }  # fmt: skip
+#: Names in these modules that only describe something.
+_HARMLESS = {
+    "operator.itemgetter", "os.stat_result", "os.terminal_size", "os.uname_result", "posix.stat_result",
+    "posix.terminal_size", "posix.uname_result", "sys.flags", "sys.float_info", "sys.version_info",
+}  # fmt: skip
 
 
 class _Fields:
     """An object of which only the attributes count: `argparse.Namespace`, and coqui's configurations."""
+
+
+class _OmegaConf:
+    """A node of an omegaconf configuration: a value, or nodes in a dict or a list."""
+
+    def plain(self) -> Any:
+        """The values; interpolations stay the texts that they are."""
+        held = vars(self)
+        return without_stand_ins(held.get("_content", held.get("_val")))
+
+
+class _Zone(datetime.tzinfo):
+    """A time zone by its name, whose rules are of no use here."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def tzname(self, _: datetime.datetime | None) -> str:
+        return self.name
+
+    def utcoffset(self, _: datetime.datetime | None) -> None:
+        return None
+
+    dst = utcoffset
+
+
+def _zone(name: str, *_: Any) -> _Zone:
+    return _Zone(name)
+
+
+def _getattr(*arguments: Any) -> Any:
+    """The one attribute that is asked for by files that hold nothing but a time zone."""
+    if arguments == (_Zone, "_unpickle"):
+        return _zone
+    raise pickle.UnpicklingError("Unsupported global: GLOBAL getattr")
 
 
 class _Numpy:
@@ -45,8 +86,11 @@ class _Numpy:
 
 
 def _numbers(dtype: _Numpy, data: Any) -> Any:
-    """The array of what numpy calls numbers or texts; None for dates, records and objects."""
+    """The array of what numpy calls numbers or texts, dates among them; None for records and objects."""
     name, byte_order = dtype.made_of[0], dtype.state[1]
+    if name[0] in "mM" and isinstance(data, bytes):
+        unit, count = dtype.state[-1][1][:2]
+        return np.frombuffer(data, np.dtype(f"{name}[{count}{unit.decode()}]").newbyteorder(byte_order)).astype(str)
     if name[0] not in "biufcUS" or not isinstance(data, bytes):
         return None
     return np.frombuffer(data, np.dtype(name).newbyteorder(byte_order))
@@ -58,6 +102,10 @@ def _scalar(dtype: _Numpy, data: Any = None) -> Any:
     return data if values is None else values[0].item()
 
 
+def _nothing() -> None:
+    """What stands in the place of `typing.Any`."""
+
+
 def _dict(*_: Any) -> dict[Any, Any]:
     """A `defaultdict` without what it makes missing values of; its items follow."""
     return {}
@@ -66,6 +114,10 @@ def _dict(*_: Any) -> dict[Any, Any]:
 def _list(*_: Any) -> list[Any]:
     """A `deque` without its limit; its items follow."""
     return []
+
+
+def _struct_time(fields: tuple[int, ...], _: Any = None) -> tuple[int, ...]:
+    return tuple(fields)
 
 
 def _posix(*parts: str) -> str:
@@ -91,6 +143,17 @@ _WITH_FIELDS = {
     "types": ("SimpleNamespace",),
 }
 _PLAIN = (bool, bytes, dict, float, frozenset, int, list, str, tuple)
+_OMEGACONF = {
+    "base": ("ContainerMetadata", "Metadata", "SCMode"),
+    "dictconfig": ("DictConfig",),
+    "listconfig": ("ListConfig",),
+    "nodes": ("AnyNode", "BooleanNode", "BytesNode", "FloatNode", "IntegerNode", "PathNode", "StringNode"),
+}
+#: Types of numpy that configurations hold, and Python's.
+_NUMBERS = {
+    **dict.fromkeys(("float16", "float32", "float64"), float),
+    **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), int),
+}
 _DATES = (datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone)
 
 #: The functions and classes that files may name, each with a name.
@@ -98,6 +161,14 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *((_Fields, f"{module}.{name}") for module, names in _WITH_FIELDS.items() for name in names),
     *((kind, f"builtins.{kind.__name__}") for kind in _PLAIN),
     *((kind, f"datetime.{kind.__name__}") for kind in _DATES),
+    (_Zone, "zoneinfo.ZoneInfo"),
+    (_zone, "zoneinfo.ZoneInfo._unpickle"),
+    (_getattr, "builtins.getattr"),
+    *((_OmegaConf, f"omegaconf.{module}.{name}") for module, names in _OMEGACONF.items() for name in names),
+    (_nothing, "typing.Any"),
+    (str, "torch.torch_version.TorchVersion"),
+    (_struct_time, "time.struct_time"),
+    *((kind, f"numpy.{name}") for name, kind in _NUMBERS.items()),
     (_dict, "collections.defaultdict"),
     (_list, "collections.deque"),
     *(
@@ -116,13 +187,17 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 def runs_code(name: str) -> bool:
     """Whether a name that is not allowed, as torch's error gives it, has no other use in a file than to run code."""
-    return name.partition(".")[0] in _RUNS_CODE
+    return name.partition(".")[0] in _RUNS_CODE and name not in _HARMLESS
 
 
 def without_stand_ins(value: Any) -> Any:
     """Loaded content as dicts, lists, tuples, plain values and tensors alone; private attributes are left out."""
-    if isinstance(value, _Numpy):
+    if isinstance(value, (_Numpy, _OmegaConf)):
         return value.plain()
+    if isinstance(value, _Zone):
+        return value.name
+    if isinstance(value, (datetime.datetime, datetime.time)) and isinstance(value.tzinfo, _Zone):
+        return f"{value.replace(tzinfo=None).isoformat()} {value.tzinfo.name}"
     if isinstance(value, _Fields):
         value = {key: item for key, item in vars(value).items() if not key.startswith("_")}
     if isinstance(value, dict):
