@@ -40,6 +40,8 @@ def renamed(state, old, new):
         pytest.param(
             {name.removeprefix("gpt."): tensor for name, tensor in PUBLISHED.items()}, PUBLISHED, id="GPT alone"
         ),
+        pytest.param(renamed(PUBLISHED, "gpt.", "model."), PUBLISHED, id="GPT alone, in somebody's own module"),
+        pytest.param(renamed(OURS, "", "gpt_trainer."), OURS, id="trainer in somebody's own module"),
     ],
 )
 @pytest.mark.parametrize("bare", [False, True], ids=["", "a bare state dict"])
@@ -90,11 +92,30 @@ def test_a_file_without_layers_is_no_xtts(tmp_path, name):
         (17.0, 17),
         (torch.tensor(17), 17),
         (torch.tensor([17.0]), 17),
+        ("17", 17),
+        ("17.0", 17),
+        ([17], 17),
         (17.5, None),
-        ("17", None),
+        ("17.5", None),
+        ("last", None),
+        (float("inf"), None),
         (None, None),
     ],
-    ids=["numpy", "numpy float", "float", "tensor", "tensor of a float", "fraction", "text", "None"],
+    ids=[
+        "numpy",
+        "numpy float",
+        "float",
+        "tensor",
+        "tensor of a float",
+        "text",
+        "text of a float",
+        "list",
+        "fraction",
+        "text of a fraction",
+        "word",
+        "infinity",
+        "None",
+    ],
 )
 def test_counts(tmp_path, step, found):
     moments = {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3, 2)}}
@@ -103,6 +124,7 @@ def test_counts(tmp_path, step, found):
     info = inspect_checkpoint(tmp_path / "a.pth")
     assert (info.step, info.epoch, info.kind) == (found, found, "base" if found is None else "training")
     assert type(info.step) is type(found)
+    assert (info.has_optimizer, info.lacks) == (True, "step or epoch" if found is None else "")
 
 
 def test_a_codec_has_plain_names_too(tmp_path):
@@ -118,3 +140,71 @@ def test_weights_under_the_names_of_other_trainers(tmp_path, name):
     loaded = load_pickled(tmp_path / "a.ckpt", map_location="cpu")
     assert (set(loaded), loaded["model"].keys()) == ({"epoch", "model"}, PUBLISHED.keys())
     assert inspect_checkpoint(tmp_path / "a.ckpt").kind == "base"
+
+
+OPTIMIZER = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"params": [0]}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "step", "epoch"),
+    [
+        ({"optimizer_states": [OPTIMIZER], "lr_schedulers": [{"last_epoch": 1}], "global_step": 12, "epoch": 3}, 12, 3),
+        ({"optimizer": (OPTIMIZER,), "scheduler": ({"last_epoch": 1},), "step": 12, "epoch": 3}, 12, 3),
+        ({"optimizer": {"gpt": OPTIMIZER}, "lr_scheduler": {"last_epoch": 1}, "iteration": "12", "epoch": 3.0}, 12, 3),
+        (
+            {
+                "optimizer_state_dict": OPTIMIZER,
+                "scheduler_state_dict": {"last_epoch": 1},
+                "step": None,
+                "iter": torch.tensor(12),
+                "epoch": torch.tensor([3]),
+            },
+            12,
+            3,
+        ),
+    ],
+    ids=["Lightning", "tuples", "a dict of optimizers", "torch's tutorials"],
+)
+def test_runs_under_the_names_of_other_trainers(tmp_path, content, step, epoch):
+    torch.save({"state_dict": renamed(PUBLISHED, "", "model."), **content}, tmp_path / "a.ckpt")
+    info = inspect_checkpoint(tmp_path / "a.ckpt")
+    assert (info.kind, info.step, info.epoch, info.has_scheduler) == ("training", step, epoch, True)
+    plain = load_pickled(tmp_path / "a.ckpt", map_location="cpu")
+    assert {"model", "optimizer", "scheduler", "step", "epoch"} <= plain.keys()
+    assert not isinstance(plain["optimizer"], tuple)
+
+
+@pytest.mark.parametrize(
+    ("content", "beside"),
+    [
+        ({"model": {"model": OURS}, "step": 1}, {"step": 1}),
+        ({"state_dict": {"model": OURS, "config": {"lr": 1}}}, {"config": {"lr": 1}}),
+        ({"checkpoint": {"weights": {"net": OURS}, "step": 2}, "step": 1}, {"step": 1}),
+        ({"ema": OURS, "epoch": 3}, {"epoch": 3}),
+        ({"generator": OURS, "discriminator": {"a": torch.zeros(1)}}, {"discriminator": {"a": torch.zeros(1)}}),
+        ({"ema": {"model": PUBLISHED}, "model": {"module": OURS}}, {"ema": {"model": PUBLISHED}}),
+    ],
+    ids=["model in model", "state_dict with more", "three levels", "ema", "generator", "model beside its average"],
+)
+def test_the_weights_are_found_however_deep(tmp_path, caplog, content, beside):
+    torch.save(content, tmp_path / "a.pth")
+    found = load_pickled(tmp_path / "a.pth", map_location="cpu")
+    weights = found.pop("model")
+    assert weights.keys() == OURS.keys()
+    assert found.keys() == beside.keys()
+    assert found.get("step") == beside.get("step")
+    assert ("models of XTTS" in caplog.text) == ("ema" in beside)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"student": OURS, "ema": PUBLISHED},
+        {**renamed(PUBLISHED, "", "student."), **renamed(PUBLISHED, "", "ema.")},
+    ],
+    ids=["by key", "by prefix"],
+)
+def test_which_of_two_models_counts_is_not_guessed(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"holds 2 models of XTTS \((student, ema|ema, student)\)"):
+        inspect_checkpoint(tmp_path / "a.pth")

@@ -9,7 +9,7 @@ from runs import checkpoint, configured, edited, only_run
 
 from xtts_extend import inspect_checkpoint
 from xtts_extend.checkpoint.store import lock_run
-from xtts_extend.errors import ConfigError
+from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.run.config import NewLanguageConfig, apply_override, changes
 from xtts_extend.run.ranks import Ranks
 from xtts_extend.setup.flags import Flags
@@ -266,10 +266,13 @@ def test_an_optimizer_without_a_count_is_no_run(tmp_path, caplog, lacking):
     content = {"model": weights, "optimizer": {"state": moments, "param_groups": [{"params": [0]}]}}
     torch.save({**content, "step": 5, "epoch": 1, lacking: None}, tmp_path / "checkpoint_5.pth")
     caplog.set_level("INFO", "trainer")
-    start = open_checkpoint(Flags(checkpoint=str(tmp_path / "checkpoint_5.pth")), Ranks())
+    file = tmp_path / "checkpoint_5.pth"
+    with pytest.raises(CheckpointError, match=rf"the state of an optimizer and no {lacking}: .* with --start-fresh"):
+        open_checkpoint(Flags(checkpoint=str(file)), Ranks())
+    with pytest.raises(CheckpointError, match=rf"checkpoint_5\.pth holds no {lacking}"):
+        open_checkpoint(Flags(checkpoint=str(tmp_path)), Ranks())
+    start = open_checkpoint(Flags(checkpoint=str(file), start_fresh=True), Ranks())
     assert (start.mode, start.info.kind) == (Mode.START, "base")
-    values = {"step": 5, "epoch": 1, lacking: None}
-    assert f"the state of an optimizer, but step {values['step']} and epoch {values['epoch']}" in caplog.text
     assert "was stripped" not in caplog.text
 
 

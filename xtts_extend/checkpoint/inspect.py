@@ -13,11 +13,21 @@ import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from xtts_extend.checkpoint.formats import (
+    folder_without_model,
+    is_legacy,
+    is_safetensors,
+    not_an_archive,
+    part_of_several,
+    read_safetensors,
+    require_pickled_archive,
+)
 from xtts_extend.checkpoint.names import BEST_MODEL, named_checkpoints, parse_name
 from xtts_extend.checkpoint.plain import as_plain, is_counted_by_tensors
 from xtts_extend.checkpoint.soundness import require_sound
@@ -30,6 +40,8 @@ logger = logging.getLogger("trainer")
 RECORD_KEY = "xtts_extend"
 #: Prefixes under which the text embedding is found: coqui's trainer, `Xtts.state_dict()`.
 _GPT_PREFIXES = ("xtts.gpt.", "gpt.")
+#: As many bytes of a file as tell what it is.
+_START = 512
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,11 @@ class CheckpointInfo:
     size_bytes: int
     path: str
 
+    @property
+    def lacks(self) -> str:
+        """What is missing of a whole number of steps and one of epochs, in words; nothing where both are there."""
+        return " or ".join(name for name in ("step", "epoch") if getattr(self, name) is None)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
         return asdict(self)
@@ -76,16 +93,21 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
         raise CheckpointError(f"{path} is a folder, and a file was expected.")
     try:
         with path.open("rb") as file:
-            start = file.read(4)
-        if not zipfile.is_zipfile(path):
-            kind = DamagedError if start in (b"", b"\0\0\0\0") or start.startswith(b"PK") else CheckpointError
-            raise kind(f"{path} cannot be opened: {_not_an_archive(start)}. Use another file.")
+            start = file.read(_START)
+        is_archive = zipfile.is_zipfile(path)
+        if not is_archive and is_safetensors(path, start):
+            return as_plain(read_safetensors(path, map_location=map_location), path)
+        if not is_archive and not is_legacy(start):
+            raise not_an_archive(path, start)
+        if is_archive:
+            require_pickled_archive(path)
         with torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location=map_location, mmap=True, weights_only=True)
-            if map_location == "meta" and is_counted_by_tensors(content):
-                content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        return as_plain(content, path)
+            load = partial(torch.load, path, mmap=is_archive, weights_only=True)
+            content = as_plain(load(map_location=map_location), path)
+            if is_counted_by_tensors(content):
+                content = as_plain(load(map_location="cpu"), path)
+        return content
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist. Check the path.") from error
     except OSError as error:
@@ -124,19 +146,6 @@ def _not_plain(error: str) -> str:
     return "is not a checkpoint: its content is not a pickle of tensors."
 
 
-def _not_an_archive(start: bytes) -> str:
-    """Why a file is no zip archive, from its first bytes."""
-    if not start:
-        return "it is empty (0 bytes)"
-    if not start.strip(b"\0"):
-        return "it holds zeros (a machine that lost its power leaves such files)"
-    if start.startswith(b"PK"):
-        return "it is truncated (the end of the archive is missing)"
-    if start.startswith(b"\x80"):
-        return "it is a bare pickle or a file of torch before 1.6; a file that newer torch saved was expected"
-    return "it is not a checkpoint (an archive written by torch.save was expected)"
-
-
 def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
     """The state dict in a loaded file, and the prefix of its GPT (as in "xtts.gpt.").
 
@@ -151,8 +160,8 @@ def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
                 return dict(state), prefix
     names = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else type(content).__name__
     raise CheckpointError(
-        f"{path} holds no XTTS model: no 'text_embedding.weight' (found: {names or 'nothing'}). "
-        "Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
+        f"{path} holds no XTTS model: no 'text_embedding.weight' (found: {names or 'nothing'})."
+        f"{part_of_several(path)} Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
     )
 
 
@@ -217,7 +226,7 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
         if not path.exists():
             raise CheckpointError(
                 f"{path.parent} is neither a run (no checkpoint_N.pth or best_model_N.pth) nor a base directory "
-                "(no model.pth). Give one of them, or a file."
+                f"(no model.pth). Give one of them, or a file.{folder_without_model(path.parent)}"
             )
     try:
         info = describe(load_pickled(path, map_location="meta"), path)
@@ -260,7 +269,8 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
         if info.kind == "training":
             candidates.append(info)
         else:
-            damaged.append(f"{file} holds no training state.")
+            missing = f"no {info.lacks}" if info.has_optimizer else "no training state"
+            damaged.append(f"{file} holds {missing}.")
     newest = None
     for info in sorted(candidates, key=lambda info: (info.step, Path(info.path).name), reverse=True):
         try:

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from xtts_extend.checkpoint.formats import is_legacy
 from xtts_extend.errors import DamagedError
+from xtts_extend.notices import warn_once
 
 _BLOCK = 1 << 20
 #: More than the two that compute: disks give more when several blocks are asked for at a time.
@@ -19,12 +21,19 @@ _THREADS = 4
 
 
 def require_sound(path: Path) -> None:
-    """Read a whole file and compare each record with its checksum.
+    """Read a whole file and compare each record with its checksum. A file of torch before 1.6 has none, which is said.
 
     Raises:
         DamagedError: a byte was changed, or the file cannot be read; the first damaged record is named.
     """
     try:
+        with path.open("rb") as file:
+            if is_legacy(file.read(32)):
+                warn_once(
+                    f"{path} is in the format of torch before 1.6, which keeps no checksums: whether its bytes are as "
+                    "they were written is not known."
+                )
+                return
         with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
             names = archive.namelist()
             damaged = sorted(itertools.chain(*pool.map(partial(_damaged, path), range(_THREADS))))

@@ -80,7 +80,7 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     the file.
 
     Raises:
-        CheckpointError: it is no sound checkpoint.
+        CheckpointError: it is no sound checkpoint, or one of a run that does not say where it was.
         ConfigError: neither `--checkpoint` nor `--base-dir` was given.
     """
     if flags.checkpoint is not None:
@@ -93,10 +93,16 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
         return _start_again(target)
     file = Path(ranks.from_main(inspect_checkpoint(target, verify=True).path if ranks.is_main else ""))
     start = start_from(file, verify=False)
+    info = start.info
     if start.training is None:
+        if info.has_optimizer and flags.checkpoint is not None and not flags.start_fresh:
+            raise CheckpointError(
+                f"{file} holds the state of an optimizer and no {info.lacks}: where its run was is not known, so it "
+                "cannot be resumed. Use a checkpoint that records it, or start at step 0 from its weights with "
+                "--start-fresh."
+            )
         _say_what_a_base_is(start)
         return start
-    info = start.info
     verb = "only its weights are taken (--start-fresh)" if flags.start_fresh else "it is continued"
     logger.info(" > %s is a training checkpoint (step %s, epoch %s): %s.", file, info.step, info.epoch, verb)
     if flags.start_fresh:
@@ -151,13 +157,7 @@ def _say_what_a_base_is(start: Start) -> None:
     logger.info(
         " > %s is a base model (weights only, %d token rows): training starts at step 0.", start.path, info.vocab_size
     )
-    if info.has_optimizer:
-        logger.warning(
-            " > It holds the state of an optimizer, but step %s and epoch %s: there is no run to continue.",
-            info.step,
-            info.epoch,
-        )
-    elif parse_name(start.path):
+    if not info.has_optimizer and parse_name(start.path):
         logger.warning(
             " > It is named like a training checkpoint, but its optimizer was stripped: there is no run to continue."
         )
