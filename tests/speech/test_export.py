@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from runs import checkpoint, only_run
+from runs import checkpoint, edited, only_run
 from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.demo.mini_base import make_mini_base
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DataError, LanguageError
+from xtts_extend.rescue.repair import repair
 from xtts_extend.run.config import SAMPLING
 from xtts_extend.speech.export import export
 from xtts_extend.speech.speaking import speak_to_file
@@ -101,6 +102,25 @@ def test_old_rows_are_proven(run, exported, corpus, tmp_path):
     torch.save(content, other / "model.pth")
     with pytest.raises(CheckFailed, match="are not the first of the 400 that the run froze"):
         export(run, tmp_path / "broken", other)
+
+
+@pytest.mark.parametrize(
+    ("half", "is_base_given"), [(torch.float16, True), (torch.bfloat16, False)], ids=["base given", "base recorded"]
+)
+def test_rows_in_half_precision_are_not_the_base_s(run, corpus, tmp_path, half, is_base_given):
+    """The cause is named, and what its way out leads to is exported."""
+
+    def halve(content):
+        content["model"] = {
+            key: one.to(half) if one.is_floating_point() else one for key, one in content["model"].items()
+        }
+
+    file = edited(run / "checkpoint_2.pth", tmp_path / "run", halve)
+    base = corpus.base if is_base_given else None
+    with pytest.raises(CheckFailed, match=rf"in half precision \({half}\): they are the base's, rounded.* repair"):
+        export(file, tmp_path / "out", base)
+    repair(file, corpus.base, tmp_path / "repaired")
+    assert export(tmp_path / "repaired", tmp_path / "out", base)["base_rows_checked"] is True
 
 
 def test_what_cannot_be_exported(run, exported, corpus, tmp_path):

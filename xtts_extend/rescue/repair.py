@@ -158,7 +158,8 @@ def _weights(patient: Patient, blend: float, again: Tensor) -> tuple[dict[str, T
         name = key.removeprefix(patient.prefix)
         base = patient.base.get(f"gpt.{name}") if key.startswith(patient.prefix) else None
         if base is not None and name in TOKEN_TENSORS:
-            tensor = tensor.clone()
+            # half precision would round the base's rows again
+            tensor = tensor.to(torch.promote_types(tensor.dtype, base.dtype), copy=True)
             tensor[patient.rows] = base[patient.base_rows].to(tensor.dtype)
             if len(again):
                 tensor[again] = start[f"gpt.{name}"][again].to(tensor.dtype)

@@ -18,6 +18,7 @@ from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError
 from xtts_extend.files import atomic_folder, atomic_write
 from xtts_extend.model.adapter import difference, merge
+from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.frozen_rows import BaseRows
 from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
 from xtts_extend.run.config import take_recorded
@@ -110,7 +111,7 @@ def export(
             + ("the adapter of this run has its rank already." if adapter else "give --keep-adapter as well.")
         )
     base = base_dir or Path((record.base_dir if record else "") or path.parent)
-    rows_checked = _prove_base_rows(weights, record.base_rows if record else None, base_dir)
+    rows_checked = _prove_base_rows(weights, record.base_rows if record else None, base_dir, base)
 
     vocab = path.parent / "vocab.json"
     vocab = vocab if vocab.is_file() else Path(recorded["model_args"]["tokenizer_file"])
@@ -178,7 +179,9 @@ def _base_weights(file: Path, weights: dict[str, Any], vocabulary: Vocabulary) -
     return base
 
 
-def _prove_base_rows(weights: dict[str, Any], recorded: BaseRows | None, base_dir: Path | None) -> bool:
+def _prove_base_rows(
+    weights: dict[str, Any], recorded: BaseRows | None, base_dir: Path | None, recorded_base: Path
+) -> bool:
     """Compare the old rows with the base's digests, and with the base itself where it is named."""
     if recorded is None or not recorded.frozen:
         logger.info(" > the run trained all rows (or recorded none): old rows are not compared with the base's.")
@@ -191,15 +194,44 @@ def _prove_base_rows(weights: dict[str, Any], recorded: BaseRows | None, base_di
         content, info = load_checkpoint(base)
         # fewer, where the run went on from another run's weights: that one's new rows are old ones now
         own = min(info.vocab_size, rows)
-        if info.vocab_size > rows or row_digests(merged_weights(content), own) != row_digests(weights, own):
+        of_base = merged_weights(content)
+        if info.vocab_size > rows or row_digests(of_base, own) != row_digests(weights, own):
+            if info.vocab_size <= rows and (half := _half_precision(weights, own)):
+                rounded = {key: tensor.to(half) for key, tensor in of_base.items() if key.endswith(TOKEN_TENSORS)}
+                if row_digests(rounded, own) == row_digests(weights, own):
+                    raise _rounded(rows, half, base_dir)
             raise CheckFailed(
                 f"The {info.vocab_size} token rows of {base} are not the first of the {rows} that the run froze. Give "
                 "the base of this run."
             )
     changed = [name for name, digest in row_digests(weights, rows).items() if digest != expected[name]]
+    if changed and (half := _half_precision(weights, rows)):
+        raise _rounded(rows, half, recorded_base)
     if changed:
         raise CheckFailed(
             f"The first {rows} rows of {', '.join(changed)} are not the base's any more, although the run froze them: "
             "old languages would sound different. The checkpoint was edited or damaged; export an earlier one."
         )
     return True
+
+
+def _half_precision(weights: dict[str, Any], rows: int) -> torch.dtype | None:
+    """The type of half precision that all of the first token rows are rounded to, if there is one."""
+    parts = [weights[f"gpt.{name}"][:rows] for name in TOKEN_TENSORS]
+    return next(
+        (
+            dtype
+            for dtype in (torch.float16, torch.bfloat16)
+            if all(torch.equal(part, part.to(dtype).to(part.dtype)) for part in parts)
+        ),
+        None,
+    )
+
+
+def _rounded(rows: int, half: torch.dtype, base: Path) -> CheckFailed:
+    return CheckFailed(
+        f"The first {rows} token rows are in half precision ({half}): they are the base's, rounded, although the run "
+        "froze them, and old languages would sound different. The checkpoint was converted, or its run was resumed "
+        f"from one that was. Put the base's rows back with `xtts-extend repair CHECKPOINT --base {base} --output NEW` "
+        "and export NEW, or export the checkpoint as it was before."
+    )
