@@ -326,10 +326,11 @@ def test_a_checkpoint_of_a_tool_that_closed_the_gaps_is_diagnosed(gaps_closed, t
 
 
 def test_new_entries_without_merges_are_named_at_a_start(corpus, tmp_path, caplog):
-    rows, new = load_vocabulary(corpus.base / "vocab.json").size, len(new_tokens(corpus)) + 1
+    rows = load_vocabulary(corpus.base / "vocab.json").size
     for vocab, said in ((corpus.vocab, 0), (variant(corpus, "added", tmp_path), 1)):
         args = SimpleNamespace(tokenizer_file=str(vocab))
         config = SimpleNamespace(model_args=args, checkpoint_vocab="", base_dir=str(corpus.base))
         start_vocabularies(config, corpus.base / "model.pth", rows)
-        assert caplog.text.count(f"1 of its {new + 1} new entries have no merges that lead to them") == said
-    assert "their rows learn nothing: ፐ፼." in caplog.text
+        # once, by the loading: the comparison with the base's finds the same
+        assert caplog.text.count("learn") == caplog.text.count("1 entry of several characters has no merge") == said
+    assert "its row learns nothing: ፐ፼." in caplog.text

@@ -89,6 +89,16 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "vocab", "a", to=-1), "the id of 'a' is -1"),
         (_set("model", "vocab", "a", to=2**40), "the id of 'a' is 1099511627776"),
         (_set("model", "vocab", "a", to=1.5), "the id of 'a' is 1.5"),
+        (_set("model", "vocab", "a", to="14"), "the id of 'a' is '14', expected a whole number from 0"),
+        (_set("model", "vocab", "a", to=14.0), "the id of 'a' is 14.0, expected a whole number"),
+        (
+            _set("model", "vocab", "a", to=10**8),
+            r"the id of 'a' is 100000000 in a file of \d+ entries: a model has a row",
+        ),
+        (
+            _set("pre_tokenizer", to={"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}]}),
+            "a byte-level token",
+        ),
         (_set("model", "vocab", "a", to=15), "share one id"),
         (_set("model", "merges", 0, to="t h e"), "'t h e' is no merge"),
         (_set("model", "merges", 0, to=["t", 5]), "is no merge"),
@@ -128,6 +138,10 @@ def test_files_that_are_no_xtts_vocabulary(
         (b'{"added_tokens_decoder": {}, "tokenizer_class": "GPT2Tokenizer"}', "tokenizer_config.json of transformers"),
         (b'{"model_args": {}}', "looks like the config.json of a model"),
         (b'{"a": 0, "b": 1}', "vocab.json of a GPT-2 tokenizer"),
+        (b'{"[STOP]": 0, "[UNK]": 1, "[SPACE]": 2, "[START]": 3}', "entries of an XTTS vocabulary without its merges"),
+        (b"#version: 0.2\nt h\n", "looks like the merges.txt of a GPT-2 tokenizer"),
+        (b"<!DOCTYPE html>", "a web page: the download may have failed"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer: run `git lfs pull`"),
         (b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x80\x18\x02", "extend-vocab --sentencepiece"),
         (b"[" * 100_000, "is not JSON"),
     ],
@@ -151,6 +165,13 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
         pytest.param(_drop("model", "unk_token"), "utf-8", "unk_token is null", id="no unk_token"),
         pytest.param(_set("model", "unk_token", to="<unk>"), "utf-8", 'unk_token is "<unk>"', id="unk_token no entry"),
         pytest.param(_set("model", "byte_fallback", to=False), "utf-8-sig", "byte order mark", id="byte order mark"),
+        pytest.param(_drop("added_tokens", 0, "special"), "utf-8", "without all of their flags", id="no flag special"),
+        pytest.param(
+            _drop("added_tokens", 1, "normalized"), "utf-8", "without all of their flags", id="no flag normalized"
+        ),
+        pytest.param(
+            _set("model", "merges", 0, to=["t", "h"]), "utf-8", "some merges as pairs", id="merges as pairs and texts"
+        ),
         pytest.param(_drop("model", "type"), "utf-8", "", id="no type"),
         pytest.param(_drop("version"), "utf-8", "", id="no version"),
         pytest.param(_drop("decoder"), "utf-8", "", id="no decoder"),
@@ -197,6 +218,26 @@ def test_whole_words_without_merges_are_named(
     small_vocab_data["model"]["vocab"] |= {"ሰላም": 265, "ሰላ": 266}
     load_vocabulary(write_vocab(small_vocab_data))
     assert "2 entries of several characters have no merge that leads to them" in caplog.text
+
+
+def test_an_entry_that_stands_twice(write_vocab: Callable[..., Path], write_text: Callable[..., Path]) -> None:
+    text = write_vocab().read_text(encoding="utf-8")
+    twice = write_text(text.replace('"a": 14', '"a": 14, "a": 14'), "twice.json")
+    assert load_vocabulary(twice).tokens["a"] == 14
+    other = write_text(text.replace('"a": 14', '"a": 14, "a": 400'), "other.json")
+    with pytest.raises(VocabularyError, match="it says twice what 'a' is"):
+        load_vocabulary(other)
+
+
+def test_faults_of_a_copy_are_not_named_again(
+    write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    small_vocab_data["model"]["vocab"] |= {"ሰላም": 265}
+    vocabulary = load_vocabulary(write_vocab(small_vocab_data))
+    assert "1 entry of several characters has no merge that leads to it" in caplog.text
+    assert load_vocabulary(write_vocab(small_vocab_data, "copy.json"), quiet=True).without_merges == ("ሰላም",)
+    assert vocabulary.without_merges == ("ሰላም",)
+    assert len(caplog.messages) == 1
 
 
 def test_a_tag_that_wants_to_stand_alone_is_never_matched(

@@ -120,10 +120,11 @@ def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tupl
             "Name the vocabulary of these weights with --checkpoint-vocab, or put it beside them."
         )
     require_extension(old, vocabulary)
-    if dead := dead_entries(old, vocabulary):
+    # those without merges were named when the vocabulary was loaded
+    if dead := [token for token in dead_entries(old, vocabulary) if token not in vocabulary.without_merges]:
         warn_once(
-            f"{vocabulary.path}: {len(dead)} of its {len(vocabulary.tokens) - len(old.tokens)} new entries have no "
-            f"merges that lead to them, so no text is ever cut into one and their rows learn nothing: {first_of(dead)}."
+            f"{vocabulary.path}: {len(dead)} of its {len(vocabulary.tokens) - len(old.tokens)} new entries are never "
+            f"given, because other merges come before theirs, and their rows learn nothing: {first_of(dead)}."
         )
     return old, vocabulary
 

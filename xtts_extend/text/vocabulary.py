@@ -30,7 +30,8 @@ class Vocabulary:
     """A vocabulary as the `tokenizers` library, and so coqui-tts, understands its file.
 
     `tokens` maps every entry to its id, added tokens included; `merges` are in order; `content` is the file's text,
-    repaired where another tool left something out; `unmatched_tags` are language tags that text never becomes.
+    repaired where another tool left something out; `unmatched_tags` are language tags that text never becomes, and
+    `without_merges` entries of several characters that no merge leads to.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Vocabulary:
     merges: list[Merge] = field(repr=False)
     content: str = field(repr=False)
     unmatched_tags: tuple[str, ...] = ()
+    without_merges: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -83,14 +85,14 @@ def language_codes(tokens: dict[str, int]) -> list[str]:
     return [match[1] for match in matches if match]
 
 
-def load_vocabulary(path: Path | str) -> Vocabulary:
-    """Read an XTTS `vocab.json`.
+def load_vocabulary(path: Path | str, *, quiet: bool = False) -> Vocabulary:
+    """Read an XTTS `vocab.json`; `quiet` for a copy of one whose faults were named.
 
     Raises VocabularyError when it is missing, unreadable, not JSON, not a `tokenizers` BPE file as XTTS uses them, or
     lacks one of [STOP], [UNK], [SPACE] and [START].
     """
     path = Path(path)
-    return parse_vocabulary(read_text(path), path)
+    return parse_vocabulary(read_text(path), path, quiet=quiet)
 
 
 @contextmanager
@@ -106,26 +108,30 @@ def readable_by_coqui(path: Path | str) -> Iterator[str]:
         yield str(copy)
 
 
-def parse_vocabulary(content: str, path: Path) -> Vocabulary:
+def parse_vocabulary(content: str, path: Path, *, quiet: bool = False) -> Vocabulary:
     """The vocabulary that a file's text describes; `path` is for messages. Raises VocabularyError."""
     file = parse_file(content, path)
-    for note in file.notes:
-        warn_once(note)
+    notes = list(file.notes)
     tokenizer = Tokenizer.from_str(file.content)
     tokens = tokenizer.get_vocab(with_added_tokens=True)
     names: dict[int, str] = {}
     for token, index in tokens.items():
         if names.setdefault(index, token) != token:
-            warn_once(f"{path}: {names[index]} and {token} share the id {index}: one row has to learn both.")
+            notes.append(f"{path}: {names[index]} and {token} share the id {index}: one row has to learn both.")
     merges = [_split_merge(merge) for merge in file.merges]
     joined = {first + second for first, second in merges}
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values()} | set(file.unmatched_tags)
-    if alone := [token for token in tokens if len(token) > 1 and token not in joined and token not in special]:
-        warn_once(
-            f"{path}: {len(alone)} entries of several characters have no merge that leads to them, so no text becomes "
-            f"one of them and their rows learn nothing: {first_of(alone)}."
+    alone = [token for token in tokens if len(token) > 1 and token not in joined and token not in special]
+    if alone:
+        one = len(alone) == 1
+        notes.append(
+            f"{path}: {len(alone)} {'entry' if one else 'entries'} of several characters {'has' if one else 'have'} no "
+            f"merge that leads to {'it' if one else 'them'}, so no text becomes {'it' if one else 'one of them'} and "
+            f"{'its row learns' if one else 'their rows learn'} nothing: {first_of(alone)}."
         )
-    return Vocabulary(path, tokens, merges, file.content, tuple(file.unmatched_tags))
+    for note in [] if quiet else notes:
+        warn_once(note)
+    return Vocabulary(path, tokens, merges, file.content, tuple(file.unmatched_tags), tuple(alone))
 
 
 def _split_merge(merge: Any) -> Merge:

@@ -26,6 +26,10 @@ _UNSET_OPTIONS = (
     "ignore_merges",
     "fuse_unk",
 )
+#: Of an added token, and what they are in a vocabulary of XTTS.
+_FLAGS = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+#: Ids without an entry that a vocabulary may have; the base has two. A model has a row for each.
+_MOST_GAPS = 10_000
 _BYTE_ORDER_MARK = "\ufeff"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -74,11 +78,14 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
     content = text.removeprefix(_BYTE_ORDER_MARK)
     if content != text:
         notes.append(f"{path} begins with a byte order mark, which is passed over; stock coqui-tts cannot read it.")
+    twice: dict[str, None] = {}
     try:
-        data = json.loads(content)
+        data = json.loads(content, object_pairs_hook=lambda pairs: _object(pairs, twice))
     except (ValueError, RecursionError) as error:
-        raise VocabularyError(f"Vocabulary {path} is not JSON: {error}. Expected an XTTS vocab.json.") from error
-    problem = _problem(data)
+        raise VocabularyError(
+            f"Vocabulary {path} is not JSON{_not_json(content)}: {error}. Expected an XTTS vocab.json."
+        ) from error
+    problem = _problem(data) or (f"it says twice what {', '.join(twice)} is" if twice else None)
     if problem:
         raise VocabularyError(
             f"Vocabulary {path} is not one of XTTS: {problem}. Expected the vocab.json of an XTTS model, a "
@@ -93,6 +100,14 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
         )
         model["unk_token"] = "[UNK]"
         content = json.dumps(data, ensure_ascii=False, indent=4)
+    repaired = []
+    if _fill_flags(data["added_tokens"]):
+        repaired.append("added tokens without all of their flags: those of XTTS's own are taken")
+    if _unite_merges(model):
+        repaired.append("some merges as pairs and some as texts: all are read")
+    if repaired:
+        notes.append(f"{path} has {'; and '.join(repaired)}. Stock coqui-tts cannot read it.")
+        content = json.dumps(data, ensure_ascii=False, indent=4)
     added = {token["content"] for token in data["added_tokens"]}
     unmatched = [token for token in model["vocab"] if TAG.fullmatch(token) and token not in added]
     if unmatched:
@@ -103,6 +118,41 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
             f"be trained or spoken with {'it' if one else 'them'}."
         )
     return VocabularyFile(content, model["merges"], unmatched, notes)
+
+
+def _object(pairs: list[tuple[str, Any]], twice: dict[str, None]) -> dict[str, Any]:
+    """An object of JSON; `twice` takes up the keys that it holds with two values, of which readers take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice.update((repr(key), None) for key, value in pairs if found[key] != value)
+    return found
+
+
+def _not_json(content: str) -> str:
+    """What a text that is no JSON looks like."""
+    if content.startswith("#version"):
+        return "; it looks like the merges.txt of a GPT-2 tokenizer"
+    if content.lstrip()[:5].lower() in ("<!doc", "<html"):
+        return "; it is a web page: the download may have failed, or need a login"
+    if content.startswith("version https://git-lfs"):
+        return "; it is a Git LFS pointer: run `git lfs pull` where it comes from"
+    return ""
+
+
+def _fill_flags(added: list[dict[str, Any]]) -> bool:
+    """Give added tokens the flags that early releases of `tokenizers` did not write; whether there were such."""
+    lacking = [token for token in added if _FLAGS.keys() - token.keys()]
+    for token in lacking:
+        token.update({**_FLAGS, **token})
+    return bool(lacking)
+
+
+def _unite_merges(model: dict[str, Any]) -> bool:
+    """Write merges as pairs where some of them are pairs and others texts; whether it was so."""
+    is_mixed = len({type(merge) for merge in model["merges"]}) > 1
+    if is_mixed:
+        model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return is_mixed
 
 
 def _problem(data: Any) -> str | None:
@@ -117,6 +167,11 @@ def _problem(data: Any) -> str | None:
         return f"its model is of type {model.get('type')!r}, not 'BPE'"
     if data.get("version", "1.0") != "1.0":
         return f"its format version is {data.get('version')!r}, not '1.0'"
+    if "ByteLevel" in json.dumps(data.get("pre_tokenizer")):
+        return (
+            f"its pre_tokenizer is {data['pre_tokenizer']!r}, not Whitespace: a byte-level tokenizer, as GPT-2 and "
+            "most language models have one, whose entries are no letters"
+        )
     if data.get("pre_tokenizer") != {"type": "Whitespace"}:
         return f"its pre_tokenizer is {data.get('pre_tokenizer')!r}, not Whitespace"
     for part in ("truncation", "padding", "normalizer", "post_processor", "decoder"):
@@ -136,6 +191,8 @@ def _other_file(data: Any) -> str:
         return "; it looks like the tokenizer_config.json of transformers"
     if "model_args" in data or "model_type" in data:
         return "; it looks like the config.json of a model"
+    if all(type(index) is int for index in data.values()) and data.keys() >= set(SPECIAL_TOKENS):
+        return "; it holds the entries of an XTTS vocabulary without its merges: take the whole file"
     if all(type(index) is int for index in data.values()):
         return "; it looks like the vocab.json of a GPT-2 tokenizer, which has its merges in another file"
     return ""
@@ -147,7 +204,13 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
         return "its model lacks vocab or merges"
     bad = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
     if bad:
-        return f"the id of {bad[0]!r} is {vocab[bad[0]]!r}"
+        return f"the id of {bad[0]!r} is {vocab[bad[0]]!r}, expected a whole number from 0"
+    if vocab and max(vocab.values()) > len(vocab) + _MOST_GAPS:
+        last = max(vocab, key=vocab.__getitem__)
+        return (
+            f"the id of {last!r} is {vocab[last]} in a file of {len(vocab)} entries: a model has a row for every id up "
+            "to the largest"
+        )
     for merge in merges:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
@@ -164,14 +227,13 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
     added = data.get("added_tokens")
     if not isinstance(added, list):
         return f"it has no added_tokens{_effect(SPECIAL_TOKENS)}"
-    flags = ("special", "single_word", "lstrip", "rstrip", "normalized")
     for token in added:
         if not (
             isinstance(token, dict)
             and isinstance(token.get("content"), str)
             and type(token.get("id")) is int
             and 0 <= token["id"] < 2**31
-            and all(isinstance(token.get(flag), bool) for flag in flags)
+            and all(isinstance(token.get(flag, value), bool) for flag, value in _FLAGS.items())
         ):
             return f"{token!r} is no added token"
     contents = {token["content"] for token in added}

@@ -151,7 +151,7 @@ class ResumableTrainer(Trainer):
             optimizer=optimizer,
             scheduler=scheduler,
             scaler=self.scaler,
-            vocabulary=load_vocabulary(self.config.model_args.tokenizer_file),
+            vocabulary=load_vocabulary(self.config.model_args.tokenizer_file, quiet=True),
             train_samples=self.train_samples or [],
             eval_samples=self.eval_samples or [],
             ranks=self.ranks,
