@@ -47,6 +47,19 @@ def command(mini_base, voice, *more):
     ]
 
 
+def test_a_cleaner_that_lacks_a_package_is_named(mini_base, voice, monkeypatch, capsys):
+    def fails(*_):
+        raise ModuleNotFoundError("No module named 'cutlet'")
+
+    monkeypatch.setattr("TTS.tts.layers.xtts.tokenizer.VoiceBpeTokenizer.preprocess_text", fails)
+    with pytest.raises(SystemExit) as caught:
+        main(command(mini_base, voice, "--language", "en", "--text", "hello"))
+    assert caught.value.code == 2
+    assert (
+        "Texts in 'en' cannot be cleaned: No module named 'cutlet'. Install what is missing." in capsys.readouterr().err
+    )
+
+
 def test_each_reference_is_judged_and_named(mini_base, voice, tmp_path):
     samples = soundfile.read(voice)[0]
     for name, content in (("tiny", samples[:200]), ("silent", samples * 0), ("constant", samples * 0 + 0.5)):

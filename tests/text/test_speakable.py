@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +66,54 @@ def test_sentences_that_fit_are_those_of_before(shared_data: Path) -> None:
         hyphens = text.replace("\u2010", "-")
         assert spoken.sentences == split_sentences(hyphens, code, tokenizer.char_limits[code])
         assert spoken.unknown == (["\u2010"] if hyphens != text else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "spoken", "unknown"),
+    [
+        ("\u202bhel\u00adlo\u202c\u200f \ufeff there\u0007", "en", "hello there", []),
+        ("ＦＵＬＬ Ａ１２", "en", "full A12", "ｆｕｌａ１２"),
+        ("ﬁne ﬂow", "en", "fine flow", "ﬁﬂ"),
+        ("𝓗𝓮𝓵𝓵𝓸", "en", "Hello", "𝓗𝓮𝓵𝓸"),
+        ("Ⅻ men", "en", "XII men", "ⅻ"),
+        ("2½ cups of H₂O, 10²", "en", "2 1/2 cups of H 2 O, 10 2", "½₂²"),
+        ("5％ ‼", "en", "5% !!", "％‼"),
+        ("Привет, man ПРИ", "en", ", man", "приветп"),
+        ("№ 5 is ㎏", "en", "5 is", "№㎏"),
+        ("Kilo 3,14", "de", "Kilo 3,14", "K"),
+    ],
+    ids=[
+        "invisible",
+        "full width",
+        "ligatures",
+        "styled",
+        "Roman",
+        "fractions",
+        "marks",
+        "capitals",
+        "symbols",
+        "Komma",
+    ],
+)
+def test_forms_of_plain_characters(text: str, code: str, spoken: str, unknown: str, small_vocab: Path) -> None:
+    """coqui's German cleaner writes a K itself, which is no reason to take it from the text."""
+    found = spoken_text(load_tokenizer(small_vocab), text, code, 400)
+    assert found.unknown == list(dict.fromkeys(unknown))
+    assert " ".join(found.sentences).casefold() == spoken.casefold()
+
+
+@pytest.mark.parametrize("joiner", ["\u200c", "\u200d"])
+def test_joiners_inside_of_words_stay(joiner: str, write_vocab: Callable[..., Path], small_vocab_data: Any) -> None:
+    text = f"न{joiner}म"
+    small_vocab_data["model"]["vocab"] |= {one: index for index, one in enumerate(text, start=265)}
+    spoken = spoken_text(load_tokenizer(write_vocab(small_vocab_data)), text, "fr", 400)
+    assert (spoken.sentences, spoken.unknown) == ([text], [])
+    assert spoken_text(load_tokenizer(write_vocab()), f"a{joiner}b", "fr", 400).unknown == [joiner]
+
+
+@pytest.mark.parametrize("text", ["a" * 20_000, "a " * 10_000, ". " * 10_000 + "a", "日" * 20_000 + "a", "ab-" * 7_000])
+def test_long_texts(text: str, small_vocab: Path) -> None:
+    tokenizer = load_tokenizer(small_vocab)
+    spoken = spoken_text(tokenizer, text, "en", 400)
+    assert max(len(tokenizer.encode(sentence, "en")) for sentence in spoken.sentences) <= 400
+    assert "".join(spoken.sentences).count("a") == text.count("a")

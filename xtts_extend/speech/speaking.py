@@ -23,7 +23,7 @@ from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, read_text, require_speech, speak_sentences
 from xtts_extend.run.config import read_json
-from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+from xtts_extend.text.tokenizer import load_tokenizer, require_cleanable
 
 
 def load_model(folder: Path, language: str = "") -> Xtts:
@@ -101,7 +101,7 @@ def speak_to_file(
     if any(reference.exists() and output.exists() and output.samefile(reference) for reference in references):
         raise ConfigError(f"{output} is the recording of the voice, which stays as it is. Give another --output.")
     model = load_model(folder, language)
-    require_tag(model.tokenizer, language)
+    require_cleanable(model.tokenizer, language)
     spoken = read_text(model, text, language)
     voice = load_voice(model, references)
     if seed is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import DataError
-from xtts_extend.text.cleaners import lower_dotted_i, plain_mark
+from xtts_extend.text.cleaners import is_silent, lower_dotted_i, plain_mark
 from xtts_extend.text.sentences import split_sentences
 from xtts_extend.text.vocabulary import first_of, name_character
 
@@ -17,7 +17,8 @@ from xtts_extend.text.vocabulary import first_of, name_character
 class SpokenText:
     """Sentences in order, and the characters of the text that the vocabulary lacks.
 
-    In the sentences these are left out, or written as a mark that it has, as other dashes and quotes can be.
+    In the sentences these are left out, or written as what it has: other dashes and quotes, letters and digits that are
+    another form of plain ones. Characters that nobody sees are not among them.
     """
 
     sentences: list[str]
@@ -47,10 +48,15 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, most_tok
     sentences: list[str] = []
     unknown: dict[str, None] = {}
     for sentence in split_sentences(text, language, limit):
-        lacking, _ = _read(tokenizer, sentence, language)
-        unknown |= dict.fromkeys(lacking)
-        kept = "".join(_stand_in(character) if character in lacking else character for character in sentence)
-        for part in _fit(tokenizer, " ".join(kept.split()) if lacking else sentence, language, most_tokens):
+        for stand_in in (_compatible, _stand_in):
+            lacking, _ = _read(tokenizer, sentence, language)
+            if not lacking:
+                break
+            unknown |= dict.fromkeys(piece for piece in lacking if not _is_invisible(piece))
+            # cleaners, and the model before them, lower the case
+            kept = (stand_in(one) if one.lower() in lacking else one for one in sentence)
+            sentence = " ".join("".join(kept).split())
+        for part in _fit(tokenizer, sentence, language, most_tokens):
             _, is_spoken = _read(tokenizer, part, language)
             if is_spoken:
                 sentences.append(part)
@@ -83,6 +89,24 @@ def _read(tokenizer: VoiceBpeTokenizer, sentence: str, language: str) -> tuple[l
         else:
             is_spoken = is_spoken or any(map(str.isalnum, piece))
     return list(unknown), is_spoken
+
+
+def _is_invisible(piece: str) -> bool:
+    """Whether nothing of a text is lost without this character: a mark of direction, a soft hyphen, a control code."""
+    return len(piece) == 1 and is_silent(piece) and unicodedata.category(piece) != "Co"
+
+
+def _compatible(character: str) -> str:
+    """The plain letters, digits or marks of which a character is a form: Ａ, ﬁ, Ⅻ, ², ½, ％; else the character itself.
+
+    Symbols that stand for words of one language, as № does, are no such forms.
+    """
+    category = unicodedata.category(character)
+    plain = unicodedata.normalize("NFKC", character).replace("\N{FRACTION SLASH}", "/")
+    if category == "So" or not (plain.isascii() or any(map(str.isalnum, plain))):
+        return character
+    # 2½ is not 21/2, nor 10² 102
+    return f" {plain} " if category == "No" else plain
 
 
 def _stand_in(character: str) -> str:

@@ -160,4 +160,4 @@ def require_cleanable(tokenizer: VoiceBpeTokenizer, language: str) -> None:
     try:
         tokenizer.encode("a", language)
     except (ImportError, NotImplementedError) as error:
-        raise LanguageError(f"texts in {language!r} cannot be cleaned: {error}; install what is missing") from error
+        raise LanguageError(f"Texts in '{language}' cannot be cleaned: {error}. Install what is missing.") from error
