@@ -13,7 +13,6 @@ import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +102,11 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
             require_pickled_archive(path)
         with torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            load = partial(torch.load, path, mmap=is_archive, weights_only=True)
-            content = as_plain(load(map_location=map_location), path)
+            loaded = torch.load(path, map_location=map_location, mmap=is_archive, weights_only=True)
+            content = as_plain(loaded, path)
             if is_counted_by_tensors(content):
-                content = as_plain(load(map_location="cpu"), path)
+                loaded = torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
+                content = as_plain(loaded, path)
         return content
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist. Check the path.") from error
