@@ -12,6 +12,7 @@ from runs import RECIPE, as_flag, configured, edited
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.setup.command_line import NOT_CARRIED, recorded_flags
+from xtts_extend.setup.start import Mode
 
 MEL_HEAD = "xtts.gpt.mel_head.weight"
 
@@ -144,7 +145,7 @@ def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
         found.reason == "the evaluation loss was 5.0000 before the first step and is 9.9500 now: the run made it worse"
     )
     start, config = pasted(found.next_command)
-    assert (start.resume, start.path) == (False, corpus.base / "model.pth")
+    assert (start.mode is Mode.RESUME, start.path) == (False, corpus.base / "model.pth")
     recorded = torch.load(folder / "best_model.pth", weights_only=True)["config"]
     assert config.lr == 1e-4
     assert (config.batch_size, config.grad_accum_steps, config.grad_clip, config.plot_step) == (3, 5, 2.5, 7)
@@ -156,7 +157,7 @@ def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
     found = examine(folder / "best_model.pth", corpus.base)
     assert found.next_command.endswith(way)
     start, config = pasted(found.next_command)
-    assert (start.resume, start.path.name, config.lr) == (True, "checkpoint_20.pth", 1e-4)
+    assert (start.mode is Mode.RESUME, start.path.name, config.lr) == (True, "checkpoint_20.pth", 1e-4)
     assert differences(recorded, config, {"lr"}) == set()
 
 
@@ -190,12 +191,12 @@ def test_a_rate_that_an_older_run_recorded_for_new_rows_is_lowered_too(wrecked_r
     _, put = wrecked_run
     file = put("checkpoint_40.pth", 40, 1.5, **OLDER)
     start, config = pasted(examine(file, corpus.base).next_command)
-    assert start.resume is False
+    assert start.mode is not Mode.RESUME
     assert (config.lr, config.new_row_learning_rate, config.l2_sp, config.layer_decay) == (1e-4, 3e-4, 20, 0.7)
 
     put("checkpoint_20.pth", 20, 1.0, **OLDER)
     start, config = pasted(examine(file, corpus.base).next_command)
-    assert (start.resume, config.lr, config.new_row_learning_rate) == (True, 1e-4, 3e-4)
+    assert (start.mode is Mode.RESUME, config.lr, config.new_row_learning_rate) == (True, 1e-4, 3e-4)
 
 
 def test_a_finished_healthy_run_is_exported_and_another_one_continued(wrecked_run, corpus):
@@ -268,7 +269,7 @@ def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, 
     filled = {"LANGUAGE": "am", "MANIFEST": str(corpus.train), "N": "8"}
     assert argv[-2:] == ["--grad-accum-steps", "N"]
     start, config = configured([filled.get(word, word) for word in argv])
-    assert (start.resume, config.grad_accum_steps) == (True, 8)
+    assert (start.mode is Mode.RESUME, config.grad_accum_steps) == (True, 8)
 
     later = edited(file, tmp_path / "run", lambda content: content["model"][MEL_HEAD].fill_(math.nan))
     later.replace(tmp_path / "run" / "checkpoint_50.pth")
