@@ -124,6 +124,31 @@ def test_what_is_not_text_alone(tmp_path: Path, content: str, error: str) -> Non
         texts(tmp_path, content)
 
 
+KALDI = [f"spk-{number} Text {number}." for number in range(30)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ([*KALDI, "A line without one."], "most lines begin with an id, but not 'A line without one.'"),
+        ([line.replace(" ", "\t", 1) for line in [*KALDI, "Without"]], "expected 2 columns .* but line 31 has 1"),
+        ([line.replace(" ", "|", 1) for line in [*KALDI, "x|y|z"]], "expected 2 columns .* but line 31 has 3"),
+        ([*(f"one {n}\ttwo" for n in range(30)), "Without"], "Say which has the texts"),
+        ([*(f"one {n}\ttwo" for n in range(30)), "one\ttwo\tthree"], "Say which has the texts"),
+        (["text,source", *(f"one {n},two" for n in range(30)), "one,two,three"], "expected 2 columns .* but line 32"),
+    ],
+    ids=["kaldi", "a tab missing", "a pipe too many", "no ids", "a tab too many", "a header"],
+)
+def test_one_line_that_differs_is_named(tmp_path: Path, lines: list[str], error: str) -> None:
+    with pytest.raises(DataError, match=error):
+        texts(tmp_path, "\n".join(lines))
+
+
+def test_long_lists(tmp_path: Path) -> None:
+    assert texts(tmp_path, "\n".join([*KALDI, KALDI[0]])) == [line.split(" ", 1)[1] for line in [*KALDI, KALDI[0]]]
+    assert texts(tmp_path, json.dumps([f"Text {number}." for number in range(3000)], indent=1))[2999] == "Text 2999."
+
+
 def test_columns_without_recordings(tmp_path: Path) -> None:
     assert texts(tmp_path, "One text.\tUn\nTwo texts.\tDeux\n", "text=1") == TWO
     assert texts(tmp_path, "en,fr\nOne text.,Un\nTwo texts.,Deux\n", "text=en") == TWO

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,15 +67,19 @@ def require_text(path: Path, text: str) -> None:
 def unwrapped(path: Path, text: str) -> list[str] | None:
     """The texts of JSON strings, in an array or one a line, and of lines that begin with an id; else None."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for read in (_json_strings, _festival, _behind_ids):
-        if read(path, lines[:_LOOK]) is not None and (texts := read(path, lines)) is not None:
-            logger.info(" > %s: the texts are taken from %s", path, (read.__doc__ or "").rstrip("."))
+    ways = {
+        "JSON strings": _json_strings,
+        'lines of Festival, ( id "text" )': _festival,
+        "what follows the id at the beginning of each line, as in Kaldi's file text": _behind_ids,
+    }
+    for name, read in ways.items():
+        if (texts := read(path, lines)) is not None:
+            logger.info(" > %s: the texts are taken from %s", path, name)
             return texts
     return None
 
 
 def _json_strings(path: Path, lines: Sequence[str]) -> list[str] | None:
-    """JSON strings."""
     if not lines or lines[0][0] not in '["':
         return None
     for whole in ("\n".join(lines), f"[{','.join(lines)}]"):
@@ -93,26 +98,33 @@ def _json_strings(path: Path, lines: Sequence[str]) -> list[str] | None:
 
 
 def _festival(path: Path, lines: Sequence[str]) -> list[str] | None:
-    """lines of Festival, ( id "text" )."""
+    if not lines or not _FESTIVAL.fullmatch(lines[0]):
+        return None
     found = [_FESTIVAL.fullmatch(line) for line in lines]
     texts = [match[1].replace('\\"', '"') for match in found if match]
-    return texts if texts and len(texts) == len(lines) else None
+    return texts if len(texts) == len(lines) else None
 
 
 def _behind_ids(path: Path, lines: Sequence[str]) -> list[str] | None:
-    """what follows the id at the beginning of each line, as in Kaldi's file text."""
     # a time, 00:12, has a colon inside
     for end in (r"(?<=\w)(?<!\b\d\d)(?<!\b\d): *", " +"):
+        head = [re.split(end, line, maxsplit=1) for line in lines[:_LOOK]]
+        if len(head) < 2 or max(map(len, head)) < 2 or not _name_utterances([cells[0].strip('"') for cells in head]):
+            continue
         split = [re.split(end, line, maxsplit=1) for line in lines]
-        ids = [cells[0].strip('"') for cells in split]
-        if len(lines) > 1 and any(len(cells) > 1 for cells in split) and _name_utterances(ids):
-            return [cells[1] if len(cells) > 1 else "" for cells in split]
+        for cells in split:
+            if not (_ID.fullmatch(cells[0]) or has_suffix(cells[0].strip('"'))):
+                raise DataError(
+                    f"{path}: most lines begin with an id, but not {' '.join(cells)[:60]!r}. Put its id before it, "
+                    "or take all ids away."
+                )
+        return [cells[1] if len(cells) > 1 else "" for cells in split]
     return None
 
 
 def _name_utterances(ids: Sequence[str]) -> bool:
     """Whether what lines begin with are surely ids, and not the numbers and names of a text."""
-    if all(map(has_suffix, ids)):
+    if _nearly(sum(map(has_suffix, ids)), ids):
         return True
     if not _are_ids(ids):
         return False
@@ -125,8 +137,13 @@ def _name_utterances(ids: Sequence[str]) -> bool:
 
 
 def _are_ids(cells: Sequence[str]) -> bool:
-    """Whether cells name utterances: with a digit, without spaces, each once."""
-    return all(map(_ID.fullmatch, cells)) and len({*cells}) == len(cells)
+    """Whether cells name utterances: with a digit, without spaces, each once; but for few that are to be named."""
+    return _nearly(sum(bool(_ID.fullmatch(cell)) for cell in cells), cells) and _nearly(len({*cells}), cells)
+
+
+def _nearly(count: int, of: Sequence[object]) -> bool:
+    """Whether a count is 95 % of a list at least: of less than twenty, all."""
+    return count >= 0.95 * len(of)
 
 
 def is_table(path: Path, text: str) -> bool:
@@ -140,16 +157,18 @@ def is_table(path: Path, text: str) -> bool:
         rows = _rows(lines, separator, cut=len(lines) < len(all_lines))
         if not rows or len(rows[0]) < 2 or (len(rows) > 1 and len(rows[1]) < 2):
             continue
-        even = len({*map(len, rows)}) == 1
         roles = known_roles(rows[0]) if is_header(rows[0], {}) else set()
         if {"audio", "text"} <= roles and (len(rows) > 1 or not above):
             return True
+        divided = [row for row in rows if len(row) > 1]
+        if not _nearly(len(divided), rows):
+            continue
+        rows = divided
+        even = _nearly(Counter(map(len, rows)).most_common(1)[0][1], rows)
         if "text" in roles and even and len(rows) > 1:
             return True
-        if min(map(len, rows)) < 2:
-            continue
         # a comma may stand in a quoted text as well
-        if any(all(map(has_suffix, column)) for column in zip(*rows, strict=False)):
+        if any(_nearly(sum(map(has_suffix, column)), rows) for column in zip(*rows, strict=False)):
             return True
         first = [row[0] for row in rows]
         literal = separator in "|\t"
