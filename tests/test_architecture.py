@@ -29,7 +29,9 @@ ROOMS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 #: A corpus is the texts of manifests, which `data` reads.
-EXCEPTIONS = {("text/corpus.py", "data.rows")}
+EXCEPTIONS = {
+    (module, room) for module in ("text/corpus.py", "text/verify.py") for room in ("data.rows", "data.unspoken")
+}
 MODULES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py"))
 
 
@@ -61,8 +63,8 @@ def test_imports_run_downwards(module):
 def test_every_room_is_on_the_map():
     assert {room_of(module) for module in MODULES} == LEVEL.keys()
     drawn = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    missing = [module for module in MODULES if not module.endswith("__init__.py") and Path(module).name not in drawn]
-    assert missing == []
+    by_name = [module for module in MODULES if not module.startswith("commands/") and "__init__" not in module]
+    assert [module for module in by_name if Path(module).name not in drawn] == []
 
 
 def test_no_two_modules_have_one_name():
