@@ -264,6 +264,6 @@ def test_a_sample_larger_than_the_budget_is_named() -> None:
         EpochBatchSampler(samples, None, seed=1, batch_frames=90, frames=[50, 91, 60])
 
 
-def test_padding_counts_parts_that_are_padded_apart() -> None:
-    # 2 × (3 + 4) places for 3 + 1 + 2 + 4
-    assert padding_share([[0, 1]], [3, 1], [2, 4]) == 1 - 10 / 14
+def test_padding_is_up_to_the_longest_of_each_batch() -> None:
+    # 2 × 3 + 1 × 4 places for 3 + 1 + 4
+    assert padding_share([[0, 1], [2]], [3, 1, 4]) == 1 - 8 / 10

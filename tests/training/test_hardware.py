@@ -92,8 +92,8 @@ def test_batches_by_length_resume(corpus, recipe, tmp_path, caplog):
     with caplog.at_level("INFO", "trainer"):
         recipe(corpus.flags(output_dir=tmp_path / "whole", **flags))
     whole = only_run(tmp_path / "whole")
-    said = re.search(r"(\d+) batches of \d+ samples on average; padding ([\d.]+)% .*: ([\d.]+)%\)", caplog.text)
-    assert float(said[2]) < float(said[3])
+    said = re.search(r"(\d+) batches of \d+ samples on average; padding ([\d.]+)%\n", caplog.text)
+    assert 0 < float(said[2]) < 10
     steps = len(read_metrics(whole)[0])
     assert steps >= 2 * int(said[1]) - 1
     recipe(corpus.flags(output_dir=tmp_path / "parts", max_steps=steps // 2 - 1, **flags))

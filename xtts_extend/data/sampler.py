@@ -213,13 +213,13 @@ def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict
     return {language: most * weight / seconds[language] for language, weight in weights.items()}
 
 
-def padding_share(batches: Sequence[Sequence[int]], *lengths: Sequence[int]) -> float:
+def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
     """Share of the places of some batches that are padding.
 
     Args:
         batches: Of sample indices.
-        lengths: Of each sample; several, where parts of a sample are padded apart, as coqui does text and audio.
+        lengths: Of each sample.
     """
-    filled = sum(part[index] for batch in batches for index in batch for part in lengths)
-    places = sum(len(batch) * max(part[index] for index in batch) for batch in batches for part in lengths)
+    filled = sum(lengths[index] for batch in batches for index in batch)
+    places = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
     return 1 - filled / places

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,19 +52,11 @@ def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
 
 
 def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: NewLanguageConfig) -> str:
-    """How much of an epoch's batches is padding, beside what the stock recipe's batches would have."""
-    fixed, stride = conditioning_frames(config.model_args), int(config.model_args.gpt_code_stride_len)
-    texts = [int(sample["text_tokens"]) + 2 for sample in samples]
-    audios = [-(-int(sample["wav_length"]) // stride) + AUDIO_STOPS for sample in samples]
-    places = [fixed + text + audio for text, audio in zip(texts, audios, strict=True)]
+    """How many batches an epoch has, and how much of them is padding."""
     batches = sampler.batches()
     size = max(1, round(sum(map(len, batches)) / len(batches)))
-    drawn = random.Random(0).sample(range(len(samples)), len(samples))
-    stock = padding_share([drawn[start : start + size] for start in range(0, len(drawn), size)], texts, audios)
-    return (
-        f" > {len(batches)} batches of {size} samples on average; padding {padding_share(batches, places):.1%} (random "
-        f"batches of {size}, text and audio padded apart, as the stock recipe makes them: {stock:.1%})"
-    )
+    padding = padding_share(batches, sample_frames(samples, config.model_args))
+    return f" > {len(batches)} batches of {size} samples on average; padding {padding:.1%}"
 
 
 def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], ranks: Ranks) -> DataLoader[Any]:
