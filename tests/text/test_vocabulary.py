@@ -31,7 +31,8 @@ def test_the_real_vocabulary(shared_data: Path) -> None:
     assert len(vocabulary.merges) == 7071
     assert len(set(vocabulary.merges)) == 5326, "the file repeats merges"
     assert " ".join(vocabulary.languages) == "en de fr ru es it pt cs pl tr nl ar zh-cn ja"
-    assert (vocabulary.stop_id, vocabulary.unk_id, vocabulary.space_id, vocabulary.start_id) == (0, 1, 2, 261)
+    assert [vocabulary.tokens[f"[{name}]"] for name in ("STOP", "UNK", "SPACE", "START")] == [0, 1, 2, 261]
+    assert vocabulary.unk_id == 1
     assert vocabulary.tokens["[ja]"] == 5412
 
 

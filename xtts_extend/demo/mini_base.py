@@ -110,17 +110,17 @@ def make_mini_base(
     return Path(output)
 
 
-def cached_mini_base(cache_dir: Path | None = None, *, steps: int = DEMO_STEPS, progress: bool = True) -> Path:
-    """The demo's base, made once and kept in `cache_dir` (by default xtts_extend below $XDG_CACHE_HOME or ~/.cache).
+def cached_mini_base(*, steps: int = DEMO_STEPS) -> Path:
+    """The demo's base, made once and kept in `files.cache_folder`.
 
     Raises:
         MachineError: as `make_mini_base`.
     """
-    base = Path(cache_dir or cache_folder()) / f"mini-base-v{VERSION}-steps{steps}"
+    base = cache_folder() / f"mini-base-v{VERSION}-steps{steps}"
     if base.exists() and not all((base / name).is_file() for name in FILES):
         shutil.rmtree(base)
     if not base.exists():
-        make_mini_base(base, steps=steps, progress=progress)
+        make_mini_base(base, steps=steps)
     return base
 
 

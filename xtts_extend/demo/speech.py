@@ -144,10 +144,9 @@ def make_corpus(
     language: str,
     folder: Path,
     *,
-    speakers: Sequence[Speaker] = SPEAKERS,
     progress: bool = True,
 ) -> Path:
-    """Speak every text in turn with one of the speakers; write `folder/wavs/*.wav` and a manifest in coqui's format.
+    """Speak every text in turn with one of the `SPEAKERS`; write `folder/wavs/*.wav` and a manifest in coqui's format.
 
     The manifest (`audio_file|text|speaker_name`) is written last, when all recordings are there.
 
@@ -157,15 +156,15 @@ def make_corpus(
     Raises:
         What `speak_to_array` raises; DataError for no texts; MachineError when a file cannot be written.
     """
-    if not texts or not speakers:
-        raise DataError(f"{len(texts)} texts and {len(speakers)} speakers: give at least one of each.")
+    if not texts:
+        raise DataError("There is no text to speak. Give at least one.")
     folder = Path(folder)
     (folder / "wavs").mkdir(parents=True, exist_ok=True)
     lines = ["audio_file|text|speaker_name"]
     for index, text in enumerate(with_progress(texts, len(texts), f"sentences in {language} spoken", progress)):
         # `|` and line ends separate the manifest's fields.
         text = " ".join(text.replace("|", " ").split())
-        speaker = speakers[index % len(speakers)]
+        speaker = SPEAKERS[index % len(SPEAKERS)]
         speech = speak_to_array(
             text, language, voice_variant=speaker.variant, speed_wpm=speaker.speed_wpm, pitch=speaker.pitch
         )

@@ -78,21 +78,19 @@ def extend_token_tensors(
     method: str,
     spellings: Mapping[int, Sequence[int]],
     seed: int,
-    prefix: str = "gpt.",
 ) -> dict[str, Tensor]:
     """A base model's state dict with its three token tensors grown to `vocab_size` rows.
 
     Args:
-        state: state dict of a base model.
+        state: state dict of a base model, with the keys of `Xtts`.
         vocab_size: rows that the new vocabulary needs; at least as many as there are.
         method, spellings, seed: see `extend_rows`.
-        prefix: of the GPT's keys.
 
     Returns:
         A new dict; all other tensors are the same objects.
     """
     extended = dict(state)
-    for name in TOKEN_TENSORS:
-        old = state[prefix + name]
-        extended[prefix + name] = extend_rows(old, vocab_size - old.shape[0], method, spellings, seed)
+    for name in (f"gpt.{name}" for name in TOKEN_TENSORS):
+        old = state[name]
+        extended[name] = extend_rows(old, vocab_size - old.shape[0], method, spellings, seed)
     return extended

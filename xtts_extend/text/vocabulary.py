@@ -58,20 +58,8 @@ class Vocabulary:
         return language_codes(self.tokens)
 
     @property
-    def stop_id(self) -> int:
-        return self.tokens["[STOP]"]
-
-    @property
     def unk_id(self) -> int:
         return self.tokens["[UNK]"]
-
-    @property
-    def space_id(self) -> int:
-        return self.tokens["[SPACE]"]
-
-    @property
-    def start_id(self) -> int:
-        return self.tokens["[START]"]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
