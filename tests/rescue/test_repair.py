@@ -14,7 +14,7 @@ from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.rescue.patient import moments_by_name, open_patient
 from xtts_extend.rescue.repair import repair
-from xtts_extend.run.recorded import is_of_others
+from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.speech.export import export
 from xtts_extend.text.vocabulary import load_vocabulary, romanized_spellings
 
@@ -115,7 +115,7 @@ def test_a_copy_of_a_stock_run_is_ours_in_a_folder_of_its_own_alone(stock_file, 
     repair(stock_file, corpus.base, tmp_path / "repaired")
     repair(tmp_path / "repaired", corpus.base, tmp_path / "repaired.pth")
     files = (stock_file, tmp_path / "repaired" / stock_file.name, tmp_path / "repaired.pth")
-    assert [is_of_others(torch.load(file, weights_only=True)) for file in files] == [True, False, True]
+    assert [TrainingCheckpoint.open(file).is_of_others for file in files] == [True, False, True]
 
 
 def test_a_blend(patient_file, corpus, tmp_path):

@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from xtts_extend.run.metrics import Line
+from xtts_extend.run.metrics import Line, finite
 
 _WINDOW = 10
 
@@ -24,13 +24,13 @@ def draw_losses(steps: list[Line], evaluations: list[Line], resumed_after: int, 
     """
     figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
     numbers = [line["step"] for line in steps]
-    losses = [line["loss_mel_ce"] for line in steps]
+    losses = [finite(line["loss_mel_ce"]) for line in steps]
     axes.plot(numbers, losses, color="0.8", linewidth=1, label="training, each step")
     means = [sum(part) / len(part) for part in (losses[max(0, i - _WINDOW + 1) : i + 1] for i in range(len(losses)))]
     axes.plot(numbers, means, color="0.35", label=f"training, mean of {_WINDOW} steps")
     for language in sorted({line["language"] for line in evaluations}):
         lines = [line for line in evaluations if line["language"] == language]
-        points = [line["step"] for line in lines], [line["loss_mel_ce"] for line in lines]
+        points = [line["step"] for line in lines], [finite(line["loss_mel_ce"]) for line in lines]
         axes.plot(*points, marker="o", label=f"evaluation, {language}")
     axes.axvline(resumed_after + 0.5, color="tab:red", linestyle="--", label=f"stopped after {resumed_after}, resumed")
     axes.set(xlabel="step", ylabel="mel loss (cross entropy)", title="A new language, stopped and resumed")

@@ -39,7 +39,7 @@ from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice
 from xtts_extend.recipes import find_recipe
 from xtts_extend.run.config import NewLanguageConfig
-from xtts_extend.run.metrics import Line, read_metrics
+from xtts_extend.run.metrics import Line, finite, read_metrics
 from xtts_extend.setup.samples import limits_of
 from xtts_extend.speech.export import export
 from xtts_extend.speech.speaking import load_model, speak_to_file
@@ -287,7 +287,7 @@ def _newest_step(run: Path) -> int:
 
 def _by_language(evaluations: list[Line], step: int) -> dict[str, float]:
     """Mel loss by language, of the evaluation at a step or the last one before it."""
-    return {line["language"]: line["loss_mel_ce"] for line in evaluations if line["step"] <= step}
+    return {line["language"]: finite(line["loss_mel_ce"]) for line in evaluations if line["step"] <= step}
 
 
 def _changed_rows(run: Path, base: Path) -> int:

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from xtts_extend.run.metrics import Line, comparable
+from xtts_extend.run.metrics import Line, comparable, finite
 
 #: (step, loss), in order.
 Curve = list[tuple[int, float]]
@@ -172,7 +172,7 @@ def _from_metrics(file: Path, last: float, language: str) -> Curves:
             train.append((step, loss))
         elif values.get("language") == language or not language:
             evaluations.append(values)
-    return Curves(str(file), train, [(line["step"], line["loss"]) for line in comparable(evaluations)])
+    return Curves(str(file), train, [(line["step"], finite(line["loss"])) for line in comparable(evaluations)])
 
 
 def _from_tensorboard(folder: Path, last: float) -> Curves:

@@ -27,20 +27,20 @@ MEASURE = 2
 
 
 class Line(TypedDict, total=False):
-    """A line of metrics.jsonl: of a step, or, with `eval`, of a language in an evaluation."""
+    """A line of metrics.jsonl: of a step, or, with `eval`, of a language in an evaluation; None is not finite."""
 
     step: int
     epoch: int
-    loss: float
-    loss_text_ce: float
-    loss_mel_ce: float
-    loss_distill: float
+    loss: float | None
+    loss_text_ce: float | None
+    loss_mel_ce: float | None
+    loss_distill: float | None
     learning_rate: float
     samples: list[str]
     eval: bool
     measure: int
     language: str
-    retention: float
+    retention: float | None
 
 
 class MetricsLog:
@@ -137,17 +137,15 @@ def _step_of(line: bytes) -> float:
 
 
 def read_metrics(run: Path) -> tuple[list[Line], list[Line]]:
-    """The lines of steps and the lines of evaluations of a run, in order; half a line at the end is passed over.
-
-    What was not finite, null in the file, is NaN.
-    """
+    """The lines of steps and the lines of evaluations of a run, in order; half a line at the end is passed over."""
     content = (run / FILE_NAME).read_bytes().splitlines(keepends=True)
-    lines = [cast(Line, json.loads(line, object_hook=_with_nan)) for line in content if math.isfinite(_step_of(line))]
+    lines = [cast(Line, json.loads(line)) for line in content if math.isfinite(_step_of(line))]
     return [line for line in lines if not line.get("eval")], [line for line in lines if line.get("eval")]
 
 
-def _with_nan(values: dict[str, object]) -> dict[str, object]:
-    return {name: math.nan if value is None else value for name, value in values.items()}
+def finite(value: float | None) -> float:
+    """A loss for arithmetic: NaN where it was not finite."""
+    return math.nan if value is None else value
 
 
 def comparable(evaluations: Sequence[Line]) -> list[Line]:

@@ -18,7 +18,7 @@ from xtts_extend.run.config import OF_OLDER_RUNS, NewLanguageConfig, read_json
 from xtts_extend.run.curves import read_curves
 from xtts_extend.run.folder import SAMPLES
 from xtts_extend.run.history import Event, read_history
-from xtts_extend.run.metrics import FILE_NAME, Line, comparable, read_metrics
+from xtts_extend.run.metrics import FILE_NAME, Line, comparable, finite, read_metrics
 
 logger = logging.getLogger("trainer")
 
@@ -111,7 +111,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         text = f"{value:.4f}" if isinstance(value, float) and 1e-3 < abs(value) < 1e6 else f"{value}"
         if isinstance(value, list):
             text = ", ".join(map(str, value))
-        text = "–" if value is None or text in ("", "nan") else text
+        text = "–" if value is None or text == "" else text
         return f"<{tag}{' class=number' if is_number else ''}>{html.escape(text)}</{tag}>"
 
     lines = ["<tr>" + "".join(cell("th", name) for name in head) + "</tr>"]
@@ -125,7 +125,7 @@ def _summary(run: Path, language: str, steps: Sequence[Line], evaluations: Seque
     for code in sorted({line["language"] for line in evaluations}):
         lines = [line for line in evaluations if line["language"] == code]
         first, last = lines[0], lines[-1]
-        best = min(lines, key=lambda line: line["loss"] if math.isfinite(line["loss"]) else math.inf)
+        best = min(lines, key=lambda line: math.inf if line["loss"] is None else line["loss"])
         kept = last.get("retention", "the language to learn" if code == language else "")
         rows.append((code, first["loss_mel_ce"], last["loss_mel_ce"], best["loss_mel_ce"], best["step"], kept))
     head = ("language", "mel loss, first", "last", "best", "at step", "retention")
@@ -139,7 +139,8 @@ def _summary(run: Path, language: str, steps: Sequence[Line], evaluations: Seque
 
 
 def _losses(steps: Sequence[Line], evaluations: Sequence[Line], history: Sequence[Event]) -> str:
-    known = [(line["step"], line["loss_mel_ce"]) for line in steps if math.isfinite(line["loss_mel_ce"])]
+    losses = [(line["step"], finite(line["loss_mel_ce"])) for line in steps]
+    known = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     if not known:
         return "<p>No step has a loss.</p>"
     size = max(1, -(-len(known) // _POINTS))
@@ -148,7 +149,7 @@ def _losses(steps: Sequence[Line], evaluations: Sequence[Line], history: Sequenc
     curves = {"training": train}
     for code in sorted({line["language"] for line in evaluations}):
         own = [line for line in evaluations if line["language"] == code]
-        curves[f"{code}, evaluation"] = [(line["step"], line["loss_mel_ce"]) for line in own]
+        curves[f"{code}, evaluation"] = [(line["step"], finite(line["loss_mel_ce"])) for line in own]
     return _plot(curves, "mel loss", history)
 
 
@@ -156,7 +157,7 @@ def _retention(evaluations: Sequence[Line], history: Sequence[Event], config: Ma
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in evaluations:
         if "retention" in line:
-            curves.setdefault(line["language"], []).append((line["step"], line["retention"]))
+            curves.setdefault(line["language"], []).append((line["step"], finite(line["retention"])))
     if not curves:
         return "<p>No old language was evaluated: give --val-manifest PATH:LANG for the languages to keep.</p>"
     said = "<p>The base's mel loss over the model's, on the same recordings: 1 is as the base, less is forgotten.</p>"
