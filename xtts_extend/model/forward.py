@@ -18,9 +18,17 @@ from torch.utils.checkpoint import checkpoint
 
 #: Places of an utterance's audio beside its codes: coqui's loss counts so many stop tokens after them.
 AUDIO_STOPS = 4
-
+#: What coqui's perceiver makes of a conditioning slice, however long it is.
+_PERCEIVER_FRAMES = 32
 
 _Places = TypeVar("_Places")
+
+
+def conditioning_frames(model_args: Any) -> int:
+    """Places of the transformer's sequence that the conditioning takes."""
+    if model_args.gpt_use_perceiver_resampler:
+        return _PERCEIVER_FRAMES
+    return -(-int(model_args.max_conditioning_length) // int(model_args.gpt_code_stride_len))
 
 
 def on_device(places: _Places, device: torch.device) -> _Places:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 
 from xtts_extend.errors import ConfigError, MachineError
-from xtts_extend.model.forward import AUDIO_STOPS
-from xtts_extend.training.loaders import conditioning_frames
+from xtts_extend.model.forward import AUDIO_STOPS, conditioning_frames
 from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -11,9 +12,13 @@ from torch.utils.data import DataLoader
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.manifest import Sample
 from xtts_extend.data.sampler import EpochBatchSampler, padding_share
-from xtts_extend.model.forward import AUDIO_STOPS
+from xtts_extend.model.forward import AUDIO_STOPS, conditioning_frames
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.ranks import Ranks
+from xtts_extend.training.batch_memory import find_batch_frames
+from xtts_extend.training.state import RunState
+
+logger = logging.getLogger("trainer")
 
 
 def _dataset(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], is_eval: bool) -> UtteranceDataset:
@@ -28,17 +33,6 @@ def _dataset(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample
         is_eval=is_eval,
         use_masking=model_args.gpt_use_masking_gt_prompt_approach,
     )
-
-
-#: What coqui's perceiver makes of a conditioning slice, however long it is.
-_PERCEIVER_FRAMES = 32
-
-
-def conditioning_frames(model_args: Any) -> int:
-    """Places of the transformer's sequence that the conditioning takes."""
-    if model_args.gpt_use_perceiver_resampler:
-        return _PERCEIVER_FRAMES
-    return -(-int(model_args.max_conditioning_length) // int(model_args.gpt_code_stride_len))
 
 
 def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
@@ -57,6 +51,26 @@ def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], conf
     size = max(1, round(sum(map(len, batches)) / len(batches)))
     padding = padding_share(batches, sample_frames(samples, config.model_args))
     return f" > {len(batches)} batches of {size} samples on average; padding {padding:.1%}"
+
+
+def first_loader(state: RunState) -> DataLoader[Any]:
+    """The batches that a run goes on with, as large as it says; where its epoch is over by now, those of the next one.
+
+    `--batch-frames auto` is decided here.
+    """
+    config, position, samples = state.config, state.position, state.train_samples
+    if config.batch_frames == 0:
+        widest = max(sample_frames(samples, config.model_args))
+        config.batch_frames = state.ranks.from_main(find_batch_frames(state, widest))
+    loader = train_loader(config, state.model.xtts.tokenizer, samples, state.ranks)
+    sampler = cast(EpochBatchSampler, loader.batch_sampler)
+    sampler.set_position(position.epoch)
+    if config.batch_frames:
+        logger.info(describe_padding(sampler, samples, config))
+    if position.batch > len(sampler):
+        logger.info(" > epoch %d has fewer batches now, and is over: the next one begins.", position.epoch)
+        position.start_epoch(position.epoch + 1)
+    return loader
 
 
 def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], ranks: Ranks) -> DataLoader[Any]:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
+from trainer import Trainer
 
 from xtts_extend.data.manifest import Sample
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import Position
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.text.vocabulary import Vocabulary
+from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 from xtts_extend.training.randomness import seed_all
 
 
@@ -45,6 +46,23 @@ class RunState:
     ranks: Ranks
     accumulate: int
     position: Position = field(default_factory=Position)
+
+    @classmethod
+    def of(cls, trainer: Trainer, ranks: Ranks) -> RunState:
+        """The state of a trainer whose optimizer and scheduler are made."""
+        (optimizer,), (scheduler,) = trainer.optimizer, trainer.scheduler
+        return cls(
+            config=trainer.config,
+            model=trainer.model,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            scaler=trainer.scaler,
+            vocabulary=load_vocabulary(trainer.config.model_args.tokenizer_file, quiet=True),
+            train_samples=trainer.train_samples or [],
+            eval_samples=trainer.eval_samples or [],
+            ranks=ranks,
+            accumulate=trainer.grad_accum_steps,
+        )
 
     @property
     def learning_rate(self) -> float:

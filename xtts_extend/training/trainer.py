@@ -3,7 +3,7 @@
 What stock does differently, and why the loop is ours: `restore_path` there loads weights and starts at step 0 with an
 empty optimizer; `continue_path` starts the interrupted epoch again; checkpoints are written in the middle of a gradient
 accumulation, under their final name; exceptions end in a deleted run folder. Kept from stock: the configuration,
-loggers, callbacks, the model's hooks, optimizer and scheduler factories, `optimize`, the checkpoint's keys.
+loggers, callbacks, the model's hooks, optimizer and scheduler factories, the checkpoint's keys.
 
 Randomness is a function of (seed, step), so that nothing has to be remembered.
 """
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 from trainer import Trainer, TrainerArgs
 
@@ -39,8 +38,6 @@ from xtts_extend.run.position import Position
 from xtts_extend.run.ranks import Ranks
 from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.hardware import prepare_device
-from xtts_extend.text.vocabulary import load_vocabulary
-from xtts_extend.training.batch_memory import find_batch_frames
 from xtts_extend.training.best import BestModel, judge_best_again
 from xtts_extend.training.evaluation import (
     Losses,
@@ -49,14 +46,14 @@ from xtts_extend.training.evaluation import (
     note_evaluation,
     speak_test_sentences,
 )
-from xtts_extend.training.loaders import describe_padding, sample_frames, train_loader
+from xtts_extend.training.loaders import first_loader, train_loader
 from xtts_extend.training.output import RunOutput
 from xtts_extend.training.pace import Progress
 from xtts_extend.training.restore import Resumed, checkpoint_size, restore, take_up
 from xtts_extend.training.saving import Saver
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
 from xtts_extend.training.state import RunState
-from xtts_extend.training.update import Updater, out_of_memory
+from xtts_extend.training.update import Hooks, Updater, out_of_memory
 
 logger = logging.getLogger("trainer")
 
@@ -136,7 +133,7 @@ class ResumableTrainer(Trainer):
                 )
             self._resumed = None
             self.output_path = folder.path
-            self._updater = Updater(self.state, self)
+            self._updater = Updater(self.state, Hooks(self))
             if folder.is_new:
                 self._begin()
             undo.pop_all()
@@ -144,19 +141,7 @@ class ResumableTrainer(Trainer):
     @cached_property
     def state(self) -> RunState:
         """What the run is made of; there is one as soon as optimizer and scheduler are made."""
-        (optimizer,), (scheduler,) = self.optimizer, self.scheduler
-        return RunState(
-            config=self.config,
-            model=self.model,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            scaler=self.scaler,
-            vocabulary=load_vocabulary(self.config.model_args.tokenizer_file, quiet=True),
-            train_samples=self.train_samples or [],
-            eval_samples=self.eval_samples or [],
-            ranks=self.ranks,
-            accumulate=self.grad_accum_steps,
-        )
+        return RunState.of(self, self.ranks)
 
     @property
     def position(self) -> Position:
@@ -247,14 +232,6 @@ class ResumableTrainer(Trainer):
     # TRAINING
     ####################
 
-    def before_backward(self, losses: Mapping[str, Tensor]) -> None:
-        """Tell the callbacks; called by the updater."""
-        self.callbacks.before_backward_pass(self, losses)
-
-    def before_clipping(self) -> None:
-        """Tell the callbacks; called by the updater."""
-        self.callbacks.before_gradient_clipping(self)
-
     def _training_mode(self) -> None:
         # the model's own hook: only the GPT trains, DVAE and decoder stay in evaluation mode
         self.model.on_train_epoch_start(self)
@@ -333,10 +310,9 @@ class ResumableTrainer(Trainer):
         if not self.position.evaluation_due:
             return
         began = time.monotonic()
-        state, position = self.state, self.position
+        state, position, lines = self.state, self.position, {}
         self._output.read_losses(position)
         state.seed("eval", position.step)
-        lines = {}
         if self.config.run_eval:
             found = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, self.stop)
             self._begin()
@@ -362,16 +338,7 @@ class ResumableTrainer(Trainer):
     def _fit(self) -> None:
         self._progress = Progress(self.config, self.position.step)
         self._limit = TimeLimit(self.config.max_minutes, checkpoint_size(self.model))
-        if self.config.batch_frames == 0:
-            widest = max(sample_frames(self.train_samples or [], self.config.model_args))
-            self.config.batch_frames = self.ranks.from_main(find_batch_frames(self.state, widest))
-        self.train_loader = self.get_train_dataloader(self.train_samples or [])
-        self._sampler.set_position(self.position.epoch)
-        if self.config.batch_frames:
-            logger.info(describe_padding(self._sampler, self.train_samples or [], self.config))
-        if self.position.batch > len(self._sampler):
-            logger.info(" > epoch %d has fewer batches now, and is over: the next one begins.", self.position.epoch)
-            self.position.start_epoch(self.position.epoch + 1)
+        self.train_loader = first_loader(self.state)
         epochs_done = self.position.epoch + (self.position.batch == len(self._sampler))
         is_complete = self.state.is_finished or epochs_done >= self.config.epochs
         if is_complete and not self.position.evaluation_due:

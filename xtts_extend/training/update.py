@@ -11,12 +11,13 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
+from trainer import Trainer
 
 from xtts_extend.data.dataset import UtteranceDataset, split_batch
 from xtts_extend.data.sampler import EpochBatchSampler
@@ -63,14 +64,19 @@ class _Trained:
     losses: dict[str, Tensor]
 
 
-class Hooks(Protocol):
-    """What the trainer's callbacks are told of an update."""
+class Hooks:
+    """Tells the callbacks of a trainer of an update."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
 
     def before_backward(self, losses: Mapping[str, Tensor]) -> None:
         """Called with the losses of each share of a batch."""
+        self._trainer.callbacks.before_backward_pass(self._trainer, losses)
 
     def before_clipping(self) -> None:
         """Called when the gradients of an update are complete."""
+        self._trainer.callbacks.before_gradient_clipping(self._trainer)
 
 
 class Updater:
