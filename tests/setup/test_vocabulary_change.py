@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import as_flag, changed_vocabulary, checkpoint, only_run, ready
+from runs import as_flag, changed_vocabulary, checkpoint, edited, only_run, ready
 
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_rows
 from xtts_extend.model.gpt_trainer import row_digests
@@ -194,6 +194,16 @@ def test_a_checkpoint_with_a_token_more_than_its_tokenizer(stock_file, corpus, f
     # with the vocabulary that it had, its difference to the tokenizer is known
     code, message = fails([*flags, "--checkpoint-vocab", str(corpus.vocab)])
     assert (code, "1 token removed" in message) == (2, True)
+
+
+def test_a_vocabulary_that_is_only_named(stock_file, corpus, fails, tmp_path):
+    """The stock Trainer records where it was, and it is not there any more."""
+    file = edited(stock_file, tmp_path / "moved", lambda content: content["config"]["model_args"].pop("tokenizer_file"))
+    flags = corpus.stock_flags(file, val_manifest=None, output_dir=tmp_path / "runs")
+    code, message = fails(flags)
+    assert (code, "Name it with --checkpoint-vocab" in message) == (2, True)
+    trainer = ready([*flags, "--checkpoint-vocab", str(corpus.vocab)])
+    assert (trainer.position.step, trainer.model.vocab_size) == (5, load_vocabulary(corpus.vocab).size)
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
     checkpoint, record = resumed.checkpoint, resumed.checkpoint.record
     state.position = position = checkpoint.position
     if resumed.migration is None:
-        known, reason = checkpoint_vocabulary(checkpoint)
+        known, reason = checkpoint_vocabulary(checkpoint, state.config.checkpoint_vocab)
         require_same_vocabulary(known, reason, state.vocabulary, checkpoint.info)
     state.model.restore_state(checkpoint.model, record.adapter.tensors if record else {})
     _name_rounding(checkpoint)
