@@ -68,13 +68,14 @@ def main(argv: list[str]) -> None:
             config.started_from_digest = base_digest(config, samples.train)
         model = ExtendedGPTTrainer(config)
 
-        resumed, holds_base = None, not resuming
+        resumed, compared = None, False
         if resuming:
             # refused where it would become another run; its weights are loaded by the trainer
             resumed = take_up(start.checkpoint, config, samples.train, ranks, migration, flags.allow_changes)
             config.freeze_base_rows = resumed.freezes
             model.freeze_as(resumed.base_rows)
-            holds_base = load_reference(model, config, samples, start.checkpoint.record)
+            # with the base, whose weights come first then
+            compared = load_reference(model, config, samples, start.checkpoint.record)
         else:
             weights, base_rows = resize_embeddings(start, config, migration)
             model.load_base(weights, base_rows)
@@ -84,6 +85,7 @@ def main(argv: list[str]) -> None:
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
         equip(model, config, samples.train)
+        base_losses = measure_base(model, config, samples.evaluation, ranks) if compared else {}
         announce(model, config, samples.train, samples.evaluation, ranks, start.resumed)
 
         trainer = ResumableTrainer(
@@ -99,7 +101,7 @@ def main(argv: list[str]) -> None:
             train_samples=samples.train,
             eval_samples=samples.evaluation,
             resumed=resumed,
-            base_losses=measure_base(model, config, samples.evaluation, ranks) if resuming and holds_base else {},
+            base_losses=base_losses,
             new_run=flags.new_run,
             run_folder=start.run_folder,
             ranks=ranks,
