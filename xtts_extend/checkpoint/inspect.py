@@ -11,7 +11,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -242,13 +242,12 @@ def run_checkpoints(run: Path) -> list[Path]:
     return [file for file, _ in named_checkpoints(run)]
 
 
-def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Path] = ()) -> CheckpointInfo:
+def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
     """The sound checkpoint of a run folder with the most steps, by the steps that the files record.
 
     Args:
         run: the folder.
         verify: a file is sound only if its checksums are right; otherwise a readable header is enough.
-        without: files that are known to be damaged.
 
     Raises:
         DamagedError: all training checkpoints of the folder are damaged; each is named with its reason.
@@ -258,8 +257,6 @@ def newest_checkpoint(run: Path, *, verify: bool = False, without: Collection[Pa
     damaged: list[str] = []
     kind: type[CheckpointError] = CheckpointError
     for file in run_checkpoints(run):
-        if file in without:
-            continue
         try:
             info = describe(load_pickled(file, map_location="meta"), file)
         except CheckpointError as error:

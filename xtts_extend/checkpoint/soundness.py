@@ -47,23 +47,6 @@ def require_sound(path: Path) -> None:
         )
 
 
-class Verification:
-    """`require_sound` in the background, while other things are got ready; it also brings the file into memory."""
-
-    def __init__(self, path: Path) -> None:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="checksums")
-        self._result = pool.submit(require_sound, path)
-        pool.shutdown(wait=False)
-
-    def require_sound(self) -> None:
-        """Wait for the end of it.
-
-        Raises:
-            DamagedError: the file is damaged.
-        """
-        self._result.result()
-
-
 def _damaged(path: Path, first: int) -> list[int]:
     """The places of damaged records among all, of every `_THREADS`-th one; a thread has the file open for itself."""
     with zipfile.ZipFile(path) as archive:
