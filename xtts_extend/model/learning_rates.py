@@ -15,12 +15,12 @@ _TOP = ("gpt.ln_f.", "final_norm.", "mel_head.", "text_head.")
 
 
 def configured_groups(gpt: Any, config: Any) -> list[dict[str, Any]]:
-    """`parameter_groups` as a `NewLanguageConfig` wants them; any other `GPTTrainerConfig` has one rate for all."""
+    """`parameter_groups` as a `NewLanguageConfig` wants them."""
     return parameter_groups(
         gpt,
         rate=config.lr,
-        new_row_rate=getattr(config, "new_row_learning_rate", None),
-        layer_decay=getattr(config, "layer_decay", 1.0),
+        new_row_rate=config.new_row_learning_rate,
+        layer_decay=config.layer_decay,
         weight_decay=config.optimizer_params["weight_decay"] if config.optimizer_wd_only_on_weights else None,
     )
 

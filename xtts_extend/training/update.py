@@ -23,6 +23,7 @@ from xtts_extend.data.dataset import UtteranceDataset, split_batch
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import CheckFailed, MachineError
 from xtts_extend.model.forward import Layout
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
@@ -44,7 +45,7 @@ def out_of_memory(said: str) -> MachineError:
 class _TrainingLosses(nn.Module):
     """The training losses as a module's forward: DDP arms the exchange of gradients there. Only the GPT trains."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: ExtendedGPTTrainer) -> None:
         super().__init__()
         self.gpt = model.xtts.gpt
         self._train_step = model.train_step
