@@ -6,7 +6,7 @@ import gc
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -106,14 +106,14 @@ def corpus(mini_base, made_once):
 
 
 @pytest.fixture(scope="session")
-def recipe() -> Callable[[list[str]], None]:
-    """The recipe's main, in this process."""
+def recipe() -> Callable[[Iterable[object]], None]:
+    """The recipe's main, in this process; paths and numbers among its flags need not be texts."""
     from runs import RECIPE
 
     spec = importlib.util.spec_from_file_location("recipe", RECIPE)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.main
+    return lambda flags: module.main([str(flag) for flag in flags])
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +150,25 @@ def stock_file(corpus, made_once) -> Path:
 @pytest.fixture(scope="session")
 def uninterrupted(run_once) -> Path:
     """Two epochs in one go, evaluated in the middle as well: the run that all others are compared with."""
-    return run_once("uninterrupted", eval_step=4, save_step=4, warmup_steps=6)
+    from runs import UNINTERRUPTED
+
+    return run_once("uninterrupted", **UNINTERRUPTED)
+
+
+@pytest.fixture(scope="session")
+def trainer_of(recipe):
+    """The trainer that the recipe makes of some flags: a base loaded or a checkpoint restored, nothing trained yet."""
+    from xtts_extend.training.trainer import ResumableTrainer
+
+    def make(flags):
+        made = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ResumableTrainer, "fit", lambda trainer: made.append(trainer))
+            recipe(flags)
+        (trainer,) = made
+        return trainer
+
+    return make
 
 
 @pytest.fixture

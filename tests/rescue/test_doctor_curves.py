@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from runs import base_rows, edited
+from checkpoints import at_step, drifted_rows, edited
+from runs import base_rows, write_metrics
 from torch.utils.tensorboard import SummaryWriter
 
 from xtts_extend.rescue.doctor import examine
@@ -24,13 +25,6 @@ def curve(evaluations, rising_train=False):
 START = '{"eval": true, "step": 0, "language": "am", "loss": 3.0}\n'
 
 
-def at_step(step):
-    def edit(content):
-        content["step"] = step
-
-    return edit
-
-
 @pytest.mark.parametrize(
     ("lines", "step", "verdict", "reason"),
     [
@@ -42,15 +36,14 @@ def at_step(step):
         (curve([3, 2.8, 2.7, 2.6, 2.5]), 200, "healthy", ""),
         (START + curve([3.6, 3.4]), 80, "overfitted", "was 3.0000 before the first step and is 3.4000 now"),
         (curve([3, 2.5, 2.4], rising_train=True), 120, "diverged", "the training loss ran away"),
-        (
-            START + curve([3.6, 3.4], rising_train=True),
-            80,
-            "diverged",
-            "the training loss ran away",
-        ),
+        (START + curve([3.6, 3.4], rising_train=True), 80, "diverged", "the training loss ran away"),
         ('{"step": 1, "loss": null}\nhalf a li', 200, "healthy", ""),
     ],
-)
+    ids=[
+        "turned", "at its best", "turned lately", "stands still", "turned slowly", "falls", "worse than the start",
+        "training ran away", "training ran away from the start", "null and half a line",
+    ],
+)  # fmt: skip
 def test_curves(short_run, corpus, tmp_path, lines, step, verdict, reason):
     file = edited(short_run / "checkpoint_4.pth", tmp_path, at_step(step))
     (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
@@ -60,18 +53,13 @@ def test_curves(short_run, corpus, tmp_path, lines, step, verdict, reason):
 
 
 def test_drifted_rows_and_bad_losses_are_no_case_for_a_repair(healthy_stock, corpus, tmp_path):
-    def move(content):
-        content["step"] = 80
-        content["model"]["xtts.gpt.text_embedding.weight"][: base_rows(corpus)] += 2
-
-    file = edited(healthy_stock, tmp_path, move)
+    file = edited(healthy_stock, tmp_path, at_step(80), drifted_rows(base_rows(corpus)))
     assert examine(file, corpus.base).next_command.startswith("xtts-extend repair ")
     (tmp_path / "metrics.jsonl").write_text(START + curve([3.6, 3.4]), encoding="utf-8")
     found = examine(file, corpus.base)
     assert (found.verdict, list(found.also)) == ("old-rows-drifted", ["overfitted"])
-    assert found.next_command.startswith(
-        f"{'python recipes/new_language/train_gpt_xtts.py'} --base-dir {corpus.base} --vocab "
-    )
+    recipe = "python recipes/new_language/train_gpt_xtts.py"
+    assert found.next_command.startswith(f"{recipe} --base-dir {corpus.base} --vocab ")
 
 
 def test_curves_of_a_stock_run(healthy_stock, corpus, tmp_path):
@@ -88,8 +76,7 @@ def test_curves_of_a_stock_run(healthy_stock, corpus, tmp_path):
 
 def test_a_loss_that_stands_still_is_a_note(short_run, corpus, tmp_path):
     file = edited(short_run / "checkpoint_4.pth", tmp_path, at_step(100))
-    lines = [json.dumps({"step": step, "loss": 4.2}) + "\n" for step in range(1, 101)]
-    (tmp_path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_metrics(tmp_path, ({"step": step, "loss": 4.2} for step in range(1, 101)))
     found = examine(file, corpus.base)
     assert found.verdict == "healthy"
     assert found.notes == ["the training loss stands still: 4.2000 in the middle of the run, 4.2000 at its end"]

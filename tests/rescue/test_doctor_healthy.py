@@ -1,17 +1,16 @@
 """What the doctor finds healthy, what it measures there, and what it refuses to judge."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from runs import base_rows, edited, only_run
+from checkpoints import HEAD, cut, edited, stripped_of
+from networks import base_weights
+from runs import base_rows, checkpoint, only_run
 
 from xtts_extend.errors import CheckpointError
-from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.rescue.doctor import examine
-
-PREFIX = "xtts.gpt."
-EMBEDDING, HEAD, BIAS = (PREFIX + name for name in TOKEN_TENSORS)
 
 
 def test_a_healthy_checkpoint(healthy, corpus):
@@ -33,8 +32,7 @@ def test_what_is_measured_is_so(short_run, corpus):
     assert found["old_rows"]["changed"] == 0
     assert found["old_rows"]["cosine_min"] == pytest.approx(1, abs=1e-6)
     assert found["new_rows"]["dead"] == 0
-    content = torch.load(short_run / "checkpoint_4.pth", weights_only=True)
-    base = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
+    content, base = checkpoint(short_run, 4), base_weights(corpus.base)
     key = "gpt.gpt.h.1.mlp.c_fc.weight"
     assert not torch.equal(content["model"]["xtts." + key], base[key])
     norms = [table.norm(dim=1).median() for table in (content["model"][HEAD][-150:], base["gpt.text_head.weight"])]
@@ -45,44 +43,56 @@ def test_what_is_measured_is_so(short_run, corpus):
     assert 0 < found["new_rows"]["never_moved"] < 150
 
 
-#: At its end a schedule's rate is 0.
-SCHEDULE = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 6}
-KINDS = {
-    "one step": {"max_steps": 1},
-    "schedule at its end": {"max_steps": 6},
-}
-RARE_KINDS = {
-    "no text loss": {"text_loss_weight": 0, "max_steps": 12, "no_freeze_base_rows": True, "learning_rate": 1e-5},
-    "all rows": {"no_freeze_base_rows": True, "max_steps": 3, "learning_rate": 1e-5},
-    "no update yet": {"grad_accum_steps": 6, "max_steps": 6, "learning_rate": 0, "weight_decay": 0},
-    "init by noise": {"init": "normal", "max_steps": 2},
-    "bf16": {"amp": "bf16", "max_steps": 2},
-}
+def healthy_run(corpus, recipe, folder, *overrides, **flags):
+    """What the doctor notes of a run that it finds healthy."""
+    recipe([*corpus.flags(output_dir=folder, val_manifest=None, **flags), *overrides])
+    found = examine(only_run(folder), corpus.base)
+    assert (found.verdict, found.also) == ("healthy", {})
+    return "\n".join(found.notes)
 
 
 @pytest.mark.parametrize(
-    "name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in RARE_KINDS)], ids=lambda name: name
+    "flags",
+    [
+        pytest.param({"max_steps": 1}, id="one step"),
+        pytest.param(
+            {"grad_accum_steps": 6, "max_steps": 6, "learning_rate": 0, "weight_decay": 0},
+            id="no update yet",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"init": "normal", "max_steps": 2}, id="init by noise", marks=pytest.mark.slow),
+        pytest.param({"amp": "bf16", "max_steps": 2}, id="bf16", marks=pytest.mark.slow),
+    ],
 )
-def test_healthy_runs_of_other_kinds(name, corpus, recipe, tmp_path):
-    flags = (KINDS | RARE_KINDS)[name]
-    arguments = corpus.flags(output_dir=tmp_path, val_manifest=None, **flags)
-    if name.startswith("schedule"):
-        arguments += ["--coqpit.lr_scheduler=LinearLR", f"--coqpit.lr_scheduler_params={json.dumps(SCHEDULE)}"]
-    recipe(arguments)
-    found = examine(only_run(tmp_path), corpus.base)
-    assert (found.verdict, found.also) == ("healthy", {})
-    assert any("schedule is at its end" in note for note in found.notes) == name.startswith("schedule")
-    assert any("trained all rows" in note for note in found.notes) == ("no_freeze_base_rows" in flags)
+def test_healthy_runs_of_other_kinds(flags, corpus, recipe, tmp_path):
+    notes = healthy_run(corpus, recipe, tmp_path, **flags)
+    assert "schedule is at its end" not in notes
+    assert "trained all rows" not in notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags", [{"text_loss_weight": 0, "max_steps": 12}, {"max_steps": 3}], ids=["no text loss", "all rows"]
+)
+def test_a_healthy_run_that_trained_all_rows_is_noted(flags, corpus, recipe, tmp_path):
+    notes = healthy_run(corpus, recipe, tmp_path, no_freeze_base_rows=True, learning_rate=1e-5, **flags)
+    assert "trained all rows" in notes
+    assert "schedule is at its end" not in notes
+
+
+def test_a_schedule_at_its_end_is_noted(corpus, recipe, tmp_path):
+    # its rate is 0 there
+    schedule = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 6}
+    overrides = ["--coqpit.lr_scheduler=LinearLR", f"--coqpit.lr_scheduler_params={json.dumps(schedule)}"]
+    notes = healthy_run(corpus, recipe, tmp_path, *overrides, max_steps=6)
+    assert "schedule is at its end" in notes
+    assert "trained all rows" not in notes
 
 
 def test_weights_without_a_run(short_run, corpus, tmp_path):
     assert examine(corpus.base, corpus.base).verdict == "healthy"
-
-    def strip(content):
-        for key in ("optimizer", "scheduler", "xtts_extend"):
-            del content[key]
-
-    found = examine(edited(short_run / "checkpoint_4.pth", tmp_path, strip), corpus.base)
+    weights = edited(short_run / "checkpoint_4.pth", tmp_path, stripped_of("optimizer", "scheduler", "xtts_extend"))
+    found = examine(weights, corpus.base)
     assert found.verdict == "healthy"
     assert found.measurements["moments"] is None
     assert found.measurements["old_rows"]["changed"] == 0
@@ -107,7 +117,7 @@ def test_another_base_is_an_error(short_run, tmp_path):
 
 
 def test_a_damaged_base_is_an_error(short_run, corpus, tmp_path):
-    (tmp_path / "model.pth").write_bytes((corpus.base / "model.pth").read_bytes()[:5000])
+    cut(shutil.copyfile(corpus.base / "model.pth", tmp_path / "model.pth"), 5000)
     with pytest.raises(CheckpointError, match="model.pth cannot be opened") as caught:
         examine(short_run, tmp_path)
     assert type(caught.value) is CheckpointError

@@ -3,10 +3,27 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 import torch
-from runs import base_rows, changed_vocabulary, checkpoint, edited, only_run
+from checkpoints import (
+    EMBEDDING,
+    HEAD,
+    MEL_HEAD,
+    PREFIX,
+    as_it_was,
+    cut,
+    drifted_rows,
+    edited,
+    naming_vocabulary,
+    put,
+    with_prefix,
+    without,
+    wrecked,
+)
+from networks import base_weights
+from runs import base_rows, changed_vocabulary, checkpoint, only_run
 
 from xtts_extend.cli import main
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DamagedError
@@ -18,7 +35,7 @@ from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.speech.export import export
 from xtts_extend.text.vocabulary import load_vocabulary, romanized_spellings
 
-PREFIX = "xtts.gpt."
+not_finite = put(math.nan, "model", MEL_HEAD, ...)
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +52,13 @@ def patient_file(request):
     return request.getfixturevalue("drifted" if request.param == "ours" else "stock_file")
 
 
-def base_weights(corpus):
-    return torch.load(corpus.base / "model.pth", weights_only=True)["model"]
-
-
 def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(patient_file, corpus, tmp_path):
     content = patient_file.read_bytes()
     done = repair(patient_file, corpus.base, tmp_path / "repaired")
     assert patient_file.read_bytes() == content
     (file,) = (tmp_path / "repaired").glob("checkpoint_*.pth")
-    old, new, base = (
-        torch.load(patient_file, weights_only=True),
-        torch.load(file, weights_only=True),
-        base_weights(corpus),
-    )
+    old, new = (torch.load(one, weights_only=True) for one in (patient_file, file))
+    base = base_weights(corpus.base)
     rows = base["gpt.text_head.bias"].shape[0]
     for key, tensor in new["model"].items():
         name = key.removeprefix(PREFIX)
@@ -78,29 +88,27 @@ def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(patient_file, c
     assert "old-rows-drifted" not in {found.verdict, *found.also}
 
 
-@pytest.mark.parametrize("patient_file", ["ours", pytest.param("stock", marks=pytest.mark.slow)], indirect=True)
-def test_the_repaired_run_resumes_frozen_and_exports(patient_file, corpus, recipe, tmp_path, caplog):
-    # the transformer went far at such a rate, too
-    options = {"blend": 0.9} if "drifted" in str(patient_file) else {"reinit_untrained": True}
+@pytest.mark.parametrize(
+    ("patient_file", "options"),
+    [
+        # the transformer went far at such a rate, too
+        pytest.param("ours", {"blend": 0.9}, id="ours"),
+        pytest.param("stock", {"reinit_untrained": True}, id="stock", marks=pytest.mark.slow),
+    ],
+    indirect=["patient_file"],
+)
+def test_the_repaired_run_resumes_frozen_and_exports(patient_file, options, corpus, recipe, tmp_path, caplog):
+    caplog.set_level("INFO", "trainer")
     repair(patient_file, corpus.base, tmp_path / "repaired", **options)
     assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
-    flags = ["--checkpoint", str(tmp_path / "repaired"), "--max-steps", "8", "--learning-rate", "0.001"]
-    flags += [
-        "--base-dir",
-        str(corpus.base),
-        "--language",
-        "am",
-        "--train-manifest",
-        str(corpus.train),
-        "--allow-changes",
-    ]
-    recipe(flags)
     # its folder is a run, whoever trained the original
     run = tmp_path / "repaired"
+    flags = ["--checkpoint", run, "--max-steps", 8, "--learning-rate", 0.001, "--allow-changes"]
+    recipe([*flags, "--base-dir", corpus.base, "--language", "am", "--train-manifest", corpus.train])
     assert "belongs to a run of others" not in caplog.text
     rows = base_rows(corpus)
-    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text or "drifted" in str(patient_file)
-    final, base = checkpoint(run, 8), base_weights(corpus)
+    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text
+    final, base = checkpoint(run, 8), base_weights(corpus.base)
     for name in TOKEN_TENSORS:
         assert torch.equal(final["model"][PREFIX + name][:rows], base[f"gpt.{name}"])
     assert final["xtts_extend"]["base_rows"]["frozen"]
@@ -121,7 +129,7 @@ def test_a_copy_of_a_stock_run_is_ours_in_a_folder_of_its_own_alone(stock_file, 
 def test_a_blend(patient_file, corpus, tmp_path):
     done = repair(patient_file, corpus.base, tmp_path / "blended.pth", blend=0.3)
     old, new = (torch.load(file, weights_only=True)["model"] for file in (patient_file, tmp_path / "blended.pth"))
-    base = base_weights(corpus)
+    base = base_weights(corpus.base)
     blended = 0
     for key, tensor in new.items():
         name = key.removeprefix(PREFIX)
@@ -141,7 +149,10 @@ def test_a_blend(patient_file, corpus, tmp_path):
 def test_rows_of_noise_start_again(stock_file, corpus, tmp_path):
     done = repair(stock_file, corpus.base, tmp_path / "repaired", reinit_untrained=True)
     assert done["reinitialised_rows"] == 149
-    new, base = torch.load(tmp_path / "repaired" / stock_file.name, weights_only=True)["model"], base_weights(corpus)
+    new, base = (
+        torch.load(tmp_path / "repaired" / stock_file.name, weights_only=True)["model"],
+        base_weights(corpus.base),
+    )
     before = torch.load(stock_file, weights_only=True)["model"]
     old, extended = load_vocabulary(corpus.base / "vocab.json"), load_vocabulary(corpus.vocab)
     start = extend_token_tensors(base, extended.size, "romanized", romanized_spellings(old, extended), seed=1)
@@ -161,11 +172,9 @@ def test_rows_that_never_moved_start_again_and_others_do_not(short_run, corpus, 
     done = repair(short_run, corpus.base, tmp_path / "repaired", reinit_untrained=True)
     assert done["reinitialised_rows"] == never > 0
     before, new = (checkpoint(run, 4) for run in (short_run, tmp_path / "repaired"))
-    assert torch.equal(
-        new["model"][PREFIX + "text_embedding.weight"], before["model"][PREFIX + "text_embedding.weight"]
-    )
+    assert torch.equal(new["model"][EMBEDDING], before["model"][EMBEDDING])
     # rows of the head had a gradient all the same
-    assert not torch.equal(new["model"][PREFIX + "text_head.weight"], before["model"][PREFIX + "text_head.weight"])
+    assert not torch.equal(new["model"][HEAD], before["model"][HEAD])
 
 
 @pytest.mark.slow
@@ -181,11 +190,7 @@ def test_new_rows_that_start_again_are_not_called_ill_for_it(corpus, recipe, tmp
 
 
 def test_a_checkpoint_without_settings_under_other_names(short_run, corpus, tmp_path):
-    def edit(content):
-        del content["config"]
-        content["model"] = {f"_orig_mod.{key}": tensor for key, tensor in content["model"].items()}
-
-    file = edited(short_run / "checkpoint_4.pth", tmp_path / "run", edit)
+    file = edited(short_run / "checkpoint_4.pth", tmp_path / "run", without("config"), with_prefix("_orig_mod."))
     done = repair(file, corpus.base, tmp_path / "repaired")
     assert (done["old_rows"], done["old_rows_restored"], done["frozen_from_here_on"]) == (400, 0, True)
     content = checkpoint(tmp_path / "repaired", 4)
@@ -203,10 +208,7 @@ def test_a_healthy_frozen_run_has_nothing_to_repair(short_run, corpus, tmp_path)
 
 
 def test_a_plan_writes_nothing(healthy_stock, corpus, tmp_path, capsys):
-    def move(content):
-        content["model"][PREFIX + "text_embedding.weight"][: base_rows(corpus)] += 2
-
-    drifted = edited(healthy_stock, tmp_path / "drifted", move)
+    drifted = edited(healthy_stock, tmp_path / "drifted", drifted_rows(base_rows(corpus)))
     command = ["repair", str(drifted), "--base", str(corpus.base), "--output", str(tmp_path / "new")]
     assert main([*command, "--blend", "0.3", "--plan", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -221,32 +223,29 @@ def test_a_plan_writes_nothing(healthy_stock, corpus, tmp_path, capsys):
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == files
 
 
-def not_a_number(content):
-    content["model"][PREFIX + "mel_head.weight"].fill_(math.nan)
-
-
-def wrecked(content):
-    for key, tensor in content["model"].items():
-        if ".gpt.h." in key and key.endswith("weight"):
-            tensor += 2 * tensor.norm() / tensor.numel() ** 0.5 * torch.randn(tensor.shape)
-
-
 @pytest.mark.parametrize(
     ("edit", "verdict", "pointless"),
     [
-        (lambda content: None, "healthy", "the doctor finds nothing to repair"),
+        (as_it_was, "healthy", "the doctor finds nothing to repair"),
         (wrecked, "diverged", "the transformer diverged"),
-        (not_a_number, "not-finite", "what a weight knew is lost"),
-        (None, "truncated", "nothing can be saved from a damaged file"),
+        (not_finite, "not-finite", "what a weight knew is lost"),
     ],
-    ids=["healthy", "diverged", "not finite", "truncated"],
+    ids=["healthy", "diverged", "not finite"],
 )
 def test_a_plan_says_that_a_repair_is_pointless(short_run, corpus, tmp_path, capsys, edit, verdict, pointless):
-    file = edited(short_run / "checkpoint_4.pth", tmp_path / "run", edit or not_a_number)
-    if edit is None:
-        file.write_bytes(file.read_bytes()[:9000])
-    command = ["repair", str(file), "--base", str(corpus.base), "--output", str(tmp_path / "new"), "--plan", "--json"]
-    assert main(command) == 1
+    file = edited(short_run / "checkpoint_4.pth", tmp_path / "run", edit)
+    require_pointless(file, corpus, tmp_path / "new", verdict, pointless, capsys)
+
+
+def test_a_plan_says_that_a_damaged_file_is_beyond_repair(short_run, corpus, tmp_path, capsys):
+    file = edited(short_run / "checkpoint_4.pth", tmp_path / "run")
+    cut(file, 9000)
+    require_pointless(file, corpus, tmp_path / "new", "truncated", "nothing can be saved from a damaged file", capsys)
+
+
+def require_pointless(file, corpus, output, verdict, pointless, capsys):
+    """The plan of a repair gives a verdict, the reason why it is pointless, and the doctor's way on."""
+    assert main(["repair", str(file), "--base", str(corpus.base), "--output", str(output), "--plan", "--json"]) == 1
     plan = json.loads(capsys.readouterr().out)
     assert (plan["verdict"], plan["written"]) == (verdict, False)
     assert plan["pointless"].startswith(pointless)
@@ -261,31 +260,28 @@ def test_a_plan_for_new_rows_of_noise(stock_file, corpus, tmp_path, capsys):
     assert main([*command, "--reinit-untrained"]) == 0
 
 
-def spoiled(file, folder, edit):
-    content = torch.load(file, weights_only=True)
-    edit(content)
-    torch.save(content, folder / file.name)
-    return folder / file.name
-
-
-def test_what_cannot_be_repaired(drifted, stock_file, corpus, tmp_path):
-    file = tmp_path / "checkpoint_5.pth"
-    file.write_bytes(drifted.read_bytes()[:100_000])
+def test_a_truncated_file_cannot_be_repaired(drifted, corpus, tmp_path):
+    file = shutil.copyfile(drifted, tmp_path / "checkpoint_5.pth")
+    cut(file, 100_000)
     with pytest.raises(DamagedError):
         repair(file, corpus.base, tmp_path / "new")
-    broken = spoiled(drifted, tmp_path, lambda c: c["model"][PREFIX + "mel_head.weight"].fill_(math.nan))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_weight_that_is_no_number_cannot_be_repaired(drifted, corpus, tmp_path):
+    broken = edited(drifted, tmp_path, not_finite)
     with pytest.raises(CheckFailed, match=r"holds NaN or infinity \(gpt\.mel_head\.weight\)"):
         repair(broken, corpus.base, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_rows_of_other_tokens_cannot_be_repaired(stock_file, corpus, tmp_path):
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", exchange={"a": "b"})
-
-    def renumber(content):
-        content["config"]["model_args"]["tokenizer_file"] = str(vocab)
-        base = base_weights(corpus)
-        rows = base["gpt.text_embedding.weight"]
-        content["model"][PREFIX + "text_embedding.weight"][: len(rows)] = rows
-
+    rows = base_weights(corpus.base)["gpt.text_embedding.weight"]
+    bases = put(rows, "model", EMBEDDING, slice(len(rows)))
+    renumbered = edited(stock_file, tmp_path, naming_vocabulary(vocab), bases)
     with pytest.raises(CheckpointError, match="2 rows of .* are those of other tokens"):
-        repair(spoiled(stock_file, tmp_path, renumber), corpus.base, tmp_path / "new")
+        repair(renumbered, corpus.base, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

@@ -7,14 +7,24 @@ import shutil
 
 import pytest
 import torch
-from runs import RECIPE, as_flag, configured, edited
+from checkpoints import (
+    MEL_HEAD,
+    as_it_was,
+    at_step,
+    cut,
+    edited,
+    put,
+    scaled,
+    stripped_of,
+    weights_alone,
+    with_settings,
+)
+from runs import RECIPE, as_flag, configured, write_metrics
 
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.setup.command_line import NOT_CARRIED, recorded_flags
 from xtts_extend.setup.start import Mode
-
-MEL_HEAD = "xtts.gpt.mel_head.weight"
 
 
 def pasted(command):
@@ -39,39 +49,64 @@ def differences(recorded, config, changed=()):
     return {key for key in keys - NOT_CARRIED if value(recorded, key) != value(now, key)} - set(changed)
 
 
+@pytest.fixture
+def again(corpus, tmp_path):
+    """The flags that give the configuration of some flags again, as a line of a shell."""
+
+    def make(*overrides, **flags):
+        argv = corpus.flags(output_dir=tmp_path / "Мои модели ሰላም", **flags)
+        recorded = json.loads(json.dumps(configured([*argv, *overrides])[1].to_dict()))
+        found, left_out = recorded_flags(recorded, corpus.base)
+        assert left_out == []
+        line = shlex.join(["--base-dir", str(corpus.base), "--vocab", str(corpus.vocab), *found])
+        assert differences(recorded, configured(shlex.split(line))[1]) == set()
+        return line
+
+    return make
+
+
 @pytest.mark.parametrize(
     "flags",
     [
         {"batch_size": 3, "grad_accum_steps": 7, "learning_rate": 1.7e-05, "warmup_steps": 21, "amp": "bf16"},
-        {"batch_frames": 700, "adapter": "lora", "adapter_rank": 4, "coqpit.layer_decay": 0.9, "seed": -5},
+        {"batch_size": None, "batch_frames": 700, "adapter": "lora", "adapter_rank": 4},
         {"language_weights": "am=3.0,en=1.0", "patience": 3, "min_retention": 0.98, "num_workers": 2, "codes": "a b",
          "columns": "text=die Sätze,audio=1"},
-        {"no_freeze_base_rows": True, "gradient_checkpointing": True, "coqpit.new_row_learning_rate": 0.001,
-         "coqpit.l2_sp": 2.5, "epochs": 5},
+        {"no_freeze_base_rows": True, "gradient_checkpointing": True, "epochs": 5},
         {"text_loss_weight": 0.5, "weight_decay": 0.25, "grad_clip": 0.5, "max_minutes": 90.0, "eval_step": 5},
-        {"coqpit.model_args.max_text_length": 150, "coqpit.run_name": "run 'ሀ' $HOME", "coqpit.eval_batch_size": 9},
-        {"coqpit.optimizer_params": '{"betas": [0.8, 0.9]}', "coqpit.lr_scheduler": "StepLR",
-         "coqpit.lr_scheduler_params": '{"step_size": 2}', "coqpit.save_checkpoints": "false"},
     ],
-    ids=["batches", "adapter", "weights", "rows", "losses", "overrides", "optimizer"],
+    ids=["batches", "adapter", "weights", "rows", "losses"],
 )  # fmt: skip
-def test_flags_give_recorded_values_again(corpus, tmp_path, flags):
-    output = tmp_path / "Мои модели ሰላም"
-    argv = corpus.flags(output_dir=output, **{key: value for key, value in flags.items() if "." not in key})
-    argv = [part for part in argv if part != "--batch-size" or "batch_frames" not in flags]
-    if "batch_frames" in flags:
-        argv.remove("2")
-    argv += [f"--{key}={value}" for key, value in flags.items() if "." in key]
-    recorded = json.loads(json.dumps(configured(argv)[1].to_dict()))
-    again, left_out = recorded_flags(recorded, corpus.base)
-    assert left_out == []
-    line = shlex.join(["--base-dir", str(corpus.base), "--vocab", str(corpus.vocab), *again])
-    assert differences(recorded, configured(shlex.split(line))[1]) == set()
+def test_flags_give_recorded_values_again(again, flags):
+    line = again(**flags)
     # what has a flag is said with it
-    for key in flags:
-        assert key == "seed" or f"--{key.replace('_', '-') if '.' not in key else key}" in line
-    # a value that looks like a flag is no value of one
-    assert line.count("--coqpit.") == sum("." in key or key == "seed" for key in flags)
+    for flag in [as_flag(key, value)[0] for key, value in flags.items() if value is not None]:
+        assert flag in line
+    assert "--coqpit." not in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides"),
+    [
+        ({}, {"model_args.max_text_length": 150, "run_name": "run 'ሀ' $HOME", "eval_batch_size": 9}),
+        ({}, {"optimizer_params": '{"betas": [0.8, 0.9]}', "lr_scheduler": "StepLR",
+              "lr_scheduler_params": '{"step_size": 2}', "save_checkpoints": "false"}),
+        ({"adapter": "lora", "adapter_rank": 4}, {"layer_decay": 0.9}),
+        ({"no_freeze_base_rows": True, "epochs": 5}, {"new_row_learning_rate": 0.001, "l2_sp": 2.5}),
+    ],
+    ids=["overrides", "optimizer", "adapter", "rows"],
+)  # fmt: skip
+def test_overrides_give_recorded_values_again(again, flags, overrides):
+    line = again(*(f"--coqpit.{key}={value}" for key, value in overrides.items()), **flags)
+    for key in overrides:
+        assert f"--coqpit.{key}" in line
+    assert line.count("--coqpit.") == len(overrides)
+
+
+def test_a_value_that_looks_like_a_flag_is_no_value_of_one(again):
+    line = again(seed=-5)
+    assert "--coqpit.training_seed=-5" in line
+    assert line.count("--coqpit.") == 1
 
 
 def test_what_no_flag_can_say_is_an_override_or_named(corpus):
@@ -88,7 +123,7 @@ def test_what_no_flag_can_say_is_an_override_or_named(corpus):
 ####################
 
 #: Settings without a flag.
-OLDER = {"l2_sp": 20.0, "layer_decay": 0.7, "new_row_learning_rate": 3e-3}
+OLDER = with_settings(l2_sp=20.0, layer_decay=0.7, new_row_learning_rate=3e-3)
 
 
 def metrics(folder, *, ran_away_after):
@@ -99,8 +134,7 @@ def metrics(folder, *, ran_away_after):
         lines.append({"step": step, "epoch": 0, "loss": 12.0 if high else 5 - step / 100})
         if step % 20 == 0:
             lines.append({"eval": True, "step": step, "language": "am", "loss": 9.95 if high else 4.0 - step / 100})
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    write_metrics(folder, lines)
 
 
 @pytest.fixture
@@ -108,20 +142,18 @@ def wrecked_run(short_run, tmp_path):
     """A run folder, and a function that puts a checkpoint of a step and of weights of its own into it."""
     folder = tmp_path / "Мой бег"
 
-    def put(name, step, scale, **settings):
-        def edit(content):
-            content["step"] = step
-            content["model"][MEL_HEAD] *= scale
-            content["config"] |= {"batch_size": 3, "grad_accum_steps": 5, "max_steps": 99}
-            content["config"] |= {"output_path": str(tmp_path / "my runs"), "grad_clip": 2.5, "plot_step": 7}
-            content["config"] |= settings
+    settings = with_settings(
+        batch_size=3, grad_accum_steps=5, max_steps=99, output_path=str(tmp_path / "my runs"), grad_clip=2.5,
+        plot_step=7,
+    )  # fmt: skip
 
-        file = edited(short_run / "checkpoint_4.pth", folder, edit)
-        return file.replace(folder / name)
+    def add(name, step, scale, *more):
+        edits = (at_step(step), scaled(scale, MEL_HEAD), settings, *more)
+        return edited(short_run / "checkpoint_4.pth", folder, *edits).replace(folder / name)
 
     folder.mkdir()
     metrics(folder, ran_away_after=20)
-    return folder, put
+    return folder, add
 
 
 def copied(source, target):
@@ -135,10 +167,10 @@ def copied(source, target):
 )
 def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
     """Ours is a second name of `best_model_N.pth`, the stock Trainer's a copy: neither is the next command's."""
-    folder, put = wrecked_run
-    second_name(put("best_model_40.pth", 40, 1.5), folder / "best_model.pth")
+    folder, add = wrecked_run
+    second_name(add("best_model_40.pth", 40, 1.5), folder / "best_model.pth")
     # as wrecked, and before the other one
-    put("checkpoint_30.pth", 30, 1.2)
+    add("checkpoint_30.pth", 30, 1.2)
     found = examine(folder / "best_model.pth", corpus.base)
     assert found.verdict == "diverged"
     assert (
@@ -152,7 +184,7 @@ def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
     assert differences(recorded, config, {"lr"}) == set()
 
     # one that is healthy is continued, at a lower rate
-    put("checkpoint_20.pth", 20, 1.0)
+    add("checkpoint_20.pth", 20, 1.0)
     way = f"--checkpoint '{folder / 'checkpoint_20.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
     found = examine(folder / "best_model.pth", corpus.base)
     assert found.next_command.endswith(way)
@@ -163,61 +195,58 @@ def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
 
 @pytest.mark.slow
 def test_no_way_out_leads_to_the_same_weights_or_to_what_is_not_finite_or_a_base(wrecked_run, corpus):
-    folder, put = wrecked_run
-    file = put("best_model_40.pth", 40, 1.5)
-    put("checkpoint_20.pth", 20, 1.5)
-    put("checkpoint_19.pth", 19, math.nan)
+    folder, add = wrecked_run
+    file = add("best_model_40.pth", 40, 1.5)
+    add("checkpoint_20.pth", 20, 1.5)
+    add("checkpoint_19.pth", 19, math.nan)
     (folder / "checkpoint_18.pth").write_bytes(b"PK half")
-    weights = torch.load(put("checkpoint_17.pth", 17, 1.0), weights_only=True)["model"]
-    torch.save({"model": weights}, folder / "checkpoint_17.pth")
+    add("checkpoint_17.pth", 17, 1.0, weights_alone)
     assert "--checkpoint" not in examine(file, corpus.base).next_command
 
 
 def test_an_overfitted_run_goes_on_from_its_best_evaluation(wrecked_run, corpus):
-    folder, put = wrecked_run
+    folder, add = wrecked_run
     lines = [{"step": step, "loss": 3 - step / 100} for step in range(1, 101)]
     evaluations = zip(range(20, 101, 20), (3, 2.5, 2.7, 2.8, 2.9), strict=True)
     lines += [{"eval": True, "step": step, "language": "am", "loss": loss} for step, loss in evaluations]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_metrics(folder, lines)
     for name, step, scale in (("best_model_40.pth", 40, 1.1), ("checkpoint_60.pth", 60, 1.2)):
-        put(name, step, scale)
-    found = examine(put("checkpoint_100.pth", 100, 1.3), corpus.base)
+        add(name, step, scale)
+    found = examine(add("checkpoint_100.pth", 100, 1.3), corpus.base)
     assert found.verdict == "overfitted"
     way = f"{folder / 'best_model_40.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
     assert found.next_command.endswith(way)
 
 
 def test_a_rate_that_an_older_run_recorded_for_new_rows_is_lowered_too(wrecked_run, corpus):
-    _, put = wrecked_run
-    file = put("checkpoint_40.pth", 40, 1.5, **OLDER)
+    _, add = wrecked_run
+    file = add("checkpoint_40.pth", 40, 1.5, OLDER)
     start, config = pasted(examine(file, corpus.base).next_command)
     assert start.mode is not Mode.RESUME
     assert (config.lr, config.new_row_learning_rate, config.l2_sp, config.layer_decay) == (1e-4, 3e-4, 20, 0.7)
 
-    put("checkpoint_20.pth", 20, 1.0, **OLDER)
+    add("checkpoint_20.pth", 20, 1.0, OLDER)
     start, config = pasted(examine(file, corpus.base).next_command)
     assert (start.mode is Mode.RESUME, config.lr, config.new_row_learning_rate) == (True, 1e-4, 3e-4)
 
 
 def test_a_finished_healthy_run_is_exported_and_another_one_continued(wrecked_run, corpus):
-    folder, put = wrecked_run
+    folder, add = wrecked_run
     metrics(folder, ran_away_after=60)
-    file = put("checkpoint_40.pth", 40, 1.0)
+    file = add("checkpoint_40.pth", 40, 1.0)
     found = examine(file, corpus.base)
     assert (found.verdict, shlex.split(found.next_command)[2:]) == ("healthy", ["--checkpoint", str(file)])
-    content = torch.load(file, weights_only=True)
-    content["config"]["max_steps"] = 40
-    torch.save(content, file)
+    edited(file, folder, with_settings(max_steps=40))
     command = shlex.split(examine(file, corpus.base).next_command)
     assert command == ["xtts-extend", "export", "--checkpoint", str(file), "--output", "MODEL"]
 
 
 def test_a_damaged_file_of_a_run_takes_the_settings_of_its_folder(wrecked_run, corpus, short_run):
-    folder, put = wrecked_run
-    file = put("checkpoint_40.pth", 40, 1.0)
+    folder, add = wrecked_run
+    file = add("checkpoint_40.pth", 40, 1.0)
     recorded = torch.load(file, weights_only=True)["config"]
     (folder / "config.json").write_text(json.dumps(recorded), encoding="utf-8")
-    file.write_bytes(file.read_bytes()[:9000])
+    cut(file, 9000)
     found = examine(file, corpus.base)
     assert (found.verdict, found.notes) == ("truncated", [])
     assert differences(recorded, pasted(found.next_command)[1]) == set()
@@ -233,7 +262,7 @@ def test_what_no_file_records_is_said(healthy_stock, corpus, tmp_path):
         "the stock Trainer does not record the gradient accumulation: about 5 batches made 5 updates",
         "fill in (not recorded in any file): LANGUAGE, MANIFEST",
     ]
-    stripped = edited(healthy_stock, tmp_path, lambda content: [content.pop(key) for key in ("optimizer", "config")])
+    stripped = edited(healthy_stock, tmp_path, stripped_of("optimizer", "config"))
     shutil.copyfile(corpus.vocab, tmp_path / "vocab.json")
     found = examine(stripped, corpus.base)
     assert "--start-fresh" not in found.next_command
@@ -242,23 +271,19 @@ def test_what_no_file_records_is_said(healthy_stock, corpus, tmp_path):
 
 
 def test_a_run_of_several_processes_starts_with_as_many(wrecked_run, corpus):
-    _, put = wrecked_run
-    file = put("checkpoint_40.pth", 40, 1.0)
-    content = torch.load(file, weights_only=True)
-    content["xtts_extend"]["processes"] = 2
-    torch.save(content, file)
+    folder, add = wrecked_run
+    file = add("checkpoint_40.pth", 40, 1.0, put(2, "xtts_extend", "processes"))
     recipe = "torchrun --nproc_per_node 2 recipes/new_language/train_gpt_xtts.py"
     found = examine(file, corpus.base)
     assert found.next_command.startswith(f"{recipe} --base-dir")
     assert " ".join(as_flag("batch_size", 3)) in found.next_command
     # and goes on with as many
-    metrics(file.parent, ran_away_after=60)
+    metrics(folder, ran_away_after=60)
     assert examine(file, corpus.base).next_command == f"{recipe} --checkpoint {shlex.quote(str(file))}"
 
 
-def accumulated(content):
-    """As if five updates had taken forty batches."""
-    content["step"] = 39
+#: As if five updates had taken forty batches.
+accumulated = at_step(39)
 
 
 @pytest.mark.slow
@@ -271,7 +296,7 @@ def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, 
     start, config = configured([filled.get(word, word) for word in argv])
     assert (start.mode is Mode.RESUME, config.grad_accum_steps) == (True, 8)
 
-    later = edited(file, tmp_path / "run", lambda content: content["model"][MEL_HEAD].fill_(math.nan))
+    later = edited(file, tmp_path / "run", put(math.nan, "model", MEL_HEAD, ...))
     later.replace(tmp_path / "run" / "checkpoint_50.pth")
     edited(healthy_stock, tmp_path / "run", accumulated)
     found = examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base)
@@ -281,17 +306,14 @@ def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, 
 
     file.unlink()
     assert "--grad-accum-steps N " in examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base).next_command
-    edited(healthy_stock, tmp_path / "run", lambda content: None)
+    edited(healthy_stock, tmp_path / "run", as_it_was)
     (tmp_path / "run" / "checkpoint_50.pth").write_bytes(b"PK half")
     assert "--grad-accum-steps 1" in examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base).next_command
 
 
 def test_a_new_run_does_not_log_into_the_folder_of_the_old_one(healthy_stock, corpus, tmp_path):
-    def edit(content):
-        content["config"] |= {"logger_uri": "/others/logs", "grad_clip": None}
-        content["model"][MEL_HEAD].fill_(math.nan)
-
-    found = examine(edited(healthy_stock, tmp_path, edit), corpus.base)
+    others = with_settings(logger_uri="/others/logs", grad_clip=None)
+    found = examine(edited(healthy_stock, tmp_path, others, put(math.nan, "model", MEL_HEAD, ...)), corpus.base)
     assert found.verdict == "not-finite"
     assert "--checkpoint" not in found.next_command
     assert "/others/logs" not in found.next_command
