@@ -1,21 +1,30 @@
 """A checkpoint that meets another vocabulary: refused by its tokens, or carried, every row with its token."""
 
 import json
+import os
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import as_flag, changed_vocabulary, checkpoint, edited, only_run, ready
+from checkpoints import (
+    BIAS,
+    EMBEDDING,
+    HEAD,
+    PREFIX,
+    edited,
+    naming_no_vocabulary,
+    naming_vocabulary,
+    with_rows_in_order,
+    with_rows_of,
+)
+from networks import base_weights
+from runs import changed_vocabulary, checkpoint, only_run
 
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_rows
 from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.run.metrics import read_metrics
-from xtts_extend.setup.vocabulary_change import start_vocabularies
 from xtts_extend.text.vocabulary import load_vocabulary
-
-PREFIX = "xtts.gpt."
 
 
 def new_tokens(corpus):
@@ -38,10 +47,15 @@ def variant(corpus, how, folder):
     return changed_vocabulary(corpus.vocab, folder / f"{how}.json", **changes[how])
 
 
-def continued(checkpoint_path, vocab, output, **given):
+@pytest.fixture(scope="session")
+def continued(trainer_of):
     """A trainer that has restored a checkpoint with another vocabulary, before its first step."""
-    flags = {"checkpoint": checkpoint_path, "vocab": vocab, "output_dir": output, "on_vocab_change": "migrate"}
-    return ready([part for key, value in {**flags, **given}.items() for part in as_flag(key, value)])
+
+    def make(file, vocab, output, *flags):
+        paths = ["--checkpoint", file, "--vocab", vocab, "--output-dir", output]
+        return trainer_of([*paths, "--on-vocab-change", "migrate", "--new-run", *flags])
+
+    return make
 
 
 def rows_by_token(state, vocab):
@@ -77,7 +91,7 @@ def test_another_vocabulary_stops_with_the_difference_in_words(short_run, corpus
     vocab = variant(corpus, how, tmp_path)
     before = {file.name: file.read_bytes() for file in short_run.iterdir() if file.suffix != ".txt"}
     for more in ([], ["--allow-changes"]):
-        code, message = fails(["--checkpoint", str(short_run), "--vocab", str(vocab), *more])
+        code, message = fails(["--checkpoint", short_run, "--vocab", vocab, *more])
         assert code == 2
         for part in [*said, "--on-vocab-change migrate", "Continue with the vocabulary of the run (--vocab)"]:
             assert part in message
@@ -88,21 +102,27 @@ def test_other_merges_alone_are_another_vocabulary(short_run, corpus, fails, tmp
     data = json.loads(corpus.vocab.read_text(encoding="utf-8"))
     data["model"]["merges"].reverse()
     (tmp_path / "vocab.json").write_text(json.dumps(data), encoding="utf-8")
-    code, message = fails(["--checkpoint", str(short_run), "--vocab", str(tmp_path / "vocab.json")])
+    code, message = fails(["--checkpoint", short_run, "--vocab", tmp_path / "vocab.json"])
     assert code == 2
     assert "the same tokens with the same ids, but other merges" in message
 
 
 @pytest.fixture(scope="module")
-def old_moments(short_run, corpus, tmp_path_factory):
+def old_moments(short_run, continued, corpus, tmp_path_factory):
     """`moments_by_token` with the vocabulary that the run had."""
     return moments_by_token(continued(short_run, corpus.vocab, tmp_path_factory.mktemp("same")), corpus.vocab)
 
 
 @pytest.mark.parametrize(
-    "how", ["added", "removed", "permuted", pytest.param("old ones permuted", marks=pytest.mark.slow)]
+    ("how", "created"),
+    [
+        pytest.param("added", 3, id="added"),
+        pytest.param("removed", 0, id="removed"),
+        pytest.param("permuted", 0, id="permuted"),
+        pytest.param("old ones permuted", 0, id="old ones permuted", marks=pytest.mark.slow),
+    ],
 )
-def test_rows_and_moments_follow_their_tokens(short_run, corpus, old_moments, tmp_path, how, caplog):
+def test_rows_and_moments_follow_their_tokens(short_run, continued, corpus, old_moments, tmp_path, how, created):
     vocab = variant(corpus, how, tmp_path)
     trainer = continued(short_run, vocab, tmp_path / "runs")
     saved = checkpoint(short_run, 4)
@@ -125,22 +145,25 @@ def test_rows_and_moments_follow_their_tokens(short_run, corpus, old_moments, tm
     assert seen > 100
     for key in moments.keys() - old_moments.keys():
         assert not any(moment.any() for moment in moments[key])
-    assert len(moments.keys() - old_moments.keys()) == (3 if how == "added" else 0)
+    assert len(moments.keys() - old_moments.keys()) == created
 
     assert trainer.model.rows_frozen
     assert trainer.model.base_digests == row_digests(trainer.model.state_dict(), trainer.model.base_rows, PREFIX)
     assert (trainer.position.step, trainer.position.epoch, trainer.position.batch) == (4, 0, 4)
     assert trainer.output_path.parent == tmp_path / "runs"
-    if how == "removed":
-        assert f"1 token removed: {new_tokens(corpus)[-1]}" in caplog.text
+
+
+def test_a_migration_says_what_was_removed(short_run, continued, corpus, tmp_path, caplog):
+    continued(short_run, variant(corpus, "removed", tmp_path), tmp_path / "runs")
+    assert f"1 token removed: {new_tokens(corpus)[-1]}" in caplog.text
 
 
 @pytest.mark.slow
 def test_a_permuted_run_goes_on_as_if_nothing_had_happened(short_run, corpus, recipe, tmp_path):
-    more = ["--checkpoint", str(short_run), "--max-steps", "9"]
-    recipe([*more, "--output-dir", str(tmp_path / "same"), "--new-run"])
+    more = ["--checkpoint", short_run, "--max-steps", 9]
+    recipe([*more, "--output-dir", tmp_path / "same", "--new-run"])
     vocab = variant(corpus, "permuted", tmp_path)
-    recipe([*more, "--output-dir", str(tmp_path / "b"), "--vocab", str(vocab), "--on-vocab-change", "migrate"])
+    recipe([*more, "--output-dir", tmp_path / "b", "--vocab", vocab, "--on-vocab-change", "migrate"])
     (one, _), (other, _) = (read_metrics(only_run(tmp_path / name)) for name in ("same", "b"))
     assert [line["step"] for line in other] == [5, 6, 7, 8, 9]
     for ours, theirs in zip(one, other, strict=True):
@@ -154,18 +177,17 @@ def test_a_permuted_run_goes_on_as_if_nothing_had_happened(short_run, corpus, re
         # after five steps the other order of that sum shows in the last digits
         assert torch.allclose(rows[token][0], permuted[token][0], atol=1e-4), token
     # the migrated run resumes by itself, with its own vocabulary
-    recipe(["--checkpoint", str(only_run(tmp_path / "b")), "--max-steps", "10"])
+    recipe(["--checkpoint", only_run(tmp_path / "b"), "--max-steps", 10])
     assert checkpoint(only_run(tmp_path / "b"), 10)["config"]["on_vocab_change"] == "stop"
     assert examine(only_run(tmp_path / "b"), corpus.base).verdict == "healthy"
 
 
-def test_frozen_rows_that_would_not_come_first(short_run, corpus, old_moments, fails, tmp_path):
+def test_frozen_rows_that_would_not_come_first(short_run, continued, corpus, old_moments, fails, tmp_path):
     vocab = variant(corpus, "mixed", tmp_path)
-    flags = ["--checkpoint", str(short_run), "--vocab", str(vocab), "--on-vocab-change", "migrate"]
-    code, message = fails(flags)
+    code, message = fails(["--checkpoint", short_run, "--vocab", vocab, "--on-vocab-change", "migrate"])
     assert code == 2
     assert "--no-freeze-base-rows" in message
-    trainer = continued(short_run, vocab, tmp_path / "runs", no_freeze_base_rows=True)
+    trainer = continued(short_run, vocab, tmp_path / "runs", "--no-freeze-base-rows")
     assert not trainer.model.rows_frozen
     moments = moments_by_token(trainer, vocab)
     for key, pair in moments.items():
@@ -176,42 +198,38 @@ def test_frozen_rows_that_would_not_come_first(short_run, corpus, old_moments, f
 
 def test_a_checkpoint_with_a_token_more_than_its_tokenizer(stock_file, corpus, fails, tmp_path):
     """The weights would load, and the moments belong to other rows."""
-    file = tmp_path / "checkpoint_4.pth"
-    shutil.copyfile(stock_file, file)
     smaller = variant(corpus, "removed", tmp_path)
+    file = edited(stock_file, tmp_path, naming_vocabulary(smaller))
     shutil.copyfile(smaller, tmp_path / "vocab.json")
-    content = torch.load(file, weights_only=True)
-    content["config"]["model_args"]["tokenizer_file"] = str(smaller)
-    torch.save(content, file)
     rows = load_vocabulary(corpus.vocab).size
     flags = corpus.flags(checkpoint=file, vocab=smaller, val_manifest=None)
     code, message = fails(flags)
     assert code == 2
     assert f"({rows} token rows) was trained with is not known" in message
     assert f"has {rows - 1} tokens and is not it" in message
-    code, message = fails([*flags, "--checkpoint-vocab", str(smaller)])
+    code, message = fails([*flags, "--checkpoint-vocab", smaller])
     assert (code, "Give the right one" in message) == (2, True)
     # with the vocabulary that it had, its difference to the tokenizer is known
-    code, message = fails([*flags, "--checkpoint-vocab", str(corpus.vocab)])
+    code, message = fails([*flags, "--checkpoint-vocab", corpus.vocab])
     assert (code, "1 token removed" in message) == (2, True)
 
 
-def test_a_vocabulary_that_is_only_named(stock_file, corpus, fails, tmp_path):
+def test_a_vocabulary_that_is_only_named(stock_file, corpus, fails, trainer_of, tmp_path):
     """The stock Trainer records where it was, and it is not there any more."""
-    file = edited(stock_file, tmp_path / "moved", lambda content: content["config"]["model_args"].pop("tokenizer_file"))
+    file = edited(stock_file, tmp_path / "moved", naming_no_vocabulary)
     flags = corpus.stock_flags(file, val_manifest=None, output_dir=tmp_path / "runs")
     code, message = fails(flags)
     assert (code, "Name it with --checkpoint-vocab" in message) == (2, True)
-    trainer = ready([*flags, "--checkpoint-vocab", str(corpus.vocab)])
+    trainer = trainer_of([*flags, "--checkpoint-vocab", corpus.vocab])
     assert (trainer.position.step, trainer.model.vocab_size) == (5, load_vocabulary(corpus.vocab).size)
 
 
 @pytest.mark.slow
-def test_moments_of_a_stock_run_follow_their_tokens(stock_file, corpus, tmp_path):
+def test_moments_of_a_stock_run_follow_their_tokens(stock_file, continued, corpus, tmp_path):
     vocab = variant(corpus, "permuted", tmp_path)
-    given = {"base_dir": str(corpus.base), "language": "am", "train_manifest": str(corpus.train)}
-    trainer = continued(stock_file, vocab, tmp_path / "runs", checkpoint_vocab=str(corpus.vocab), **given)
-    same = continued(stock_file, corpus.vocab, tmp_path / "same", **given)
+    given = ["--base-dir", corpus.base, "--language", "am", "--train-manifest", corpus.train]
+    trainer = continued(stock_file, vocab, tmp_path / "runs", "--checkpoint-vocab", corpus.vocab, *given)
+    same = continued(stock_file, corpus.vocab, tmp_path / "same", *given)
     assert not trainer.model.rows_frozen
     before, now = moments_by_token(same, corpus.vocab), moments_by_token(trainer, vocab)
     assert before.keys() == now.keys()
@@ -226,23 +244,18 @@ def test_moments_of_a_stock_run_follow_their_tokens(stock_file, corpus, tmp_path
 
 def test_an_unknown_vocabulary_gives_weights_of_recognised_tokens(stock_file, corpus, fails, recipe, tmp_path, caplog):
     """Its rows are shuffled, as by a tokenizer that was made anew."""
-    content = torch.load(stock_file, weights_only=True)
     rows = load_vocabulary(corpus.vocab).size
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
-    for name in TOKEN_TENSORS:
-        content["model"][PREFIX + name] = content["model"][PREFIX + name][order]
-    content["config"]["model_args"]["tokenizer_file"] = "/elsewhere/vocab.json"
-    file = tmp_path / "checkpoint_4.pth"
-    torch.save(content, file)
+    file = edited(stock_file, tmp_path, with_rows_in_order(order), naming_vocabulary("/elsewhere/vocab.json"))
     flags = corpus.flags(checkpoint=file, val_manifest=None, max_steps=1, learning_rate=0, weight_decay=0)
     code, message = fails(flags)
     assert (code, "is not known: it records none" in message) == (2, True)
-    recipe([*flags, "--start-fresh", "--output-dir", str(tmp_path / "runs"), "--init", "mean"])
+    recipe([*flags, "--start-fresh", "--output-dir", tmp_path / "runs", "--init", "mean"])
     base = load_vocabulary(corpus.base / "vocab.json").tokens
     assert f"{len(base)} of the base's {len(base)} tokens are recognised" in caplog.text
     fresh = checkpoint(only_run(tmp_path / "runs"), 1)
     assert fresh["xtts_extend"]["base_rows"]["rows"] == len(base)
-    weights, trained = fresh["model"], content["model"]
+    weights, trained = fresh["model"], torch.load(file, weights_only=True)["model"]
     places = order.argsort()
     for name in TOKEN_TENSORS:
         assert torch.equal(weights[PREFIX + name][: len(base)], trained[PREFIX + name][places[: len(base)]])
@@ -252,9 +265,7 @@ def test_an_unknown_vocabulary_gives_weights_of_recognised_tokens(stock_file, co
 
 
 def test_a_given_vocabulary_that_contradicts_the_recorded_one(short_run, corpus, fails, tmp_path):
-    code, message = fails(
-        ["--checkpoint", str(short_run), "--checkpoint-vocab", str(variant(corpus, "added", tmp_path))]
-    )
+    code, message = fails(["--checkpoint", short_run, "--checkpoint-vocab", variant(corpus, "added", tmp_path)])
     assert (code, "records its vocabulary" in message) == (2, True)
 
 
@@ -265,7 +276,8 @@ def gaps_closed(stock_file, corpus, tmp_path_factory):
     The tool names no unknown token, and its file begins with a byte order mark.
     """
     folder = tmp_path_factory.mktemp("gaps")
-    shutil.copytree(corpus.base, folder / "base")
+    shutil.copytree(corpus.base, folder / "base", copy_function=os.link)
+    (folder / "base" / "vocab.json").unlink()
     old = load_vocabulary(corpus.base / "vocab.json")
     parts = {part for merge in old.merges for part in merge}
     results = sorted((old.tokens[left + right], left + right) for left, right in old.merges)
@@ -281,29 +293,30 @@ def gaps_closed(stock_file, corpus, tmp_path_factory):
     closed.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8-sig")
     rows = load_vocabulary(corpus.vocab).size
     keep = [row for row in range(rows) if row != old.tokens[gone]]
-    content = torch.load(stock_file, weights_only=True)
-    for name in TOKEN_TENSORS:
-        content["model"][PREFIX + name] = content["model"][PREFIX + name][keep]
-    for state in content["optimizer"][0]["state"].values():
-        state |= {key: value[keep] for key, value in state.items() if value.ndim and len(value) == rows}
-    content["config"]["model_args"]["tokenizer_file"] = str(closed)
-    torch.save(content, folder / "checkpoint_4.pth")
+    edited(stock_file, folder, with_rows_in_order(keep, moments=True), naming_vocabulary(closed))
     return folder
 
 
-def test_a_checkpoint_of_a_tool_that_closed_the_gaps(gaps_closed, corpus, fails, tmp_path):
-    """It goes on with its own vocabulary, is refused with another one, and migrates."""
+@pytest.fixture(scope="module")
+def went_on(gaps_closed, continued, corpus, tmp_path_factory):
+    """The trainer that continues such a checkpoint with a vocabulary."""
+
+    def make(vocab):
+        given = ["--base-dir", gaps_closed / "base", "--language", "am", "--train-manifest", corpus.train]
+        return continued(gaps_closed / "checkpoint_4.pth", vocab, tmp_path_factory.mktemp("went on"), *given)
+
+    return make
+
+
+def test_a_checkpoint_of_a_tool_that_closed_the_gaps(gaps_closed, went_on):
+    """It goes on with its own vocabulary, and migrates to another one."""
     file, closed, gappy = (gaps_closed / name for name in ("checkpoint_4.pth", "vocab.json", "am.json"))
-    given = {"base_dir": str(gaps_closed / "base"), "language": "am", "train_manifest": str(corpus.train)}
-    same = continued(file, closed, tmp_path / "same", **given)
+    same = went_on(closed)
     assert (same.position.step, same.model.vocab_size) == (5, load_vocabulary(closed).size)
     assert same.model.xtts.tokenizer.tokenizer.encode("日").ids == [1], "coqui's own reading would drop it"
     assert same.config.model_args.tokenizer_file == str(closed)
 
-    code, message = fails(corpus.flags(checkpoint=file, base_dir=given["base_dir"], vocab=gappy, val_manifest=None))
-    assert (code, "of them because the base's gaps were closed" in message) == (2, True)
-
-    trainer = continued(file, gappy, tmp_path / "runs", **given)
+    trainer = went_on(gappy)
     rows = rows_by_token(torch.load(file, weights_only=True)["model"], closed)
     moved = rows_by_token(trainer.model.state_dict(), gappy)
     assert rows.keys() == moved.keys()
@@ -313,7 +326,16 @@ def test_a_checkpoint_of_a_tool_that_closed_the_gaps(gaps_closed, corpus, fails,
     for key in before:
         assert all(map(torch.equal, before[key], now[key])), key
 
-    code, message = fails(corpus.flags(base_dir=given["base_dir"], vocab=closed, val_manifest=None))
+
+def test_a_vocabulary_with_other_gaps_than_the_checkpoints(gaps_closed, corpus, fails):
+    file, gappy = gaps_closed / "checkpoint_4.pth", gaps_closed / "am.json"
+    code, message = fails(corpus.flags(checkpoint=file, base_dir=gaps_closed / "base", vocab=gappy, val_manifest=None))
+    assert (code, "of them because the base's gaps were closed" in message) == (2, True)
+
+
+def test_a_vocabulary_with_other_gaps_than_the_bases(gaps_closed, corpus, fails):
+    closed = gaps_closed / "vocab.json"
+    code, message = fails(corpus.flags(base_dir=gaps_closed / "base", vocab=closed, val_manifest=None))
     assert (code, "because the base's gaps were closed" in message) == (2, True)
 
 
@@ -324,23 +346,31 @@ def test_a_checkpoint_of_a_tool_that_closed_the_gaps_is_diagnosed(gaps_closed, t
     assert "wrong-vocabulary" not in (found.verdict, *found.also)
     assert "because the base's gaps were closed" in examine(file, base, gaps_closed / "am.json").reason
     # rows that were read by their place: those after the gap are those of their neighbours
-    content = torch.load(file, weights_only=True)
-    start = torch.load(base / "model.pth", weights_only=True)["model"]
-    for name in TOKEN_TENSORS:
-        content["model"][PREFIX + name][:390] = start[f"gpt.{name}"][:390]
-    torch.save(content, tmp_path / "checkpoint_4.pth")
-    found = examine(tmp_path / "checkpoint_4.pth", base)
+    start = {f"xtts.{name}": tensor for name, tensor in base_weights(base).items()}
+    read_by_place = with_rows_of(start, (EMBEDDING, HEAD, BIAS), slice(390))
+    found = examine(edited(file, tmp_path, read_by_place), base)
     assert found.verdict == "wrong-vocabulary"
     assert "the ids were reassigned, " in found.reason
     assert "because the base's gaps were closed" in found.reason
 
 
-def test_new_entries_without_merges_are_named_at_a_start(corpus, tmp_path, caplog):
-    rows = load_vocabulary(corpus.base / "vocab.json").size
-    for vocab, said in ((corpus.vocab, 0), (variant(corpus, "added", tmp_path), 1)):
-        args = SimpleNamespace(tokenizer_file=str(vocab))
-        config = SimpleNamespace(model_args=args, checkpoint_vocab="", base_dir=str(corpus.base))
-        start_vocabularies(config, corpus.base / "model.pth", rows)
-        # once, by the loading: the comparison with the base's finds the same
-        assert caplog.text.count("learn") == caplog.text.count("1 entry of several characters has no merge") == said
-    assert "its row learns nothing: ፐ፼." in caplog.text
+@pytest.fixture
+def warned(trainer_of, corpus, tmp_path, caplog):
+    """What is said at a start with a vocabulary about its entries that lack merges."""
+
+    def start(vocab):
+        trainer_of(corpus.flags(vocab=vocab, output_dir=tmp_path / "runs", val_manifest=None))
+        return [line for line in caplog.text.splitlines() if "no merge" in line or "nothing" in line]
+
+    return start
+
+
+def test_new_entries_without_merges_are_named_at_a_start(warned, corpus, tmp_path):
+    # once, by the loading: the comparison with the base's finds the same
+    (line,) = warned(variant(corpus, "added", tmp_path))
+    assert "1 entry of several characters has no merge" in line
+    assert "its row learns nothing: ፐ፼." in line
+
+
+def test_new_entries_with_merges_are_not_named_at_a_start(warned, corpus):
+    assert warned(corpus.vocab) == []

@@ -1,0 +1,11 @@
+"""A run whose settings are not the defaults; not to be written to."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tuned_run(run_once) -> Path:
+    """Two steps."""
+    return run_once("tuned", max_steps=2, weight_decay=0.05, text_loss_weight=0.5, seed=7)
