@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from checkpoints import cut, flip_a_bit
 from test_inspect import training
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
@@ -88,27 +89,21 @@ def test_damage_to_what_says_where_the_records_are(sound, part, offset, bits):
 
 @pytest.mark.parametrize("size", [0, 10, 1000, 100_000])
 def test_truncated(sound, size):
-    sound.write_bytes(sound.read_bytes()[:size])
+    cut(sound, size)
     with pytest.raises(CheckpointError, match="is damaged"):
         require_sound(sound)
-
-
-def damage(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_run_passes_over_a_flipped_bit_and_a_named_file_names_the_sound_one(sound, tmp_path, caplog):
     later = tmp_path / "checkpoint_30.pth"
     torch.save({**training(30), "ballast": torch.arange(50_000.0)}, later)
-    damage(later)
+    flip_a_bit(later)
     assert inspect_checkpoint(tmp_path).step == 30, "the header says nothing of it"
     assert inspect_checkpoint(tmp_path, verify=True).step == 20
     assert "passed over" in caplog.text
     assert "checkpoint_30.pth is damaged" in caplog.text
     with pytest.raises(CheckpointError, match=r"checkpoint_30\.pth is damaged.* beside it is .*checkpoint_20\.pth"):
         inspect_checkpoint(later, verify=True)
-    damage(sound)
+    flip_a_bit(sound)
     with pytest.raises(CheckpointError, match="no checkpoint that can be resumed"):
         inspect_checkpoint(tmp_path, verify=True)

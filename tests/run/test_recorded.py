@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from runs import edited
+from checkpoints import at_step, edited
 
 from xtts_extend.errors import ConfigError
 from xtts_extend.run.config import NewLanguageConfig
@@ -56,13 +56,9 @@ def test_a_recorded_value_is_read_for_what_it_means(config, content, expected):
 
 
 def test_nested_values_are_filled_too():
-    assert (
-        of_stock({"model_args": {"max_wav_length": None, "gpt_layers": 3}})["model_args"].items()
-        >= {
-            "max_wav_length": NewLanguageConfig().model_args.max_wav_length,
-            "gpt_layers": 3,
-        }.items()
-    )
+    found = of_stock({"model_args": {"max_wav_length": None, "gpt_layers": 3}})["model_args"]
+    default = NewLanguageConfig().model_args.max_wav_length
+    assert found.items() >= {"max_wav_length": default, "gpt_layers": 3}.items()
 
 
 STATE = {"state": {0: {"step": 5}}, "param_groups": []}
@@ -77,23 +73,29 @@ def test_optimizers_of_all_releases(optimizer, others):
     assert found.scaler is None
 
 
-def test_scalers_of_all_releases():
-    scaler = {"scale": 65536.0, "growth_factor": 2.0}
-    for saved in (scaler, [scaler]):
-        assert read(config=FP16, optimizer=[], scaler=saved).scaler == scaler
+SCALER = {"scale": 65536.0, "growth_factor": 2.0}
+
+
+@pytest.mark.parametrize("saved", [SCALER, [SCALER]], ids=["by itself", "in a list"])
+def test_scalers_of_all_releases(saved):
+    assert read(config=FP16, optimizer=[], scaler=saved).scaler == SCALER
+
+
+def test_settings_that_are_nowhere(tmp_path):
+    with pytest.raises(ConfigError, match=r"no 'config' in it.* config\.json of its run folder"):
+        read(tmp_path / "checkpoint_4.pth", model={}, optimizer=STATE).require_config()
+
+
+def test_settings_of_a_base_directory_are_not_a_runs(tmp_path):
+    (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer": "radam"}')
+    with pytest.raises(ConfigError, match="does not record the settings"):
+        read(tmp_path / "checkpoint_4.pth", model={}, optimizer=STATE).require_config()
 
 
 def test_settings_that_are_only_in_the_run_folder(tmp_path, caplog):
     caplog.set_level("INFO", "trainer")
-    content, path = {"model": {}, "optimizer": STATE}, tmp_path / "checkpoint_4.pth"
-    with pytest.raises(ConfigError, match=r"no 'config' in it.* config\.json of its run folder"):
-        read(path, **content).require_config()
-    # of a base directory
-    (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer": "radam"}')
-    with pytest.raises(ConfigError, match="does not record the settings"):
-        read(path, **content).require_config()
     (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer_wd_only_on_weights": true, "grad_clip": null}')
-    found = read(path, **content)
+    found = read(tmp_path / "checkpoint_4.pth", model={}, optimizer=STATE)
     found.require_config()
     recorded = found.config
     assert (recorded["lr"], recorded["grad_clip"], recorded["optimizer_wd_only_on_weights"]) == (0.1, 0.0, True)
@@ -108,6 +110,6 @@ def test_a_schedule_counts_updates_where_the_optimizer_does_not(by_epoch, update
 
 
 def test_an_accumulation_that_is_not_recorded_is_asked_for(stock_file, corpus, fails, tmp_path):
-    file = edited(stock_file, tmp_path, lambda content: content.update(step=40))
+    file = edited(stock_file, tmp_path, at_step(40))
     code, message = fails(corpus.stock_flags(file, output_dir=tmp_path))
     assert (code, "about 41 batches made 5 updates" in message) == (2, True)

@@ -6,7 +6,7 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from runs import only_run
+from runs import only_run, write_metrics
 
 from xtts_extend.cli import main
 from xtts_extend.errors import ConfigError
@@ -63,15 +63,16 @@ def test_it_needs_nothing_from_outside(page):
     assert {tag for tag, _ in page.tags} >= {"svg", "audio", "table", "h2"}
 
 
+def not_finite(line):
+    """An evaluation of which no value was a number."""
+    return line | {name: None for name in line if name.startswith("loss") or name == "retention"}
+
+
 def test_an_evaluation_that_was_not_finite(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    for line in lines:
-        if line.get("eval") and line["step"] == 6:
-            line |= {name: None for name in line if name.startswith("loss") or name == "retention"}
-    (tmp_path / "run" / "metrics.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
-    )
+    steps, evaluations = read_metrics(run)
+    earlier, last = ([line for line in evaluations if (line["step"] == 6) is is_last] for is_last in (False, True))
+    write_metrics(tmp_path / "run", [*steps, *earlier, *map(not_finite, last)])
     write_report(tmp_path / "run")
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     (english,) = [line for line in read_metrics(run)[1] if line["language"] == "en" and line["step"] == 3]
@@ -136,10 +137,16 @@ def test_half_a_history(short_run, tmp_path):
     assert read_history(tmp_path / "none") == []
 
 
-def test_what_is_no_run(tmp_path, short_run, capsys):
+def test_what_is_no_run(tmp_path):
     with pytest.raises(ConfigError, match="no run folder of ours"):
         write_report(tmp_path)
+
+
+def test_a_folder_is_no_output(short_run, tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         write_report(short_run, tmp_path)
+
+
+def test_the_command(short_run, tmp_path, capsys):
     assert main(["report", str(short_run), "--output", str(tmp_path / "p.html"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 4
