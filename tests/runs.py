@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,6 @@ from xtts_extend.setup.start import Start, open_checkpoint
 from xtts_extend.setup.validate import validate_config
 from xtts_extend.setup.vocabulary_change import match_vocabulary
 from xtts_extend.text.vocabulary import load_vocabulary
-from xtts_extend.training.trainer import ResumableTrainer
 
 #: Optimizer steps of a run with `Corpus.flags`: two epochs of six.
 STEPS = 12
@@ -233,15 +231,6 @@ def stock_run_once(made_once: Callable[..., Path], name: str, corpus: Corpus, **
     return file
 
 
-def ready(flags: Sequence[str]) -> ResumableTrainer:
-    """The trainer that the recipe makes of some flags, before its first step."""
-    made: list[ResumableTrainer] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResumableTrainer, "fit", lambda trainer: made.append(trainer))
-        runpy.run_path(str(RECIPE))["main"](list(flags))
-    return made[0]
-
-
 def configured(flags: Iterable[object]) -> tuple[Start, NewLanguageConfig]:
     """What the recipe makes of some flags, up to the vocabulary."""
     given = parse_flags([str(part) for part in flags])
@@ -277,6 +266,3 @@ def changed_vocabulary(
     data["model"]["merges"] = [" ".join(merge) for merge in merges]
     output.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
     return output
-
-
-from checkpoints import edited  # noqa: E402, F401  (until all tests ask there)

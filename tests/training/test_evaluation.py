@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
+from checkpoints import edited, of_format, with_settings
 from networks import base_weights
-from runs import checkpoint, edited, only_run, require_equal
+from runs import checkpoint, only_run, require_equal
 
 from xtts_extend.data.check import check_samples
 from xtts_extend.data.manifest import read_manifests
@@ -34,7 +36,9 @@ class OneOfTwo(Ranks):
         return [a + b for a, b in zip(values, self.others or [0.0] * len(values), strict=True)]
 
 
-def test_losses_do_not_depend_on_batches(corpus):
+@pytest.fixture(scope="module")
+def measured(corpus):
+    """The mean losses of six samples in batches of a size."""
     config = config_for_base(corpus.base)
     model = ExtendedGPTTrainer(config)
     model.load_base(base_weights(corpus.base), model.vocab_size)
@@ -42,18 +46,32 @@ def test_losses_do_not_depend_on_batches(corpus):
     samples = check_samples([*samples, *samples], model.xtts.tokenizer, limits_of(config), progress=False).usable
     assert len(samples) == 6
 
-    def measured(batch_size, ranks=None):
+    def measure(batch_size, ranks=None):
         config.eval_batch_size = batch_size
         ranks = ranks or Ranks()
         return mean_losses(model, eval_loader(config, model.xtts.tokenizer, samples, ranks), ranks)
 
-    one = measured(1)
-    assert one["loss"] == one["loss_text_ce"] + one["loss_mel_ce"]
-    for batch_size in (2, 3, 8):
-        assert measured(batch_size) == pytest.approx(one, **SAME), batch_size
+    return measure
+
+
+@pytest.fixture(scope="module")
+def one_by_one(measured):
+    return measured(1)
+
+
+def test_a_loss_is_the_sum_of_its_parts(one_by_one):
+    assert one_by_one["loss"] == one_by_one["loss_text_ce"] + one_by_one["loss_mel_ce"]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_losses_do_not_depend_on_batches(measured, one_by_one, batch_size):
+    assert measured(batch_size) == pytest.approx(one_by_one, **SAME)
+
+
+def test_losses_do_not_depend_on_processes(measured, one_by_one):
     second = OneOfTwo(1)
     measured(2, second)
-    assert measured(2, OneOfTwo(0, second.own)) == pytest.approx(one, **SAME)
+    assert measured(2, OneOfTwo(0, second.own)) == pytest.approx(one_by_one, **SAME)
 
 
 def evaluated(run, language="en") -> dict[int, dict]:
@@ -76,35 +94,18 @@ def unmoved(flags, recipe, tmp_path_factory):
     return only_run(output)
 
 
-def test_what_is_unchanged_is_kept_whole(recipe, unmoved, tmp_path):
+@pytest.mark.parametrize("batches", [["--batch-size=3"], ["--batch-frames=600", "--amp=bf16"]], ids=["size", "frames"])
+def test_what_is_unchanged_is_kept_whole(recipe, unmoved, tmp_path, batches):
     resume = [f"--checkpoint={unmoved}", "--new-run", "--max-steps=3", "--eval-step=1", "--allow-changes"]
-    for name, flags in {"size": ["--batch-size=3"], "frames": ["--batch-frames=600", "--amp=bf16"]}.items():
-        recipe([*resume, *flags, f"--output-dir={tmp_path / name}"])
-        lines = evaluated(only_run(tmp_path / name))
-        assert lines[3]["retention"] == pytest.approx(1, **SAME), name
-        assert lines[3]["loss"] == pytest.approx(evaluated(unmoved)[0]["loss"], **SAME), name
-
-
-def as_version(version: int):
-    """Makes of a checkpoint one of an earlier release, whose evaluations said something else."""
-
-    def edit(content: dict) -> None:
-        record = content["xtts_extend"]
-        record["version"] = version
-        added = {3: ["start_value", "best_retention"], 2: ["base_losses", "evaluations_without_best", "parts"]}
-        for later, names in added.items():
-            for name in names if version < later else ():
-                del record["state"][name]
-        record["state"]["best_value"] = 0.5
-        if version > 1:
-            record["state"]["base_losses"] = {"en": 99.0}
-
-    return edit
+    recipe([*resume, *batches, f"--output-dir={tmp_path}"])
+    lines = evaluated(only_run(tmp_path))
+    assert lines[3]["retention"] == pytest.approx(1, **SAME)
+    assert lines[3]["loss"] == pytest.approx(evaluated(unmoved)[0]["loss"], **SAME)
 
 
 @pytest.mark.parametrize("version", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_evaluations_of_earlier_releases_do_not_count(recipe, unmoved, tmp_path, caplog, version):
-    old = edited(unmoved / "checkpoint_2.pth", tmp_path / "old", as_version(version))
+    old = edited(unmoved / "checkpoint_2.pth", tmp_path / "old", of_format(version))
     recipe([f"--checkpoint={old}", "--max-steps=3", "--eval-step=1"])
     assert caplog.text.count("evaluations so far depended on how they were batched") == 1
     assert evaluated(tmp_path / "old")[3]["retention"] == pytest.approx(1, **SAME)
@@ -116,15 +117,11 @@ def test_evaluations_of_earlier_releases_do_not_count(recipe, unmoved, tmp_path,
 
 
 def test_an_earlier_release_whose_base_is_gone(corpus, recipe, unmoved, tmp_path, caplog):
-    base = tmp_path / "base"
-    shutil.copytree(corpus.base, base)
+    base = shutil.copytree(corpus.base, tmp_path / "base", copy_function=os.link)
     (base / "model.pth").unlink()
 
-    def edit(content):
-        as_version(2)(content)
-        content["config"]["started_from"] = str(base / "model.pth")
-
-    old = edited(unmoved / "checkpoint_2.pth", tmp_path / "old", edit)
+    gone = with_settings(started_from=str(base / "model.pth"))
+    old = edited(unmoved / "checkpoint_2.pth", tmp_path / "old", of_format(2), gone)
     recipe([f"--checkpoint={old}", "--max-steps=3", "--eval-step=1", f"--base-dir={base}"])
     assert "retention of old languages cannot be measured" in caplog.text
     assert "retention" not in evaluated(tmp_path / "old")[3]

@@ -10,90 +10,45 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from checkpoints import edited, flip_a_bit, put, without
 from processes import Script
-from runs import STEPS, checkpoint, model_and_config, only_run, require_same_run
-from trainer import TrainerArgs
+from runs import STEPS, UNINTERRUPTED, checkpoint, only_run, require_same_run
 
-from xtts_extend.data.manifest import read_manifests
-from xtts_extend.errors import CheckpointError, DataError, DiskFullError
+from xtts_extend.errors import DataError, DiskFullError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.metrics import read_metrics
-from xtts_extend.training.trainer import ResumableTrainer
 
-
-def spoil(saved: dict, how: str) -> str:
-    """Damage a checkpoint; returns what the error has to say."""
-    if how == "moment":
-        del saved["optimizer"][0]["state"][5]["exp_avg"]
-        return "moments of .* lack exp_avg"
-    if how == "moments of a parameter":
-        del saved["optimizer"][0]["state"][5]
-        return "holds no moments of"
-    if how == "scheduler":
-        saved["scheduler"] = []
-        return "holds 0 schedulers"
-    if how == "scheduler key":
-        del saved["scheduler"][0]["last_epoch"]
-        return "1 missing: last_epoch"
-    if how == "position":
-        del saved["xtts_extend"]["state"]["batch"]
-        return "1 missing: batch"
-    if how == "left-over position":
-        saved["xtts_extend"]["state"]["mood"] = 3
-        return "1 left over: mood"
-    if how == "shape":
-        saved["optimizer"][0]["state"][5]["exp_avg"] = torch.zeros(3, 3, 3)
-        return r"has shape \(3, 3, 3\)"
-    del saved["model"]["xtts.gpt.final_norm.bias"]
-    return r"missing: xtts\.gpt\.final_norm\.bias"
+MOMENTS = ("optimizer", 0, "state", 5)
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("spoil", "message"),
     [
-        "moment",
-        "moments of a parameter",
-        "scheduler",
-        "scheduler key",
-        "position",
-        "left-over position",
-        "shape",
-        "weight",
+        pytest.param(without(*MOMENTS, "exp_avg"), "moments of .* lack exp_avg", id="moment"),
+        pytest.param(without(*MOMENTS), "holds no moments of", id="moments of a parameter"),
+        pytest.param(put([], "scheduler"), "holds 0 schedulers", id="scheduler"),
+        pytest.param(without("scheduler", 0, "last_epoch"), "1 missing: last_epoch", id="scheduler key"),
+        pytest.param(without("xtts_extend", "state", "batch"), "1 missing: batch", id="position"),
+        pytest.param(put(3, "xtts_extend", "state", "mood"), "1 left over: mood", id="left-over position"),
+        pytest.param(put(torch.zeros(3, 3, 3), *MOMENTS, "exp_avg"), r"has shape \(3, 3, 3\)", id="shape"),
+        pytest.param(
+            without("model", "xtts.gpt.final_norm.bias"), r"missing: xtts\.gpt\.final_norm\.bias", id="weight"
+        ),
     ],
 )
-def test_what_is_missing_or_left_over_is_named(uninterrupted, corpus, tmp_path, how):
-    saved = checkpoint(uninterrupted, 8)
-    message = spoil(saved, how)
-    torch.save(saved, tmp_path / "checkpoint_8.pth")
-    model, config = model_and_config(uninterrupted)
-    with pytest.raises(CheckpointError, match=message):
-        ResumableTrainer(
-            TrainerArgs(restore_path=str(tmp_path / "checkpoint_8.pth")),
-            config,
-            model=model,
-            train_samples=read_manifests([str(corpus.train)], "am"),
-        )
+def test_what_is_missing_or_left_over_is_named(uninterrupted, fails, tmp_path, spoil, message):
+    file = edited(uninterrupted / "checkpoint_8.pth", tmp_path, spoil)
+    code, error = fails(["--checkpoint", file])
+    assert code == 2
+    assert re.search(message, error)
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(uninterrupted, corpus, recipe, tmp_path, capsys):
+def test_a_loss_that_is_not_a_number_stops_the_run(uninterrupted, fails, tmp_path):
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     before = {file.name: file.read_bytes() for file in run.glob("checkpoint_*")}
-    with pytest.raises(SystemExit) as caught:
-        recipe(
-            [
-                "--checkpoint",
-                str(run),
-                "--epochs",
-                "9",
-                "--learning-rate",
-                "1e30",
-                "--allow-changes",
-                "--save-step",
-                "1000",
-            ]
-        )
-    assert caught.value.code == 1
-    error = capsys.readouterr().err
+    changes = ["--epochs", 9, "--learning-rate", 1e30, "--save-step", 1000, "--allow-changes"]
+    code, error = fails(["--checkpoint", run, *changes])
+    assert code == 1
     assert re.search(r"3 updates in a row were not made, .* the loss of step 1[56] \(samples: wavs/am_", error)
     assert {file.name: file.read_bytes() for file in run.glob("checkpoint_*")} == before
 
@@ -119,26 +74,23 @@ def poison(monkeypatch):
     return start
 
 
-def test_a_few_bad_losses_make_no_update_and_the_count_resumes(corpus, recipe, poison, tmp_path, capsys):
+def test_a_few_bad_losses_make_no_update_and_the_count_resumes(corpus, recipe, fails, poison, tmp_path):
     seen = poison(4, 5)
     recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, epochs=1, save_step=4))
     run = only_run(tmp_path)
     steps, _ = read_metrics(run)
     assert [line["loss"] is None for line in steps] == [False, False, False, True, True, False]
-    assert [torch.equal(one, other) for one, other in itertools.pairwise(seen)] == [
-        False, False, False, True, True,
-    ]  # fmt: skip
+    assert [torch.equal(*both) for both in itertools.pairwise(seen)] == [False, False, False, True, True]
     counts = [checkpoint(run, step)["xtts_extend"]["state"]["failed_updates"] for step in (4, 6)]
     assert counts == [1, 0]
 
     poison(5, 6, first=5)
-    with pytest.raises(SystemExit) as caught:
-        recipe(["--checkpoint", str(run / "checkpoint_4.pth")])
-    assert caught.value.code == 1
-    assert "3 updates in a row were not made" in capsys.readouterr().err
+    code, error = fails(["--checkpoint", run / "checkpoint_4.pth"])
+    assert code == 1
+    assert "3 updates in a row were not made" in error
 
 
-def test_weights_that_are_no_numbers_never_reach_a_checkpoint(corpus, recipe, tmp_path, monkeypatch, capsys):
+def test_weights_that_are_no_numbers_never_reach_a_checkpoint(corpus, fails, tmp_path, monkeypatch):
     clean = torch.optim.AdamW.step
 
     def overflow(self, *arguments, **named):
@@ -147,14 +99,13 @@ def test_weights_that_are_no_numbers_never_reach_a_checkpoint(corpus, recipe, tm
             self.param_groups[0]["params"][0].data.fill_(math.inf)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", overflow)
-    with pytest.raises(SystemExit) as caught:
-        recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2))
-    assert caught.value.code == 1
-    assert "weights are not finite at step 4" in capsys.readouterr().err
+    code, error = fails(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2))
+    assert code == 1
+    assert "weights are not finite at step 4" in error
     assert [file.name for file in only_run(tmp_path).glob("*.pth")] == ["checkpoint_2.pth"]
 
 
-def test_a_failed_write_stops_the_run_at_the_next_step(corpus, recipe, tmp_path, monkeypatch, capsys):
+def test_a_failed_write_stops_the_run_at_the_next_step(corpus, fails, tmp_path, monkeypatch):
     written = torch.save
 
     def full(content, file):
@@ -163,25 +114,23 @@ def test_a_failed_write_stops_the_run_at_the_next_step(corpus, recipe, tmp_path,
         written(content, file)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(SystemExit) as caught:
-        recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2, epochs=3))
-    assert caught.value.code == 1
-    assert "checkpoint_4.pth could not be written: the disk is full" in capsys.readouterr().err
+    code, error = fails(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2, epochs=3))
+    assert code == 1
+    assert "checkpoint_4.pth could not be written: the disk is full" in error
     run = only_run(tmp_path)
     assert {file.name for file in run.glob("*.pth")} == {"checkpoint_2.pth"}
     assert list(run.glob(".*.tmp")) == []
 
 
-def test_a_run_without_room_does_not_start(corpus, recipe, tmp_path, monkeypatch, capsys):
+def test_a_run_without_room_does_not_start(corpus, fails, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("xtts_extend.checkpoint.store.shutil.disk_usage", lambda path: usage._replace(free=100_000_000))
-    with pytest.raises(SystemExit) as caught:
-        recipe(corpus.flags(output_dir=tmp_path))
-    assert caught.value.code == 1
-    assert re.search(r"0.1 GB are free .* may need 0.6 GB more: 3 checkpoints of 0.1 GB", capsys.readouterr().err)
+    code, error = fails(corpus.flags(output_dir=tmp_path))
+    assert code == 1
+    assert re.search(r"0.1 GB are free .* may need 0.6 GB more: 3 checkpoints of 0.1 GB", error)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, corpus, recipe, tmp_path, caplog):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, recipe, tmp_path, caplog):
     """What a kill leaves: settings, vocabulary, some metrics and a part of a file."""
     caplog.set_level("INFO")
     run = tmp_path / "killed run"
@@ -189,7 +138,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, co
     for name in ("config.json", "vocab.json", "metrics.jsonl"):
         shutil.copyfile(uninterrupted / name, run / name)
     (run / ".checkpoint_4.pth.123.tmp").write_bytes(b"half")
-    recipe(["--checkpoint", str(run)])
+    recipe(["--checkpoint", run])
     assert "holds no checkpoint: its run starts again" in caplog.text
     require_same_run(run, uninterrupted, STEPS)
     assert list(run.glob(".*.tmp")) == []
@@ -200,29 +149,23 @@ def test_a_limit_of_time_saves_and_is_no_error(uninterrupted, corpus, recipe, tm
     clock = iter(range(0, 100000, 10))
     monkeypatch.setattr("xtts_extend.training.signals.time", SimpleNamespace(time=lambda: next(clock)))
     monkeypatch.setattr("xtts_extend.training.signals.psutil.Process.create_time", lambda self: 0.0)
-    recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_minutes=1.3))
+    recipe(corpus.flags(output_dir=tmp_path, max_minutes=1.3, **UNINTERRUPTED))
     run = only_run(tmp_path)
     # asked every ten seconds: after five steps 50 s, twice the longest gap and a second to write are less than 78 s
     assert max(int(file.stem.split("_")[1]) for file in run.glob("checkpoint_*")) == 6
     monkeypatch.undo()
-    recipe(["--checkpoint", str(run), "--coqpit.max_minutes=null"])
+    recipe(["--checkpoint", run, "--coqpit.max_minutes=null"])
     require_same_run(run, uninterrupted, STEPS)
 
 
-def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(
-    uninterrupted, corpus, recipe, tmp_path, caplog, capsys
-):
+def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(uninterrupted, recipe, fails, tmp_path, caplog):
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     for name in ("checkpoint_12.pth", "best_model_12.pth"):
-        content = bytearray((run / name).read_bytes())
-        content[len(content) // 2] ^= 1
-        (run / name).write_bytes(content)
-    with pytest.raises(SystemExit) as caught:
-        recipe(["--checkpoint", str(run / "checkpoint_12.pth")])
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
+        flip_a_bit(run / name)
+    code, error = fails(["--checkpoint", run / "checkpoint_12.pth"])
+    assert code == 2
     assert re.search(r"checkpoint_12\.pth is damaged: 1 of .* beside it is .*checkpoint_8\.pth", error)
-    recipe(["--checkpoint", str(run)])
+    recipe(["--checkpoint", run])
     assert caplog.text.count("passed over") >= 2
     require_same_run(run, uninterrupted, STEPS)
 
@@ -230,13 +173,13 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once_and_the_disk_is_as_it_was(uninterrupted, corpus, recipe, tmp_path, number):
-    flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
+    flags = corpus.flags(output_dir=tmp_path, **UNINTERRUPTED)
     script = Path(__file__).with_name("signalled.py")
     stopped = Script(script, int(number), "twice:6", *flags, output=tmp_path / "log")
     assert stopped.wait() == -number, stopped.text
     run = only_run(tmp_path)
     assert {file.name for file in run.glob("checkpoint_*")} == {"checkpoint_4.pth"}
-    recipe(["--checkpoint", str(run)])
+    recipe(["--checkpoint", run])
     require_same_run(run, uninterrupted, STEPS)
 
 
@@ -266,9 +209,9 @@ def test_a_run_folder_that_cannot_be_written_to_is_named(short_run, fails, tmp_p
     def full(config, run, step):
         raise DiskFullError("The disk is full: the curves cannot be written.")
 
-    monkeypatch.setattr("xtts_extend.training.trainer.make_dashboard", full)
+    monkeypatch.setattr("xtts_extend.training.output.make_dashboard", full)
     copy = shutil.copytree(short_run, tmp_path / "run")
-    code, message = fails(["--checkpoint", str(copy), "--max-steps", "5"])
+    code, message = fails(["--checkpoint", copy, "--max-steps", 5])
     assert code == 1
     assert message.rstrip().endswith("error: The disk is full: the curves cannot be written.")
     assert (copy / "checkpoint_4.pth").is_file()

@@ -52,11 +52,11 @@ def test_where_two_do_not_fit_one_is_taken():
     assert tried == [1, 2]
 
 
-def test_one_sample_too_large():
+@pytest.mark.parametrize("sample", [{"each": 101}, {"each": 1, "runs_out_at": 1}], ids=["measured", "out of memory"])
+def test_one_sample_too_large(sample):
+    peak, _ = memory(0, **sample)
     with pytest.raises(MachineError, match="Not one of the longest samples fits"):
-        batch_memory.largest_count(memory(0, 101)[0], 100)
-    with pytest.raises(MachineError, match="Not one of the longest samples fits"):
-        batch_memory.largest_count(memory(0, 1, runs_out_at=1)[0], 100)
+        batch_memory.largest_count(peak, 100)
 
 
 def test_the_trial_step_leaves_no_gradient(corpus, monkeypatch):
@@ -245,16 +245,16 @@ def test_a_split_batch_is_the_same_samples():
 
 
 @pytest.mark.slow
-def test_the_precision_is_what_the_hardware_has_and_is_recorded(corpus, recipe, monkeypatch, tmp_path):
+@pytest.mark.parametrize("there", [True, False], ids=["bfloat16", "float32"])
+def test_the_precision_is_what_the_hardware_has_and_is_recorded(corpus, recipe, monkeypatch, tmp_path, there):
     flags = {"amp": None, "max_steps": 1, "val_manifest": None}
-    for there in (True, False):
-        monkeypatch.setattr("xtts_extend.setup.start.has_bf16", lambda there=there: there)
-        recipe(corpus.flags(output_dir=tmp_path / str(there), **flags))
-        run = only_run(tmp_path / str(there))
-        assert checkpoint(run, 1)["config"]["mixed_precision"] is there
-        monkeypatch.setattr("xtts_extend.setup.start.has_bf16", lambda there=there: not there)
-        recipe(["--checkpoint", str(run), "--max-steps", "2"])
-        assert checkpoint(run, 2)["config"]["mixed_precision"] is there
+    monkeypatch.setattr("xtts_extend.setup.resolve.has_bf16", lambda: there)
+    recipe(corpus.flags(output_dir=tmp_path, **flags))
+    run = only_run(tmp_path)
+    assert checkpoint(run, 1)["config"]["mixed_precision"] is there
+    monkeypatch.setattr("xtts_extend.setup.resolve.has_bf16", lambda: not there)
+    recipe(["--checkpoint", run, "--max-steps", 2])
+    assert checkpoint(run, 2)["config"]["mixed_precision"] is there
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 """Runs that keep old languages: resumed they are the same run, and what is kept is measured, judged and exported."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import cut, edited, put
+from networks import base_weights
 from runs import checkpoint, only_run, require_same_run
 
 from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, load_adapter
@@ -88,14 +91,15 @@ def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags, recor
 
 @pytest.mark.slow
 def test_distillation_pull_and_rates_do_something(corpus, recipe, replay, tmp_path):
-    runs = {}
     settings = {"distill_weight": 0.5, **RECORDED, "l2_sp": 200.0}
-    for name, changed in {"none": {}, **{key: {key: value} for key, value in settings.items()}}.items():
+    ways = {"none": {}} | {key: {key: value} for key, value in settings.items()}
+    runs = {}
+    for name, changed in ways.items():
         given = with_old(corpus, replay, output_dir=tmp_path / name, max_steps=2, distill_weight=0)
         recipe([*given, *as_overrides(changed)])
         runs[name] = checkpoint(only_run(tmp_path / name), 2)["model"]
     key = "xtts.gpt.gpt.h.0.mlp.c_fc.weight"
-    base = xtts_weights(torch.load(corpus.base / "model.pth", weights_only=True)["model"])[key.removeprefix("xtts.")]
+    base = base_weights(corpus.base)[key.removeprefix("xtts.")]
     moved = {name: float((model[key] - base).norm()) for name, model in runs.items()}
     assert moved["l2_sp"] < 0.9 * moved["none"]
     assert moved["layer_decay"] == pytest.approx(0.7 * moved["none"], rel=0.05)
@@ -162,12 +166,12 @@ def test_other_evaluation_samples_are_measured_with_the_base_again(corpus, recip
         (["--adapter=lora", "--no-freeze-base-rows"], "An adapter needs frozen base rows"),
     ],
 )
-def test_what_cannot_be_replayed(corpus, recipe, replay, tmp_path, capsys, given, message):
+def test_what_cannot_be_replayed(corpus, fails, replay, tmp_path, given, message):
     paths = {"train": corpus.train, "folder": tmp_path, "replay": replay}
-    with pytest.raises(SystemExit) as caught:
-        recipe([*corpus.flags(output_dir=tmp_path, max_steps=1), *(flag.format(**paths) for flag in given)])
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    flags = corpus.flags(output_dir=tmp_path, max_steps=1)
+    code, error = fails([*flags, *(flag.format(**paths) for flag in given)])
+    assert code == 2
+    assert message in error
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +182,16 @@ def adapted(corpus, recipe, replay, tmp_path_factory) -> Path:
     return only_run(output)
 
 
+def require_first_rows(model, expected):
+    """A model's weights are these; its rows of tokens may be more."""
+    state = model.state_dict()
+    for key, tensor in expected.items():
+        found = state[key][: len(tensor)] if tensor.ndim else state[key]
+        assert torch.equal(found, tensor), key
+
+
 def test_an_adapter_is_merged_or_kept_for_its_language(corpus, adapted, tmp_path):
-    base = xtts_weights(torch.load(corpus.base / "model.pth", weights_only=True)["model"])
+    base = base_weights(corpus.base)
     trained = checkpoint(adapted, 2)
     adapter = trained["xtts_extend"]["adapter"]["tensors"]
     matrix = "gpt.gpt.h.1.attn.c_attn.weight"
@@ -194,27 +206,20 @@ def test_an_adapter_is_merged_or_kept_for_its_language(corpus, adapted, tmp_path
     kept = export(adapted, tmp_path / "kept", keep_adapter=True)
     assert kept["adapter_bytes"] == (tmp_path / "kept" / ADAPTER_FILE).stat().st_size > 0
     assert load_adapter(tmp_path / "kept" / ADAPTER_FILE)[1] == "am"
-    english, amharic = (load_model(tmp_path / "kept", language).state_dict() for language in ("en", "am"))
-    for key, tensor in base.items():
-        rows = tensor.shape[0] if tensor.ndim else None
-        assert torch.equal(english[key][:rows] if rows else english[key], tensor), key
-    assert torch.equal(amharic[matrix], merged[matrix])
+    require_first_rows(load_model(tmp_path / "kept", "en"), base)
+    assert torch.equal(load_model(tmp_path / "kept", "am").state_dict()[matrix], merged[matrix])
 
-    content = bytearray((tmp_path / "kept" / ADAPTER_FILE).read_bytes())
-    (tmp_path / "kept" / ADAPTER_FILE).write_bytes(content[: len(content) // 2])
+    cut(tmp_path / "kept" / ADAPTER_FILE, kept["adapter_bytes"] // 2)
     with pytest.raises(CheckpointError, match="is damaged"):
         load_model(tmp_path / "kept", "am")
 
 
 def test_what_a_run_changed_is_kept_apart_from_the_base(corpus, short_run, tmp_path):
-    base = xtts_weights(torch.load(corpus.base / "model.pth", weights_only=True)["model"])
+    base = base_weights(corpus.base)
     trained = xtts_weights(checkpoint(short_run, 4)["model"])
     export(short_run, tmp_path / "whole", keep_adapter=True)
-    for language, expected in (("en", base), ("am", trained)):
-        state = load_model(tmp_path / "whole", language).state_dict()
-        for key, tensor in expected.items():
-            rows = tensor.shape[0] if tensor.ndim else None
-            assert torch.equal(state[key][:rows] if rows else state[key], tensor), (language, key)
+    require_first_rows(load_model(tmp_path / "whole", "en"), base)
+    require_first_rows(load_model(tmp_path / "whole", "am"), trained)
 
     sizes = [export(short_run, tmp_path / f"{rank}", keep_adapter=True, adapter_rank=rank) for rank in (2, 16)]
     matrix = "gpt.gpt.h.0.mlp.c_fc.weight"
@@ -227,58 +232,71 @@ def test_what_a_run_changed_is_kept_apart_from_the_base(corpus, short_run, tmp_p
     assert sizes[0]["adapter_bytes"] < sizes[1]["adapter_bytes"]
 
 
-def test_what_cannot_be_kept_apart(short_run, adapted, mini_base, tmp_path):
-    for run, given, message in (
-        (adapted, {"keep_adapter": True, "adapter_rank": 4}, "has its rank already"),
-        (short_run, {"adapter_rank": 4}, "give --keep-adapter as well"),
-        (short_run, {"keep_adapter": True, "base_dir": tmp_path}, r"holds no model\.pth"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            export(run, tmp_path / "model", **given)
-        assert not (tmp_path / "model").exists()
+def test_an_adapter_has_its_rank_already(adapted, tmp_path):
+    with pytest.raises(ConfigError, match="has its rank already"):
+        export(adapted, tmp_path / "model", keep_adapter=True, adapter_rank=4)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param({"adapter_rank": 4}, "give --keep-adapter as well", id="a rank alone"),
+        pytest.param({"keep_adapter": True, "base_dir": Path(__file__).parent}, r"holds no model\.pth", id="no base"),
+    ],
+)
+def test_what_cannot_be_kept_apart(short_run, tmp_path, given, message):
+    with pytest.raises(ConfigError, match=message):
+        export(short_run, tmp_path / "model", **given)
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.slow
 def test_weights_of_an_adapted_run_are_taken_with_it(corpus, recipe, adapted, tmp_path):
-    recipe(
-        [
-            *corpus.flags(output_dir=tmp_path, max_steps=1, learning_rate=0, weight_decay=0, checkpoint=adapted),
-            "--start-fresh",
-        ]
-    )
+    given = {"checkpoint": adapted, "start_fresh": True, "learning_rate": 0, "weight_decay": 0}
+    recipe(corpus.flags(output_dir=tmp_path, max_steps=1, **given))
     trained, fresh = checkpoint(adapted, 2), checkpoint(only_run(tmp_path), 1)
     expected = merge(xtts_weights(trained["model"]), trained["xtts_extend"]["adapter"]["tensors"])
     for key, tensor in expected.items():
         assert torch.equal(fresh["model"][f"xtts.{key}"], tensor), key
 
 
-def test_a_base_that_changed_or_is_gone(corpus, recipe, replay, tmp_path, capsys):
-    own = tmp_path / "base"
-    shutil.copytree(corpus.base, own)
-    flags = with_old(corpus, replay, output_dir=tmp_path / "run", max_steps=1)
-    recipe([*flags, f"--base-dir={own}"])
-    run = only_run(tmp_path / "run")
-    resume = [f"--checkpoint={run}", "--max-steps=2"]
-    content = torch.load(own / "model.pth", weights_only=True)
-    content["model"]["gpt.mel_head.bias"][0] += 1
-    torch.save(content, own / "model.pth")
-    with pytest.raises(SystemExit):
-        recipe(resume)
-    assert "is not the file that the run started from" in capsys.readouterr().err
-    (own / "model.pth").unlink()
-    with pytest.raises(SystemExit):
-        recipe(resume)
-    assert "is not there any more. Put it back" in capsys.readouterr().err
+@pytest.fixture(scope="module")
+def own_base(corpus, recipe, replay, tmp_path_factory):
+    """A run that is compared with a base of its own, one step."""
+    folder = tmp_path_factory.mktemp("own")
+    base = shutil.copytree(corpus.base, folder / "base", copy_function=os.link)
+    recipe([*with_old(corpus, replay, output_dir=folder / "runs", max_steps=1), f"--base-dir={base}"])
+    return folder
+
+
+@pytest.fixture
+def resume(own_base, tmp_path):
+    """Flags that resume a copy of it, one step."""
+    run = shutil.copytree(only_run(own_base / "runs"), tmp_path / "run")
+    return [f"--checkpoint={run}", "--max-steps=2"]
+
+
+def test_a_base_that_changed(corpus, own_base, resume, fails, tmp_path):
+    changed = edited(corpus.base / "model.pth", tmp_path / "changed", put(1, "model", "gpt.mel_head.bias", 0))
+    changed.replace(own_base / "base" / "model.pth")
+    assert "is not the file that the run started from" in fails(resume)[1]
+
+
+def test_a_base_that_is_gone(corpus, own_base, resume, fails, recipe, tmp_path):
+    (own_base / "base" / "model.pth").unlink(missing_ok=True)
+    assert "is not there any more. Put it back" in fails(resume)[1]
     # on another machine the base lies elsewhere
     recipe([*resume, f"--base-dir={corpus.base}"])
-    assert (run / "checkpoint_2.pth").is_file()
+    assert (tmp_path / "run" / "checkpoint_2.pth").is_file()
+
+
+def test_a_replay_set_of_another_base(corpus, fails, replay, tmp_path):
     other = json.loads((replay / "set.json").read_text(encoding="utf-8")) | {"base_digest": "0" * 64}
-    copied = tmp_path / "copied"
-    shutil.copytree(replay, copied)
+    copied = shutil.copytree(replay, tmp_path / "copied")
     (copied / "set.json").write_text(json.dumps(other), encoding="utf-8")
-    with pytest.raises(SystemExit):
-        recipe([*corpus.flags(output_dir=tmp_path / "other", max_steps=1), f"--replay={copied}"])
-    assert "was made by another model" in capsys.readouterr().err
+    flags = corpus.flags(output_dir=tmp_path / "other", max_steps=1)
+    assert "was made by another model" in fails([*flags, f"--replay={copied}"])[1]
 
 
 def test_the_doctor_and_repair_know_adapters(corpus, adapted, tmp_path):
@@ -291,19 +309,16 @@ def test_the_doctor_and_repair_know_adapters(corpus, adapted, tmp_path):
         repair(adapted, corpus.base, tmp_path / "repaired", blend=0.5)
 
 
-def test_what_is_replayed_is_not_what_is_learned(corpus, recipe, tmp_path, capsys):
+def test_what_is_replayed_is_not_what_is_learned(corpus, recipe, fails, tmp_path):
     given = corpus.flags(output_dir=tmp_path, max_steps=1, val_manifest=None)
     recipe([*given, f"--train-manifest={corpus.english}:en"])
     flags = [f"--checkpoint={only_run(tmp_path)}", f"--train-manifest={corpus.train}", f"--replay={corpus.english}:en"]
-    with pytest.raises(SystemExit):
-        recipe([*flags, "--max-steps=2"])
-    assert "training samples: digest" in capsys.readouterr().err
+    assert "training samples: digest" in fails([*flags, "--max-steps=2"])[1]
 
 
-def test_ways_that_an_older_run_did_not_go(short_run, recipe, capsys):
-    with pytest.raises(SystemExit):
-        recipe([f"--checkpoint={short_run}", "--new-run", *as_overrides({"l2_sp": 5, "layer_decay": 0.9})])
-    message = capsys.readouterr().err
+def test_ways_that_an_older_run_did_not_go(short_run, fails):
+    ways = as_overrides({"l2_sp": 5, "layer_decay": 0.9})
+    _, message = fails([f"--checkpoint={short_run}", "--new-run", *ways])
     assert "l2_sp: 0.0 → 5.0" in message
     assert "layer_decay: 1.0 → 0.9" in message
     config = NewLanguageConfig()

@@ -8,11 +8,15 @@ import time
 import processes
 import pytest
 import torch
+from checkpoints import as_stock_lays_it_out, at_step, edited
+from networks import base_weights
 from processes import Script
 from runs import (
     RECIPE,
     STEPS,
+    UNINTERRUPTED,
     as_flag,
+    base_rows,
     checkpoint,
     model_and_config,
     only_run,
@@ -47,13 +51,19 @@ def test_a_run_leaves_what_it_should(uninterrupted, corpus):
     assert [line["learning_rate"] for line in steps[6:]] == pytest.approx([1e-3] * 6)
 
 
-@pytest.mark.parametrize("stop", [4, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (3, 6, 11))])
-def test_resumed_is_uninterrupted(uninterrupted, corpus, recipe, tmp_path, stop):
-    """Stopped in the middle of an epoch, after an evaluation, at an epoch's end, and before the last step."""
-    recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_steps=stop))
+@pytest.mark.parametrize(
+    ("stop", "workers"),
+    [
+        pytest.param(4, 0, id="after an evaluation"),
+        pytest.param(3, 2, id="within an epoch, resumed with workers", marks=pytest.mark.slow),
+        pytest.param(6, 0, id="at an epoch's end", marks=pytest.mark.slow),
+        pytest.param(11, 0, id="before the last step", marks=pytest.mark.slow),
+    ],
+)
+def test_resumed_is_uninterrupted(uninterrupted, corpus, recipe, tmp_path, stop, workers):
+    recipe(corpus.flags(output_dir=tmp_path, max_steps=stop, **UNINTERRUPTED))
     run = only_run(tmp_path)
-    workers = 2 if stop == 3 else 0
-    recipe(["--checkpoint", str(run), "--max-steps", "1000", "--num-workers", str(workers)])
+    recipe(["--checkpoint", run, "--max-steps", 1000, "--num-workers", workers])
     assert only_run(tmp_path) == run
     require_same_run(run, uninterrupted, STEPS)
 
@@ -65,17 +75,17 @@ def test_resumed_within_an_accumulation(corpus, recipe, tmp_path):
     recipe(corpus.flags(output_dir=tmp_path / "b", max_steps=3, **flags))
     run = only_run(tmp_path / "b")
     assert (run / "checkpoint_4.pth").is_file()
-    recipe(["--checkpoint", str(run / "checkpoint_4.pth"), "--max-steps", "1000"])
+    recipe(["--checkpoint", run / "checkpoint_4.pth", "--max-steps", 1000])
     require_same_run(run, only_run(tmp_path / "a"), STEPS)
 
 
 @pytest.mark.slow
 def test_resume_of_a_resume_and_from_the_best_model(uninterrupted, corpus, recipe, tmp_path):
-    recipe(corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6, max_steps=2))
+    recipe(corpus.flags(output_dir=tmp_path, max_steps=2, **UNINTERRUPTED))
     run = only_run(tmp_path)
-    recipe(["--checkpoint", str(run), "--max-steps", "9"])
+    recipe(["--checkpoint", run, "--max-steps", "9"])
     assert (run / "best_model_8.pth").is_file()
-    recipe(["--checkpoint", str(run / "best_model_8.pth"), "--max-steps", "1000"])
+    recipe(["--checkpoint", run / "best_model_8.pth", "--max-steps", 1000])
     require_same_run(run, uninterrupted, STEPS)
 
 
@@ -83,7 +93,7 @@ def test_resume_of_a_resume_and_from_the_best_model(uninterrupted, corpus, recip
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
     """Another process, stopped in the middle of the second epoch; the resume is another process again."""
-    flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
+    flags = corpus.flags(output_dir=tmp_path, **UNINTERRUPTED)
     output = tmp_path / "log"
     process = Script(RECIPE, *flags, "--coqpit.print_step=1", output=output)
     while "step 7/12" not in process.text:
@@ -105,7 +115,7 @@ def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
 
 @pytest.mark.slow
 def test_a_kill_resumes_from_the_last_checkpoint(uninterrupted, corpus, tmp_path, recipe):
-    flags = corpus.flags(output_dir=tmp_path, eval_step=4, save_step=4, warmup_steps=6)
+    flags = corpus.flags(output_dir=tmp_path, **UNINTERRUPTED)
     process = Script(RECIPE, *flags, output=tmp_path / "log")
     while not list(tmp_path.glob("*/checkpoint_4.pth")):
         assert not process.ended, process.text
@@ -116,28 +126,23 @@ def test_a_kill_resumes_from_the_last_checkpoint(uninterrupted, corpus, tmp_path
     require_same_run(only_run(tmp_path), uninterrupted, STEPS)
 
 
-def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, tmp_path):
+def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, trainer_of, tmp_path):
     """The same checkpoint through `restore_path`."""
     file = uninterrupted / "checkpoint_8.pth"
-    samples = read_manifests([str(corpus.train)], "am")
     saved = checkpoint(uninterrupted, 8)
 
     model, config = model_and_config(uninterrupted)
     # stock loads strictly, and the never-trained parts are not in our files: it falls back to a partial load
     stock = Trainer(
         TrainerArgs(restore_path=str(file)), config, output_path=tmp_path / "stock", model=model,
-        train_samples=samples, eval_samples=[], parse_command_line_args=False,
+        train_samples=read_manifests([str(corpus.train)], "am"), eval_samples=[], parse_command_line_args=False,
     )  # fmt: skip
     assert stock.total_steps_done == 0
     assert stock.epochs_done == 0
     assert len(stock.optimizer[0].state) == 0
     assert stock.scheduler[0].last_epoch == 0
 
-    model, config = model_and_config(uninterrupted)
-    ours = ResumableTrainer(
-        TrainerArgs(restore_path=str(file)), config, output_path=tmp_path / "ours", model=model,
-        train_samples=samples, eval_samples=read_manifests([str(corpus.val)], "am"), new_run=True,
-    )  # fmt: skip
+    ours = trainer_of(["--checkpoint", file, "--new-run", "--output-dir", tmp_path / "ours"])
     assert (ours.total_steps_done, ours.epochs_done, ours.position.batch) == (8, 1, 2)
     require_equal(ours.optimizer[0].state_dict(), saved["optimizer"][0])
     require_equal(ours.scheduler[0].state_dict(), saved["scheduler"][0])
@@ -153,21 +158,12 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
     saved = torch.load(file, weights_only=True)
     assert (saved["step"], saved["epoch"]) == (4, 1)
 
-    recipe(
-        corpus.flags(
-            checkpoint=file,
-            val_manifest=None,
-            max_steps=6,
-            output_dir=tmp_path / "ours",
-            batch_size=None,
-            learning_rate=None,
-            epochs=None,
-            save_step=None,
-        )
-    )
-    printed = caplog.text
-    assert "step 5 · epoch 1, batch 0 done · learning rate 0.00025" in printed
-    assert "does not record the place within the epoch" in printed
+    caplog.set_level("INFO", "trainer")
+    # the accumulation is known, too
+    known = {"val_manifest": None, "epochs": None, "grad_accum_steps": 1, "amp": "none"}
+    recipe(corpus.stock_flags(file, max_steps=6, output_dir=tmp_path / "ours", **known))
+    assert "step 5 · epoch 1, batch 0 done · learning rate 0.00025" in caplog.text
+    assert "does not record the place within the epoch" in caplog.text
     final = checkpoint(only_run(tmp_path / "ours"), 6)
     assert (final["step"], final["epoch"]) == (6, 1)
     assert not final["xtts_extend"]["base_rows"]["frozen"]
@@ -176,31 +172,20 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.slow
-def test_a_stock_run_with_the_bases_rows_is_frozen_and_keeps_its_new_moments(corpus, recipe, tmp_path, caplog):
+def test_a_stock_run_with_the_bases_rows_is_frozen_and_keeps_its_new_moments(
+    corpus, two_steps, recipe, tmp_path, caplog
+):
     """Made from a frozen run of ours by giving it the stock layout: all rows in one tensor, with moments."""
-    recipe(corpus.flags(output_dir=tmp_path, max_steps=2))
-    run = only_run(tmp_path)
-    saved = checkpoint(run, 2)
-    rows, size = saved["xtts_extend"].pop("base_rows")["rows"], saved["model"]["xtts.gpt.text_head.bias"].shape[0]
-    state = saved["optimizer"][0]["state"]
-    grown = {}
-    for number, moments in state.items():
-        for key, value in moments.items():
-            if value.ndim and value.shape[0] == size - rows:
-                moments[key] = torch.cat([torch.zeros(rows, *value.shape[1:]), value])
-                grown[number] = True
-    assert len(grown) == 3
-    del saved["xtts_extend"]
-    saved["step"] = 1
-    file = tmp_path / "stock" / "checkpoint_1.pth"
-    file.parent.mkdir()
-    torch.save(saved, file)
-    caplog.clear()
-    recipe(["--checkpoint", str(file), "--max-steps", "3", "--output-dir", str(tmp_path / "ours")])
-    printed = caplog.text
-    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in printed
+    file = edited(two_steps / "checkpoint_2.pth", tmp_path / "stock", as_stock_lays_it_out, at_step(1))
+    rows = base_rows(corpus)
+    states = torch.load(file, weights_only=True)["optimizer"][0]["state"].values()
+    whole = [state for state in states if state["exp_avg"].ndim and len(state["exp_avg"]) == rows + 150]
+    assert len(whole) == 3
+    caplog.set_level("INFO", "trainer")
+    recipe(["--checkpoint", file, "--max-steps", 3, "--output-dir", tmp_path / "ours"])
+    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text
     final = checkpoint(only_run(tmp_path / "ours"), 3)
-    base = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
+    base = base_weights(corpus.base)
     assert torch.equal(final["model"]["xtts.gpt.text_head.weight"][:rows], base["gpt.text_head.weight"])
     assert {int(moments["step"]) for moments in final["optimizer"][0]["state"].values()} == {3}
 
@@ -217,20 +202,9 @@ def test_flags_as_text():
     assert as_flag("no_freeze_base_rows", True) == ["--no-freeze-base-rows"]
 
 
-def test_an_older_checkpoint_sets_the_later_ones_aside(uninterrupted, corpus, recipe, tmp_path):
+def test_an_older_checkpoint_sets_the_later_ones_aside(uninterrupted, recipe, tmp_path):
     run = shutil.copytree(uninterrupted, tmp_path / "run")
-    recipe(
-        [
-            "--checkpoint",
-            str(run / "checkpoint_4.pth"),
-            "--max-steps",
-            "5",
-            "--save-step",
-            "1",
-            "--keep-checkpoints",
-            "1",
-        ]
-    )
+    recipe(["--checkpoint", run / "checkpoint_4.pth", "--max-steps", 5, "--save-step", 1, "--keep-checkpoints", 1])
     assert {file.name for file in run.glob("checkpoint_*")} == {"checkpoint_5.pth"}
     assert {file.name for file in (run / "set-aside").iterdir()} >= {"checkpoint_8.pth", "checkpoint_12.pth"}
     assert (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1].startswith('{"step": 5')
@@ -242,26 +216,29 @@ def test_a_schedule_by_epoch_moves_once_an_epoch(corpus, recipe, tmp_path):
     flags += ["--coqpit.scheduler_after_epoch=true"]
     recipe(corpus.flags(output_dir=tmp_path, epochs=1, val_manifest=None) + flags)
     run = only_run(tmp_path)
-    recipe(["--checkpoint", str(run), "--epochs", "2"])
+    recipe(["--checkpoint", run, "--epochs", "2"])
     rates = [line["learning_rate"] for line in read_metrics(run)[0]]
     assert rates == [1e-3] * 6 + [5e-4] * 6
 
 
 @pytest.mark.slow
 def test_with_test_sentences_two_weighted_languages_and_bf16(corpus, recipe, tmp_path):
-    voice = corpus.train.parent / "wavs" / "am_00001.wav"
     flags = corpus.flags(
-        language_weights="am=2,en=1", amp="bf16", test_sentence=f"am:{voice}:ሰላም ለዓለም።", eval_step=4, num_workers=2
+        language_weights="am=2,en=1",
+        amp="bf16",
+        test_sentence=f"am:{corpus.voice}:ሰላም ለዓለም።",
+        eval_step=4,
+        num_workers=2,
     )
     flags += ["--train-manifest", f"{corpus.english}:en", "--val-manifest", f"{corpus.english}:en"]
-    recipe([*flags, "--output-dir", str(tmp_path / "whole")])
+    recipe([*flags, "--output-dir", tmp_path / "whole"])
     whole = only_run(tmp_path / "whole")
     steps, evaluations = read_metrics(whole)
     last = len(steps)
     assert {name.split("/")[1][:2] for line in steps for name in line["samples"]} == {"am", "en"}
     assert {line["language"] for line in evaluations} == {"am", "en"}
-    recipe([*flags, "--output-dir", str(tmp_path / "parts"), "--max-steps", "5"])
+    recipe([*flags, "--output-dir", tmp_path / "parts", "--max-steps", 5])
     run = only_run(tmp_path / "parts")
-    recipe(["--checkpoint", str(run), "--coqpit.max_steps=null", "--num-workers", "0"])
+    recipe(["--checkpoint", run, "--coqpit.max_steps=null", "--num-workers", "0"])
     require_same_run(run, whole, last)
     assert checkpoint(run, last)["config"]["mixed_precision"] is True

@@ -80,16 +80,22 @@ def test_the_schedule_is_where_it_was(name, params):
         after.step()
 
 
-def test_what_counts_is_what_moved_it():
+@pytest.mark.parametrize(
+    ("step", "counted"),
+    [
+        pytest.param(50, True, id="the optimizer's own counter, whatever the step is"),
+        pytest.param(15, False, id="without one the step and the accumulation"),
+    ],
+)
+def test_what_counts_is_what_moved_it(step, counted):
     def make():
         return Run("StepLR", {"step_size": 2, "gamma": 0.5})
 
     before = make()
     for _ in range(7):
         before.step()
-    # of the optimizer's own counter, whatever the step is; without one, of the step and the accumulation
-    assert resumed(make, before, Position(step=50, epoch=3))[0].scheduler.last_epoch == 7
-    assert resumed(make, before, Position(step=15, epoch=3), counted=False)[0].scheduler.last_epoch == 7
+    after, _ = resumed(make, before, Position(step=step, epoch=3), counted=counted)
+    assert after.scheduler.last_epoch == 7
 
 
 def test_by_epoch():
@@ -134,11 +140,15 @@ OURS = {"xtts_extend": RunRecord(None, BaseRows(3), {}).to_dict()}
 
 
 @pytest.mark.parametrize("record", [{}, OURS], ids=["coqui", "xtts_extend"])
-def test_a_recorded_one_is_restored_and_ours_has_to_be_there(record):
+def test_a_recorded_one_is_restored(record):
     before, after = (Run("StepLR", {"step_size": 2, "gamma": 0.5}) for _ in range(2))
     for _ in range(3):
         before.step()
     assert restore_schedule(after, saved(before, scheduler=[before.scheduler.state_dict()], **record)) == "scheduler"
     assert after.scheduler.last_epoch == 3
+
+
+def test_one_of_ours_has_to_be_there():
+    run = Run("StepLR", {"step_size": 2, "gamma": 0.5})
     with pytest.raises(CheckpointError, match="holds 0 schedulers; this run has 1"):
-        restore_schedule(after, saved(before, **OURS))
+        restore_schedule(run, saved(run, **OURS))

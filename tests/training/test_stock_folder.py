@@ -14,7 +14,6 @@ from xtts_extend.run.metrics import read_metrics
 from xtts_extend.training import restore
 from xtts_extend.training.signals import Interrupted
 from xtts_extend.training.trainer import ResumableTrainer
-from xtts_extend.training.update import Updater
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, re
     caplog.clear()
 
     # the new folder continues there; the stock one again where it was, and names the new one
-    recipe(["--checkpoint", str(run), "--max-steps", "8"])
+    recipe(["--checkpoint", run, "--max-steps", 8])
     assert checkpoint(run, 8)["xtts_extend"]["state"]["step"] == 8
     assert "best loss unknown" not in caplog.text
     output = stock_folder.parent
@@ -64,16 +63,32 @@ def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, re
     assert listing(stock_folder) == before
 
 
+def refused(flags, monkeypatch):
+    flags += ["--seed", "77"]
+
+
+def failing_while_it_is_restored(flags, monkeypatch):
+    monkeypatch.setattr(restore, "restore_schedule", lambda *_: 1 / 0)
+
+
+def failing_in_the_first_batch(flags, monkeypatch):
+    monkeypatch.setattr(ResumableTrainer, "train_step", lambda *_: 1 / 0)
+
+
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    "when",
+    "fail",
     [
-        "refused",
-        *(pytest.param(when, marks=pytest.mark.slow) for when in ("while it is restored", "in the first batch")),
+        pytest.param(refused, id="refused"),
+        pytest.param(failing_while_it_is_restored, id="while it is restored", marks=SLOW),
+        pytest.param(failing_in_the_first_batch, id="in the first batch", marks=SLOW),
     ],
 )
-def test_a_start_that_fails_leaves_no_folder_behind(when, stock_folder, corpus, recipe, tmp_path, monkeypatch, capsys):
+def test_a_start_that_fails_leaves_no_folder_behind(fail, stock_folder, corpus, recipe, tmp_path, monkeypatch, capsys):
     flags = corpus.stock_flags(stock_folder / "checkpoint_4.pth", output_dir=tmp_path)
-    fail_at(when, flags, monkeypatch)
+    fail(flags, monkeypatch)
     before = listing(stock_folder)
     with pytest.raises((SystemExit, ZeroDivisionError)):
         recipe(flags)
@@ -82,49 +97,40 @@ def test_a_start_that_fails_leaves_no_folder_behind(when, stock_folder, corpus, 
 
 
 @pytest.mark.parametrize(
-    "when",
+    "fail",
     [
-        pytest.param("refused", marks=pytest.mark.slow),
-        pytest.param("while it is restored", marks=pytest.mark.slow),
-        "in the first batch",
+        pytest.param(refused, id="refused", marks=SLOW),
+        pytest.param(failing_while_it_is_restored, id="while it is restored", marks=SLOW),
+        pytest.param(failing_in_the_first_batch, id="in the first batch"),
     ],
 )
-def test_a_resume_that_fails_rewrites_nothing(when, short_run, recipe, tmp_path, monkeypatch):
+def test_a_resume_that_fails_rewrites_nothing(fail, short_run, recipe, tmp_path, monkeypatch):
     run = shutil.copytree(short_run, tmp_path / "run")
-    flags = ["--checkpoint", str(run / "checkpoint_4.pth"), "--max-steps", "6", "--output-dir", str(tmp_path / "other")]
-    fail_at(when, flags, monkeypatch)
+    flags = ["--checkpoint", run / "checkpoint_4.pth", "--max-steps", 6, "--output-dir", tmp_path / "other"]
+    given = list(flags)
+    fail(given, monkeypatch)
     before = listing(run)
-    before.pop(Path("."))
     with pytest.raises((SystemExit, ZeroDivisionError)):
-        recipe(flags)
+        recipe(given)
+    # all but the lock, and the folder's own time, which changes with it
+    not_the_lock = {Path("."), Path(".lock")}
     after = listing(run)
-    assert {name for name in after.keys() - before.keys() if name != Path(".")} <= {Path(".lock")}
-    assert {name: after[name] for name in before if name != Path(".lock")} == {
-        name: held for name, held in before.items() if name != Path(".lock")
-    }
+    assert after.keys() - before.keys() <= {Path(".lock")}
+    for name in before.keys() - not_the_lock:
+        assert after[name] == before[name]
     monkeypatch.undo()
-    recipe(flags[:4])
+    recipe(flags)
     assert checkpoint(run, 6)["step"] == 6
-
-
-def fail_at(when, flags, monkeypatch):
-    """Let a run fail: refused for a setting, an optimizer that does not fit, or an error of the first batch."""
-    if when == "refused":
-        flags += ["--seed", "77"]
-    elif when == "while it is restored":
-        monkeypatch.setattr(restore, "restore_schedule", lambda *_: 1 / 0)
-    else:
-        monkeypatch.setattr(Updater, "_train", lambda *_: 1 / 0)
 
 
 def test_an_interrupt_before_the_first_batch_leaves_a_checkpoint(stock_folder, corpus, recipe, tmp_path, monkeypatch):
     """It says that the new folder can be continued: so it can."""
 
-    def interrupt(trainer):
+    def interrupt(trainer, *_):
         trainer.stop.number = signal.SIGINT
         raise Interrupted
 
-    monkeypatch.setattr(ResumableTrainer, "_evaluate_if_due", interrupt)
+    monkeypatch.setattr(ResumableTrainer, "train_step", interrupt)
     with pytest.raises(SystemExit):
         recipe(corpus.stock_flags(stock_folder / "checkpoint_4.pth", output_dir=tmp_path))
     assert checkpoint(only_run(tmp_path), 5)["step"] == 5
