@@ -255,11 +255,19 @@ def with_prefix(prefix: str) -> Edit:
     return edit
 
 
+def weights_in(dtype: torch.dtype) -> Edit:
+    """Weights in another precision."""
+
+    def edit(content: dict[str, Any]) -> None:
+        model = content["model"]
+        model |= {name: tensor.to(dtype) for name, tensor in model.items() if tensor.is_floating_point()}
+
+    return edit
+
+
 def in_half_precision(content: dict[str, Any]) -> None:
     """Weights in bfloat16, moments in float16."""
-    content["model"] = {
-        key: one.bfloat16() if one.is_floating_point() else one for key, one in content["model"].items()
-    }
+    weights_in(torch.bfloat16)(content)
     for moments in content["optimizer"][0]["state"].values():
         moments.update({key: moments[key].half() for key in ("exp_avg", "exp_avg_sq")})
 

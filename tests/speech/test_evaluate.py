@@ -1,6 +1,7 @@
 """`evaluate`: the losses are those of the run, and speech is measured with whatever recogniser is plugged in."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -31,13 +32,18 @@ def model(run, tmp_path_factory):
     return folder
 
 
-def test_losses_are_those_of_the_run(run, model, corpus):
+LOSSES = ("loss", "loss_mel_ce", "loss_text_ce")
+
+
+@pytest.mark.parametrize("language", ["am", "en"])
+def test_losses_are_those_of_the_run(run, model, corpus, language):
     lines = {line["language"]: line for line in read_metrics(run)[1] if line["step"] == 2}
-    for language, manifest in (("am", corpus.val), ("en", corpus.english)):
-        found = evaluate(model, [str(manifest)], language, count=0, progress=False)
-        for name in ("loss", "loss_mel_ce", "loss_text_ce"):
-            assert found[name] == pytest.approx(lines[language][name], rel=1e-5)
-    assert set(found) == {"language", "samples", "loss", "loss_mel_ce", "loss_text_ce"}
+    manifest = {"am": corpus.val, "en": corpus.english}[language]
+    found = evaluate(model, [str(manifest)], language, count=0, progress=False)
+    assert set(found) == {"language", "samples", *LOSSES}
+    assert {name: found[name] for name in LOSSES} == pytest.approx(
+        {name: lines[language][name] for name in LOSSES}, rel=1e-5
+    )
 
 
 def test_any_callable_recognises(model, corpus):
@@ -65,16 +71,25 @@ def test_the_command(model, corpus, capsys):
     assert json.loads(capsys.readouterr().out)["samples"] == 3
 
 
-def test_what_cannot_be_evaluated(model, corpus, tmp_path):
-    with pytest.raises(LanguageError, match="sw"):
-        evaluate(model, [f"{corpus.english}:sw"], "sw", progress=False)
-    with pytest.raises(DataError, match="is in am"):
-        evaluate(model, [f"{corpus.english}:en"], "am", progress=False)
+@pytest.mark.parametrize(
+    ("recorded", "language", "error", "message"),
+    [("sw", "sw", LanguageError, "sw"), ("en", "am", DataError, "is in am")],
+    ids=["a language without a tag", "recordings of another language"],
+)
+def test_what_cannot_be_evaluated(model, corpus, recorded, language, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(model, [f"{corpus.english}:{recorded}"], language, progress=False)
+
+
+def test_what_is_no_model(corpus, tmp_path):
     with pytest.raises(ConfigError, match="no model folder|not a model folder"):
         evaluate(tmp_path, [str(corpus.val)], "am", progress=False)
-    alone = tmp_path / "alone"
-    shutil.copytree(model, alone)
+
+
+def test_a_model_whose_base_is_gone(model, corpus, tmp_path):
+    alone = shutil.copytree(model, tmp_path / "alone", copy_function=os.link)
     about = alone / "xtts_extend.json"
+    about.unlink()
     about.write_text(json.dumps({"base_dir": str(tmp_path / "gone")}), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"Losses need the base's dvae\.pth .* --base-dir"):
         evaluate(alone, [str(corpus.val)], "am", progress=False)

@@ -4,12 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from runs import checkpoint, edited, only_run
+from checkpoints import HEAD, edited, nudged, put, weights_in
+from runs import checkpoint, only_run
 from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
@@ -84,24 +86,23 @@ def test_the_readme_loads_it(exported, monkeypatch):
     assert 1 not in ids
 
 
-def test_old_rows_are_proven(run, exported, corpus, tmp_path):
+def test_old_rows_are_proven(run, corpus, tmp_path):
     assert export(run, tmp_path / "again", corpus.base)["base_rows_checked"] is True
-    saved = checkpoint(run, 2)
-    saved["model"]["xtts.gpt.text_head.weight"][3, 0] += 1e-6
-    broken = tmp_path / "run" / "checkpoint_2.pth"
-    broken.parent.mkdir()
-    torch.save(saved, broken)
-    shutil.copy(run / "vocab.json", broken.parent)
+
+
+def test_old_rows_that_are_not_the_bases(run, tmp_path):
+    broken = edited(run / "checkpoint_2.pth", tmp_path / "run", nudged(HEAD, 3, 0))
     with pytest.raises(CheckFailed, match=r"rows of text_head\.weight are not the base's"):
         export(broken, tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
-    content = torch.load(corpus.base / "model.pth", weights_only=True)
-    content["model"]["gpt.text_embedding.weight"] += 1
-    other = tmp_path / "other base"
-    other.mkdir()
-    torch.save(content, other / "model.pth")
+
+
+def test_old_rows_of_another_base(run, corpus, tmp_path):
+    other = edited(
+        corpus.base / "model.pth", tmp_path / "other base", put(0, "model", "gpt.text_embedding.weight", ...)
+    )
     with pytest.raises(CheckFailed, match="are not the first of the 400 that the run froze"):
-        export(run, tmp_path / "broken", other)
+        export(run, tmp_path / "broken", other.parent)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +110,7 @@ def test_old_rows_are_proven(run, exported, corpus, tmp_path):
 )
 def test_rows_in_half_precision_are_not_the_base_s(run, corpus, tmp_path, half, is_base_given):
     """The cause is named, and what its way out leads to is exported."""
-
-    def halve(content):
-        content["model"] = {
-            key: one.to(half) if one.is_floating_point() else one for key, one in content["model"].items()
-        }
-
-    file = edited(run / "checkpoint_2.pth", tmp_path / "run", halve)
+    file = edited(run / "checkpoint_2.pth", tmp_path / "run", weights_in(half))
     base = corpus.base if is_base_given else None
     with pytest.raises(CheckFailed, match=rf"in half precision \({half}\): they are the base's, rounded.* repair"):
         export(file, tmp_path / "out", base)
@@ -123,13 +118,22 @@ def test_rows_in_half_precision_are_not_the_base_s(run, corpus, tmp_path, half, 
     assert export(tmp_path / "repaired", tmp_path / "out", base)["base_rows_checked"] is True
 
 
-def test_what_cannot_be_exported(run, exported, corpus, tmp_path):
+def test_a_base_is_not_exported(corpus, tmp_path):
     with pytest.raises(CheckpointError, match="only a run's checkpoint"):
         export(corpus.base, tmp_path / "a")
+
+
+def test_nothing_is_exported_over_what_is_there(run, exported):
     with pytest.raises(ConfigError, match="exists already"):
         export(run, exported)
+
+
+def test_a_base_without_a_model(run, tmp_path):
     with pytest.raises(ConfigError, match=r"holds no model\.pth"):
         export(run, tmp_path / "a", tmp_path)
+
+
+def test_no_run_to_export(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist|neither a run"):
         export(tmp_path / "none", tmp_path / "a")
 
@@ -143,11 +147,10 @@ def test_long_text_is_written_sentence_by_sentence(exported, corpus, tmp_path, m
         return {"wav": np.full(24000, 0.25, dtype=np.float32)}
 
     monkeypatch.setattr(Xtts, "inference", inference)
-    voice = corpus.train.parent / "wavs" / "am_00001.wav"
     output = tmp_path / "ድምፅ" / "out.wav"
     said = []
     result = speak_to_file(
-        exported, "am", [voice], "ሰላም ለዓለም። ደህና ናችሁ።" * 20, output, on_sentence=lambda *part: said.append(part)
+        exported, "am", [corpus.voice], "ሰላም ለዓለም። ደህና ናችሁ።" * 20, output, on_sentence=lambda *part: said.append(part)
     )
     assert len(asked) == len(said) == result["sentences"] == 40
     assert asked[0] == (said[0][0], "am", (1, 32, 64), (1, 512, 1), 0.75)
@@ -157,18 +160,20 @@ def test_long_text_is_written_sentence_by_sentence(exported, corpus, tmp_path, m
     assert [file.name for file in output.parent.iterdir()] == ["out.wav"]
 
 
-def test_what_cannot_be_spoken(exported, corpus, tmp_path):
-    voice = corpus.train.parent / "wavs" / "am_00001.wav"
-    output = tmp_path / "out.wav"
-    with pytest.raises(LanguageError, match=r"no tag \[ka\]"):
-        speak_to_file(exported, "ka", [voice], "გამარჯობა", output)
-    with pytest.raises(DataError, match="text is empty"):
-        speak_to_file(exported, "am", [voice], "  ", output)
-    with pytest.raises(DataError, match=r"none\.wav"):
-        speak_to_file(exported, "am", [tmp_path / "none.wav"], "ሰላም", output)
-    with pytest.raises(ConfigError, match="not a model folder"):
-        speak_to_file(tmp_path, "am", [voice], "ሰላም", output)
-    assert not output.exists()
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        pytest.param({"language": "ka", "text": "გამარჯობა"}, LanguageError, r"no tag \[ka\]", id="language"),
+        pytest.param({"text": "  "}, DataError, "text is empty", id="text"),
+        pytest.param({"references": [Path("none.wav")]}, DataError, r"none\.wav", id="voice"),
+        pytest.param({"folder": Path(__file__).parent}, ConfigError, "not a model folder", id="model"),
+    ],
+)
+def test_what_cannot_be_spoken(exported, corpus, tmp_path, given, error, message):
+    sound = {"folder": exported, "language": "am", "references": [corpus.voice], "text": "ሰላም"}
+    with pytest.raises(error, match=message):
+        speak_to_file(**{**sound, **given}, output=tmp_path / "out.wav")
+    assert not (tmp_path / "out.wav").exists()
 
 
 def test_synthesize_accepts_the_new_language_after_enable(exported, corpus, monkeypatch):
@@ -184,18 +189,23 @@ def test_synthesize_accepts_the_new_language_after_enable(exported, corpus, monk
     config.load_json(exported / "config.json")
     model = Xtts(config)
     model.load_checkpoint(config, checkpoint_dir=exported, strict=True)
-    voice = str(corpus.train.parent / "wavs" / "am_00001.wav")
+    voice = str(corpus.voice)
     assert model.synthesize("ሰላም", speaker_wav=voice, language="am")["wav"].size > 1000
 
 
-def test_speak_writes_over_nothing_that_it_was_given(exported, corpus, tmp_path):
+@pytest.mark.parametrize(
+    ("output", "message"), [("voice.wav", "is the recording of the voice"), ("manifest.csv", "ends in .wav")]
+)
+def test_speak_writes_over_nothing_that_it_was_given(exported, corpus, tmp_path, output, message):
     voice = tmp_path / "voice.wav"
-    voice.write_bytes((corpus.train.parent / "wavs" / "am_00001.wav").read_bytes())
-    before = voice.read_bytes()
-    for output, message in ((voice, "is the recording of the voice"), (tmp_path / "manifest.csv", "ends in .wav")):
-        with pytest.raises(ConfigError, match=message):
-            speak_to_file(exported, "am", [voice], "ሰላም", output)
-    assert voice.read_bytes() == before
+    shutil.copyfile(corpus.voice, voice)
+    with pytest.raises(ConfigError, match=message):
+        speak_to_file(exported, "am", [voice], "ሰላም", tmp_path / output)
+    assert voice.read_bytes() == corpus.voice.read_bytes()
+
+
+def test_silence_is_no_voice(exported, tmp_path):
+    voice = tmp_path / "voice.wav"
     soundfile.write(voice, np.zeros(22050), 22050)
     with pytest.raises(DataError, match="silent"):
         speak_to_file(exported, "am", [voice], "ሰላም", tmp_path / "out.wav")

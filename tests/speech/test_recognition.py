@@ -55,7 +55,12 @@ def test_a_folder_of_transformers_is_a_recogniser(recogniser_folder):
     assert recognise(audio, 24000) == "b"
 
 
-def test_no_model_for_speech(mini_base, tmp_path):
-    for folder in (tmp_path, mini_base, tmp_path / "none"):
-        with pytest.raises(ConfigError, match="transformers cannot load it as a model for speech recognition"):
-            load_recogniser(str(folder), "am")
+@pytest.fixture
+def nowhere(tmp_path):
+    return tmp_path / "none"
+
+
+@pytest.mark.parametrize("folder", ["tmp_path", "mini_base", "nowhere"])
+def test_no_model_for_speech(request, folder):
+    with pytest.raises(ConfigError, match="transformers cannot load it as a model for speech recognition"):
+        load_recogniser(str(request.getfixturevalue(folder)), "am")

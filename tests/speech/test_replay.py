@@ -133,24 +133,46 @@ def test_other_settings_do_not_go_on_with_a_set(given):
     assert rows(given["output"]) == before
 
 
-def test_what_cannot_be_made(given, tmp_path, monkeypatch):
-    with pytest.raises(LanguageError, match="am"):
-        make_replay(**given | {"texts": {"am": given["texts"]["en"]}})
+@pytest.fixture
+def odd(tmp_path):
+    """A folder with what is no text and no set."""
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
-    with pytest.raises(DataError, match="No usable sentence"):
-        make_replay(**given | {"texts": {"en": [tmp_path / "empty.txt"]}})
-    with pytest.raises(DataError, match="cannot be read"):
-        make_replay(**given | {"texts": {"en": [tmp_path / "none.txt"]}})
-    with pytest.raises(DataError, match=r"shortest slice that conditions \(3\.0 s\)"):
-        make_replay(**given | {"conditioning_s": None})
-    with pytest.raises(ConfigError, match="above 0"):
-        make_replay(**given | {"hours": float("nan")})
-    with pytest.raises(ConfigError, match="0 < shortest <= longest"):
-        make_replay(**given | {"conditioning_s": (2.0, 1.0)})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "message"),
+    [
+        ({"conditioning_s": None}, DataError, r"shortest slice that conditions \(3\.0 s\)"),
+        ({"hours": float("nan")}, ConfigError, "above 0"),
+        ({"conditioning_s": (2.0, 1.0)}, ConfigError, "0 < shortest <= longest"),
+    ],
+    ids=["slices that no voice has", "hours", "slices the wrong way round"],
+)
+def test_settings_that_make_no_set(given, other, error, message):
+    with pytest.raises(error, match=message):
+        make_replay(**given | other)
+
+
+@pytest.mark.parametrize(
+    ("language", "name", "error", "message"),
+    [
+        ("am", "ጽሑፍ texts/en.txt", LanguageError, "am"),
+        ("en", "empty.txt", DataError, "No usable sentence"),
+        ("en", "none.txt", DataError, "cannot be read"),
+    ],
+    ids=["language", "empty", "missing"],
+)
+def test_texts_that_make_no_set(given, odd, language, name, error, message):
+    with pytest.raises(error, match=message):
+        make_replay(**given | {"texts": {language: [odd / name]}})
+
+
+def test_a_folder_of_other_things_is_no_set(given, odd):
     with pytest.raises(ConfigError, match="other exists and is no set of encoded utterances"):
-        make_replay(**given | {"output": tmp_path / "other"})
+        make_replay(**given | {"output": odd / "other"})
 
 
 def test_a_language_that_the_base_does_not_speak_is_given_up(given, monkeypatch):
