@@ -147,8 +147,8 @@ class Job:
         """Export, and a sentence that the model has not heard, in the voice of the largest recording."""
         model, language = self.folder / "model", self.result.language
         self._json("export", f"--checkpoint={run}", f"--output={model}", f"--base-dir={self.base}")
-        files = [sample["audio_file"] for sample in read_manifests([str(train)], language)]
-        reference, sentence = max(files, key=os.path.getsize), read_manifests([str(val)], language)[0]["text"]
+        files = [sample.audio_file for sample in read_manifests([str(train)], language)]
+        reference, sentence = max(files, key=os.path.getsize), read_manifests([str(val)], language)[0].text
         spoken = self._json(
             "speak", f"--model={model}", f"--language={language}", f"--reference={reference}", f"--text={sentence}",
             f"--output={self.folder / 'spoken.wav'}", "--seed=0",

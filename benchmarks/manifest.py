@@ -64,7 +64,9 @@ def read(path: Path, reader: Path) -> None:
     samples = module.read_manifest(str(path), "am")
     seconds = time.perf_counter() - began
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    found = sum(os.path.isfile(sample["audio_file"]) for sample in samples[:100])
+    # the first reader's samples are dictionaries
+    files = [sample["audio_file"] if isinstance(sample, dict) else sample.audio_file for sample in samples[:100]]
+    found = sum(map(os.path.isfile, files))
     print(json.dumps({"rows": len(samples), "seconds": seconds, "mib": memory, "found": found}))
 
 

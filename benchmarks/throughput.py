@@ -131,9 +131,9 @@ def stock_padding(folder: Path, batch: int) -> float:
     """Share of padding in random batches whose texts and audio are padded apart, as the stock recipe makes them."""
     tokenizer = load_tokenizer(folder / "base" / "vocab.json")
     samples = read_manifests([str(folder / "speech" / "metadata.csv")], "en")
-    audio = [load_audio(sample["audio_file"], _RATE).shape[-1] for sample in samples]
+    audio = [load_audio(sample.audio_file, _RATE).shape[-1] for sample in samples]
     parts = (
-        [len(tokenizer.encode(sample["text"], "en")) + 2 for sample in samples],
+        [len(tokenizer.encode(sample.text, "en")) + 2 for sample in samples],
         [-(-length // _SAMPLES_OF_A_CODE) + AUDIO_STOPS for length in audio],
     )
     order = random.Random(0).sample(range(len(samples)), len(samples))

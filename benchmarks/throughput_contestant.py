@@ -145,8 +145,8 @@ def _run_stock(folder: Path, output: Path, batch: int, bf16: bool) -> None:
     config.model_args.xtts_checkpoint = str(folder / "base" / "model.pth")
     samples = read_manifests([str(folder / "speech" / "metadata.csv")], "en")
     trainer = Trainer(
-        TrainerArgs(), config, output_path=output, model=GPTTrainer(config), train_samples=samples, eval_samples=[],
-        parse_command_line_args=False,
+        TrainerArgs(), config, output_path=output, model=GPTTrainer(config), eval_samples=[],
+        train_samples=[sample.to_coqui() for sample in samples], parse_command_line_args=False,
     )  # fmt: skip
     trainer.fit()
 

@@ -57,7 +57,7 @@ class Updates:
         self._formatter = next(model for model in self.models if isinstance(model, ExtendedGPTTrainer))
         samples = read_manifests([str(folder / "speech" / "metadata.csv")], "en")
         limit, args = config.model_args.max_wav_length, config.model_args
-        samples = [sample for sample in samples if load_audio(sample["audio_file"], _RATE).shape[-1] < limit]
+        samples = [sample for sample in samples if load_audio(sample.audio_file, _RATE).shape[-1] < limit]
         self._data = UtteranceDataset(
             samples, self._formatter.xtts.tokenizer, sample_rate=_RATE, seed=1, is_eval=False, use_masking=True,
             min_conditioning_length=args.min_conditioning_length, max_conditioning_length=args.max_conditioning_length,

@@ -205,8 +205,8 @@ def stock_run(
     handlers = list(logging.getLogger("trainer").handlers)
     stock = Trainer(
         args, config, output_path=output, model=GPTTrainer(config),
-        train_samples=read_manifests([str(corpus.train)], "am"),
-        eval_samples=read_manifests([str(corpus.val)], "am") if evaluates else [],
+        train_samples=[sample.to_coqui() for sample in read_manifests([str(corpus.train)], "am")],
+        eval_samples=[sample.to_coqui() for sample in read_manifests([str(corpus.val)], "am")] if evaluates else [],
         parse_command_line_args=command_line is not None,
     )  # fmt: skip
     stock._fit()

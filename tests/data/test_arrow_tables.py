@@ -45,10 +45,10 @@ def test_bytes_become_files_once(tmp_path: Path, cache: Path) -> None:
     samples = read(tmp_path, data)
     names = [hashlib.sha256(content).hexdigest() for content in (WAV, OGG)]
     files = [cache / names[0][:2] / f"{names[0]}.wav", cache / names[1][:2] / f"{names[1]}.ogg"]
-    assert [sample["audio_file"] for sample in samples] == [str(files[0]), str(files[1]), str(files[0])]
+    assert [sample.audio_file for sample in samples] == [str(files[0]), str(files[1]), str(files[0])]
     assert [file.read_bytes() for file in files] == [WAV, OGG]
-    assert [sample["manifest_audio_file"] for sample in samples] == ["a.WAV", files[1].name, files[0].name]
-    assert [(sample["text"], sample["speaker_name"], sample["line"]) for sample in samples] == [
+    assert [sample.manifest_audio_file for sample in samples] == ["a.WAV", files[1].name, files[0].name]
+    assert [(sample.text, sample.speaker_name, sample.line) for sample in samples] == [
         ("One", "x", 1), ("nan", "y", 2), ("Three", "x", 3),
     ]  # fmt: skip
     # a file that was cut short is written again, a whole one is left alone
@@ -67,13 +67,13 @@ def test_paths_in_a_table_are_names(tmp_path: Path) -> None:
     expected = [str(tmp_path / "wavs" / "a.wav"), str(tmp_path / "wavs" / "b.wav")]
     structs = pa.array([{"bytes": None, "path": "a.wav"}, {"bytes": None, "path": "wavs/b.wav"}], AUDIO)
     for column in (structs, pa.array(["a", "b.wav"]), pa.array(["a", "b.wav"]).dictionary_encode()):
-        assert [s["audio_file"] for s in read(tmp_path, table(audio=column, text=["One", "Two"]))] == expected
+        assert [s.audio_file for s in read(tmp_path, table(audio=column, text=["One", "Two"]))] == expected
 
 
 def test_plain_bytes_in_a_column(tmp_path: Path, cache: Path) -> None:
     (sample,) = read(tmp_path, table(audio=pa.array([WAV], pa.large_binary()), transcription=["One"], id=[7]))
-    assert Path(sample["audio_file"]).read_bytes() == WAV
-    assert sample["text"] == "One"
+    assert Path(sample.audio_file).read_bytes() == WAV
+    assert sample.text == "One"
 
 
 def test_samples_become_files(tmp_path: Path, cache: Path) -> None:
@@ -89,24 +89,24 @@ def test_samples_become_files(tmp_path: Path, cache: Path) -> None:
         cells = [{"path": "a.mp3", "array": samples.tolist(), "sampling_rate": 16000}] * 2
         audio = pa.array(cells, pa.struct([("path", pa.string()), ("array", kind), ("sampling_rate", pa.int64())]))
         first, second = read(tmp_path, table(audio=audio, text=["One", "Two"]))
-        assert first["audio_file"] == second["audio_file"]
-        assert Path(first["audio_file"]).is_relative_to(cache)
-        assert first["manifest_audio_file"] == "a.mp3"
-        found, rate = soundfile.read(first["audio_file"], dtype=samples.dtype.name)
+        assert first.audio_file == second.audio_file
+        assert Path(first.audio_file).is_relative_to(cache)
+        assert first.manifest_audio_file == "a.mp3"
+        found, rate = soundfile.read(first.audio_file, dtype=samples.dtype.name)
         assert (rate, found.T.tolist()) == (16000, samples.tolist())
 
 
 def test_nulls_and_numbers_are_texts(tmp_path: Path) -> None:
     data = table(audio=["a", "b", "c"], normalized_text=[None, None, "z"], text=[1999.0, None, 3.0], id=[1, 2, 3])
-    assert [sample["text"] for sample in read(tmp_path, data)] == ["1999", "", "z"]
-    assert [sample["text"] for sample in read(tmp_path, table(id=[1, 2], text=["x", None]))] == ["x", ""]
+    assert [sample.text for sample in read(tmp_path, data)] == ["1999", "", "z"]
+    assert [sample.text for sample in read(tmp_path, table(id=[1, 2], text=["x", None]))] == ["x", ""]
 
 
 def test_classes_have_their_names(tmp_path: Path) -> None:
     features = {"language": {"names": ["en", "am"], "_type": "ClassLabel"}, "audio": {"_type": "Audio"}}
     data = table(audio=["a.wav", "b.wav"], text=["One", "Two"], language=[1, 0], speaker=[3, 4])
     data = data.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    assert [(s["language"], s["speaker_name"]) for s in read(tmp_path, data)] == [("am", "3"), ("en", "4")]
+    assert [(s.language, s.speaker_name) for s in read(tmp_path, data)] == [("am", "3"), ("en", "4")]
 
 
 def test_arrow_files_and_streams(tmp_path: Path) -> None:

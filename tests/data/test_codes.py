@@ -4,11 +4,13 @@ import errno
 import json
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from filelock import FileLock
 from runs import only_run
+from samples import make_sample
 from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
 from xtts_extend.cli import main
@@ -45,9 +47,9 @@ def samples(tmp_path):
     for number, text in enumerate(("ሀ", "b", "c")):
         path = tmp_path / "ድምፅ 1" / f"{number}.wav"
         save_wav(path, torch.linspace(-0.5, 0.5, RATE + 100 * number), RATE)
-        found.append({"audio_file": str(path), "language": "am", "text": text})
-    found.append(found[2] | {"text": "d"})
-    return [sample | {"audio_digest": measure_recording(sample["audio_file"]).digest} for sample in found]
+        digest = measure_recording(path).digest
+        found.append(make_sample(text, audio_file=str(path), language="am", audio_digest=digest))
+    return [*found, replace(found[2], text="d")]
 
 
 def encode(samples, folder, codec, dvae="D", texts="T"):
@@ -62,12 +64,12 @@ def test_each_recording_once(samples, tmp_path):
     assert made == 3
     assert codec.encoded == [RATE, RATE + 100, RATE + 200]
     for sample, given in zip(found, samples, strict=True):
-        number = int(given["audio_file"][-5])
-        assert sample["wav_length"] == RATE + 100 * number
-        assert torch.equal(sample["encoded"].codes(), torch.full((22,), (RATE + 100 * number) % 1000))
-        assert sample["encoded"].ids().tolist() == tokenize(given["text"], "am")
-        assert sample["has_ids"]
-        assert {key: sample[key] for key in given} == given
+        number = int(given.audio_file[-5])
+        assert sample.encoded.wav_length == RATE + 100 * number
+        assert torch.equal(sample.encoded.codes(), torch.full((22,), (RATE + 100 * number) % 1000))
+        assert sample.encoded.ids().tolist() == tokenize(given.text, "am")
+        assert sample.encoded.has_ids
+        assert replace(sample, encoded=None) == given
     again = FakeCodec()
     (tmp_path / "set" / ".lock").unlink()
     assert encode(samples, tmp_path / "set", again) == (found, 0)
@@ -78,25 +80,25 @@ def test_each_recording_once(samples, tmp_path):
 
 def test_a_changed_file_is_encoded_again_and_a_renamed_one_is_not(samples, tmp_path):
     encode(samples, tmp_path / "set", FakeCodec())
-    save_wav(samples[0]["audio_file"], torch.linspace(-0.5, 0.5, 2 * RATE), RATE)
-    samples[0]["audio_digest"] = measure_recording(samples[0]["audio_file"]).digest
+    save_wav(samples[0].audio_file, torch.linspace(-0.5, 0.5, 2 * RATE), RATE)
+    samples[0] = replace(samples[0], audio_digest=measure_recording(samples[0].audio_file).digest)
     renamed = tmp_path / "renamed.wav"
     (tmp_path / "ድምፅ 1" / "1.wav").rename(renamed)
-    samples[1]["audio_file"] = str(renamed)
+    samples[1] = replace(samples[1], audio_file=str(renamed))
     codec = FakeCodec()
     found, made = encode(samples, tmp_path / "set", codec)
     assert (made, codec.encoded) == (1, [2 * RATE])
-    assert [sample["wav_length"] for sample in found] == [2 * RATE, RATE + 100, RATE + 200, RATE + 200]
-    assert found[1]["audio_file"] == str(renamed)
+    assert [sample.encoded.wav_length for sample in found] == [2 * RATE, RATE + 100, RATE + 200, RATE + 200]
+    assert found[1].audio_file == str(renamed)
 
 
 def test_another_text_for_a_recording_costs_no_encoding(samples, tmp_path):
     encode(samples, tmp_path / "set", FakeCodec())
     codec = FakeCodec()
-    found, made = encode([samples[0] | {"text": "new"}], tmp_path / "set", codec)
+    found, made = encode([replace(samples[0], text="new")], tmp_path / "set", codec)
     assert (made, codec.encoded) == (0, [])
-    assert found[0]["encoded"].ids().tolist() == tokenize("new", "am")
-    assert torch.equal(found[0]["encoded"].codes(), torch.full((22,), RATE % 1000))
+    assert found[0].encoded.ids().tolist() == tokenize("new", "am")
+    assert torch.equal(found[0].encoded.codes(), torch.full((22,), RATE % 1000))
 
 
 def test_another_vocabulary_costs_no_encoding(samples, tmp_path):
@@ -107,8 +109,8 @@ def test_another_vocabulary_costs_no_encoding(samples, tmp_path):
         codec_digest="D", text_digest="other", sample_rate=RATE, progress=False,
     )  # fmt: skip
     assert (made, codec.encoded) == (0, [])
-    assert [sample["encoded"].ids().tolist() for sample in found] == [[7, ord(text)] for text in ("ሀ", "b", "c", "d")]
-    assert [sample["encoded"].codes()[0] for sample in found] == [50, 150, 250, 250]
+    assert [sample.encoded.ids().tolist() for sample in found] == [[7, ord(text)] for text in ("ሀ", "b", "c", "d")]
+    assert [sample.encoded.codes()[0] for sample in found] == [50, 150, 250, 250]
     # those of the first are still there
     assert encode(samples, tmp_path / "set", FakeCodec()) == (first, 0)
 
@@ -119,7 +121,7 @@ def test_what_an_interrupt_leaves_is_gone_on_with(samples, tmp_path):
     codec = FakeCodec()
     found, made = encode(samples, tmp_path / "set", codec)
     assert (made, codec.encoded) == (1, [RATE + 200])
-    assert [sample["encoded"].codes()[0] for sample in found] == [50, 150, 250, 250]
+    assert [sample.encoded.codes()[0] for sample in found] == [50, 150, 250, 250]
 
 
 def test_a_damaged_part_is_made_again(samples, tmp_path, caplog):
@@ -133,7 +135,13 @@ def test_a_damaged_part_is_made_again(samples, tmp_path, caplog):
         found, made = encode(samples, tmp_path / "set", codec)
     assert made == 3
     assert f"{part} is damaged: its 4 utterances are encoded again" in caplog.text
-    assert [sample["encoded"].codes()[0] for sample in found] == [50, 150, 250, 250]
+    assert [sample.encoded.codes()[0] for sample in found] == [50, 150, 250, 250]
+
+
+def test_what_was_not_read_is_not_encoded(samples, tmp_path):
+    with pytest.raises(DataError, match=r"2\.wav was not read yet"):
+        encode([*samples[:2], replace(samples[2], audio_digest=None)], tmp_path / "set", FakeCodec())
+    assert not (tmp_path / "set").exists()
 
 
 def test_folders_that_are_something_else(samples, tmp_path):

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from xtts_extend.data import recordings
 from xtts_extend.data.audio import load_audio
 from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.manifest import read_manifest
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import DataError, LanguageError
 
 LIMITS = DataLimits(sample_rate=22050, max_wav_length=3 * 22050, max_text_length=30)
 
 
-def read_rows(folder: Path, rows: list[tuple[str, str]], language: str = "en") -> list[dict[str, Any]]:
+def read_rows(folder: Path, rows: list[tuple[str, str]], language: str = "en") -> list[Sample]:
     """Samples of a manifest with these recordings and texts."""
     manifest = folder / "list.jsonl"
     manifest.write_text("".join(json.dumps({"audio_file": name, "text": text}) + "\n" for name, text in rows))
@@ -37,7 +39,7 @@ def names(entries: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, write_voice) -> list[dict[str, Any]]:
+def corpus(tmp_path: Path, write_voice) -> list[Sample]:
     """Three good samples and one bad of every kind, among them."""
     folder = tmp_path / "Мои записи ሰላም"
     folder.mkdir()
@@ -80,9 +82,9 @@ def corpus(tmp_path: Path, write_voice) -> list[dict[str, Any]]:
 
 def test_every_bad_file_is_named_and_nothing_else_is_lost(corpus, tokenizer) -> None:
     # The good samples say the same words.
-    for sample, text in zip([corpus[0], corpus[11], corpus[-1]], ["One.", "Two.", "Three?"], strict=True):
-        sample["text"] = text
-    before = [dict(sample) for sample in corpus]
+    for place, text in ((0, "One."), (11, "Two."), (-1, "Three?")):
+        corpus[place] = replace(corpus[place], text=text)
+    before = list(corpus)
     report = check_samples(corpus, tokenizer, LIMITS, progress=False)
 
     assert corpus == before
@@ -97,11 +99,12 @@ def test_every_bad_file_is_named_and_nothing_else_is_lost(corpus, tokenizer) -> 
         "unknown_tokens": ["letters.wav", "emoji.wav", "mark.wav"],
         "too_long_text": ["long text.wav", "number.wav"],
     }
-    assert names(report.usable) == ["good 0.wav", "good 1.flac", "good 2.ogg"]
-    assert [sample["duration_s"] for sample in report.usable] == [1.0, 1.0, 1.0]
+    assert [sample.manifest_audio_file for sample in report.usable] == ["good 0.wav", "good 1.flac", "good 2.ogg"]
+    assert [sample.duration_s for sample in report.usable] == [1.0, 1.0, 1.0]
     # [en], o, n, e, full stop.
-    assert report.usable[0]["text_tokens"] == 5
-    assert {key: report.usable[1][key] for key in before[11]} == before[11]
+    assert report.usable[0].text_tokens == 5
+    added = {"duration_s": 0.0, "audio_digest": None, "text_tokens": None}
+    assert replace(report.usable[1], **added) == corpus[11]
     assert report.total == 23
     assert report.bad_share == 20 / 23
     assert report.hours == {"en": 3 / 3600}
@@ -113,7 +116,7 @@ def test_problems_say_where_and_why(corpus, tokenizer) -> None:
         name: entry for entries in report.problems.values() for entry, name in zip(entries, names(entries), strict=True)
     }
     assert found["letters.wav"]["line"] == 3
-    assert found["letters.wav"]["manifest"] == corpus[0]["manifest"]
+    assert found["letters.wav"]["manifest"] == corpus[0].manifest
     assert found["letters.wav"]["characters"] == ["'ላ' (U+120B)", "'ም' (U+121D)", "'ሰ' (U+1230)"]
     assert found["emoji.wav"]["characters"] == ["'\\u200b' (U+200B)", "'😀' (U+1F600)"]
     assert found["long text.wav"]["detail"] == "80 tokens; the model takes 30"
@@ -121,7 +124,7 @@ def test_problems_say_where_and_why(corpus, tokenizer) -> None:
     assert found["short.wav"]["detail"] == "0.490 s"
     assert found["number.wav"]["detail"].endswith("tokens; the model takes 30"), "digit by digit"
     assert found["quotes.wav"]["detail"] == "nothing but the language tag is left of '\"\"' after cleaning"
-    assert str(Path(corpus[0]["root_path"]) / "nowhere.wav") in found["nowhere.wav"]["detail"]
+    assert str(Path(corpus[0].root_path) / "nowhere.wav") in found["nowhere.wav"]["detail"]
     assert "truncated" in found["half.flac"]["detail"]
     summary = report.summary(names=1)
     assert summary == report.summary(1)
@@ -157,7 +160,7 @@ def test_limits_are_inclusive_after_resampling(tmp_path: Path, write_voice, toke
         "too_short": ["22048.wav"],
         "too_long_audio": ["132301.wav"],
     }
-    assert [sample["text_tokens"] for sample in report.usable] == [30, 30]
+    assert [sample.text_tokens for sample in report.usable] == [30, 30]
 
 
 def test_warnings(tmp_path: Path, write_voice, tokenizer) -> None:
@@ -301,7 +304,7 @@ def test_recordings_and_texts_from_the_wild(shared_data: Path, tmp_path: Path) -
         "out_of_range": ["float-as-int16.wav"],
         "too_short": ["tiny.wav"],
     }
-    usable = {Path(sample["audio_file"]).name: sample["duration_s"] for sample in report.usable}
+    usable = {Path(sample.audio_file).name: sample.duration_s for sample in report.usable}
     assert usable == {
         "vbr-without-xing.mp3": 107136 / 22050,
         "cbr-without-info.mp3": 107136 / 22050,
@@ -502,9 +505,9 @@ def test_human_speech_is_usable(shared_data: Path) -> None:
     tokenizer = VoiceBpeTokenizer(str(shared_data / "xtts_vocab.json"))
     report = check_samples(samples, tokenizer, DataLimits(22050, 255995, 200), progress=False)
     assert (len(report.usable), report.problems, report.warnings) == (8, {}, {})
-    assert report.hours == {"en": sum(soundfile.info(s["audio_file"]).frames / 22050 for s in samples) / 3600}
+    assert report.hours == {"en": sum(soundfile.info(s.audio_file).frames / 22050 for s in samples) / 3600}
     limited = check_samples(samples, tokenizer, DataLimits(22050, 255995, 40), progress=False)
-    assert [s["text_tokens"] <= 40 for s in report.usable].count(False) == len(limited.problems["too_long_text"]) > 0
+    assert [s.text_tokens <= 40 for s in report.usable].count(False) == len(limited.problems["too_long_text"]) > 0
 
 
 def test_a_cache_is_no_other_file(tmp_path: Path, write_voice, tokenizer) -> None:

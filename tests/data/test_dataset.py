@@ -3,17 +3,20 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from samples import make_sample
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from xtts_extend.data.audio import load_audio
 from xtts_extend.data.dataset import UtteranceDataset
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 
 SAMPLE_RATE = 22050
@@ -32,19 +35,19 @@ def stock() -> Iterator[ModuleType]:
 
 
 @pytest.fixture
-def samples(tmp_path: Path, write_voice) -> list[dict[str, Any]]:
+def samples(tmp_path: Path, write_voice) -> list[Sample]:
     """Recordings shorter and longer than a conditioning slice, one of another rate, two languages."""
     texts = ["The first.", "Zweitens, ö", "a third one", "fourth", "the fifth", "sixth"]
     seconds = [0.6, 0.99, 1.0, 1.2, 2.5, 3.0]
     return [
-        {
-            "text": text,
-            "audio_file": str(
+        make_sample(
+            text,
+            audio_file=str(
                 write_voice(tmp_path / f"{i}.wav", seconds[i], rate=44100 if i == 4 else SAMPLE_RATE, seed=i)
             ),
-            "language": "de" if i == 1 else "en",
-            "manifest_audio_file": f"{i}.wav",
-        }
+            language="de" if i == 1 else "en",
+            manifest_audio_file=f"{i}.wav",
+        )
         for i, text in enumerate(texts)
     ]
 
@@ -72,7 +75,7 @@ def make_stock(stock: ModuleType, samples, tokenizer, use_masking: bool) -> Any:
         gpt_use_masking_gt_prompt_approach=use_masking,
     )
     config = SimpleNamespace(model_args=args, training_seed=1)
-    return stock.XTTSDataset(config, list(samples), tokenizer, SAMPLE_RATE, is_eval=True)
+    return stock.XTTSDataset(config, [sample.to_coqui() for sample in samples], tokenizer, SAMPLE_RATE, is_eval=True)
 
 
 #: What items and batches have beside stock's, and what they hold where nothing is encoded and nothing replayed.
@@ -98,8 +101,7 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("use_masking", [True, False])
 def test_items_and_batches_are_those_of_stock(stock, samples, tokenizer, use_masking: bool) -> None:
-    samples[3]["reference_path"] = samples[5]["audio_file"]
-    samples[2]["reference_path"] = None
+    samples[3] = replace(samples[3], reference_path=samples[5].audio_file)
     ours = make(samples, tokenizer, is_eval=True, use_masking=use_masking)
     theirs = make_stock(stock, samples, tokenizer, use_masking)
     assert len(ours) == len(theirs) == 6
@@ -118,13 +120,9 @@ def test_items_and_batches_are_those_of_stock(stock, samples, tokenizer, use_mas
 
 def test_human_speech_is_that_of_stock(stock, tokenizer, shared_data: Path) -> None:
     names = [f"LJ001-000{i}.flac" for i in (2, 4, 8)]
+    folder = shared_data / "ljspeech" / "wavs"
     speech = [
-        {
-            "text": "in being comparatively modern.",
-            "audio_file": str(shared_data / "ljspeech" / "wavs" / name),
-            "language": "en",
-            "manifest_audio_file": name,
-        }
+        make_sample("in being comparatively modern.", audio_file=str(folder / name), manifest_audio_file=name)
         for name in names
     ]
     ours = make(speech, tokenizer, is_eval=True)
@@ -144,7 +142,7 @@ def test_training_slices_are_those_that_stock_draws_with_the_same_generator(
         ours.set_epoch(epoch)
         for i, sample in enumerate(samples):
             monkeypatch.setattr(stock, "random", random.Random(f"conditioning 7 {epoch} {i}"))
-            conditioning, _, place = stock.get_prompt_slice(sample["audio_file"], MAX_LENGTH, MIN_LENGTH, SAMPLE_RATE)
+            conditioning, _, place = stock.get_prompt_slice(sample.audio_file, MAX_LENGTH, MIN_LENGTH, SAMPLE_RATE)
             item = ours[i]
             assert torch.equal(item["conditioning"], conditioning.unsqueeze(1))
             assert item["cond_idxs"].tolist() == place
@@ -186,7 +184,7 @@ def test_each_item_reads_its_recording_once(samples, tokenizer, monkeypatch) -> 
     dataset = make(samples, tokenizer)
     for i in range(6):
         dataset[i]
-    assert reads == [sample["audio_file"] for sample in samples]
+    assert reads == [sample.audio_file for sample in samples]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -210,14 +208,14 @@ def test_an_index_is_one_of_the_samples(samples, tokenizer) -> None:
 
 def test_a_sample_that_fails_is_named(samples, tokenizer, write_voice) -> None:
     dataset = make(samples, tokenizer)
-    Path(samples[0]["audio_file"]).unlink()
-    Path(samples[1]["audio_file"]).write_text("no recording")
-    write_voice(Path(samples[2]["audio_file"]), seconds=0.4)
-    samples[3]["text"] = "ሰላም"
+    Path(samples[0].audio_file).unlink()
+    Path(samples[1].audio_file).write_text("no recording")
+    write_voice(Path(samples[2].audio_file), seconds=0.4)
+    samples[3] = replace(samples[3], text="ሰላም")
     for i, message in enumerate(["no such file", "cannot be read", "shorter than 0.5 s", "unknown token: 'ሰላም'"]):
         with pytest.raises(DataError, match=message) as caught:
             dataset[i]
-        assert samples[i]["audio_file"] in str(caught.value)
+        assert samples[i].audio_file in str(caught.value)
     with pytest.raises(DataError, match=r"0\.wav: no such file"):
         next(iter(DataLoader(dataset, batch_size=2, collate_fn=dataset.collate_fn, num_workers=1)))
     assert dataset[5]["sample"] == "5.wav"
@@ -225,7 +223,7 @@ def test_a_sample_that_fails_is_named(samples, tokenizer, write_voice) -> None:
 
 def test_the_stop_token_is_no_text(samples, tokenizer, monkeypatch) -> None:
     monkeypatch.setattr(tokenizer, "preprocess_text", lambda text, language: text)
-    samples[0]["text"] = "stop [STOP]"
+    samples[0] = replace(samples[0], text="stop [STOP]")
     with pytest.raises(DataError, match="holds the stop token"):
         make(samples, tokenizer)[0]
 

@@ -1,9 +1,11 @@
 """Encoded utterances: what is written is read, damage is named, and batches mix them with recordings."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from samples import make_sample
 
 import xtts_extend
 from xtts_extend.data.audio import load_audio, save_wav
@@ -49,20 +51,20 @@ def test_there_and_back(folder):
     assert not is_encoded_set(folder.parent)
     assert read_index(folder)["seed"] == 7
     samples = read_encoded(folder, 1024, RATE)
-    assert [(sample["text"], sample["language"]) for sample in samples] == [
+    assert [(sample.text, sample.language) for sample in samples] == [
         ("Hello 20", "en"),
         ("Hello 30", "es"),
         ("Hello 25", "en"),
     ]
-    assert [sample["wav_length"] for sample in samples] == [20 * 1024, 30 * 1024, 25 * 1024]
-    assert [sample.get("conditioning_slice") for sample in samples] == [(100, 6100), (0, 4000), None]
-    assert [sample["has_distribution"] for sample in samples] == [True, True, False]
+    assert [sample.encoded.wav_length for sample in samples] == [20 * 1024, 30 * 1024, 25 * 1024]
+    assert [sample.conditioning_slice for sample in samples] == [(100, 6100), (0, 4000), None]
+    assert [sample.encoded.has_distribution for sample in samples] == [True, True, False]
     for sample, count in zip(samples, (20, 30, 25), strict=True):
-        assert torch.equal(sample["encoded"].codes(), utterance(count).codes)
+        assert torch.equal(sample.encoded.codes(), utterance(count).codes)
     for sample, count in zip(samples[:2], (20, 30), strict=True):
-        for ours, theirs in zip(sample["encoded"].distribution(), distribution(count), strict=True):
+        for ours, theirs in zip(sample.encoded.distribution(), distribution(count), strict=True):
             assert torch.equal(ours, theirs.to(ours.dtype))
-    assert samples[2]["encoded"].distribution() is None
+    assert samples[2].encoded.distribution() is None
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
@@ -95,13 +97,8 @@ def test_an_index_that_is_none(folder):
 def dataset(folder, mini_base):
     xtts_extend.enable()
     save_wav(folder / "recording.wav", torch.linspace(-0.2, 0.2, 2 * RATE), RATE)
-    recorded = {
-        "text": "Hello",
-        "language": "en",
-        "audio_file": str(folder / "recording.wav"),
-        "manifest_audio_file": "recording.wav",
-    }
-    samples = [recorded, *({**sample, "replay": True} for sample in read_encoded(folder, 1024, RATE))]
+    recorded = make_sample("Hello", audio_file=str(folder / "recording.wav"), manifest_audio_file="recording.wav")
+    samples = [recorded, *(replace(sample, replay=True) for sample in read_encoded(folder, 1024, RATE))]
     return UtteranceDataset(
         samples,
         load_tokenizer(mini_base / "vocab.json"),
@@ -118,7 +115,7 @@ def test_a_batch_of_both_kinds(dataset):
     items = [dataset[index] for index in range(4)]
     assert items[1]["cond_idxs"].tolist() == [0, 0]
     # its own slice, whatever the epoch
-    voice = load_audio(dataset.samples[1]["audio_file"], RATE)
+    voice = load_audio(dataset.samples[1].audio_file, RATE)
     assert torch.equal(items[1]["conditioning"][0, :, :6000], voice[:, 100:6100])
     assert not items[1]["conditioning"][0, 0, 6000:].any()
     start, end = items[3]["cond_idxs"].tolist()
@@ -135,6 +132,6 @@ def test_a_batch_of_both_kinds(dataset):
 
 
 def test_a_slice_that_is_not_there(dataset):
-    dataset.samples[1]["conditioning_slice"] = (RATE - 1000, RATE + 1000)
+    dataset.samples[1] = replace(dataset.samples[1], conditioning_slice=(RATE - 1000, RATE + 1000))
     with pytest.raises(DataError, match="ends before sample 23050 at 22050 Hz"):
         dataset[1]

@@ -54,7 +54,7 @@ def test_every_name_of_fleurs_and_every_stock_language_is_known() -> None:
 def languages(tmp_path: Path):
     def read(header: str, *rows: str, language: str = "") -> list[str]:
         (tmp_path / "m.csv").write_text("\n".join([f"file|text|{header}", *(f"a.wav|One|{row}" for row in rows)]))
-        return [sample["language"] for sample in read_manifest(f"{tmp_path / 'm.csv'}{language}", None)]
+        return [sample.language for sample in read_manifest(f"{tmp_path / 'm.csv'}{language}", None)]
 
     return read
 

@@ -6,9 +6,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from samples import make_sample
 from TTS.tts.datasets import formatters
 
 from xtts_extend.data.manifest import read_manifest, read_manifests, write_manifest
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError, LanguageError, XttsExtendError
 
 
@@ -24,18 +26,18 @@ def test_coqui_manifest(tmp_path: Path) -> None:
         "audio_file|text|speaker_name\nwavs/a.wav|One, two.|anna\n\nwavs/b c.wav|Three|ben\n",
     )
     first, second = read_manifest(str(path), "en")
-    assert first == {
-        "text": "One, two.",
-        "audio_file": str(tmp_path / "wavs" / "a.wav"),
-        "speaker_name": "anna",
-        "root_path": str(tmp_path),
-        "language": "en",
-        "audio_unique_name": "train#wavs/a",
-        "manifest_audio_file": "wavs/a.wav",
-        "manifest": str(path),
-        "line": 2,
-    }
-    assert (second["manifest_audio_file"], second["line"], second["speaker_name"]) == ("wavs/b c.wav", 4, "ben")
+    assert first == Sample(
+        text="One, two.",
+        audio_file=str(tmp_path / "wavs" / "a.wav"),
+        speaker_name="anna",
+        root_path=str(tmp_path),
+        language="en",
+        manifest_audio_file="wavs/a.wav",
+        manifest=str(path),
+        line=2,
+    )
+    assert first.audio_unique_name == "train#wavs/a"
+    assert (second.manifest_audio_file, second.line, second.speaker_name) == ("wavs/b c.wav", 4, "ben")
 
 
 def test_texts_stay_what_they_are(tmp_path: Path) -> None:
@@ -53,7 +55,7 @@ def test_texts_stay_what_they_are(tmp_path: Path) -> None:
         "ሰላም",
     ]
     path = write(tmp_path / "m.csv", "audio_file|text\n" + "".join(f"{i}.wav|{text}\n" for i, text in enumerate(texts)))
-    assert [sample["text"] for sample in read_manifest(str(path), "en")] == texts
+    assert [sample.text for sample in read_manifest(str(path), "en")] == texts
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_texts_stay_what_they_are(tmp_path: Path) -> None:
 )
 def test_coqui_manifest_variants(tmp_path: Path, content: str) -> None:
     (sample,) = read_manifest(str(write(tmp_path / "m.csv", content)), "en")
-    assert (sample["text"], sample["manifest_audio_file"], sample["speaker_name"]) == ("x", "a.wav", "speaker")
+    assert (sample.text, sample.manifest_audio_file, sample.speaker_name) == ("x", "a.wav", "speaker")
 
 
 def test_ljspeech_manifest_finds_the_recordings(tmp_path: Path) -> None:
@@ -70,16 +72,16 @@ def test_ljspeech_manifest_finds_the_recordings(tmp_path: Path) -> None:
     path = write(tmp_path / "metadata.csv", "A-1|one\nA-2|two\nA-3|three\nA.4|four\nA-5|five\n")
     samples = read_manifest(str(path), "en")
     names = ["A-1.wav", "A-2.flac", "A-3.mp3", "A.4.ogg", "A-5.wav"]
-    assert [sample["audio_file"] for sample in samples] == [str(tmp_path / "wavs" / name) for name in names]
-    assert [sample["manifest_audio_file"] for sample in samples] == ["A-1", "A-2", "A-3", "A.4", "A-5"]
-    assert samples[3]["text"] == "four"
-    assert samples[3]["audio_unique_name"] == "metadata#wavs/A.4"
+    assert [sample.audio_file for sample in samples] == [str(tmp_path / "wavs" / name) for name in names]
+    assert [sample.manifest_audio_file for sample in samples] == ["A-1", "A-2", "A-3", "A.4", "A-5"]
+    assert samples[3].text == "four"
+    assert samples[3].audio_unique_name == "metadata#wavs/A.4"
 
 
 def test_ljspeech_manifest_takes_the_normalised_text(tmp_path: Path) -> None:
     write(tmp_path / "wavs" / "A.wav", "")
     (sample,) = read_manifest(str(write(tmp_path / "metadata.csv", "A|in 1455|in fourteen fifty-five\n")), "en")
-    assert sample["text"] == "in fourteen fifty-five"
+    assert sample.text == "in fourteen fifty-five"
 
 
 def test_json_lines_manifest(tmp_path: Path) -> None:
@@ -90,12 +92,12 @@ def test_json_lines_manifest(tmp_path: Path) -> None:
     ]
     path = write(tmp_path / "anything", "".join(json.dumps(entry) + "\n" for entry in entries))
     a, b, c = read_manifest(f"{path}:am", "en")
-    assert [sample["language"] for sample in (a, b, c)] == ["de", "am", "am"]
-    assert [sample["manifest_audio_file"] for sample in (a, b, c)] == ["a.wav", "/elsewhere/b.wav", "c d/ሰላም.wav"]
-    assert b["audio_file"] == "/elsewhere/b.wav"
-    assert c["audio_file"] == str(tmp_path / "c d" / "ሰላም.wav")
-    assert (b["text"], c["text"]) == ("two|\nlines", "nan")
-    assert (a["speaker_name"], b["speaker_name"], c["speaker_name"]) == ("anna", "speaker", "7")
+    assert [sample.language for sample in (a, b, c)] == ["de", "am", "am"]
+    assert [sample.manifest_audio_file for sample in (a, b, c)] == ["a.wav", "/elsewhere/b.wav", "c d/ሰላም.wav"]
+    assert b.audio_file == "/elsewhere/b.wav"
+    assert c.audio_file == str(tmp_path / "c d" / "ሰላም.wav")
+    assert (b.text, c.text) == ("two|\nlines", "nan")
+    assert (a.speaker_name, b.speaker_name, c.speaker_name) == ("anna", "speaker", "7")
 
 
 def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +108,7 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def language(spec: str, default: str | None) -> str:
         (sample,) = read_manifest(spec, default)
-        return sample["language"]
+        return sample.language
 
     assert language("train.csv", "am") == "am"
     assert language("train.csv:sw", "am") == "sw"
@@ -180,13 +182,13 @@ def test_a_folder_needs_a_formatter(tmp_path: Path) -> None:
 def test_formatter_of_coqui(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", "A|in 14|in fourteen\nB|x|y\nC|x|z\n")
     samples = read_manifest(f"{path}:sw", None, format="ljspeech_test")
-    assert [sample["text"].strip() for sample in samples] == ["in fourteen", "y", "z"]
-    assert [sample["speaker_name"] for sample in samples] == ["ljspeech-1", "ljspeech-1", "ljspeech-2"]
-    assert [sample["language"] for sample in samples] == ["sw"] * 3
-    assert samples[0]["audio_file"] == str(tmp_path / "wavs" / "A.wav")
-    assert samples[0]["manifest_audio_file"] == "wavs/A.wav"
-    assert samples[0]["audio_unique_name"] == "list#wavs/A"
-    assert samples[0]["root_path"] == str(tmp_path)
+    assert [sample.text.strip() for sample in samples] == ["in fourteen", "y", "z"]
+    assert [sample.speaker_name for sample in samples] == ["ljspeech-1", "ljspeech-1", "ljspeech-2"]
+    assert [sample.language for sample in samples] == ["sw"] * 3
+    assert samples[0].audio_file == str(tmp_path / "wavs" / "A.wav")
+    assert samples[0].manifest_audio_file == "wavs/A.wav"
+    assert samples[0].audio_unique_name == "list#wavs/A"
+    assert samples[0].root_path == str(tmp_path)
 
 
 def test_formatter_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,15 +212,34 @@ def test_formatter_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in "ab":
         write(tmp_path / "записи 1" / f"{name}.txt", f"text {name}")
     samples = read_manifest(str(tmp_path / "записи 1"), "en", format="my_folder")
-    assert [(s["text"], s["manifest_audio_file"], s["line"], s["mood"]) for s in samples] == [
-        ("text a", "a.txt.wav", None, 3),
-        ("text b", "b.txt.wav", None, 3),
+    assert [(s.text, s.manifest_audio_file, s.line, s.extra) for s in samples] == [
+        ("text a", "a.txt.wav", None, {"mood": 3}),
+        ("text b", "b.txt.wav", None, {"mood": 3}),
     ]
     with pytest.raises(DataError, match="has no language"):
         read_manifest(str(tmp_path / "записи 1"), None, format="my_folder")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="formatter 'my_folder' cannot read"):
         read_manifest(str(tmp_path / "empty"), "en", format="my_folder")
+
+
+def test_formatters_keys_become_fields_or_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path for a string, no speaker, a number, a reference, keys that nobody knows."""
+    entries = [
+        {"text": 1999, "audio_file": tmp_path / "a.wav", "root_path": tmp_path, "reference_path": tmp_path / "b.wav"},
+        {"text": "x", "audio_file": str(tmp_path / "b.wav"), "root_path": tmp_path, "speaker_name": 7, "replay": True},
+    ]
+    monkeypatch.setattr(formatters, "_FORMATTER_REGISTRY", formatters._FORMATTER_REGISTRY.copy())
+    monkeypatch.setattr("TTS.tts.datasets._FORMATTER_REGISTRY", formatters._FORMATTER_REGISTRY)
+    formatters.register_formatter("two", lambda root_path, meta_file, **kwargs: [dict(entry) for entry in entries])
+    first, second = read_manifest(str(tmp_path), "en", format="two")
+    assert (first.text, first.audio_file, first.speaker_name) == ("1999", str(tmp_path / "a.wav"), "speaker")
+    assert (first.reference_path, first.root_path, first.extra) == (str(tmp_path / "b.wav"), str(tmp_path), None)
+    assert first.to_coqui()["reference_path"] == str(tmp_path / "b.wav")
+    assert (second.speaker_name, second.replay, second.extra) == ("7", False, {"replay": True})
+    del entries[1]["text"]
+    with pytest.raises(DataError, match="formatter 'two' cannot read .*KeyError: 'text'"):
+        read_manifest(str(tmp_path), "en", format="two")
 
 
 def test_formatter_that_does_not_fit(tmp_path: Path) -> None:
@@ -233,15 +254,15 @@ def test_a_relative_path_gives_absolute_samples(tmp_path: Path, monkeypatch: pyt
     write(tmp_path / "in" / "m.csv", "audio_file|text\n../b.wav|x\n")
     monkeypatch.chdir(tmp_path)
     (sample,) = read_manifest("in/m.csv", "en")
-    assert sample["audio_file"] == str(tmp_path / "in" / ".." / "b.wav")
-    assert (sample["root_path"], sample["manifest"]) == (str(tmp_path / "in"), str(tmp_path / "in" / "m.csv"))
+    assert sample.audio_file == str(tmp_path / "in" / ".." / "b.wav")
+    assert (sample.root_path, sample.manifest) == (str(tmp_path / "in"), str(tmp_path / "in" / "m.csv"))
 
 
 def test_several_manifests_keep_their_order(tmp_path: Path) -> None:
     one = write(tmp_path / "1.csv", "audio_file|text\na.wav|x\nb.wav|y\n")
     two = write(tmp_path / "2.jsonl", '{"audio": "c.wav", "text": "z"}\n')
     samples = read_manifests([f"{two}:de", str(one), f"{one}:sw"], "en")
-    assert [(s["manifest_audio_file"], s["language"]) for s in samples] == [
+    assert [(s.manifest_audio_file, s.language) for s in samples] == [
         ("c.wav", "de"), ("a.wav", "en"), ("b.wav", "en"), ("a.wav", "sw"), ("b.wav", "sw"),
     ]  # fmt: skip
     with pytest.raises(DataError, match="no manifest given"):
@@ -251,8 +272,8 @@ def test_several_manifests_keep_their_order(tmp_path: Path) -> None:
 def test_human_speech(shared_data: Path) -> None:
     samples = read_manifest(str(shared_data / "ljspeech" / "metadata.csv"), "en")
     assert len(samples) == 8
-    assert samples[6]["text"].count('"') == 2
-    assert all(Path(sample["audio_file"]).is_file() for sample in samples)
+    assert samples[6].text.count('"') == 2
+    assert all(Path(sample.audio_file).is_file() for sample in samples)
 
 
 def test_written_manifests_read_back(tmp_path: Path) -> None:
@@ -262,15 +283,15 @@ def test_written_manifests_read_back(tmp_path: Path) -> None:
     for target in (tmp_path / "in" / "clean.csv", tmp_path / "out" / "clean.csv", tmp_path / "out" / "clean.jsonl"):
         write_manifest(samples, target)
         again = read_manifest(str(target), "am")
-        assert [[sample[key] for key in kept] for sample in again] == [
-            [sample[key] for key in kept] for sample in samples
+        assert [[getattr(sample, name) for name in kept] for sample in again] == [
+            [getattr(sample, name) for name in kept] for sample in samples
         ]
         assert sorted(target.parent.glob(".*")) == []
     assert (tmp_path / "in" / "clean.csv").read_text() == source.read_text()
 
 
 def test_samples_that_no_manifest_gave_can_be_written(tmp_path: Path) -> None:
-    sample = {"text": "x", "audio_file": str(tmp_path / "a.wav"), "speaker_name": "me", "language": "en"}
+    sample = make_sample("x", audio_file=str(tmp_path / "a.wav"), speaker_name="me")
     write_manifest([sample], tmp_path / "m.csv")
     assert (tmp_path / "m.csv").read_text() == "audio_file|text|speaker_name\na.wav|x|me\n"
 
@@ -288,8 +309,8 @@ def test_nulls_and_numbers_are_texts(tmp_path: Path) -> None:
     cells = ["null", "1999", "3.5", "1999.0", "NaN", '""', '"x"']
     lines = "".join(f'{{"id": {place}, "text": {cell}}}\n' for place, cell in enumerate(cells))
     samples = read_manifest(str(write(tmp_path / "m.jsonl", lines)), "en")
-    assert [sample["text"] for sample in samples] == ["", "1999", "3.5", "1999", "", "", "x"]
-    assert [sample["manifest_audio_file"] for sample in samples] == list("0123456")
+    assert [sample.text for sample in samples] == ["", "1999", "3.5", "1999", "", "", "x"]
+    assert [sample.manifest_audio_file for sample in samples] == list("0123456")
 
 
 def test_json_lines_keep_languages_and_awkward_texts(tmp_path: Path) -> None:
@@ -301,7 +322,7 @@ def test_json_lines_keep_languages_and_awkward_texts(tmp_path: Path) -> None:
     samples = read_manifest(str(source), None)
     write_manifest(samples, tmp_path / "clean.jsonl")
     again = read_manifest(str(tmp_path / "clean.jsonl"), None)
-    assert [(s["manifest_audio_file"], s["text"], s["language"]) for s in again] == entries
+    assert [(s.manifest_audio_file, s.text, s.language) for s in again] == entries
     with pytest.raises(DataError, match=r"no column for the languages de, en.*\.jsonl"):
         write_manifest(samples, tmp_path / "clean.csv")
     with pytest.raises(DataError, match=r"cannot hold .*\.jsonl"):
@@ -335,7 +356,7 @@ def test_accents_of_coquis_languages_are_composed(tmp_path: Path, caplog: pytest
     (tmp_path / "m.csv").write_text(
         "audio|text|lang\n" + "".join(f"a.wav|{text}|{language}\n" for language, text in texts), encoding="utf-8"
     )
-    read = [sample["text"] for sample in read_manifest(str(tmp_path / "m.csv"), None)]
+    read = [sample.text for sample in read_manifest(str(tmp_path / "m.csv"), None)]
     assert read == [unicodedata.normalize("NFC", apart), "été", "한국", apart, "\u0958"]
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
         "the accents of 1 texts in 'fr' were separate (NFD): composed",

@@ -94,9 +94,9 @@ READ = {
 @pytest.mark.parametrize(("text", "lines"), READ.values(), ids=READ)
 def test_what_stands_around_the_table(table, text: str, lines: list[int]) -> None:
     samples = read_manifest(f"{table(text)}:en", None)
-    assert [sample["text"] for sample in samples] == ["One", "Two"]
-    assert [Path(sample["audio_file"]).name for sample in samples] == ["a1.wav", "a2.wav"]
-    assert [sample["line"] for sample in samples] == lines
+    assert [sample.text for sample in samples] == ["One", "Two"]
+    assert [Path(sample.audio_file).name for sample in samples] == ["a1.wav", "a2.wav"]
+    assert [sample.line for sample in samples] == lines
 
 
 def test_titles_and_quoted_names_are_said(table, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,10 +32,9 @@ def read(
     path = folder / "manifest"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     samples = read_manifest(f"{path}:am", None, format, parse_columns(columns) if columns else None)
-    where = [Path(sample["audio_file"]).relative_to(folder).as_posix() for sample in samples]
+    where = [Path(sample.audio_file).relative_to(folder).as_posix() for sample in samples]
     return [
-        (file, sample["text"], sample["speaker_name"], sample["language"])
-        for file, sample in zip(where, samples, strict=True)
+        (file, sample.text, sample.speaker_name, sample.language) for file, sample in zip(where, samples, strict=True)
     ]
 
 
@@ -271,11 +270,11 @@ WILD = {
 def test_manifests_from_the_wild(shared_data: Path, name: str, expected: list[tuple[str, str, str]]) -> None:
     wild = shared_data / "wild"
     samples = read_manifest(f"{wild / name}:en", None)
-    assert [(s["audio_file"], s["text"], s["speaker_name"]) for s in samples] == [
+    assert [(s.audio_file, s.text, s.speaker_name) for s in samples] == [
         (str(wild / file), text, speaker) for file, text, speaker in expected
     ]
-    assert {sample["language"] for sample in samples} == {"en"}
-    assert all(Path(sample["audio_file"]).is_file() for sample in samples)
+    assert {sample.language for sample in samples} == {"en"}
+    assert all(Path(sample.audio_file).is_file() for sample in samples)
     assert texts_of_manifest(wild / name) == [text for _, text, _ in expected]
 
 
@@ -284,7 +283,7 @@ def test_speakers_in_the_third_column_from_the_wild(shared_data: Path) -> None:
     with pytest.raises(DataError, match=r"column 3 \(anna\) looks like speakers"):
         read_manifest(str(path), "en")
     samples = read_manifest(str(path), "en", columns={"text": "2", "speaker": "3"})
-    assert (samples[0]["text"], samples[0]["speaker_name"]) == ("one text here", "anna")
+    assert (samples[0].text, samples[0].speaker_name) == ("one text here", "anna")
 
 
 def test_texts_of_a_manifest_from_the_wild(shared_data: Path) -> None:

@@ -3,19 +3,21 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
+from samples import make_sample
 from torch.utils.data import DataLoader
 
+from xtts_extend.data.sample import Sample
 from xtts_extend.data.sampler import EpochBatchSampler, padding_share
 from xtts_extend.errors import ConfigError, DataError
 
 
-def make_samples(**seconds: list[float]) -> list[dict[str, Any]]:
+def make_samples(**seconds: list[float]) -> list[Sample]:
     """Samples of each language with these durations."""
-    return [{"language": language, "duration_s": s} for language, durations in seconds.items() for s in durations]
+    return [make_sample(language=language, duration_s=s) for language, durations in seconds.items() for s in durations]
 
 
 def epoch_of(sampler: EpochBatchSampler, epoch: int, batch: int = 0) -> list[list[int]]:
@@ -93,7 +95,7 @@ def test_weights_are_shares_of_the_hours() -> None:
         assert Counter(counts[i] for i in range(10, 22)) == {12: 6, 13: 6}
         seconds = {"en": 0.0, "am": 0.0}
         for index, count in counts.items():
-            seconds[samples[index]["language"]] += count * samples[index]["duration_s"]
+            seconds[samples[index].language] += count * samples[index].duration_s
         assert seconds == {"en": 100.0, "am": 300.0}
         drawn_extra.add(tuple(i for i in range(10, 22) if counts[i] == 13))
     assert len(drawn_extra) > 1
@@ -143,12 +145,13 @@ def test_other_bad_input() -> None:
         EpochBatchSampler(make_samples(en=[1.0], am=[0.0]), 1, 1, {"am": 1, "en": 1})
 
 
+def replayed(**seconds: list[float]) -> list[Sample]:
+    return [replace(sample, replay=True) for sample in make_samples(**seconds)]
+
+
 def with_replay(own: int, **old: int):
     """So many samples of the new language, and of old ones by their code."""
-    new = [{"language": "am", "duration_s": 1.0} for _ in range(own)]
-    return new + [
-        {"language": code, "duration_s": 1.0, "replay": True} for code, count in old.items() for _ in range(count)
-    ]
+    return make_samples(am=[1.0] * own) + replayed(**{code: [1.0] * count for code, count in old.items()})
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 1 / 3, 0.5, 0.8])
@@ -170,7 +173,7 @@ def test_replay_takes_turns_and_goes_on_from_epoch_to_epoch() -> None:
     for epoch in range(6):
         sampler.set_position(epoch)
         old = [index for batch in sampler for index in batch if index >= 20]
-        languages = Counter(samples[index]["language"] for index in old)
+        languages = Counter(samples[index].language for index in old)
         assert languages == {"en": 10, "fr": 10}
         found += old
     counts = Counter(found)
@@ -247,7 +250,7 @@ def test_a_place_among_batches_by_length_is_found_again() -> None:
 
 
 def test_replay_has_its_share_of_an_epoch_by_length() -> None:
-    samples = make_samples(am=[1.0] * 60) + [sample | {"replay": True} for sample in make_samples(en=[1.0] * 20)]
+    samples = make_samples(am=[1.0] * 60) + replayed(en=[1.0] * 20)
     frames = frames_of(samples)
     sampler = EpochBatchSampler(samples, None, seed=1, batch_frames=900, frames=frames, replay_share=0.25)
     sampler.set_position(0)
@@ -258,7 +261,7 @@ def test_replay_has_its_share_of_an_epoch_by_length() -> None:
 
 def test_a_sample_larger_than_the_budget_is_named() -> None:
     samples = [
-        sample | {"manifest_audio_file": f"{number}.wav"} for number, sample in enumerate(make_samples(en=[1.0] * 3))
+        replace(sample, manifest_audio_file=f"{number}.wav") for number, sample in enumerate(make_samples(en=[1.0] * 3))
     ]
     with pytest.raises(ConfigError, match=r"--batch-frames 90: 1\.wav alone has 91 frames"):
         EpochBatchSampler(samples, None, seed=1, batch_frames=90, frames=[50, 91, 60])

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from samples import make_sample
 
+from xtts_extend.data.sample import Sample
 from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
 from xtts_extend.text.languages import clean_text
 
@@ -13,7 +15,7 @@ TOKENIZER: Any = SimpleNamespace(preprocess_text=clean_text)
 
 
 def found(text: str, language: str = "bg") -> list[str]:
-    return [kind for kind, _ in text_warnings({"text": text, "language": language}, TOKENIZER)]
+    return [kind for kind, _ in text_warnings(make_sample(text, language=language), TOKENIZER)]
 
 
 @pytest.mark.parametrize(
@@ -68,8 +70,8 @@ def test_digits_that_nobody_reads(language: str, text: str, kinds: list[str]) ->
     assert found(text, language) == kinds
 
 
-def sample(text: str, duration_s: float, language: str = "xx") -> dict[str, Any]:
-    return {"text": text, "duration_s": duration_s, "language": language}
+def sample(text: str, duration_s: float, language: str = "xx") -> Sample:
+    return make_sample(text, duration_s=duration_s, language=language)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +109,10 @@ def test_fifty_recordings_of_a_language_have_a_median() -> None:
     others = [sample("a" * 49, 2.0), sample("a" * 47, 2.0), sample("a" * 10, 4.0), sample("a" * 11, 4.0)]
     elsewhere = sample("a" * 49, 2.0, "yy")
     off = speaking_rates([*usual, *others, elsewhere])
-    assert [len(found["text"]) for found, _ in off] == [49, 10]
+    assert [len(found.text) for found, _ in off] == [49, 10]
     assert off[0][1] == "24.5 characters per second, the language's median is 8.0: is it the text of this recording?"
     # one fewer, and what any speech has counts
-    assert [len(found["text"]) for found, _ in speaking_rates([*usual[1:], *others])] == [10, 11]
+    assert [len(found.text) for found, _ in speaking_rates([*usual[1:], *others])] == [10, 11]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,6 @@ class _Unknown:
     ids=["mojibake", "phonemes", "markup", "a letter", "surrogate"],
 )
 def test_the_cause_of_what_cannot_be_used(text: str, kind: str, cause: str) -> None:
-    _, problems = read_text({"text": text, "language": "en"}, _Unknown(), 30)
+    _, problems = read_text(make_sample(text), _Unknown(), 30)
     assert list(problems) == [kind]
     assert re.search(cause, problems[kind]["detail"])

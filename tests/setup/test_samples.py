@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
+from dataclasses import replace
 
+import pytest
+from samples import make_sample
+
+from xtts_extend.data.encoded import Encoded
 from xtts_extend.run.config import NewLanguageConfig
-from xtts_extend.setup.samples import load_samples
+from xtts_extend.setup.samples import data_digest, load_samples
 
 
 def test_validation_recordings_that_are_trained_on_are_counted(corpus, tmp_path, caplog) -> None:
@@ -35,3 +41,24 @@ def test_validation_recordings_that_are_trained_on_are_counted(corpus, tmp_path,
         f" > 3 of {len(both) - 1} validation recordings are also trained on (copy.wav, {second}, {third}): their losses"
     )
     assert warnings("val.csv") == []
+
+
+SPOKEN = make_sample("ሰላም", language="am", manifest_audio_file="wavs/a b.wav")
+
+
+@pytest.mark.parametrize(
+    ("sample", "text"),
+    [
+        (SPOKEN, "wavs/a b.wav\0ሰላም\0am\0"),
+        (replace(SPOKEN, encoded=Encoded("x", 0, 9, has_ids=True), audio_digest="d"), "wavs/a b.wav\0ሰላም\0am\0"),
+        (replace(SPOKEN, replay=True), "wavs/a b.wav\0ሰላም\0am\0replay\0"),
+        (
+            replace(SPOKEN, encoded=Encoded("x", 0, 9, part_digest="abc"), replay=True),
+            "wavs/a b.wav\0ሰላም\0am\0abc\0replay\0",
+        ),
+    ],
+    ids=["recorded", "encoded", "replayed recording", "replay set"],
+)
+def test_the_digest_that_checkpoints_compare(sample, text) -> None:
+    """Not a byte of it may change: checkpoints that were written before could not be resumed."""
+    assert data_digest([sample, sample]) == hashlib.sha256(2 * text.encode()).hexdigest()

@@ -45,12 +45,12 @@ def rows(folder):
     """What a set holds, whatever parts it is in."""
     return [
         (
-            sample["text"],
-            sample["language"],
-            sample["speaker_name"],
-            sample["conditioning_slice"],
-            sample["encoded"].codes().tolist(),
-            *(part.tolist() for part in sample["encoded"].distribution()),
+            sample.text,
+            sample.language,
+            sample.speaker_name,
+            sample.conditioning_slice,
+            sample.encoded.codes().tolist(),
+            *(part.tolist() for part in sample.encoded.distribution()),
         )
         for sample in read_encoded(folder, 1024, RATE)
     ]
@@ -62,29 +62,29 @@ def test_a_set_is_what_the_base_said(given, mini_base):
     assert made["utterances"] == len(samples)
     assert set(made["hours"]) == {"en", "es"}
     for language, hours in made["hours"].items():
-        spoken = sum(sample["duration_s"] for sample in samples if sample["language"] == language)
+        spoken = sum(sample.duration_s for sample in samples if sample.language == language)
         assert spoken == pytest.approx(3600 * hours)
         assert spoken >= 20
     # too short ones are counted, and not kept
     assert made["empty"] > 0
-    assert min(sample["duration_s"] for sample in samples) >= 0.5
-    assert {sample["text"] for sample in samples if sample["language"] == "es"} == {"Hola amigo.", "La casa es grande."}
-    assert {sample["speaker_name"] for sample in samples} == {"voice-000", "voice-001"}
+    assert min(sample.duration_s for sample in samples) >= 0.5
+    assert {sample.text for sample in samples if sample.language == "es"} == {"Hola amigo.", "La casa es grande."}
+    assert {sample.speaker_name for sample in samples} == {"voice-000", "voice-001"}
 
     # the distribution that is kept is the base's, for the very conditioning that training will give it
     speaker = replay_module._Speaker(mini_base, given["conditioning_s"])
     sample = samples[3]
-    start, end = sample["conditioning_slice"]
-    voice = load_audio(sample["audio_file"], RATE)[:, start:end]
+    start, end = sample.conditioning_slice
+    voice = load_audio(sample.audio_file, RATE)[:, start:end]
     padded = torch.nn.functional.pad(voice, (0, RATE - voice.shape[-1]))
     mels = speaker.model.torch_mel_spectrogram_style_encoder(padded.unsqueeze(0)).unsqueeze(1)
-    codes = sample["encoded"].codes().unsqueeze(0)
-    ids = torch.tensor([speaker.tokenizer.encode(sample["text"], sample["language"])])
+    codes = sample.encoded.codes().unsqueeze(0)
+    ids = torch.tensor([speaker.tokenizer.encode(sample.text, sample.language)])
     with torch.no_grad():
-        lengths = torch.tensor([ids.shape[1]]), codes, torch.tensor([sample["wav_length"]])
+        lengths = torch.tensor([ids.shape[1]]), codes, torch.tensor([sample.encoded.wav_length])
         logits = speaker.gpt(ids, *lengths, cond_mels=mels)[2]
     expected = logits[0].T.log_softmax(-1)[: codes.shape[1] + 1]
-    top_ids, log_probs = sample["encoded"].distribution()
+    top_ids, log_probs = sample.encoded.distribution()
     difference = (expected.gather(-1, top_ids) - log_probs).abs()
     assert difference.max() < 5e-3
     assert torch.equal(top_ids[:, 0], expected.argmax(-1))
@@ -199,8 +199,8 @@ def test_what_training_does_not_take_is_left_out(given, monkeypatch):
     made = make_replay(**given | {"hours": 0.002})
     samples = read_encoded(given["output"], 1024, RATE)
     assert made["too_long"] > 0
-    assert max(sample["wav_length"] for sample in samples) <= 20 * 1024
-    tokens = {len(speaker.tokenizer.encode(sample["text"], sample["language"])) for sample in samples}
+    assert max(sample.encoded.wav_length for sample in samples) <= 20 * 1024
+    tokens = {len(speaker.tokenizer.encode(sample.text, sample.language)) for sample in samples}
     assert max(tokens) <= 10 < max(len(speaker.tokenizer.encode(line, "en")) for line in LINES)
 
 

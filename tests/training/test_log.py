@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from runs import only_run
+from samples import make_sample
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from xtts_extend.data.check import DataReport
@@ -112,7 +113,7 @@ def entries(count):
 def test_warnings_are_a_line_a_kind_and_unusable_samples_are_named():
     problems = {"missing": entries(30)}
     warnings = {"channels": entries(40), "clipped": entries(1), "digits": entries(40), "sample_rate": entries(2)}
-    report = DataReport(100, [{}] * 70, problems, warnings, {"am": 1.0})
+    report = DataReport(100, [make_sample()] * 70, problems, warnings, {"am": 1.0})
     lines = report.summary(20, name_warnings=False).splitlines()
     assert lines[0] == "70 of 100 samples are usable (am 1.00 h)"
     assert lines[1] == "unusable: missing: 30 (no such file)"
@@ -155,7 +156,7 @@ REST = "64 per optimizer step · learning rate 5e-06 · until 1000 epochs"
     ids=["samples", "processes and steps", "frames", "memory"],
 )
 def test_batches_in_words(config, processes, line):
-    samples = [{"replay": True}, {}]
+    samples = [make_sample(replay=True), make_sample()]
     lines = describe_run(NewLanguageConfig(**config), samples, [], processes).splitlines()
     place = lines.index(" > 2 training samples (1 of them replay), 0 evaluation samples")
     assert lines[place + 1] == f" > {line}"

@@ -24,6 +24,7 @@ from runs import (
     require_same_run,
     stock_run,
 )
+from samples import make_sample
 from trainer import Trainer, TrainerArgs
 
 from xtts_extend.data.manifest import read_manifests
@@ -135,7 +136,8 @@ def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, trainer_
     # stock loads strictly, and the never-trained parts are not in our files: it falls back to a partial load
     stock = Trainer(
         TrainerArgs(restore_path=str(file)), config, output_path=tmp_path / "stock", model=model,
-        train_samples=read_manifests([str(corpus.train)], "am"), eval_samples=[], parse_command_line_args=False,
+        train_samples=[sample.to_coqui() for sample in read_manifests([str(corpus.train)], "am")], eval_samples=[],
+        parse_command_line_args=False,
     )  # fmt: skip
     assert stock.total_steps_done == 0
     assert stock.epochs_done == 0
@@ -194,7 +196,11 @@ def test_a_base_model_is_not_resumed(corpus, uninterrupted, tmp_path):
     model, config = model_and_config(uninterrupted)
     with pytest.raises(CheckpointError, match="is a base model"):
         ResumableTrainer(
-            TrainerArgs(restore_path=str(corpus.base / "model.pth")), config, tmp_path, model=model, train_samples=[{}]
+            TrainerArgs(restore_path=str(corpus.base / "model.pth")),
+            config,
+            tmp_path,
+            model=model,
+            train_samples=[make_sample()],
         )
 
 

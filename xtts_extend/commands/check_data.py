@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     xtts_extend.enable()
     tokenizer = load_tokenizer(args.vocab)
     samples = read_manifests(args.manifest, args.language, args.manifest_format, columns_of(args))
-    for language in sorted({sample["language"] for sample in samples}):
+    for language in sorted({sample.language for sample in samples}):
         require_tag(tokenizer, language)
     report = check_samples(samples, tokenizer, limits_of(NewLanguageConfig()), cache=args.cache)
     if args.json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from xtts_extend.data.audio import (
     out_of_range,
 )
 from xtts_extend.data.dataset import MIN_DURATION_S
-from xtts_extend.data.manifest import Sample
 from xtts_extend.data.paths import what_was_tried
 from xtts_extend.data.recordings import read_recordings
+from xtts_extend.data.sample import Sample
 from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
 from xtts_extend.errors import DataError
 from xtts_extend.progress import with_progress
@@ -175,11 +175,9 @@ def check_samples(
     """
     if not samples:
         raise DataError("no samples to check")
-    for language in sorted({sample["language"] for sample in samples}):
+    for language in sorted({sample.language for sample in samples}):
         require_cleanable(tokenizer, language)
-    recordings = read_recordings(
-        [sample["audio_file"] for sample in samples if "encoded" not in sample], cache, progress
-    )
+    recordings = read_recordings([sample.audio_file for sample in samples if sample.encoded is None], cache, progress)
 
     usable: list[Sample] = []
     recorded: list[Sample] = []
@@ -187,26 +185,27 @@ def check_samples(
     problems: dict[str, list[dict[str, Any]]] = {kind: [] for kind in PROBLEMS}
     for sample in with_progress(samples, len(samples), "texts", progress):
         tokens, text_problem = read_text(sample, tokenizer, limits.max_text_length)
-        if "encoded" in sample:
+        recording = None
+        if sample.encoded is not None:
             # its recording was read when it was encoded
-            found = _length_problems(sample["wav_length"], limits) | text_problem
-            recording = None
+            found = _length_problems(sample.encoded.wav_length, limits) | text_problem
         else:
-            recording = recordings[sample["audio_file"]]
+            recording = recordings[sample.audio_file]
             found = _audio_problems(sample, recording, limits) | text_problem
         for kind, detail in found.items():
             problems[kind].append(_entry(sample, **detail))
         if found:
             continue
-        usable.append(sample | {"text_tokens": tokens})
-        if isinstance(recording, Recording):
-            usable[-1]["duration_s"] = recording.frames / recording.sample_rate
-            usable[-1]["audio_digest"] = recording.digest
-            recorded.append(usable[-1])
-            used.append(recording)
+        if not isinstance(recording, Recording):
+            usable.append(replace(sample, text_tokens=tokens))
+            continue
+        duration_s = recording.frames / recording.sample_rate
+        usable.append(replace(sample, text_tokens=tokens, duration_s=duration_s, audio_digest=recording.digest))
+        recorded.append(usable[-1])
+        used.append(recording)
     seconds: dict[str, float] = defaultdict(float)
     for sample in usable:
-        seconds[sample["language"]] += sample["duration_s"]
+        seconds[sample.language] += sample.duration_s
     return DataReport(
         total=len(samples),
         usable=usable,
@@ -218,13 +217,13 @@ def check_samples(
 
 def _entry(sample: Sample, detail: str, **more: Any) -> dict[str, Any]:
     keys = ("manifest_audio_file", "manifest", "line", "language")
-    return {key: sample.get(key) for key in keys} | {"detail": detail} | more
+    return {key: getattr(sample, key) for key in keys} | {"detail": detail} | more
 
 
 def _audio_problems(sample: Sample, recording: Recording | str | None, limits: DataLimits) -> dict[str, dict[str, Any]]:
     """Kinds and details of what makes a recording unusable."""
     if recording is None:
-        return {"missing": {"detail": f"no file {sample['audio_file']!r}"}}
+        return {"missing": {"detail": f"no file {sample.audio_file!r}"}}
     if isinstance(recording, str):
         return {"unreadable": {"detail": recording}}
     if not can_resample(recording.sample_rate, limits.sample_rate):
@@ -275,14 +274,14 @@ def _warnings(
             found["sample_rate"].append(_entry(sample, detail))
         if recording.channels != 1:
             found["channels"].append(_entry(sample, f"{recording.channels} channels"))
-        text_key = ("duplicate_text", sample["language"], sample["text"].strip())
+        text_key = ("duplicate_text", sample.language, sample.text.strip())
         for key in (("duplicate_audio", recording.digest), text_key):
             earlier = first.setdefault(key, sample)
             if earlier is not sample:
-                manifest = "" if earlier["manifest"] == sample["manifest"] else f" of {earlier['manifest']}"
-                detail = f"the same as {earlier['manifest_audio_file']}{manifest}"
-                if earlier["audio_file"] == sample["audio_file"] and earlier["text"] != sample["text"]:
-                    detail += f", with another text: {earlier['text'][:40]!r} and {sample['text'][:40]!r}"
+                manifest = "" if earlier.manifest == sample.manifest else f" of {earlier.manifest}"
+                detail = f"the same as {earlier.manifest_audio_file}{manifest}"
+                if earlier.audio_file == sample.audio_file and earlier.text != sample.text:
+                    detail += f", with another text: {earlier.text[:40]!r} and {sample.text[:40]!r}"
                 found[key[0]].append(_entry(sample, detail))
     if len(rates) > 1:
         for rate, members in sorted(rates.items()):

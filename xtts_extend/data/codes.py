@@ -13,6 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from xtts_extend.data.audio import load_audio
 from xtts_extend.data.encoded import (
+    Encoded,
     Utterance,
     encoded_rows,
     is_encoded_set,
@@ -31,8 +33,8 @@ from xtts_extend.data.encoded import (
     write_index,
     write_part,
 )
-from xtts_extend.data.manifest import Sample
-from xtts_extend.errors import MachineError
+from xtts_extend.data.sample import Sample
+from xtts_extend.errors import DataError, MachineError
 from xtts_extend.files import require_place
 from xtts_extend.progress import with_progress
 
@@ -74,7 +76,7 @@ def encode_samples(
         progress: show a bar.
 
     Returns:
-        The samples with `encoded`, `wav_length` and `has_ids`, and how many recordings were encoded.
+        The samples with `encoded`, and how many recordings were encoded.
 
     Raises:
         ConfigError: the folder holds something else, or codes of another DVAE.
@@ -95,7 +97,7 @@ def encode_samples(
                 _write(with_progress(added, len(missing), "recordings encoded", progress), folder, text_digest)
                 made = len(missing.keys() - rows.recorded.keys())
                 rows = _Rows(folder, settings, text_digest)
-    return [sample if "encoded" in sample else sample | rows.known[_key(sample)] for sample in samples], made
+    return [sample if sample.encoded else replace(sample, encoded=rows.known[_key(sample)]) for sample in samples], made
 
 
 @contextmanager
@@ -119,7 +121,9 @@ def _sole_use(folder: Path) -> Iterator[None]:
 
 
 def _key(sample: Sample) -> _Key:
-    return sample["audio_digest"], sample["language"], sample["text"]
+    if sample.audio_digest is None:
+        raise DataError(f"{sample.audio_file} was not read yet. Encode the usable samples of check_samples.")
+    return sample.audio_digest, sample.language, sample.text
 
 
 def _drop_damaged_parts(folder: Path) -> None:
@@ -141,24 +145,24 @@ class _Rows:
         text_digest: of what makes token ids.
 
     Attributes:
-        known: by recording, language and text, what a sample gets of its row.
-        recorded: the codes and lengths of recordings, whatever text a row has.
+        known: by recording, language and text.
+        recorded: by recording, whatever text a row has.
 
     Raises:
         ConfigError: other settings made it.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], text_digest: str) -> None:
-        self.known: dict[_Key, dict[str, Any]] = {}
-        self.recorded: dict[str, dict[str, Any]] = {}
+        self.known: dict[_Key, Encoded] = {}
+        self.recorded: dict[str, Encoded] = {}
         if not is_encoded_set(folder):
             return
         require_settings(folder, settings, _SETTINGS)
         for part in read_index(folder)["parts"]:
             if not is_sound(folder, part):
                 continue
-            for place, row in encoded_rows(folder, part, ("audio_digest", "language", "text", "wav_length")):
-                found = {"encoded": place, "wav_length": row["wav_length"], "has_ids": True}
+            for file, number, row in encoded_rows(folder, part, ("audio_digest", "language", "text", "wav_length")):
+                found = Encoded(file, number, row["wav_length"], has_ids=True)
                 self.recorded[row["audio_digest"]] = found
                 if part["text_digest"] == text_digest:
                     self.known[row["audio_digest"], row["language"], row["text"]] = found
@@ -167,36 +171,36 @@ class _Rows:
         """Samples that have no row, by recording, each language and text once."""
         missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
         for sample in samples:
-            if "encoded" not in sample and _key(sample) not in self.known:
-                missing[sample["audio_digest"]][_key(sample)] = sample
+            if sample.encoded is None and (key := _key(sample)) not in self.known:
+                missing[key[0]][key] = sample
         return missing
 
 
 def _encoded(
     missing: Mapping[str, Mapping[_Key, Sample]],
-    recorded: Mapping[str, Mapping[str, Any]],
+    recorded: Mapping[str, Encoded],
     encode: Callable[[Tensor], Tensor],
     tokenize: Callable[[str, str], Sequence[int]],
     sample_rate: int,
 ) -> Generator[list[Utterance], None, None]:
     """Of each recording the utterances that are missing; one that is in the set with another text is not encoded."""
-    unread = [next(iter(group.values()))["audio_file"] for digest, group in missing.items() if digest not in recorded]
+    unread = [next(iter(group.values())).audio_file for digest, group in missing.items() if digest not in recorded]
     with closing(_read_ahead(unread, sample_rate)) as wavs:
         for digest, group in missing.items():
             if digest in recorded:
-                codes, wav_length = recorded[digest]["encoded"].codes(), recorded[digest]["wav_length"]
+                codes, wav_length = recorded[digest].codes(), recorded[digest].wav_length
             else:
                 wav = next(wavs)
                 codes, wav_length = encode(wav), wav.shape[-1]
             yield [
                 Utterance(
-                    sample["text"],
-                    sample["language"],
-                    sample["audio_file"],
+                    sample.text,
+                    sample.language,
+                    sample.audio_file,
                     codes,
                     wav_length=wav_length,
                     audio_digest=digest,
-                    ids=tokenize(sample["text"], sample["language"]),
+                    ids=tokenize(sample.text, sample.language),
                 )
                 for sample in group.values()
             ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,7 @@ from torch.utils.data import Dataset
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.data.audio import audio_length, load_audio, load_slice
-from xtts_extend.data.encoded import Encoded
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 
 # The ids that the stock dataset refuses in a text, of the vocabulary's [STOP] and [UNK].
@@ -102,19 +101,22 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         """
         index = range(len(self.samples))[index]
         sample = self.samples[index]
-        encoded: Encoded | None = sample.get("encoded")
-        wav = load_audio(sample["audio_file"], self.sample_rate) if encoded is None else None
-        wav_length = sample["wav_length"] if wav is None else wav.shape[-1]
+        encoded = sample.encoded
+        if encoded is None:
+            wav = load_audio(sample.audio_file, self.sample_rate)
+            wav_length = wav.shape[-1]
+        else:
+            wav, wav_length = None, encoded.wav_length
         if wav_length < MIN_DURATION_S * self.sample_rate:
-            raise DataError(f"{sample['audio_file']} is shorter than {MIN_DURATION_S} s; run check-data again")
-        if "conditioning_slice" in sample:
+            raise DataError(f"{sample.audio_file} is shorter than {MIN_DURATION_S} s; run check-data again")
+        if sample.conditioning_slice is not None:
             # of another recording: nothing of the utterance itself is given away, and nothing is masked
-            (first, last), start, end = sample["conditioning_slice"], 0, 0
+            (first, last), start, end = sample.conditioning_slice, 0, 0
             conditioning = self._given_slice(sample, first, last)
         else:
-            reference, length = sample["audio_file"], wav_length
-            if not self.use_masking and sample.get("reference_path") is not None:
-                reference = sample["reference_path"]
+            reference, length = sample.audio_file, wav_length
+            if not self.use_masking and sample.reference_path is not None:
+                reference = sample.reference_path
                 length = audio_length(reference, self.sample_rate)
             start, end = self._conditioning_slice(length, index)
             conditioning = load_slice(reference, self.sample_rate, start, end)
@@ -126,36 +128,36 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
             "text_lengths": torch.tensor(len(text), dtype=torch.long),
             "wav": wav,
             "wav_lengths": torch.tensor(wav_length, dtype=torch.long),
-            "filenames": sample["audio_file"],
+            "filenames": sample.audio_file,
             "conditioning": conditioning.unsqueeze(1),
             # Stock gives the padded length here, which is the same for all.
             "cond_lens": no_value if self.use_masking else torch.tensor(conditioning.shape[-1], dtype=torch.long),
             "cond_idxs": torch.tensor([start, end]) if self.use_masking else no_value,
-            "sample": sample["manifest_audio_file"],
-            "replay": sample.get("replay", False),
+            "sample": sample.manifest_audio_file,
+            "replay": sample.replay,
             "codes": encoded.codes() if encoded else None,
             "distribution": encoded.distribution() if encoded else None,
         }
 
     def _encode(self, sample: Sample) -> Tensor:
         """Token ids, int32 [tokens]."""
-        if sample.get("has_ids"):
-            return cast(Encoded, sample["encoded"]).ids()
-        ids = self.tokenizer.encode(sample["text"], sample["language"])
+        if sample.encoded is not None and sample.encoded.has_ids:
+            return sample.encoded.ids()
+        ids = self.tokenizer.encode(sample.text, sample.language)
         for forbidden, name in ((UNKNOWN_ID, "an unknown token"), (STOP_ID, "the stop token")):
             if forbidden in ids:
-                raise DataError(f"the text of {sample['audio_file']} holds {name}: {sample['text']!r}; run check-data")
+                raise DataError(f"the text of {sample.audio_file} holds {name}: {sample.text!r}; run check-data")
         return torch.tensor(ids, dtype=torch.int32)
 
     def _given_slice(self, sample: Sample, start: int, end: int) -> Tensor:
         """The sample's own slice of audio, [1, end - start]."""
         if end - start > self.max_conditioning_length:
             raise DataError(
-                f"{sample['manifest']}: {sample['manifest_audio_file']} is conditioned by the samples {start} to {end} "
-                f"of {sample['audio_file']}, and the longest slice is {self.max_conditioning_length}. Make the set "
+                f"{sample.manifest}: {sample.manifest_audio_file} is conditioned by the samples {start} to {end} "
+                f"of {sample.audio_file}, and the longest slice is {self.max_conditioning_length}. Make the set "
                 "again for this configuration."
             )
-        return load_slice(sample["audio_file"], self.sample_rate, start, end)
+        return load_slice(sample.audio_file, self.sample_rate, start, end)
 
     def _conditioning_slice(self, samples: int, index: int) -> tuple[int, int]:
         """Start and end of a slice of a recording with so many samples."""

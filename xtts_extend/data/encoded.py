@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.files import atomic_write, require_place
 
@@ -52,12 +52,24 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
-    """The place of an utterance's codes; cheap to hand to loader workers."""
+    """The place of an utterance's codes, and what is known of them; cheap to hand to loader workers.
+
+    Attributes:
+        file, row: the place.
+        wav_length: audio samples that the codes stand for, at the model's rate.
+        has_ids: the token ids of the text were kept.
+        has_distribution: the base's distributions were kept, of every utterance in the file.
+        part_digest: SHA-256 of the file, where what it holds came from no recording.
+    """
 
     file: str
     row: int
+    wav_length: int
+    has_ids: bool = False
+    has_distribution: bool = False
+    part_digest: str | None = None
 
     def codes(self) -> Tensor:
         """DVAE codes, int64 [codes]."""
@@ -247,14 +259,14 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
 
 def encoded_rows(
     folder: Path, part: Mapping[str, Any], columns: Sequence[str]
-) -> Iterator[tuple[Encoded, dict[str, Any]]]:
-    """The rows of a part: their places, these columns, and `count`, the number of codes."""
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """The rows of a part: file and row as in `Encoded`, these columns, and `count`, the number of codes."""
     path = str((folder / part["file"]).absolute())
     table = _table(path)
     counts = pc.list_value_length(table["codes"]).to_pylist()
     values = zip(*(table[name].to_pylist() for name in columns), strict=True)
     for number, (count, row) in enumerate(zip(counts, values, strict=True)):
-        yield Encoded(path, number), {"count": count, **dict(zip(columns, row, strict=True))}
+        yield path, number, {"count": count, **dict(zip(columns, row, strict=True))}
 
 
 def is_sound(folder: Path, part: Mapping[str, Any]) -> bool:
@@ -285,24 +297,28 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
         if not is_sound(folder, part):
             raise DataError(f"{folder / part['file']} is missing or damaged. Make the set again in another folder.")
         has_distribution = _table(str((folder / part["file"]).absolute()))["top_ids"].null_count == 0
-        for place, row in encoded_rows(folder, part, ("text", "language", "voice", "start", "end")):
-            wav_length = row["count"] * code_samples
-            start, end = row["start"], row["end"]
-            sample = {
-                "text": row["text"],
-                "language": row["language"],
-                "audio_file": str((folder / row["voice"]).absolute()),
-                "manifest_audio_file": f"{part['file']}#{place.row}",
-                "manifest": str((folder / INDEX).absolute()),
-                "line": None,
-                "speaker_name": Path(row["voice"]).stem,
-                "encoded": place,
-                "part_digest": part["sha256"],
-                "has_distribution": has_distribution,
-                "wav_length": wav_length,
-                "duration_s": wav_length / sample_rate,
-            }
-            samples.append(sample | ({"conditioning_slice": (start, end)} if start is not None else {}))
+        for file, number, row in encoded_rows(folder, part, ("text", "language", "voice", "start", "end")):
+            encoded = Encoded(
+                file,
+                number,
+                wav_length=row["count"] * code_samples,
+                has_distribution=has_distribution,
+                part_digest=part["sha256"],
+            )
+            samples.append(
+                Sample(
+                    text=row["text"],
+                    audio_file=str((folder / row["voice"]).absolute()),
+                    language=row["language"],
+                    manifest_audio_file=f"{part['file']}#{number}",
+                    speaker_name=Path(row["voice"]).stem,
+                    manifest=str((folder / INDEX).absolute()),
+                    root_path=str(folder.absolute()),
+                    conditioning_slice=None if row["start"] is None else (row["start"], row["end"]),
+                    encoded=encoded,
+                    duration_s=encoded.wav_length / sample_rate,
+                )
+            )
     if not samples:
         raise DataError(f"{folder} holds no utterance yet. Let make-replay finish.")
     return samples

@@ -1,19 +1,16 @@
-"""Manifests become samples: what `rows` reads, and every formatter that is registered with coqui.
-
-A sample is a dictionary with the keys of coqui's samples (`text`, `audio_file` as an absolute path, `speaker_name`,
-`root_path`, `language`, `audio_unique_name`), `manifest_audio_file`, the value exactly as the manifest has it, and, for
-the reports, `manifest`, the file it came from, and `line`, its line there (None when a formatter read it).
-"""
+"""Manifests become samples: what `rows` reads, and every formatter that is registered with coqui."""
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from TTS.tts.configs.shared_configs import BaseDatasetConfig, BaseTTSConfig
 from TTS.tts.datasets import load_tts_samples
@@ -22,15 +19,14 @@ from xtts_extend.data.columns import has_suffix
 from xtts_extend.data.locales import is_unknown, read_language
 from xtts_extend.data.paths import find_recordings
 from xtts_extend.data.rows import Rows, read_rows
+from xtts_extend.data.sample import DEFAULT_SPEAKER, Sample
 from xtts_extend.errors import ConfigError, DataError, LanguageError
 from xtts_extend.files import atomic_write
 from xtts_extend.text.languages import compose_stock, validate_code
 
 logger = logging.getLogger("trainer")
-Sample: TypeAlias = dict[str, Any]
 
 _FORMATS = ("auto", "coqui", "ljspeech", "jsonl")
-DEFAULT_SPEAKER = "speaker"
 
 
 def read_manifests(
@@ -94,24 +90,26 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
     samples = list(samples)
     if not samples:
         raise DataError(f"no sample to write to {path}")
-    manifests = {os.path.realpath(manifest) for manifest in {sample.get("manifest", "") for sample in samples}}
-    if os.path.realpath(path) in manifests or str(path.absolute()) in {sample["audio_file"] for sample in samples}:
+    manifests = {os.path.realpath(manifest) for manifest in {sample.manifest for sample in samples}}
+    if os.path.realpath(path) in manifests or str(path.absolute()) in {sample.audio_file for sample in samples}:
         raise DataError(f"{path} is a file that the samples came from, which stays as it is; write to another name")
     folder = path.parent.absolute()
-    rows = [(_relative_to(folder, sample["audio_file"]), sample) for sample in samples]
+    rows = [(_relative_to(folder, sample.audio_file), sample.text, sample.speaker_name) for sample in samples]
     if path.suffix == ".jsonl":
-        keys = ("text", "speaker_name", "language")
-        objects = [{"audio_file": audio_file} | {key: sample[key] for key in keys} for audio_file, sample in rows]
+        keys = ("audio_file", "text", "speaker_name")
+        objects = [
+            {**dict(zip(keys, row, strict=True)), "language": sample.language}
+            for row, sample in zip(rows, samples, strict=True)
+        ]
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in objects)
     else:
-        languages = sorted({sample["language"] for sample in samples})
+        languages = sorted({sample.language for sample in samples})
         if len(languages) > 1:
             raise DataError(
                 f"{path}: the coqui format has no column for the languages {', '.join(languages)}; "
                 "give the file a name that ends in .jsonl"
             )
-        table = [["audio_file", "text", "speaker_name"]]
-        table += [[audio_file, sample["text"], sample["speaker_name"]] for audio_file, sample in rows]
+        table = [["audio_file", "text", "speaker_name"], *map(list, rows)]
         for row in table:
             if any(character in value for value in row for character in "|\n\r"):
                 raise DataError(f"{path}: the coqui format cannot hold {row}; give the file a name that ends in .jsonl")
@@ -157,52 +155,81 @@ def _read_with_formatter(path: Path, language: str | None, name: str) -> list[Sa
         language=language or "",
     )
     try:
-        samples, _ = load_tts_samples(BaseTTSConfig(datasets=[dataset]), eval_split=False)
+        found, _ = load_tts_samples(BaseTTSConfig(datasets=[dataset]), eval_split=False)
+        samples = [_from_formatter(entry, path, language) for entry in found]
     # What formatters raise for files that they do not understand, for want of anything better.
     except (AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise DataError(
             f"coqui's formatter {name!r} cannot read {path}: {type(error).__name__}: {error}; is this its format?"
         ) from error
-    for sample in samples:
-        relative = os.path.relpath(sample["audio_file"], sample["root_path"])
-        sample |= {"manifest_audio_file": relative, "manifest": str(path.absolute()), "line": None}
-        sample |= {"audio_file": os.path.abspath(sample["audio_file"]), "text": str(sample["text"])}
-        sample["language"] = sample.get("language") or language
-        if not sample["language"]:
-            raise _no_language(str(path))
     return samples
+
+
+def _from_formatter(entry: Mapping[str, object], path: Path, language: str | None) -> Sample:
+    """The sample of a formatter's dictionary; keys that are not coqui's are kept as they are."""
+    rest = dict(entry)
+    del rest["audio_unique_name"]
+    text, speaker = str(rest.pop("text")), rest.pop("speaker_name", None)
+    audio_file, root_path = str(rest.pop("audio_file")), str(rest.pop("root_path"))
+    own, reference = rest.pop("language"), rest.pop("reference_path", None)
+    if not (own or language):
+        raise _no_language(str(path))
+    return Sample(
+        text=text,
+        audio_file=os.path.abspath(audio_file),
+        language=str(own or language),
+        manifest_audio_file=os.path.relpath(audio_file, root_path),
+        speaker_name=DEFAULT_SPEAKER if speaker is None else str(speaker),
+        manifest=str(path.absolute()),
+        root_path=root_path,
+        reference_path=None if reference is None else str(reference),
+        extra=rest or None,
+    )
 
 
 def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
     folder = os.path.dirname(os.path.join(os.getcwd(), path))
-    manifest, stem = os.path.join(folder, path.name), path.stem
+    manifest = os.path.join(folder, path.name)
     languages = _languages(path, rows, language)
     has_wavs = os.path.isdir(os.path.join(folder, "wavs"))
     samples = []
     inside = any(file is not None for file in rows.files)
     locations = [None] * len(rows.audio) if inside else find_recordings(rows.audio, path)
     columns = (rows.lines, rows.audio, locations, rows.files, rows.text, rows.speaker, languages)
-    for line, name, location, file, text, speaker, spoken in zip(*columns, strict=True):
-        if location is None:
-            # a bare id is LJSpeech's
-            bare = has_wavs and name and not has_suffix(name) and "/" not in name
-            location = os.path.join("wavs", name + ".wav") if bare else name
-        if not (spoken or language):
-            raise _no_language(f"{path}, line {line}")
-        samples.append(
-            {
-                "text": text,
-                "audio_file": file or (location if os.path.isabs(location) else f"{folder}/{location}"),
-                "speaker_name": speaker or DEFAULT_SPEAKER,
-                "root_path": folder,
-                "audio_unique_name": f"{stem}#{os.path.splitext(location)[0]}",
-                "manifest_audio_file": name,
-                "manifest": manifest,
-                "line": line,
-                "language": spoken or language,
-            }
-        )
+    with _without_collections():
+        for line, name, location, file, text, speaker, spoken in zip(*columns, strict=True):
+            if location is None:
+                # a bare id is LJSpeech's
+                bare = has_wavs and name and not has_suffix(name) and "/" not in name
+                location = os.path.join("wavs", name + ".wav") if bare else name
+            spoken = spoken or language
+            if not spoken:
+                raise _no_language(f"{path}, line {line}")
+            samples.append(
+                Sample(
+                    text=text,
+                    audio_file=file or (location if os.path.isabs(location) else f"{folder}/{location}"),
+                    language=spoken,
+                    manifest_audio_file=name,
+                    speaker_name=speaker or DEFAULT_SPEAKER,
+                    manifest=manifest,
+                    line=line,
+                    root_path=folder,
+                )
+            )
     return samples
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Samples are no garbage: looking for garbage among half a million of them takes as long as making them."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]:
@@ -231,11 +258,11 @@ def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]
 def _composed(path: Path, samples: list[Sample]) -> list[Sample]:
     """Accents of coqui's own languages in their letters, said once; see `languages.compose_stock`."""
     counts: Counter[str] = Counter()
-    for sample in samples:
-        composed = compose_stock(sample["text"], sample["language"])
-        if composed != sample["text"]:
-            counts[sample["language"]] += 1
-            sample["text"] = composed
+    for place, sample in enumerate(samples):
+        composed = compose_stock(sample.text, sample.language)
+        if composed != sample.text:
+            counts[sample.language] += 1
+            samples[place] = replace(sample, text=composed)
     for code, count in sorted(counts.items()):
         logger.info(" > %s: the accents of %d texts in '%s' were separate (NFD): composed", path, count, code)
     return samples

@@ -10,7 +10,7 @@ from typing import cast
 
 from torch.utils.data import Sampler
 
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 
 #: Lengths are sorted as if each were up to so much shorter or longer: neighbours change from epoch to epoch.
@@ -65,7 +65,7 @@ class EpochBatchSampler(Sampler[list[int]]):
                 the languages.
             DataError: There are no samples, or there is replay to do and nothing to replay.
         """
-        if not any(not sample.get("replay") for sample in samples):
+        if not any(not sample.replay for sample in samples):
             raise DataError("no samples to draw batches from")
         if not 0 <= replay_share < 1:
             raise ConfigError(f"replay share {replay_share}; expected at least 0 and less than 1")
@@ -75,7 +75,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         self.batch_frames = batch_frames
         self._frames = frames or []
         if batch_frames is not None and (largest := max(self._frames, default=0)) > batch_frames:
-            name = samples[self._frames.index(largest)]["manifest_audio_file"]
+            name = samples[self._frames.index(largest)].manifest_audio_file
             raise ConfigError(
                 f"--batch-frames {batch_frames}: {name} alone has {largest} frames. Give more, or leave it out with "
                 "--coqpit.model_args.max_wav_length."
@@ -87,10 +87,10 @@ class EpochBatchSampler(Sampler[list[int]]):
         indices: dict[str, list[int]] = defaultdict(list)
         replay: dict[str, list[int]] = defaultdict(list)
         for index, sample in enumerate(samples):
-            (replay if sample.get("replay") else indices)[sample["language"]].append(index)
+            (replay if sample.replay else indices)[sample.language].append(index)
         repeats = dict.fromkeys(indices, 1.0)
         if language_weights is not None:
-            seconds = {language: sum(samples[i]["duration_s"] for i in indices[language]) for language in indices}
+            seconds = {language: sum(samples[i].duration_s for i in indices[language]) for language in indices}
             repeats = _repeats(seconds, language_weights)
         # Of each language: its samples, how often all of them come in an epoch, and how many come once more.
         self._parts: list[tuple[list[int], int, int]] = []

@@ -11,7 +11,7 @@ from typing import Any
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.data.dataset import STOP_ID, UNKNOWN_ID
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.data.unspoken import find_damage, find_markup, has_surrogate, is_phonemic, without_markup
 from xtts_extend.text.languages import CLEANER_ERRORS
 from xtts_extend.text.vocabulary import name_character
@@ -39,7 +39,7 @@ _SHORT_TEXT, _SILENCE_AROUND_S = 10, 1.0
 
 def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> tuple[int, dict[str, dict[str, Any]]]:
     """Number of tokens, and kinds and details of what makes a text unusable for a model that takes `max_length`."""
-    text, language = sample["text"], sample["language"]
+    text, language = sample.text, sample.language
     if has_surrogate(text):
         return 0, {"text_error": {"detail": f"half a character, an escape that was cut off, in {ascii(text)[:80]}"}}
     if not text.strip():
@@ -79,7 +79,7 @@ def _why_unknown(text: str, pieces: set[str]) -> str | None:
 
 def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tuple[str, str]]:
     """Kinds and details of what deserves a look in a text that can be used."""
-    text = sample["text"]
+    text = sample.text
     spoken = text
     if markup := find_markup(text):
         spoken = without_markup(text)
@@ -89,7 +89,7 @@ def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tupl
     if is_phonemic(text):
         yield "phonemes", f"{text[:80]!r}"
     if _DIGIT.search(spoken):
-        cleaned = tokenizer.preprocess_text(spoken, sample["language"].split("-")[0])
+        cleaned = tokenizer.preprocess_text(spoken, sample.language.split("-")[0])
         if _DIGIT.search(cleaned):
             yield "digits", f"{cleaned[:80]!r}"
 
@@ -99,25 +99,25 @@ def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
 
     A language's own median is the measure where there are enough recordings for one, otherwise what any speech has.
     """
-    counts = {id(sample): _characters(sample["text"]) for sample in samples}
+    counts = {id(sample): _characters(sample.text) for sample in samples}
     rates: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
-        rates[sample["language"]].append(counts[id(sample)] / sample["duration_s"])
+        rates[sample.language].append(counts[id(sample)] / sample.duration_s)
     medians = {language: median(found) for language, found in rates.items() if len(found) >= _ENOUGH}
     return [(sample, detail) for sample in samples if (detail := _off(sample, counts[id(sample)], medians)) is not None]
 
 
 def _off(sample: Sample, count: int, medians: dict[str, float]) -> str | None:
     """Why `count` characters are too many or too few for the sample's duration; None if they are not."""
-    usual = medians.get(sample["language"])
+    usual = medians.get(sample.language)
     if usual is not None:
         lowest, highest = usual / _FACTOR, usual * _FACTOR
         expected = f"the language's median is {usual:.1f}"
     else:
-        syllables = 2 * len(_SYLLABLE.findall(sample["text"])) > count
+        syllables = 2 * len(_SYLLABLE.findall(sample.text)) > count
         lowest, highest = _SYLLABLE_BOUNDS if syllables else _LETTER_BOUNDS
         expected = f"speech has {lowest:g} to {highest:g}"
-    duration = sample["duration_s"]
+    duration = sample.duration_s
     spoken = duration - _SILENCE_AROUND_S if count < _SHORT_TEXT else duration
     if lowest * spoken <= count <= highest * duration:
         return None

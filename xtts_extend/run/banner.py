@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.ranks import Ranks
@@ -49,7 +49,7 @@ def describe_run(
         processes: how many train together.
     """
     shared = f" over {processes} processes" if processes > 1 else ""
-    replayed = sum(bool(sample.get("replay")) for sample in train_samples)
+    replayed = sum(sample.replay for sample in train_samples)
     until = [f"{config.epochs} epochs"]
     until += [f"step {config.max_steps}"] if config.max_steps else []
     lines = [

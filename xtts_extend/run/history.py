@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypedDict
 
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import MachineError
 
 logger = logging.getLogger("trainer")
@@ -99,6 +99,6 @@ def hours(samples: Sequence[Sample]) -> dict[str, float]:
     """Hours of samples by language; those to replay as "replay LANG"."""
     found: dict[str, float] = {}
     for sample in samples:
-        name = f"replay {sample['language']}" if sample.get("replay") else str(sample["language"])
-        found[name] = found.get(name, 0.0) + sample.get("duration_s", 0.0) / 3600
+        name = f"replay {sample.language}" if sample.replay else sample.language
+        found[name] = found.get(name, 0.0) + sample.duration_s / 3600
     return found

@@ -64,7 +64,7 @@ def encode(
     found, made = encode_into(output.absolute(), report.usable, config, codec, tokenizer, digest, progress)
     return {
         "utterances": len(found),
-        "hours": sum(sample["duration_s"] for sample in found) / 3600,
+        "hours": sum(sample.duration_s for sample in found) / 3600,
         "encoded": made,
         "unusable": len(samples) - len(report.usable),
         "output": str(output),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from xtts_extend.data.encoded import file_digest, is_encoded_set, read_index
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, XttsExtendError
 from xtts_extend.model.anchor import Anchor
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
@@ -26,7 +26,7 @@ logger = logging.getLogger("trainer")
 def _needs_teacher(config: NewLanguageConfig, samples: Sequence[Sample]) -> bool:
     """Whether there are replayed samples whose distributions the base has yet to say."""
     return config.distill_weight > 0 and any(
-        sample.get("replay") and not sample.get("has_distribution") for sample in samples
+        sample.replay and not (sample.encoded and sample.encoded.has_distribution) for sample in samples
     )
 
 
@@ -136,7 +136,7 @@ def equip(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequenc
     if config.compile:
         for block in model.xtts.gpt.gpt.h:
             block.compile(dynamic=True)
-    if any(sample.get("replay") for sample in samples):
+    if any(sample.replay for sample in samples):
         model.distill_weight = config.distill_weight
     if _needs_teacher(config, samples):
         model.take_teacher()
@@ -164,7 +164,7 @@ def require_old_languages(model: ExtendedGPTTrainer, config: NewLanguageConfig, 
     Raises:
         ConfigError: there is a limit, and no old language is evaluated.
     """
-    if config.min_retention and not old_languages({sample["language"] for sample in samples}, model, config):
+    if config.min_retention and not old_languages({sample.language for sample in samples}, model, config):
         raise ConfigError(
             "--min-retention is set, and no language that the base knows is evaluated. Give recordings in those to "
             "keep, as --val-manifest PATH:LANG."

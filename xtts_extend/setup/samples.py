@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ import xtts_extend
 from xtts_extend.data.check import DataLimits, DataReport, check_samples
 from xtts_extend.data.codes import encode_samples
 from xtts_extend.data.encoded import file_digest, is_encoded_set, read_encoded, require_free
-from xtts_extend.data.manifest import Sample, read_manifest
+from xtts_extend.data.manifest import read_manifest
+from xtts_extend.data.sample import Sample
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.files import require_place
@@ -46,10 +47,12 @@ def data_digest(samples: Sequence[Sample]) -> str:
     """SHA-256 of what the manifests say: file names as written there, texts and languages, in order."""
     digest = hashlib.sha256()
     for sample in samples:
-        for key in ("manifest_audio_file", "text", "language", "part_digest"):
-            if key in sample:
-                digest.update(str(sample[key]).encode() + b"\0")
-        if sample.get("replay"):
+        said = [sample.manifest_audio_file, sample.text, sample.language]
+        if sample.encoded is not None and sample.encoded.part_digest is not None:
+            said.append(sample.encoded.part_digest)
+        for value in said:
+            digest.update(value.encode() + b"\0")
+        if sample.replay:
             digest.update(b"replay\0")
     return digest.hexdigest()
 
@@ -91,7 +94,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         if not specs:
             continue
         samples = _read(specs, config)
-        languages = sorted({sample["language"] for sample in samples})
+        languages = sorted({sample.language for sample in samples})
         for language in languages:
             require_tag(tokenizer, language)
         if name == "replay" and config.language in languages:
@@ -112,7 +115,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         reports[name] = report
     usable = {name: report.usable for name, report in reports.items()}
     _say_overlap(usable["training"], usable.get("evaluation", []))
-    train = usable["training"] + [sample | {"replay": True} for sample in usable.get("replay", [])]
+    train = usable["training"] + [replace(sample, replay=True) for sample in usable.get("replay", [])]
     # weights that do not fit the languages are an error of this sampler
     EpochBatchSampler(
         train,
@@ -126,8 +129,8 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
 
 def _say_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
     """Name validation recordings that are trained on, by the bytes of their files."""
-    trained = {sample["audio_digest"] for sample in train if "audio_digest" in sample}
-    both = [sample["manifest_audio_file"] for sample in evaluation if sample.get("audio_digest") in trained]
+    trained = {sample.audio_digest for sample in train if sample.audio_digest is not None}
+    both = [sample.manifest_audio_file for sample in evaluation if sample.audio_digest in trained]
     if both:
         logger.warning(
             " > %d of %d validation recordings are also trained on (%s%s): their losses say nothing about new speech, "

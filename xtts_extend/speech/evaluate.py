@@ -13,7 +13,8 @@ from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.data.audio import load_audio
 from xtts_extend.data.check import check_samples
-from xtts_extend.data.manifest import Sample, read_manifests
+from xtts_extend.data.manifest import read_manifests
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
@@ -75,7 +76,7 @@ def evaluate(
     config = _configure(model, base_dir)
     tokenizer = load_tokenizer(model / "vocab.json")
     samples = read_manifests(manifests, language, manifest_format, columns)
-    samples = [sample for sample in samples if sample["language"] == language]
+    samples = [sample for sample in samples if sample.language == language]
     if not samples:
         raise DataError(f"No sample in {', '.join(manifests)} is in {language}.")
     report = check_samples(samples, tokenizer, limits_of(config), progress=progress)
@@ -85,7 +86,7 @@ def evaluate(
     result: dict[str, Any] = {"language": language, "samples": len(report.usable)}
     result |= _losses(speaking, config, report.usable, progress)
     # texts of marks alone have a loss, and cannot be spoken
-    speakable = [sample for sample in report.usable if any(map(str.isalnum, sample["text"]))]
+    speakable = [sample for sample in report.usable if any(map(str.isalnum, sample.text))]
     if count and speakable:
         torch.manual_seed(seed)
         result |= _speech(speaking, speakable[:count], language, recognise, progress)
@@ -126,10 +127,10 @@ def _speech(
     errors = letters = characters = sentences = runaway = 0
     spoken_s = recorded_s = 0.0
     for sample in with_progress(samples, len(samples), "samples spoken", progress):
-        recording = load_audio(sample["audio_file"], REFERENCE_RATE)
-        voice = make_voice(xtts, [recording], [sample["audio_file"]])
+        recording = load_audio(sample.audio_file, REFERENCE_RATE)
+        voice = make_voice(xtts, [recording], [sample.audio_file])
         parts = []
-        for _, result in speak(xtts, sample["text"], language, voice):
+        for _, result in speak(xtts, sample.text, language, voice):
             parts.append(np.asarray(result["wav"], dtype=np.float32))
             sentences += 1
             runaway += result["gpt_latents"].shape[-2] >= xtts.gpt.max_gen_mel_tokens
@@ -138,9 +139,9 @@ def _speech(
         similarities.append(float(torch.nn.functional.cosine_similarity(embedding, voice.embedding, dim=1).mean()))
         spoken_s += len(audio) / rate
         recorded_s += recording.shape[-1] / REFERENCE_RATE
-        characters += len(sample["text"])
+        characters += len(sample.text)
         if recognise is not None:
-            wrong, count = character_errors(sample["text"], recognise(audio, rate))
+            wrong, count = character_errors(sample.text, recognise(audio, rate))
             errors, letters = errors + wrong, letters + count
     result = {
         "spoken": len(samples),

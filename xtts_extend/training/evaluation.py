@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from xtts_extend.data.audio import load_audio, save_wav
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import DataError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
@@ -58,8 +58,8 @@ def losses_by_language(
             yield batch
 
     results = {}
-    for language in sorted({sample["language"] for sample in samples}):
-        own = [sample for sample in samples if sample["language"] == language]
+    for language in sorted({sample.language for sample in samples}):
+        own = [sample for sample in samples if sample.language == language]
         results[language] = mean_losses(model, batches(own), ranks)
     return results
 

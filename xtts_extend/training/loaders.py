@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
 
 from xtts_extend.data.dataset import UtteranceDataset
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.data.sampler import EpochBatchSampler, padding_share
+from xtts_extend.errors import ConfigError
 from xtts_extend.model.forward import AUDIO_STOPS, conditioning_frames
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.ranks import Ranks
@@ -39,10 +40,23 @@ def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
     """Places of the transformer's sequence that each encoded sample takes: conditioning, text and audio.
 
     A place of audio is 1,024 samples, 46 ms.
+
+    Raises:
+        ConfigError: one is not encoded.
     """
     fixed = conditioning_frames(model_args) + 1 + AUDIO_STOPS
-    stride = int(model_args.gpt_code_stride_len)
-    return [fixed + int(sample["text_tokens"]) - (-int(sample["wav_length"]) // stride) for sample in samples]
+    return [fixed + tokens + codes for tokens, codes in _lengths(samples, int(model_args.gpt_code_stride_len))]
+
+
+def _lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[int, int]]:
+    """Of each encoded sample the tokens of its text, and the codes of its audio."""
+    for sample in samples:
+        if sample.text_tokens is None or sample.encoded is None:
+            raise ConfigError(
+                f"--batch-frames: {sample.manifest_audio_file} is not encoded, so that its length is not known. Give "
+                "the trainer what load_samples and encode_run return."
+            )
+        yield sample.text_tokens, -(-sample.encoded.wav_length // stride)
 
 
 def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: NewLanguageConfig) -> str:
@@ -91,7 +105,7 @@ def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sa
         batch_frames=budget and budget * ranks.size,
         frames=sample_frames(samples, config.model_args) if budget else None,
         language_weights=config.language_weights or None,
-        replay_share=config.replay_share if any(sample.get("replay") for sample in samples) else 0.0,
+        replay_share=config.replay_share if any(sample.replay for sample in samples) else 0.0,
         rank=ranks.rank,
         ranks=ranks.size,
     )

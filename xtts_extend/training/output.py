@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from trainer.logging import DummyLogger
 
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.folder import RunFolder

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from xtts_extend.checkpoint.inspect import RECORD_KEY
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.frozen_rows import BaseRows

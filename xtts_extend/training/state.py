@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from trainer import Trainer
 
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import Position

@@ -25,7 +25,7 @@ from trainer import Trainer, TrainerArgs
 
 from xtts_extend.checkpoint.store import require_space
 from xtts_extend.data.dataset import UtteranceDataset
-from xtts_extend.data.manifest import Sample
+from xtts_extend.data.sample import Sample
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import XttsExtendError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
@@ -220,7 +220,7 @@ class ResumableTrainer(Trainer):
     # DATA
     ####################
 
-    def get_train_dataloader(self, samples: list[Any], *, verbose: bool = False) -> DataLoader[Any]:
+    def get_train_dataloader(self, samples: list[Sample], *, verbose: bool = False) -> DataLoader[Any]:
         """Batches in the order of (seed, epoch)."""
         return train_loader(self.config, self.model.xtts.tokenizer, samples, self.ranks)
 
@@ -246,7 +246,7 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_step_start(self)
         position = self.position
         whole = self._sampler.batch(step)
-        names = [self.train_samples[index]["manifest_audio_file"] for index in whole]
+        names = [self.train_samples[index].manifest_audio_file for index in whole]
         learning_rate = self.state.learning_rate
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
         losses = self._updater.step(batch, names, self.train_loader, moves=moves)
