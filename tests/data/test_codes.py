@@ -277,6 +277,7 @@ def test_the_command(corpus, tmp_path, capsys):
     assert "no tag [am]" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_reads_what_encode_made(corpus, recipe, tmp_path, capsys, caplog):
     codes = tmp_path / "am codes"
     flags = ["--manifest", f"{corpus.train}:am", "--base-dir", str(corpus.base), "--vocab", str(corpus.vocab)]

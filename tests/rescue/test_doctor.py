@@ -183,6 +183,7 @@ def test_rows_of_ours_that_moved_far(corpus, recipe, tmp_path):
     assert "the run trained all rows" in found.reason
 
 
+@pytest.mark.slow
 def test_rows_behind_a_hook(corpus, recipe, tmp_path, monkeypatch):
     """A hook that zeroes the gradient of old rows; weight decay moves those of the head all the same."""
     from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
@@ -219,6 +220,7 @@ def test_rows_of_noise_in_healthy_files(stock_file, healthy, corpus, tmp_path):
     assert found.measurements["new_rows"]["noise"] == 149
 
 
+@pytest.mark.slow
 def test_rows_that_never_moved(corpus, recipe, tmp_path):
     """A language is named, and its speech is never trained on: only English is."""
     manifest = f"{corpus.english}:en"
@@ -256,6 +258,7 @@ def test_a_transformer_that_was_wrecked(healthy, corpus, tmp_path):
     assert "the layers of the transformer moved by " in found.reason
 
 
+@pytest.mark.slow
 def test_the_way_on_from_what_is_not_finite_is_an_earlier_sound_checkpoint(short_run, corpus, tmp_path):
     def add(step, *edits):
         file = edited(short_run / "checkpoint_4.pth", tmp_path / f"from {step}", at_step(step), *edits)

@@ -80,6 +80,7 @@ def test_a_healthy_run_that_trained_all_rows_is_noted(flags, corpus, recipe, tmp
     assert "schedule is at its end" not in notes
 
 
+@pytest.mark.slow
 def test_a_schedule_at_its_end_is_noted(corpus, recipe, tmp_path):
     # its rate is 0 there
     schedule = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 6}
@@ -98,6 +99,7 @@ def test_weights_without_a_run(short_run, corpus, tmp_path):
     assert found.measurements["old_rows"]["changed"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_began_with_other_rows(corpus, recipe, tmp_path):
     """From the weights of a run that trained all rows: they are not the base's, and did not move since."""
     flags = {"val_manifest": None, "max_steps": 2}

@@ -146,6 +146,7 @@ def test_a_blend(patient_file, corpus, tmp_path):
             assert torch.equal(tensor, base[f"gpt.{name}"])
 
 
+@pytest.mark.slow
 def test_rows_of_noise_start_again(stock_file, corpus, tmp_path):
     done = repair(stock_file, corpus.base, tmp_path / "repaired", reinit_untrained=True)
     assert done["reinitialised_rows"] == 149
@@ -207,6 +208,7 @@ def test_a_healthy_frozen_run_has_nothing_to_repair(short_run, corpus, tmp_path)
     assert new["xtts_extend"]["base_rows"] == before["xtts_extend"]["base_rows"]
 
 
+@pytest.mark.slow
 def test_a_plan_writes_nothing(healthy_stock, corpus, tmp_path, capsys):
     drifted = edited(healthy_stock, tmp_path / "drifted", drifted_rows(base_rows(corpus)))
     command = ["repair", str(drifted), "--base", str(corpus.base), "--output", str(tmp_path / "new")]
@@ -252,6 +254,7 @@ def require_pointless(file, corpus, output, verdict, pointless, capsys):
     assert plan["next"] == examine(file, corpus.base).next_command
 
 
+@pytest.mark.slow
 def test_a_plan_for_new_rows_of_noise(stock_file, corpus, tmp_path, capsys):
     """Old rows alone do not help them."""
     command = ["repair", str(stock_file), "--base", str(corpus.base), "--output", str(tmp_path / "new"), "--plan"]

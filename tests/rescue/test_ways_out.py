@@ -204,6 +204,7 @@ def test_no_way_out_leads_to_the_same_weights_or_to_what_is_not_finite_or_a_base
     assert "--checkpoint" not in examine(file, corpus.base).next_command
 
 
+@pytest.mark.slow
 def test_an_overfitted_run_goes_on_from_its_best_evaluation(wrecked_run, corpus):
     folder, add = wrecked_run
     lines = [{"step": step, "loss": 3 - step / 100} for step in range(1, 101)]
@@ -218,6 +219,7 @@ def test_an_overfitted_run_goes_on_from_its_best_evaluation(wrecked_run, corpus)
     assert found.next_command.endswith(way)
 
 
+@pytest.mark.slow
 def test_a_rate_that_an_older_run_recorded_for_new_rows_is_lowered_too(wrecked_run, corpus):
     _, add = wrecked_run
     file = add("checkpoint_40.pth", 40, 1.5, OLDER)

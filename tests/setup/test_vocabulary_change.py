@@ -242,6 +242,7 @@ def test_moments_of_a_stock_run_follow_their_tokens(stock_file, continued, corpu
         assert all(map(torch.equal, rows[token], found)), token
 
 
+@pytest.mark.slow
 def test_an_unknown_vocabulary_gives_weights_of_recognised_tokens(stock_file, corpus, fails, recipe, tmp_path, caplog):
     """Its rows are shuffled, as by a tokenizer that was made anew."""
     rows = load_vocabulary(corpus.vocab).size
@@ -339,6 +340,7 @@ def test_a_vocabulary_with_other_gaps_than_the_bases(gaps_closed, corpus, fails)
     assert (code, "because the base's gaps were closed" in message) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_tool_that_closed_the_gaps_is_diagnosed(gaps_closed, tmp_path):
     base = gaps_closed / "base"
     file = gaps_closed / "checkpoint_4.pth"

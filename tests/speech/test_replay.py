@@ -115,6 +115,7 @@ def test_making_goes_on_where_it_was_interrupted(given, monkeypatch, tmp_path):
     assert sorted(file.name for file in other["output"].glob("part-*")) == parts
 
 
+@pytest.mark.slow
 def test_a_part_without_an_entry_does_not_count(given):
     make_replay(**given)
     whole = rows(given["output"])
@@ -175,6 +176,7 @@ def test_a_folder_of_other_things_is_no_set(given, odd):
         make_replay(**given | {"output": odd / "other"})
 
 
+@pytest.mark.slow
 def test_a_language_that_the_base_does_not_speak_is_given_up(given, monkeypatch):
     speak = replay_module._Speaker.speak
 

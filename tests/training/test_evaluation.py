@@ -94,7 +94,11 @@ def unmoved(flags, recipe, tmp_path_factory):
     return only_run(output)
 
 
-@pytest.mark.parametrize("batches", [["--batch-size=3"], ["--batch-frames=600", "--amp=bf16"]], ids=["size", "frames"])
+@pytest.mark.parametrize(
+    "batches",
+    [["--batch-size=3"], pytest.param(["--batch-frames=600", "--amp=bf16"], marks=pytest.mark.slow)],
+    ids=["size", "frames"],
+)
 def test_what_is_unchanged_is_kept_whole(recipe, unmoved, tmp_path, batches):
     resume = [f"--checkpoint={unmoved}", "--new-run", "--max-steps=3", "--eval-step=1", "--allow-changes"]
     recipe([*resume, *batches, f"--output-dir={tmp_path}"])
@@ -129,6 +133,7 @@ def test_an_earlier_release_whose_base_is_gone(corpus, recipe, unmoved, tmp_path
     assert (tmp_path / "old" / "best_model_3.pth").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_worse_than_the_start_is_no_best_model(flags, recipe, tmp_path, caplog):
     # what is left is the loss of the text, of tokens that are read for the first time
     given = {"learning_rate": 0.5, "eval_step": 1, "mel_loss_weight": 1e-3}

@@ -43,6 +43,7 @@ def test_what_is_missing_or_left_over_is_named(uninterrupted, fails, tmp_path, s
     assert re.search(message, error)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_the_run(uninterrupted, fails, tmp_path):
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     before = {file.name: file.read_bytes() for file in run.glob("checkpoint_*")}
@@ -105,6 +106,7 @@ def test_weights_that_are_no_numbers_never_reach_a_checkpoint(corpus, fails, tmp
     assert [file.name for file in only_run(tmp_path).glob("*.pth")] == ["checkpoint_2.pth"]
 
 
+@pytest.mark.slow
 def test_a_failed_write_stops_the_run_at_the_next_step(corpus, fails, tmp_path, monkeypatch):
     written = torch.save
 
@@ -203,6 +205,7 @@ def test_batches_of_one_have_losses(corpus, recipe, tmp_path):
     assert len(steps) == 3
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_cannot_be_written_to_is_named(short_run, fails, tmp_path, monkeypatch):
     """The first thing that is written after the first batch fails: its message is not hidden by another error."""
 

@@ -214,6 +214,7 @@ def test_an_adapter_is_merged_or_kept_for_its_language(corpus, adapted, tmp_path
         load_model(tmp_path / "kept", "am")
 
 
+@pytest.mark.slow
 def test_what_a_run_changed_is_kept_apart_from_the_base(corpus, short_run, tmp_path):
     base = base_weights(corpus.base)
     trained = xtts_weights(checkpoint(short_run, 4)["model"])
@@ -283,6 +284,7 @@ def test_a_base_that_changed(corpus, own_base, resume, fails, tmp_path):
     assert "is not the file that the run started from" in fails(resume)[1]
 
 
+@pytest.mark.slow
 def test_a_base_that_is_gone(corpus, own_base, resume, fails, recipe, tmp_path):
     (own_base / "base" / "model.pth").unlink(missing_ok=True)
     assert "is not there any more. Put it back" in fails(resume)[1]

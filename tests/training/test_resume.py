@@ -69,6 +69,7 @@ def test_resumed_is_uninterrupted(uninterrupted, corpus, recipe, tmp_path, stop,
     require_same_run(run, uninterrupted, STEPS)
 
 
+@pytest.mark.slow
 def test_resumed_within_an_accumulation(corpus, recipe, tmp_path):
     flags = {"grad_accum_steps": 4, "val_manifest": None}
     recipe(corpus.flags(output_dir=tmp_path / "a", **flags))

@@ -37,6 +37,7 @@ def listing(folder: Path) -> dict[Path, tuple[int, ...]]:
     }
 
 
+@pytest.mark.slow
 def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, recipe, caplog):
     before = listing(stock_folder)
     recipe(corpus.stock_flags(stock_folder, max_steps=7))
