@@ -31,7 +31,7 @@ from xtts_extend.run.config import read_json, take_architecture
 from xtts_extend.setup.base import use_base
 from xtts_extend.training.trainer import ResumableTrainer
 
-#: Frames of an utterance of the corpus on average: a budget of so many times the batch size has as many utterances.
+#: Mean frames of an utterance of the corpus: a budget of N times this holds about N utterances.
 _FRAMES = 262
 _RATE = 22050
 _GPU = torch.cuda.is_available()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, run_checkpoints
 from xtts_extend.checkpoint.names import parse_name
+from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.run.config import read_json
 from xtts_extend.run.history import resumed_from
@@ -92,7 +93,7 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     if _has_no_checkpoint_yet(target):
         return _start_again(target)
     file = Path(ranks.from_main(inspect_checkpoint(target, verify=True).path if ranks.is_main else ""))
-    start = start_from(file, verify=False)
+    start = _open(file)
     info = start.info
     if start.training is None:
         if info.has_optimizer and flags.checkpoint is not None and not flags.start_fresh:
@@ -111,20 +112,24 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     return Start(Mode.RESUME, info, start.training)
 
 
-def start_from(file: Path, *, verify: bool = True) -> Start:
+def start_from(path: Path) -> Start:
     """The start of a run from the weights of a file, whatever else the file holds.
 
     Args:
-        file: the file, or a base directory.
-        verify: compare the checksums of a training checkpoint.
+        path: the file, or a base directory.
 
     Raises:
         CheckpointError: it is no sound checkpoint.
     """
-    info = inspect_checkpoint(file, verify=verify)
+    return _open(Path(inspect_checkpoint(path, verify=True).path))
+
+
+def _open(file: Path) -> Start:
+    """A file that is known to be sound."""
+    content, info = load_checkpoint(file)
     if info.kind == "base":
         return Start(Mode.START, info)
-    return Start(Mode.START_FRESH, info, TrainingCheckpoint.open(Path(info.path)))
+    return Start(Mode.START_FRESH, info, TrainingCheckpoint.of(content, info))
 
 
 def _has_no_checkpoint_yet(target: Path) -> bool:
