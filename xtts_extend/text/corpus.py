@@ -13,7 +13,7 @@ from pathlib import Path
 from xtts_extend.data.unspoken import find_damage
 from xtts_extend.errors import DataError
 from xtts_extend.notices import warn_once
-from xtts_extend.text.cleaners import JOINERS, is_silent
+from xtts_extend.text.characters import JOINERS, is_silent
 from xtts_extend.text.languages import clean_text, compose_stock
 from xtts_extend.text.verify import read_texts
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
-from functools import lru_cache, partial
-
-from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+from functools import lru_cache
 
 from xtts_extend.errors import LanguageError
 from xtts_extend.notices import warn_once
-from xtts_extend.text.cleaners import Cleaner, amharic_cleaner, default_cleaner
+from xtts_extend.text.cleaners import amharic_cleaner, default_cleaner
+from xtts_extend.text.cleaning import Cleaner, Cleaning, Step
 from xtts_extend.text.numbers import read_digits, spell_numbers
 from xtts_extend.text.sentences import split_sentences
+from xtts_extend.text.stock import STOCK_LANGUAGES, STOCK_LIMITS, compose_stock, is_stock
 
 __all__ = [
     "CLEANER_ERRORS",
@@ -22,6 +21,7 @@ __all__ = [
     "amharic_cleaner",
     "clean_numbers",
     "clean_text",
+    "cleaning_of",
     "compose_stock",
     "default_cleaner",
     "get_language",
@@ -47,17 +47,13 @@ _CODE = re.compile("[a-z]{2,8}")
 # No language has words for it, and the time that coqui's patterns take grows with the third power of its length.
 _ABSURD_NUMBER = re.compile("[0-9]{300,}")
 
-# A tokenizer without a vocabulary: coqui's cleaning lives in its methods.
-_stock = VoiceBpeTokenizer()
-_stock_preprocess = VoiceBpeTokenizer.preprocess_text
-_stock_limits: dict[str, int] = dict(_stock.char_limits)
-
-STOCK_LANGUAGES: frozenset[str] = frozenset(_stock_limits)
-
 
 @dataclass(frozen=True)
 class Language:
-    """A language: its code, its cleaner, and the length in characters up to which one utterance is good."""
+    """A language: its code, its cleaner, and the length in characters up to which one utterance is good.
+
+    The cleaner is a `Cleaning`, or any function from text to text; a language pack can carry only the former.
+    """
 
     code: str
     clean: Cleaner
@@ -78,21 +74,6 @@ def validate_code(code: str) -> str:
     return code
 
 
-def is_stock(code: str) -> bool:
-    """Whether coqui-tts itself cleans this language; a region is ignored, as coqui does ("zh-cn" is "zh")."""
-    return code.split("-")[0] in STOCK_LANGUAGES
-
-
-def compose_stock(text: str, code: str) -> str:
-    """Text of coqui's own languages with accents in its letters (NFC); of others as it is, their cleaners do the same.
-
-    Coqui's cleaners leave accents that are characters of their own (NFD), and its vocabulary has none of them.
-    """
-    composed = unicodedata.normalize("NFC", text) if is_stock(code) and not text.isascii() else text
-    # NFC takes some letters of Indic scripts apart
-    return composed if len(composed) < len(text) else text
-
-
 def language_tag(code: str) -> str:
     """The vocabulary's tag of a language, as coqui writes it: "am" -> "[am]", "zh" -> "[zh-cn]"."""
     base = code.split("-")[0]
@@ -108,7 +89,9 @@ def register_language(language: Language) -> None:
             "languages would change. Register another code."
         )
     if not callable(language.clean):
-        raise LanguageError(f"The cleaner of language '{language.code}' is {language.clean!r}; expected a function.")
+        raise LanguageError(
+            f"The cleaner of language '{language.code}' is {language.clean!r}; expected a function or a Cleaning."
+        )
     if language.char_limit < 1:
         raise LanguageError(f"char_limit of language '{language.code}' is {language.char_limit}; expected 1 or more.")
     _registry[language.code] = language
@@ -123,7 +106,7 @@ def get_language(code: str) -> Language:
 
 @lru_cache(maxsize=64)
 def _stock_language(code: str) -> Language:
-    return Language(code, partial(_clean_stock, code=code), _stock_limits[code])
+    return Language(code, Cleaning((Step("coqui", 1, {"language": code}),)), STOCK_LIMITS[code])
 
 
 @lru_cache(maxsize=64)
@@ -131,11 +114,20 @@ def _default_language(code: str) -> Language:
     return Language(code, default_cleaner(code))
 
 
-def _clean_stock(text: str, code: str) -> str:
-    try:
-        return _stock_preprocess(_stock, text, code)
-    except ImportError as error:
-        raise LanguageError(f"coqui's cleaning of '{code}' lacks a package: {error}. Install it.") from error
+def cleaning_of(code: str) -> tuple[Cleaning, int]:
+    """How a language is cleaned, as data, and its limit in characters.
+
+    Raises LanguageError for a malformed code, and where the registered cleaner is a Python function.
+    """
+    language = get_language(code)
+    if not isinstance(language.clean, Cleaning):
+        name = getattr(language.clean, "__name__", type(language.clean).__name__)
+        raise LanguageError(
+            f"The cleaner of language '{language.code}' is Python code ({name}), which a language pack cannot carry; "
+            'expected a Cleaning. Write it as steps, for example replacements (docs/languages.md, "Cleaning as data"), '
+            "and register that, or export with --merged."
+        )
+    return language.clean, language.char_limit
 
 
 def clean_text(text: str, language: str) -> str:

@@ -38,30 +38,41 @@ _ETHIOPIC_NUMERAL = re.compile("[፩-፼]{1,16}")
 _ETHIOPIC_HUNDRED, _ETHIOPIC_MYRIAD = "፻", "፼"
 
 
+def num2words_language(code: str) -> str | None:
+    """The code under which num2words files a language, "kz" for "kk"; None when it does not know it."""
+    filed = _NUM2WORDS_CODES.get(code, code)
+    return filed if filed in CONVERTER_CLASSES else None
+
+
 def knows_numbers(code: str) -> bool:
     """Whether `numbers_to_words` can read numbers in this language."""
-    return _NUM2WORDS_CODES.get(code, code) in CONVERTER_CLASSES
+    return num2words_language(code) is not None
 
 
-def numbers_to_words(text: str, code: str) -> str:
+def decimal_mark_of(code: str) -> str:
+    """The mark before a decimal fraction in this language: "." or ","."""
+    return "." if code in _DECIMAL_POINT_LANGUAGES else ","
+
+
+def numbers_to_words(text: str, code: str, decimal_mark: str | None = None) -> str:
     """Replace the numbers of a text (ASCII digits) by words; a language that num2words does not know keeps its digits.
 
     Thousands separators, decimal fractions and a minus sign after a space are understood. Of a number like 1.234 the
-    language's own convention decides which it is. A leading zero, or more than `MAX_CARDINAL_DIGITS` digits, is read
-    digit by digit. Letters that touch a number keep touching it (Amharic writes "in 1990" as one word).
+    decimal mark decides which it is, by default the language's own. A leading zero, or more than `MAX_CARDINAL_DIGITS`
+    digits, is read digit by digit. Letters that touch a number keep touching it (Amharic writes "in 1990" as one word).
     """
     if not knows_numbers(code):
         return text
-    return _NUMBER.sub(lambda match: _read_number(match[0], code), text)
+    mark = decimal_mark or decimal_mark_of(code)
+    return _NUMBER.sub(lambda match: _read_number(match[0], code, mark), text)
 
 
-def _read_number(number: str, code: str) -> str:
+def _read_number(number: str, code: str, decimal_mark: str) -> str:
     sign = ""
     if number.startswith("-"):
         number = number[1:]
         sign = _converter_word(code, "negword", "-")
         sign = sign if sign == "-" else sign + " "
-    decimal_mark = "." if code in _DECIMAL_POINT_LANGUAGES else ","
     match = _GROUPED.fullmatch(number)
     if match and match["fraction"] is None and match["mark"] == decimal_mark and number.count(decimal_mark) == 1:
         match = None  # 1,234 where the comma is the decimal mark

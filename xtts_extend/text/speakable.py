@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import DataError
-from xtts_extend.text.cleaners import is_silent, lower_dotted_i, plain_mark
+from xtts_extend.text.characters import is_silent, plain_mark
+from xtts_extend.text.cleaners import lower_dotted_i
 from xtts_extend.text.sentences import split_sentences
 from xtts_extend.text.vocabulary import first_of, name_character
 
