@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, cast
 
@@ -11,12 +12,16 @@ from torch import Tensor
 
 from xtts_extend.checkpoint.inspect import RECORD_KEY
 from xtts_extend.checkpoint.store import FORMAT_VERSION
+from xtts_extend.data.sample import Sample
 from xtts_extend.errors import CheckpointError
 from xtts_extend.model.frozen_rows import BaseRows
+from xtts_extend.run.history import hours
 from xtts_extend.run.position import Position, unjudged
 
 #: The last version of checkpoints whose evaluations depended on how they were batched.
 _LAST_BATCHED_VERSION = 2
+#: How many texts of the language that is learned a checkpoint holds.
+_TEXTS = 50
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,34 @@ class RecordedAdapter:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a run learned from, without what it replays.
+
+    Attributes:
+        hours, utterances: by language.
+        texts: up to fifty of the language that is learned, spread evenly over its samples, as manifests have them.
+    """
+
+    hours: Mapping[str, float]
+    utterances: Mapping[str, int]
+    texts: Sequence[str]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], language: str) -> TrainedOn:
+        """Count training samples.
+
+        Args:
+            samples: of a run, checked.
+            language: that is learned.
+        """
+        learned = [sample for sample in samples if not sample.replay]
+        texts = [sample.text for sample in learned if sample.language == language]
+        count = min(_TEXTS, len(texts))
+        spread = [texts[number * len(texts) // count] for number in range(count)]
+        return cls(hours(learned), dict(Counter(sample.language for sample in learned)), spread)
+
+
 class _Adapter(TypedDict):
     rank: int
     tensors: dict[str, Tensor]
@@ -51,6 +84,12 @@ class _Vocabulary(TypedDict):
     digest: str
 
 
+class _TrainedOn(TypedDict):
+    hours: dict[str, float]
+    utterances: dict[str, int]
+    texts: list[str]
+
+
 class _Written(TypedDict, total=False):
     """The key as it lies in the file; docs/architecture.md says what each value is."""
 
@@ -62,6 +101,7 @@ class _Written(TypedDict, total=False):
     processes: int
     data_digest: str
     val_digest: str
+    trained_on: _TrainedOn
     state: dict[str, object]
 
 
@@ -77,6 +117,7 @@ class RunRecord:
         adapter: of the run.
         processes: how many trained together; the recorded batch size is that of one.
         data_digest, val_digest: of the samples, see `setup.samples.data_digest`; None where they are not recorded.
+        trained_on: what it learned from; None in checkpoints of releases that did not record it.
         version: of the format.
     """
 
@@ -88,6 +129,7 @@ class RunRecord:
     processes: int = 1
     data_digest: str | None = None
     val_digest: str | None = None
+    trained_on: TrainedOn | None = None
     version: int = FORMAT_VERSION
 
     @classmethod
@@ -101,7 +143,7 @@ class RunRecord:
             return None
         written = cast(_Written, content[RECORD_KEY])
         try:
-            rows, vocabulary = written["base_rows"], written.get("vocabulary")
+            rows, vocabulary, learned = written["base_rows"], written.get("vocabulary"), written.get("trained_on")
             adapter = written.get("adapter") or _Adapter(rank=0, tensors={})
             return cls(
                 vocabulary=RecordedVocabulary(vocabulary["tokens"], vocabulary["digest"]) if vocabulary else None,
@@ -112,6 +154,7 @@ class RunRecord:
                 processes=written.get("processes", 1),
                 data_digest=written.get("data_digest"),
                 val_digest=written.get("val_digest"),
+                trained_on=TrainedOn(learned["hours"], learned["utterances"], learned["texts"]) if learned else None,
                 version=written.get("version", 0),
             )
         except KeyError as error:
@@ -137,6 +180,12 @@ class RunRecord:
         }
         if self.vocabulary is not None:
             written["vocabulary"] = {"tokens": dict(self.vocabulary.tokens), "digest": self.vocabulary.digest}
+        if (learned := self.trained_on) is not None:
+            written["trained_on"] = {
+                "hours": dict(learned.hours),
+                "utterances": dict(learned.utterances),
+                "texts": list(learned.texts),
+            }
         return written
 
     @property

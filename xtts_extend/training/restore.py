@@ -20,7 +20,7 @@ from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_
 from xtts_extend.model.migration import Migration
 from xtts_extend.run.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, NewLanguageConfig, changes
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.run.record import RecordedAdapter, RecordedVocabulary, RunRecord
+from xtts_extend.run.record import RecordedAdapter, RecordedVocabulary, RunRecord, TrainedOn
 from xtts_extend.run.recorded import OptimizerState, TrainingCheckpoint
 from xtts_extend.setup.samples import data_digest
 from xtts_extend.setup.vocabulary_change import checkpoint_vocabulary, migrated, require_same_vocabulary
@@ -43,6 +43,7 @@ def run_record(state: RunState) -> RunRecord:
         processes=state.ranks.size,
         data_digest=data_digest(state.train_samples),
         val_digest=data_digest(state.eval_samples),
+        trained_on=TrainedOn.of(state.train_samples, state.config.language),
     )
 
 
