@@ -11,6 +11,8 @@ What it does, and what each part costs:
   new folder beside it.
 * The vocabulary may be larger than the base's. New rows start near what they sound like; old rows are frozen, that is,
   they are no parameters at all. This costs nothing and saves their gradients and moments.
+* What makes a voice of a recording is frozen beside new tokens: a voice is the base's, whatever language it speaks. It
+  gets no gradient and no moments, which makes a step faster; `--voice trained` trains it as well.
 * A checkpoint of another vocabulary is refused, by its tokens and not by their number; with `--on-vocab-change migrate`
   every row and its moments follow their token.
 * Every recording is read once before training (cached by size and time); what is unusable is named and left out.
@@ -82,6 +84,9 @@ def main(argv: list[str]) -> None:
             if config.freeze_base_rows:
                 model.freeze_base_rows()
             require_old_languages(model, config, samples.evaluation)
+        if config.voice == "frozen":
+            # as recorded, or because there are new tokens: no gradient, no graph, no moments
+            model.freeze_voice()
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
         equip(model, config, samples.train)

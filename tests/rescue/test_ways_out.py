@@ -74,8 +74,9 @@ def again(corpus, tmp_path):
          "columns": "text=die Sätze,audio=1"},
         {"no_freeze_base_rows": True, "gradient_checkpointing": True, "epochs": 5},
         {"text_loss_weight": 0.5, "weight_decay": 0.25, "grad_clip": 0.5, "max_minutes": 90.0, "eval_step": 5},
+        {"voice": "trained"},
     ],
-    ids=["batches", "adapter", "weights", "rows", "losses"],
+    ids=["batches", "adapter", "weights", "rows", "losses", "voice"],
 )  # fmt: skip
 def test_flags_give_recorded_values_again(again, flags):
     line = again(**flags)

@@ -48,6 +48,7 @@ def of_stock(config, **content):
             {"model_args": {"max_wav_length": 99, "max_text_length": None}},
             id="ours",
         ),
+        pytest.param({"adapter": "lora"}, {}, {"voice": "frozen"}, id="adapter of an older release"),
     ],
 )
 def test_a_recorded_value_is_read_for_what_it_means(config, content, expected):

@@ -29,7 +29,8 @@ class Probe(trainer_module.Updater):
 
     def _move(self):
         if "gradients" not in kept:
-            kept["gradients"] = {name: part.grad.clone() for name, part in self.gpt.named_parameters()}
+            trained = [(name, part) for name, part in self.gpt.named_parameters() if part.requires_grad]
+            kept["gradients"] = {name: part.grad.clone() for name, part in trained}
         super()._move()
         kept["weights"] = {name: part.detach().clone() for name, part in self.gpt.named_parameters()}
 

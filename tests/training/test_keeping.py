@@ -164,6 +164,7 @@ def test_other_evaluation_samples_are_measured_with_the_base_again(corpus, recip
         (["--min-retention=0.9"], "no language that the base knows is evaluated"),
         (["--adapter=lora", "--coqpit.l2_sp=1"], "l2_sp pulls the transformer"),
         (["--adapter=lora", "--no-freeze-base-rows"], "An adapter needs frozen base rows"),
+        (["--adapter=lora", "--voice=trained"], "leaves the voice side as it is"),
     ],
 )
 def test_what_cannot_be_replayed(corpus, fails, replay, tmp_path, given, message):

@@ -50,7 +50,7 @@ def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
     for text, rows in ((started, "start: romanized"), (resumed, "as in the checkpoint")):
         assert text.count("base tokens 0–399 (pretrained, frozen)") == 1
         assert text.count(f"new tokens 400–549 (150, {rows})") == 1
-        assert text.count("51,600 of 804,432 parameters of the GPT are frozen") == 1
+        assert text.count("487,736 of 804,432 parameters of the GPT are frozen") == 1
         assert text.count("12 training samples, 4 evaluation samples") == 1
         assert text.count("batches of 2 · 1 per optimizer step · learning rate 0 · until 10 epochs") == 1
         assert text.count("the run ends here") == 1

@@ -25,6 +25,7 @@ from xtts_extend.model.forward import Layout, forward
 from xtts_extend.model.frozen_rows import BaseRows, FrozenRowsEmbedding, FrozenRowsLinear
 from xtts_extend.model.kernels import use_fast_kernels
 from xtts_extend.model.learning_rates import configured_groups
+from xtts_extend.model.voice import freeze_voice, voice_parameters
 from xtts_extend.text.vocabulary import readable_by_coqui
 
 logger = logging.getLogger("trainer")
@@ -154,6 +155,19 @@ class ExtendedGPTTrainer(GPTTrainer):
     def base(self) -> BaseRows:
         """What `freeze_as` of a later resume needs to know."""
         return BaseRows(self.base_rows, self.rows_frozen, dict(self.base_digests))
+
+    def freeze_voice(self) -> None:
+        """Freeze what makes a voice of reference audio, so that voices stay the base's for every language.
+
+        A voice is computed before anyone knows the language that it will speak. The optimizer has to be made after
+        this: it keeps no moments of what is frozen.
+        """
+        freeze_voice(self.xtts.gpt)
+
+    @property
+    def voice_frozen(self) -> bool:
+        """Whether nothing of the voice side trains; beside an adapter nothing does."""
+        return not any(parameter.requires_grad for parameter in voice_parameters(self.xtts.gpt))
 
     def add_adapter(self, rank: int) -> None:
         """Train adapters of a rank and the rows of new tokens instead of the transformer; nothing to do a second time.
@@ -352,6 +366,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         lines = [f"base tokens 0–{self.base_rows - 1} (pretrained{', frozen' if self.rows_frozen else ''})"]
         if new:
             lines.append(f"new tokens {self.base_rows}–{self.vocab_size - 1} ({new}, {init})")
+        lines.append(f"voice side (conditioning encoder and perceiver) {'frozen' if self.voice_frozen else 'trained'}")
         others = sum(part.numel() for name, part in self.named_parameters() if not name.startswith("xtts.gpt."))
         lines.append(f"{frozen:,} of {trained + frozen:,} parameters of the GPT are frozen")
         lines.append(

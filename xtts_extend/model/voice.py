@@ -1,4 +1,7 @@
-"""A reference recording becomes a voice, and text in that voice becomes audio, through the stock `Xtts`."""
+"""A reference recording becomes a voice, and text in that voice becomes audio, through the stock `Xtts`.
+
+What of the GPT makes voices can be frozen here, for training.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from xtts_extend.data.audio import LITTLE_SOUND, SILENCE_LEVEL, describe_sound, sound_share
 from xtts_extend.errors import DataError
@@ -22,6 +26,11 @@ logger = logging.getLogger("trainer")
 REFERENCE_RATE = 22050
 #: What coqui's encoders need, in seconds.
 _SHORTEST_S = 0.33
+#: The voice side of coqui's `GPT`, which makes a voice of reference audio: the beginnings of its parameters' names.
+#: XTTS v1 has no perceiver.
+VOICE_PARTS = ("conditioning_encoder.", "conditioning_perceiver.")
+#: What training does with it.
+VOICE_MODES = ("frozen", "trained")
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,17 @@ class Voice:
 
     latents: Tensor
     embedding: Tensor
+
+
+def voice_parameters(gpt: Any) -> list[Parameter]:
+    """The parameters of the voice side of coqui's `GPT`."""
+    return [parameter for name, parameter in gpt.named_parameters() if name.startswith(VOICE_PARTS)]
+
+
+def freeze_voice(gpt: Any) -> None:
+    """Let the voice side of coqui's `GPT` have no gradients, so that no graph is built of it and nothing moves it."""
+    for parameter in voice_parameters(gpt):
+        parameter.requires_grad_(False)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
 from xtts_extend.model.migration import nearest_rows
+from xtts_extend.model.voice import VOICE_PARTS
 from xtts_extend.rescue.patient import Patient, expected_shape, row_moments
 from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE
 from xtts_extend.text.verify import dead_entries
@@ -244,6 +245,7 @@ def measure_moments(patient: Patient, moments: dict[str, dict[str, Any]] | None)
         and key.removeprefix("gpt.") not in moments
         # beside an adapter only token rows have any
         and (not has_adapter or key.removeprefix("gpt.") in TOKEN_TENSORS)
+        and not (patient.froze_voice and key.removeprefix("gpt.").startswith(VOICE_PARTS))
     ]
     for name, state in moments.items():
         expected = expected_shape(patient, name)

@@ -22,6 +22,7 @@ from xtts_extend.model.frozen_rows import FrozenRowsEmbedding, FrozenRowsLinear
 from xtts_extend.model.gpt_trainer import merged_weights, row_digests
 from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.model.migration import nearest_rows
+from xtts_extend.model.voice import freeze_voice
 from xtts_extend.run.config import NewLanguageConfig, take_recorded
 from xtts_extend.run.record import RunRecord
 from xtts_extend.run.recorded import TrainingCheckpoint
@@ -88,6 +89,11 @@ class Patient:
     def adapter_rank(self) -> int:
         """Of the run's adapter; 0 without one."""
         return self.record.adapter.rank if self.record else 0
+
+    @property
+    def froze_voice(self) -> bool:
+        """Whether the run trained nothing of the voice side."""
+        return bool(self.recorded.get("voice") == "frozen")
 
     @property
     def new_rows(self) -> Tensor:
@@ -247,6 +253,8 @@ def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
         if patient.frozen_rows:
             gpt.text_embedding = FrozenRowsEmbedding(gpt.text_embedding, patient.frozen_rows)
             gpt.text_head = FrozenRowsLinear(gpt.text_head, patient.frozen_rows)
+        if patient.froze_voice:
+            freeze_voice(gpt)
         if patient.adapter_rank:
             add_adapter(gpt, patient.adapter_rank)
     names = {id(parameter): name.replace(".new.", ".") for name, parameter in gpt.named_parameters()}

@@ -45,6 +45,7 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # of t
     patience: int | None = field(default=None, metadata={"help": "Evaluations without a better model before the end."})
     init: str = field(default="romanized", metadata={"help": "Start of the new rows."})
     freeze_base_rows: bool = field(default=True, metadata={"help": "Keep the rows of old tokens as they are."})
+    voice: str = field(default="trained", metadata={"help": "frozen, or trained: what makes a voice of recordings."})
     batch_frames: int | None = field(default=None, metadata={"help": "Budget of a batch instead of a count; 0: auto."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Compute again instead of keeping."})
     compile: bool = field(default=False, metadata={"help": "Compile the transformer's layers with torch.compile."})
@@ -82,6 +83,7 @@ OF_OLDER_RUNS = ("l2_sp", "layer_decay", "new_row_learning_rate")
 #: What the saved optimizer and schedule depend on: it cannot change within a run. Names as in the configuration.
 FIXED_FOR_THE_RUN = (
     "freeze_base_rows",
+    "voice",
     "optimizer",
     "optimizer_wd_only_on_weights",
     "lr_scheduler",
@@ -116,6 +118,7 @@ DEFINES_THE_RUN = (
 
 #: What a run that recorded nothing of it trained with: the defaults.
 _NEVER_WITHOUT = (
+    "voice",
     "batch_frames",
     "adapter",
     "replay_share",

@@ -90,6 +90,9 @@ class TrainingCheckpoint:
         config = dict(found) if isinstance(found, Mapping) else {}
         if config and record is None:
             config = _of_stock(config)
+        if config.get("adapter", "none") != "none":
+            # releases that did not record it trained nothing of it beside an adapter
+            config.setdefault("voice", "frozen")
         # one for all optimizers; some releases put it into a list
         scaler = next(iter(_as_list(content.get("scaler"))), None)
         if not scaler:

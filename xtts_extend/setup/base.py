@@ -25,10 +25,8 @@ from xtts_extend.run.config import NewLanguageConfig, read_json, take_architectu
 from xtts_extend.text.vocabulary import load_vocabulary
 
 FILES = ("config.json", "model.pth", "vocab.json", "dvae.pth", "mel_stats.pth")
-#: Bytes per trained parameter in float32: the weight, its gradient and AdamW's two moments.
-_TRAINING_BYTES = 16
-#: A checkpoint holds the weight and the two moments.
-_CHECKPOINT_BYTES = 12
+#: Bytes of a parameter in float32; of its gradient and AdamW's two moments, where it trains; of these two alone.
+_WEIGHT_BYTES, _TRAINING_BYTES, _MOMENT_BYTES = 4, 12, 8
 
 
 def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
@@ -235,15 +233,19 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
     # an untrained one gives a single code; training then has no content to learn, but nothing fails
     heard = f"{codes} different ones of {batch['audio_codes'].numel()} for two seconds of noise"
     yield Finding("the DVAE gives different codes", heard, True if codes > 1 else None)
-    trained = sum(parameter.numel() for parameter in model.xtts.gpt.parameters())
-    memory, free = trained * _TRAINING_BYTES / 1e9, psutil.virtual_memory().available / 1e9
+    # as a run with new tokens does
+    model.freeze_voice()
+    everything = sum(parameter.numel() for parameter in model.xtts.gpt.parameters())
+    trained = sum(parameter.numel() for parameter in model.xtts.gpt.parameters() if parameter.requires_grad)
+    memory = (everything * _WEIGHT_BYTES + trained * _TRAINING_BYTES) / 1e9
+    free = psutil.virtual_memory().available / 1e9
     yield Finding(
         "memory for weights, gradients and AdamW in float32",
         f"{memory:.1f} GB and activations; {free:.1f} GB free here",
         None,
     )
     decoder = sum(tensor.nbytes for key, tensor in weights.items() if not key.startswith("gpt."))
-    size = (trained * _CHECKPOINT_BYTES + decoder) / 1e9
+    size = (everything * _WEIGHT_BYTES + trained * _MOMENT_BYTES + decoder) / 1e9
     disk = shutil.disk_usage(base_dir).free / 1e9
     # the newest three, one being written, the old and the new best
     yield Finding(

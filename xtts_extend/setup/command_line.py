@@ -53,7 +53,10 @@ def recorded_flags(recorded: Mapping[str, object], base_dir: Path) -> tuple[list
     for action in make_parser()._actions:
         key = RENAMED.get(action.dest, action.dest)
         value = lookup(wanted, key)
-        if action.dest in NOT_CONFIG or key in NOT_CARRIED or value in (None, ABSENT) or value == lookup(now, key):
+        if action.dest in NOT_CONFIG or key in NOT_CARRIED or value in (None, ABSENT):
+            continue
+        # the default of a start depends on its tokens
+        if value == lookup(now, key) and not (key == "voice" and "voice" in recorded):
             continue
         # flags that exclude each other, or need each other
         if (key == "batch_size" and wanted.batch_frames is not None) or (key == "replay_share" and not wanted.replay):

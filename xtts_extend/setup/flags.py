@@ -11,6 +11,7 @@ from xtts_extend.data.columns import parse_columns
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.adapter import KINDS as ADAPTERS
 from xtts_extend.model.embedding import INIT_METHODS
+from xtts_extend.model.voice import VOICE_MODES
 from xtts_extend.run.config import NewLanguageConfig, apply_override
 
 _EPILOG = """Every value of the configuration can be set as --coqpit.KEY=VALUE as well (--coqpit.lr=1e-5,
@@ -143,6 +144,13 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_false",
         help="train the rows of old tokens too; by default they cannot move, and old text keeps its embeddings",
     )
+    start.add_argument(
+        "--voice",
+        choices=VOICE_MODES,
+        help="what makes a voice of a recording, conditioning encoder and perceiver: frozen, so that voices stay the "
+        "base's for every language and a step costs less, or trained, as coqui's recipe does [frozen with new tokens "
+        "or an adapter, else trained]",
+    )
 
     training = parser.add_argument_group("training (a step is a batch)")
     training.add_argument("--epochs", type=_positive, help="stop after so many passes [1000: until you stop it]")
@@ -247,14 +255,15 @@ def make_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--keep-checkpoints",
         type=_positive,
-        help="newest checkpoints to keep, beside the best [3: one of the published size takes 5.3 GB]",
+        help="newest checkpoints to keep, beside the best [3: one of the published size takes 5.0 GB]",
     )
     output.add_argument("--eval-step", type=_positive, help="steps between evaluations [at each epoch's end only]")
     output.add_argument(
         "--min-retention",
         type=_at_least_zero,
-        help="a model is the best one only if each old language keeps this retention, the base's mel loss over its own "
-        "(0.99: at most 1 %% worse) [no limit]",
+        help="a model is the best one only if its merged weights keep this retention of each old language, the base's "
+        "mel loss over theirs (0.99: at most 1 %% worse); beside a pack the base speaks the old languages exactly as "
+        "before, whatever this is [no limit]",
     )
     output.add_argument(
         "--patience", type=_positive, help="end after so many evaluations in a row without a new best model [never]"

@@ -11,6 +11,7 @@ from xtts_extend.setup.base import use_base
 from xtts_extend.setup.flags import Flags, apply_flags
 from xtts_extend.setup.hardware import has_bf16, loader_workers
 from xtts_extend.setup.start import Mode, Start
+from xtts_extend.text.vocabulary import load_vocabulary
 
 
 def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguageConfig:
@@ -54,6 +55,8 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
     apply_flags(config, flags)
     if not start.resumed:
         config.started_from_vocab = config.checkpoint_vocab
+        if not (_is_given(flags, "voice") or "voice" in start.settings):
+            config.voice = _voice(config, start)
     config.train_manifests = [_absolute(spec) for spec in config.train_manifests]
     config.val_manifests = [_absolute(spec) for spec in config.val_manifests]
     config.replay = [_absolute(spec) for spec in config.replay]
@@ -78,11 +81,30 @@ def _take_run(config: NewLanguageConfig, checkpoint: TrainingCheckpoint, flags: 
     folder = checkpoint.path.absolute().parent
     beside = (folder / "config.json").is_file()
     config.output_path = str(folder.parent) if beside else NewLanguageConfig.output_path
-    said = "grad_accum_steps" in flags.values or any(
-        item.startswith("--coqpit.grad_accum_steps") for item in flags.overrides
-    )
-    if "grad_accum_steps" not in checkpoint.config and not said:
+    if "grad_accum_steps" not in checkpoint.config and not _is_given(flags, "grad_accum_steps"):
         config.grad_accum_steps = _counted_accumulation(checkpoint)
+
+
+def _is_given(flags: Flags, key: str) -> bool:
+    """Whether a flag or an override gives a value of the configuration."""
+    return key in flags.values or any(item.startswith(f"--coqpit.{key}=") for item in flags.overrides)
+
+
+def _voice(config: NewLanguageConfig, start: Start) -> str:
+    """Whether the voice side trains in a run that starts and does not say: not beside new tokens or an adapter.
+
+    New are the tokens that the base does not know, whatever the weights knew of them that the run starts from.
+    """
+    if config.adapter != "none":
+        return "frozen"
+    if start.training is None:
+        base_rows = start.info.vocab_size
+    elif start.training.record is not None:
+        base_rows = start.training.record.base_rows.rows
+    else:
+        base_rows = load_vocabulary(Path(config.base_dir) / "vocab.json", quiet=True).size
+    vocabulary = load_vocabulary(config.model_args.tokenizer_file, quiet=True)
+    return "frozen" if vocabulary.size > base_rows else "trained"
 
 
 def _counted_accumulation(checkpoint: TrainingCheckpoint) -> int:

@@ -11,7 +11,7 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.adapter import KINDS as ADAPTERS
 from xtts_extend.model.embedding import INIT_METHODS
-from xtts_extend.model.voice import REFERENCE_RATE
+from xtts_extend.model.voice import REFERENCE_RATE, VOICE_MODES
 from xtts_extend.run.config import NewLanguageConfig, recordings
 from xtts_extend.setup.base import require_codec
 from xtts_extend.setup.start import Start
@@ -55,6 +55,8 @@ def validate_config(config: NewLanguageConfig, start: Start) -> None:
     validate_code(config.language)
     if not config.train_manifests:
         raise ConfigError("--train-manifest is missing: give at least one manifest.")
+    if config.adapter != "none" and config.voice == "trained":
+        raise ConfigError("--adapter lora leaves the voice side as it is. Leave --voice trained out.")
     _require_fit(config, start)
     _require_sense(config)
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
@@ -72,7 +74,11 @@ def _require_numbers(config: NewLanguageConfig) -> None:
         value = getattr(config, key)
         if value is not None and (type(value) is not int or value < 1):
             raise ConfigError(f"{key} is {value}; a whole number of at least 1 was expected.")
-    for key, value, known in (("init", config.init, INIT_METHODS), ("adapter", config.adapter, ADAPTERS)):
+    for key, value, known in (
+        ("init", config.init, INIT_METHODS),
+        ("voice", config.voice, VOICE_MODES),
+        ("adapter", config.adapter, ADAPTERS),
+    ):
         if value not in known:
             raise ConfigError(f"{key} is {value!r}; choose one of {', '.join(known)}.")
 

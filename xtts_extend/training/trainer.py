@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import logging.handlers
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -104,6 +103,8 @@ class ResumableTrainer(Trainer):
         if args.restore_path and resumed is None:
             resumed = take_up(TrainingCheckpoint.open(Path(args.restore_path)), config, train_samples, ranks)
             model.freeze_as(resumed.base_rows)
+            if config.voice == "frozen":
+                model.freeze_voice()
         if resumed is not None:
             in_place = not (new_run or resumed.migration or resumed.checkpoint.is_of_others)
             run_folder = resumed.checkpoint.path.absolute().parent if in_place else None
@@ -245,8 +246,7 @@ class ResumableTrainer(Trainer):
         """
         self.callbacks.on_train_step_start(self)
         position = self.position
-        whole = self._sampler.batch(step)
-        names = [self.train_samples[index].manifest_audio_file for index in whole]
+        names = [self.train_samples[index].manifest_audio_file for index in self._sampler.batch(step)]
         learning_rate = self.state.learning_rate
         moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
         losses = self._updater.step(batch, names, self.train_loader, moves=moves)
