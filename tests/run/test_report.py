@@ -92,6 +92,19 @@ def test_it_says_what_the_run_wrote(run, page):
     assert [event["step"] for event in read_history(run)] == [0, 3, 3, 6]
 
 
+def test_retention_is_that_of_the_merged_weights_where_the_base_is_kept_apart(run, page, tmp_path):
+    told = ("retention, merged weights", "en, merged weights", "In the model folder, where what was learned is kept")
+    assert all(text in page.text for text in told)
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*.pth"))
+    steps, evaluations = read_metrics(run)
+    merged = [{name: value for name, value in line.items() if name != "retention_in_folder"} for line in evaluations]
+    write_metrics(tmp_path / "run", [*steps, *merged])
+    write_report(tmp_path / "run")
+    other = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text
+    assert not any(text in other for text in told)
+    assert "The base's mel loss over the model's" in other
+
+
 def test_speech_is_on_the_page(run, page):
     sounds = [attributes["src"] for tag, attributes in page.tags if tag == "audio"]
     files = sorted((run / "samples").iterdir())

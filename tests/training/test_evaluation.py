@@ -107,6 +107,26 @@ def test_what_is_unchanged_is_kept_whole(recipe, unmoved, tmp_path, batches):
     assert lines[3]["loss"] == pytest.approx(evaluated(unmoved)[0]["loss"], **SAME)
 
 
+def test_what_is_kept_is_said_of_the_merged_weights_and_of_the_folder(unmoved):
+    said = [(line["language"], line.get("retention_in_folder")) for line in read_metrics(unmoved)[1]]
+    assert said == [("am", None), ("en", 1.0)] * 2
+    log = (unmoved / "trainer_0_log.txt").read_text(encoding="utf-8").splitlines()
+    shown = {line.split(" · ")[1]: line for line in log if "EVAL step 2" in line}
+    assert shown["en"].endswith(" · retention 1.0000 merged · 1 in the folder")
+    assert "in the folder" not in shown["am"]
+
+
+@pytest.mark.slow
+def test_what_cannot_be_kept_apart_is_said_as_it_is(flags, recipe, tmp_path):
+    recipe(flags(output_dir=tmp_path, voice="trained", max_steps=1, eval_step=1))
+    run = only_run(tmp_path)
+    (line,) = [line for step, line in evaluated(run).items() if step == 1]
+    assert "retention_in_folder" not in line
+    log = (run / "trainer_0_log.txt").read_text(encoding="utf-8").splitlines()
+    (shown,) = [row for row in log if "EVAL step 1 · en" in row]
+    assert shown.endswith(f" · retention {line['retention']:.4f}")
+
+
 @pytest.mark.parametrize("version", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_evaluations_of_earlier_releases_do_not_count(recipe, unmoved, tmp_path, caplog, version):
     old = edited(unmoved / "checkpoint_2.pth", tmp_path / "old", of_format(version))

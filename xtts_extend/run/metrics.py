@@ -41,6 +41,7 @@ class Line(TypedDict, total=False):
     measure: int
     language: str
     retention: float | None
+    retention_in_folder: float
 
 
 class MetricsLog:

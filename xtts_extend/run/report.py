@@ -30,7 +30,7 @@ _HEARD = 4
 _SETTINGS = (
     *("language", "base_dir", "started_from", "lr", "lr_scheduler"),
     *("batch_size", "grad_accum_steps", "replay", "replay_share", "distill_weight", "adapter", "adapter_rank"),
-    *("init", "freeze_base_rows", "min_retention", "patience", "mixed_precision", "training_seed"),
+    *("init", "freeze_base_rows", "voice", "min_retention", "patience", "mixed_precision", "training_seed"),
 )
 
 _PAGE = """<!doctype html>
@@ -128,7 +128,8 @@ def _summary(run: Path, language: str, steps: Sequence[Line], evaluations: Seque
         best = min(lines, key=lambda line: math.inf if line["loss"] is None else line["loss"])
         kept = last.get("retention", "the language to learn" if code == language else "")
         rows.append((code, first["loss_mel_ce"], last["loss_mel_ce"], best["loss_mel_ce"], best["step"], kept))
-    head = ("language", "mel loss, first", "last", "best", "at step", "retention")
+    kept_by = "retention, merged weights" if _is_apart(evaluations) else "retention"
+    head = ("language", "mel loss, first", "last", "best", "at step", kept_by)
     files = [file.name for file in run_checkpoints(run)]
     text = [f"<p>{len(steps)} steps. Checkpoints: {html.escape(', '.join(files) or 'none')}.</p>"]
     text.append(_table(head, rows) if rows else "<p>Nothing was evaluated (no --val-manifest).</p>")
@@ -153,6 +154,12 @@ def _losses(steps: Sequence[Line], evaluations: Sequence[Line], history: Sequenc
     return _plot(curves, "mel loss", history)
 
 
+def _is_apart(evaluations: Sequence[Line]) -> bool:
+    """Whether what the run learned can be kept apart from the base, by its last evaluation."""
+    last = max((line["step"] for line in evaluations), default=0)
+    return any("retention_in_folder" in line for line in evaluations if line["step"] == last)
+
+
 def _retention(evaluations: Sequence[Line], history: Sequence[Event], config: Mapping[str, object]) -> str:
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in evaluations:
@@ -161,6 +168,13 @@ def _retention(evaluations: Sequence[Line], history: Sequence[Event], config: Ma
     if not curves:
         return "<p>No old language was evaluated: give --val-manifest PATH:LANG for the languages to keep.</p>"
     said = "<p>The base's mel loss over the model's, on the same recordings: 1 is as the base, less is forgotten.</p>"
+    if _is_apart(evaluations):
+        curves = {f"{language}, merged weights": points for language, points in curves.items()}
+        said = (
+            "<p>The base's mel loss over that of the merged weights, on the same recordings: 1 is as the base, less is "
+            "forgotten. In the model folder, where what was learned is kept in a pack, the base stays exact, and "
+            "retention is 1.</p>"
+        )
     level = config.get("min_retention")
     return said + _plot(curves, "retention", history, level=level if isinstance(level, float) else 1.0)
 

@@ -150,12 +150,25 @@ def equip(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequenc
 
 def old_languages(languages: Iterable[str], model: ExtendedGPTTrainer, config: NewLanguageConfig) -> list[str]:
     """Those of the languages that the base knew: their tag is a token of it, and they are not the one to learn."""
-    tokens = model.xtts.tokenizer.tokenizer
-    return [
-        language
-        for language in languages
-        if language != config.language and tokens.token_to_id(language_tag(language)) < model.base_rows
-    ]
+    return [language for language in languages if language != config.language and not _is_new(language, model)]
+
+
+def _is_new(language: str, model: ExtendedGPTTrainer) -> bool:
+    """Whether the base has no token for the tag of a language."""
+    return bool(model.xtts.tokenizer.tokenizer.token_to_id(language_tag(language)) >= model.base_rows)
+
+
+def can_be_pack(model: ExtendedGPTTrainer, samples: Sequence[Sample]) -> bool:
+    """Whether what a run learns can be kept apart from its base, for one new language: voices and old rows are frozen.
+
+    In a model folder the base then speaks all other languages exactly as before.
+
+    Args:
+        model: of the run.
+        samples: that it is trained on.
+    """
+    new = [language for language in {sample.language for sample in samples} if _is_new(language, model)]
+    return model.voice_frozen and model.rows_frozen and len(new) == 1
 
 
 def require_old_languages(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample]) -> None:

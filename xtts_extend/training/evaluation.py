@@ -20,7 +20,7 @@ from xtts_extend.run.curves import read_curves
 from xtts_extend.run.folder import SAMPLES
 from xtts_extend.run.metrics import MEASURE, MetricsLog
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.setup.reference import old_languages
+from xtts_extend.setup.reference import can_be_pack, old_languages
 from xtts_extend.training.loaders import eval_loader
 from xtts_extend.training.signals import Interrupted, StopSignal
 from xtts_extend.training.state import RunState
@@ -29,7 +29,7 @@ from xtts_extend.training.update import out_of_memory
 logger = logging.getLogger("trainer")
 
 
-#: Losses by their names, and of an old language its retention.
+#: Losses by their names, and of an old language its retention, which comes after them.
 Losses = dict[str, float]
 
 
@@ -125,25 +125,35 @@ def note_evaluation(
         metrics, dashboard: of the run.
 
     Returns:
-        The losses, and of old languages the retention: the base's mel loss over the model's.
+        The losses, and of old languages the retention: the base's mel loss over that of the model, which is the base
+        with all that was learned merged into it. Where that can be kept in a pack, `retention_in_folder` is 1: beside
+        a pack the base itself speaks them.
     """
     position, lines = state.position, {language: dict(values) for language, values in lines.items()}
     if position.step == 0:
         note_base_losses(state, lines)
     weight = state.config.model_args.gpt_loss_mel_ce_weight
+    apart = {"retention_in_folder": 1.0} if can_be_pack(state.model, state.train_samples) else {}
     for language in position.base_losses.keys() & lines.keys():
-        lines[language]["retention"] = position.base_losses[language] * weight / lines[language]["loss_mel_ce"]
+        retention = position.base_losses[language] * weight / lines[language]["loss_mel_ce"]
+        lines[language] |= {"retention": retention, **apart}
     for language, values in lines.items():
         metrics.add(eval=True, measure=MEASURE, step=position.step, epoch=position.epoch, language=language, **values)
         scalars = {f"{language}/{name}": value for name, value in values.items()}
         dashboard.add_scalars("eval", scalars, position.step)
-        shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items())
-        logger.info(" > EVAL step %d · %s · %s", position.step, language, shown)
+        logger.info(" > EVAL step %d · %s · %s", position.step, language, _in_words(values))
     metrics.flush()
     curves = read_curves(metrics.path, None, state.config.language)
     for name, reason in (curves.onset() if curves else {}).items():
         logger.warning(" > %s: %s", name, reason)
     return lines
+
+
+def _in_words(values: Losses) -> str:
+    shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items() if name != "retention_in_folder")
+    if "retention_in_folder" not in values:
+        return shown
+    return f"{shown} merged · {values['retention_in_folder']:g} in the folder"
 
 
 def note_base_losses(state: RunState, lines: Mapping[str, Losses]) -> None:
