@@ -4,8 +4,9 @@
 
 `speed`: stock as shipped, stock with its best settings, and ours are three processes that train the same model on the
 same recordings and take turns, some steps each, so that what else the machine does falls on all of them. `curves`: the
-stock forward pass in float32 and ours as it trains by default make the same 200 updates. Speech is espeak-ng's, with
-lengths like those of LJ Speech; recordings are read without FFmpeg by all.
+stock forward pass in float32 and ours as it trains by default make the same 200 updates, the voice side frozen in both.
+Ours is timed with it frozen, as a run with new tokens trains; stock trains it. Speech is espeak-ng's, with lengths like
+those of LJ Speech; recordings are read without FFmpeg by all.
 """
 
 from __future__ import annotations
@@ -97,17 +98,18 @@ def speed(folder: Path, batch: int) -> None:
     for one in running.values():
         one.end()
     parts = ("data", "mel, codes", "forward", "backward", "optimizer")
-    flops = flops_per_second_of_audio(folder)
+    flops = {voice: flops_per_second_of_audio(folder, voice) for voice in ("trained", "frozen")}
     head = ["", "audio s / s", "× shipped", "spread", "TFLOP/s", *parts, "rest", "memory, GB", "start-up, s"]
     rows = [head]
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, median in medians.items():
+        own_flops = flops["trained" if name.startswith("stock") else "frozen"]
         all_s = shares[name]["step"] + shares[name]["data"]
         of_parts = [shares[name][part] / all_s for part in parts]
         rows.append(
             [
                 name, f"{median:.2f}", f"{median / medians['stock, as shipped']:.2f}",
-                f"{min(rates[name]):.2f}–{max(rates[name]):.2f}", f"{flops * median / 1e12:.3f}",
+                f"{min(rates[name]):.2f}–{max(rates[name]):.2f}", f"{own_flops * median / 1e12:.3f}",
                 *(f"{share:.1%}" for share in of_parts),
                 f"{1 - sum(of_parts):.1%}", f"{memory[name]:.2f}", f"{running[name].start_up_s:.1f}",
             ]
@@ -116,8 +118,10 @@ def speed(folder: Path, batch: int) -> None:
     print(table(rows))
     ours = medians["ours"]
     print(f"\nours: {ours / medians['stock, as shipped']:.2f} × as shipped, {ours / best:.2f} × best")
-    share = ours * flops / matrix_product_flops()
-    print(f"{flops / 1e9:.0f} GFLOP per second of audio; ours does {share:.0%} of what a large matrix product does")
+    share = ours * flops["frozen"] / matrix_product_flops()
+    for voice, count in flops.items():
+        print(f"{count / 1e9:.0f} GFLOP per second of audio with the voice side {voice}")
+    print(f"ours does {share:.0%} of the operations per second that a large matrix product does")
     print(f"start-up with encoding {_UTTERANCES} utterances: {encoding_s:.1f} s")
     for line in (folder / "ours.log").read_text(encoding="utf-8").splitlines():
         if "padding" in line:

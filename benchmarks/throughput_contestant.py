@@ -157,6 +157,8 @@ def _run_ours(folder: Path, output: Path, batch: int, bf16: bool) -> None:
             f"--base-dir={folder / 'base'}", "--language=en", "--grad-accum-steps=1", f"--output-dir={output}",
             f"--train-manifest={folder / 'speech' / 'metadata.csv'}", f"--batch-frames={batch * _FRAMES}",
             f"--codes={folder / 'codes'}", f"--amp={'bf16' if bf16 else 'none'}", "--save-step=1000000",
+            # as a run with new tokens does; this one has none
+            "--voice=frozen",
         ]
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from xtts_extend.data.manifest import read_manifests
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.model.coqui_trainer import GPTTrainer
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
+from xtts_extend.model.voice import freeze_voice
 from xtts_extend.progress import with_progress
 from xtts_extend.setup.base import config_for_base
 
@@ -39,9 +40,10 @@ class Updates:
         folder: with base and speech.
         kinds: the classes of the models.
         batch: samples of a batch, in stock's random order.
+        voice: "frozen" or "trained", for all of them.
     """
 
-    def __init__(self, folder: Path, kinds: Sequence[type], batch: int) -> None:
+    def __init__(self, folder: Path, kinds: Sequence[type], batch: int, voice: str) -> None:
 
         config = config_for_base(folder / "base")
         config.lr = _CURVE_RATE
@@ -51,6 +53,8 @@ class Updates:
             model = kind(config)
             model.xtts.load_state_dict(weights)
             model.xtts.gpt.to("cuda" if _GPU else "cpu")
+            if voice == "frozen":
+                freeze_voice(model.xtts.gpt)
             model.eval()
             model.xtts.gpt.train()
             self.models.append(model)
@@ -75,10 +79,10 @@ class Updates:
             yield self._formatter.formatted(collated)
 
 
-def flops_per_second_of_audio(folder: Path) -> float:
+def flops_per_second_of_audio(folder: Path, voice: str) -> float:
     """What the model's forward and backward pass costs: of utterances one by one, where nothing is padded."""
 
-    updates = Updates(folder, [ExtendedGPTTrainer], 1)
+    updates = Updates(folder, [ExtendedGPTTrainer], 1, voice)
     audio, counter = 0.0, FlopCounterMode(display=False)
     # in matrix products, which the counter knows on every device
     with sdpa_kernel(SDPBackend.MATH), counter:
@@ -102,9 +106,12 @@ def matrix_product_flops() -> float:
 
 
 def curves(folder: Path, batch: int) -> None:
-    """The same updates by the stock forward pass in float32 and by ours in bfloat16: the losses, side by side."""
+    """The same updates by the stock forward pass in float32 and by ours in bfloat16: the losses, side by side.
 
-    updates = Updates(folder, [GPTTrainer, GPTTrainer, ExtendedGPTTrainer], batch)
+    The voice side is frozen in all of them.
+    """
+
+    updates = Updates(folder, [GPTTrainer, GPTTrainer, ExtendedGPTTrainer], batch, "frozen")
     optimizers = [model.get_optimizer() for model in updates.models]
     losses: list[list[float]] = [[], [], []]
     for step, batch_of_step in enumerate(with_progress(updates.batches(_CURVE_STEPS), _CURVE_STEPS, "updates")):
