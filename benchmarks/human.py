@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from human_data import Recording, read_corpus, unpack
+from human_data import RELEASED_VOCAB, Recording, read_corpus, unpack
 from mini_runs import table
 
 from xtts_extend.data.manifest import read_manifests, write_manifest
@@ -41,7 +41,6 @@ STEPS, STOP_AT = 20, 10
 _VALIDATION = 10
 _ENTRIES = 500
 _COMMAND = [sys.executable, "-m", "xtts_extend"]
-_SHARED = Path(os.environ.get("XTTS_EXTEND_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 class StageFailed(Exception):
@@ -243,9 +242,7 @@ def main() -> int:
     parser.add_argument("--download", action="store_true", help="fetch the packages with apt-get, 271 MB")
     parser.add_argument("--recordings", type=int, default=0, metavar="N", help="of each language [all]")
     parser.add_argument("--base-dir", type=Path, help="a base that knows Czech [a mini base, made in OUTPUT_FOLDER]")
-    parser.add_argument(
-        "--vocab", type=Path, default=_SHARED / "xtts_vocab.json", help="of an XTTS release, for the mini base"
-    )
+    parser.add_argument("--vocab", type=Path, default=RELEASED_VOCAB, help="of an XTTS release, for the mini base")
     args = parser.parse_args()
     output = args.output.absolute()
     unpack(output / "packages", download=args.download)
