@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
 from xtts_extend.checkpoint.store import load_checkpoint
@@ -98,30 +99,49 @@ class Data:
         """Train with the recipe; the base appears when it is trained."""
         flags: list[str] = [f"--train-manifest={self.manifest(language, 'train')}" for language in OLD]
         flags += [f"--val-manifest={self.manifest(language, 'val')}" for language in OLD]
-        schedule = json.dumps({"max_lr": _BASE_RATE, "total_steps": _BASE_STEPS, "pct_start": 0.05})
-        output = self.folder / "base-runs"
-        run_recipe(
-            output,
-            [
-                *flags, f"--base-dir={raw}", f"--codes={self.codes}", "--language=en", f"--max-steps={_BASE_STEPS}",
-                "--batch-size=8", "--grad-accum-steps=1", "--grad-clip=1", f"--learning-rate={_BASE_RATE}",
-                "--eval-step=500", "--amp=none", "--coqpit.lr_scheduler=OneCycleLR",
-                f"--coqpit.lr_scheduler_params={schedule}", *SLICES,
-            ],
-        )  # fmt: skip
-        trained = xtts_weights(load_checkpoint(Path(inspect_checkpoint(only_run(output)).path))[0]["model"])
-        partial = self.base.with_name("base-partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(raw, partial)
-        with atomic_write(partial / "model.pth") as file:
-            torch.save({"model": trained}, file)
-        partial.rename(self.base)
+        flags += [f"--codes={self.codes}", "--language=en", "--eval-step=500", *SLICES]
+        train_base(raw, self.base, flags, _BASE_STEPS)
 
 
-SLICES = [
-    f"--coqpit.model_args.{name}_conditioning_length={round(22050 * value)}"
-    for name, value in zip(("min", "max"), _SLICE_S, strict=True)
-]
+def slices(shortest_s: float, longest_s: float) -> list[str]:
+    """The recipe's flags for how much of a recording conditions an utterance."""
+    return [
+        f"--coqpit.model_args.{name}_conditioning_length={round(22050 * value)}"
+        for name, value in (("min", shortest_s), ("max", longest_s))
+    ]
+
+
+SLICES = slices(*_SLICE_S)
+
+
+def train_base(raw: Path, base: Path, flags: list[str], steps: int) -> None:
+    """Train an untrained base with the recipe, in batches of eight; the trained one appears when it is complete."""
+    schedule = json.dumps({"max_lr": _BASE_RATE, "total_steps": steps, "pct_start": 0.05})
+    output = base.with_name("base-runs")
+    run_recipe(
+        output,
+        [
+            *flags, f"--base-dir={raw}", f"--max-steps={steps}", "--batch-size=8", "--grad-accum-steps=1",
+            "--grad-clip=1", f"--learning-rate={_BASE_RATE}", "--amp=none", "--coqpit.lr_scheduler=OneCycleLR",
+            f"--coqpit.lr_scheduler_params={schedule}",
+        ],
+    )  # fmt: skip
+    copy_with(raw, newest_weights(output), base)
+
+
+def newest_weights(output: Path) -> dict[str, Tensor]:
+    """The model of the one run in a folder, as it was saved last."""
+    return xtts_weights(load_checkpoint(Path(inspect_checkpoint(only_run(output)).path))[0]["model"])
+
+
+def copy_with(base: Path, weights: dict[str, Tensor], output: Path) -> None:
+    """A copy of a base directory with other weights; it appears when it is complete."""
+    partial = output.with_name(f"{output.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(base, partial)
+    with atomic_write(partial / "model.pth") as file:
+        torch.save({"model": weights}, file)
+    partial.rename(output)
 
 
 def run_recipe(output: Path, flags: list[str]) -> None:
