@@ -1,4 +1,4 @@
-"""What keeps the old languages, and what makes the new one come sooner: the tables of docs/keeping-languages.md.
+"""What keeps the old languages, and what makes the new one come sooner: the tables of docs/merged-weights.md.
 
     python benchmarks/retention.py OUTPUT_FOLDER [QUESTION …]
 
@@ -32,7 +32,7 @@ from rescue import replaced, with_noise
 from retention_data import NEW, OLD, SLICES, Data, only_run, run_recipe
 
 from xtts_extend.checkpoint.store import load_checkpoint
-from xtts_extend.model.adapter import difference, merge
+from xtts_extend.model.adapter import changed_tensors, difference
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
 from xtts_extend.run.metrics import read_metrics
 
@@ -181,7 +181,7 @@ def keep_apart(job: Job) -> None:
     for rank in KEPT_RANKS:
         folder = job.output.with_name(f"{job.output.name}-rank{rank}")
         folder.mkdir(exist_ok=True)
-        weights = merge(*difference(xtts_weights(content["model"]), base, rank))
+        weights = {**base, **changed_tensors(base, difference(xtts_weights(content["model"]), base, rank))}
         torch.save({"model": weights, "config": content["config"]}, folder / "model.pth")
         shutil.copyfile(job.data.vocab(job.language), folder / "vocab.json")
         flags = [f"--checkpoint={folder / 'model.pth'}", "--learning-rate=0", "--weight-decay=0"]

@@ -19,6 +19,7 @@ ROOMS = (
     {"training"},
     {"setup"},
     {"run"},
+    {"pack"},
     {"model"},
     {"data"},
     {"text", "checkpoint"},

@@ -13,10 +13,15 @@ __all__ = ["__version__", "enable", "inspect_checkpoint"]
 
 
 def enable() -> None:
-    """Teach coqui's tokenizer the registered languages, see `xtts_extend.text.tokenizer.enable`."""
+    """Teach coqui-tts the registered languages and those of packs.
+
+    See `xtts_extend.text.tokenizer.enable` and `xtts_extend.pack.route.enable`.
+    """
+    from xtts_extend.pack.route import enable as enable_packs
     from xtts_extend.text.tokenizer import enable as enable_tokenizer
 
     enable_tokenizer()
+    enable_packs()
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointInfo:

@@ -33,6 +33,10 @@ class LanguageError(XttsExtendError):
     """A language code is malformed, unknown, or has no tag in the vocabulary."""
 
 
+class PackError(XttsExtendError):
+    """A language pack is damaged, does not fit its base, or cannot be made of a run."""
+
+
 class DataError(XttsExtendError):
     """A manifest or its recordings cannot be used."""
 

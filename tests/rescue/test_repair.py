@@ -113,7 +113,7 @@ def test_the_repaired_run_resumes_frozen_and_exports(patient_file, options, corp
         assert torch.equal(final["model"][PREFIX + name][:rows], base[f"gpt.{name}"])
     assert final["xtts_extend"]["base_rows"]["frozen"]
     assert final["config"]["freeze_base_rows"]
-    done = export(run, tmp_path / "model", corpus.base)
+    done = export(run, tmp_path / "model", corpus.base, merged=True)
     assert done["base_rows_checked"]
     assert examine(run, corpus.base).verdict == "healthy"
 

@@ -28,7 +28,7 @@ def run(corpus, recipe, tmp_path_factory):
 def model(run, tmp_path_factory):
     """The run's export."""
     folder = tmp_path_factory.mktemp("model") / "ሞዴል"
-    export(run, folder)
+    export(run, folder, merged=True)
     return folder
 
 

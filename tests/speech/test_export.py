@@ -1,4 +1,4 @@
-"""A run becomes a folder that stock coqui-tts loads and that speaks."""
+"""A run becomes one set of weights, a folder that stock coqui-tts loads and that speaks; old rows are proven."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def run(two_steps):
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ሞዴል out") / "am model"
-    export(run, folder)
+    export(run, folder, merged=True)
     return folder
 
 
@@ -87,13 +87,13 @@ def test_the_readme_loads_it(exported, monkeypatch):
 
 
 def test_old_rows_are_proven(run, corpus, tmp_path):
-    assert export(run, tmp_path / "again", corpus.base)["base_rows_checked"] is True
+    assert export(run, tmp_path / "again", corpus.base, merged=True)["base_rows_checked"] is True
 
 
 def test_old_rows_that_are_not_the_bases(run, tmp_path):
     broken = edited(run / "checkpoint_2.pth", tmp_path / "run", nudged(HEAD, 3, 0))
     with pytest.raises(CheckFailed, match=r"rows of text_head\.weight are not the base's"):
-        export(broken, tmp_path / "broken")
+        export(broken, tmp_path / "broken", merged=True)
     assert not (tmp_path / "broken").exists()
 
 
@@ -102,7 +102,7 @@ def test_old_rows_of_another_base(run, corpus, tmp_path):
         corpus.base / "model.pth", tmp_path / "other base", put(0, "model", "gpt.text_embedding.weight", ...)
     )
     with pytest.raises(CheckFailed, match="are not the first of the 400 that the run froze"):
-        export(run, tmp_path / "broken", other.parent)
+        export(run, tmp_path / "broken", other.parent, merged=True)
 
 
 @pytest.mark.parametrize(
@@ -113,29 +113,29 @@ def test_rows_in_half_precision_are_not_the_base_s(run, corpus, tmp_path, half, 
     file = edited(run / "checkpoint_2.pth", tmp_path / "run", weights_in(half))
     base = corpus.base if is_base_given else None
     with pytest.raises(CheckFailed, match=rf"in half precision \({half}\): they are the base's, rounded.* repair"):
-        export(file, tmp_path / "out", base)
+        export(file, tmp_path / "out", base, merged=True)
     repair(file, corpus.base, tmp_path / "repaired")
-    assert export(tmp_path / "repaired", tmp_path / "out", base)["base_rows_checked"] is True
+    assert export(tmp_path / "repaired", tmp_path / "out", base, merged=True)["base_rows_checked"] is True
 
 
 def test_a_base_is_not_exported(corpus, tmp_path):
     with pytest.raises(CheckpointError, match="only a run's checkpoint"):
-        export(corpus.base, tmp_path / "a")
+        export(corpus.base, tmp_path / "a", merged=True)
 
 
 def test_nothing_is_exported_over_what_is_there(run, exported):
     with pytest.raises(ConfigError, match="exists already"):
-        export(run, exported)
+        export(run, exported, merged=True)
 
 
 def test_a_base_without_a_model(run, tmp_path):
     with pytest.raises(ConfigError, match=r"holds no model\.pth"):
-        export(run, tmp_path / "a", tmp_path)
+        export(run, tmp_path / "a", tmp_path, merged=True)
 
 
 def test_no_run_to_export(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist|neither a run"):
-        export(tmp_path / "none", tmp_path / "a")
+        export(tmp_path / "none", tmp_path / "a", merged=True)
 
 
 def test_long_text_is_written_sentence_by_sentence(exported, corpus, tmp_path, monkeypatch):
@@ -220,8 +220,8 @@ def test_one_language_after_the_other_is_exported_with_the_first_base(run, corpu
     extend_vocabulary(run / "vocab.json", "ka", vocab, texts=[text], size=30)
     flags = {"checkpoint": run, "start_fresh": True, "vocab": vocab, "max_steps": 2, "output_dir": tmp_path / "runs"}
     recipe(corpus.flags(**flags))
-    report = export(only_run(tmp_path / "runs"), tmp_path / "model", corpus.base)
+    report = export(only_run(tmp_path / "runs"), tmp_path / "model", corpus.base, merged=True)
     assert (report["base_rows"], report["base_rows_checked"]) == (550, True)
     other = make_mini_base(tmp_path / "other", layers=2, channels=64, heads=2, seed=1)
     with pytest.raises(CheckFailed, match="400 token rows of .* are not the first of the 550"):
-        export(only_run(tmp_path / "runs"), tmp_path / "model2", other)
+        export(only_run(tmp_path / "runs"), tmp_path / "model2", other, merged=True)

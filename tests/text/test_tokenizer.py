@@ -15,9 +15,11 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import LanguageError, VocabularyError
 from xtts_extend.text import languages
+from xtts_extend.text.cleaning import Cleaning, Step
 from xtts_extend.text.languages import Language, clean_text, is_stock, register_language
-from xtts_extend.text.tokenizer import enable, load_tokenizer, require_tag
-from xtts_extend.text.vocabulary import append_entries, load_vocabulary
+from xtts_extend.text.speakable import spoken_text
+from xtts_extend.text.tokenizer import PackedLanguage, enable, load_tokenizer, require_cleanable, require_tag
+from xtts_extend.text.vocabulary import append_entries, load_vocabulary, parse_vocabulary
 
 
 @pytest.fixture
@@ -149,3 +151,41 @@ def test_languages_without_a_line_of_code(tokenizer: VoiceBpeTokenizer) -> None:
         assert not is_stock(code)
         assert tokenizer.preprocess_text("ABC", code) == clean_text("ABC", code) == "abc"
         assert tokenizer.char_limits[code] == 250
+
+
+@pytest.fixture
+def packed(write_vocab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> VoiceBpeTokenizer:
+    """[en] has a tag; Yoruba is a pack's, with letters, cleaning and limit of its own, and in the registry as well."""
+    base = load_vocabulary(write_vocab(tags=("en",)))
+    extended = parse_vocabulary(append_entries(base, ["[yo]"], ["ẹ", "ọ"], []), base.path)
+    replacements = Step("replacements", 1, {"texts": {"&": " ọ "}, "whole_words": False})
+    monkeypatch.setattr(languages, "_registry", {})
+    register_language(Language("yo", str.upper, char_limit=77))
+    tokenizer = load_tokenizer(base.path)
+    cleaning = Cleaning((Step("casing", 1), replacements, Step("white_space", 1)))
+    tokenizer.packed = {"yo": PackedLanguage("yo", extended.tokenizer, cleaning, char_limit=40)}
+    return tokenizer
+
+
+def test_a_pack_beats_the_registry_for_its_model_alone(packed: VoiceBpeTokenizer, small_vocab: Path) -> None:
+    assert packed.preprocess_text("Ẹ&A", "yo") == "ẹ ọ a"
+    ids = packed.packed["yo"].tokenizer.get_vocab()
+    assert packed.encode("Ẹ&A", "yo-NG") == [ids[token] for token in ("[yo]", "ẹ", "[SPACE]", "ọ", "[SPACE]", "a")]
+    assert (packed.char_limits["yo"], packed.char_limits.get("yo"), packed.char_limits["en"]) == (40, 40, 250)
+    require_cleanable(packed, "yo")
+    other = load_tokenizer(small_vocab)
+    assert (other.preprocess_text("a", "yo"), other.char_limits["yo"]) == ("A", 77)
+    assert other.encode("the", "en") == packed.encode("the", "en")
+    with pytest.raises(LanguageError, match=r"no tag \[yo\]"):
+        require_tag(other, "yo")
+    with pytest.raises(LanguageError, match=r"no tag \[am\].* tags for: en, yo\."):
+        require_tag(packed, "am")
+
+
+def test_text_of_a_pack_is_split_and_spoken(packed: VoiceBpeTokenizer) -> None:
+    model = FakeXtts(packed)
+    coqui_xtts.Xtts.inference(model, "Ẹ & the. " * 10, "yo", torch.zeros(1), torch.zeros(1), enable_text_splitting=True)
+    sentence = packed.encode("ẹ ọ the.", "yo")[1:]
+    assert [len(heard) for heard in model.heard] == [1 + 4 * len(sentence) + 3] * 2 + [1 + 2 * len(sentence) + 1]
+    spoken = spoken_text(packed, "Ẹ ነ & the.", "yo", 400)
+    assert (spoken.sentences, spoken.unknown) == (["Ẹ & the."], ["ነ"])

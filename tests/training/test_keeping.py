@@ -7,22 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import cut, edited, put
+from checkpoints import edited, put
 from networks import base_weights
 from runs import checkpoint, only_run, require_same_run
 
-from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, load_adapter
 from xtts_extend.data.audio import save_wav
 from xtts_extend.data.encoded import TOP_K, Utterance, file_digest, write_index, write_part
-from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.errors import ConfigError, PackError
 from xtts_extend.model.adapter import merge
 from xtts_extend.model.gpt_trainer import xtts_weights
+from xtts_extend.pack.file import Pack
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.rescue.repair import repair
 from xtts_extend.run.config import NewLanguageConfig, changes
 from xtts_extend.run.metrics import read_metrics
 from xtts_extend.speech.export import export
-from xtts_extend.speech.speaking import load_model
 
 
 @pytest.fixture(scope="module")
@@ -183,15 +182,7 @@ def adapted(corpus, recipe, replay, tmp_path_factory) -> Path:
     return only_run(output)
 
 
-def require_first_rows(model, expected):
-    """A model's weights are these; its rows of tokens may be more."""
-    state = model.state_dict()
-    for key, tensor in expected.items():
-        found = state[key][: len(tensor)] if tensor.ndim else state[key]
-        assert torch.equal(found, tensor), key
-
-
-def test_an_adapter_is_merged_or_kept_for_its_language(corpus, adapted, tmp_path):
+def test_an_adapter_is_merged_or_a_pack_of_its_rank(corpus, adapted, tmp_path):
     base = base_weights(corpus.base)
     trained = checkpoint(adapted, 2)
     adapter = trained["xtts_extend"]["adapter"]["tensors"]
@@ -199,58 +190,23 @@ def test_an_adapter_is_merged_or_kept_for_its_language(corpus, adapted, tmp_path
     # in the checkpoint as well the base is the base
     assert torch.equal(trained["model"][f"xtts.{matrix}"], base[matrix])
 
-    assert export(adapted, tmp_path / "merged")["adapter_bytes"] == 0
+    export(adapted, tmp_path / "merged", merged=True)
     merged = torch.load(tmp_path / "merged" / "model.pth", weights_only=True)["model"]
     assert torch.equal(merged[matrix], merge(xtts_weights(trained["model"]), adapter)[matrix])
     assert not torch.equal(merged[matrix], base[matrix])
 
-    kept = export(adapted, tmp_path / "kept", keep_adapter=True)
-    assert kept["adapter_bytes"] == (tmp_path / "kept" / ADAPTER_FILE).stat().st_size > 0
-    assert load_adapter(tmp_path / "kept" / ADAPTER_FILE)[1] == "am"
-    require_first_rows(load_model(tmp_path / "kept", "en"), base)
-    assert torch.equal(load_model(tmp_path / "kept", "am").state_dict()[matrix], merged[matrix])
-
-    cut(tmp_path / "kept" / ADAPTER_FILE, kept["adapter_bytes"] // 2)
-    with pytest.raises(CheckpointError, match="is damaged"):
-        load_model(tmp_path / "kept", "am")
-
-
-@pytest.mark.slow
-def test_what_a_run_changed_is_kept_apart_from_the_base(corpus, short_run, tmp_path):
-    base = base_weights(corpus.base)
-    trained = xtts_weights(checkpoint(short_run, 4)["model"])
-    export(short_run, tmp_path / "whole", keep_adapter=True)
-    require_first_rows(load_model(tmp_path / "whole", "en"), base)
-    require_first_rows(load_model(tmp_path / "whole", "am"), trained)
-
-    sizes = [export(short_run, tmp_path / f"{rank}", keep_adapter=True, adapter_rank=rank) for rank in (2, 16)]
-    matrix = "gpt.gpt.h.0.mlp.c_fc.weight"
-    states = [load_model(tmp_path / f"{rank}", "am").state_dict() for rank in (2, 16)]
-    missed = [float((state[matrix] - trained[matrix]).norm()) for state in states]
-    assert 0 < missed[1] < missed[0] < float((base[matrix] - trained[matrix]).norm())
-    assert torch.linalg.matrix_rank(states[0][matrix] - base[matrix], rtol=1e-3) == 2
-    # what is no matrix of the transformer is whole
-    assert torch.equal(states[0]["gpt.mel_head.weight"], trained["gpt.mel_head.weight"])
-    assert sizes[0]["adapter_bytes"] < sizes[1]["adapter_bytes"]
-
-
-def test_an_adapter_has_its_rank_already(adapted, tmp_path):
-    with pytest.raises(ConfigError, match="has its rank already"):
-        export(adapted, tmp_path / "model", keep_adapter=True, adapter_rank=4)
-    assert not (tmp_path / "model").exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        pytest.param({"adapter_rank": 4}, "give --keep-adapter as well", id="a rank alone"),
-        pytest.param({"keep_adapter": True, "base_dir": Path(__file__).parent}, r"holds no model\.pth", id="no base"),
-    ],
-)
-def test_what_cannot_be_kept_apart(short_run, tmp_path, given, message):
-    with pytest.raises(ConfigError, match=message):
-        export(short_run, tmp_path / "model", **given)
-    assert not (tmp_path / "model").exists()
+    done = export(adapted, tmp_path / "am.safetensors")
+    pack = Pack.open(tmp_path / "am.safetensors")
+    assert done["rank"] == pack.info.rank == trained["xtts_extend"]["adapter"]["rank"]
+    weights = pack.weights(base)
+    assert weights.keys() == merged.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, merged[name]), name
+    # small factors in the place of matrices
+    assert matrix not in pack.info.tensors
+    with pytest.raises(PackError, match="whose own rank is kept"):
+        export(adapted, tmp_path / "other.safetensors", rank=4)
+    assert not (tmp_path / "other.safetensors").exists()
 
 
 @pytest.mark.slow

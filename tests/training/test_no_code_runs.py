@@ -89,7 +89,7 @@ def test_in_the_speakers_of_a_base(corpus, run, base, bomb, tmp_path, capsys):
     marker = bomb(base / "speakers_xtts.pth")
     cli.main(["check-base", "--base-dir", str(base)])
     assert not marker.exists()
-    export(run, tmp_path / "model", base)
+    export(run, tmp_path / "model", base, merged=True)
     assert not marker.exists()
     arguments = ["--language", "am", "--reference", corpus.voice, "--text", "ሰላም", "--output", tmp_path / "out.wav"]
     cli.main(["speak", "--model", str(tmp_path / "model"), *map(str, arguments)])
@@ -133,7 +133,7 @@ from xtts_extend.speech.export import export
 from xtts_extend.speech.speaking import speak_to_file
 (run,) = Path({str(tmp_path / "runs")!r}).glob("xtts-*")
 out = Path({str(tmp_path)!r})
-export(run, out / "model", Path({str(corpus.base)!r}))
+export(run, out / "model", Path({str(corpus.base)!r}), merged=True)
 voice = Path({str(corpus.voice)!r})
 speak_to_file(out / "model", "am", [voice], "ሰላም", out / "out.wav", seed=0)
 """

@@ -54,7 +54,7 @@ def test_from_text_to_speech(code, mini_base, recipe, tmp_path):
     steps, _ = read_metrics(run)
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
 
-    export(run, tmp_path / "model", mini_base)
+    export(run, tmp_path / "model", mini_base, merged=True)
     voice = manifest.parent / "wavs" / f"{VOICES.get(code, code)}_00000.wav"
     spoken = speak_to_file(tmp_path / "model", code, [voice], TEXTS[code][0], tmp_path / "out.wav", seed=0)
     audio, rate = soundfile.read(tmp_path / "out.wav")

@@ -87,5 +87,7 @@ def test_a_checkpoint_records_what_it_was_trained_on(two_steps, corpus):
     found = RunRecord.of(checkpoint(two_steps, 2)).trained_on
     rows = [line.split("|") for line in corpus.train.read_text(encoding="utf-8").splitlines()[1:]]
     assert found.utterances == {"am": 12}
-    assert found.texts == [row[1] for row in rows]
+    assert list(found.texts) == [row[1] for row in rows]
+    # the tag, the first of the new tokens
+    assert {ids[0] for ids in found.texts.values()} == {400}
     assert 0.001 < found.hours["am"] < 0.1

@@ -127,6 +127,20 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
         raise DamagedError(f"{path} cannot be opened: it is damaged, or no archive of torch.save.") from error
 
 
+def is_plain(path: Path) -> bool:
+    """Whether stock coqui-tts loads a base's file as it is: an archive of tensors and plain values, with a "model".
+
+    Stock writes a file with objects of its own in it, as the published ones have, again in place.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        content = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except pickle.UnpicklingError:
+        return False
+    return isinstance(content, Mapping) and "model" in content
+
+
 def _not_plain(error: str) -> str:
     """What a file holds that is not opened, from torch's error."""
     found = re.search(r"GLOBAL (\S+)", error)

@@ -1,4 +1,4 @@
-"""`xtts-extend export`: a run as a folder that stock coqui-tts loads."""
+"""`xtts-extend export`: a run as a model folder with a language pack, as a pack alone, or as one set of weights."""
 
 from __future__ import annotations
 
@@ -6,35 +6,67 @@ import argparse
 from pathlib import Path
 
 from xtts_extend.commands.common import add_json, print_values
-from xtts_extend.errors import ConfigError
 
-HELP = "turn a run into a folder that stock coqui-tts loads"
+HELP = "turn a run into a model folder with a language pack"
+#: Flags of earlier releases, and what is given now.
+_GONE = {
+    "--keep-adapter": "Omit it: keeping what was learned apart from the base is the default now, as a language pack",
+    "--adapter-rank": "Give --rank N, which keeps N directions of each matrix's change in the pack",
+}
+
+
+class _Gone(argparse.Action):
+    """A flag that was removed: an error that says what takes its place."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"{option_string} is gone. {_GONE[str(option_string)]}; --merged writes one set of weights.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of the command's parser."""
     add_json(parser)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a training checkpoint or a run folder")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="a new folder, for the base's files and the pack; or a new file NAME.safetensors, for the pack alone",
+    )
     parser.add_argument("--base-dir", type=Path, help="the base's folder, where it has moved")
     parser.add_argument(
-        "--keep-adapter",
+        "--merged",
         action="store_true",
-        help="leave the base as it is, and keep what was learned in a file that speak applies for its language alone",
+        help="write one set of weights for all languages, for tools that never call enable(); the old languages change",
     )
     parser.add_argument(
-        "--adapter-rank", type=int, metavar="N", help="of each matrix's change, keep the N largest directions [all]"
+        "--rank", type=int, metavar="N", help="keep the N largest directions of each matrix's change [the whole change]"
     )
+    parser.add_argument(
+        "--dtype", default="float32", help="of the pack's tensors: float32, bfloat16, float16 [float32: exact]"
+    )
+    parser.add_argument("--licence", default="", metavar="TEXT", help="of the recordings, written into the pack")
+    parser.add_argument("--keep-adapter", action=_Gone, nargs=0, help=argparse.SUPPRESS)
+    parser.add_argument("--adapter-rank", action=_Gone, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0; a frozen row that is not the base's raises."""
     from xtts_extend.speech.export import export
 
-    if args.adapter_rank is not None and args.adapter_rank < 1:
-        raise ConfigError(f"--adapter-rank {args.adapter_rank}: 1 or more was expected.")
     done = export(
-        args.checkpoint, args.output, args.base_dir, keep_adapter=args.keep_adapter, adapter_rank=args.adapter_rank
+        args.checkpoint,
+        args.output,
+        args.base_dir,
+        merged=args.merged,
+        rank=args.rank,
+        dtype=args.dtype,
+        licence=args.licence,
     )
     print_values(done, args.json)
     return 0

@@ -14,6 +14,7 @@ from xtts_extend.data.dataset import STOP_ID, UNKNOWN_ID
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.unspoken import find_damage, find_markup, has_surrogate, is_phonemic, without_markup
 from xtts_extend.text.languages import CLEANER_ERRORS
+from xtts_extend.text.tokenizer import bare_tokenizer
 from xtts_extend.text.vocabulary import name_character
 
 _DIGIT = re.compile(r"\d")
@@ -53,7 +54,7 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
         found["empty_text"] = {"detail": f"nothing but the language tag is left of {text!r} after cleaning"}
     if UNKNOWN_ID in ids or STOP_ID in ids:
         cleaned = tokenizer.preprocess_text(text, language.split("-")[0])
-        encoding = tokenizer.tokenizer.encode(cleaned)
+        encoding = bare_tokenizer(tokenizer, language).encode(cleaned)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         pieces = {cleaned[start:end] for token, (start, end) in spans if token in (UNKNOWN_ID, STOP_ID)}
         characters = [name_character(piece) for piece in sorted(pieces)]

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import torch
 from rich.console import Console
 from rich.table import Table
+from TTS.tts.models.xtts import Xtts
 
 import xtts_extend
 from xtts_extend.checkpoint.inspect import load_pickled
@@ -36,7 +37,8 @@ from xtts_extend.errors import CheckFailed, ConfigError, XttsExtendError
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import xtts_weights
-from xtts_extend.model.voice import REFERENCE_RATE, make_voice
+from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, speak_sentences
+from xtts_extend.pack.route import routed
 from xtts_extend.recipes import find_recipe
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.metrics import Line, finite, read_metrics
@@ -172,15 +174,19 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
     first = _run(recipe, [f"--checkpoint={run}"], expected=0)
     lines, evaluations = read_metrics(run)
 
-    steps.begin("7  export, with the proof that old rows are the base's")
+    steps.begin("7  export: the base's own files, and the language as a pack beside them")
     model = output / "am-model"
     exported = export(run, model, base)
-    console.print(f"{model}: {exported['size_bytes'] / 1e6:.1f} MB, old rows checked: {exported['base_rows_checked']}")
+    console.print(f"{exported['pack']}: {exported['pack_bytes'] / 1e6:.1f} MB")
 
     steps.begin("8  speak")
     voice = manifests["train"].parent / "wavs" / f"{LANGUAGE}_00000.wav"
     spoken = speak_to_file(model, LANGUAGE, [voice], SENTENCE, output / "hello.wav", seed=0)
     heard_s = _speak_through_dvae(model, base, voice, output / "hello-griffin-lim.wav")
+
+    steps.begin("9  the old languages: the base's waveforms, sample by sample")
+    equal = compare_waveforms(model, base, voice)
+    console.print(", ".join(f"{name}: {'equal' if same else 'different'}" for name, same in equal.items()))
 
     before, after = (_by_language(evaluations, step) for step in (0, STEPS))
     numbers = {
@@ -193,11 +199,12 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
         "old_ids_changed": check.changed_ids,
         "old_lines_cut_differently": check.changed_lines,
         "old_rows_changed": _changed_rows(run, base),
+        "waveforms_equal_the_bases": equal,
         "rows": {"old": exported["base_rows"], "new": report.vocab_size - exported["base_rows"]},
         "megabytes": {
             "base model.pth": (base / "model.pth").stat().st_size / 1e6,
             "checkpoint": max(file.stat().st_size for file in run.glob("checkpoint_*.pth")) / 1e6,
-            "exported model.pth": exported["size_bytes"] / 1e6,
+            "language pack": exported["pack_bytes"] / 1e6,
         },
         "spoken_s": spoken["audio_s"],
         "spoken_griffin_lim_s": heard_s,
@@ -308,7 +315,7 @@ def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> f
     latents = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)]).latents
     tokens = torch.tensor([xtts.tokenizer.encode(SENTENCE, LANGUAGE)])
     torch.manual_seed(0)
-    with torch.no_grad():
+    with torch.no_grad(), routed(xtts, LANGUAGE):
         codes = xtts.gpt.generate(
             cond_latents=latents, text_inputs=tokens, do_sample=True, top_k=50, top_p=0.85, temperature=0.75
         )[0]
@@ -318,6 +325,36 @@ def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> f
     audio = codes_to_audio(codes[codes < xtts.args.gpt_start_audio_token], dvae.eval(), mel_stats)
     save_wav(output, audio, REFERENCE_RATE)
     return len(audio) / REFERENCE_RATE
+
+
+def compare_waveforms(model: Path, base: Path, voice: Path) -> dict[str, bool]:
+    """Whether a model folder speaks a sentence exactly as the base does, by language.
+
+    The last entry is the opposite: a sentence in English that is spoken with what the run learned.
+
+    Args:
+        model: a folder with a pack of `LANGUAGE`.
+        base: the base's folder.
+        voice: a recording of the voice.
+    """
+    spoken: dict[str, list[torch.Tensor]] = {}
+    for folder in (base, model):
+        xtts = load_model(folder)
+        heard = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)])
+        for language in texts.BASE_LANGUAGES:
+            spoken.setdefault(language, []).append(_say(xtts, texts.sentences(language, 1)[0], language, heard))
+        if folder == model:
+            with routed(xtts, LANGUAGE):
+                forced = _say(xtts, texts.sentences("en", 1)[0], "en", heard)
+    pairs = {**spoken, "en, spoken with the pack": [spoken["en"][0], forced]}
+    return {name: torch.equal(*pair) for name, pair in pairs.items()}
+
+
+def _say(xtts: Xtts, text: str, language: str, voice: Voice) -> torch.Tensor:
+    """A sentence as audio (samples,), drawn with the same seed every time."""
+    torch.manual_seed(0)
+    (said,) = speak_sentences(xtts, [text], language, voice)
+    return torch.from_numpy(said[1]["wav"])
 
 
 def _print_table(numbers: dict[str, Any]) -> None:
@@ -334,6 +371,8 @@ def _print_table(numbers: dict[str, Any]) -> None:
     table.add_row("old lines cut differently", f"{numbers['old_lines_cut_differently']}")
     rows = numbers["rows"]
     table.add_row("old rows changed", f"{numbers['old_rows_changed']} of {3 * rows['old']} ({rows['new']} new tokens)")
+    for name, same in numbers["waveforms_equal_the_bases"].items():
+        table.add_row(f"waveform of {name}", "the base's, sample by sample" if same else "another than the base's")
     for name, size in numbers["megabytes"].items():
         table.add_row(name, f"{size:.1f} MB")
     table.add_row("spoken", f"{numbers['spoken_s']:.1f} s; as codes {numbers['spoken_griffin_lim_s']:.1f} s")

@@ -48,6 +48,11 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
+def matrix_of(name: str) -> str:
+    """What a tensor that `merge` takes changes: of a factor its matrix, of another one the tensor of its name."""
+    return name.partition(".lora_")[0] + ".weight" if is_adapter(name) else name
+
+
 def merge(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights that do without their adapter what they did with it.
 
@@ -66,34 +71,51 @@ def merge(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> dict[
     return merged
 
 
-def difference(
-    weights: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: int | None
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Take apart what a run changed and what it started from.
+def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: int | None = None) -> dict[str, Tensor]:
+    """What a run changed of what it started from.
 
     Args:
         weights: of `Xtts`, of a run.
-        base: what it started from; its token tensors may have fewer rows.
-        rank: keep the largest directions of the change of each matrix of the transformer, so many (truncated singular
-            value decomposition), and other tensors whole; None keeps all.
+        base: what it started from; its token tensors may have fewer rows, which are the run's first.
+        rank: of the change of each matrix of the transformer keep this many of its largest directions (truncated
+            singular value decomposition) where the two factors are smaller than the matrix; None keeps all.
 
     Returns:
-        The base's weights with the run's rows for new tokens, and the adapter that `merge` makes the run's of them.
+        The new rows of the token tensors, under the names of these; factors, as `merge` takes them; and of all else
+        that differs the run's tensors. `changed_tensors` takes it.
     """
-    plain: dict[str, Tensor] = {}
-    adapter: dict[str, Tensor] = {}
+    changed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
-        rows = base[name].shape[0] if name.removeprefix("gpt.") in TOKEN_TENSORS else None
-        plain[name] = base[name] if rows is None else torch.cat([base[name], tensor[rows:]])
-        if torch.equal(plain[name], tensor):
+        if name.removeprefix("gpt.") in TOKEN_TENSORS:
+            if new := tensor.shape[0] - base[name].shape[0]:
+                changed[name] = tensor[-new:]
+            continue
+        if torch.equal(base[name], tensor):
             continue
         is_matrix = ".gpt.h." in name and name.endswith(tuple(f"{target}.weight" for target in _TARGETS))
-        if rank is None or not is_matrix:
-            adapter[name] = tensor
+        if rank is None or not is_matrix or rank * sum(tensor.shape) >= tensor.numel():
+            changed[name] = tensor
             continue
         left, sizes, right = torch.linalg.svd((tensor - base[name]).double(), full_matrices=False)
         root = (sizes[:rank] / _ALPHA_PER_RANK).sqrt()
         factors = (left[:, :rank] * root).T, (root[:, None] * right[:rank]).T
         for suffix, factor in zip((_A, _B), factors, strict=True):
-            adapter[name.removesuffix(".weight") + suffix] = factor.to(tensor.dtype).contiguous()
-    return plain, adapter
+            changed[name.removesuffix(".weight") + suffix] = factor.to(tensor.dtype).contiguous()
+    return changed
+
+
+def changed_tensors(base: Mapping[str, Tensor], change: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What takes the place of a base's tensors, in float32: `difference` the other way round.
+
+    Args:
+        base: of `Xtts`; the tensors that change are enough.
+        change: as `difference` gives it, or factors of an adapter.
+    """
+    change = {name: tensor.float() for name, tensor in change.items()}
+    rows = {
+        name: torch.cat([base[name].float(), change.pop(name)])
+        for name in [f"gpt.{name}" for name in TOKEN_TENSORS]
+        if name in change
+    }
+    merged = merge(base, change)
+    return {name: tensor for name, tensor in merged.items() if tensor is not base.get(name)} | rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, cast
 
@@ -46,26 +46,29 @@ class TrainedOn:
 
     Attributes:
         hours, utterances: by language.
-        texts: up to fifty of the language that is learned, spread evenly over its samples, as manifests have them.
+        texts: up to fifty of the language that is learned, spread evenly over its samples, as manifests have them,
+            each with the token ids that it was trained as.
     """
 
     hours: Mapping[str, float]
     utterances: Mapping[str, int]
-    texts: Sequence[str]
+    texts: Mapping[str, Sequence[int]]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], language: str) -> TrainedOn:
+    def of(cls, samples: Sequence[Sample], language: str, encode: Callable[[str, str], list[int]]) -> TrainedOn:
         """Count training samples.
 
         Args:
             samples: of a run, checked.
             language: that is learned.
+            encode: token ids of a text in a language.
         """
         learned = [sample for sample in samples if not sample.replay]
         texts = [sample.text for sample in learned if sample.language == language]
         count = min(_TEXTS, len(texts))
         spread = [texts[number * len(texts) // count] for number in range(count)]
-        return cls(hours(learned), dict(Counter(sample.language for sample in learned)), spread)
+        counts = dict(Counter(sample.language for sample in learned))
+        return cls(hours(learned), counts, {text: encode(text, language) for text in spread})
 
 
 class _Adapter(TypedDict):
@@ -87,7 +90,7 @@ class _Vocabulary(TypedDict):
 class _TrainedOn(TypedDict):
     hours: dict[str, float]
     utterances: dict[str, int]
-    texts: list[str]
+    texts: dict[str, list[int]]
 
 
 class _Written(TypedDict, total=False):
@@ -184,7 +187,7 @@ class RunRecord:
             written["trained_on"] = {
                 "hours": dict(learned.hours),
                 "utterances": dict(learned.utterances),
-                "texts": list(learned.texts),
+                "texts": {text: list(ids) for text, ids in learned.texts.items()},
             }
         return written
 

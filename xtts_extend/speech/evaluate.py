@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
+from xtts_extend.pack.model_folder import open_packs
+from xtts_extend.pack.route import routed
 from xtts_extend.progress import with_progress
 from xtts_extend.run.config import NewLanguageConfig, read_json
 from xtts_extend.run.ranks import Ranks
@@ -25,7 +29,8 @@ from xtts_extend.setup.base import config_for_base, require_codec
 from xtts_extend.setup.samples import limits_of
 from xtts_extend.speech.recognition import Recogniser, character_errors
 from xtts_extend.speech.speaking import load_model
-from xtts_extend.text.tokenizer import load_tokenizer, require_tag
+from xtts_extend.text.tokenizer import require_tag
+from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.evaluation import mean_losses
 from xtts_extend.training.loaders import eval_loader
 
@@ -71,10 +76,10 @@ def evaluate(
         DataError: a manifest cannot be read, or holds nothing usable in the language.
         LanguageError: the model does not know the language.
     """
-    speaking = load_model(model, language)
-    require_tag(speaking.tokenizer, language)
+    speaking = load_model(model)
+    tokenizer = speaking.tokenizer
+    require_tag(tokenizer, language)
     config = _configure(model, base_dir)
-    tokenizer = load_tokenizer(model / "vocab.json")
     samples = read_manifests(manifests, language, manifest_format, columns)
     samples = [sample for sample in samples if sample.language == language]
     if not samples:
@@ -84,7 +89,8 @@ def evaluate(
     if not report.usable:
         raise DataError("There is not one usable sample. The problems are named above.")
     result: dict[str, Any] = {"language": language, "samples": len(report.usable)}
-    result |= _losses(speaking, config, report.usable, progress)
+    with _vocabulary_file(model, language) as config.model_args.tokenizer_file, routed(speaking, language):
+        result |= _losses(speaking, config, report.usable, progress)
     # texts of marks alone have a loss, and cannot be spoken
     speakable = [sample for sample in report.usable if any(map(str.isalnum, sample.text))]
     if count and speakable:
@@ -107,6 +113,19 @@ def _configure(model: Path, base_dir: Path | None) -> NewLanguageConfig:
     config = config_for_base(found, model / "vocab.json", model=model)
     require_codec(config)
     return config
+
+
+@contextmanager
+def _vocabulary_file(model: Path, language: str) -> Iterator[str]:
+    """The vocabulary file of a language: the folder's, or while the context lasts that of its pack."""
+    pack = open_packs(model).get(language)
+    if pack is None:
+        yield str(model / "vocab.json")
+        return
+    with tempfile.TemporaryDirectory(prefix="xtts_extend-") as folder:
+        file = Path(folder, "vocab.json")
+        file.write_bytes(pack.info.vocabulary.joined(load_vocabulary(model / "vocab.json")).content.encode())
+        yield str(file)
 
 
 def _losses(speaking: Xtts, config: NewLanguageConfig, samples: list[Sample], progress: bool) -> dict[str, float]:

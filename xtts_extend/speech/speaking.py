@@ -13,29 +13,29 @@ from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 import xtts_extend
-from xtts_extend.checkpoint.adapter_file import ADAPTER_FILE, load_adapter
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError
 from xtts_extend.files import atomic_path
-from xtts_extend.model.adapter import merge
 from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, read_text, require_speech, speak_sentences
+from xtts_extend.pack.model_folder import open_packs
+from xtts_extend.pack.route import attach
 from xtts_extend.run.config import read_json
 from xtts_extend.text.tokenizer import load_tokenizer, require_cleanable
+from xtts_extend.text.vocabulary import load_vocabulary
 
 
-def load_model(folder: Path, language: str = "") -> Xtts:
-    """A model folder as a stock `Xtts`, ready to speak every language whose tag its vocabulary holds.
-
-    Where the folder has an adapter, it is applied for `language` if that is its own; the others are the base's.
+def load_model(folder: Path) -> Xtts:
+    """A model folder as a stock `Xtts`, ready to speak every language whose tag its vocabulary holds, and its packs'.
 
     `Xtts.load_checkpoint` is not called: it writes a published file again in place, and this file is not ours.
 
     Raises:
         ConfigError: the folder lacks a file.
         CheckpointError: the weights are damaged or do not fit.
+        PackError: a language pack is damaged, or of another base.
     """
     missing = [name for name in ("config.json", "model.pth", "vocab.json") if not (folder / name).is_file()]
     if missing:
@@ -52,16 +52,14 @@ def load_model(folder: Path, language: str = "") -> Xtts:
         model.tokenizer = load_tokenizer(folder / "vocab.json")
         model.init_models()
     try:
-        weights = xtts_weights(content.get("model", content))
-        if (folder / ADAPTER_FILE).is_file():
-            adapter, learned = load_adapter(folder / ADAPTER_FILE)
-            weights = merge(weights, adapter) if language == learned else weights
-        model.load_state_dict(weights)
+        model.load_state_dict(xtts_weights(content.get("model", content)))
     except RuntimeError as error:
         raise CheckpointError(f"{folder / 'model.pth'} does not fit its config.json and vocab.json: {error}") from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     # Xtts.eval() prepares the GPT for inference
     model.eval()
+    if packs := open_packs(folder):
+        attach(model, packs, load_vocabulary(folder / "vocab.json"))
     return model
 
 
@@ -100,7 +98,7 @@ def speak_to_file(
         raise ConfigError(f"{output} is no name for a wav file. Give an --output that ends in .wav.")
     if any(reference.exists() and output.exists() and output.samefile(reference) for reference in references):
         raise ConfigError(f"{output} is the recording of the voice, which stays as it is. Give another --output.")
-    model = load_model(folder, language)
+    model = load_model(folder)
     require_cleanable(model.tokenizer, language)
     spoken = read_text(model, text, language)
     voice = load_voice(model, references)

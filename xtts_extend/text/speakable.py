@@ -11,6 +11,7 @@ from xtts_extend.errors import DataError
 from xtts_extend.text.characters import is_silent, plain_mark
 from xtts_extend.text.cleaners import lower_dotted_i
 from xtts_extend.text.sentences import split_sentences
+from xtts_extend.text.tokenizer import bare_tokenizer
 from xtts_extend.text.vocabulary import first_of, name_character
 
 
@@ -79,8 +80,9 @@ def _why(text: str, unknown: list[str], language: str) -> str:
 def _read(tokenizer: VoiceBpeTokenizer, sentence: str, language: str) -> tuple[list[str], bool]:
     """The pieces of a sentence that the vocabulary lacks, and whether anything of it is spoken."""
     cleaned = tokenizer.preprocess_text(lower_dotted_i(sentence, language), language.split("-")[0])
-    encoding = tokenizer.tokenizer.encode(cleaned)
-    unknown_id = tokenizer.tokenizer.token_to_id("[UNK]")
+    vocabulary = bare_tokenizer(tokenizer, language)
+    encoding = vocabulary.encode(cleaned)
+    unknown_id = vocabulary.token_to_id("[UNK]")
     unknown: dict[str, None] = {}
     is_spoken = False
     for index, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import TTS.tts.layers.xtts.tokenizer as coqui_tokenizer
+from tokenizers import Tokenizer
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import LanguageError
 from xtts_extend.text.cleaners import lower_dotted_i
+from xtts_extend.text.cleaning import Cleaning
 from xtts_extend.text.languages import (
     clean_numbers,
     clean_text,
@@ -36,6 +39,47 @@ class _CharLimits(dict[str, int]):
         return self[code]
 
 
+@dataclass(frozen=True)
+class PackedLanguage:
+    """A language whose vocabulary and cleaning belong to one model: they beat the registry there, and nowhere else.
+
+    Attributes:
+        code: of the language.
+        tokenizer: of the vocabulary.
+        cleaning: from text as it is written to text that is tokenized.
+        char_limit: characters up to which an utterance is good.
+    """
+
+    code: str
+    tokenizer: Tokenizer
+    cleaning: Cleaning
+    char_limit: int
+
+    def clean(self, text: str) -> str:
+        """The text that becomes tokens."""
+        return clean_numbers(self.cleaning, text, self.code)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, its tag before it, as coqui's tokenizer gives them."""
+        tagged = language_tag(self.code) + self.clean(text)
+        return list(self.tokenizer.encode(tagged.replace(" ", "[SPACE]")).ids)
+
+
+def packed_language(tokenizer: VoiceBpeTokenizer, language: str) -> PackedLanguage | None:
+    """What a pack says of a language, where the tokenizer's model has a pack for it.
+
+    These are a tokenizer's attribute `packed`, by their codes.
+    """
+    packed: Mapping[str, PackedLanguage] = getattr(tokenizer, "packed", {})
+    return packed.get(language.split("-")[0])
+
+
+def bare_tokenizer(tokenizer: VoiceBpeTokenizer, language: str) -> Tokenizer:
+    """The bare tokenizer for texts in a language: its pack's, or the model's own."""
+    packed = packed_language(tokenizer, language)
+    return packed.tokenizer if packed else tokenizer.tokenizer
+
+
 def enable() -> None:
     """Let coqui-tts accept every language whose tag the loaded vocabulary holds; calling it twice is harmless.
 
@@ -43,7 +87,8 @@ def enable() -> None:
     without a tag is a LanguageError, where coqui spells out the tag as unknown tokens), `Xtts.synthesize`,
     `Xtts.inference` and `.inference_stream` (the upper-case I of Turkic languages), and `split_sentence` (text
     splitting of other languages than coqui's own, without spaCy). What coqui does with its own languages stays as it
-    is, but for numbers that its cleaners fail on.
+    is, but for numbers that its cleaners fail on. Where a model has a pack for a language, its text is cleaned and
+    tokenized as the pack says.
     """
     if getattr(VoiceBpeTokenizer, _MARK, False):
         return
@@ -55,6 +100,8 @@ def enable() -> None:
 
     @functools.wraps(preprocess_text)
     def new_preprocess_text(self: VoiceBpeTokenizer, txt: str, lang: str) -> str:
+        if packed := packed_language(self, lang):
+            return packed.clean(txt)
         if not is_stock(lang):
             return clean_text(txt, lang)
         return clean_numbers(lambda text: preprocess_text(self, text, lang), txt, lang)
@@ -62,6 +109,9 @@ def enable() -> None:
     @functools.wraps(encode)
     def new_encode(self: VoiceBpeTokenizer, txt: str, lang: str) -> list[int]:
         require_tag(self, lang)
+        if packed := packed_language(self, lang):
+            self.check_input_length(txt, lang)
+            return packed.encode(txt)
         return encode(self, txt, lang)
 
     @functools.wraps(synthesize)
@@ -83,7 +133,9 @@ def enable() -> None:
 
     def get_char_limits(self: VoiceBpeTokenizer) -> _CharLimits:
         # A tokenizer made before `enable()` holds a plain dict.
-        return _CharLimits(vars(self)["char_limits"])
+        limits: dict[str, int] = vars(self)["char_limits"]
+        packed: Mapping[str, PackedLanguage] = getattr(self, "packed", {})
+        return _CharLimits(limits | {code: language.char_limit for code, language in packed.items()})
 
     def set_char_limits(self: VoiceBpeTokenizer, limits: dict[str, int]) -> None:
         vars(self)["char_limits"] = limits
@@ -135,10 +187,11 @@ def load_tokenizer(vocab: Path | str) -> VoiceBpeTokenizer:
 def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
     """Raise LanguageError unless the vocabulary holds the language's tag, as a token that text can become."""
     tag = language_tag(language)
-    index = tokenizer.tokenizer.token_to_id(tag)
+    vocabulary = bare_tokenizer(tokenizer, language)
+    index = vocabulary.token_to_id(tag)
     if index is not None:
         # as it stands before a text
-        pieces = tokenizer.tokenizer.encode(f"{tag}a")
+        pieces = vocabulary.encode(f"{tag}a")
         if pieces.ids[:1] == [index]:
             return
         raise LanguageError(
@@ -147,7 +200,7 @@ def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
             "as the other tags are, or make the vocabulary with `xtts-extend extend-vocab`."
         )
     validate_code(language.split("-")[0])
-    known = language_codes(tokenizer.tokenizer.get_vocab())
+    known = [*language_codes(vocabulary.get_vocab()), *getattr(tokenizer, "packed", {})]
     raise LanguageError(
         f"The vocabulary has no tag {tag} for language '{language}'; it has tags for: {', '.join(known) or 'none'}. "
         "Correct the code, or add the language with `xtts-extend extend-vocab`."

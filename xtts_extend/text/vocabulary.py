@@ -130,14 +130,26 @@ def _split_merge(merge: Any) -> Merge:
 
 def append_entries(base: Vocabulary, tags: Sequence[str], letters: Sequence[str], merges: Sequence[Merge]) -> str:
     """The text of a vocabulary file with new language tags, letters and merges after the base's, in this order."""
+    entries = {token: index for index, token in enumerate([*tags, *letters, *map("".join, merges)], start=base.size)}
+    return append_exactly(base, entries, tags, merges)
+
+
+def append_exactly(base: Vocabulary, entries: Mapping[str, int], tags: Sequence[str], merges: Sequence[Merge]) -> str:
+    """The text of a vocabulary file with entries, of given ids, and merges after the base's.
+
+    Args:
+        base: the vocabulary to extend.
+        entries: token → id.
+        tags: those of the entries that are added tokens.
+        merges: of the entries.
+    """
     data = json.loads(base.content)
     model = data["model"]
     vocab = model["vocab"]
     for token in data["added_tokens"]:
         # The library gives an added token without an entry an id that depends on the number of entries: pin it.
         token["id"] = vocab.setdefault(token["content"], base.tokens[token["content"]])
-    for index, token in enumerate([*tags, *letters, *map("".join, merges)], start=base.size):
-        vocab[token] = index
+    vocab.update(entries)
     template = next(token for token in data["added_tokens"] if token["content"] == "[STOP]")
     data["added_tokens"] += [{**template, "id": vocab[tag], "content": tag} for tag in tags]
     in_pairs = bool(model["merges"]) and not isinstance(model["merges"][0], str)

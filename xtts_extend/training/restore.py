@@ -43,7 +43,7 @@ def run_record(state: RunState) -> RunRecord:
         processes=state.ranks.size,
         data_digest=data_digest(state.train_samples),
         val_digest=data_digest(state.eval_samples),
-        trained_on=TrainedOn.of(state.train_samples, state.config.language),
+        trained_on=TrainedOn.of(state.train_samples, state.config.language, state.model.xtts.tokenizer.encode),
     )
 
 

@@ -1,0 +1,80 @@
+"""XTTS's own languages, sample by sample: the untouched base in stock coqui-tts against a folder with packs."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stock_speech
+from packs import TEXTS
+from stock_speech import EXTRAS, SENTENCES, WAYS, speak
+
+from xtts_extend.data.encoded import file_digest
+from xtts_extend.pack.route import routed
+from xtts_extend.text.languages import STOCK_LANGUAGES
+
+LACKING = {
+    language
+    for language, modules in EXTRAS.items()
+    if any(importlib.util.find_spec(module) is None for module in modules)
+}
+#: All of them take half a minute of computing.
+QUICK = ("en", "es", "ru")
+CASES = [pytest.param(language, marks=() if language in QUICK else pytest.mark.slow) for language in SENTENCES]
+
+
+def digests(*folders: Path) -> dict[Path, str]:
+    return {file: file_digest(file) for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def stock(request, all_languages, packed, tmp_path_factory):
+    """Waveforms of the base and of the folder, by folder, language and way, from a process without xtts_extend."""
+    output = tmp_path_factory.mktemp("stock") / "waveforms.npz"
+    asked = {
+        item.callspec.params["language"]
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
+    } - LACKING
+    before = digests(all_languages, packed)
+    subprocess.run(
+        [sys.executable, stock_speech.__file__, output, ",".join(sorted(asked)), all_languages, packed],
+        check=True,
+        capture_output=True,
+    )
+    assert digests(all_languages, packed) == before
+    waveforms = np.load(output)
+    assert len(waveforms) == 2 * len(asked) * len(WAYS)
+    return lambda folder, language, way: waveforms[f"{folder} {language} {way}"]
+
+
+@pytest.fixture(scope="module")
+def model(loaded):
+    """A copy: `synthesize` adds zh to the languages that are listed."""
+    return copy.deepcopy(loaded)
+
+
+def test_all_of_them_are_asked():
+    assert SENTENCES.keys() == STOCK_LANGUAGES
+    assert len(SENTENCES) == 17
+    if LACKING:
+        pytest.skip(f"coqui's extras for {', '.join(sorted(LACKING))} are not installed")
+
+
+@pytest.mark.parametrize("language", CASES)
+def test_a_language_of_the_base(language, model, all_languages, packed, stock):
+    if language in LACKING:
+        pytest.skip(f"coqui's extra for {language} is not installed")
+    for way, other in zip(WAYS, TEXTS, strict=True):
+        expected = stock(all_languages, language, way)
+        assert len(expected) > 1000
+        assert np.array_equal(stock(packed, language, way), expected), "without enable()"
+        speak(model, TEXTS[other], other, way)
+        assert np.array_equal(speak(model, SENTENCES[language], language, way), expected), f"after {other}"
+    with routed(model, other):
+        assert not np.array_equal(speak(model, SENTENCES[language], language, way), expected), f"through {other}"

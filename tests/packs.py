@@ -1,0 +1,85 @@
+"""Language packs for tests: of a mini base, with random changes in the place of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from networks import base_weights
+from torch import Tensor
+
+from xtts_extend.model.adapter import difference
+from xtts_extend.model.embedding import TOKEN_TENSORS
+from xtts_extend.model.voice import VOICE_PARTS
+from xtts_extend.pack.file import Pack, PackedText, PackedVocabulary, PackInfo, Training, digests, write_pack
+from xtts_extend.text.languages import cleaning_of, language_tag
+from xtts_extend.text.tokenizer import PackedLanguage
+from xtts_extend.text.vocabulary import append_entries, load_vocabulary, parse_vocabulary
+
+VOICE_SIDE = tuple(f"gpt.{part}" for part in VOICE_PARTS)
+#: Texts in some languages, with numbers, and letters and merges for their vocabularies.
+TEXTS = {"am": "ሰላም ለዓለም 12", "ti": "ሰላም ዓለም 7", "el": "γειά σου κόσμε 3"}
+
+
+def trained(base: Path, rows: int, seed: int) -> dict[str, Tensor]:
+    """Weights as a run could have them: all of the GPT changed, but old rows and the voice side."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, tensor in base_weights(base).items():
+        changed = tensor
+        if name.removeprefix("gpt.") in TOKEN_TENSORS:
+            new = torch.randn(rows, *tensor.shape[1:], generator=generator) * 0.1
+            changed = torch.cat([tensor, new])
+        elif name.startswith("gpt.") and not name.startswith(VOICE_SIDE):
+            changed = tensor + torch.randn(tensor.shape, generator=generator) * 0.05
+        weights[name] = changed
+    return weights
+
+
+def make_pack(
+    base: Path,
+    language: str,
+    path: Path,
+    *,
+    seed: int = 0,
+    merges: Sequence[tuple[str, str]] = (),
+    rank: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    change: Callable[[PackInfo], PackInfo] = lambda info: info,
+) -> Pack:
+    """Write a pack of a language of `TEXTS`."""
+    known = load_vocabulary(base / "vocab.json")
+    cleaning, limit = cleaning_of(language)
+    letters = sorted({letter for letter in cleaning(TEXTS[language]) if letter not in known.tokens and letter != " "})
+    content = append_entries(known, [language_tag(language)], letters, list(merges))
+    vocabulary = parse_vocabulary(content, base / "vocab.json")
+    weights = trained(base, vocabulary.size - known.size, seed)
+    spoken = PackedLanguage(language, vocabulary.tokenizer, cleaning, limit)
+    info = PackInfo(
+        language=language,
+        base=digests(base_weights(base)),
+        vocabulary=PackedVocabulary.between(known, vocabulary),
+        cleaning=cleaning,
+        char_limit=limit,
+        texts=[PackedText(TEXTS[language], spoken.encode(TEXTS[language]))],
+        training=Training(steps=3, hours={language: 0.5}, utterances={language: 7}, losses={"trained": 2.5}),
+        licence="CC0",
+        created="2026-01-02",
+        dtype=str(dtype).removeprefix("torch."),
+        rank=rank,
+    )
+    tensors = {name: part.to(dtype) for name, part in difference(weights, base_weights(base), rank).items()}
+    return write_pack(path, change(info), tensors)
+
+
+def with_num2words(version: str, ids: Sequence[int] = (0,)) -> Callable[[PackInfo], PackInfo]:
+    """A pack whose text became other ids with some version of num2words."""
+    return lambda info: replace(info, num2words=version, texts=[PackedText(info.texts[0].text, list(ids))])
+
+
+def values(pack: Pack) -> dict[str, Any]:
+    """What its metadata says, but the digests."""
+    return {key: value for key, value in pack.info.to_dict().items() if key not in ("base", "tensors")}

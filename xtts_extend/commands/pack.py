@@ -1,0 +1,105 @@
+"""`xtts-extend pack`: language packs of a model folder, added, removed, listed and verified."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtts_extend.commands.common import add_debug, add_json, print_values
+
+if TYPE_CHECKING:
+    from xtts_extend.pack.file import Pack
+
+HELP = "add, remove, list and verify the language packs of a model folder"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of the command's parser: a parser for each of the four."""
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, action, text in (
+        ("add", _add, "compare a pack with the base, and copy it into the folder"),
+        ("remove", _remove, "remove the pack of a language"),
+        ("list", _list, "say which packs a folder has"),
+        ("verify", _verify, "compare every tensor of a pack and of a base, and the ids of the texts in the pack"),
+    ):
+        added = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(action=action)
+        add_json(added)
+        add_debug(added)
+        if name in ("add", "verify"):
+            added.add_argument("file", type=Path, metavar="FILE", help="a pack, NAME.safetensors")
+        if name == "remove":
+            added.add_argument("language", metavar="LANG", help="code of the language")
+        if name == "verify":
+            added.add_argument("--base-dir", type=Path, required=True, metavar="DIR", help="the folder of the base")
+        else:
+            added.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="the model folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Returns 0; what does not fit raises."""
+    values = args.action(args)
+    if args.json or not isinstance(values.get("packs"), list):
+        print_values(values, args.json)
+        return 0
+    for pack in values["packs"]:
+        print_values(pack, False)
+        print()
+    print(f"{len(values['packs'])} packs in {values['model']}")
+    return 0
+
+
+def describe(pack: Pack) -> dict[str, Any]:
+    """A pack in plain values: `language`, `file`, `size_bytes`, and what it says of its training."""
+    info = pack.info
+    return {
+        "language": info.language,
+        "file": str(pack.path),
+        "size_bytes": pack.size_bytes,
+        "dtype": info.dtype,
+        "rank": info.rank,
+        "new_tokens": len(info.vocabulary.entries),
+        "steps": info.training.steps,
+        "hours": dict(info.training.hours),
+        "losses": dict(info.training.losses),
+        "licence": info.licence,
+        "created": info.created,
+    }
+
+
+def _add(args: argparse.Namespace) -> dict[str, Any]:
+    from xtts_extend.pack.model_folder import ModelFolder
+
+    return {"model": str(args.model), "added": True, **describe(ModelFolder(args.model).add(args.file))}
+
+
+def _remove(args: argparse.Namespace) -> dict[str, Any]:
+    from xtts_extend.pack.model_folder import ModelFolder
+
+    removed = ModelFolder(args.model).remove(args.language)
+    return {"model": str(args.model), "removed": True, "language": args.language, "file": str(removed)}
+
+
+def _list(args: argparse.Namespace) -> dict[str, Any]:
+    from xtts_extend.pack.model_folder import ModelFolder
+
+    packs = ModelFolder(args.model).packs()
+    return {"model": str(args.model), "packs": [describe(pack) for pack in packs.values()]}
+
+
+def _verify(args: argparse.Namespace) -> dict[str, Any]:
+    from xtts_extend.pack.file import Pack
+    from xtts_extend.pack.model_folder import ModelFolder
+
+    pack = Pack.open(args.file)
+    folder = ModelFolder(args.base_dir)
+    folder.compare(pack)
+    return {
+        "verified": True,
+        **describe(pack),
+        "base_dir": str(args.base_dir),
+        "tensors": len(pack.info.tensors),
+        "base_tensors": len(pack.info.base),
+        "texts": len(pack.info.texts),
+    }
