@@ -45,13 +45,13 @@ class MiniRuns:
         self.vocab = done
         self._recipe = runpy.run_path(str(find_recipe()))["main"]
 
-    def start(self, name: str, steps: int, **flags: object) -> Path:
+    def start(self, name: str, steps: int, language: str = LANGUAGE, **flags: object) -> Path:
         """Train so many steps from the base; returns the run folder."""
         given: dict[str, object] = {
             "base-dir": self.base,
             "vocab": self.vocab,
-            "language": LANGUAGE,
-            "train-manifest": self.manifests[LANGUAGE].with_name("train.csv"),
+            "language": language,
+            "train-manifest": self.manifests[language].with_name("train.csv"),
             "batch-size": 4,
             "amp": "none",
             "grad-accum-steps": 1,
@@ -63,7 +63,8 @@ class MiniRuns:
             **{key if "." in key else key.replace("_", "-"): value for key, value in flags.items()},
         }
         arguments = [f"--{key}={value}" if value is not True else f"--{key}" for key, value in given.items()]
-        arguments += [f"--val-manifest={path}:{code}" for code, path in self.manifests.items() if code != "train"]
+        evaluated = (language, *texts.BASE_LANGUAGES)
+        arguments += [f"--val-manifest={self.manifests[code]}:{code}" for code in evaluated]
         return self._run(name, [*arguments, f"--max-steps={steps}"])
 
     def go_on(self, name: str, checkpoint: Path, steps: int, *flags: str) -> Path:

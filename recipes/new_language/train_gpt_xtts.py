@@ -46,7 +46,7 @@ from xtts_extend.setup.samples import encode_run, load_samples
 from xtts_extend.setup.start import Mode, open_checkpoint
 from xtts_extend.setup.validate import validate_config
 from xtts_extend.setup.vocabulary_change import match_vocabulary
-from xtts_extend.setup.weights import resize_embeddings
+from xtts_extend.setup.weights import load_start_from, resize_embeddings
 from xtts_extend.training.evaluation import measure_base
 from xtts_extend.training.restore import take_up
 from xtts_extend.training.trainer import ResumableTrainer
@@ -84,6 +84,8 @@ def main(argv: list[str]) -> None:
             if config.freeze_base_rows:
                 model.freeze_base_rows()
             require_old_languages(model, config, samples.evaluation)
+            # what a language pack knows comes after its base was measured
+            compared = bool(config.start_from)
         if config.voice == "frozen":
             # as recorded, or because there are new tokens: no gradient, no graph, no moments
             model.freeze_voice()
@@ -91,6 +93,8 @@ def main(argv: list[str]) -> None:
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
         equip(model, config, samples.train)
         base_losses = measure_base(model, config, samples.evaluation, ranks) if compared else {}
+        if config.start_from and not resuming:
+            load_start_from(model, config)
         announce(model, config, samples.train, samples.evaluation, ranks, start.resumed)
 
         trainer = ResumableTrainer(

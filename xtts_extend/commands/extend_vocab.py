@@ -13,7 +13,12 @@ HELP = "add a language's tag, letters and merges to an XTTS vocabulary"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of the command's parser."""
     add_json(parser)
-    parser.add_argument("--base-vocab", type=Path, required=True, help="vocab.json of the base")
+    parser.add_argument(
+        "--base-vocab",
+        required=True,
+        metavar="PATH|FOLDER:LANG",
+        help="vocab.json of the base; or a model folder and the language of one of its packs, to begin with its tokens",
+    )
     parser.add_argument("--language", required=True, help="code of the new language")
     parser.add_argument(
         "--text",
@@ -33,10 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Returns 0; what cannot be extended raises."""
+    from xtts_extend.pack.model_folder import vocabulary_of
     from xtts_extend.text.extend import extend_vocabulary
 
     report = extend_vocabulary(
-        args.base_vocab,
+        vocabulary_of(args.base_vocab),
         args.language,
         args.output,
         texts=args.text or (),

@@ -1,8 +1,8 @@
 """Short sentences for the demo's speech: a few word lists and patterns of our own, combined by chance.
 
-English and Spanish are what the mini base model knows, Amharic is what the demo teaches it; Swahili, a new language in
-an old script, is for benchmarks. A sentence is one clause or
-two, of five to eighteen words, that is two to eight seconds of speech.
+English and Spanish are what the mini base model knows, Amharic is what the demo teaches it. Swahili, a new language in
+an old script, and Tigrinya, Amharic's neighbour, are for benchmarks. A sentence is one clause or two, of five to
+eighteen words, that is two to eight seconds of speech.
 """
 
 from __future__ import annotations
@@ -184,11 +184,39 @@ SWAHILI = Grammar(
     },
 )
 
-GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC, "sw": SWAHILI}
+TIGRINYA = Grammar(
+    patterns=(
+        "{time} {subject} {place} {action}።",
+        "{subject} {place} {action}፣ {tail}።",
+        "{time} {subject} {action}፣ {tail}።",
+        "{subject} {action}።",
+    ),
+    slots={
+        "subject": (
+            *("እቲ ሓረስታይ", "ንእሽቶ ሓፍተይ", "እቲ ሓኪም", "ጎረቤትና", "እታ መምህር", "ወዲ ሓወቦይ", "እቲ ተማሃራይ", "ዓባየይ"),
+            *("እቲ ነጋዳይ", "እታ ቆልዓ"),
+        ),
+        "action": (
+            *("መፍትሕ ረኺቡ", "ሰለስተ ሕምባሻ ገዚኡ", "ነዊሕ ደብዳበ ጽሒፉ", "መንበር ኣዐሪዩ", "ሓሙሽተ ኣባጊዕ ሸይጡ", "ሬድዮ ሰሚዑ"),
+            *("ዓሳን ሩዝን ኣብሲሉ", "ከዋኽብቲ ቆጺሩ", "ቡን ሰትዩ", "ዛንታ ነጊሩና", "ገረብ ተኺሉ", "መስኮት ከፊቱ"),
+        ),
+        "place": (
+            *("ኣብ ጥቓ ሩባ", "ኣብ ዕዳጋ", "ኣብ ትሕቲ ድልድል", "ኣብ ክሽነ", "ኣብ ልዕሊ ጎቦ", "ኣብ ገዛ", "ኣብ ቤት ትምህርቲ"),
+            "ኣብ ማእከል ከተማ",
+        ),
+        "time": ("ትማሊ", "ሎሚ ንግሆ", "ድሕሪ ዝናብ", "ኣብ ክረምቲ", "ዕለተ ሓሙስ", "ቅድሚ ቁርሲ", "ለይቲ", "ሕጂ"),
+        "tail": (
+            *("ምኽንያቱ ኩነታት ኣየር ጽቡቕ ነበረ", "ግን ካልኦት ከይዶም ነይሮም", "ስለዚ ናብ ገዛና ተመለስና", "ህጻናት እናደቀሱ ከለዉ"),
+            "ድሕሪኡ ዝናብ ጀሚሩ",
+        ),
+    },
+)
+
+GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC, "sw": SWAHILI, "ti": TIGRINYA}
 
 
 def sentences(language: str, count: int, seed: int = 0) -> list[str]:
-    """`count` different sentences of `language` ("en", "es", "am" or "sw"), the same ones for the same seed.
+    """`count` different sentences of `language` ("en", "es", "am", "sw" or "ti"), the same ones for the same seed.
 
     Raises:
         LanguageError: there are no word lists for the language.

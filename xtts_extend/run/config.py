@@ -56,6 +56,7 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # of t
     on_vocab_change: str = field(default="stop", metadata={"help": "stop, or migrate: every row follows its token."})
     started_from: str = field(default="", metadata={"help": "File whose weights the run started from."})
     started_from_vocab: str = field(default="", metadata={"help": "Vocabulary of that file, if one was named."})
+    start_from: str = field(default="", metadata={"help": "FOLDER:LANG of the language pack to start from."})
     started_from_digest: str = field(default="", metadata={"help": "SHA-256 of that file, if it is compared with."})
     # what is known to work for XTTS, from coqui's own recipe
     lr: float = 5e-6

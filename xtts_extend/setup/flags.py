@@ -118,6 +118,12 @@ def make_parser() -> argparse.ArgumentParser:
     files.add_argument("--output-dir", help="run folders are made in it [runs]")
 
     start = parser.add_argument_group("start and resume")
+    start.add_argument(
+        "--start-from",
+        metavar="FOLDER:LANG",
+        help="begin with what a language pack of a model folder knows, whose vocabulary extend-vocab --base-vocab "
+        "FOLDER:LANG extended; the base is the folder's [the base]",
+    )
     start.add_argument("--start-fresh", action="store_true", help="take only the weights of a training checkpoint")
     start.add_argument("--new-run", action="store_true", help="continue in a new run folder instead of the run's own")
     start.add_argument(

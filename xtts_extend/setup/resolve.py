@@ -36,11 +36,14 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
             config.model_args.tokenizer_file = str(own_vocabulary)
         # weights are loaded by us; the stock Trainer records paths here
         config.model_args.xtts_checkpoint = config.model_args.gpt_checkpoint = ""
-    if not (flags.base_dir or config.base_dir):
+    given = flags.base_dir or config.base_dir
+    if not given and flags.values.get("start_from"):
+        given = str(start.path.parent)
+    if not given:
         raise ConfigError(
             "--base-dir is missing: DVAE and mel statistics are read from there. Give the folder of the base model."
         )
-    base_dir = Path(flags.base_dir or config.base_dir).expanduser().absolute()
+    base_dir = Path(given).expanduser().absolute()
     if not start.resumed:
         config.started_from, config.started_from_digest = str(start.path.absolute()), ""
         take_architecture(config, read_json(base_dir / "config.json"))
@@ -60,6 +63,7 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
     config.train_manifests = [_absolute(spec) for spec in config.train_manifests]
     config.val_manifests = [_absolute(spec) for spec in config.val_manifests]
     config.replay = [_absolute(spec) for spec in config.replay]
+    config.start_from = config.start_from and _absolute(config.start_from)
     for sentence in config.test_sentences:
         voice = sentence.get("speaker_wav") if isinstance(sentence, dict) else None
         if voice is not None:

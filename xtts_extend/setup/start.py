@@ -12,6 +12,7 @@ from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, r
 from xtts_extend.checkpoint.names import parse_name
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.pack.model_folder import open_spec
 from xtts_extend.run.config import read_json
 from xtts_extend.run.history import resumed_from
 from xtts_extend.run.ranks import Ranks
@@ -82,9 +83,17 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
 
     Raises:
         CheckpointError: it is no sound checkpoint, or one of a run that does not say where it was.
-        ConfigError: neither `--checkpoint` nor `--base-dir` was given.
+        ConfigError: neither `--checkpoint` nor `--base-dir` was given, or `--start-from` beside a checkpoint.
     """
-    if flags.checkpoint is not None:
+    start_from = str(flags.values.get("start_from") or "")
+    if start_from and flags.checkpoint is not None:
+        raise ConfigError(
+            "--start-from begins a run with a language pack, and --checkpoint names what to start from or to resume. "
+            "Omit one of the two."
+        )
+    if start_from:
+        target = open_spec(start_from)[0].model
+    elif flags.checkpoint is not None:
         target = Path(flags.checkpoint).expanduser()
     elif flags.base_dir:
         target = Path(flags.base_dir).expanduser() / "model.pth"

@@ -65,6 +65,11 @@ def validate_config(config: NewLanguageConfig, start: Start) -> None:
     for sentence in config.test_sentences:
         for file in recordings(sentence):
             load_audio(file, REFERENCE_RATE)
+    if config.start_from and config.adapter != "none" and not start.resumed:
+        raise ConfigError(
+            "--start-from begins with weights that a language pack changed, and an adapter trains beside the base's. "
+            "Omit --adapter."
+        )
     _require_device(config)
     require_codec(config)
 

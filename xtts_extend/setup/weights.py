@@ -8,15 +8,17 @@ from pathlib import Path
 from torch import Tensor
 
 from xtts_extend.checkpoint.store import load_checkpoint
+from xtts_extend.errors import VocabularyError
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.frozen_rows import BaseRows
-from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weights
+from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights, row_digests, xtts_weights
 from xtts_extend.model.migration import Migration
+from xtts_extend.pack.model_folder import open_spec
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.start import Start
 from xtts_extend.setup.vocabulary_change import start_vocabularies
-from xtts_extend.text.vocabulary import romanized_spellings
+from xtts_extend.text.vocabulary import load_vocabulary, require_extension, romanized_spellings
 
 logger = logging.getLogger("trainer")
 
@@ -48,6 +50,42 @@ def resize_embeddings(
         spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
         weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
     return weights, base_rows
+
+
+def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None:
+    """Load into a model that holds the base's weights those of the language pack that a run starts from.
+
+    The rows of the pack's tokens are ordinary new rows: they train on. Digests and frozen rows stay the base's.
+
+    Args:
+        model: of the run.
+        config: of the run, with `start_from`.
+
+    Raises:
+        ConfigError: there is no such folder.
+        PackError: there is no such pack, or it is damaged.
+        VocabularyError: the run's vocabulary does not extend the pack's.
+    """
+    folder, pack = open_spec(config.start_from)
+    pack.require_sound()
+    vocabulary = load_vocabulary(config.model_args.tokenizer_file)
+    joined = pack.info.vocabulary.joined(folder.vocabulary)
+    try:
+        require_extension(joined, vocabulary)
+    except VocabularyError as error:
+        raise VocabularyError(
+            f"{error} For --start-from {config.start_from} that is: extend-vocab --base-vocab {config.start_from}."
+        ) from error
+    weights = pack.weights(folder.weights)
+    if vocabulary.size > joined.size:
+        spellings = romanized_spellings(joined, vocabulary) if config.init == "romanized" else {}
+        weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
+    model.xtts.load_state_dict(weights)
+    logger.info(
+        " > starts from the language pack %s (%d steps); all is compared with its base.",
+        pack.path,
+        pack.info.training.steps,
+    )
 
 
 def stock_base_rows(

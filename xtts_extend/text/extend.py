@@ -67,7 +67,7 @@ class ExtensionReport:
 
 
 def extend_vocabulary(
-    base_vocab: Path,
+    base_vocab: Path | Vocabulary,
     language: str,
     output: Path,
     *,
@@ -93,7 +93,8 @@ def extend_vocabulary(
     Raises VocabularyError (base or model unusable, tag already there, `size` too small for the letters, `output` is an
     input), DataError (text missing, empty, not UTF-8), LanguageError (malformed code), MachineError (cannot write).
     """
-    base, texts, output = load_vocabulary(base_vocab), [Path(text) for text in texts], Path(output)
+    base = base_vocab if isinstance(base_vocab, Vocabulary) else load_vocabulary(base_vocab)
+    texts, output = [Path(text) for text in texts], Path(output)
     tag = language_tag(validate_code(language))
     if tag in base.unmatched_tags:
         raise VocabularyError(

@@ -130,7 +130,7 @@ def note_evaluation(
         a pack the base itself speaks them.
     """
     position, lines = state.position, {language: dict(values) for language, values in lines.items()}
-    if position.step == 0:
+    if position.step == 0 and not position.base_losses:
         note_base_losses(state, lines)
     weight = state.config.model_args.gpt_loss_mel_ce_weight
     apart = {"retention_in_folder": 1.0} if can_be_pack(state.model, state.train_samples) else {}

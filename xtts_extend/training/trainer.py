@@ -68,7 +68,7 @@ class ResumableTrainer(Trainer):
         train_samples, eval_samples: samples of `data.manifest`; without `eval_samples` the best model is chosen by the
             training loss of the epoch.
         resumed: what `take_up` made of the checkpoint; without it the trainer does that itself, and allows no changes.
-        base_losses: the losses of the model that a resumed run started from, if they were measured again.
+        base_losses: of the base, where they were measured: for a resume, or before a pack's weights were loaded.
         new_run: continue a checkpoint in a new run folder instead of the checkpoint's own; one of the stock Trainer, or
             of another vocabulary, is always continued in a new one.
         run_folder: start in this folder, of a run that ended before its first checkpoint.
@@ -132,6 +132,8 @@ class ResumableTrainer(Trainer):
                     parse_command_line_args=False,
                     **kwargs,
                 )
+            if resumed is None:
+                note_base_losses(self.state, self._base_losses)
             self._resumed = None
             self.output_path = folder.path
             self._updater = Updater(self.state, Hooks(self))
