@@ -33,6 +33,7 @@ from mini_runs import table
 from xtts_extend.data.manifest import read_manifests, write_manifest
 from xtts_extend.recipes import find_recipe
 from xtts_extend.run.metrics import read_metrics
+from xtts_extend.text.languages import is_stock
 from xtts_extend.text.vocabulary import load_vocabulary
 
 LANGUAGES = ("el", "bg", "cs")
@@ -145,7 +146,9 @@ class Job:
     def _speak(self, run: Path, train: Path, val: Path) -> None:
         """Export, and a sentence that the model has not heard, in the voice of the largest recording."""
         model, language = self.folder / "model", self.result.language
-        self._json("export", f"--checkpoint={run}", f"--output={model}", f"--base-dir={self.base}")
+        # a language that the base knows already is no pack
+        merged = ["--merged"] if is_stock(language) else []
+        self._json("export", f"--checkpoint={run}", f"--output={model}", f"--base-dir={self.base}", *merged)
         files = [sample.audio_file for sample in read_manifests([str(train)], language)]
         reference, sentence = max(files, key=os.path.getsize), read_manifests([str(val)], language)[0].text
         spoken = self._json(

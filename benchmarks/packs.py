@@ -25,8 +25,9 @@ from xtts_extend.demo.mini_base import make_mini_base
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import VOICE_PARTS
-from xtts_extend.pack.file import PackedVocabulary, PackInfo, Training, digests, write_pack
+from xtts_extend.pack.file import digests, write_pack
 from xtts_extend.pack.model_folder import ModelFolder
+from xtts_extend.pack.pack_info import PackedVocabulary, PackInfo, Training
 from xtts_extend.pack.route import routed
 from xtts_extend.text.languages import cleaning_of, language_tag
 from xtts_extend.text.vocabulary import append_entries, load_vocabulary, parse_vocabulary
@@ -64,7 +65,7 @@ def make(output: Path, layers: int, channels: int) -> tuple[Path, Path]:
             vocabulary=PackedVocabulary.between(known, vocabulary),
             cleaning=cleaning,
             char_limit=limit,
-            texts=[],
+            texts={},
             training=Training(steps=1),
             licence="",
             created="2026-01-01",

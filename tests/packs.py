@@ -14,7 +14,8 @@ from torch import Tensor
 from xtts_extend.model.adapter import difference
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.voice import VOICE_PARTS
-from xtts_extend.pack.file import Pack, PackedText, PackedVocabulary, PackInfo, Training, digests, write_pack
+from xtts_extend.pack.file import Pack, digests, write_pack
+from xtts_extend.pack.pack_info import PackedVocabulary, PackInfo, Training
 from xtts_extend.text.languages import cleaning_of, language_tag
 from xtts_extend.text.tokenizer import PackedLanguage
 from xtts_extend.text.vocabulary import append_entries, load_vocabulary, parse_vocabulary
@@ -64,7 +65,7 @@ def make_pack(
         vocabulary=PackedVocabulary.between(known, vocabulary),
         cleaning=cleaning,
         char_limit=limit,
-        texts=[PackedText(TEXTS[language], spoken.encode(TEXTS[language]))],
+        texts={TEXTS[language]: spoken.encode(TEXTS[language])},
         training=Training(steps=3, hours={language: 0.5}, utterances={language: 7}, losses={"trained": 2.5}),
         licence="CC0",
         created="2026-01-02",
@@ -77,7 +78,7 @@ def make_pack(
 
 def with_num2words(version: str, ids: Sequence[int] = (0,)) -> Callable[[PackInfo], PackInfo]:
     """A pack whose text became other ids with some version of num2words."""
-    return lambda info: replace(info, num2words=version, texts=[PackedText(info.texts[0].text, list(ids))])
+    return lambda info: replace(info, num2words=version, texts={text: list(ids) for text in info.texts})
 
 
 def values(pack: Pack) -> dict[str, Any]:

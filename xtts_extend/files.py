@@ -81,9 +81,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         MachineError: there can be no folder, or no room in it.
     """
     path = path.absolute()
-    require_place(path.parent)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConfigError(f"{path} exists already. Name another folder, or remove this one first.")
+    require_new_folder(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +115,17 @@ def copy_file(source: Path, target: Path) -> None:
             fcntl.ioctl(written.fileno(), _FICLONE, read.fileno())
         except (ImportError, OSError):
             shutil.copyfileobj(read, written, _BLOCK)
+
+
+def require_new_folder(path: Path) -> None:
+    """There can be a new folder where nothing is, or an empty folder.
+
+    Raises:
+        ConfigError: something is there.
+    """
+    require_place(path.absolute().parent)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ConfigError(f"{path} exists already. Name another folder, or remove this one first.")
 
 
 def require_place(folder: Path) -> None:

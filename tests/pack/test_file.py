@@ -1,6 +1,8 @@
 """A language pack is what was written, fits the very base that it was made of, and says so where it does not."""
 
 import json
+from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from xtts_extend.errors import LanguageError, PackError
 from xtts_extend.model.embedding import TOKEN_TENSORS
-from xtts_extend.pack.file import Pack, PackedVocabulary, digests, tensor_digest
+from xtts_extend.pack.file import Pack, _umask, digests, tensor_digest
+from xtts_extend.pack.pack_info import PackedVocabulary
 from xtts_extend.text.vocabulary import append_entries, load_vocabulary, parse_vocabulary
 
 
@@ -25,7 +28,7 @@ def test_it_reads_as_it_was_written(mini_base, pack):
     assert read.info == pack.info
     assert values(read)["training"] == {
         "steps": 3, "hours": {"am": 0.5}, "utterances": {"am": 7}, "losses": {"trained": 2.5}, "replay": False,
-        "xtts_extend": "",
+        "began_with": "", "xtts_extend": "",
     }  # fmt: skip
     rows = len(pack.info.vocabulary.entries)
     expected = trained(mini_base, rows, 0)
@@ -98,7 +101,7 @@ def written(path, metadata):
         pytest.param(lambda path: path.write_bytes(b""), "cannot be read as a language pack", id="empty"),
         pytest.param(lambda path: path.write_bytes(b"PK" * 500), "cannot be read as a language pack", id="other"),
         pytest.param(lambda path: path.mkdir(), "cannot be read as a language pack", id="folder"),
-        pytest.param(lambda path: written(path, None), "no language pack", id="other safetensors"),
+        pytest.param(lambda path: written(path, None), "not a language pack", id="other safetensors"),
         pytest.param(lambda path: written(path, {"xtts_extend.pack": "{"}), "is damaged", id="half of JSON"),
         pytest.param(lambda path: written(path, {"xtts_extend.pack": "[]"}), "is damaged", id="a list"),
         pytest.param(lambda path: written(path, {"xtts_extend.pack": "{}"}), "is damaged", id="nothing in it"),
@@ -131,6 +134,12 @@ def edit(pack, path, change):
     [
         pytest.param(lambda values: {**values, "licence2": ""}, "is damaged", id="a key too many"),
         pytest.param(lambda values: {key: values[key] for key in values if key != "texts"}, "damaged", id="a key less"),
+        pytest.param(lambda values: {**values, "language": "../../evil"}, "malformed", id="a path for a language"),
+        pytest.param(lambda values: {**values, "language": 5}, "malformed", id="a number for a language"),
+        pytest.param(lambda values: {**values, "char_limit": "x"}, "is damaged", id="character limit"),
+        pytest.param(lambda values: {**values, "tensors": None}, "is damaged", id="no tensors"),
+        pytest.param(lambda values: {**values, "texts": {"a": ["b"]}}, "is damaged", id="ids"),
+        pytest.param(lambda values: {**values, "training": {"steps": 1, "hours": [1]}}, "is damaged", id="hours"),
         pytest.param(lambda values: {**values, "tensors": {}}, "does not hold the tensors", id="tensors"),
         pytest.param(
             lambda values: {**values, "cleaning": [{"name": "telepathy", "version": 1}]}, "telepathy", id="cleaning"
@@ -147,7 +156,7 @@ def test_its_language_is_tokenized_by_its_own_vocabulary(mini_base, pack):
     known = load_vocabulary(mini_base / "vocab.json")
     spoken = pack.speaks(known)
     ids = spoken.encode(TEXTS["am"])
-    assert ids == list(pack.info.texts[0].ids)
+    assert ids == pack.info.texts[TEXTS["am"]]
     assert ids[0] == pack.info.vocabulary.entries["[am]"] == known.size
     assert known.unk_id not in ids
 
@@ -157,16 +166,29 @@ def test_another_vocabulary(corpus, pack):
         pack.speaks(load_vocabulary(corpus.vocab))
 
 
-def test_texts_that_become_other_tokens(mini_base, tmp_path):
+def test_texts_that_become_other_tokens(mini_base, tmp_path, caplog):
     known = load_vocabulary(mini_base / "vocab.json")
     other = make_pack(mini_base, "am", tmp_path / "other.safetensors", change=with_num2words("0.4.0"))
-    with pytest.raises(PackError, match=r"made with num2words 0\.4\.0.* Install num2words==0\.4\.0"):
-        other.speaks(known)
-    from importlib.metadata import version
-
+    other.speaks(known)
+    assert "1 of its 1 texts are tokenized differently here" in caplog.text
+    assert "Install num2words==0.4.0" in caplog.text
     same = make_pack(mini_base, "am", tmp_path / "same.safetensors", change=with_num2words(version("num2words")))
-    with pytest.raises(PackError, match="does not clean or tokenize them as the one that made"):
+    with pytest.raises(PackError, match="which cleaned them in another way"):
         same.speaks(known)
+
+
+def test_a_text_without_a_number_is_not_num2words_s(mini_base, tmp_path):
+    known = load_vocabulary(mini_base / "vocab.json")
+
+    def change(info):
+        return replace(info, num2words="0.4.0", texts={"ሰላም": [0]})
+
+    with pytest.raises(PackError, match="which cleaned them in another way"):
+        make_pack(mini_base, "am", tmp_path / "am.safetensors", change=change).speaks(known)
+
+
+def test_others_may_read_it(pack):
+    assert pack.path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
 def test_entries_between_the_base_s_cannot_be_packed(mini_base):

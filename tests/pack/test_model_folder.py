@@ -126,6 +126,32 @@ def test_a_language_of_the_base(folder, mini_base, tmp_path, files):
         ModelFolder(folder).require_new("en", files["am"])
 
 
+def test_a_name_that_is_another_language_s(folder, files, tmp_path):
+    """Nothing is written over, and a pack that lies there under another name gets its own."""
+    (folder / "packs").mkdir()
+    shutil.copy(files["ti"], folder / "packs" / "am.safetensors")
+    before = contents(folder)
+    with pytest.raises(PackError, match=r"am\.safetensors exists already, and is a pack of another language"):
+        ModelFolder(folder).add(files["am"])
+    assert contents(folder) == before
+    (folder / "packs" / "am.safetensors").rename(folder / "packs" / "mine.safetensors")
+    assert ModelFolder(folder).add(folder / "packs" / "mine.safetensors").path.name == "ti.safetensors"
+    ModelFolder(folder).add(files["am"])
+    assert list(open_packs(folder)) == ["am", "ti"]
+
+
+def test_what_a_killed_copy_leaves_is_no_pack_and_a_damaged_one_can_be_removed(folder, files):
+    ModelFolder(folder).add(files["am"])
+    for name in (".ti.safetensors", "._am.safetensors"):
+        (folder / "packs" / name).write_bytes(b"half")
+    assert list(open_packs(folder)) == ["am"]
+    (folder / "packs" / "am.safetensors").write_bytes(b"half")
+    with pytest.raises(PackError, match="cannot be read"):
+        open_packs(folder)
+    ModelFolder(folder).remove("am")
+    assert open_packs(folder) == {}
+
+
 def test_two_packs_of_a_language(folder, files):
     ModelFolder(folder).add(files["am"])
     shutil.copy(files["am"], folder / "packs" / "amharic.safetensors")
@@ -140,6 +166,10 @@ def test_what_is_no_model_folder(tmp_path, files, mini_base):
     assert open_packs(mini_base) == {}
 
 
+def full_at_once(path):
+    raise MachineError("the disk is full")
+
+
 def test_a_full_disk(folder, files, monkeypatch):
     before = contents(folder)
 
@@ -148,6 +178,13 @@ def test_a_full_disk(folder, files, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("xtts_extend.pack.model_folder.copy_file", full)
+    with pytest.raises(MachineError, match="the disk is full"):
+        ModelFolder(folder).add(files["am"])
+    assert contents(folder) == before
+    assert not (folder / "packs").exists()
+    # with room for the pack, and none for what is recorded
+    monkeypatch.undo()
+    monkeypatch.setattr("xtts_extend.pack.model_folder.atomic_write", full_at_once)
     with pytest.raises(MachineError, match="the disk is full"):
         ModelFolder(folder).add(files["am"])
     assert contents(folder) == before
@@ -182,10 +219,14 @@ def test_a_checksum_without_reading(mini_base, tmp_path):
     for name, saved in (("again", content), ("more", {**content, "step": 3})):
         torch.save(saved, tmp_path / f"{name}.pth")
     assert archive_checksum(tmp_path / "again.pth") == archive_checksum(tmp_path / "more.pth")
-    content["model"]["gpt.final_norm.bias"][0] += 1
+    first, second = "gpt.final_norm.bias", "gpt.final_norm.weight"
+    model = content["model"]
+    swapped = {name: model[{first: second, second: first}.get(name, name)] for name in model}
+    torch.save({"model": swapped}, tmp_path / "swapped.pth")
+    model[first][0] += 1
     torch.save(content, tmp_path / "other.pth")
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert len({archive_checksum(tmp_path / f"{name}.pth") for name in ("again", "other", "old")}) == 3
+    assert len({archive_checksum(tmp_path / f"{name}.pth") for name in ("again", "swapped", "other", "old")}) == 4
 
 
 def test_the_commands(folder, files, mini_base, capsys):
@@ -214,7 +255,7 @@ def test_a_folder_and_a_language_name_a_vocabulary(folder, files, mini_base):
     assert open_spec(f"{folder}:am")[1].info.language == "am"
     with pytest.raises(PackError, match="has no pack of ti. Its packs: am"):
         vocabulary_of(f"{folder}:ti")
-    with pytest.raises(ConfigError, match="is no model folder"):
+    with pytest.raises(ConfigError, match="is not a model folder"):
         vocabulary_of(f"{folder.parent}:am")
     with pytest.raises(ConfigError, match="expected FOLDER:LANG"):
         open_spec("folder")

@@ -106,6 +106,7 @@ def test_a_base_that_stock_would_write_again_is_saved_plainly(run, corpus, tmp_p
     assert all(torch.equal(copied["model"][name], tensor) for name, tensor in content["model"].items())
 
 
+@pytest.mark.slow
 def test_a_pack_alone_in_a_smaller_form(run, corpus, tmp_path, capsys):
     sizes = {}
     for flags in ((), ("--rank", "4"), ("--rank", "4", "--dtype", "bfloat16")):
@@ -122,10 +123,11 @@ def test_a_pack_alone_in_a_smaller_form(run, corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        pytest.param(["--keep-adapter"], "--keep-adapter is gone. Omit it", id="keep-adapter"),
-        pytest.param(["--adapter-rank", "8"], "--adapter-rank is gone. Give --rank N", id="adapter-rank"),
+        pytest.param(["--keep-adapter"], "--keep-adapter was removed. Omit it", id="keep-adapter"),
+        pytest.param(["--adapter-rank", "8"], "--adapter-rank was removed. Give --rank N", id="adapter-rank"),
         pytest.param(["--rank", "0"], "--rank 0: expected 1 or more", id="rank"),
         pytest.param(["--dtype", "int8"], "--dtype int8: expected one of float32", id="dtype"),
+        pytest.param(["--merged", "--licence", "CC0"], "--licence is written into a", id="merged licence"),
         pytest.param(["--merged", "--rank", "2"], "--merged writes a folder with whole weights", id="merged rank"),
     ],
 )
@@ -164,6 +166,14 @@ def test_what_cannot_be_a_pack(run, tmp_path, change, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_of_an_earlier_release(folder, tmp_path):
+    """With --keep-adapter: its language would be spoken by the base."""
+    old = shutil.copytree(folder, tmp_path / "old")
+    (old / "adapter.safetensors").write_bytes(b"")
+    with pytest.raises(PackError, match="Export its run again"):
+        load_model(old)
+
+
 def test_a_run_that_started_from_another_run(run, tmp_path):
     start = str(run / "checkpoint_4.pth")
     broken = edited(run / f"checkpoint_{STEPS}.pth", tmp_path / "run", put(start, "config", "started_from"))
@@ -186,11 +196,12 @@ def test_a_cleaner_in_python_cannot_travel(run, amharic, tmp_path):
         export(run, tmp_path / "out")
     # another cleaning than that of the run
     register_language(Language("am", Cleaning((Step("replacements", 1, {"texts": {"ሰ": "ለ"}, "whole_words": False}),))))
-    with pytest.raises(PackError, match="become other tokens here"):
+    with pytest.raises(PackError, match="are tokenized differently here"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_a_language_of_the_base_is_merged(corpus, recipe, tmp_path):
     flags = corpus.flags(
         vocab=None,
@@ -254,6 +265,7 @@ def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_pat
     measured = evaluate(corpus.base, [f"{corpus.english}:en"], "en", count=0, progress=False)["loss_mel_ce"]
     assert trained["xtts_extend"]["state"]["base_losses"]["en"] == pytest.approx(measured, rel=1e-5)
     export(run, tmp_path / "ti.safetensors")
+    assert Pack.open(tmp_path / "ti.safetensors").info.training.began_with == "am"
     ModelFolder(shutil.copytree(folder, tmp_path / "both")).add(tmp_path / "ti.safetensors")
     model = load_model(tmp_path / "both")
     assert {"am", "ti"} <= set(model.config.languages)

@@ -61,6 +61,7 @@ def test_a_checkpoint_holds_no_moments_of_it(two_steps, trained, corpus):
 OLDER = without("config", "voice"), without("xtts_extend", "trained_on")
 
 
+@pytest.mark.slow
 def test_an_older_checkpoint_resumes_as_it_was_trained(trained, recipe, run_once, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     edited(run / "checkpoint_2.pth", run, *OLDER)

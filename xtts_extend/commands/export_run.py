@@ -10,7 +10,7 @@ from xtts_extend.commands.common import add_json, print_values
 HELP = "turn a run into a model folder with a language pack"
 #: Flags of earlier releases, and what is given now.
 _GONE = {
-    "--keep-adapter": "Omit it: keeping what was learned apart from the base is the default now, as a language pack",
+    "--keep-adapter": "Omit it: export now writes a language pack by default",
     "--adapter-rank": "Give --rank N, which keeps N directions of each matrix's change in the pack",
 }
 
@@ -25,7 +25,7 @@ class _Gone(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        parser.error(f"{option_string} is gone. {_GONE[str(option_string)]}; --merged writes one set of weights.")
+        parser.error(f"{option_string} was removed. {_GONE[str(option_string)]}; --merged writes one set of weights.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     for pack in values["packs"]:
         print_values(pack, False)
         print()
-    print(f"{len(values['packs'])} packs in {values['model']}")
+    count = len(values["packs"])
+    print(f"{count} {'pack' if count == 1 else 'packs'} in {values['model']}")
     return 0
 
 

@@ -364,15 +364,15 @@ def _print_table(numbers: dict[str, Any]) -> None:
     table.add_row(
         "step numbers without gap or repeat", "yes" if numbers["step_numbers_without_gap_or_repeat"] else "NO"
     )
-    for code, kind in ((LANGUAGE, "new"), *((code, "old") for code in texts.BASE_LANGUAGES)):
+    for code, kind in ((LANGUAGE, " (new language)"), *((code, ", if merged") for code in texts.BASE_LANGUAGES)):
         before, after = numbers["loss_before"][code], numbers["loss_after"][code]
-        table.add_row(f"mel loss of {code} ({kind} language)", f"{before:.3f} → {after:.3f}")
+        table.add_row(f"mel loss of {code}{kind}", f"{before:.3f} → {after:.3f}")
     table.add_row("old ids changed", f"{numbers['old_ids_changed']}")
     table.add_row("old lines cut differently", f"{numbers['old_lines_cut_differently']}")
     rows = numbers["rows"]
     table.add_row("old rows changed", f"{numbers['old_rows_changed']} of {3 * rows['old']} ({rows['new']} new tokens)")
     for name, same in numbers["waveforms_equal_the_bases"].items():
-        table.add_row(f"waveform of {name}", "the base's, sample by sample" if same else "another than the base's")
+        table.add_row(f"waveform of {name}", "the base's, sample by sample" if same else "differs from the base's")
     for name, size in numbers["megabytes"].items():
         table.add_row(name, f"{size:.1f} MB")
     table.add_row("spoken", f"{numbers['spoken_s']:.1f} s; as codes {numbers['spoken_griffin_lim_s']:.1f} s")

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,157 +26,15 @@ from torch import Tensor
 from xtts_extend.errors import LanguageError, PackError
 from xtts_extend.files import atomic_path
 from xtts_extend.model.adapter import changed_tensors
-from xtts_extend.text.cleaning import Cleaning
+from xtts_extend.pack.pack_info import FORMAT_VERSION, PackInfo
 from xtts_extend.text.tokenizer import PackedLanguage
-from xtts_extend.text.vocabulary import Merge, Vocabulary, append_exactly, parse_vocabulary
+from xtts_extend.text.vocabulary import Vocabulary
 
-FORMAT_VERSION = 1
+logger = logging.getLogger("trainer")
+
 SUFFIX = ".safetensors"
 #: Key of the JSON object in the metadata of the file, whose values are strings.
 _KEY = "xtts_extend.pack"
-
-
-@dataclass(frozen=True)
-class PackedVocabulary:
-    """What a vocabulary has after the base's entries.
-
-    Attributes:
-        base_digest: `Vocabulary.digest` of the base's.
-        base_size: its size.
-        entries: token → id, in the order of the ids.
-        tags: those of them that are added tokens: language tags.
-        merges: those after the base's.
-    """
-
-    base_digest: str
-    base_size: int
-    entries: Mapping[str, int]
-    tags: Sequence[str]
-    merges: Sequence[Merge]
-
-    @classmethod
-    def between(cls, base: Vocabulary, extended: Vocabulary) -> PackedVocabulary:
-        """What `extended` adds to `base`.
-
-        Raises:
-            PackError: it is not the base's with entries and merges after the last ones.
-        """
-        entries = {token: index for token, index in extended.tokens.items() if token not in base.tokens}
-        packed = cls(
-            base.digest,
-            base.size,
-            dict(sorted(entries.items(), key=lambda entry: entry[1])),
-            [f"[{code}]" for code in extended.languages if f"[{code}]" in entries],
-            extended.merges[len(base.merges) :],
-        )
-        if packed.joined(base).digest != extended.digest:
-            raise PackError(
-                f"{extended.path} is not {base.path} with entries and merges after the last ones: entries in other "
-                "places cannot be kept apart from the base's."
-            )
-        return packed
-
-    def joined(self, base: Vocabulary) -> Vocabulary:
-        """The base's vocabulary with these entries.
-
-        Raises:
-            PackError: it is another base vocabulary than the one that they were made for.
-        """
-        if base.digest != self.base_digest:
-            raise PackError(
-                f"{base.path} is not the vocabulary of the pack's base: {base.size} token ids here, {self.base_size} "
-                "there, or other merges. Use the folder of the base that the pack was made for."
-            )
-        return parse_vocabulary(append_exactly(base, self.entries, self.tags, self.merges), base.path, quiet=True)
-
-
-@dataclass(frozen=True)
-class PackedText:
-    """A text, as it was written, and its token ids in the pack's vocabulary."""
-
-    text: str
-    ids: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a pack was trained.
-
-    Attributes:
-        steps: batches.
-        hours: of recordings, by language, replay left out; empty where the run did not record them.
-        utterances: as `hours`.
-        losses: by name: the mel loss of the base and of the run on the validation set in the pack's language, and the
-            run's best loss, where they were measured.
-        replay: whether old languages were replayed.
-        xtts_extend: version of this package that wrote the pack.
-    """
-
-    steps: int
-    hours: Mapping[str, float] = field(default_factory=dict)
-    utterances: Mapping[str, int] = field(default_factory=dict)
-    losses: Mapping[str, float] = field(default_factory=dict)
-    replay: bool = False
-    xtts_extend: str = ""
-
-
-@dataclass(frozen=True)
-class PackInfo:
-    """The metadata of a pack.
-
-    Attributes:
-        language: its code.
-        base: SHA-256 of each of the base's tensors, by its name in `Xtts`, see `tensor_digest`.
-        vocabulary: what it has after the base's.
-        cleaning: from text as it is written to text that is tokenized.
-        char_limit: characters up to which an utterance is good.
-        texts: some texts of the run; a reader tokenizes them and compares.
-        training: how it was trained.
-        licence: of what it was trained on, in the words of who made it; empty where nothing was said.
-        created: date, as YYYY-MM-DD.
-        dtype: of the stored tensors, such as "float32".
-        rank: of the change of the transformer's matrices, None where it is whole.
-        num2words: version that wrote numbers as words in `texts`.
-        tensors: SHA-256 of each stored tensor.
-    """
-
-    language: str
-    base: Mapping[str, str]
-    vocabulary: PackedVocabulary
-    cleaning: Cleaning
-    char_limit: int
-    texts: Sequence[PackedText]
-    training: Training
-    licence: str
-    created: str
-    dtype: str
-    rank: int | None
-    num2words: str = field(default_factory=lambda: version("num2words"))
-    tensors: Mapping[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it is written."""
-        return {"format": FORMAT_VERSION, **asdict(self), "cleaning": self.cleaning.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PackInfo:
-        """Read what `to_dict` gave.
-
-        Raises:
-            KeyError, TypeError: a value is missing or left over.
-            LanguageError: a step of its cleaning is not known here.
-        """
-        given = {key: value for key, value in values.items() if key != "format"}
-        vocabulary = PackedVocabulary(**given.pop("vocabulary"))
-        return cls(
-            vocabulary=PackedVocabulary(
-                **{**asdict(vocabulary), "merges": [(first, second) for first, second in vocabulary.merges]}
-            ),
-            cleaning=Cleaning.from_dict(given.pop("cleaning")),
-            texts=[PackedText(**text) for text in given.pop("texts")],
-            training=Training(**given.pop("training")),
-            **given,
-        )
 
 
 @dataclass(frozen=True)
@@ -203,8 +61,8 @@ class Pack:
             raise PackError(f"{path} cannot be read as a language pack: {error}. Get the file again.") from error
         if _KEY not in metadata:
             raise PackError(
-                f"{path} is a file of safetensors and no language pack. `xtts-extend export --output am{SUFFIX}` makes "
-                "one of a run."
+                f"{path} is a safetensors file, but not a language pack. `xtts-extend export --output am{SUFFIX}` "
+                "makes one of a run."
             )
         try:
             values = json.loads(metadata[_KEY])
@@ -216,7 +74,7 @@ class Pack:
             info = PackInfo.from_dict(values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PackError(
-                f"{path} is damaged: its metadata lacks or mistakes {error}. Get the file again."
+                f"{path} is damaged: a value in its metadata is missing or wrong: {error}. Get the file again."
             ) from error
         except LanguageError as error:
             raise PackError(f"{path}: {error}") from error
@@ -304,20 +162,31 @@ class Pack:
 
     def _compare_texts(self, language: PackedLanguage) -> None:
         info = self.info
-        wrong = [text.text for text in info.texts if language.encode(text.text) != list(text.ids)]
+        wrong = other_ids(language, info.texts)
         if not wrong:
             return
-        found = f"{len(wrong)} of the {len(info.texts)} texts in it become other tokens here (the first: {wrong[0]!r})"
+        found = f"{len(wrong)} of its {len(info.texts)} texts are tokenized differently here (the first: {wrong[0]!r})"
         here = version("num2words")
-        if here != info.num2words:
-            raise PackError(
-                f"{self.path}: {found}. It was made with num2words {info.num2words}, and {here} is installed, which "
-                f"writes some numbers in other words. Install num2words=={info.num2words}."
+        if here != info.num2words and all(any(map(str.isdigit, text)) for text in wrong):
+            logger.warning(
+                " > %s: %s. It was made with num2words %s, and %s is installed, which writes some numbers in other "
+                "words. Install num2words==%s to have them read as they were trained.",
+                self.path,
+                found,
+                info.num2words,
+                here,
+                info.num2words,
             )
+            return
         raise PackError(
-            f"{self.path}: {found}. This release of xtts_extend does not clean or tokenize them as the one that made "
-            f"the pack ({info.training.xtts_extend}). Install that release."
+            f"{self.path}: {found}. It was made with xtts_extend {info.training.xtts_extend}, which cleaned them in "
+            "another way. Install that release."
         )
+
+
+def other_ids(language: PackedLanguage, texts: Mapping[str, Sequence[int]]) -> list[str]:
+    """The texts that become other token ids than they should."""
+    return [text for text, ids in texts.items() if language.encode(text) != list(ids)]
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -350,9 +219,18 @@ def write_pack(path: Path, info: PackInfo, tensors: Mapping[str, Tensor]) -> Pac
     with atomic_path(path) as temporary:
         try:
             save_file(contiguous, temporary, metadata={_KEY: json.dumps(values, ensure_ascii=False)})
+            # safetensors makes files that nobody else can read
+            temporary.chmod(0o666 & ~_umask())
         except SafetensorError as error:
             raise _as_os_error(error) from error
     return Pack.open(path)
+
+
+def _umask() -> int:
+    """The process's mask of permissions, which can only be asked by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _as_os_error(error: SafetensorError) -> OSError:

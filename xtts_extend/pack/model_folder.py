@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
-from xtts_extend.checkpoint.inspect import inspect_checkpoint
+from xtts_extend.checkpoint.inspect import inspect_checkpoint, load_pickled, weights_of
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.encoded import file_digest
 from xtts_extend.errors import ConfigError, MachineError, PackError
@@ -62,8 +62,8 @@ class ModelFolder:
         missing = [name for name in _NEEDED if not (path / name).is_file()]
         if missing:
             raise ConfigError(
-                f"{path} is no model folder: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. Give "
-                "the folder of a base model, or one that `xtts-extend export` wrote."
+                f"{path} is not a model folder: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. "
+                "Give the folder of a base model, or one that `xtts-extend export` wrote."
             )
         self.path = path
 
@@ -142,14 +142,23 @@ class ModelFolder:
         language = pack.info.language
         target = self.path / PACKS / f"{language}{SUFFIX}"
         self.require_new(language, file)
+        if target.exists() and not target.samefile(file):
+            raise PackError(f"{target} exists already, and is a pack of another language. Remove or rename it first.")
         self.compare(pack)
         others = self._fitting(other for other in self._opened() if other.info.language != language)
-        if not (target.exists() and target.samefile(file)):
-            with _without_new_folder(target.parent), atomic_path(target) as temporary:
+        compared = {code: _digest(one) for code, one in {**others, language: pack}.items()}
+        with _without_new_folder(target.parent):
+            if target.parent.exists() and file.parent.samefile(target.parent):
+                file.rename(target)
+                self._write({"base": archive_checksum(self.model), "packs": compared})
+                return Pack.open(target)
+            with atomic_path(target) as temporary:
                 copy_file(file, temporary)
-        fitting = {**others, language: pack}
-        digests_of = {code: _digest(one) for code, one in fitting.items()}
-        self._write({"base": archive_checksum(self.model), "packs": digests_of})
+            try:
+                self._write({"base": archive_checksum(self.model), "packs": compared})
+            except MachineError:
+                target.unlink()
+                raise
         return Pack.open(target)
 
     def require_new(self, language: str, file: Path) -> None:
@@ -190,22 +199,34 @@ class ModelFolder:
             PackError: there is none.
             MachineError: the folder cannot be written to.
         """
-        for pack in self._opened():
-            if pack.info.language == language:
-                try:
-                    pack.path.unlink()
-                except OSError as error:
-                    raise MachineError(f"{pack.path} cannot be removed: {error.strerror}.") from error
-                compared = self._compared()
-                packs = {other: digest for other, digest in compared.packs.items() if other != language}
-                self._write({"base": compared.base, "packs": packs})
-                return pack.path
-        there = ", ".join(pack.info.language for pack in self._opened()) or "none"
-        raise PackError(f"{self.path} has no pack of {language}. Its packs: {there}.")
+        file = self.path / PACKS / f"{language}{SUFFIX}"
+        # by its name, so that a damaged one can be removed
+        if not file.is_file():
+            opened = {pack.info.language: pack.path for pack in self._opened()}
+            file = opened.get(language) or self._no_pack(language, opened)
+        try:
+            file.unlink()
+        except OSError as error:
+            raise MachineError(f"{file} cannot be removed: {error.strerror}.") from error
+        compared = self._compared()
+        packs = {other: digest for other, digest in compared.packs.items() if other != language}
+        self._write({"base": compared.base, "packs": packs})
+        return file
+
+    def pack(self, language: str) -> Pack:
+        """The pack of a language.
+
+        Raises:
+            PackError: there is none, or as `packs`.
+        """
+        packs = self.packs()
+        return packs.get(language) or self._no_pack(language, packs)
+
+    def _no_pack(self, language: str, packs: Iterable[str]) -> NoReturn:
+        raise PackError(f"{self.path} has no pack of {language}. Its packs: {', '.join(packs) or 'none'}.")
 
     def _opened(self) -> Iterator[Pack]:
-        for file in sorted((self.path / PACKS).glob(f"*{SUFFIX}")):
-            yield Pack.open(file)
+        yield from map(Pack.open, _files(self.path))
 
     def _compared(self) -> _Compared:
         """What was compared; nothing where the record is missing or not to be read, and all is compared again."""
@@ -226,7 +247,12 @@ def open_packs(folder: Path) -> dict[str, Pack]:
     Raises:
         PackError: one is damaged, or of another base, or two are of one language.
     """
-    return ModelFolder(folder).packs() if any((folder / PACKS).glob(f"*{SUFFIX}")) else {}
+    return ModelFolder(folder).packs() if _files(folder) else {}
+
+
+def _files(folder: Path) -> list[Path]:
+    """Of the packs; hidden ones are what a killed copy or a Mac leaves."""
+    return sorted(file for file in (folder / PACKS).glob(f"*{SUFFIX}") if not file.name.startswith("."))
 
 
 def open_spec(spec: str) -> tuple[ModelFolder, Pack]:
@@ -240,10 +266,7 @@ def open_spec(spec: str) -> tuple[ModelFolder, Pack]:
     if not path or not language:
         raise ConfigError(f"{spec!r}: expected FOLDER:LANG, a model folder and the language of one of its packs.")
     folder = ModelFolder(Path(path).expanduser())
-    packs = folder.packs()
-    if language not in packs:
-        raise PackError(f"{path} has no pack of {language}. Its packs: {', '.join(packs) or 'none'}.")
-    return folder, packs[language]
+    return folder, folder.pack(language)
 
 
 def vocabulary_of(spec: str) -> Vocabulary:
@@ -260,15 +283,23 @@ def vocabulary_of(spec: str) -> Vocabulary:
 
 
 def archive_checksum(path: Path) -> str:
-    """A digest of the checksums that torch.save keeps of a file's tensors; of another kind of file, of its bytes.
+    """A digest of the checksums that torch.save keeps of a file's tensors; where it keeps none, of the file's bytes.
 
-    It is the same for a file that was saved again with the same tensors.
+    It is the same for a file that was saved again with the same tensors in the same order.
     """
-    if not zipfile.is_zipfile(path):
+    records: list[tuple[str, int, int]] = []
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            records = [
+                (record.filename.partition("/data/")[2], record.CRC, record.file_size)
+                for record in archive.infolist()
+                if "/data/" in record.filename
+            ]
+    if not any(checksum for _, checksum, _ in records):
         return file_digest(path)
-    with zipfile.ZipFile(path) as archive:
-        records = sorted((record.CRC, record.file_size) for record in archive.infolist() if "/data/" in record.filename)
-    return hashlib.sha256(json.dumps(records).encode()).hexdigest()
+    weights, _ = weights_of(load_pickled(path, map_location="meta"), path)
+    names = [(name, list(tensor.shape), str(tensor.dtype)) for name, tensor in weights.items()]
+    return hashlib.sha256(json.dumps([names, records]).encode()).hexdigest()
 
 
 def _digest(pack: Pack) -> str:

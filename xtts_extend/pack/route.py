@@ -12,7 +12,7 @@ import functools
 import logging
 import threading
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +60,8 @@ class Packs:
         self._read: dict[str, dict[str, Parameter]] = {}
         # not an RLock: a stream may be read on, or collected, by another thread than the one that began it
         self._lock = threading.Lock()
-        self._thread: int | None = None
+        # not its number, which a later thread can have
+        self._thread: threading.Thread | None = None
         self._pack: Pack | None = None
         self._calls = self._streams = 0
         self._base: list[_Slot] = []
@@ -84,7 +85,7 @@ class Packs:
             PackError: the pack is damaged, the model cannot be routed, or the thread holds the model for another one.
         """
         pack = self.packs.get(language.split("-")[0])
-        if self._thread == threading.get_ident():
+        if self._thread is threading.current_thread():
             self._require_nested(pack, language, alone)
         else:
             self._lock.acquire()
@@ -93,28 +94,47 @@ class Packs:
             except BaseException:
                 self._release()
                 raise
-            self._thread, self._pack = threading.get_ident(), pack
+            self._thread, self._pack = threading.current_thread(), pack
         self._calls += 1
         try:
             yield
         finally:
-            self._calls -= 1
-            if not self._calls:
+            if self._calls == 1:
                 self._release()
+            else:
+                self._calls -= 1
 
     def stream(self, model: Any, language: str, chunks: Generator[Any, None, None]) -> Iterator[Any]:
         """The chunks of a stream, which holds the model from the first one on."""
-        with self.held(model, language), closing(chunks):
+        with self.held(model, language):
             begun_by = self._thread
             self._streams += 1
             try:
-                for chunk in chunks:
-                    yield chunk
-                    # servers read each chunk in another thread of a pool
-                    self._thread = threading.get_ident()
+                with closing(chunks):
+                    for chunk in chunks:
+                        yield chunk
+                        # servers read each chunk in another thread of a pool
+                        self._thread = threading.current_thread()
             finally:
-                self._streams -= 1
-                self._thread = begun_by
+                # the last one out releases; until then the thread that has the stream must not pass as nested
+                if self._calls > 1:
+                    self._streams -= 1
+                    self._thread = begun_by
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Wait until nobody speaks, and let nobody begin.
+
+        Raises:
+            PackError: this thread speaks itself.
+        """
+        if self._thread is threading.current_thread():
+            raise PackError(
+                "The model cannot get other weights or packs while this thread has a stream or a `routed` block of it "
+                "open. Close it first."
+            )
+        with self._lock:
+            yield
 
     def _require_nested(self, pack: Pack | None, language: str, alone: bool) -> None:
         here = "the base" if self._pack is None else f"the pack of {self._pack.info.language}"
@@ -143,9 +163,14 @@ class Packs:
             slot.parameters[slot.key] = tensor
 
     def _release(self) -> None:
+        self._thread = None
         for slot in self._base:
+            now = slot.parameters[slot.key]
+            if now.device != slot.parameter.device or now.dtype != slot.parameter.dtype:
+                # moved meanwhile, with all others
+                slot.parameter.data = slot.parameter.data.to(now.device, now.dtype)
             slot.parameters[slot.key] = slot.parameter
-        self._base, self._thread, self._pack = [], None, None
+        self._base, self._pack, self._calls, self._streams = [], None, 0, 0
         self._lock.release()
 
     def _tensors(self, model: Any, pack: Pack) -> dict[str, Parameter]:
@@ -230,7 +255,9 @@ def enable() -> None:
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        load_checkpoint(self, config, checkpoint_dir, checkpoint_path, vocab_path, *args, **kwargs)
+        packs = _packs_of(self)
+        with packs.idle() if packs else nullcontext():
+            load_checkpoint(self, config, checkpoint_dir, checkpoint_path, vocab_path, *args, **kwargs)
         _detach(self)
         weights = Path(checkpoint_dir, "model.pth") if checkpoint_path is None else Path(checkpoint_path)
         _attach_beside(self, weights, vocab_path)
@@ -280,11 +307,12 @@ def _detach(model: Any) -> None:
     packs = _packs_of(model)
     if packs is None:
         return
-    del model.packs
-    model.tokenizer.packed = {}
-    model.config.languages = [code for code in model.config.languages if code not in packs.added]
-    for code in packs.added:
-        model.language_manager.name_to_id.pop(code, None)
+    with packs.idle():
+        del model.packs
+        model.tokenizer.packed = {}
+        model.config.languages = [code for code in model.config.languages if code not in packs.added]
+        for code in packs.added:
+            model.language_manager.name_to_id.pop(code, None)
 
 
 def _read(model: Any, pack: Pack) -> dict[str, Parameter]:

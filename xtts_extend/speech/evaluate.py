@@ -118,7 +118,7 @@ def _configure(model: Path, base_dir: Path | None) -> NewLanguageConfig:
 @contextmanager
 def _vocabulary_file(model: Path, language: str) -> Iterator[str]:
     """The vocabulary file of a language: the folder's, or while the context lasts that of its pack."""
-    pack = open_packs(model).get(language)
+    pack = open_packs(model).get(language.split("-")[0])
     if pack is None:
         yield str(model / "vocab.json")
         return

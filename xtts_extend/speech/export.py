@@ -12,7 +12,7 @@ from TTS.tts.configs.xtts_config import XttsConfig
 
 from xtts_extend.checkpoint.inspect import is_plain, load_pickled, weights_of
 from xtts_extend.errors import ConfigError, PackError
-from xtts_extend.files import atomic_folder, atomic_write, copy_file
+from xtts_extend.files import atomic_folder, atomic_write, copy_file, require_new_folder
 from xtts_extend.pack.file import SUFFIX, write_pack
 from xtts_extend.pack.model_folder import PACKS, ModelFolder
 from xtts_extend.run.config import take_recorded
@@ -22,6 +22,8 @@ from xtts_extend.speech.packing import DTYPES, make_pack
 
 #: Files of a base that go into a model folder, beside its `model.pth`; the last ones only if they are there.
 _FILES = ("config.json", "vocab.json")
+#: Of a run that does not record which one it learned.
+_SOME_LANGUAGE = "a fine-tuned language"
 _OPTIONAL = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")
 
 
@@ -68,12 +70,18 @@ def export(
             f"--merged writes a folder with whole weights: --rank, --dtype and an output that ends in {SUFFIX} are for "
             "packs. Omit one of the two."
         )
+    if merged and licence:
+        raise ConfigError("--licence is written into a language pack, and --merged writes none. Omit one of the two.")
+    if output.suffix != SUFFIX:
+        require_new_folder(output)
+    elif output.exists():
+        raise ConfigError(f"{output} exists already. Name another file, or remove this one first.")
     run = FinishedRun.open(checkpoint, base_dir)
     record = run.checkpoint.record
     done = {
         "checkpoint": str(run.path),
         "step": run.checkpoint.info.step,
-        "language": run.language or "a fine-tuned language",
+        "language": run.language or _SOME_LANGUAGE,
         "form": "merged" if merged else "pack" if output.suffix == SUFFIX else "folder",
         "output": str(output),
         "base_rows": record.base_rows.rows if record else None,
@@ -85,8 +93,6 @@ def export(
     info, tensors = make_pack(run, rank=rank, dtype=dtype, licence=licence)
     kept = {"rank": info.rank, "dtype": dtype}
     if output.suffix == SUFFIX:
-        if output.exists():
-            raise ConfigError(f"{output} exists already. Name another file, or remove this one first.")
         size = write_pack(output, info, tensors).size_bytes
         return {**done, "size_bytes": size, "pack_bytes": size, **kept}
     with atomic_folder(output) as folder:
@@ -128,7 +134,7 @@ def _write_merged(run: FinishedRun, output: Path) -> None:
     config.languages = known + [code for code in run.vocabulary.languages if code not in known]
     config.model_args.tokenizer_file = ""
     config.model_args.gpt_number_text_tokens = run.vocabulary.size
-    step, language = run.checkpoint.info.step, run.language or "a fine-tuned language"
+    step, language = run.checkpoint.info.step, run.language or _SOME_LANGUAGE
     with atomic_folder(output) as folder:
         with atomic_write(folder / "model.pth") as file:
             torch.save({"model": run.merged}, file)

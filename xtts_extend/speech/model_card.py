@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from xtts_extend.pack.file import PackInfo
+from xtts_extend.pack.pack_info import PackInfo
 
 _FOLDER = """---
 language:
-- {language}
+- "{language}"
+license: other
 library_name: coqui
 pipeline_tag: text-to-speech
 tags:
@@ -29,7 +30,7 @@ model = Xtts(config); model.load_checkpoint(config, checkpoint_dir=".", strict=T
 ```
 
 Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` is audio; `TTS.api.TTS` works as
-well. Or, without Python and without FFmpeg:
+well. `pip install xtts_extend` brings both. Or, from the command line and without FFmpeg:
 
     xtts-extend speak --model . --language {language} --reference voice.wav --text "…" --output hello.wav
 
@@ -42,6 +43,7 @@ Other people's packs of the same base are added with `xtts-extend pack add FILE 
 | steps | {steps} |
 | recordings | {recordings} |
 | validation mel loss in {language} | {losses} |
+| started from | {start} |
 | replay of old languages | {replay} |
 | new tokens | {tokens} |
 | pack | {dtype}, {rank} |
@@ -67,8 +69,8 @@ config = XttsConfig(); config.load_json("config.json")
 model = Xtts(config); model.load_checkpoint(config, checkpoint_dir=".", strict=True)
 ```
 
-Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` is audio at {rate} Hz. Or, without
-Python and without FFmpeg:
+Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` is audio at {rate} Hz. Or, from the
+command line and without FFmpeg:
 
     xtts-extend speak --model . --language {language} --reference voice.wav --text "…" --output hello.wav
 
@@ -86,6 +88,7 @@ def folder_card(info: PackInfo) -> str:
         steps=training.steps,
         recordings=", ".join(hours) or "not recorded",
         losses=losses or "not measured",
+        start=f"the pack of {training.began_with}" if training.began_with else "the base",
         replay="yes" if training.replay else "no",
         tokens=len(info.vocabulary.entries),
         dtype=info.dtype,

@@ -14,7 +14,8 @@ from xtts_extend.errors import LanguageError, PackError
 from xtts_extend.model.adapter import difference
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.voice import VOICE_PARTS
-from xtts_extend.pack.file import PackedText, PackedVocabulary, PackInfo, Training, digests
+from xtts_extend.pack.file import digests, other_ids
+from xtts_extend.pack.pack_info import PackedVocabulary, PackInfo, Training
 from xtts_extend.run.metrics import FILE_NAME, finite, read_metrics
 from xtts_extend.run.record import TrainedOn
 from xtts_extend.speech.finished_run import FinishedRun
@@ -57,7 +58,7 @@ def make_pack(
         )
     if inspect_checkpoint(run.base_model).kind == "training":
         raise PackError(
-            f"{run.path} started from the weights of another run, {run.base_model}, which nobody has as a base. "
+            f"{run.path} started from the weights of another run, {run.base_model}, which is not a base. "
             f"{_MERGED} Or train again from the base, or with --start-from from a pack of that run."
         )
     _require_new_language(run, record.trained_on)
@@ -66,6 +67,7 @@ def make_pack(
     _require_unchanged(run)
     changed = difference(run.weights, base, rank) | dict(run.adapter)
     cleaning, char_limit = _cleaning(language)
+    began_with = str(run.checkpoint.config.get("start_from") or "").rpartition(":")[2]
     vocabulary = PackedVocabulary.between(run.base_vocabulary, run.vocabulary)
     spoken = PackedLanguage(language, run.vocabulary.tokenizer, cleaning, char_limit)
     return PackInfo(
@@ -79,8 +81,9 @@ def make_pack(
             steps=record.position.step,
             hours=dict(record.trained_on.hours) if record.trained_on else {},
             utterances=dict(record.trained_on.utterances) if record.trained_on else {},
-            losses=_losses(run),
+            losses=_losses(run, "start" if began_with else "base"),
             replay=bool(run.checkpoint.config.get("replay")),
+            began_with=began_with,
             xtts_extend=xtts_extend.__version__,
         ),
         licence=licence,
@@ -131,30 +134,29 @@ def _cleaning(language: str) -> tuple[Cleaning, int]:
         raise PackError(f"{error} {_MERGED}") from error
 
 
-def _texts(spoken: PackedLanguage, trained_on: TrainedOn | None) -> list[PackedText]:
+def _texts(spoken: PackedLanguage, trained_on: TrainedOn | None) -> dict[str, list[int]]:
     if trained_on is None:
         logger.warning(
             " > The run was begun by an earlier release, which recorded no texts: readers of the pack cannot compare "
             "how texts become tokens."
         )
-        return []
-    wrong = [text for text, ids in trained_on.texts.items() if spoken.encode(text) != list(ids)]
-    if wrong:
+        return {}
+    if wrong := other_ids(spoken, trained_on.texts):
         raise PackError(
-            f"{len(wrong)} of {len(trained_on.texts)} texts that the run was trained on become other tokens here (the "
-            f"first: {wrong[0]!r}): the run cleaned them with a cleaner that is not registered here. A pack carries "
-            "its cleaning as data: register a Cleaning (docs/languages.md), and export in the same program. "
+            f"{len(wrong)} of {len(trained_on.texts)} texts that the run was trained on are tokenized differently here "
+            f"(the first: {wrong[0]!r}): the run cleaned them with a cleaner that is not registered here. A pack "
+            "carries its cleaning as data: register a Cleaning (docs/languages.md), and export in the same program. "
             f"{_MERGED}"
         )
-    return [PackedText(text, list(ids)) for text, ids in trained_on.texts.items()]
+    return {text: list(ids) for text, ids in trained_on.texts.items()}
 
 
-def _losses(run: FinishedRun) -> dict[str, float]:
+def _losses(run: FinishedRun, first: str) -> dict[str, float]:
     """Mel losses on the validation set in the language, before the first step and at the last evaluation until now."""
     if not (run.path.parent / FILE_NAME).is_file():
         return {}
     _, lines = read_metrics(run.path.parent)
     step = run.checkpoint.info.step or 0
     own = [line for line in lines if line.get("language") == run.language and line["step"] <= step]
-    names = ("base" if line["step"] == 0 else "trained" for line in own)
+    names = (first if line["step"] == 0 else "trained" for line in own)
     return {name: finite(line["loss_mel_ce"]) for name, line in zip(names, own, strict=True)}

@@ -15,16 +15,15 @@ from TTS.tts.models.xtts import Xtts
 import xtts_extend
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
-from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError
+from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError, PackError
 from xtts_extend.files import atomic_path
 from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, read_text, require_speech, speak_sentences
-from xtts_extend.pack.model_folder import open_packs
+from xtts_extend.pack.model_folder import ModelFolder, open_packs
 from xtts_extend.pack.route import attach
 from xtts_extend.run.config import read_json
 from xtts_extend.text.tokenizer import load_tokenizer, require_cleanable
-from xtts_extend.text.vocabulary import load_vocabulary
 
 
 def load_model(folder: Path) -> Xtts:
@@ -37,9 +36,12 @@ def load_model(folder: Path) -> Xtts:
         CheckpointError: the weights are damaged or do not fit.
         PackError: a language pack is damaged, or of another base.
     """
-    missing = [name for name in ("config.json", "model.pth", "vocab.json") if not (folder / name).is_file()]
-    if missing:
-        raise ConfigError(f"{folder} lacks {', '.join(missing)}: not a model folder. Give the one that export wrote.")
+    vocabulary = ModelFolder(folder).vocabulary
+    if (folder / "adapter.safetensors").is_file():
+        raise PackError(
+            f"{folder} was exported with --keep-adapter by an earlier release. Export its run again: what was learned "
+            "is a language pack now."
+        )
     xtts_extend.enable()
     read_json(folder / "config.json")
     config = XttsConfig()
@@ -59,7 +61,7 @@ def load_model(folder: Path) -> Xtts:
     # Xtts.eval() prepares the GPT for inference
     model.eval()
     if packs := open_packs(folder):
-        attach(model, packs, load_vocabulary(folder / "vocab.json"))
+        attach(model, packs, vocabulary)
     return model
 
 

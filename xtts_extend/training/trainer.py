@@ -132,8 +132,7 @@ class ResumableTrainer(Trainer):
                     parse_command_line_args=False,
                     **kwargs,
                 )
-            if resumed is None:
-                note_base_losses(self.state, self._base_losses)
+            note_base_losses(self.state, self._base_losses)
             self._resumed = None
             self.output_path = folder.path
             self._updater = Updater(self.state, Hooks(self))
@@ -198,7 +197,6 @@ class ResumableTrainer(Trainer):
         if checkpoint.is_of_others and self.ranks.is_main:
             name_new_folder(source.parent, self._output.folder.path)
         self._output.about |= {"from": str(source), "restored": restored, "changed": list(self._resumed.changed)}
-        note_base_losses(state, self._base_losses)
         was_judged = checkpoint.record is not None and checkpoint.record.was_judged
         judge_best_again(state, self._base_losses if self._resumed.migration or was_judged else {})
         self.total_steps_done, self.epochs_done = state.position.step, state.position.epoch
