@@ -69,15 +69,15 @@ def test_the_digest_of_a_tensor_is_of_its_type_shape_and_bytes():
 
 def test_another_base(mini_base, pack):
     weights = base_weights(mini_base)
-    pack.require_base(weights, mini_base)
+    pack.require_base(digests(weights), mini_base)
     name = "gpt.final_norm.weight"
     with pytest.raises(PackError, match=rf"another base than .*: 1 of \d+ tensors differ \(the first: {name}\)"):
-        pack.require_base({**weights, name: weights[name] + 1e-7}, mini_base)
+        pack.require_base(digests({**weights, name: weights[name] + 1e-7}), mini_base)
     lacking = {key: tensor for key, tensor in weights.items() if key != name}
     with pytest.raises(PackError, match="another base"):
-        pack.require_base(lacking, mini_base)
+        pack.require_base(digests(lacking), mini_base)
     with pytest.raises(PackError, match="another base"):
-        pack.require_base({**weights, "gpt.more": weights[name]}, mini_base)
+        pack.require_base(digests({**weights, "gpt.more": weights[name]}), mini_base)
 
 
 def test_a_changed_byte(pack, tmp_path):

@@ -109,20 +109,16 @@ class Pack:
                 f"{wrong[0]}). Get the file again."
             )
 
-    def require_base(self, weights: Mapping[str, Tensor], where: Path) -> None:
+    def require_base(self, found: Mapping[str, str], where: Path) -> None:
         """Compare the digest of every tensor of a base.
 
         Args:
-            weights: of `Xtts`, as `xtts_weights` gives them.
+            found: `digests` of the weights of `Xtts`, as `xtts_weights` gives them.
             where: they are from, for the message.
 
         Raises:
             PackError: it is another base than the pack's.
         """
-        self.require_digests(digests(weights), where)
-
-    def require_digests(self, found: Mapping[str, str], where: Path) -> None:
-        """As `require_base`, for digests that are computed already."""
         expected = self.info.base
         wrong = [name for name in expected if found.get(name) != expected[name]]
         wrong += [name for name in found if name not in expected]
@@ -152,10 +148,10 @@ class Pack:
 
         Raises:
             PackError: it is another base vocabulary than the pack's, or the texts that the pack carries become other
-                tokens here than they were trained with.
+                tokens here than they were trained with. Where num2words alone can be the cause, that is a warning.
         """
-        vocabulary = self.info.vocabulary.joined(base)
         info = self.info
+        vocabulary = info.vocabulary.joined(base)
         language = PackedLanguage(info.language, vocabulary.tokenizer, info.cleaning, info.char_limit)
         self._compare_texts(language)
         return language

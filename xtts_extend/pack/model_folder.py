@@ -125,7 +125,7 @@ class ModelFolder:
                 ", ".join(pack.path.name for pack in new.values()),
             )
         for pack in new.values():
-            pack.require_digests(self.digests, self.model)
+            pack.require_base(self.digests, self.model)
         return found
 
     def add(self, file: Path) -> Pack:
@@ -149,7 +149,10 @@ class ModelFolder:
         compared = {code: _digest(one) for code, one in {**others, language: pack}.items()}
         with _without_new_folder(target.parent):
             if target.parent.exists() and file.parent.samefile(target.parent):
-                file.rename(target)
+                try:
+                    file.rename(target)
+                except OSError as error:
+                    raise MachineError(f"{file} cannot be renamed to {target.name}: {error.strerror}.") from error
                 self._write({"base": archive_checksum(self.model), "packs": compared})
                 return Pack.open(target)
             with atomic_path(target) as temporary:
@@ -185,7 +188,7 @@ class ModelFolder:
         Raises:
             PackError: something is not as it was when the pack was made.
         """
-        pack.require_digests(self.digests, self.model)
+        pack.require_base(self.digests, self.model)
         pack.require_sound()
         pack.speaks(self.vocabulary)
 

@@ -18,7 +18,7 @@ from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.start import Start
 from xtts_extend.setup.vocabulary_change import start_vocabularies
-from xtts_extend.text.vocabulary import load_vocabulary, require_extension, romanized_spellings
+from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary, require_extension, romanized_spellings
 
 logger = logging.getLogger("trainer")
 
@@ -46,10 +46,17 @@ def resize_embeddings(
         return weights, migration.base_rows or weights["gpt.text_embedding.weight"].shape[0]
     base_rows = start.info.vocab_size
     old, vocabulary = start_vocabularies(config, start.path, base_rows)
-    if vocabulary.size > base_rows:
-        spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
-        weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
-    return weights, base_rows
+    return _with_new_rows(weights, old, vocabulary, config), base_rows
+
+
+def _with_new_rows(
+    weights: dict[str, Tensor], old: Vocabulary, vocabulary: Vocabulary, config: NewLanguageConfig
+) -> dict[str, Tensor]:
+    """Weights with rows for the tokens that a vocabulary has after an old one's, which may be none."""
+    if vocabulary.size == old.size:
+        return weights
+    spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
+    return extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
 
 
 def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None:
@@ -76,11 +83,7 @@ def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> Non
         raise VocabularyError(
             f"{error} For --start-from {config.start_from} that is: extend-vocab --base-vocab {config.start_from}."
         ) from error
-    weights = pack.weights(folder.weights)
-    if vocabulary.size > joined.size:
-        spellings = romanized_spellings(joined, vocabulary) if config.init == "romanized" else {}
-        weights = extend_token_tensors(weights, vocabulary.size, config.init, spellings, config.training_seed)
-    model.xtts.load_state_dict(weights)
+    model.xtts.load_state_dict(_with_new_rows(pack.weights(folder.weights), joined, vocabulary, config))
     logger.info(
         " > starts from the language pack %s (%d steps); all is compared with its base.",
         pack.path,

@@ -20,7 +20,6 @@ from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice, speak
-from xtts_extend.pack.model_folder import open_packs
 from xtts_extend.pack.route import routed
 from xtts_extend.progress import with_progress
 from xtts_extend.run.config import NewLanguageConfig, read_json
@@ -89,7 +88,7 @@ def evaluate(
     if not report.usable:
         raise DataError("There is not one usable sample. The problems are named above.")
     result: dict[str, Any] = {"language": language, "samples": len(report.usable)}
-    with _vocabulary_file(model, language) as config.model_args.tokenizer_file, routed(speaking, language):
+    with _vocabulary_file(speaking, model, language) as config.model_args.tokenizer_file, routed(speaking, language):
         result |= _losses(speaking, config, report.usable, progress)
     # texts of marks alone have a loss, and cannot be spoken
     speakable = [sample for sample in report.usable if any(map(str.isalnum, sample.text))]
@@ -116,9 +115,10 @@ def _configure(model: Path, base_dir: Path | None) -> NewLanguageConfig:
 
 
 @contextmanager
-def _vocabulary_file(model: Path, language: str) -> Iterator[str]:
+def _vocabulary_file(speaking: Xtts, model: Path, language: str) -> Iterator[str]:
     """The vocabulary file of a language: the folder's, or while the context lasts that of its pack."""
-    pack = open_packs(model).get(language.split("-")[0])
+    packs = getattr(speaking, "packs", None)
+    pack = packs.packs.get(language.split("-")[0]) if packs else None
     if pack is None:
         yield str(model / "vocab.json")
         return

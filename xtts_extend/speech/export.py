@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from xtts_extend.speech.packing import DTYPES, make_pack
 
 #: Files of a base that go into a model folder, beside its `model.pth`; the last ones only if they are there.
 _FILES = ("config.json", "vocab.json")
+_OPTIONAL = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")
 #: Of a run that does not record which one it learned.
 _SOME_LANGUAGE = "a fine-tuned language"
-_OPTIONAL = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")
 
 
 def export(
@@ -141,7 +140,7 @@ def _write_merged(run: FinishedRun, output: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=4), encoding="utf-8")
         (folder / "vocab.json").write_bytes(run.vocabulary.content.encode())
         if (run.base_dir / "speakers_xtts.pth").is_file():
-            shutil.copyfile(run.base_dir / "speakers_xtts.pth", folder / "speakers_xtts.pth")
+            copy_file(run.base_dir / "speakers_xtts.pth", folder / "speakers_xtts.pth")
         about = {"language": language, "step": step, "base_dir": str(run.base_dir), "checkpoint": str(run.path)}
         (folder / "xtts_extend.json").write_text(json.dumps(about, indent=4, ensure_ascii=False), encoding="utf-8")
         card = merged_card(language, step or 0, config.audio.output_sample_rate)

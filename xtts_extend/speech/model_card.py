@@ -30,7 +30,7 @@ model = Xtts(config); model.load_checkpoint(config, checkpoint_dir=".", strict=T
 ```
 
 Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` is audio; `TTS.api.TTS` works as
-well. `pip install xtts_extend` brings both. Or, from the command line and without FFmpeg:
+well. Or, from the command line and without FFmpeg:
 
     xtts-extend speak --model . --language {language} --reference voice.wav --text "…" --output hello.wav
 
