@@ -2,7 +2,7 @@
 
     python benchmarks/rescue.py OUTPUT_FOLDER
 
-Each patient learns Amharic from the mini base for 300 steps, damaged in one way. Printed: the verdict; mel loss of
+Each opened learns Amharic from the mini base for 300 steps, damaged in one way. Printed: the verdict; mel loss of
 Amharic and of English and Spanish (mean) before, right after the repair, and after 300 steps more at the usual rate;
 beside it a fresh start of the same length. Then what drifted old rows cost by themselves, from which the doctor's
 threshold comes.
@@ -22,7 +22,7 @@ from xtts_extend.checkpoint.store import write_checkpoint
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.rescue.doctor import examine
-from xtts_extend.rescue.patient import moments_by_name, open_patient
+from xtts_extend.rescue.opened_checkpoint import moments_by_name, open_checkpoint_with_base
 from xtts_extend.rescue.repair import repair
 from xtts_extend.text.vocabulary import load_vocabulary
 
@@ -72,14 +72,14 @@ load_base = ExtendedGPTTrainer.load_base
 
 def moments_by_position(runs: MiniRuns, source: Path, folder: Path) -> Path:
     """A run whose moments lie one row beside their tokens, as after a vocabulary with a token less was made anew."""
-    patient = open_patient(source, runs.base, None)
-    moments = moments_by_name(patient)
+    opened = open_checkpoint_with_base(source, runs.base, None)
+    moments = moments_by_name(opened)
     assert moments is not None
     for name in TOKEN_TENSORS:
         for key in ("exp_avg", "exp_avg_sq"):
             moments[name][key] = moments[name][key].roll(1, dims=0)
     folder.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(patient.content, folder / source.name)
+    write_checkpoint(opened.content, folder / source.name)
     (folder / "vocab.json").write_bytes((source.parent / "vocab.json").read_bytes())
     return folder / source.name
 
@@ -103,7 +103,7 @@ def main() -> None:
     damage = {"hooks and weight decay": with_hooks, "rows of noise": with_noise}
     options = {"40 times the rate": {"blend": 0.5}, "rows of noise": {"reinit_untrained": True}}
     fresh = losses(runs.start("frozen", STEPS))
-    rows = [["patient", "verdict", "before", "repaired", "and 300 more", "unrepaired, 300 more", "fresh, 300"]]
+    rows = [["opened", "verdict", "before", "repaired", "and 300 more", "unrepaired, 300 more", "fresh, 300"]]
     for name, make in patients.items():
         with replaced(ExtendedGPTTrainer, "load_base", damage.get(name, load_base)):
             run = make()
@@ -121,7 +121,7 @@ def main() -> None:
 def row(
     runs: MiniRuns, name: str, file: Path, before: dict[str, float], fresh: dict[str, float], options: dict[str, Any]
 ) -> list[str]:
-    """One patient's line of the table."""
+    """One opened's line of the table."""
     diagnosis = examine(file, runs.base)
     print(f"{name}: {diagnosis.describe()}", flush=True)
     cells = [name, diagnosis.verdict, shown(before)]

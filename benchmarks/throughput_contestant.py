@@ -27,7 +27,7 @@ from xtts_extend.data.manifest import read_manifests
 from xtts_extend.model.coqui_trainer import GPTTrainer, GPTTrainerConfig
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.recipes import find_recipe
-from xtts_extend.run.config import read_json, take_architecture
+from xtts_extend.run.config import copy_architecture, read_json
 from xtts_extend.setup.base import use_base
 from xtts_extend.training.trainer import ResumableTrainer
 
@@ -139,7 +139,7 @@ def _run_stock(folder: Path, output: Path, batch: int, bf16: bool) -> None:
         optimizer_params={"betas": [0.9, 0.96], "eps": 1e-8, "weight_decay": 1e-2}, optimizer_wd_only_on_weights=True,
         save_checkpoints=False, mixed_precision=bf16, precision="bf16",
     )  # fmt: skip
-    take_architecture(config, read_json(folder / "base" / "config.json"))
+    copy_architecture(config, read_json(folder / "base" / "config.json"))
     use_base(config, folder / "base")
     config.model_args.tokenizer_file = str(folder / "base" / "vocab.json")
     config.model_args.xtts_checkpoint = str(folder / "base" / "model.pth")

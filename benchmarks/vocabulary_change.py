@@ -23,7 +23,7 @@ from mini_runs import MiniRuns, losses, newest, output_argument, table
 from xtts_extend.checkpoint.store import write_checkpoint
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.migration import Migration
-from xtts_extend.rescue.patient import moments_by_name, open_patient
+from xtts_extend.rescue.opened_checkpoint import moments_by_name, open_checkpoint_with_base
 from xtts_extend.run.metrics import read_metrics
 from xtts_extend.text.vocabulary import load_vocabulary
 
@@ -31,7 +31,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 STEPS = 300
-WAYS = {"a": "migrated", "b": "fresh optimizer", "c": "moments by position", "d": "rows and moments by position"}
+WAYS = {
+    "a": "migrate_checkpoint",
+    "b": "fresh optimizer",
+    "c": "moments by position",
+    "d": "rows and moments by position",
+}
 
 
 def changed(vocab: Path, base_rows: int, how: str, output: Path) -> Path:
@@ -59,22 +64,22 @@ def changed(vocab: Path, base_rows: int, how: str, output: Path) -> Path:
 
 def otherwise(runs: MiniRuns, source: Path, vocab: Path, way: str, folder: Path) -> Path:
     """The checkpoint with its weights at the places of another vocabulary, and the moments fresh or left in place."""
-    patient = open_patient(source, runs.base, None)
-    moments, now = moments_by_name(patient), load_vocabulary(vocab)
+    opened = open_checkpoint_with_base(source, runs.base, None)
+    moments, now = moments_by_name(opened), load_vocabulary(vocab)
     assert moments is not None
-    assert patient.tokens is not None
-    rows = patient.info.vocab_size
-    migration = Migration.between(patient.tokens, now.tokens, rows, frozenset(), init="mean", spellings={}, seed=1)
-    content = patient.content
+    assert opened.tokens is not None
+    rows = opened.info.vocab_size
+    migration = Migration.between(opened.tokens, now.tokens, rows, frozenset(), init="mean", spellings={}, seed=1)
+    content = opened.content
 
     def in_place(table: torch.Tensor) -> torch.Tensor:
         return torch.cat([table, table.new_zeros(max(0, now.size - rows), *table.shape[1:])])[: now.size].clone()
 
     if way == "d":
-        names = [patient.prefix + name for name in TOKEN_TENSORS]
+        names = [opened.prefix + name for name in TOKEN_TENSORS]
         content["model"] = {**content["model"], **{name: in_place(content["model"][name]) for name in names}}
     else:
-        content["model"] = migration.weights(content["model"], patient.prefix)
+        content["model"] = migration.weights(content["model"], opened.prefix)
     for name, state in moments.items():
         for key in ("exp_avg", "exp_avg_sq"):
             kept = in_place(state[key]) if name in TOKEN_TENSORS else state[key]
@@ -98,8 +103,8 @@ def main() -> None:
     found: dict[str, dict[str, Path]] = {}
     for how in ("one added", "one removed", "permuted"):
         vocab = changed(runs.vocab, base_rows, how, runs.output / f"{how}.json")
-        migrated = ["--on-vocab-change=migrate", f"--vocab={vocab}", "--init=mean"]
-        found[how] = {"a": runs.go_on(f"{how} a", source, STEPS, *migrated)}
+        migrate_checkpoint = ["--on-vocab-change=migrate", f"--vocab={vocab}", "--init=mean"]
+        found[how] = {"a": runs.go_on(f"{how} a", source, STEPS, *migrate_checkpoint)}
         for way in ("b", "c", "d"):
             given = otherwise(runs, source, vocab, way, runs.output / "otherwise" / f"{how} {way}")
             found[how][way] = runs.go_on(f"{how} {way}", given, STEPS)

@@ -19,7 +19,7 @@ from xtts_extend.data.manifest import read_manifests
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.recipes import find_recipe
-from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture, take_recorded
+from xtts_extend.run.config import NewLanguageConfig, copy_architecture, copy_recorded, read_json
 from xtts_extend.run.ranks import Ranks
 from xtts_extend.setup.base import use_base
 from xtts_extend.setup.flags import parse_flags
@@ -148,7 +148,7 @@ def require_same_run(one: Path, other: Path, step: int) -> None:
 def model_and_config(run: Path) -> tuple[ExtendedGPTTrainer, NewLanguageConfig]:
     """A model as the recipe builds it for a resume, and the configuration that the run recorded."""
     config = NewLanguageConfig()
-    take_recorded(config, checkpoint(run, 8)["config"])
+    copy_recorded(config, checkpoint(run, 8)["config"])
     return ExtendedGPTTrainer(config), config
 
 
@@ -190,7 +190,7 @@ def stock_run(
         # each file has 300 MB
         "save_best_after": 0 if evaluates else 100, **settings,
     })  # fmt: skip
-    take_architecture(config, read_json(corpus.base / "config.json"))
+    copy_architecture(config, read_json(corpus.base / "config.json"))
     use_base(config, corpus.base)
     config.model_args.tokenizer_file = str(corpus.vocab)
     if from_base:

@@ -38,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ConfigError: there can be no such file, because a folder has its name or a file that of its folder.
         MachineError: the disk is full, or the folder cannot be written to.
     """
-    require_place(path.parent)
+    require_creatable(path.parent)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, and a file was to be written. Give the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -123,12 +123,12 @@ def require_new_folder(path: Path) -> None:
     Raises:
         ConfigError: something is there.
     """
-    require_place(path.absolute().parent)
+    require_creatable(path.absolute().parent)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ConfigError(f"{path} exists already. Name another folder, or remove this one first.")
 
 
-def require_place(folder: Path) -> None:
+def require_creatable(folder: Path) -> None:
     """A folder that does not exist yet can be made unless one of its parents is a file."""
     for parent in (folder, *folder.parents):
         if parent.exists():

@@ -37,10 +37,10 @@ from trainer import TrainerArgs
 
 import xtts_extend
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
-from xtts_extend.run.banner import announce
 from xtts_extend.run.ranks import Ranks
+from xtts_extend.run.summary import log_run_summary
 from xtts_extend.setup.flags import parse_flags
-from xtts_extend.setup.reference import base_digest, equip, load_reference, require_old_languages
+from xtts_extend.setup.reference import base_digest, load_reference, prepare_training, require_old_languages
 from xtts_extend.setup.resolve import resolve_config
 from xtts_extend.setup.samples import encode_run, load_samples
 from xtts_extend.setup.start import Mode, open_checkpoint
@@ -48,7 +48,7 @@ from xtts_extend.setup.validate import validate_config
 from xtts_extend.setup.vocabulary_change import match_vocabulary
 from xtts_extend.setup.weights import load_start_from, resize_embeddings
 from xtts_extend.training.evaluation import measure_base
-from xtts_extend.training.restore import take_up
+from xtts_extend.training.restore import check_resume
 from xtts_extend.training.trainer import ResumableTrainer
 
 
@@ -73,9 +73,9 @@ def main(argv: list[str]) -> None:
         resumed, compared = None, False
         if resuming:
             # refused where it would become another run; its weights are loaded by the trainer
-            resumed = take_up(start.checkpoint, config, samples.train, ranks, migration, flags.allow_changes)
+            resumed = check_resume(start.checkpoint, config, samples.train, ranks, migration, flags.allow_changes)
             config.freeze_base_rows = resumed.freezes
-            model.freeze_as(resumed.base_rows)
+            model.restore_frozen_rows(resumed.base_rows)
             # with the base, whose weights come first then
             compared = load_reference(model, config, samples, start.checkpoint.record)
         else:
@@ -91,11 +91,11 @@ def main(argv: list[str]) -> None:
             model.freeze_voice()
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
-        equip(model, config, samples.train)
+        prepare_training(model, config, samples.train)
         base_losses = measure_base(model, config, samples.evaluation, ranks) if compared else {}
         if config.start_from and not resuming:
             load_start_from(model, config)
-        announce(model, config, samples.train, samples.evaluation, ranks, start.resumed)
+        log_run_summary(model, config, samples.train, samples.evaluation, ranks, start.resumed)
 
         trainer = ResumableTrainer(
             TrainerArgs(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from xtts_extend import inspect_checkpoint
 from xtts_extend.checkpoint.inspect import load_pickled
-from xtts_extend.checkpoint.soundness import require_sound
+from xtts_extend.checkpoint.integrity import require_intact
 from xtts_extend.errors import CheckpointError, DamagedError
 
 WEIGHTS = {
@@ -143,7 +143,7 @@ def test_files_of_torch_before_1_6_are_read(tmp_path, caplog):
         load_pickled(path, map_location="cpu")["model"]["gpt.text_embedding.weight"],
         WEIGHTS["gpt.text_embedding.weight"],
     )
-    require_sound(path)
+    require_intact(path)
     assert "keeps no checksums" in caplog.text
 
 

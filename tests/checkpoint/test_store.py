@@ -103,7 +103,7 @@ def test_the_best_model_is_a_link_and_older_ones_go(tmp_path):
 
 def test_two_names_are_one_file(tmp_path):
     store.save_step(state(5), tmp_path, "best_model_5.pth", 3)
-    store.save_again(tmp_path, "best_model_5.pth", "checkpoint_5.pth", 3)
+    store.save_second_name(tmp_path, "best_model_5.pth", "checkpoint_5.pth", 3)
     assert {file.name for file in tmp_path.iterdir()} == {"best_model_5.pth", "best_model.pth", "checkpoint_5.pth"}
     assert len({file.stat().st_ino for file in tmp_path.iterdir()}) == 1
 
@@ -202,11 +202,11 @@ def test_later_checkpoints_are_set_aside_and_not_lost(tmp_path):
     for name in ("checkpoint_4.pth", "checkpoint_8.pth", "best_model_4.pth", "best_model_8.pth"):
         (tmp_path / name).write_text(name)
     (tmp_path / "best_model.pth").hardlink_to(tmp_path / "best_model_8.pth")
-    store.set_aside_later(tmp_path, 4)
+    store.move_later_checkpoints(tmp_path, 4)
     assert {file.name for file in tmp_path.iterdir()} == {"checkpoint_4.pth", "best_model_4.pth", "set-aside"}
     assert (tmp_path / "set-aside" / "checkpoint_8.pth").read_text() == "checkpoint_8.pth"
     assert (tmp_path / "set-aside" / "best_model_8.pth").read_text() == "best_model_8.pth"
     (tmp_path / "checkpoint_8.pth").write_text("another one")
-    store.set_aside_later(tmp_path, 4)
+    store.move_later_checkpoints(tmp_path, 4)
     assert (tmp_path / "set-aside" / "checkpoint_8.pth").read_text() == "checkpoint_8.pth"
     assert (tmp_path / "set-aside" / "checkpoint_8_2.pth").read_text() == "another one"

@@ -106,7 +106,7 @@ def test_every_bad_file_is_named_and_nothing_else_is_lost(corpus, tokenizer) -> 
     added = {"duration_s": 0.0, "audio_digest": None, "text_tokens": None}
     assert replace(report.usable[1], **added) == corpus[11]
     assert report.total == 23
-    assert report.bad_share == 20 / 23
+    assert report.unusable_share == 20 / 23
     assert report.hours == {"en": 3 / 3600}
 
 
@@ -137,7 +137,7 @@ def test_problems_say_where_and_why(corpus, tokenizer) -> None:
 
 def test_report_as_json(corpus, tokenizer) -> None:
     report = json.loads(json.dumps(check_samples(corpus, tokenizer, LIMITS, progress=False).to_dict()))
-    assert (report["total"], report["usable"], report["bad_share"]) == (23, 3, 20 / 23)
+    assert (report["total"], report["usable"], report["unusable_share"]) == (23, 3, 20 / 23)
     assert (report["hours"], report["hours_per_language"]) == (3 / 3600, {"en": 3 / 3600})
     assert (report["problems"]["missing"], report["problems"]["silent"]) == (2, 3)
     assert names(report["problem_entries"]["too_long_audio"]) == ["long.wav"]
@@ -146,7 +146,7 @@ def test_report_as_json(corpus, tokenizer) -> None:
 def test_a_sample_can_have_several_problems(tmp_path: Path, tokenizer) -> None:
     report = check_samples(read_rows(tmp_path, [("nowhere.wav", "")]), tokenizer, LIMITS, progress=False)
     assert list(report.problems) == ["missing", "empty_text"]
-    assert (report.usable, report.bad_share, report.hours) == ([], 1.0, {})
+    assert (report.usable, report.unusable_share, report.hours) == ([], 1.0, {})
     assert "0 of 1 samples are usable (nothing)" in str(report)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from xtts_extend.data.check import DataReport
-from xtts_extend.data.paths import FOLDERS, find_recordings, is_any_there, what_was_tried
+from xtts_extend.data.paths import FOLDERS, any_exists, describe_search, find_recordings
 
 NFC, NFD = "wavs/é.wav", unicodedata.normalize("NFD", "wavs/é.wav")
 BELOW = unicodedata.normalize("NFD", "éa/b.wav")
@@ -54,7 +54,7 @@ def test_readings(
     (manifest.parent / file).parent.mkdir(parents=True)
     (manifest.parent / file).touch()
     assert find_recordings([name, name], manifest) == [expected, expected]
-    assert is_any_there([name], manifest) == (expected is not None)
+    assert any_exists([name], manifest) == (expected is not None)
     assert len(caplog.records) == (said is not None)
     assert said is None or f"2 {said}" in caplog.text
 
@@ -126,7 +126,7 @@ def test_folders_are_listed_once_and_no_file_is_asked_for(tmp_path: Path, monkey
 
 
 def test_what_was_tried_names_the_folders(tmp_path: Path) -> None:
-    said = what_was_tried("a1", str(tmp_path / "m.csv"))
+    said = describe_search("a1", str(tmp_path / "m.csv"))
     assert f"'a1', for one, was looked for from {tmp_path} and from wavs, wav, clips, audio in it" in said
 
 

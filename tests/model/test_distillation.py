@@ -69,7 +69,7 @@ def with_kept(batch, teacher: Teacher, row: int):
 
 
 def test_a_base_that_has_not_moved_gains_nothing(extended, batch):
-    extended.take_teacher()
+    extended.create_teacher()
     extended.distill_weight = 1.0
     extended.eval()
     # the switch for what counts in training, without its dropout
@@ -81,7 +81,7 @@ def test_a_base_that_has_not_moved_gains_nothing(extended, batch):
 
 
 def test_only_replayed_samples_count_and_kept_distributions_are_the_teachers(extended, batch):
-    extended.take_teacher()
+    extended.create_teacher()
     extended.distill_weight = 2.0
     with torch.no_grad():
         for parameter in extended.xtts.gpt.gpt.parameters():
@@ -110,7 +110,7 @@ def test_an_evaluation_does_not_distill(extended, batch):
 
 
 def test_the_teacher_is_a_frozen_copy_in_low_precision(extended):
-    extended.take_teacher()
+    extended.create_teacher()
     parameters = dict(extended.teacher.gpt.named_parameters())
     assert not any(parameter.requires_grad for parameter in parameters.values())
     assert parameters["gpt.h.0.mlp.c_fc.weight"].dtype == torch.bfloat16

@@ -5,7 +5,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from xtts_extend.model import kernels
-from xtts_extend.model.kernels import QuickDropout, attend, quick_dropout
+from xtts_extend.model.kernels import QuickDropout, attention_forward, quick_dropout
 
 
 def test_dropout_drops_its_share_and_scales_the_rest():
@@ -46,7 +46,7 @@ def test_attention_with_dropout_is_causal_attention_where_nothing_is_dropped(mon
     module.is_causal = True
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, 17, 8, generator=generator, dtype=dtype) for _ in range(3))
-    ours, _ = attend(module, query, key, value, None, dropout=0.1, scaling=8**-0.5)
+    ours, _ = attention_forward(module, query, key, value, None, dropout=0.1, scaling=8**-0.5)
     theirs, _ = sdpa_attention_forward(module, query, key, value, None, dropout=0.0, scaling=8**-0.5)
     assert ours.shape == theirs.shape == (2, 17, 3, 8)
     assert (ours - theirs).abs().max() < (1e-14 if dtype == torch.float64 else 1e-6)

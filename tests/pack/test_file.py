@@ -86,8 +86,8 @@ def test_a_changed_byte(pack, tmp_path):
     content[-5] ^= 1
     copy.write_bytes(content)
     with pytest.raises(PackError, match=r"is damaged: 1 of \d+ tensors are not what was written"):
-        Pack.open(copy).require_sound()
-    pack.require_sound()
+        Pack.open(copy).require_intact()
+    pack.require_intact()
 
 
 def written(path, metadata):

@@ -31,7 +31,7 @@ from xtts_extend.cli import main
 from xtts_extend.errors import CheckpointError
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.rescue.doctor import VERDICTS, examine
-from xtts_extend.rescue.patient import moments_by_name, open_patient
+from xtts_extend.rescue.opened_checkpoint import moments_by_name, open_checkpoint_with_base
 from xtts_extend.text.vocabulary import load_vocabulary
 
 RECIPE_COMMAND = "python recipes/new_language/train_gpt_xtts.py"
@@ -126,9 +126,9 @@ def test_a_vocabulary_of_another_size_beside_a_stock_file(healthy_stock, corpus,
 @pytest.fixture(scope="module")
 def with_token_moments(healthy_stock, corpus):
     """An edit of the moments of all tokens' rows."""
-    patient = open_patient(healthy_stock, corpus.base, None)
-    moments = moments_by_name(patient)
-    numbers = {id(state): number for number, state in patient.content["optimizer"][0]["state"].items()}
+    opened = open_checkpoint_with_base(healthy_stock, corpus.base, None)
+    moments = moments_by_name(opened)
+    numbers = {id(state): number for number, state in opened.content["optimizer"][0]["state"].items()}
     token_numbers = [numbers[id(moments[name])] for name in TOKEN_TENSORS]
 
     def changed(change):

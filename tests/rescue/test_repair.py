@@ -29,7 +29,7 @@ from xtts_extend.cli import main
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DamagedError
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
 from xtts_extend.rescue.doctor import examine
-from xtts_extend.rescue.patient import moments_by_name, open_patient
+from xtts_extend.rescue.opened_checkpoint import moments_by_name, open_checkpoint_with_base
 from xtts_extend.rescue.repair import repair
 from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.speech.export import export
@@ -48,16 +48,16 @@ def drifted(corpus, recipe, tmp_path_factory):
 
 
 @pytest.fixture(params=["ours", "stock"])
-def patient_file(request):
+def broken_file(request):
     return request.getfixturevalue("drifted" if request.param == "ours" else "stock_file")
 
 
-def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(patient_file, corpus, tmp_path):
-    content = patient_file.read_bytes()
-    done = repair(patient_file, corpus.base, tmp_path / "repaired")
-    assert patient_file.read_bytes() == content
+def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(broken_file, corpus, tmp_path):
+    content = broken_file.read_bytes()
+    done = repair(broken_file, corpus.base, tmp_path / "repaired")
+    assert broken_file.read_bytes() == content
     (file,) = (tmp_path / "repaired").glob("checkpoint_*.pth")
-    old, new = (torch.load(one, weights_only=True) for one in (patient_file, file))
+    old, new = (torch.load(one, weights_only=True) for one in (broken_file, file))
     base = base_weights(corpus.base)
     rows = base["gpt.text_head.bias"].shape[0]
     for key, tensor in new["model"].items():
@@ -68,8 +68,8 @@ def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(patient_file, c
             assert torch.equal(tensor[rows:], old["model"][key][rows:])
         else:
             assert torch.equal(tensor, old["model"][key]), key
-    before = moments_by_name(open_patient(patient_file, corpus.base, None))
-    after = moments_by_name(open_patient(file, corpus.base, None))
+    before = moments_by_name(open_checkpoint_with_base(broken_file, corpus.base, None))
+    after = moments_by_name(open_checkpoint_with_base(file, corpus.base, None))
     assert len(after) == len(new["optimizer"][0]["state"]) == len(before)
     for name, state in after.items():
         for key in ("exp_avg", "exp_avg_sq"):
@@ -89,17 +89,17 @@ def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(patient_file, c
 
 
 @pytest.mark.parametrize(
-    ("patient_file", "options"),
+    ("broken_file", "options"),
     [
         # the transformer went far at such a rate, too
         pytest.param("ours", {"blend": 0.9}, id="ours"),
         pytest.param("stock", {"reinit_untrained": True}, id="stock", marks=pytest.mark.slow),
     ],
-    indirect=["patient_file"],
+    indirect=["broken_file"],
 )
-def test_the_repaired_run_resumes_frozen_and_exports(patient_file, options, corpus, recipe, tmp_path, caplog):
+def test_the_repaired_run_resumes_frozen_and_exports(broken_file, options, corpus, recipe, tmp_path, caplog):
     caplog.set_level("INFO", "trainer")
-    repair(patient_file, corpus.base, tmp_path / "repaired", **options)
+    repair(broken_file, corpus.base, tmp_path / "repaired", **options)
     assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
     # its folder is a run, whoever trained the original
     run = tmp_path / "repaired"
@@ -123,12 +123,12 @@ def test_a_copy_of_a_stock_run_is_ours_in_a_folder_of_its_own_alone(stock_file, 
     repair(stock_file, corpus.base, tmp_path / "repaired")
     repair(tmp_path / "repaired", corpus.base, tmp_path / "repaired.pth")
     files = (stock_file, tmp_path / "repaired" / stock_file.name, tmp_path / "repaired.pth")
-    assert [TrainingCheckpoint.open(file).is_of_others for file in files] == [True, False, True]
+    assert [TrainingCheckpoint.open(file).is_stock_run for file in files] == [True, False, True]
 
 
-def test_a_blend(patient_file, corpus, tmp_path):
-    done = repair(patient_file, corpus.base, tmp_path / "blended.pth", blend=0.3)
-    old, new = (torch.load(file, weights_only=True)["model"] for file in (patient_file, tmp_path / "blended.pth"))
+def test_a_blend(broken_file, corpus, tmp_path):
+    done = repair(broken_file, corpus.base, tmp_path / "blended.pth", blend=0.3)
+    old, new = (torch.load(file, weights_only=True)["model"] for file in (broken_file, tmp_path / "blended.pth"))
     base = base_weights(corpus.base)
     blended = 0
     for key, tensor in new.items():
@@ -139,7 +139,7 @@ def test_a_blend(patient_file, corpus, tmp_path):
             assert torch.equal(tensor, torch.lerp(old[key], base[f"gpt.{name}"], 0.3)), key
             blended += 1
     assert done["blended_tensors"] == blended > 20
-    repair(patient_file, corpus.base, tmp_path / "all base.pth", blend=1)
+    repair(broken_file, corpus.base, tmp_path / "all base.pth", blend=1)
     for key, tensor in torch.load(tmp_path / "all base.pth", weights_only=True)["model"].items():
         name = key.removeprefix(PREFIX)
         if key.startswith(PREFIX) and name not in TOKEN_TENSORS:
@@ -161,7 +161,7 @@ def test_rows_of_noise_start_again(stock_file, corpus, tmp_path):
         assert torch.equal(new[PREFIX + name][: extended.size - 1], start[f"gpt.{name}"][:-1])
         # stock copies the base's last row into the last one: no noise, and it stays as it is
         assert torch.equal(new[PREFIX + name][-1], before[PREFIX + name][-1])
-    moments = moments_by_name(open_patient(tmp_path / "repaired", corpus.base, None))
+    moments = moments_by_name(open_checkpoint_with_base(tmp_path / "repaired", corpus.base, None))
     for name in TOKEN_TENSORS:
         assert not moments[name]["exp_avg_sq"][:-1].any()
     assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"

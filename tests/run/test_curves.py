@@ -30,22 +30,22 @@ STILL = [*GAINING, (200, 2.1), (220, 2.099), (240, 2.1)]
 )
 def test_nothing_to_name(evaluation, train):
     assert curves(evaluation, train).named() == {}
-    assert curves(evaluation, train).onset() == {}
+    assert curves(evaluation, train).new_findings() == {}
 
 
 def test_a_plateau_is_named_when_it_begins():
-    named = curves(STILL).onset()
+    named = curves(STILL).new_findings()
     assert list(named) == ["plateau"]
     assert "the last 3 evaluations gave 2.0990 at best, and 2.1000 was reached before" in named["plateau"]
     assert "docs/keeping-languages.md" in named["plateau"]
     later = curves([*STILL, (260, 2.1)])
     assert list(later.named()) == ["plateau"]
-    assert later.onset() == {}
+    assert later.new_findings() == {}
 
 
 def test_divergence_is_named_before_a_plateau():
     turned = [(0, 3.0), (50, 2.0), (100, 2.3), (150, 2.4), (200, 2.5)]
-    named = curves(turned, falling(200)).onset()
+    named = curves(turned, falling(200)).new_findings()
     assert list(named) == ["divergence"]
     assert "was best at step 50 (2.0000) and is 2.5000 now" in named["divergence"]
 

@@ -12,7 +12,7 @@ from xtts_extend.cli import main
 from xtts_extend.errors import ConfigError
 from xtts_extend.run.history import read_history
 from xtts_extend.run.metrics import read_metrics
-from xtts_extend.run.report import _chosen_samples, write_report
+from xtts_extend.run.report import _first_and_last_samples, write_report
 
 SENTENCE = "<script>alert('ሰላም')</script> & house"
 
@@ -117,7 +117,7 @@ def test_the_first_and_the_last_sentences_are_on_the_page(tmp_path):
     for step in range(0, 90, 10):
         for number, language in enumerate(("am", "en")):
             (tmp_path / "samples" / f"{step:08d}-{number}-{language}.wav").touch()
-    chosen = _chosen_samples(tmp_path)
+    chosen = _first_and_last_samples(tmp_path)
     assert [file.name for file in chosen[:2]] == ["00000000-0-am.wav", "00000000-1-en.wav"]
     assert sorted({int(file.name[:8]) for file in chosen}) == [0, 60, 70, 80]
 

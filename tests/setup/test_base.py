@@ -13,7 +13,7 @@ from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.codec import make_dvae
-from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
+from xtts_extend.run.config import NewLanguageConfig, copy_architecture, read_json
 from xtts_extend.setup.base import check_base, config_for_base
 from xtts_extend.speech.speaking import load_model
 
@@ -131,7 +131,7 @@ def test_the_configuration_of_a_base(mini_base, tmp_path):
 
 def test_the_published_config_is_understood(shared_data):
     config = NewLanguageConfig()
-    take_architecture(config, read_json(shared_data / "xtts_v2_config.json"))
+    copy_architecture(config, read_json(shared_data / "xtts_v2_config.json"))
     args = config.model_args
     assert (args.gpt_layers, args.gpt_n_model_channels, args.gpt_n_heads) == (30, 1024, 16)
     assert (args.gpt_num_audio_tokens, args.gpt_start_audio_token, args.gpt_stop_audio_token) == (1026, 1024, 1025)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from samples import make_sample
 
-from xtts_extend.setup.reference import can_be_pack
+from xtts_extend.setup.reference import can_export_as_pack
 
 #: Rows of the tags; the base has 10.
 TAGS = {"[en]": 3, "[zh-cn]": 4, "[am]": 10, "[ti]": 11}
@@ -33,4 +33,4 @@ def model(*, voice_frozen=True, rows_frozen=True):
 )
 def test_what_can_be_a_pack(frozen, languages, expected):
     samples = [make_sample(language=language) for language in (*languages, languages[0])]
-    assert can_be_pack(model(**frozen), samples) is expected
+    assert can_export_as_pack(model(**frozen), samples) is expected

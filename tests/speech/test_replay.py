@@ -13,7 +13,7 @@ from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.encoded import read_encoded, read_index
 from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
 from xtts_extend.speech import replay as replay_module
-from xtts_extend.speech.replay import _usable_lines, make_replay
+from xtts_extend.speech.replay import _speakable_lines, make_replay
 from xtts_extend.text.tokenizer import load_tokenizer
 
 RATE = 22050
@@ -231,4 +231,4 @@ def test_lines_with_nothing_to_say_are_left_out(mini_base, tmp_path):
         tokenizer=load_tokenizer(mini_base / "vocab.json"), limits=SimpleNamespace(max_text_length=200)
     )
     (tmp_path / "en.txt").write_text('...\nHello there.\n" ! ?\n', encoding="utf-8")
-    assert [sentence for sentence, _ in _usable_lines(speaker, "en", [tmp_path / "en.txt"])] == ["Hello there."]
+    assert [sentence for sentence, _ in _speakable_lines(speaker, "en", [tmp_path / "en.txt"])] == ["Hello there."]

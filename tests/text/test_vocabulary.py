@@ -14,9 +14,9 @@ from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 from xtts_extend.text.verify import check_vocabulary
 from xtts_extend.text.vocabulary import (
     append_entries,
+    coqui_vocabulary_path,
     load_vocabulary,
     parse_vocabulary,
-    readable_by_coqui,
     require_extension,
     romanized_spellings,
 )
@@ -195,7 +195,7 @@ def test_vocabularies_of_other_tools_are_read_for_what_they_are(
         assert load_vocabulary(path).digest == sound.digest
     assert [note in message for message in caplog.messages] == [True] * bool(note), "said once"
     assert load_tokenizer(path).encode("the ж", "en") == load_tokenizer(sound.path).encode("the ж", "en")
-    with readable_by_coqui(path) as file:
+    with coqui_vocabulary_path(path) as file:
         assert Tokenizer.from_file(file).encode("the ж").ids == sound.tokenizer.encode("the ж").ids
         assert (file == str(path)) == (not note)
 

@@ -48,7 +48,7 @@ def half_written(content, file):
 save = torch.save
 torch.save = half_written if place == "write" else save
 # asked after each step
-Progress.wants = after(Progress.wants, "twice" if place == "twice" else "step", lambda progress, step: step)
+Progress.is_due = after(Progress.is_due, "twice" if place == "twice" else "step", lambda progress, step: step)
 ResumableTrainer.save_best_model = after(
     ResumableTrainer.save_best_model, "evaluation", lambda trainer: trainer.position.step
 )

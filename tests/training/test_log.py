@@ -11,10 +11,10 @@ from samples import make_sample
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from xtts_extend.data.check import DataReport
-from xtts_extend.run.banner import describe_processes, describe_run
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.metrics import make_dashboard, read_metrics
 from xtts_extend.run.position import Position
+from xtts_extend.run.summary import describe_processes, describe_run
 from xtts_extend.training import pace
 from xtts_extend.training.pace import Progress
 from xtts_extend.training.trainer import ResumableTrainer
@@ -93,8 +93,8 @@ def test_seconds_per_step_are_those_of_recent_steps(monkeypatch, caplog):
         clock[0] += 4.0 if step <= 500 else 0.5
         if step == 950:
             clock[0] += 1000
-            shown.leave_out(1000)
-        if shown.wants(step):
+            shown.exclude_time(1000)
+        if shown.is_due(step):
             shown.step(Position(step=step, batch=step), 2000, losses, 1e-5)
     lines = [record.getMessage() for record in caplog.records]
     assert "s/step" not in lines[0]

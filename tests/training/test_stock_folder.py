@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import checkpoint, only_run, stock_run
 
-from xtts_extend.run.history import note
+from xtts_extend.run.history import append_event
 from xtts_extend.run.metrics import read_metrics
 from xtts_extend.training import restore
 from xtts_extend.training.signals import Interrupted
@@ -139,6 +139,6 @@ def test_an_interrupt_before_the_first_batch_leaves_a_checkpoint(stock_folder, c
 
 def test_a_new_folder_without_a_checkpoint_names_what_it_was_to_continue(fails, tmp_path):
     """As a kill before the first one leaves it."""
-    note(tmp_path, "resume", **{"from": "runs/theirs/checkpoint_4.pth"})
+    append_event(tmp_path, "resume", **{"from": "runs/theirs/checkpoint_4.pth"})
     code, message = fails(["--checkpoint", str(tmp_path)])
     assert (code, "it was made to continue runs/theirs/checkpoint_4.pth" in message) == (2, True)

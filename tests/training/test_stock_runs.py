@@ -8,7 +8,7 @@ from checkpoints import edited, of_early_trainer
 from runs import require_equal, stock_run
 from trainer import Trainer
 
-from xtts_extend.run.config import take_recorded
+from xtts_extend.run.config import copy_recorded
 
 BETAS = {"betas": [0.9, 0.96], "weight_decay": 0.01}
 #: How a run of the stock Trainer was made: settings of `stock_run`.
@@ -105,7 +105,7 @@ class Stock:
         from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
 
         self.config = GPTTrainerConfig()
-        take_recorded(self.config, saved["config"])
+        copy_recorded(self.config, saved["config"])
         self.config.model_args.gpt_checkpoint = ""
         model = GPTTrainer(self.config)
         model.load_state_dict(saved["model"])

@@ -13,7 +13,7 @@ from torch import equal
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import VOICE_PARTS
 from xtts_extend.rescue.doctor import examine
-from xtts_extend.rescue.patient import moments_by_name, open_patient
+from xtts_extend.rescue.opened_checkpoint import moments_by_name, open_checkpoint_with_base
 from xtts_extend.run.record import RunRecord
 
 VOICE = tuple(f"gpt.{part}" for part in VOICE_PARTS)
@@ -43,7 +43,7 @@ def test_voices_stay_and_the_rest_trains(two_steps, trained, corpus):
 
 
 def test_a_checkpoint_holds_no_moments_of_it(two_steps, trained, corpus):
-    named = [moments_by_name(open_patient(run, corpus.base, None)) for run in (two_steps, trained)]
+    named = [moments_by_name(open_checkpoint_with_base(run, corpus.base, None)) for run in (two_steps, trained)]
     voiced = {name for name in named[1] if name.startswith(VOICE_PARTS)}
     assert named[0].keys() == named[1].keys() - voiced
     assert len(voiced) == len([name for name in base_weights(corpus.base) if name.startswith(VOICE)])

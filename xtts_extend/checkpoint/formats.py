@@ -45,7 +45,7 @@ def is_safetensors(path: Path, start: bytes) -> bool:
     return start[8:9] == b"{" and 2 <= length <= path.stat().st_size - 8
 
 
-def not_an_archive(path: Path, start: bytes) -> CheckpointError:
+def not_an_archive_error(path: Path, start: bytes) -> CheckpointError:
     """The error for a file that is no zip archive, nor a file of torch before 1.6, nor one of safetensors."""
     refused = f"{path} cannot be opened: it is"
     if not start:
@@ -56,9 +56,9 @@ def not_an_archive(path: Path, start: bytes) -> CheckpointError:
         )
     if start.startswith(b"PK"):
         return DamagedError(f"{refused} truncated (the end of the archive is missing). {_COPY}")
-    for beginning, (what, way_out) in _BEGINNINGS.items():
+    for beginning, (what, next_step) in _BEGINNINGS.items():
         if start.startswith(beginning):
-            return CheckpointError(f"{refused} {what}. {way_out}")
+            return CheckpointError(f"{refused} {what}. {next_step}")
     if start[_TAR[0] :].startswith(_TAR[1]):
         return CheckpointError(f"{refused} a tar archive. Unpack it, and give what is in it.")
     if start.startswith(b"\x08") and (b"onnx" in start.lower() or b"pytorch" in start[:64].lower()):
@@ -143,7 +143,7 @@ def folder_without_model(folder: Path) -> str:
 _JOIN = "Join them where they were written, with save_pretrained(…, max_shard_size='100GB') for example."
 
 
-def part_of_several(path: Path) -> str:
+def describe_shard(path: Path) -> str:
     """That a file is one shard of a model by its name, as a sentence; or nothing."""
     return f" It is one of several shards. {_JOIN}" if "-of-0" in path.name else ""
 

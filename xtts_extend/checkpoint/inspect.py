@@ -19,18 +19,18 @@ from typing import Any
 import torch
 
 from xtts_extend.checkpoint.formats import (
+    describe_shard,
     folder_without_model,
     is_legacy,
     is_safetensors,
-    not_an_archive,
-    part_of_several,
+    not_an_archive_error,
     read_safetensors,
     require_pickled_archive,
 )
+from xtts_extend.checkpoint.integrity import require_intact
 from xtts_extend.checkpoint.names import BEST_MODEL, named_checkpoints, parse_name
-from xtts_extend.checkpoint.plain import as_plain, is_counted_by_tensors
-from xtts_extend.checkpoint.soundness import require_sound
-from xtts_extend.checkpoint.stand_ins import STAND_INS, runs_code
+from xtts_extend.checkpoint.normalize import has_tensor_counts, normalize_content
+from xtts_extend.checkpoint.stand_ins import STAND_INS, could_run_code
 from xtts_extend.errors import CheckpointError, DamagedError
 
 logger = logging.getLogger("trainer")
@@ -68,7 +68,7 @@ class CheckpointInfo:
     path: str
 
     @property
-    def lacks(self) -> str:
+    def missing_position(self) -> str:
         """What is missing of a whole number of steps and one of epochs, in words; nothing where both are there."""
         return " or ".join(name for name in ("step", "epoch") if getattr(self, name) is None)
 
@@ -95,25 +95,25 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
             start = file.read(_START)
         is_archive = zipfile.is_zipfile(path)
         if not is_archive and is_safetensors(path, start):
-            return as_plain(read_safetensors(path, map_location=map_location), path)
+            return normalize_content(read_safetensors(path, map_location=map_location), path)
         if not is_archive and not is_legacy(start):
-            raise not_an_archive(path, start)
+            raise not_an_archive_error(path, start)
         if is_archive:
             require_pickled_archive(path)
         with torch.serialization.safe_globals(STAND_INS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location=map_location, mmap=is_archive, weights_only=True)
-            content = as_plain(loaded, path)
-            if is_counted_by_tensors(content):
+            content = normalize_content(loaded, path)
+            if has_tensor_counts(content):
                 loaded = torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
-                content = as_plain(loaded, path)
+                content = normalize_content(loaded, path)
         return content
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist. Check the path.") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} {_not_plain(str(error))}") from error
+        raise CheckpointError(f"{path} {_forbidden_content(str(error))}") from error
     except (
         RuntimeError,
         EOFError,
@@ -127,7 +127,7 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
         raise DamagedError(f"{path} cannot be opened: it is damaged, or no archive of torch.save.") from error
 
 
-def is_plain(path: Path) -> bool:
+def loads_in_stock(path: Path) -> bool:
     """Whether stock coqui-tts loads a base's file as it is: an archive of tensors and plain values, with a "model".
 
     Stock writes a file with objects of its own in it, as the published ones have, again in place.
@@ -141,10 +141,10 @@ def is_plain(path: Path) -> bool:
     return isinstance(content, Mapping) and "model" in content
 
 
-def _not_plain(error: str) -> str:
+def _forbidden_content(error: str) -> str:
     """What a file holds that is not opened, from torch's error."""
     found = re.search(r"GLOBAL (\S+)", error)
-    if found and runs_code(found.group(1)):
+    if found and could_run_code(found.group(1)):
         return (
             f"wants to run code on loading ({found.group(1)}): refused, and nothing was run. "
             "A checkpoint holds tensors and plain values only; do not use this file."
@@ -175,17 +175,17 @@ def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
     names = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else type(content).__name__
     raise CheckpointError(
         f"{path} holds no XTTS model: no 'text_embedding.weight' (found: {names or 'nothing'})."
-        f"{part_of_several(path)} Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
+        f"{describe_shard(path)} Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
     )
 
 
 def _has_state(value: Any) -> bool:
     """Whether a saved optimizer or scheduler (or a list of them) holds anything."""
     parts = value if isinstance(value, list) else [value]
-    return any(bool(part.get("state", part)) or _keeps_nothing(part) for part in parts if isinstance(part, Mapping))
+    return any(bool(part.get("state", part)) or _is_stateless(part) for part in parts if isinstance(part, Mapping))
 
 
-def _keeps_nothing(optimizer: Mapping[str, Any]) -> bool:
+def _is_stateless(optimizer: Mapping[str, Any]) -> bool:
     """Whether a saved optimizer is SGD without momentum, whose state is empty at any time."""
     groups = optimizer.get("param_groups") or [{}]
     return all("dampening" in group and not group.get("momentum") for group in groups)
@@ -245,9 +245,9 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
     try:
         info = describe(load_pickled(path, map_location="meta"), path)
         if verify and info.kind == "training":
-            require_sound(path)
+            require_intact(path)
     except CheckpointError as error:
-        raise type(error)(f"{error}{other_checkpoint(path)}") from error
+        raise type(error)(f"{error}{suggest_other_checkpoint(path)}") from error
     return info
 
 
@@ -280,13 +280,13 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
         if info.kind == "training":
             candidates.append(info)
         else:
-            missing = f"no {info.lacks}" if info.has_optimizer else "no training state"
+            missing = f"no {info.missing_position}" if info.has_optimizer else "no training state"
             damaged.append(f"{file} holds {missing}.")
     newest = None
     for info in sorted(candidates, key=lambda info: (info.step, Path(info.path).name), reverse=True):
         try:
             if verify:
-                require_sound(Path(info.path))
+                require_intact(Path(info.path))
             newest = info
             break
         except CheckpointError as error:
@@ -300,7 +300,7 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
     return newest
 
 
-def other_checkpoint(damaged: Path) -> str:
+def suggest_other_checkpoint(damaged: Path) -> str:
     """Names the newest sound checkpoint beside a damaged or missing one, if there is one."""
     known = parse_name(damaged) or damaged.name == BEST_MODEL
     if not known or not damaged.parent.is_dir():

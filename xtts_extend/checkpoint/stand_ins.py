@@ -37,7 +37,7 @@ class _OmegaConf:
     def plain(self) -> Any:
         """The values; interpolations stay the texts that they are."""
         held = vars(self)
-        return without_stand_ins(held.get("_content", held.get("_val")))
+        return resolve_stand_ins(held.get("_content", held.get("_val")))
 
 
 class _Zone(datetime.tzinfo):
@@ -185,12 +185,12 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 ]
 
 
-def runs_code(name: str) -> bool:
+def could_run_code(name: str) -> bool:
     """Whether a name that is not allowed, as torch's error gives it, has no other use in a file than to run code."""
     return name.partition(".")[0] in _RUNS_CODE and name not in _HARMLESS
 
 
-def without_stand_ins(value: Any) -> Any:
+def resolve_stand_ins(value: Any) -> Any:
     """Loaded content as dicts, lists, tuples, plain values and tensors alone; private attributes are left out."""
     if isinstance(value, (_Numpy, _OmegaConf)):
         return value.plain()
@@ -201,7 +201,7 @@ def without_stand_ins(value: Any) -> Any:
     if isinstance(value, _Fields):
         value = {key: item for key, item in vars(value).items() if not key.startswith("_")}
     if isinstance(value, dict):
-        return {key: without_stand_ins(item) for key, item in value.items()}
+        return {key: resolve_stand_ins(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "numel"):
-        return type(value)([without_stand_ins(item) for item in value])
+        return type(value)([resolve_stand_ins(item) for item in value])
     return value

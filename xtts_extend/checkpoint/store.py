@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from xtts_extend.checkpoint.inspect import RECORD_KEY, CheckpointInfo, describe, load_pickled
 from xtts_extend.checkpoint.names import BEST_MODEL, named_checkpoints, parse_name
 from xtts_extend.errors import CheckFailed, CheckpointError, ConfigError, DiskFullError, MachineError
-from xtts_extend.files import atomic_path, atomic_write, require_place
+from xtts_extend.files import atomic_path, atomic_write, require_creatable
 
 logger = logging.getLogger("trainer")
 
@@ -58,7 +58,7 @@ def make_run_folder(output_dir: Path, run_name: str) -> Path:
         ConfigError: a file has the name of one of its parents.
         MachineError: the folder cannot be made.
     """
-    require_place(output_dir)
+    require_creatable(output_dir)
     name = f"{run_name}-{datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def remove_leftovers(run: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def set_aside_later(run: Path, step: int) -> None:
+def move_later_checkpoints(run: Path, step: int) -> None:
     """Move checkpoints of later steps, from which the run does not continue, into a folder `set-aside`.
 
     They would take the place of the new ones: as the newest of the run, and in the retention.
@@ -180,7 +180,7 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
     keep_newest(run, keep)
 
 
-def save_again(run: Path, name: str, checkpoint: str, keep: int) -> None:
+def save_second_name(run: Path, name: str, checkpoint: str, keep: int) -> None:
     """Give a file that was just written a second name, `checkpoint_N.pth`; then as `save_step`."""
     _link(run / name, run / checkpoint)
     keep_newest(run, keep)

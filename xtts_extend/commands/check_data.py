@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> int:
     elif args.write_clean:
         write_manifest(report.usable, args.write_clean)
         print(f"{len(report.usable)} usable samples written to {args.write_clean}", file=sys.stderr)
-    return 0 if not report.bad_share else 1
+    return 0 if not report.unusable_share else 1

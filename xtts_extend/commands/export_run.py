@@ -15,7 +15,7 @@ _GONE = {
 }
 
 
-class _Gone(argparse.Action):
+class _RemovedFlag(argparse.Action):
     """A flag that was removed: an error that says what takes its place."""
 
     def __call__(
@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="float32", help="of the pack's tensors: float32, bfloat16, float16 [float32: exact]"
     )
     parser.add_argument("--licence", default="", metavar="TEXT", help="of the recordings, written into the pack")
-    parser.add_argument("--keep-adapter", action=_Gone, nargs=0, help=argparse.SUPPRESS)
-    parser.add_argument("--adapter-rank", action=_Gone, help=argparse.SUPPRESS)
+    parser.add_argument("--keep-adapter", action=_RemovedFlag, nargs=0, help=argparse.SUPPRESS)
+    parser.add_argument("--adapter-rank", action=_RemovedFlag, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:

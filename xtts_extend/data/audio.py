@@ -112,10 +112,10 @@ def can_resample(file_rate: int, sample_rate: int) -> bool:
 
 def _require_resampling(path: Path | str, file_rate: int, sample_rate: int) -> None:
     if not can_resample(file_rate, sample_rate):
-        raise DataError(f"{path} {cannot_resample(file_rate, sample_rate)}")
+        raise DataError(f"{path} {resampling_problem(file_rate, sample_rate)}")
 
 
-def cannot_resample(file_rate: int, sample_rate: int) -> str:
+def resampling_problem(file_rate: int, sample_rate: int) -> str:
     """What is wrong with a rate, and what to do."""
     return (
         f"has {file_rate} Hz, which cannot be resampled to {sample_rate} Hz: they have hardly a common divisor. "

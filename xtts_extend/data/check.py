@@ -19,12 +19,12 @@ from xtts_extend.data.audio import (
     SILENCE_LEVEL,
     Recording,
     can_resample,
-    cannot_resample,
     describe_sound,
     out_of_range,
+    resampling_problem,
 )
 from xtts_extend.data.dataset import MIN_DURATION_S
-from xtts_extend.data.paths import what_was_tried
+from xtts_extend.data.paths import describe_search
 from xtts_extend.data.recordings import read_recordings
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
@@ -92,7 +92,7 @@ class DataReport:
     hours: dict[str, float]
 
     @property
-    def bad_share(self) -> float:
+    def unusable_share(self) -> float:
         """Share of the samples that cannot be used, 0 to 1."""
         return (self.total - len(self.usable)) / self.total
 
@@ -101,7 +101,7 @@ class DataReport:
         return {
             "total": self.total,
             "usable": len(self.usable),
-            "bad_share": self.bad_share,
+            "unusable_share": self.unusable_share,
             "hours": sum(self.hours.values()),
             "hours_per_language": self.hours,
             "problems": {kind: len(entries) for kind, entries in self.problems.items()},
@@ -127,7 +127,7 @@ class DataReport:
             for kind, entries in found.items():
                 if kind == "missing" and len(entries) == self.total:
                     first = entries[0]
-                    tried = what_was_tried(first["manifest_audio_file"], first["manifest"] or "")
+                    tried = describe_search(first["manifest_audio_file"], first["manifest"] or "")
                     lines.append(f"unusable: missing: every one of {self.total} recordings: {tried}")
                     continue
                 if title == "warning" and not name_warnings:
@@ -227,7 +227,7 @@ def _audio_problems(sample: Sample, recording: Recording | str | None, limits: D
     if isinstance(recording, str):
         return {"unreadable": {"detail": recording}}
     if not can_resample(recording.sample_rate, limits.sample_rate):
-        return {"unreadable": {"detail": cannot_resample(recording.sample_rate, limits.sample_rate)}}
+        return {"unreadable": {"detail": resampling_problem(recording.sample_rate, limits.sample_rate)}}
     # As long as the resampler makes it, rounded up.
     found = _length_problems(-(-recording.frames * limits.sample_rate // recording.sample_rate), limits)
     if not recording.finite:

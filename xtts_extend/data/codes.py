@@ -26,7 +26,7 @@ from xtts_extend.data.encoded import (
     Utterance,
     encoded_rows,
     is_encoded_set,
-    is_sound,
+    is_intact,
     open_set,
     read_index,
     require_settings,
@@ -35,7 +35,7 @@ from xtts_extend.data.encoded import (
 )
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import DataError, MachineError
-from xtts_extend.files import require_place
+from xtts_extend.files import require_creatable
 from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
@@ -87,7 +87,7 @@ def encode_samples(
     rows = _Rows(folder, settings, text_digest)
     made = 0
     if rows.missing(samples):
-        with _sole_use(folder):
+        with _lock_set(folder):
             open_set(folder, settings, _SETTINGS, {})
             _drop_damaged_parts(folder)
             # another process may have made them meanwhile
@@ -101,9 +101,9 @@ def encode_samples(
 
 
 @contextmanager
-def _sole_use(folder: Path) -> Iterator[None]:
+def _lock_set(folder: Path) -> Iterator[None]:
     """One process at a time; the next one finds what the first has made."""
-    require_place(folder)
+    require_creatable(folder)
     lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def _key(sample: Sample) -> _Key:
 
 def _drop_damaged_parts(folder: Path) -> None:
     index = read_index(folder)
-    sound = [part for part in index["parts"] if is_sound(folder, part)]
+    sound = [part for part in index["parts"] if is_intact(folder, part)]
     for part in index["parts"]:
         if part not in sound:
             logger.warning(" > %s is damaged: its %d utterances are encoded again", folder / part["file"], part["rows"])
@@ -159,7 +159,7 @@ class _Rows:
             return
         require_settings(folder, settings, _SETTINGS)
         for part in read_index(folder)["parts"]:
-            if not is_sound(folder, part):
+            if not is_intact(folder, part):
                 continue
             for file, number, row in encoded_rows(folder, part, ("audio_digest", "language", "text", "wav_length")):
                 found = Encoded(file, number, row["wav_length"], has_ids=True)

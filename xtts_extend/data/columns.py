@@ -69,7 +69,7 @@ def known_roles(cells: Sequence[str]) -> set[str]:
     return {_ROLES[_key(cell)][0] for cell in cells if _key(cell) in _ROLES}
 
 
-def same_names(first: Sequence[str], second: Sequence[str]) -> bool:
+def same_header(first: Sequence[str], second: Sequence[str]) -> bool:
     """Whether two headers differ in case, spaces and punctuation at most."""
     return [_key(name) for name in first] == [_key(name) for name in second]
 
@@ -156,7 +156,7 @@ def placed_columns(
             chosen[role] = int(name) - 1
     if "audio" not in chosen:
         if audio is None:
-            raise DataError(f"{where} has an unknown format: {_ways_out(cells)}")
+            raise DataError(f"{where} has an unknown format: {_column_hints(cells)}")
         chosen["audio"] = audio
     suffixed = cells[chosen["audio"]].head(1000).map(has_suffix)
     if len(suffixed) > 1 and not suffixed.iloc[0] and suffixed.iloc[1:].all():
@@ -179,7 +179,7 @@ def placed_columns(
         # Bert-VITS2 adds phonemes to what GPT-SoVITS has
         return chosen | {"speaker": middle - 1, "text": middle + 1}
     if len(rest) != 2:
-        raise DataError(f"{where} has an unknown format: {_ways_out(cells)}")
+        raise DataError(f"{where} has an unknown format: {_column_hints(cells)}")
     before, last = rest
     if _looks_like_phonemes(cells[last], cells[before]):
         raise DataError(
@@ -203,7 +203,7 @@ def placed_columns(
     return chosen | {"text": last}
 
 
-def _ways_out(cells: pd.DataFrame) -> str:
+def _column_hints(cells: pd.DataFrame) -> str:
     first = ", ".join(repr(cell[:40]) for cell in cells.iloc[0])
     return (
         f"its first line has the columns {first}. Expected a header such as audio_file|text|speaker_name; or lines of "

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xtts_extend.data.ogg import check_ogg
-from xtts_extend.data.old_containers import stated_audio
+from xtts_extend.data.old_containers import declared_audio
 from xtts_extend.data.spans import Spans, content_span
 from xtts_extend.errors import DataError
 
@@ -103,9 +103,9 @@ def _check(path: str, file: BinaryIO, total: int) -> None:
     head = file.read(64)
     if len(head) < 12:
         if head:
-            _require_no_other_kind(path, file, head, total)
+            _require_audio_content(path, file, head, total)
         raise DataError(f"{path} cannot be read: it is empty, or nearly so ({total} bytes). {_COPY}")
-    for beginning in _beginnings(head):
+    for beginning in _magic_numbers(head):
         if (position := _find(file, beginning, 1)) is not None:
             raise _joined(path, position)
     if head[:4] in _RIFF:
@@ -123,17 +123,17 @@ def _check(path: str, file: BinaryIO, total: int) -> None:
     elif head[:7] == b"NIST_1A":
         _check_nist(path, file, total)
     elif head[:4] == b"OggS":
-        _require_alone(path, file, check_ogg(path, file, total))
+        _require_single_recording(path, file, check_ogg(path, file, total))
     elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
         _check_mp4(path, file, total)
     elif head[:4] == b"\x1aE\xdf\xa3":
         _check_matroska(path, file, total)
     elif head[:4] == b"0&\xb2u":
         _check_asf(path, file, total)
-    elif (stated_bytes := stated_audio(file, head, total)) is not None:
+    elif (stated_bytes := declared_audio(file, head, total)) is not None:
         _require_audio(path, file, total, _Chunk(b"audio", *stated_bytes))
     else:
-        _require_no_other_kind(path, file, head, total)
+        _require_audio_content(path, file, head, total)
 
 
 def require_plausible_rate(path: Path | str, sample_rate: int) -> None:
@@ -174,7 +174,7 @@ def _require_audio(path: str, file: BinaryIO, total: int, chunk: _Chunk, unknown
     # some writers count the header as well, or have a byte less than they say
     if chunk.stated - held > min(chunk.start, _LONGEST_HEADER):
         raise _truncated(path, chunk.stated, max(held, 0))
-    follows, left = _require_alone(path, file, chunk.start + chunk.stated)[:9], held - chunk.stated
+    follows, left = _require_single_recording(path, file, chunk.start + chunk.stated)[:9], held - chunk.stated
     # a chunk's name is printable; there may be a byte of padding before it
     named = follows[:3] in (b"ID3", b"TAG") or any(
         len(name) == 4 and name.isascii() and name.decode().isprintable() for name in (follows[:4], follows[1:5])
@@ -193,7 +193,7 @@ def _joined(path: str, position: int) -> DataError:
     )
 
 
-def _beginnings(head: bytes) -> list[bytes]:
+def _magic_numbers(head: bytes) -> list[bytes]:
     """What may not come again in a file that begins so, if it states no size."""
     if head.startswith(b"fLaC"):
         # the marker, and the header of the block that comes first, which may be the last
@@ -214,7 +214,7 @@ def _find(file: BinaryIO, mark: bytes, position: int) -> int | None:
     return None
 
 
-def _require_alone(path: str, file: BinaryIO, end: int) -> bytes:
+def _require_single_recording(path: str, file: BinaryIO, end: int) -> bytes:
     """What follows the end of the audio, where no other file may begin."""
     file.seek(end)
     behind = file.read(_LOOK_BEHIND)
@@ -333,7 +333,7 @@ def _check_mp4(path: str, file: BinaryIO, total: int) -> None:
         if position + size > total:
             if name.isalnum():
                 raise _truncated(path, size - start, total - position - start)
-            _require_alone(path, file, position)
+            _require_single_recording(path, file, position)
         if name in (b"ftyp", b"moov") and name in names:
             raise _joined(path, position)
         names.add(name)
@@ -371,12 +371,12 @@ def _check_asf(path: str, file: BinaryIO, total: int) -> None:
         if chunk.name[:4] == b"6&\xb2u":
             if total - chunk.start < chunk.stated:
                 raise _truncated(path, chunk.stated, total - chunk.start)
-            _require_alone(path, file, chunk.start + chunk.stated)
+            _require_single_recording(path, file, chunk.start + chunk.stated)
             return
     raise DataError(f"{path} is truncated: it ends before its audio. {_COPY}")
 
 
-def _require_no_other_kind(path: str, file: BinaryIO, head: bytes, total: int) -> None:
+def _require_audio_content(path: str, file: BinaryIO, head: bytes, total: int) -> None:
     """Name what is no recording: an archive, a picture, a page of text."""
     for start, what in _NO_AUDIO.items():
         if head.startswith(start):

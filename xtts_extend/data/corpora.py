@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xtts_extend.data.columns import has_suffix, is_header, known_roles
-from xtts_extend.data.paths import is_any_there
+from xtts_extend.data.paths import any_exists
 from xtts_extend.data.tables import SEPARATORS, Lines, split_line, table_lines
 from xtts_extend.errors import DataError
 
@@ -64,13 +64,13 @@ def require_text(path: Path, text: str) -> None:
         )
 
 
-def unwrapped(path: Path, text: str) -> list[str] | None:
+def strip_ids_and_json(path: Path, text: str) -> list[str] | None:
     """The texts of JSON strings, in an array or one a line, and of lines that begin with an id; else None."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     ways = {
         "JSON strings": _json_strings,
         'lines of Festival, ( id "text" )': _festival,
-        "what follows the id at the beginning of each line, as in Kaldi's file text": _behind_ids,
+        "what follows the id at the beginning of each line, as in Kaldi's file text": _texts_after_ids,
     }
     for name, read in ways.items():
         if (texts := read(path, lines)) is not None:
@@ -105,7 +105,7 @@ def _festival(path: Path, lines: Sequence[str]) -> list[str] | None:
     return texts if len(texts) == len(lines) else None
 
 
-def _behind_ids(path: Path, lines: Sequence[str]) -> list[str] | None:
+def _texts_after_ids(path: Path, lines: Sequence[str]) -> list[str] | None:
     # a time, 00:12, has a colon inside
     for end in (r"(?<=\w)(?<!\b\d\d)(?<!\b\d): *", " +"):
         head = [re.split(end, line, maxsplit=1) for line in lines[:_LOOK]]
@@ -124,7 +124,7 @@ def _behind_ids(path: Path, lines: Sequence[str]) -> list[str] | None:
 
 def _name_utterances(ids: Sequence[str]) -> bool:
     """Whether what lines begin with are surely ids, and not the numbers and names of a text."""
-    if _nearly(sum(map(has_suffix, ids)), ids):
+    if _almost_all(sum(map(has_suffix, ids)), ids):
         return True
     if not _are_ids(ids):
         return False
@@ -138,10 +138,10 @@ def _name_utterances(ids: Sequence[str]) -> bool:
 
 def _are_ids(cells: Sequence[str]) -> bool:
     """Whether cells name utterances: with a digit, without spaces, each once; but for few that are to be named."""
-    return _nearly(sum(bool(_ID.fullmatch(cell)) for cell in cells), cells) and _nearly(len({*cells}), cells)
+    return _almost_all(sum(bool(_ID.fullmatch(cell)) for cell in cells), cells) and _almost_all(len({*cells}), cells)
 
 
-def _nearly(count: int, of: Sequence[object]) -> bool:
+def _almost_all(count: int, of: Sequence[object]) -> bool:
     """Whether a count is 95 % of a list at least: of less than twenty, all."""
     return count >= 0.95 * len(of)
 
@@ -161,20 +161,20 @@ def is_table(path: Path, text: str) -> bool:
         if {"audio", "text"} <= roles and (len(rows) > 1 or not above):
             return True
         divided = [row for row in rows if len(row) > 1]
-        if not _nearly(len(divided), rows):
+        if not _almost_all(len(divided), rows):
             continue
         rows = divided
-        even = _nearly(Counter(map(len, rows)).most_common(1)[0][1], rows)
+        even = _almost_all(Counter(map(len, rows)).most_common(1)[0][1], rows)
         if "text" in roles and even and len(rows) > 1:
             return True
         # a comma may stand in a quoted text as well
-        if any(_nearly(sum(map(has_suffix, column)), rows) for column in zip(*rows, strict=False)):
+        if any(_almost_all(sum(map(has_suffix, column)), rows) for column in zip(*rows, strict=False)):
             return True
         first = [row[0] for row in rows]
         literal = separator in "|\t"
         if _are_ids(first) and (len(rows) > 1 or (literal and len(first[0]) > 4)):
             return True
-        if literal and even and is_any_there(first[:100], path):
+        if literal and even and any_exists(first[:100], path):
             return True
         if separator == "\t" and even and len(rows) > 1:
             columns = ", ".join(f"{place} ({cell[:30]!r})" for place, cell in enumerate(rows[0], 1))

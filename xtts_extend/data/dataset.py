@@ -112,7 +112,7 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         if sample.conditioning_slice is not None:
             # of another recording: nothing of the utterance itself is given away, and nothing is masked
             (first, last), start, end = sample.conditioning_slice, 0, 0
-            conditioning = self._given_slice(sample, first, last)
+            conditioning = self._fixed_slice(sample, first, last)
         else:
             reference, length = sample.audio_file, wav_length
             if not self.use_masking and sample.reference_path is not None:
@@ -149,7 +149,7 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
                 raise DataError(f"the text of {sample.audio_file} holds {name}: {sample.text!r}; run check-data")
         return torch.tensor(ids, dtype=torch.int32)
 
-    def _given_slice(self, sample: Sample, start: int, end: int) -> Tensor:
+    def _fixed_slice(self, sample: Sample, start: int, end: int) -> Tensor:
         """The sample's own slice of audio, [1, end - start]."""
         if end - start > self.max_conditioning_length:
             raise DataError(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError, MachineError
-from xtts_extend.files import atomic_write, require_place
+from xtts_extend.files import atomic_write, require_creatable
 
 FORMAT_VERSION = 2
 INDEX = "set.json"
@@ -172,7 +172,7 @@ def require_free(folder: Path) -> None:
     Raises:
         ConfigError: it is a file, or holds something else.
     """
-    require_place(folder)
+    require_creatable(folder)
     # hidden files are ours: a lock, what was read of recordings, what a kill left of the index
     if folder.exists() and not is_encoded_set(folder) and any(entry.name[0] != "." for entry in folder.iterdir()):
         raise ConfigError(
@@ -269,7 +269,7 @@ def encoded_rows(
         yield path, number, {"count": count, **dict(zip(columns, row, strict=True))}
 
 
-def is_sound(folder: Path, part: Mapping[str, Any]) -> bool:
+def is_intact(folder: Path, part: Mapping[str, Any]) -> bool:
     """Whether a part is there, and what was written."""
     path = folder / part["file"]
     return path.is_file() and file_digest(path) == part["sha256"]
@@ -294,7 +294,7 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
             f"{folder} holds the codes of recordings. Give it as --codes, and the manifest of the recordings here."
         )
     for part in index["parts"]:
-        if not is_sound(folder, part):
+        if not is_intact(folder, part):
             raise DataError(f"{folder / part['file']} is missing or damaged. Make the set again in another folder.")
         has_distribution = _table(str((folder / part["file"]).absolute()))["top_ids"].null_count == 0
         for file, number, row in encoded_rows(folder, part, ("text", "language", "voice", "start", "end")):

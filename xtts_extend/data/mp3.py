@@ -68,7 +68,7 @@ def _frames(path: Path | str, content: mmap.mmap) -> tuple[list[Span], int, int,
             if position == len(content):
                 break
             kind = _kind(content, position)
-            begins = not spans or _stated_frames(content[position : position + _frame_length(content, position)])
+            begins = not spans or _declared_frames(content[position : position + _frame_length(content, position)])
             if not begins and position > begin and not content[begin : begin + 8].startswith(_TAGS):
                 raise DataError(
                     f"{path} is damaged: {position - begin} bytes from byte {begin} on are no audio, and audio follows "
@@ -77,7 +77,7 @@ def _frames(path: Path | str, content: mmap.mmap) -> tuple[list[Span], int, int,
         length = _frame_length(content, position)
         if position + length > len(content):
             return spans, held, promised, False
-        if stated := _stated_frames(content[position : position + length]):
+        if stated := _declared_frames(content[position : position + length]):
             promised += stated
         else:
             held += 1
@@ -123,7 +123,7 @@ def _next_frame(content: mmap.mmap, position: int) -> int:
     return len(content)
 
 
-def _stated_frames(frame: bytes) -> int:
+def _declared_frames(frame: bytes) -> int:
     """How many frames follow, if this one holds that number and no audio."""
     mpeg_1, mono = frame[1] >> 3 & 3 == 3, frame[3] >> 6 == 3
     start = 4 + ((17 if mono else 32) if mpeg_1 else (9 if mono else 17))

@@ -12,7 +12,7 @@ from typing import BinaryIO
 _MAT4_BYTES = (8, 4, 4, 2, 2, 1)
 
 
-def stated_audio(file: BinaryIO, head: bytes, total: int) -> tuple[int, int] | None:
+def declared_audio(file: BinaryIO, head: bytes, total: int) -> tuple[int, int] | None:
     """Where the audio of a file of `total` bytes starts, and its bytes; None for containers that do not say."""
     if head[:20] == b"Creative Voice File\x1a":
         return _voc(file, head, total)

@@ -87,13 +87,13 @@ def _warn_of_shared(names: Sequence[str], locations: Sequence[str | None], manif
         )
 
 
-def is_any_there(names: Sequence[str], manifest: Path) -> bool:
+def any_exists(names: Sequence[str], manifest: Path) -> bool:
     """Whether a recording of one of these names is found."""
     finder = _Finder(os.path.dirname(os.path.abspath(manifest)))
     return any(finder.find(name) is not None for name in names)
 
 
-def what_was_tried(name: str, manifest: str) -> str:
+def describe_search(name: str, manifest: str) -> str:
     """What to say of the first name where every recording of a manifest is missing."""
     return (
         f"{name!r}, for one, was looked for from {os.path.dirname(manifest)} and from {', '.join(FOLDERS[1:])} in it, "
@@ -112,7 +112,7 @@ class _Folder:
             with os.scandir(path) as entries:
                 for entry in entries:
                     if entry.is_dir():
-                        self.folders[_fold(entry.name)].append(entry.name)
+                        self.folders[_case_folded(entry.name)].append(entry.name)
                     else:
                         self.files.add(entry.name)
         # A name with a null character is a ValueError.
@@ -121,7 +121,7 @@ class _Folder:
 
     @cached_property
     def _alike(self) -> dict[str, list[str]]:
-        return _grouped((_fold(name), name) for name in sorted(self.files))
+        return _grouped((_case_folded(name), name) for name in sorted(self.files))
 
     @cached_property
     def _stems(self) -> dict[str, list[str]]:
@@ -130,16 +130,16 @@ class _Folder:
         for name in self.files:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in AUDIO_SUFFIXES:
-                ranked.append((AUDIO_SUFFIXES.index(suffix.lower()), name, _fold(stem)))
+                ranked.append((AUDIO_SUFFIXES.index(suffix.lower()), name, _case_folded(stem)))
         return _grouped((stem, name) for _, name, stem in sorted(ranked))
 
     def alike(self, name: str) -> str | None:
         """The file whose name differs in the case of letters and in Unicode form at most."""
-        return _closest(self._alike.get(_fold(name), []), os.path.splitext(name)[0])
+        return _closest(self._alike.get(_case_folded(name), []), os.path.splitext(name)[0])
 
     def with_stem(self, stem: str) -> str | None:
         """The recording that is called so before its suffix."""
-        return _closest(self._stems.get(_fold(stem), []), stem)
+        return _closest(self._stems.get(_case_folded(stem), []), stem)
 
 
 class _Place(NamedTuple):
@@ -229,7 +229,7 @@ class _Finder:
     def _enter(self, base: str, parts: Sequence[str]) -> str | None:
         """The folder that these parts lead to from `base`, whatever the case and Unicode form of their letters."""
         for part in parts:
-            alike = self._list(base).folders.get(_fold(part.strip()), [])
+            alike = self._list(base).folders.get(_case_folded(part.strip()), [])
             name = ".." if part == ".." else _closest(alike, part.strip())
             if name is None:
                 return None
@@ -241,7 +241,7 @@ def _found(place: _Place, file: str, *ways: str) -> _Found:
     return _Found(place.prefix + file, place.ways + ways)
 
 
-def _fold(name: str) -> str:
+def _case_folded(name: str) -> str:
     return name.lower() if name.isascii() else _nfc(_nfc(name).casefold())
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from xtts_extend.data.arrow_tables import is_arrow, read_arrow
 from xtts_extend.data.columns import has_suffix, named_columns, placed_columns
-from xtts_extend.data.corpora import is_table, require_text, unwrapped
+from xtts_extend.data.corpora import is_table, require_text, strip_ids_and_json
 from xtts_extend.data.locales import all_languages
-from xtts_extend.data.paths import FOLDERS, is_any_there
+from xtts_extend.data.paths import FOLDERS, any_exists
 from xtts_extend.data.tables import Table, is_json, read_objects, read_table, read_text, split_lines
 from xtts_extend.data.unspoken import has_surrogate
 from xtts_extend.errors import DataError
@@ -124,17 +124,17 @@ def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> l
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error}") from error
         require_text(path, text)
-        if (texts := unwrapped(path, text)) is not None:
-            return _without_halves(path, texts)
+        if (texts := strip_ids_and_json(path, text)) is not None:
+            return _without_surrogates(path, texts)
         if not (is_json(path, text) or is_table(path, text)):
             return None
     rows = read_rows(path, columns or {}, texts_only=True)
     if len(languages := sorted({spoken for spoken in rows.language if spoken})) > 1:
         logger.warning(" ! %s: its texts are in several languages, and all count: %s", path, ", ".join(languages[:20]))
-    return _without_halves(path, rows.text)
+    return _without_surrogates(path, rows.text)
 
 
-def _without_halves(path: Path, texts: list[str]) -> list[str]:
+def _without_surrogates(path: Path, texts: list[str]) -> list[str]:
     """Texts without the halves of characters that cut escapes leave in JSON, which no tokenizer takes."""
     if halved := sum(map(has_surrogate, texts)):
         logger.warning(" ! %s: half a character, of a cut escape, is left out of %d texts", path, halved)
@@ -231,7 +231,7 @@ def _audio_column(path: Path, table: Table) -> int | None:
         if table.cells[place].head(1000).map(has_suffix).mean() > 0.5:
             return int(place)
     has_folder = any((path.parent / folder).is_dir() for folder in FOLDERS[1:])
-    return 0 if has_folder or is_any_there(table.cells[0].head(1000).tolist(), path) else None
+    return 0 if has_folder or any_exists(table.cells[0].head(1000).tolist(), path) else None
 
 
 def _rows_of_table(table: Table, chosen: Mapping[str, int]) -> Rows:

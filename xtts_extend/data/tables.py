@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from xtts_extend.data.columns import has_suffix, is_header, is_known_name, known_roles, same_names
+from xtts_extend.data.columns import has_suffix, is_header, is_known_name, known_roles, same_header
 from xtts_extend.errors import DataError
 
 logger = logging.getLogger("trainer")
@@ -297,9 +297,9 @@ def _rectangle(path: Path, rows: Iterable[tuple[int, list[str]]], separator: str
     width = least = 0
     for number, row in rows:
         if not numbers:
-            width, least = len(row), len(row) - _blank_end(row)
+            width, least = len(row), len(row) - _trailing_blanks(row)
         if len(row) != width:
-            row = row[: len(row) - _blank_end(row)] if len(row) > width else row
+            row = row[: len(row) - _trailing_blanks(row)] if len(row) > width else row
             if not least <= len(row) <= width:
                 wrong.append((number, len(row)))
             row = row + [""] * (width - len(row))
@@ -321,7 +321,7 @@ def _rectangle(path: Path, rows: Iterable[tuple[int, list[str]]], separator: str
     return numbers, pd.DataFrame({place: pd.Series(flat[place::width], dtype=object) for place in range(width)})
 
 
-def _blank_end(row: Sequence[str]) -> int:
+def _trailing_blanks(row: Sequence[str]) -> int:
     """How many cells at a row's end are blank."""
     return next((count for count, cell in enumerate(reversed(row)) if cell.strip()), len(row))
 
@@ -347,7 +347,7 @@ def _without_headers(path: Path, cells: pd.DataFrame, header: list[str] | None) 
     repeated = []
     for line in [line for line, cell in column if len(cell) < 40 and "." not in cell and is_known_name(cell)]:
         row = cells.loc[line].tolist()
-        if header is not None and same_names(row, header):
+        if header is not None and same_header(row, header):
             repeated.append(line)
         elif is_header(row, {}) and all(is_known_name(cell) for cell in row if cell.strip()):
             raise DataError(

@@ -105,10 +105,14 @@ def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
     for sample in samples:
         rates[sample.language].append(counts[id(sample)] / sample.duration_s)
     medians = {language: median(found) for language, found in rates.items() if len(found) >= _ENOUGH}
-    return [(sample, detail) for sample in samples if (detail := _off(sample, counts[id(sample)], medians)) is not None]
+    return [
+        (sample, detail)
+        for sample in samples
+        if (detail := _implausible_length(sample, counts[id(sample)], medians)) is not None
+    ]
 
 
-def _off(sample: Sample, count: int, medians: dict[str, float]) -> str | None:
+def _implausible_length(sample: Sample, count: int, medians: dict[str, float]) -> str | None:
     """Why `count` characters are too many or too few for the sample's duration; None if they are not."""
     usual = medians.get(sample.language)
     if usual is not None:

@@ -9,12 +9,12 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from xtts_extend.run.metrics import Line, finite
+from xtts_extend.run.metrics import MetricsLine, finite
 
 _WINDOW = 10
 
 
-def draw_losses(steps: list[Line], evaluations: list[Line], resumed_after: int, output: Path) -> None:
+def draw_losses(steps: list[MetricsLine], evaluations: list[MetricsLine], resumed_after: int, output: Path) -> None:
     """Draw the mel loss of every step, its running mean, and the evaluations of each language, as a PNG.
 
     Args:

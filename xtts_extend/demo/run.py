@@ -41,7 +41,7 @@ from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, speak_sen
 from xtts_extend.pack.route import routed
 from xtts_extend.recipes import find_recipe
 from xtts_extend.run.config import NewLanguageConfig
-from xtts_extend.run.metrics import Line, finite, read_metrics
+from xtts_extend.run.metrics import MetricsLine, finite, read_metrics
 from xtts_extend.setup.samples import limits_of
 from xtts_extend.speech.export import export
 from xtts_extend.speech.speaking import load_model, speak_to_file
@@ -292,7 +292,7 @@ def _newest_step(run: Path) -> int:
     return step
 
 
-def _by_language(evaluations: list[Line], step: int) -> dict[str, float]:
+def _by_language(evaluations: list[MetricsLine], step: int) -> dict[str, float]:
     """Mel loss by language, of the evaluation at a step or the last one before it."""
     return {line["language"]: finite(line["loss_mel_ce"]) for line in evaluations if line["step"] <= step}
 

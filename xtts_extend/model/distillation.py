@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from xtts_extend.data.encoded import TOP_K
-from xtts_extend.model.forward import Layout, forward, on_device
+from xtts_extend.model.forward import Layout, forward, to_device
 
 
 def top_distribution(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ class Replayed:
 
     def to(self, device: torch.device) -> Replayed:
         """The same on a device."""
-        return on_device(self, device)
+        return to_device(self, device)
 
 
 class Teacher:

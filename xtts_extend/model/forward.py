@@ -31,7 +31,7 @@ def conditioning_frames(model_args: Any) -> int:
     return -(-int(model_args.max_conditioning_length) // int(model_args.gpt_code_stride_len))
 
 
-def on_device(places: _Places, device: torch.device) -> _Places:
+def to_device(places: _Places, device: torch.device) -> _Places:
     """A dataclass of tensors, and of such dataclasses, on a device."""
     moved: dict[str, Any] = {}
     for item in fields(places):  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ def on_device(places: _Places, device: torch.device) -> _Places:
         if isinstance(value, Tensor):
             moved[item.name] = value.to(device, non_blocking=True)
         elif is_dataclass(value):
-            moved[item.name] = on_device(value, device)
+            moved[item.name] = to_device(value, device)
     return replace(places, **moved)  # type: ignore[type-var]
 
 
@@ -117,7 +117,7 @@ class Layout:
 
     def to(self, device: torch.device) -> Layout:
         """The same on a device."""
-        return on_device(self, device)
+        return to_device(self, device)
 
     @property
     def text_targets(self) -> int:
@@ -149,13 +149,13 @@ def forward(gpt: Any, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tenso
         cond_mels: of the conditioning, (batch, 1, 80, frames).
         layout: of the batch.
     """
-    text_inputs, text_targets = _inputs_and_targets(
+    text_inputs, text_targets = _shift(
         text_inputs[:, : layout.text_width - 1].long(), gpt.start_text_token, gpt.stop_text_token
     )
     codes = F.pad(audio_codes, (0, layout.audio_width - 1 - audio_codes.shape[1]))
     steps = torch.arange(codes.shape[1], device=codes.device)
     codes = codes.masked_fill(steps >= layout.code_counts.unsqueeze(1), gpt.stop_audio_token)
-    audio_inputs, audio_targets = _inputs_and_targets(codes, gpt.start_audio_token, gpt.stop_audio_token)
+    audio_inputs, audio_targets = _shift(codes, gpt.start_audio_token, gpt.stop_audio_token)
 
     text = gpt.text_embedding(text_inputs) + gpt.text_pos_embedding(text_inputs)
     audio = gpt.mel_embedding(audio_inputs) + gpt.mel_pos_embedding(audio_inputs)
@@ -185,6 +185,6 @@ def _loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing) if len(targets) else logits.float().sum()
 
 
-def _inputs_and_targets(ids: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+def _shift(ids: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
     """ids (batch, n) → what is read and what is to be said next, (batch, n + 1) each."""
     return F.pad(ids, (1, 0), value=start), F.pad(ids, (0, 1), value=stop)

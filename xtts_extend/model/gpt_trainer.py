@@ -26,7 +26,7 @@ from xtts_extend.model.frozen_rows import BaseRows, FrozenRowsEmbedding, FrozenR
 from xtts_extend.model.kernels import use_fast_kernels
 from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.model.voice import freeze_voice, voice_parameters
-from xtts_extend.text.vocabulary import readable_by_coqui
+from xtts_extend.text.vocabulary import coqui_vocabulary_path
 
 logger = logging.getLogger("trainer")
 
@@ -89,7 +89,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         # unknown until the tokenizer is there: otherwise coqui builds the GPT twice
         config.model_args.gpt_number_text_tokens = None
         vocabulary = config.model_args.tokenizer_file
-        with BlankWeights(), readable_by_coqui(vocabulary) as config.model_args.tokenizer_file:
+        with BlankWeights(), coqui_vocabulary_path(vocabulary) as config.model_args.tokenizer_file:
             super().__init__(config)
         config.model_args.tokenizer_file = vocabulary
         self.codec = Codec(self.dvae, self.torch_mel_spectrogram_dvae, config.audio, self.xtts.gpt.code_stride_len)
@@ -104,12 +104,12 @@ class ExtendedGPTTrainer(GPTTrainer):
 
     @property
     def teacher(self) -> Teacher:
-        """The base as it was; `take_teacher` makes it."""
+        """The base as it was; `create_teacher` makes it."""
         if self._teacher is None:
             raise ConfigError("There is no base to compare replayed samples with. Call take_teacher().")
         return self._teacher
 
-    def take_teacher(self) -> None:
+    def create_teacher(self) -> None:
         """Keep the present weights, which are the base's, as what replayed samples are compared with."""
         self._teacher = Teacher(self.xtts.gpt)
 
@@ -145,7 +145,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         gpt.text_head = FrozenRowsLinear(gpt.text_head, self.base_rows)
         self.rows_frozen = True
 
-    def freeze_as(self, base: BaseRows) -> None:
+    def restore_frozen_rows(self, base: BaseRows) -> None:
         """Know the base's rows, and freeze them, as a run did that is resumed; before the optimizer is made."""
         self.base_rows, self.base_digests = base.rows, dict(base.digests)
         if base.frozen:
@@ -153,7 +153,7 @@ class ExtendedGPTTrainer(GPTTrainer):
 
     @property
     def base(self) -> BaseRows:
-        """What `freeze_as` of a later resume needs to know."""
+        """What `restore_frozen_rows` of a later resume needs to know."""
         return BaseRows(self.base_rows, self.rows_frozen, dict(self.base_digests))
 
     def freeze_voice(self) -> None:

@@ -50,7 +50,7 @@ class QuickDropout(nn.Dropout):
         return super().forward(x)
 
 
-def attend(
+def attention_forward(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -76,7 +76,7 @@ def attend(
     return attended.transpose(1, 2).contiguous(), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(_NAME, attend)
+ALL_ATTENTION_FUNCTIONS.register(_NAME, attention_forward)
 
 
 class ConditioningAttention(nn.Module):

@@ -18,7 +18,7 @@ from xtts_extend.data.audio import LITTLE_SOUND, SILENCE_LEVEL, describe_sound, 
 from xtts_extend.errors import DataError
 from xtts_extend.text.cleaners import lower_dotted_i
 from xtts_extend.text.speakable import SpokenText, spoken_text
-from xtts_extend.text.vocabulary import first_of, name_character
+from xtts_extend.text.vocabulary import first_ten, name_character
 
 logger = logging.getLogger("trainer")
 
@@ -119,7 +119,7 @@ def read_text(xtts: Any, text: str, language: str) -> SpokenText:
     # tokens that start and stop the text take two of the places
     spoken = spoken_text(xtts.tokenizer, text, language, int(xtts.args.gpt_max_text_tokens) - 2)
     if spoken.unknown:
-        names = first_of([name_character(character) for character in spoken.unknown])
+        names = first_ten([name_character(character) for character in spoken.unknown])
         logger.warning(" > characters that the vocabulary lacks are left out, or written as other marks: %s", names)
     return spoken
 

@@ -96,7 +96,7 @@ class Pack:
         except (SafetensorError, OSError) as error:
             raise PackError(f"{self.path} cannot be read: {error}. Get the file again.") from error
 
-    def require_sound(self) -> None:
+    def require_intact(self) -> None:
         """Compare every stored tensor with its digest.
 
         Raises:

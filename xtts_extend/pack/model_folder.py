@@ -39,7 +39,7 @@ _NEEDED = ("config.json", "model.pth", "vocab.json")
 
 
 @dataclass(frozen=True)
-class _Compared:
+class _Record:
     """What `RECORD` says.
 
     Attributes:
@@ -98,9 +98,9 @@ class ModelFolder:
         Raises:
             PackError: one is damaged, or of another base, or two are of one language.
         """
-        return self._fitting(self._opened())
+        return self._matching_base(self._open_packs())
 
-    def _fitting(self, packs: Iterable[Pack]) -> dict[str, Pack]:
+    def _matching_base(self, packs: Iterable[Pack]) -> dict[str, Pack]:
         """Packs by their languages, as `packs`."""
         found: dict[str, Pack] = {}
         for pack in packs:
@@ -111,7 +111,7 @@ class ModelFolder:
                 )
         if not found:
             return {}
-        compared, base = self._compared(), archive_checksum(self.model)
+        compared, base = self._read_record(), archive_checksum(self.model)
         new = {
             language: pack
             for language, pack in found.items()
@@ -145,7 +145,7 @@ class ModelFolder:
         if target.exists() and not target.samefile(file):
             raise PackError(f"{target} exists already, and is a pack of another language. Remove or rename it first.")
         self.compare(pack)
-        others = self._fitting(other for other in self._opened() if other.info.language != language)
+        others = self._matching_base(other for other in self._open_packs() if other.info.language != language)
         compared = {code: _digest(one) for code, one in {**others, language: pack}.items()}
         with _without_new_folder(target.parent):
             if target.parent.exists() and file.parent.samefile(target.parent):
@@ -175,7 +175,7 @@ class ModelFolder:
                 f"The base in {self.path} speaks {language} itself. A pack adds a language, and never takes the place "
                 "of one of the base's."
             )
-        for other in self._opened():
+        for other in self._open_packs():
             if other.info.language == language and not (file.exists() and other.path.samefile(file)):
                 raise PackError(
                     f"{self.path} has a pack of {language} already: {other.path}. Remove it first with `xtts-extend "
@@ -189,7 +189,7 @@ class ModelFolder:
             PackError: something is not as it was when the pack was made.
         """
         pack.require_base(self.digests, self.model)
-        pack.require_sound()
+        pack.require_intact()
         pack.speaks(self.vocabulary)
 
     def remove(self, language: str) -> Path:
@@ -205,13 +205,13 @@ class ModelFolder:
         file = self.path / PACKS / f"{language}{SUFFIX}"
         # by its name, so that a damaged one can be removed
         if not file.is_file():
-            opened = {pack.info.language: pack.path for pack in self._opened()}
+            opened = {pack.info.language: pack.path for pack in self._open_packs()}
             file = opened.get(language) or self._no_pack(language, opened)
         try:
             file.unlink()
         except OSError as error:
             raise MachineError(f"{file} cannot be removed: {error.strerror}.") from error
-        compared = self._compared()
+        compared = self._read_record()
         packs = {other: digest for other, digest in compared.packs.items() if other != language}
         self._write({"base": compared.base, "packs": packs})
         return file
@@ -228,16 +228,16 @@ class ModelFolder:
     def _no_pack(self, language: str, packs: Iterable[str]) -> NoReturn:
         raise PackError(f"{self.path} has no pack of {language}. Its packs: {', '.join(packs) or 'none'}.")
 
-    def _opened(self) -> Iterator[Pack]:
+    def _open_packs(self) -> Iterator[Pack]:
         yield from map(Pack.open, _files(self.path))
 
-    def _compared(self) -> _Compared:
+    def _read_record(self) -> _Record:
         """What was compared; nothing where the record is missing or not to be read, and all is compared again."""
         try:
             values = json.loads((self.path / PACKS / RECORD).read_text(encoding="utf-8"))
-            return _Compared(str(values["base"]), dict(values["packs"]))
+            return _Record(str(values["base"]), dict(values["packs"]))
         except (OSError, ValueError, KeyError, TypeError):
-            return _Compared()
+            return _Record()
 
     def _write(self, record: Mapping[str, Any]) -> None:
         with atomic_write(self.path / PACKS / RECORD) as file:

@@ -101,7 +101,7 @@ class Training:
             "utterances": lambda counts: {str(code): int(value) for code, value in counts.items()},
             "losses": lambda losses: {str(name): float(value) for name, value in losses.items()},
         }
-        return cls(**{name: kinds.get(name, _as_it_is)(value) for name, value in values.items()})
+        return cls(**{name: kinds.get(name, _verbatim)(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -172,5 +172,5 @@ class PackInfo:
         )
 
 
-def _as_it_is(value: Any) -> Any:
+def _verbatim(value: Any) -> Any:
     return value

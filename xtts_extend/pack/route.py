@@ -322,7 +322,7 @@ def _read(model: Any, pack: Pack) -> dict[str, Parameter]:
     """
     # a copy: what the pack keeps of its file leaves the memory with it
     pack = dataclasses.replace(pack)
-    pack.require_sound()
+    pack.require_intact()
     with torch.inference_mode(False), torch.no_grad():
         base = {name: _slot(model, name).parameter for name in map(matrix_of, pack.info.tensors)}
         tensors = pack.tensors({name: parameter.detach().cpu() for name, parameter in base.items()})

@@ -29,11 +29,16 @@ from xtts_extend.rescue.measure import (
     untrained_rows,
     values,
 )
-from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient
-from xtts_extend.rescue.ways_out import curves_of, diverged, out_of_damage, way_out
+from xtts_extend.rescue.next_steps import diverged, load_curves, next_step, next_step_for_damage
+from xtts_extend.rescue.opened_checkpoint import (
+    REINITIALISED,
+    OpenedCheckpoint,
+    moments_by_name,
+    open_checkpoint_with_base,
+)
 from xtts_extend.run.curves import Curves
 from xtts_extend.text.change import compare_tokens
-from xtts_extend.text.vocabulary import Vocabulary, count_closed_gaps, first_of, load_vocabulary
+from xtts_extend.text.vocabulary import Vocabulary, count_closed_gaps, first_ten, load_vocabulary
 
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
 #: Verdicts in their order: the first that holds is the verdict, the others are listed.
@@ -119,40 +124,40 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         VocabularyError: a vocabulary cannot be read.
     """
     try:
-        patient = open_patient(checkpoint, base, vocab)
+        opened = open_checkpoint_with_base(checkpoint, base, vocab)
     except DamagedError as error:
-        way = out_of_damage(checkpoint, base)
+        way = next_step_for_damage(checkpoint, base)
         return Diagnosis(str(checkpoint), "truncated", str(error), way.command, notes=way.notes)
-    vocabulary = load_vocabulary(vocab) if vocab else _vocabulary_beside(patient)
-    path = Path(patient.info.path)
-    broken = not_finite(patient)
-    moments = moments_by_name(patient)
-    misplaced = misplaced_rows(patient)
-    old = measure_old_rows(patient, misplaced)
-    noise, never_moved = untrained_rows(patient, moments)
-    in_use = vocabulary if vocabulary and vocabulary.size == patient.info.vocab_size else None
-    new = measure_new_rows(patient, noise, never_moved, in_use)
-    fit = measure_moments(patient, moments)
-    curves = curves_of(patient)
+    vocabulary = load_vocabulary(vocab) if vocab else _vocabulary_beside(opened)
+    path = Path(opened.info.path)
+    broken = not_finite(opened)
+    moments = moments_by_name(opened)
+    misplaced = misplaced_rows(opened)
+    old = measure_old_rows(opened, misplaced)
+    noise, never_moved = untrained_rows(opened, moments)
+    in_use = vocabulary if vocabulary and vocabulary.size == opened.info.vocab_size else None
+    new = measure_new_rows(opened, noise, never_moved, in_use)
+    fit = measure_moments(opened, moments)
+    curves = load_curves(opened)
 
-    drift = transformer_drift(patient)
-    wrong = list(_wrong_vocabulary(patient, vocabulary if vocab else None, misplaced))
-    started_again = patient.content.get(REINITIALISED, 0)
+    drift = transformer_drift(opened)
+    wrong = list(_vocabulary_mismatch(opened, vocabulary if vocab else None, misplaced))
+    started_again = opened.content.get(REINITIALISED, 0)
 
     found: dict[str, str] = {}
     if broken:
-        found["not-finite"] = f"{len(broken)} tensors hold NaN or infinity: {first_of(broken)}"
+        found["not-finite"] = f"{len(broken)} tensors hold NaN or infinity: {first_ten(broken)}"
     if wrong_moments := fit.misfits if fit else []:
-        moments_too = [f"the optimizer's moments do not belong to the rows: {first_of(wrong_moments)}"]
+        moments_too = [f"the optimizer's moments do not belong to the rows: {first_ten(wrong_moments)}"]
         found["wrong-vocabulary"] = "; ".join([*wrong, *moments_too])
     elif wrong:
         found["wrong-vocabulary"] = "; ".join(wrong)
-    if drifted := _drifted(patient, old, hooked_rows(patient, moments)):
+    if drifted := _drifted(opened, old, hooked_rows(opened, moments)):
         found["old-rows-drifted"] = drifted
     kind, untrained = _untrained(new, fit) if new and not started_again else ("", "")
     if untrained:
         found["new-rows-untrained"] = untrained
-    if ran_away := diverged(patient, curves, drift):
+    if ran_away := diverged(opened, curves, drift):
         found["diverged"] = ran_away
     if curves and (passed := curves.overfitted()):
         found["overfitted"] = passed
@@ -161,7 +166,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     ill = verdict
     if (verdict == "wrong-vocabulary" and not wrong) or (verdict == "healthy" and fit and fit.other_misfits):
         ill = "moments"
-    elif verdict == "wrong-vocabulary" and misplaced and patient.record:
+    elif verdict == "wrong-vocabulary" and misplaced and opened.record:
         # what it records is not what it holds
         ill = "edited"
     elif (verdict in ("old-rows-drifted", "new-rows-untrained") and "diverged" in found) or (
@@ -171,13 +176,13 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         ill = "diverged"
     elif verdict == "new-rows-untrained":
         ill = kind
-    elif verdict == "healthy" and _is_finished(patient):
+    elif verdict == "healthy" and _is_finished(opened):
         ill = "finished"
-    way = way_out(ill, patient, base, vocab, misplaced=bool(misplaced))
-    notes = schedule_notes(patient, fit.updates if fit else 0)
+    way = next_step(ill, opened, base, vocab, misplaced=bool(misplaced))
+    notes = schedule_notes(opened, fit.updates if fit else 0)
     if checkpoint.is_dir():
-        notes += _passed_over(checkpoint, patient.info.step or 0)
-    notes += _notes(patient, old if "old-rows-drifted" not in found else None, fit, curves, started_again)
+        notes += _skipped_checkpoints(checkpoint, opened.info.step or 0)
+    notes += _notes(opened, old if "old-rows-drifted" not in found else None, fit, curves, started_again)
     return Diagnosis(
         str(path),
         verdict,
@@ -186,7 +191,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
         {name: found[name] for name in VERDICTS if name in found},
         [*notes, *way.notes],
         {
-            "checkpoint": patient.info.to_dict(),
+            "checkpoint": opened.info.to_dict(),
             "old_rows": values(old),
             "transformer": values(drift),
             "new_rows": values(new),
@@ -197,69 +202,71 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     )
 
 
-def _passed_over(run: Path, step: int) -> list[str]:
+def _skipped_checkpoints(run: Path, step: int) -> list[str]:
     """The checkpoints of a run that are newer than the one that was examined."""
     newer = sorted(file.name for file in run_checkpoints(run) if _step_in(file) > step)
     return [f"{name} is newer, and cannot be used: see the warning" for name in newer]
 
 
 def _notes(
-    patient: Patient, old: OldRows | None, fit: Moments | None, curves: Curves | None, started_again: int
+    opened: OpenedCheckpoint, old: OldRows | None, fit: Moments | None, curves: Curves | None, started_again: int
 ) -> list[str]:
     """What is worth knowing and no illness; `old` only where old rows did not drift."""
     notes = []
     if started_again:
         notes.append(f"a repair started {started_again} new rows again, and they were not trained since: go on")
-    if curves and (still := curves.stands_still()):
+    if curves and (still := curves.stalled()):
         notes.append(still)
     if fit and fit.other_misfits:
         notes.append(
-            f"the optimizer's state does not fit the weights ({first_of(fit.other_misfits)}): the run cannot go on; "
+            f"the optimizer's state does not fit the weights ({first_ten(fit.other_misfits)}): the run cannot go on; "
             "its weights can, with --start-fresh"
         )
-    if old and not _froze(patient) and old.changed:
+    if old and not _frozen_by_run(opened) and old.changed:
         notes.append(
             f"the run trained all rows: the {old.count} old ones moved by {old.moved_embedding:.2%} of their "
             f"norm in the embedding and {old.moved_head:.0%} in the head on average, which is not far"
         )
-    if patient.tokens is None:
+    if opened.tokens is None:
         notes.append("its vocabulary is not known (name it with --vocab): rows are compared by their place")
     return notes
 
 
-def _froze(patient: Patient) -> bool:
-    return bool(patient.frozen_rows)
+def _frozen_by_run(opened: OpenedCheckpoint) -> bool:
+    return bool(opened.frozen_rows)
 
 
-def _as_frozen(patient: Patient) -> bool:
+def _as_frozen(opened: OpenedCheckpoint) -> bool:
     """Whether the rows that a run froze are still those that it began with: the base's, or those of an earlier run."""
-    began_with = patient.record.base_rows.digests if patient.record else {}
-    return row_digests(patient.weights, patient.frozen_rows) == began_with
+    began_with = opened.record.base_rows.digests if opened.record else {}
+    return row_digests(opened.weights, opened.frozen_rows) == began_with
 
 
-def _vocabulary_beside(patient: Patient) -> Vocabulary | None:
+def _vocabulary_beside(opened: OpenedCheckpoint) -> Vocabulary | None:
     """The file beside the checkpoint, for what needs merges."""
-    file = Path(patient.info.path).parent / "vocab.json"
+    file = Path(opened.info.path).parent / "vocab.json"
     return load_vocabulary(file) if file.is_file() else None
 
 
-def _wrong_vocabulary(patient: Patient, given: Vocabulary | None, misplaced: dict[int, int]) -> Iterator[str]:
+def _vocabulary_mismatch(
+    opened: OpenedCheckpoint, given: Vocabulary | None, misplaced: dict[int, int]
+) -> Iterator[str]:
     """Why the checkpoint's rows are not those of the tokens that they are taken for."""
-    rows, known = patient.info.vocab_size, patient.known
+    rows, known = opened.info.vocab_size, opened.known
     if given is not None and known is not None and known.digest != given.digest:
         change = compare_tokens(known.tokens, given.tokens)
         differs = change.describe().replace("\n", ";").replace("  ", " ") if change else " the merges differ"
         yield f"it was trained with another vocabulary ({known.source}) than {given.path}:{differs}"
     elif given is not None and given.size != rows:
         yield f"{given.path} has {given.size} tokens, and the checkpoint {rows} rows"
-    elif patient.tokens is None and patient.source:
-        yield f"the checkpoint has {rows} token rows: {patient.source}"
+    elif opened.tokens is None and opened.source:
+        yield f"the checkpoint has {rows} token rows: {opened.source}"
     if misplaced:
         row, other = next(iter(misplaced.items()))
-        base = patient.base_vocabulary
+        base = opened.base_vocabulary
         names = {number: token for token, number in base.tokens.items()} if base else {}
-        here = patient.token_of.get(row, f"row {row}")
-        closed = count_closed_gaps(base.tokens, patient.tokens) if base and patient.tokens else 0
+        here = opened.token_of.get(row, f"row {row}")
+        closed = count_closed_gaps(base.tokens, opened.tokens) if base and opened.tokens else 0
         yield (
             f"{len(misplaced)} rows resemble those of other tokens in the base (row {row}, taken for {here!r}, is that "
             f"of {names.get(other, f'row {other}')!r}): the ids were reassigned"
@@ -267,8 +274,8 @@ def _wrong_vocabulary(patient: Patient, given: Vocabulary | None, misplaced: dic
         )
 
 
-def _drifted(patient: Patient, old: OldRows, hooked: int) -> str:
-    if _froze(patient) and old.changed and not _as_frozen(patient):
+def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
+    if _frozen_by_run(opened) and old.changed and not _as_frozen(opened):
         return (
             f"{old.changed} of {old.count} old rows differ from the base's (by up to {old.difference_max:.3g}), "
             "although the run froze them: the file was edited"
@@ -281,15 +288,16 @@ def _drifted(patient: Patient, old: OldRows, hooked: int) -> str:
         )
     if old.moved_embedding > DRIFTED_EMBEDDING or old.moved_head > DRIFTED_HEAD:
         return (
-            f"{'the run began with other rows' if _froze(patient) else 'the run trained all rows'}, and {old.changed} "
-            f"of {old.count} old ones moved far: by {old.moved_embedding:.0%} of their norm in the embedding and "
-            f"{old.moved_head:.0%} in the head on average (more than {DRIFTED_EMBEDDING:.0%} or {DRIFTED_HEAD:.0%})"
+            f"{'the run began with other rows' if _frozen_by_run(opened) else 'the run trained all rows'}, and "
+            f"{old.changed} of {old.count} old ones moved far: by {old.moved_embedding:.0%} of their norm in the "
+            f"embedding and {old.moved_head:.0%} in the head on average (more than {DRIFTED_EMBEDDING:.0%} or "
+            f"{DRIFTED_HEAD:.0%})"
         )
     return ""
 
 
 def _untrained(new: NewRows, fit: Moments | None) -> tuple[str, str]:
-    """The kind of new rows that are not trained, which `way_out` knows, and the reason; empty when they are."""
+    """The kind of new rows that are not trained, which `next_step` knows, and the reason; empty when they are."""
     if new.noise >= UNTRAINED_SHARE * new.count:
         return "new-rows-untrained", (
             f"{new.noise} of {new.count} new rows are noise: their norms in embedding and head are "
@@ -303,10 +311,10 @@ def _untrained(new: NewRows, fit: Moments | None) -> tuple[str, str]:
     return "", ""
 
 
-def _is_finished(patient: Patient) -> bool:
+def _is_finished(opened: OpenedCheckpoint) -> bool:
     """Whether a run reached the last step that it was given."""
-    last = patient.recorded.get("max_steps")
-    return patient.info.kind == "training" and last is not None and (patient.info.step or 0) >= last
+    last = opened.recorded.get("max_steps")
+    return opened.info.kind == "training" and last is not None and (opened.info.step or 0) >= last
 
 
 def _step_in(file: Path) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from xtts_extend.model.embedding import TOKEN_TENSORS, extend_token_tensors
 from xtts_extend.model.migration import nearest_rows
 from xtts_extend.model.voice import VOICE_PARTS
-from xtts_extend.rescue.patient import Patient, expected_shape, row_moments
+from xtts_extend.rescue.opened_checkpoint import OpenedCheckpoint, expected_shape, row_moments
 from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE
 from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
@@ -75,31 +75,31 @@ class Moments:
     other_misfits: list[str]
 
 
-def misplaced_rows(patient: Patient) -> dict[int, int]:
+def misplaced_rows(opened: OpenedCheckpoint) -> dict[int, int]:
     """Rows that clearly resemble another token's row of the base than the one that belongs there.
 
     Returns:
         row of the checkpoint → row of the base that it resembles.
     """
-    if not len(patient.rows):
+    if not len(opened.rows):
         return {}
-    rows, base = patient.weights[f"gpt.{EMBEDDING}"][patient.rows].float(), patient.base[f"gpt.{EMBEDDING}"].float()
+    rows, base = opened.weights[f"gpt.{EMBEDDING}"][opened.rows].float(), opened.base[f"gpt.{EMBEDDING}"].float()
     nearest, cosines = nearest_rows(rows, base)
-    own = torch.nn.functional.cosine_similarity(rows, base[patient.base_rows], dim=1)
-    wrong = (nearest != patient.base_rows) & (cosines >= SAME_TOKEN_COSINE) & (cosines - own > _CLEARLY_MORE_SIMILAR)
-    return dict(zip(patient.rows[wrong].tolist(), nearest[wrong].tolist(), strict=True))
+    own = torch.nn.functional.cosine_similarity(rows, base[opened.base_rows], dim=1)
+    wrong = (nearest != opened.base_rows) & (cosines >= SAME_TOKEN_COSINE) & (cosines - own > _CLEARLY_MORE_SIMILAR)
+    return dict(zip(opened.rows[wrong].tolist(), nearest[wrong].tolist(), strict=True))
 
 
-def measure_old_rows(patient: Patient, misplaced: dict[int, int]) -> OldRows:
+def measure_old_rows(opened: OpenedCheckpoint, misplaced: dict[int, int]) -> OldRows:
     """How far the rows of the base's tokens are from the base; misplaced ones are left out."""
-    here = torch.tensor([row not in misplaced for row in patient.rows.tolist()], dtype=torch.bool)
+    here = torch.tensor([row not in misplaced for row in opened.rows.tolist()], dtype=torch.bool)
     changed = torch.zeros(int(here.sum()), dtype=torch.bool)
     if not len(changed):
         return OldRows(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
     largest, moved = 0.0, {}
     for name in TOKEN_TENSORS:
-        now = patient.weights[f"gpt.{name}"][patient.rows[here]].float().reshape(len(changed), -1)
-        before = patient.base[f"gpt.{name}"][patient.base_rows[here]].float().reshape(len(changed), -1)
+        now = opened.weights[f"gpt.{name}"][opened.rows[here]].float().reshape(len(changed), -1)
+        before = opened.base[f"gpt.{name}"][opened.base_rows[here]].float().reshape(len(changed), -1)
         difference = now - before
         changed |= (now != before).any(dim=1)
         largest = max(largest, float(difference.abs().max()))
@@ -119,53 +119,51 @@ def measure_old_rows(patient: Patient, misplaced: dict[int, int]) -> OldRows:
     )
 
 
-def hooked_rows(patient: Patient, moments: dict[str, dict[str, Any]] | None) -> int:
+def hooked_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> int:
     """How many old rows of the head changed although their gradient was always zero, as a hook makes it.
 
     Every step gives every row of the head a gradient. Rows whose moments are zero, beside new ones that have some, were
     held by a hook, and weight decay moved them all the same.
     """
     state = (moments or {}).get(HEAD, {}).get("exp_avg_sq")
-    if state is None or state.shape[0] != patient.info.vocab_size or not state[patient.new_rows].any():
+    if state is None or state.shape[0] != opened.info.vocab_size or not state[opened.new_rows].any():
         return 0
-    changed = (patient.weights[f"gpt.{HEAD}"][patient.rows] != patient.base[f"gpt.{HEAD}"][patient.base_rows]).any(
-        dim=1
-    )
-    return int((changed & ~state[patient.rows].any(dim=1)).sum())
+    changed = (opened.weights[f"gpt.{HEAD}"][opened.rows] != opened.base[f"gpt.{HEAD}"][opened.base_rows]).any(dim=1)
+    return int((changed & ~state[opened.rows].any(dim=1)).sum())
 
 
-def transformer_drift(patient: Patient) -> dict[str, float]:
+def transformer_drift(opened: OpenedCheckpoint) -> dict[str, float]:
     """‖weights − base‖ / ‖base‖ of each layer of the transformer, and of the other parts of the GPT."""
     squares: dict[str, list[float]] = {}
-    for key, tensor in patient.weights.items():
+    for key, tensor in opened.weights.items():
         name = key.removeprefix("gpt.")
-        if not key.startswith("gpt.") or name in TOKEN_TENSORS or key not in patient.base:
+        if not key.startswith("gpt.") or name in TOKEN_TENSORS or key not in opened.base:
             continue
         found = re.match(r"gpt\.h\.(\d+)\.", name)
         part = f"layer {found.group(1)}" if found else name.split(".")[0]
-        before = patient.base[key].float()
+        before = opened.base[key].float()
         sums = squares.setdefault(part, [0.0, 0.0])
         sums[0] += float((tensor.float() - before).pow(2).sum())
         sums[1] += float(before.pow(2).sum())
     return {part: (moved / max(size, 1e-24)) ** 0.5 for part, (moved, size) in squares.items()}
 
 
-def start_rows(patient: Patient) -> Tensor | None:
+def start_rows(opened: OpenedCheckpoint) -> Tensor | None:
     """The embedding that the run began with, where the checkpoint records how its new rows started."""
-    base, config = patient.base_vocabulary, patient.recorded
-    tokens = patient.tokens
-    if not patient.record or base is None or tokens is None or not config.get("init") or not len(patient.new_rows):
+    base, config = opened.base_vocabulary, opened.recorded
+    tokens = opened.tokens
+    if not opened.record or base is None or tokens is None or not config.get("init") or not len(opened.new_rows):
         return None
     if any(tokens.get(token) != row for token, row in base.tokens.items()):
         return None
-    spellings = romanized_spellings(base, patient.vocabulary) if config["init"] == "romanized" else {}
-    rows = patient.info.vocab_size
-    return extend_token_tensors(patient.base, rows, config["init"], spellings, config["training_seed"])[
+    spellings = romanized_spellings(base, opened.vocabulary) if config["init"] == "romanized" else {}
+    rows = opened.info.vocab_size
+    return extend_token_tensors(opened.base, rows, config["init"], spellings, config["training_seed"])[
         f"gpt.{EMBEDDING}"
     ]
 
 
-def untrained_rows(patient: Patient, moments: dict[str, dict[str, Any]] | None) -> tuple[Tensor, Tensor | None]:
+def untrained_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> tuple[Tensor, Tensor | None]:
     """Which of the new rows are noise, and which never moved.
 
     A row of the head gets a gradient at every step, that of the embedding only where its token occurs: that one tells.
@@ -173,38 +171,38 @@ def untrained_rows(patient: Patient, moments: dict[str, dict[str, Any]] | None) 
     Returns:
         (m,) noise, (m,) never moved; the latter None where neither the start is known nor the moments can tell.
     """
-    new = patient.new_rows
+    new = opened.new_rows
     noise = torch.zeros(len(new), dtype=torch.bool)
     for name in (EMBEDDING, HEAD):
-        usual = float(patient.base[f"gpt.{name}"].float().norm(dim=1).median())
-        rows = patient.weights[f"gpt.{name}"][new].float()
+        usual = float(opened.base[f"gpt.{name}"].float().norm(dim=1).median())
+        rows = opened.weights[f"gpt.{name}"][new].float()
         noise |= rows.norm(dim=1) > max(NOISE_NORM_RATIO * usual, _NOISE_SIGMA * rows.shape[1] ** 0.5)
-    start = start_rows(patient)
+    start = start_rows(opened)
     if start is not None:
-        return noise, (patient.weights[f"gpt.{EMBEDDING}"][new] == start[new]).all(dim=1)
+        return noise, (opened.weights[f"gpt.{EMBEDDING}"][new] == start[new]).all(dim=1)
     state = (moments or {}).get(EMBEDDING, {})
     seen = state.get("exp_avg_sq")
-    if seen is None or tuple(seen.shape) != expected_shape(patient, EMBEDDING) or int(state["step"]) > _MOMENTS_LAST:
+    if seen is None or tuple(seen.shape) != expected_shape(opened, EMBEDDING) or int(state["step"]) > _MOMENTS_LAST:
         return noise, None
-    return noise, ~seen[new - (patient.info.vocab_size - seen.shape[0])].any(dim=1)
+    return noise, ~seen[new - (opened.info.vocab_size - seen.shape[0])].any(dim=1)
 
 
 def measure_new_rows(
-    patient: Patient, noise: Tensor, never_moved: Tensor | None, vocabulary: Vocabulary | None
+    opened: OpenedCheckpoint, noise: Tensor, never_moved: Tensor | None, vocabulary: Vocabulary | None
 ) -> NewRows | None:
     """The new rows beside the distribution of the old ones; None where there are none."""
-    new = patient.new_rows
+    new = opened.new_rows
     if not len(new):
         return None
     norms = {}
     for name in (EMBEDDING, HEAD):
         now, base = (
-            table.float().norm(dim=1) for table in (patient.weights[f"gpt.{name}"][new], patient.base[f"gpt.{name}"])
+            table.float().norm(dim=1) for table in (opened.weights[f"gpt.{name}"][new], opened.base[f"gpt.{name}"])
         )
         norms[name] = (float(now.median() / base.median()), float(now.std(correction=0) / base.median()))
     dead = None
-    if vocabulary is not None and patient.base_vocabulary is not None:
-        dead = len(dead_entries(patient.base_vocabulary, vocabulary))
+    if vocabulary is not None and opened.base_vocabulary is not None:
+        dead = len(dead_entries(opened.base_vocabulary, vocabulary))
     return NewRows(
         len(new),
         norms[EMBEDDING][0],
@@ -217,10 +215,10 @@ def measure_new_rows(
     )
 
 
-def not_finite(patient: Patient) -> list[str]:
+def not_finite(opened: OpenedCheckpoint) -> list[str]:
     """Names of weights and moments that hold NaN or infinity."""
-    names = [key for key, tensor in patient.weights.items() if not torch.isfinite(tensor).all()]
-    for optimizer in patient.training.optimizer:
+    names = [key for key, tensor in opened.weights.items() if not torch.isfinite(tensor).all()]
+    for optimizer in opened.training.optimizer:
         for number, state in optimizer["state"].items():
             names += [
                 f"{key} of parameter {number}"
@@ -230,46 +228,46 @@ def not_finite(patient: Patient) -> list[str]:
     return names
 
 
-def measure_moments(patient: Patient, moments: dict[str, dict[str, Any]] | None) -> Moments | None:
+def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> Moments | None:
     """Whether the optimizer's state belongs to these weights; None where the file holds none."""
-    if not patient.info.has_optimizer:
+    if not opened.info.has_optimizer:
         return None
     if moments is None:
         return Moments(0, [], ["it holds another number of parameters than the model has"])
     rows: list[str] = []
-    has_adapter = patient.adapter_rank > 0
+    has_adapter = opened.adapter_rank > 0
     others = [
         f"{key.removeprefix('gpt.')} has none"
-        for key in patient.weights
+        for key in opened.weights
         if key.startswith("gpt.")
         and key.removeprefix("gpt.") not in moments
         # beside an adapter only token rows have any
         and (not has_adapter or key.removeprefix("gpt.") in TOKEN_TENSORS)
-        and not (patient.froze_voice and key.removeprefix("gpt.").startswith(VOICE_PARTS))
+        and not (opened.voice_was_frozen and key.removeprefix("gpt.").startswith(VOICE_PARTS))
     ]
     for name, state in moments.items():
-        expected = expected_shape(patient, name)
+        expected = expected_shape(opened, name)
         wrong = [
             f"{key} of {name} has shape {tuple(value.shape)}, the weight {expected}"
             for key, value in row_moments(state).items()
             if tuple(value.shape) != expected
         ]
         (rows if name in TOKEN_TENSORS else others).extend(wrong)
-    updates = max(patient.training.updates, default=0)
-    return Moments(updates, rows or _rows_of_others(patient, moments, updates), others)
+    updates = max(opened.training.updates, default=0)
+    return Moments(updates, rows or _moments_of_other_rows(opened, moments, updates), others)
 
 
-def _rows_of_others(patient: Patient, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
+def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
     """Moments at rows that never moved, while rows that moved have none: they belong to other rows.
 
     Every update moves the rows that have moments, and only those.
     """
     state = moments.get(EMBEDDING, {})
-    if "exp_avg_sq" not in state or patient.frozen_rows or updates > _MOMENTS_LAST:
+    if "exp_avg_sq" not in state or opened.frozen_rows or updates > _MOMENTS_LAST:
         return []
-    now, before = patient.weights[f"gpt.{EMBEDDING}"][patient.rows], patient.base[f"gpt.{EMBEDDING}"][patient.base_rows]
+    now, before = opened.weights[f"gpt.{EMBEDDING}"][opened.rows], opened.base[f"gpt.{EMBEDDING}"][opened.base_rows]
     moved = (now != before).any(dim=1)
-    has = state["exp_avg_sq"][patient.rows].any(dim=1)
+    has = state["exp_avg_sq"][opened.rows].any(dim=1)
     odd, lacking = int((has & ~moved).sum()), int((moved & ~has).sum())
     if odd and lacking:
         return [
@@ -279,24 +277,24 @@ def _rows_of_others(patient: Patient, moments: dict[str, dict[str, Any]], update
     return []
 
 
-def schedule_notes(patient: Patient, updates: int) -> list[str]:
+def schedule_notes(opened: OpenedCheckpoint, updates: int) -> list[str]:
     """What the file says of the learning rate and of a gradient accumulation.
 
     Args:
-        patient: the checkpoint.
+        opened: the checkpoint.
         updates: how many its optimizer has made.
     """
     notes = []
-    groups = [group for optimizer in patient.training.optimizer for group in optimizer["param_groups"]]
+    groups = [group for optimizer in opened.training.optimizer for group in optimizer["param_groups"]]
     rates = [cast(float, group["lr"]) for group in groups]
-    if rates and max(rates) < 1e-3 * float(patient.recorded.get("lr") or 0):
+    if rates and max(rates) < 1e-3 * float(opened.recorded.get("lr") or 0):
         notes.append(
-            f"the learning rate is {max(rates):.3g}, and the run's is {patient.recorded['lr']:.3g}: the schedule is at "
+            f"the learning rate is {max(rates):.3g}, and the run's is {opened.recorded['lr']:.3g}: the schedule is at "
             "its end, and further steps change next to nothing"
         )
-    batches = (patient.info.step or 0) + 1
+    batches = (opened.info.step or 0) + 1
     # the stock Trainer saves wherever it is, and does not record how many batches it accumulates
-    if patient.info.written_by == "coqui" and 0 < updates < batches and batches % round(batches / updates):
+    if opened.info.written_by == "coqui" and 0 < updates < batches and batches % round(batches / updates):
         notes.append(
             f"its optimizer made {updates} updates in {batches} batches, about one in {round(batches / updates)}: it "
             "was probably written in the middle of an accumulation, and those gradients are lost"

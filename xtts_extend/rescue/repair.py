@@ -22,10 +22,16 @@ from xtts_extend.model.gpt_trainer import row_digests
 from xtts_extend.model.migration import Migration
 from xtts_extend.rescue.doctor import Diagnosis, examine
 from xtts_extend.rescue.measure import measure_old_rows, misplaced_rows, not_finite, untrained_rows
-from xtts_extend.rescue.patient import REINITIALISED, Patient, moments_by_name, open_patient, row_moments
-from xtts_extend.run.position import unjudged
+from xtts_extend.rescue.opened_checkpoint import (
+    REINITIALISED,
+    OpenedCheckpoint,
+    moments_by_name,
+    open_checkpoint_with_base,
+    row_moments,
+)
+from xtts_extend.run.position import no_best_model
 from xtts_extend.run.recorded import REPAIRED_FOLDER
-from xtts_extend.text.vocabulary import first_of, load_vocabulary, romanized_spellings
+from xtts_extend.text.vocabulary import first_ten, load_vocabulary, romanized_spellings
 
 logger = logging.getLogger("trainer")
 #: What the doctor finds where a repair is refused, and why nothing is repaired then.
@@ -80,46 +86,46 @@ def repair(
         diagnosis = examine(checkpoint, base)
         judged = {
             "verdict": diagnosis.verdict,
-            "pointless": _pointless(diagnosis, blend=blend, reinit_untrained=reinit_untrained),
+            "pointless": _reason_not_to_repair(diagnosis, blend=blend, reinit_untrained=reinit_untrained),
             "next": diagnosis.next_command,
         }
         if diagnosis.verdict in _REFUSED:
             return {"checkpoint": diagnosis.path, "output": str(output), "written": False, **judged}
-    patient = open_patient(checkpoint, base, None)
-    if blend and patient.adapter_rank:
+    opened = open_checkpoint_with_base(checkpoint, base, None)
+    if blend and opened.adapter_rank:
         raise ConfigError(
             "--blend moves the transformer towards the base, and beside an adapter it is the base's already."
         )
-    if broken := not_finite(patient):
+    if broken := not_finite(opened):
         raise CheckFailed(
-            f"{patient.info.path} holds NaN or infinity ({first_of(broken)}): what it knew is lost there. Go on from "
+            f"{opened.info.path} holds NaN or infinity ({first_ten(broken)}): what it knew is lost there. Go on from "
             "an earlier checkpoint."
         )
-    if misplaced := misplaced_rows(patient):
+    if misplaced := misplaced_rows(opened):
         raise CheckpointError(
-            f"{len(misplaced)} rows of {patient.info.path} are those of other tokens than its vocabulary says: the "
+            f"{len(misplaced)} rows of {opened.info.path} are those of other tokens than its vocabulary says: the "
             "base's rows would replace the wrong ones. Name the vocabulary that it was really trained with "
             "(--checkpoint-vocab) and migrate it first; where the file records it, it was edited: use an earlier one."
         )
-    moments = moments_by_name(patient)
-    noise, never_moved = untrained_rows(patient, moments)
-    again = patient.new_rows[noise if never_moved is None else noise | never_moved]
+    moments = moments_by_name(opened)
+    noise, never_moved = untrained_rows(opened, moments)
+    again = opened.new_rows[noise if never_moved is None else noise | never_moved]
     again = again if reinit_untrained else again[:0]
-    weights, blended = _weights(patient, blend, again)
-    zeroed = _zero_moments(patient, moments, torch.cat([patient.rows, again]), dry=plan)
+    weights, blended = _weights(opened, blend, again)
+    zeroed = _zero_moments(opened, moments, torch.cat([opened.rows, again]), dry=plan)
     content: dict[str, Any] = dict(weights)
-    if "model" in patient.content:
+    if "model" in opened.content:
         own_folder = output.suffix != ".pth"
-        content = {**patient.content, "model": weights, REINITIALISED: len(again), REPAIRED_FOLDER: own_folder}
-    frozen = _freeze_from_here_on(patient, content, moments)
+        content = {**opened.content, "model": weights, REINITIALISED: len(again), REPAIRED_FOLDER: own_folder}
+    frozen = _record_frozen_rows(opened, content, moments)
     if not plan:
-        _write(patient, content, output)
+        _write(opened, content, output)
     return {
-        "checkpoint": patient.info.path,
+        "checkpoint": opened.info.path,
         "output": str(output),
         "written": not plan,
-        "old_rows": len(patient.rows),
-        "old_rows_restored": measure_old_rows(patient, {}).changed,
+        "old_rows": len(opened.rows),
+        "old_rows_restored": measure_old_rows(opened, {}).changed,
         "moments_zeroed": zeroed,
         "blend": blend,
         "blended_tensors": blended,
@@ -129,7 +135,7 @@ def repair(
     }
 
 
-def _pointless(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) -> str:
+def _reason_not_to_repair(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) -> str:
     """Why a repair does not help against what the doctor found; empty if it does."""
     verdict, found = diagnosis.verdict, {diagnosis.verdict, *diagnosis.also}
     if verdict in _REFUSED:
@@ -149,18 +155,18 @@ def _pointless(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) ->
     return ""
 
 
-def _weights(patient: Patient, blend: float, again: Tensor) -> tuple[dict[str, Tensor], int]:
+def _weights(opened: OpenedCheckpoint, blend: float, again: Tensor) -> tuple[dict[str, Tensor], int]:
     """The repaired weights under the checkpoint's own names, and how many tensors were blended."""
-    state = patient.content.get("model", patient.content)
-    start = _start(patient) if len(again) else {}
+    state = opened.content.get("model", opened.content)
+    start = _start(opened) if len(again) else {}
     repaired, blended = {}, 0
     for key, tensor in state.items():
-        name = key.removeprefix(patient.prefix)
-        base = patient.base.get(f"gpt.{name}") if key.startswith(patient.prefix) else None
+        name = key.removeprefix(opened.prefix)
+        base = opened.base.get(f"gpt.{name}") if key.startswith(opened.prefix) else None
         if base is not None and name in TOKEN_TENSORS:
             # half precision would round the base's rows again
             tensor = tensor.to(torch.promote_types(tensor.dtype, base.dtype), copy=True)
-            tensor[patient.rows] = base[patient.base_rows].to(tensor.dtype)
+            tensor[opened.rows] = base[opened.base_rows].to(tensor.dtype)
             if len(again):
                 tensor[again] = start[f"gpt.{name}"][again].to(tensor.dtype)
         elif base is not None and blend and tensor.is_floating_point():
@@ -170,35 +176,37 @@ def _weights(patient: Patient, blend: float, again: Tensor) -> tuple[dict[str, T
     return repaired, blended
 
 
-def _start(patient: Patient) -> dict[str, Tensor]:
+def _start(opened: OpenedCheckpoint) -> dict[str, Tensor]:
     """Token tensors as a run with this vocabulary starts them: romanized, or the mean where tokens are not known."""
-    base, tokens = patient.base_vocabulary, patient.tokens
+    base, tokens = opened.base_vocabulary, opened.tokens
     if base is None or tokens is None:
         logger.warning(" > the tokens of the new rows are not known: they start as the mean of the base's rows.")
-        places = {f"row {row}": row for row in range(patient.info.vocab_size)}
-        pairs = zip(patient.rows.tolist(), patient.base_rows.tolist(), strict=True)
+        places = {f"row {row}": row for row in range(opened.info.vocab_size)}
+        pairs = zip(opened.rows.tolist(), opened.base_rows.tolist(), strict=True)
         before: Mapping[str, int] = {f"row {row}": number for row, number in pairs}
         spellings: dict[str, list[str]] = {}
     else:
         places, before = dict(tokens), base.tokens
         names = {row: token for token, row in base.tokens.items()}
-        token_of = patient.token_of
+        token_of = opened.token_of
         spellings = {
             token_of[row]: [names[part] for part in ids]
-            for row, ids in romanized_spellings(base, patient.vocabulary).items()
+            for row, ids in romanized_spellings(base, opened.vocabulary).items()
         }
-    size = patient.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
+    size = opened.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
     migration = Migration.between(before, places, size, frozenset(), init="romanized", spellings=spellings, seed=1)
-    return migration.weights(patient.base, "gpt.")
+    return migration.weights(opened.base, "gpt.")
 
 
-def _zero_moments(patient: Patient, moments: Mapping[str, dict[str, Any]] | None, rows: Tensor, *, dry: bool) -> int:
+def _zero_moments(
+    opened: OpenedCheckpoint, moments: Mapping[str, dict[str, Any]] | None, rows: Tensor, *, dry: bool
+) -> int:
     """Zero the moments of rows in place (the content is this process' own copy); returns how many had any."""
     zeroed = set()
     for name in TOKEN_TENSORS:
         state = (moments or {}).get(name, {})
         for key, value in row_moments(state).items():
-            first = patient.info.vocab_size - value.shape[0]
+            first = opened.info.vocab_size - value.shape[0]
             inside = rows[rows >= first]
             if not len(inside):
                 continue
@@ -210,27 +218,27 @@ def _zero_moments(patient: Patient, moments: Mapping[str, dict[str, Any]] | None
     return len(zeroed)
 
 
-def _freeze_from_here_on(
-    patient: Patient, content: dict[str, Any], moments: Mapping[str, dict[str, Any]] | None
+def _record_frozen_rows(
+    opened: OpenedCheckpoint, content: dict[str, Any], moments: Mapping[str, dict[str, Any]] | None
 ) -> bool:
     """Let a run that goes on freeze the restored rows, if they come first; returns whether it will.
 
     Frozen rows have no moments. Of a file of the stock Trainer nothing is changed: its rows are found to be the base's
     when it is continued.
     """
-    count = patient.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
+    count = opened.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
     first = torch.arange(count)
-    comes_first = torch.equal(patient.rows.sort().values, first) and count < patient.info.vocab_size
-    if patient.record is None or not comes_first:
-        return comes_first and patient.info.kind == "training"
-    before = patient.record.base_rows
+    comes_first = torch.equal(opened.rows.sort().values, first) and count < opened.info.vocab_size
+    if opened.record is None or not comes_first:
+        return comes_first and opened.info.kind == "training"
+    before = opened.record.base_rows
     # a run that began with the weights of another one froze its new rows, too
     rows = before.rows if before.frozen else count
     record = replace(
-        patient.record,
-        base_rows=BaseRows(rows, True, row_digests(content["model"], rows, patient.prefix)),
+        opened.record,
+        base_rows=BaseRows(rows, True, row_digests(content["model"], rows, opened.prefix)),
         # the losses before are those of another model
-        state={**patient.record.state, **unjudged()},
+        state={**opened.record.state, **no_best_model()},
     )
     content[RECORD_KEY] = record.to_dict()
     if "config" in content:
@@ -238,27 +246,27 @@ def _freeze_from_here_on(
     for name in TOKEN_TENSORS:
         state = (moments or {}).get(name, {})
         for key, value in row_moments(state).items():
-            if value.shape[0] == patient.info.vocab_size:
+            if value.shape[0] == opened.info.vocab_size:
                 state[key] = value[count:].clone()
     return True
 
 
-def _write(patient: Patient, content: dict[str, Any], output: Path) -> None:
+def _write(opened: OpenedCheckpoint, content: dict[str, Any], output: Path) -> None:
     """A run folder with what a resume and an export need; or the file alone, which finds its vocabulary by its path."""
-    source = Path(patient.info.path)
+    source = Path(opened.info.path)
     if output.suffix == ".pth":
         with atomic_write(output) as file:
             torch.save(content, file)
         return
     with atomic_folder(output) as folder:
-        step = patient.info.step
+        step = opened.info.step
         name = source.name if step is None else str(CheckpointName("checkpoint", step))
         with atomic_write(folder / name) as file:
             torch.save(content, file)
         vocabulary = source.parent / "vocab.json"
         if not vocabulary.is_file():
-            vocabulary = Path((patient.recorded.get("model_args") or {}).get("tokenizer_file") or "")
-        if vocabulary.is_file() and (known := load_vocabulary(vocabulary)).size == patient.info.vocab_size:
+            vocabulary = Path((opened.recorded.get("model_args") or {}).get("tokenizer_file") or "")
+        if vocabulary.is_file() and (known := load_vocabulary(vocabulary)).size == opened.info.vocab_size:
             (folder / "vocab.json").write_bytes(known.content.encode())
         if "config" in content and isinstance(content["config"], Mapping):
             (folder / "config.json").write_text(json.dumps(content["config"], indent=4), encoding="utf-8")

@@ -162,7 +162,7 @@ SAMPLING = (
 )
 
 
-def take_architecture(config: NewLanguageConfig, base: Mapping[str, object]) -> None:
+def copy_architecture(config: NewLanguageConfig, base: Mapping[str, object]) -> None:
     """Copy architecture, audio, languages and sampling of a base's configuration; not its training values.
 
     Raises:
@@ -188,14 +188,14 @@ def take_architecture(config: NewLanguageConfig, base: Mapping[str, object]) -> 
     config.languages = list(languages) if isinstance(languages, list) and languages else list(config.languages)
 
 
-def take_recorded(config: Coqpit, recorded: Mapping[str, object]) -> None:
+def copy_recorded(config: Coqpit, recorded: Mapping[str, object]) -> None:
     """Copy the values that a checkpoint recorded; keys that this version does not know are left alone."""
     for item in fields(config):
         if item.name not in recorded:
             continue
         current, value = getattr(config, item.name), recorded[item.name]
         if isinstance(current, Coqpit) and isinstance(value, Mapping):
-            take_recorded(current, value)
+            copy_recorded(current, value)
         elif item.name != "datasets":
             setattr(config, item.name, value)
 

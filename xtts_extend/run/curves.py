@@ -11,7 +11,7 @@ from statistics import fmean
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from xtts_extend.run.metrics import Line, comparable, finite
+from xtts_extend.run.metrics import MetricsLine, comparable, finite
 
 #: (step, loss), in order.
 Curve = list[tuple[int, float]]
@@ -42,17 +42,17 @@ class Curves:
             after = [loss for at, loss in self.evaluation if at > step]
             last = after[-_LAST_EVALUATIONS:]
             turned = len(last) == _LAST_EVALUATIONS and min(last) > best * (1 + _WORSE)
-            if turned and self._falls_after(step):
+            if turned and self._is_falling_since(step):
                 return (
                     f"the evaluation loss was best at step {step} ({best:.4f}) and is {after[-1]:.4f} now, "
                     f"{len(after)} evaluations later, while the training loss falls"
                 )
         worse = self._worse_than_at_the_start()
-        return f"{worse}, while the training loss falls" if worse and self._falls() else ""
+        return f"{worse}, while the training loss falls" if worse and self._is_falling() else ""
 
     def diverged(self) -> str:
         """Why the run diverged, in words; empty when it did not."""
-        tenths = self._tenths()
+        tenths = self._mean_of_tenths()
         if tenths and tenths[-1] > _RAN_AWAY * min(tenths):
             return f"the training loss ran away: {tenths[-1]:.4f} in the last steps, {min(tenths):.4f} at its best"
         worse = self._worse_than_at_the_start()
@@ -62,7 +62,7 @@ class Curves:
         """The step of the best evaluation; without one where the best tenth of the training ends, else infinity."""
         if self.evaluation:
             return min(self.evaluation, key=lambda point: point[1])[0]
-        tenths = self._tenths()
+        tenths = self._mean_of_tenths()
         return self.train[len(self.train) * (tenths.index(min(tenths)) + 1) // 10 - 1][0] if tenths else math.inf
 
     def _worse_than_at_the_start(self) -> str:
@@ -73,9 +73,9 @@ class Curves:
             return ""
         return f"the evaluation loss was {before:.4f} before the first step and is {now:.4f} now"
 
-    def stands_still(self) -> str:
+    def stalled(self) -> str:
         """Whether the training loss gains nothing any more, in words; empty when it gains, or cannot be judged."""
-        tenths = self._tenths()
+        tenths = self._mean_of_tenths()
         if not tenths:
             return ""
         middle, end = fmean(tenths[4:6]), fmean(tenths[8:])
@@ -93,7 +93,7 @@ class Curves:
             return ""
         return f"the last {_LAST_EVALUATIONS} evaluations gave {last:.4f} at best, and {before:.4f} was reached before"
 
-    def named(self) -> dict[str, str]:
+    def findings(self) -> dict[str, str]:
         """What the curves say that a person should know, with the likely cause and the page to read; by its name."""
         if reason := self.overfitted() or self.diverged():
             return {
@@ -107,27 +107,27 @@ class Curves:
             }
         return {}
 
-    def onset(self) -> dict[str, str]:
+    def new_findings(self) -> dict[str, str]:
         """What of it the last evaluation brought; the one before it had not said so."""
         if not self.evaluation:
             return {}
         step = self.evaluation[-1][0]
         earlier = Curves(self.source, [point for point in self.train if point[0] < step], self.evaluation[:-1])
-        return {name: text for name, text in self.named().items() if name not in earlier.named()}
+        return {name: text for name, text in self.findings().items() if name not in earlier.findings()}
 
-    def _falls_after(self, step: int) -> bool:
+    def _is_falling_since(self, step: int) -> bool:
         """Whether the training loss is lower now than around a step."""
         window = max(1, len(self.train) // 10)
         before = [loss for at, loss in self.train if at <= step][-window:]
         return bool(before) and fmean(loss for _, loss in self.train[-window:]) < fmean(before)
 
-    def _falls(self) -> bool:
+    def _is_falling(self) -> bool:
         """Whether the training loss is lower now than the first steps were; a peak among them does not count."""
         window = max(1, len(self.train) // 10)
         first, last = ([loss for _, loss in part] for part in (self.train[:window], self.train[-window:]))
         return bool(first) and fmean(last) < min(first)
 
-    def _tenths(self) -> list[float]:
+    def _mean_of_tenths(self) -> list[float]:
         """The mean loss of each tenth of the steps; empty for short runs."""
         count = len(self.train)
         if count < _STEPS_TO_JUDGE:
@@ -158,7 +158,7 @@ def read_curves(checkpoint: Path, step: int | None, language: str) -> Curves | N
 def _from_metrics(file: Path, last: float, language: str) -> Curves:
     """Lines that a kill left half are passed over."""
     train: Curve = []
-    evaluations: list[Line] = []
+    evaluations: list[MetricsLine] = []
     for line in file.read_bytes().splitlines():
         try:
             values = json.loads(line)

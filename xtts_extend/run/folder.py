@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from xtts_extend.checkpoint.store import lock_run, make_run_folder, remove_leftovers, set_aside_later
+from xtts_extend.checkpoint.store import lock_run, make_run_folder, move_later_checkpoints, remove_leftovers
 from xtts_extend.files import atomic_path, atomic_write
 from xtts_extend.text.vocabulary import load_vocabulary
 
@@ -46,7 +46,7 @@ class RunFolder:
     def prepare(self, vocabulary: Path, step: int) -> None:
         """Remove what a killed process left, set later checkpoints aside, take configuration and vocabulary along."""
         remove_leftovers(self.path)
-        set_aside_later(self.path, step)
+        move_later_checkpoints(self.path, step)
         if self.path != self.scratch:
             with atomic_path(self.path / "config.json") as copy:
                 shutil.copyfile(self.scratch / "config.json", copy)

@@ -42,7 +42,7 @@ Event = TypedDict(
 """A line of history.jsonl."""
 
 
-def note(run: Path, event: str, **values: object) -> None:
+def append_event(run: Path, event: str, **values: object) -> None:
     """Append an event to a run's history.
 
     Raises:
@@ -83,7 +83,7 @@ def continuations(output_dir: Path, run: Path) -> list[Path]:
     return [folder for folder in folders if (file := resumed_from(folder)) is not None and file.parent == run]
 
 
-def name_new_folder(source: Path, run: Path) -> None:
+def log_new_folder(source: Path, run: Path) -> None:
     """Say where a run of the stock Trainer goes on, and which run folders have continued it before.
 
     Args:

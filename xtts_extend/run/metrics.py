@@ -26,7 +26,7 @@ FILE_NAME = "metrics.jsonl"
 MEASURE = 2
 
 
-class Line(TypedDict, total=False):
+class MetricsLine(TypedDict, total=False):
     """A line of metrics.jsonl: of a step, or, with `eval`, of a language in an evaluation; None is not finite."""
 
     step: int
@@ -57,7 +57,7 @@ class MetricsLog:
         self._pending: list[str] = []
         if not self.path.exists():
             return
-        kept = [line for line in self.path.read_bytes().splitlines(keepends=True) if _step_of(line) <= step]
+        kept = [line for line in self.path.read_bytes().splitlines(keepends=True) if _line_step(line) <= step]
         with atomic_write(self.path) as file:
             file.writelines(kept)
 
@@ -107,9 +107,9 @@ class StepLosses:
         read: Callable[[Sequence[Mapping[str, Tensor]]], list[dict[str, float]]],
     ) -> None:
         self._metrics, self._dashboard, self._every, self._read = metrics, dashboard, every, read
-        self._unread: list[tuple[Line, dict[str, Tensor]]] = []
+        self._unread: list[tuple[MetricsLine, dict[str, Tensor]]] = []
 
-    def add(self, losses: dict[str, Tensor], line: Line) -> None:
+    def add(self, losses: dict[str, Tensor], line: MetricsLine) -> None:
         """Keep the losses of a step; `line` is what else its line in the metrics says."""
         self._unread.append((line, losses))
 
@@ -129,7 +129,7 @@ class StepLosses:
         return losses
 
 
-def _step_of(line: bytes) -> float:
+def _line_step(line: bytes) -> float:
     """The step of a line; infinity where a kill left half a line."""
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else float("inf")
@@ -137,10 +137,10 @@ def _step_of(line: bytes) -> float:
         return float("inf")
 
 
-def read_metrics(run: Path) -> tuple[list[Line], list[Line]]:
+def read_metrics(run: Path) -> tuple[list[MetricsLine], list[MetricsLine]]:
     """The lines of steps and the lines of evaluations of a run, in order; half a line at the end is passed over."""
     content = (run / FILE_NAME).read_bytes().splitlines(keepends=True)
-    lines = [cast(Line, json.loads(line)) for line in content if math.isfinite(_step_of(line))]
+    lines = [cast(MetricsLine, json.loads(line)) for line in content if math.isfinite(_line_step(line))]
     return [line for line in lines if not line.get("eval")], [line for line in lines if line.get("eval")]
 
 
@@ -149,7 +149,7 @@ def finite(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def comparable(evaluations: Sequence[Line]) -> list[Line]:
+def comparable(evaluations: Sequence[MetricsLine]) -> list[MetricsLine]:
     """The lines of evaluations that are of one measure, the run's last: a run may have begun with an older release."""
     return [line for line in evaluations if line.get("measure") == evaluations[-1].get("measure")]
 

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field, fields
 
 from xtts_extend.checkpoint.store import require_fit
 
+#: Fields that checkpoints hold under another name.
+_RECORDED_AS = {"micro_batches": "parts"}
 
-def unjudged() -> dict[str, object]:
+
+def no_best_model() -> dict[str, object]:
     """What a position says of the best model when no evaluation counts."""
     return {
         "best_value": float("inf"),
@@ -36,7 +39,7 @@ class Position:
         last_value: the loss that the last evaluation gave; infinite where it kept too little of an old language.
         evaluations_without_best: evaluations in a row, up to here, that gave no better model.
         base_losses: the mel loss of each old language before the first step, which retention is measured by.
-        parts: shares that a batch is trained in, because the whole did not fit into the GPU's memory.
+        micro_batches: how many parts each batch is split into, because all of it did not fit into GPU memory.
     """
 
     step: int = 0
@@ -52,7 +55,7 @@ class Position:
     last_value: float = float("inf")
     evaluations_without_best: int = 0
     base_losses: dict[str, float] = field(default_factory=dict)
-    parts: int = 1
+    micro_batches: int = 1
 
     @property
     def train_loss(self) -> float:
@@ -65,15 +68,16 @@ class Position:
 
     def forget_best(self) -> None:
         """Let no evaluation so far count: they measured something else."""
-        for name, value in unjudged().items():
+        for name, value in no_best_model().items():
             setattr(self, name, value)
 
     def state_dict(self) -> dict[str, object]:
-        """All fields as plain values."""
-        return asdict(self)
+        """All fields as plain values, under the names that checkpoints use."""
+        return {_RECORDED_AS.get(name, name): value for name, value in asdict(self).items()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Take over all fields; a missing or left-over one is a CheckpointError that names it."""
-        require_fit({item.name for item in fields(self)}, set(state), "checkpoint's position")
-        for name, value in state.items():
-            setattr(self, name, value)
+        names = {_RECORDED_AS.get(item.name, item.name): item.name for item in fields(self)}
+        require_fit(set(names), set(state), "checkpoint's position")
+        for recorded, value in state.items():
+            setattr(self, names[recorded], value)

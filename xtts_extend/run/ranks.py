@@ -25,15 +25,15 @@ class Ranks:
 
     Args:
         rank, size: see below.
-        patient: the process group that waits for slow work, where there are several.
+        opened: the process group that waits for slow work, where there are several.
 
     Attributes:
         rank: this process's number, from 0; rank 0 writes all files.
         size: how many there are.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, patient: dist.ProcessGroup | None = None) -> None:
-        self.rank, self.size, self._patient = rank, size, patient
+    def __init__(self, rank: int = 0, size: int = 1, opened: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.size, self._patient = rank, size, opened
 
     @classmethod
     @contextlib.contextmanager
@@ -61,11 +61,11 @@ class Ranks:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local] if visible else str(local)
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
-        patient = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+        opened = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         if rank:
             logger.setLevel(logging.WARNING)
         try:
-            yield cls(rank, size, patient)
+            yield cls(rank, size, opened)
         finally:
             dist.destroy_process_group()
 

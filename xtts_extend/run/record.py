@@ -16,7 +16,7 @@ from xtts_extend.data.sample import Sample
 from xtts_extend.errors import CheckpointError
 from xtts_extend.model.frozen_rows import BaseRows
 from xtts_extend.run.history import hours
-from xtts_extend.run.position import Position, unjudged
+from xtts_extend.run.position import Position, no_best_model
 
 #: The last version of checkpoints whose evaluations depended on how they were batched.
 _LAST_BATCHED_VERSION = 2
@@ -205,18 +205,18 @@ class RunRecord:
             )
         # version 1 did not measure what is kept, and a batch was always trained at once; up to version 2 the
         # evaluation before the first step did not compete
-        added = {1: {**unjudged(), "base_losses": {}, "parts": 1}, 2: unjudged()}.get(self.version, {})
+        added = {1: {**no_best_model(), "base_losses": {}, "parts": 1}, 2: no_best_model()}.get(self.version, {})
         position = Position()
         position.load_state_dict({**added, **self.state})
         return position
 
     @property
-    def evaluated_alike(self) -> bool:
+    def evaluations_comparable(self) -> bool:
         """Whether its evaluations can be compared with this release's."""
         return self.version > _LAST_BATCHED_VERSION
 
     @property
-    def was_judged(self) -> bool:
+    def has_evaluated(self) -> bool:
         """Whether the run had evaluated, so that there is a start to compare with."""
         best = self.state.get("best_value", math.inf)
         return isinstance(best, float) and math.isfinite(best)

@@ -73,7 +73,7 @@ class TrainingCheckpoint:
         """
         content, info = load_checkpoint(path)
         if info.kind != "training":
-            raise no_run_in(path)
+            raise not_a_run_error(path)
         return cls.of(content, info)
 
     @classmethod
@@ -89,7 +89,7 @@ class TrainingCheckpoint:
         found = own or _config_of_folder(Path(info.path).parent)
         config = dict(found) if isinstance(found, Mapping) else {}
         if config and record is None:
-            config = _of_stock(config)
+            config = _stock_config(config)
         if config.get("adapter", "none") != "none":
             # releases that did not record it trained nothing of it beside an adapter
             config.setdefault("voice", "frozen")
@@ -120,7 +120,7 @@ class TrainingCheckpoint:
         return Path(self.info.path)
 
     @property
-    def is_of_others(self) -> bool:
+    def is_stock_run(self) -> bool:
         """Whether it lies in a folder of the stock Trainer, into which nothing is written."""
         return self.record is None and not self.in_own_folder
 
@@ -199,7 +199,7 @@ class TrainingCheckpoint:
         )
 
 
-def no_run_in(path: Path) -> CheckpointError:
+def not_a_run_error(path: Path) -> CheckpointError:
     """The error where a base model is asked for its run."""
     return CheckpointError(
         f"{path} is a base model (weights alone): there is no run in it to continue. Start from it: "
@@ -207,8 +207,8 @@ def no_run_in(path: Path) -> CheckpointError:
     )
 
 
-def _of_stock(config: Mapping[str, object]) -> dict[str, object]:
-    filled = _filled(config, GPTTrainerConfig())
+def _stock_config(config: Mapping[str, object]) -> dict[str, object]:
+    filled = _with_stock_defaults(config, GPTTrainerConfig())
     for sentence in cast("list[dict[str, object]]", filled["test_sentences"]):
         # coqui's recipe gives a list of recordings
         voice = sentence.get("speaker_wav")
@@ -220,13 +220,13 @@ def _of_stock(config: Mapping[str, object]) -> dict[str, object]:
     return filled
 
 
-def _filled(config: Mapping[str, object], stock: Coqpit) -> dict[str, object]:
+def _with_stock_defaults(config: Mapping[str, object], stock: Coqpit) -> dict[str, object]:
     """The values with the stock configuration's own where they are missing or None."""
     filled = dict(config)
     for item in fields(stock):
         default, value = getattr(stock, item.name), config.get(item.name)
         if isinstance(default, Coqpit):
-            filled[item.name] = _filled(value if isinstance(value, Mapping) else {}, default)
+            filled[item.name] = _with_stock_defaults(value if isinstance(value, Mapping) else {}, default)
         elif value is None:
             filled[item.name] = default
     return filled

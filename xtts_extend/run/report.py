@@ -18,7 +18,7 @@ from xtts_extend.run.config import OF_OLDER_RUNS, NewLanguageConfig, read_json
 from xtts_extend.run.curves import read_curves
 from xtts_extend.run.folder import SAMPLES
 from xtts_extend.run.history import Event, read_history
-from xtts_extend.run.metrics import FILE_NAME, Line, comparable, finite, read_metrics
+from xtts_extend.run.metrics import FILE_NAME, MetricsLine, comparable, finite, read_metrics
 
 logger = logging.getLogger("trainer")
 
@@ -76,7 +76,7 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
     evaluations = comparable(measured)
     left_out = len(measured) - len(evaluations)
     history = read_history(run)
-    samples = _chosen_samples(run)
+    samples = _first_and_last_samples(run)
     language = str(config.get("language") or "a fine-tuned language")
     parts = [
         _summary(run, language, steps, evaluations),
@@ -119,7 +119,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
-def _summary(run: Path, language: str, steps: Sequence[Line], evaluations: Sequence[Line]) -> str:
+def _summary(run: Path, language: str, steps: Sequence[MetricsLine], evaluations: Sequence[MetricsLine]) -> str:
     """First and last evaluation of each language, the checkpoints, and what the curves say."""
     rows = []
     for code in sorted({line["language"] for line in evaluations}):
@@ -128,18 +128,18 @@ def _summary(run: Path, language: str, steps: Sequence[Line], evaluations: Seque
         best = min(lines, key=lambda line: math.inf if line["loss"] is None else line["loss"])
         kept = last.get("retention", "the language to learn" if code == language else "")
         rows.append((code, first["loss_mel_ce"], last["loss_mel_ce"], best["loss_mel_ce"], best["step"], kept))
-    kept_by = "retention, merged weights" if _is_apart(evaluations) else "retention"
+    kept_by = "retention, merged weights" if _can_export_as_pack(evaluations) else "retention"
     head = ("language", "mel loss, first", "last", "best", "at step", kept_by)
     files = [file.name for file in run_checkpoints(run)]
     text = [f"<p>{len(steps)} steps. Checkpoints: {html.escape(', '.join(files) or 'none')}.</p>"]
     text.append(_table(head, rows) if rows else "<p>Nothing was evaluated (no --val-manifest).</p>")
     curves = read_curves(run / "checkpoint.pth", None, language)
-    named = curves.named() if curves else {}
-    text += [f'<p class="note">{name}: {html.escape(reason)}</p>' for name, reason in named.items()]
+    findings = curves.findings() if curves else {}
+    text += [f'<p class="note">{name}: {html.escape(reason)}</p>' for name, reason in findings.items()]
     return "\n".join(text)
 
 
-def _losses(steps: Sequence[Line], evaluations: Sequence[Line], history: Sequence[Event]) -> str:
+def _losses(steps: Sequence[MetricsLine], evaluations: Sequence[MetricsLine], history: Sequence[Event]) -> str:
     losses = [(line["step"], finite(line["loss_mel_ce"])) for line in steps]
     known = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     if not known:
@@ -154,13 +154,13 @@ def _losses(steps: Sequence[Line], evaluations: Sequence[Line], history: Sequenc
     return _plot(curves, "mel loss", history)
 
 
-def _is_apart(evaluations: Sequence[Line]) -> bool:
+def _can_export_as_pack(evaluations: Sequence[MetricsLine]) -> bool:
     """Whether what the run learned can be kept apart from the base, by its last evaluation."""
     last = max((line["step"] for line in evaluations), default=0)
     return any("retention_in_folder" in line for line in evaluations if line["step"] == last)
 
 
-def _retention(evaluations: Sequence[Line], history: Sequence[Event], config: Mapping[str, object]) -> str:
+def _retention(evaluations: Sequence[MetricsLine], history: Sequence[Event], config: Mapping[str, object]) -> str:
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in evaluations:
         if "retention" in line:
@@ -168,7 +168,7 @@ def _retention(evaluations: Sequence[Line], history: Sequence[Event], config: Ma
     if not curves:
         return "<p>No old language was evaluated: give --val-manifest PATH:LANG for the languages to keep.</p>"
     said = "<p>The base's mel loss over the model's, on the same recordings: 1 is as the base, less is forgotten.</p>"
-    if _is_apart(evaluations):
+    if _can_export_as_pack(evaluations):
         curves = {f"{language}, merged weights": points for language, points in curves.items()}
         said = (
             "<p>The base's mel loss over that of the merged weights, on the same recordings: 1 is as the base, less is "
@@ -213,7 +213,7 @@ def _plot(
     return text[text.index("<svg") :]
 
 
-def _chosen_samples(run: Path) -> list[Path]:
+def _first_and_last_samples(run: Path) -> list[Path]:
     """The recordings of the first evaluation and of the last ones."""
     files = sorted((run / SAMPLES).glob("*-*-*.wav"))
     steps = sorted({file.name.split("-")[0] for file in files})

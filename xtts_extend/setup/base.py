@@ -21,7 +21,7 @@ from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
-from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture
+from xtts_extend.run.config import NewLanguageConfig, copy_architecture, read_json
 from xtts_extend.text.vocabulary import load_vocabulary
 
 FILES = ("config.json", "model.pth", "vocab.json", "dvae.pth", "mel_stats.pth")
@@ -62,7 +62,7 @@ def config_for_base(base_dir: Path, vocab: Path | None = None, *, model: Path | 
         ConfigError: the folder or a file is missing, or `config.json` has no architecture.
     """
     config = NewLanguageConfig()
-    take_architecture(config, read_json((model or base_dir) / "config.json"))
+    copy_architecture(config, read_json((model or base_dir) / "config.json"))
     config.model_args.tokenizer_file = str(vocab or "")
     use_base(config, base_dir)
     return config

@@ -15,10 +15,10 @@ from xtts_extend.run.config import (
     ABSENT,
     NewLanguageConfig,
     apply_override,
+    copy_architecture,
+    copy_recorded,
     lookup,
     read_json,
-    take_architecture,
-    take_recorded,
 )
 from xtts_extend.setup.flags import NOT_CONFIG, RENAMED, apply_flags, make_parser, parse_flags
 from xtts_extend.setup.hardware import loader_workers
@@ -35,7 +35,7 @@ NOT_CARRIED = frozenset(
 )  # fmt: skip
 
 
-def recorded_flags(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[str], list[str]]:
+def flags_of_run(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[str], list[str]]:
     """What has to follow the recipe's `--base-dir` and `--vocab`, so that a new run has the values of a recorded one.
 
     Args:
@@ -47,7 +47,7 @@ def recorded_flags(recorded: Mapping[str, object], base_dir: Path) -> tuple[list
         recorded value no override can express.
     """
     now, wanted = _defaults(base_dir), _defaults(base_dir)
-    take_recorded(wanted, recorded)
+    copy_recorded(wanted, recorded)
     given: list[str] = []
     said: set[str] = set()
     for action in make_parser()._actions:
@@ -61,7 +61,7 @@ def recorded_flags(recorded: Mapping[str, object], base_dir: Path) -> tuple[list
         # flags that exclude each other, or need each other
         if (key == "batch_size" and wanted.batch_frames is not None) or (key == "replay_share" and not wanted.replay):
             continue
-        if parts := _as_flag(action, value):
+        if parts := _format_flag(action, value):
             given += parts
             said.add(key)
     moves = int((wanted.lr_scheduler_params or {}).get("total_iters") or 0)
@@ -93,12 +93,12 @@ def _defaults(base_dir: Path) -> NewLanguageConfig:
     """The configuration of a new run of which nothing is said, as `resolve_config` makes it."""
     config = NewLanguageConfig()
     if (base_dir / "config.json").is_file():
-        take_architecture(config, read_json(base_dir / "config.json"))
+        copy_architecture(config, read_json(base_dir / "config.json"))
     config.num_loader_workers = config.num_eval_loader_workers = loader_workers()
     return config
 
 
-def _as_flag(action: argparse.Action, value: object) -> list[str]:
+def _format_flag(action: argparse.Action, value: object) -> list[str]:
     """A flag with its value; nothing where the flag cannot say this value."""
     (option, *_) = action.option_strings
     if action.nargs == 0:

@@ -100,7 +100,9 @@ def load_reference(
     if _needs_base(config, samples.train):
         _load_base_of(model, config)
         return True
-    measured = record is not None and record.evaluated_alike and record.val_digest == data_digest(samples.evaluation)
+    measured = (
+        record is not None and record.evaluations_comparable and record.val_digest == data_digest(samples.evaluation)
+    )
     if measured or not samples.evaluation:
         return False
     try:
@@ -125,7 +127,7 @@ def _load_base_of(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None:
     model.xtts.load_state_dict(weights)
 
 
-def equip(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample]) -> None:
+def prepare_training(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample]) -> None:
     """Give a model that holds the base's weights, its rows frozen, what its configuration trains it with.
 
     Raises:
@@ -139,7 +141,7 @@ def equip(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequenc
     if any(sample.replay for sample in samples):
         model.distill_weight = config.distill_weight
     if _needs_teacher(config, samples):
-        model.take_teacher()
+        model.create_teacher()
     if config.l2_sp > 0:
         model.anchor = Anchor(model.xtts.gpt, model.base_rows)
     if config.adapter == "lora":
@@ -158,7 +160,7 @@ def _is_new(language: str, model: ExtendedGPTTrainer) -> bool:
     return bool(model.xtts.tokenizer.tokenizer.token_to_id(language_tag(language)) >= model.base_rows)
 
 
-def can_be_pack(model: ExtendedGPTTrainer, samples: Sequence[Sample]) -> bool:
+def can_export_as_pack(model: ExtendedGPTTrainer, samples: Sequence[Sample]) -> bool:
     """Whether what a run learns can be kept apart from its base, for one new language: voices and old rows are frozen.
 
     In a model folder the base then speaks all other languages exactly as before.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from xtts_extend.errors import ConfigError
-from xtts_extend.run.config import NewLanguageConfig, read_json, take_architecture, take_recorded
+from xtts_extend.run.config import NewLanguageConfig, copy_architecture, copy_recorded, read_json
 from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.base import use_base
 from xtts_extend.setup.flags import Flags, apply_flags
@@ -27,9 +27,9 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
     """
     config = NewLanguageConfig()
     if start.resumed:
-        _take_run(config, start.resumed, flags)
+        _apply_recorded(config, start.resumed, flags)
     elif start.run_folder:
-        take_recorded(config, start.settings)
+        copy_recorded(config, start.settings)
     if start.resumed or start.run_folder:
         own_vocabulary = (start.run_folder or start.path.parent) / "vocab.json"
         if own_vocabulary.is_file():
@@ -46,12 +46,12 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
     base_dir = Path(given).expanduser().absolute()
     if not start.resumed:
         config.started_from, config.started_from_digest = str(start.path.absolute()), ""
-        take_architecture(config, read_json(base_dir / "config.json"))
+        copy_architecture(config, read_json(base_dir / "config.json"))
     use_base(config, base_dir)
     if start.resumed:
-        config.batch_size = _batch_of_one(config.batch_size * start.resumed.processes, processes)
+        config.batch_size = _batch_per_process(config.batch_size * start.resumed.processes, processes)
         if config.batch_frames:
-            config.batch_frames = _batch_of_one(config.batch_frames * start.resumed.processes, processes)
+            config.batch_frames = _batch_per_process(config.batch_frames * start.resumed.processes, processes)
     elif start.mode is not Mode.START_AGAIN:
         config.mixed_precision, config.precision = has_bf16(), "bf16" if has_bf16() else "fp16"
         config.num_loader_workers = config.num_eval_loader_workers = loader_workers()
@@ -59,7 +59,7 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
     if not start.resumed:
         config.started_from_vocab = config.checkpoint_vocab
         if not (_is_given(flags, "voice") or "voice" in start.settings):
-            config.voice = _voice(config, start)
+            config.voice = _default_voice(config, start)
     config.train_manifests = [_absolute(spec) for spec in config.train_manifests]
     config.val_manifests = [_absolute(spec) for spec in config.val_manifests]
     config.replay = [_absolute(spec) for spec in config.replay]
@@ -73,9 +73,9 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
     return config
 
 
-def _take_run(config: NewLanguageConfig, checkpoint: TrainingCheckpoint, flags: Flags) -> None:
+def _apply_recorded(config: NewLanguageConfig, checkpoint: TrainingCheckpoint, flags: Flags) -> None:
     """The values that the run of a checkpoint recorded, and what a run of the stock Trainer does not record."""
-    take_recorded(config, checkpoint.config)
+    copy_recorded(config, checkpoint.config)
     # they were asked for another start
     config.checkpoint_vocab, config.on_vocab_change = "", "stop"
     if checkpoint.record is not None:
@@ -94,7 +94,7 @@ def _is_given(flags: Flags, key: str) -> bool:
     return key in flags.values or any(item.startswith(f"--coqpit.{key}=") for item in flags.overrides)
 
 
-def _voice(config: NewLanguageConfig, start: Start) -> str:
+def _default_voice(config: NewLanguageConfig, start: Start) -> str:
     """Whether the voice side trains in a run that starts and does not say: not beside new tokens or an adapter.
 
     New are the tokens that the base does not know, whatever the weights knew of them that the run starts from.
@@ -126,7 +126,7 @@ def _counted_accumulation(checkpoint: TrainingCheckpoint) -> int:
     )
 
 
-def _batch_of_one(total: int, processes: int) -> int:
+def _batch_per_process(total: int, processes: int) -> int:
     """Samples per batch and process, so that the batch of all processes together stays as it was."""
     if total % processes:
         raise ConfigError(

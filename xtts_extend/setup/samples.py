@@ -19,7 +19,7 @@ from xtts_extend.data.manifest import read_manifest
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import ConfigError, DataError, MachineError
-from xtts_extend.files import require_place
+from xtts_extend.files import require_creatable
 from xtts_extend.model.codec import Codec
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
@@ -81,7 +81,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         require_free(Path(config.codes))
     # what encode read, or an earlier run, is not read again
     cache = Path(config.codes or config.output_path) / CHECKED
-    require_place(cache.parent)
+    require_creatable(cache.parent)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,17 +104,17 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
             )
         report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
         logger.info(" > %s data\n%s", name, report.summary(20, name_warnings=False))
-        if report.bad_share > config.max_bad_share:
+        if report.unusable_share > config.max_bad_share:
             raise DataError(
                 f"{len(samples) - len(report.usable)} of {len(samples)} {name} samples are unusable "
-                f"({report.bad_share:.1%}; --max-bad-share allows {config.max_bad_share:.1%}). They are named above; "
-                "mend them, write the usable ones with check-data --write-clean, or allow more."
+                f"({report.unusable_share:.1%}; --max-bad-share allows {config.max_bad_share:.1%}). They are listed "
+                "above. Fix them, write only the usable ones with check-data --write-clean, or raise the limit."
             )
         if not report.usable:
             raise DataError(f"There is not one usable {name} sample. The problems are named above.")
         reports[name] = report
     usable = {name: report.usable for name, report in reports.items()}
-    _say_overlap(usable["training"], usable.get("evaluation", []))
+    _warn_of_overlap(usable["training"], usable.get("evaluation", []))
     train = usable["training"] + [replace(sample, replay=True) for sample in usable.get("replay", [])]
     # weights that do not fit the languages are an error of this sampler
     EpochBatchSampler(
@@ -127,7 +127,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
     return RunSamples(train, usable.get("evaluation", []))
 
 
-def _say_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
+def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
     """Name validation recordings that are trained on, by the bytes of their files."""
     trained = {sample.audio_digest for sample in train if sample.audio_digest is not None}
     both = [sample.manifest_audio_file for sample in evaluation if sample.audio_digest in trained]

@@ -16,7 +16,7 @@ from xtts_extend.pack.model_folder import open_spec
 from xtts_extend.run.config import read_json
 from xtts_extend.run.history import resumed_from
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.run.recorded import TrainingCheckpoint, no_run_in
+from xtts_extend.run.recorded import TrainingCheckpoint, not_a_run_error
 from xtts_extend.setup.flags import Flags
 
 logger = logging.getLogger("trainer")
@@ -66,7 +66,7 @@ class Start:
             CheckpointError: it is a base model.
         """
         if self.training is None:
-            raise no_run_in(self.path)
+            raise not_a_run_error(self.path)
         return self.training
 
     @property
@@ -99,19 +99,19 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
         target = Path(flags.base_dir).expanduser() / "model.pth"
     else:
         raise ConfigError("Neither --base-dir nor --checkpoint was given: there is nothing to start from.")
-    if _has_no_checkpoint_yet(target):
-        return _start_again(target)
+    if _stopped_before_first_checkpoint(target):
+        return _restart_run(target)
     file = Path(ranks.from_main(inspect_checkpoint(target, verify=True).path if ranks.is_main else ""))
     start = _open(file)
     info = start.info
     if start.training is None:
         if info.has_optimizer and flags.checkpoint is not None and not flags.start_fresh:
             raise CheckpointError(
-                f"{file} holds the state of an optimizer and no {info.lacks}: where its run was is not known, so it "
-                "cannot be resumed. Use a checkpoint that records it, or start at step 0 from its weights with "
+                f"{file} holds an optimizer state but no {info.missing_position}: the position of its run is unknown, "
+                "so it cannot be resumed. Use a checkpoint that records it, or start at step 0 from its weights with "
                 "--start-fresh."
             )
-        _say_what_a_base_is(start)
+        _explain_base(start)
         return start
     verb = "only its weights are taken (--start-fresh)" if flags.start_fresh else "it is continued"
     logger.info(" > %s is a training checkpoint (step %s, epoch %s): %s.", file, info.step, info.epoch, verb)
@@ -141,7 +141,7 @@ def _open(file: Path) -> Start:
     return Start(Mode.START_FRESH, info, TrainingCheckpoint.of(content, info))
 
 
-def _has_no_checkpoint_yet(target: Path) -> bool:
+def _stopped_before_first_checkpoint(target: Path) -> bool:
     """Whether this is the folder of a run that ended before its first checkpoint.
 
     Raises:
@@ -158,7 +158,7 @@ def _has_no_checkpoint_yet(target: Path) -> bool:
     return config.is_file() and bool(read_json(config).get("started_from"))
 
 
-def _start_again(run: Path) -> Start:
+def _restart_run(run: Path) -> Start:
     """Start the run of a folder again, with the settings and from the weights that it recorded."""
     settings = read_json(run / "config.json")
     start = start_from(Path(str(settings["started_from"])))
@@ -166,7 +166,7 @@ def _start_again(run: Path) -> Start:
     return Start(Mode.START_AGAIN, start.info, start.training, run.absolute(), settings)
 
 
-def _say_what_a_base_is(start: Start) -> None:
+def _explain_base(start: Start) -> None:
     info = start.info
     logger.info(
         " > %s is a base model (weights only, %d token rows): training starts at step 0.", start.path, info.vocab_size

@@ -58,7 +58,7 @@ def validate_config(config: NewLanguageConfig, start: Start) -> None:
     if config.adapter != "none" and config.voice == "trained":
         raise ConfigError("--adapter lora leaves the voice side as it is. Leave --voice trained out.")
     _require_fit(config, start)
-    _require_sense(config)
+    _require_valid_overrides(config)
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     for language in (config.language, *(sentence["language"] for sentence in config.test_sentences)):
         require_tag(tokenizer, language)
@@ -107,7 +107,7 @@ def _require_fit(config: NewLanguageConfig, start: Start) -> None:
         )
 
 
-def _require_sense(config: NewLanguageConfig) -> None:
+def _require_valid_overrides(config: NewLanguageConfig) -> None:
     """What overrides can set to anything."""
     try:
         optimizer = get_optimizer(

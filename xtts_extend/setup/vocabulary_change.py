@@ -16,7 +16,7 @@ from xtts_extend.model.gpt_trainer import merged_weights, row_digests, xtts_weig
 from xtts_extend.model.migration import Migration, nearest_rows
 from xtts_extend.notices import warn_once
 from xtts_extend.run.config import NewLanguageConfig
-from xtts_extend.run.position import unjudged
+from xtts_extend.run.position import no_best_model
 from xtts_extend.run.record import RecordedVocabulary
 from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.start import Mode, Start
@@ -25,7 +25,7 @@ from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import (
     Vocabulary,
     count_closed_gaps,
-    first_of,
+    first_ten,
     load_vocabulary,
     require_extension,
     romanized_spellings,
@@ -124,7 +124,7 @@ def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tupl
     if dead := [token for token in dead_entries(old, vocabulary) if token not in vocabulary.without_merges]:
         warn_once(
             f"{vocabulary.path}: {len(dead)} of its {len(vocabulary.tokens) - len(old.tokens)} new entries are never "
-            f"given, because other merges come before theirs, and their rows learn nothing: {first_of(dead)}."
+            f"given, because other merges come before theirs, and their rows learn nothing: {first_ten(dead)}."
         )
     return old, vocabulary
 
@@ -240,7 +240,9 @@ def _spellings(
     }
 
 
-def migrated(checkpoint: TrainingCheckpoint, migration: Migration, config: NewLanguageConfig) -> TrainingCheckpoint:
+def migrate_checkpoint(
+    checkpoint: TrainingCheckpoint, migration: Migration, config: NewLanguageConfig
+) -> TrainingCheckpoint:
     """A training checkpoint with its weights and its record carried to another vocabulary; see `Migration`.
 
     The optimizer's moments stay as they are: `restore` carries them, which knows whose they are.
@@ -272,7 +274,7 @@ def migrated(checkpoint: TrainingCheckpoint, migration: Migration, config: NewLa
         vocabulary=RecordedVocabulary(vocabulary.tokens, vocabulary.digest),
         base_rows=BaseRows(rows, frozen, row_digests(weights, rows, prefix) if frozen else {}),
         # a loss of other tokens is no measure for the best model
-        state={**record.state, **unjudged()},
+        state={**record.state, **no_best_model()},
     )
     settings = {**checkpoint.config, "freeze_base_rows": config.freeze_base_rows}
     return replace(checkpoint, model=weights, record=now, config=settings)
@@ -315,6 +317,6 @@ def recognised_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[st
         " > its vocabulary is not known: %d of the base's %d tokens are recognised by their rows%s",
         len(found),
         len(vocabulary.tokens),
-        f"; not: {first_of(missing)}" if missing else "",
+        f"; not: {first_ten(missing)}" if missing else "",
     )
     return found

@@ -74,7 +74,7 @@ def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> Non
         VocabularyError: the run's vocabulary does not extend the pack's.
     """
     folder, pack = open_spec(config.start_from)
-    pack.require_sound()
+    pack.require_intact()
     vocabulary = load_vocabulary(config.model_args.tokenizer_file)
     joined = pack.info.vocabulary.joined(folder.vocabulary)
     try:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from TTS.tts.configs.xtts_config import XttsConfig
 
-from xtts_extend.checkpoint.inspect import is_plain, load_pickled, weights_of
+from xtts_extend.checkpoint.inspect import load_pickled, loads_in_stock, weights_of
 from xtts_extend.errors import ConfigError, PackError
 from xtts_extend.files import atomic_folder, atomic_write, copy_file, require_new_folder
 from xtts_extend.pack.file import SUFFIX, write_pack
 from xtts_extend.pack.model_folder import PACKS, ModelFolder
-from xtts_extend.run.config import take_recorded
+from xtts_extend.run.config import copy_recorded
 from xtts_extend.speech.finished_run import FinishedRun
 from xtts_extend.speech.model_card import folder_card, merged_card
 from xtts_extend.speech.packing import DTYPES, make_pack
@@ -117,7 +117,7 @@ def _copy_base(run: FinishedRun, folder: Path) -> None:
             copy_file(file, folder / name)
         elif name in _FILES:
             raise PackError(f"{model.parent} lacks {name}: it is no base's folder. Give the base's as --base-dir.")
-    if is_plain(model):
+    if loads_in_stock(model):
         copy_file(model, folder / "model.pth")
         return
     weights, _ = weights_of(load_pickled(model, map_location="cpu"), model)
@@ -128,7 +128,7 @@ def _copy_base(run: FinishedRun, folder: Path) -> None:
 def _write_merged(run: FinishedRun, output: Path) -> None:
     """One set of weights, as stock coqui-tts loads it without this package."""
     config = XttsConfig()
-    take_recorded(config, run.checkpoint.config)
+    copy_recorded(config, run.checkpoint.config)
     known = [code for code in config.languages if code in run.vocabulary.languages]
     config.languages = known + [code for code in run.vocabulary.languages if code not in known]
     config.model_args.tokenizer_file = ""

@@ -72,7 +72,7 @@ class FinishedRun:
         base = base_dir or Path((record.base_dir if record else "") or file.parent)
         started_from = Path(str(config.get("started_from") or base / "model.pth"))
         given = base_dir is not None or not started_from.is_file()
-        rows_checked = _prove_base_rows(weights, record.base_rows if record else None, base_dir, base)
+        rows_checked = _verify_base_rows(weights, record.base_rows if record else None, base_dir, base)
 
         vocab = file.parent / "vocab.json"
         model_args: Any = config["model_args"]
@@ -131,7 +131,7 @@ class FinishedRun:
         return load_vocabulary(beside if beside.is_file() else self.base_dir / "vocab.json")
 
 
-def _prove_base_rows(
+def _verify_base_rows(
     weights: Mapping[str, Tensor], recorded: BaseRows | None, base_dir: Path | None, recorded_base: Path
 ) -> bool:
     """Compare the old rows with the base's digests, and with the base itself where it is named."""

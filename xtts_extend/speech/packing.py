@@ -118,11 +118,11 @@ def _require_unchanged(run: FinishedRun) -> None:
         "the vocoder or the speaker encoder": [name for name in run.weights if not name.startswith("gpt.")],
     }
     for reason, names in reasons.items():
-        if not all(_begins_with(run.weights[name], run.base_weights[name]) for name in names):
+        if not all(_starts_with(run.weights[name], run.base_weights[name]) for name in names):
             raise PackError(f"{run.path} changed {reason}. It cannot be a language pack. {_MERGED}")
 
 
-def _begins_with(tensor: Tensor, base: Tensor) -> bool:
+def _starts_with(tensor: Tensor, base: Tensor) -> bool:
     """Whether a tensor, or its first rows, are the base's."""
     return torch.equal(tensor[: len(base)] if base.ndim else tensor, base)
 

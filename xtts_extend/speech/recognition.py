@@ -70,11 +70,11 @@ def character_errors(spoken: str, heard: str) -> tuple[int, int]:
 
     Compared is what can be heard: letters, marks and digits, in one case, words with single spaces between them.
     """
-    expected, found = _audible(spoken), _audible(heard)
+    expected, found = _comparable_text(spoken), _comparable_text(heard)
     return int(torchaudio.functional.edit_distance(expected, found)), len(expected)
 
 
-def _audible(text: str) -> str:
+def _comparable_text(text: str) -> str:
     kept = (
         character if unicodedata.category(character)[0] in "LMN" else " "
         for character in unicodedata.normalize("NFKC", text).casefold()

@@ -90,7 +90,7 @@ def make_replay(
         raise ConfigError(f"--hours is {hours}; a finite number above 0 was expected.")
     output = output.absolute()
     speaker = _Speaker(base_dir, conditioning_s)
-    lines = {language: _usable_lines(speaker, language, files) for language, files in texts.items()}
+    lines = {language: _speakable_lines(speaker, language, files) for language, files in texts.items()}
     settings = {
         "base_digest": file_digest(base_dir / "model.pth"),
         "texts": {language: [file_digest(file) for file in files] for language, files in texts.items()},
@@ -182,7 +182,7 @@ class _Speaker:
         return results
 
 
-def _usable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> list[tuple[str, list[int]]]:
+def _speakable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> list[tuple[str, list[int]]]:
     """Sentences and their ids; those with nothing to say, or that cannot be spelled, are left out, and counted."""
     require_cleanable(speaker.tokenizer, language)
     limit = speaker.tokenizer.char_limits[language.split("-")[0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from xtts_extend.text.vocabulary import count_closed_gaps, first_of
+from xtts_extend.text.vocabulary import count_closed_gaps, first_ten
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class VocabularyChange:
         kinds = {"added": self.added, "removed": self.removed, moved: self.moved}
         return "\n".join(
             f"  {len(tokens)} {'token' if len(tokens) == 1 else 'tokens'} {kind}"
-            + (f": {first_of(tokens)}" if tokens else "")
+            + (f": {first_ten(tokens)}" if tokens else "")
             for kind, tokens in kinds.items()
         )
 

@@ -116,7 +116,7 @@ def _homophones(letters: str, written_as: str) -> Cleaner:
     return partial(_fold, table=str.maketrans(letters, written_as))
 
 
-def _collapse(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -177,7 +177,7 @@ _STEPS: dict[str, tuple[_Definition, ...]] = {
     "amharic_ordinals": (_direct(_amharic_ordinals),),
     "numbers": (_direct(_read_numbers, language=_NUM2WORDS_LANGUAGE, decimal_mark=_DECIMAL_MARK),),
     "homophones": (_Definition(_homophones, {"letters": _TEXT, "written_as": _TEXT}),),
-    "white_space": (_direct(_collapse),),
+    "white_space": (_direct(_collapse_spaces),),
     "coqui": (_direct(clean_stock, language=_STOCK_LANGUAGE),),
 }
 

@@ -65,7 +65,7 @@ def read_corpus(
             for character in set(line).difference(cleaned):
                 if is_silent(character):
                     corpus.silent[character] += line.count(character)
-            left = _without(cleaned, known, drop, pictures=is_manifest)
+            left = _without_unknown(cleaned, known, drop, pictures=is_manifest)
             corpus.left_out.update(Counter(cleaned) - Counter(left))
             corpus.words.update(left.split())
         if damaged:
@@ -78,7 +78,7 @@ def read_corpus(
     return corpus
 
 
-def _without(text: str, known: set[str], drop: frozenset[str], *, pictures: bool) -> str:
+def _without_unknown(text: str, known: set[str], drop: frozenset[str], *, pictures: bool) -> str:
     """A text without the unknown characters that are named, or are pictures, with the joiners between these."""
 
     def goes(character: str) -> bool:

@@ -12,12 +12,19 @@ from xtts_extend.errors import VocabularyError
 from xtts_extend.files import atomic_write
 from xtts_extend.text.corpus import Corpus, is_symbol, parse_characters, read_corpus
 from xtts_extend.text.languages import language_tag, validate_code
-from xtts_extend.text.merges import OLD_CHARACTERS, LearnedMerges, admit, known_characters, learn_merges, read_pieces
+from xtts_extend.text.merges import (
+    OLD_CHARACTERS,
+    LearnedMerges,
+    keep_safe_merges,
+    known_characters,
+    learn_merges,
+    read_pieces,
+)
 from xtts_extend.text.verify import VocabularyCheck, check_vocabulary, dead_entries, measure
 from xtts_extend.text.vocabulary import (
     Vocabulary,
     append_entries,
-    first_of,
+    first_ten,
     load_vocabulary,
     name_character,
     parse_vocabulary,
@@ -115,7 +122,7 @@ def extend_vocabulary(
     words = corpus.words
     if sentencepiece_model is None:
         size = DEFAULT_SIZE if size is None else size
-        letters = _new_letters(base, words, [])
+        letters = _missing_characters(base, words, [])
         wanted = _require_room(size, language, letters)
         found = learn_merges(base, letters, words, wanted)
     else:
@@ -123,8 +130,8 @@ def extend_vocabulary(
         pieces = [piece for piece in read if drop.isdisjoint(piece)]
         if len(pieces) < len(read):
             refused[DROPPED] += len(read) - len(pieces)
-        letters = _new_letters(base, words, pieces)
-        merges, refused_too = admit(base, [piece for piece in pieces if len(piece) > 1])
+        letters = _missing_characters(base, words, pieces)
+        merges, refused_too = keep_safe_merges(base, [piece for piece in pieces if len(piece) > 1])
         learned = len(merges) + refused.total() + refused_too.total()
         if size is not None:
             merges = merges[: _require_room(size, language, letters)]
@@ -166,7 +173,7 @@ def _require_free(output: Path, inputs: Iterable[Path]) -> None:
             raise VocabularyError(f"Output {output} is the input {path}, which is never written to. Give another path.")
 
 
-def _new_letters(base: Vocabulary, words: Counter[str], pieces: Iterable[str]) -> list[str]:
+def _missing_characters(base: Vocabulary, words: Counter[str], pieces: Iterable[str]) -> list[str]:
     """Characters of text and pieces that the base cannot spell, the most frequent in the text first."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
@@ -221,12 +228,12 @@ def _notes(
         notes.append(f"The cleaner drops {corpus.silent.total()} characters that nothing is spoken by: {names}.")
     if got := [name_character(symbol) for symbol in symbols if symbol not in corpus.left_out]:
         notes.append(
-            f"New entries that are no letters, marks or digits: {first_of(got)}. Leave out those that nobody speaks "
+            f"New entries that are no letters, marks or digits: {first_ten(got)}. Leave out those that nobody speaks "
             "with --drop-characters."
         )
     if corpus.left_out:
         notes.append(
-            f"Left out: {first_of([name_character(character) for character in corpus.left_out])}. Texts with one of "
+            f"Left out: {first_ten([name_character(character) for character in corpus.left_out])}. Texts with one of "
             "them have unknown tokens and are not trained on: take it out of them."
         )
     return notes

@@ -72,7 +72,7 @@ def learn_merges(base: Vocabulary, letters: Sequence[str], words: Counter[str], 
         return LearnedMerges([], 0, 0, Counter())
     while True:
         pieces = _learn_pieces(trainable, request)
-        admitted, refused = admit(base, pieces)
+        admitted, refused = keep_safe_merges(base, pieces)
         applied = _applied(base, letters, admitted, parts)
         if len(applied) >= wanted or len(pieces) < request or request == most or not letters:
             break
@@ -154,7 +154,7 @@ def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str],
     return list(usable), refused
 
 
-def admit(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merge], Counter[str]]:
+def keep_safe_merges(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merge], Counter[str]]:
     """Turn pieces, in order, into merges to append to the base's; also how many were refused, by reason."""
     old = known_characters(base)
     # The library lets the last of two equal merges win.
@@ -165,7 +165,7 @@ def admit(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merge], Counter
         if old.issuperset(piece):
             refused[OLD_CHARACTERS] += 1
             continue
-        parts = _cut(piece, ranks)
+        parts = _apply_merges(piece, ranks)
         if len(parts) == 2:
             merge = (parts[0], parts[1])
             ranks[merge] = len(base.merges) + len(merges)
@@ -175,7 +175,7 @@ def admit(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merge], Counter
     return merges, refused
 
 
-def _cut(word: str, ranks: dict[Merge, int]) -> list[str]:
+def _apply_merges(word: str, ranks: dict[Merge, int]) -> list[str]:
     """Apply BPE merges to one word, the lowest rank first, from the left."""
     parts = list(word)
     while len(parts) > 1:

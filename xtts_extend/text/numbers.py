@@ -44,7 +44,7 @@ def num2words_language(code: str) -> str | None:
     return filed if filed in CONVERTER_CLASSES else None
 
 
-def knows_numbers(code: str) -> bool:
+def can_spell_numbers(code: str) -> bool:
     """Whether `numbers_to_words` can read numbers in this language."""
     return num2words_language(code) is not None
 
@@ -61,7 +61,7 @@ def numbers_to_words(text: str, code: str, decimal_mark: str | None = None) -> s
     decimal mark decides which it is, by default the language's own. A leading zero, or more than `MAX_CARDINAL_DIGITS`
     digits, is read digit by digit. Letters that touch a number keep touching it (Amharic writes "in 1990" as one word).
     """
-    if not knows_numbers(code):
+    if not can_spell_numbers(code):
         return text
     mark = decimal_mark or decimal_mark_of(code)
     return _NUMBER.sub(lambda match: _read_number(match[0], code, mark), text)
@@ -83,15 +83,15 @@ def _read_number(number: str, code: str, decimal_mark: str) -> str:
     if match["fraction"] is not None:
         point = _converter_word(code, "pointword", "")
         words += f" {point} " if point else decimal_mark
-        words += _one_by_one(match["fraction"], code)
+        words += _digit_by_digit(match["fraction"], code)
     return sign + words
 
 
 def read_digits(digits: str, code: str) -> str:
     """Words of a run of ASCII digits: a cardinal, or digit by digit when it is no sensible one."""
     if len(digits) > MAX_CARDINAL_DIGITS or (digits[0] == "0" and len(digits) > 1):
-        return _one_by_one(digits, code)
-    return cardinal(int(digits), code) or _one_by_one(digits, code)
+        return _digit_by_digit(digits, code)
+    return cardinal(int(digits), code) or _digit_by_digit(digits, code)
 
 
 def spell_numbers(text: str, code: str, is_wrong: Callable[[str], bool] = lambda word: True) -> str:
@@ -105,7 +105,7 @@ def spell_numbers(text: str, code: str, is_wrong: Callable[[str], bool] = lambda
     return re.sub(r"\S*[0-9]\S*", spell, text)
 
 
-def _one_by_one(digits: str, code: str) -> str:
+def _digit_by_digit(digits: str, code: str) -> str:
     names = _DIGIT_WORDS.get(code, list("0123456789"))
     return " ".join(cardinal(int(digit), code) or names[int(digit)] for digit in digits)
 

@@ -68,14 +68,14 @@ def _wrap(sentence: str, limit: int) -> list[str]:
             lines.append(line.strip())
             line = ""
         while len(word.rstrip()) > limit:
-            cut = _cut(word, limit)
+            cut = _break_position(word, limit)
             lines.append(word[:cut])
             word = word[cut:]
         line += word
     return [piece for piece in [*lines, line.strip()] if piece]
 
 
-def _cut(word: str, limit: int) -> int:
+def _break_position(word: str, limit: int) -> int:
     """The last place up to `limit` that does not part a letter from its marks, `limit` when there is none."""
     cut = limit
     while cut and unicodedata.category(word[cut])[0] == "M":

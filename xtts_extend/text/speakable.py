@@ -12,7 +12,7 @@ from xtts_extend.text.characters import is_silent, plain_mark
 from xtts_extend.text.cleaners import lower_dotted_i
 from xtts_extend.text.sentences import split_sentences
 from xtts_extend.text.tokenizer import bare_tokenizer
-from xtts_extend.text.vocabulary import first_of, name_character
+from xtts_extend.text.vocabulary import first_ten, name_character
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, most_tok
     sentences: list[str] = []
     unknown: dict[str, None] = {}
     for sentence in split_sentences(text, language, limit):
-        for stand_in in (_compatible, _stand_in):
+        for stand_in in (_compatible, _replacement):
             lacking, _ = _read(tokenizer, sentence, language)
             if not lacking:
                 break
@@ -63,14 +63,14 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, most_tok
             if is_spoken:
                 sentences.append(part)
     if not sentences:
-        raise DataError(f"There is nothing to say: {_why(text, list(unknown), language)}")
+        raise DataError(f"There is nothing to say: {_unspeakable_reason(text, list(unknown), language)}")
     return SpokenText(sentences, list(unknown))
 
 
-def _why(text: str, unknown: list[str], language: str) -> str:
+def _unspeakable_reason(text: str, unknown: list[str], language: str) -> str:
     if not unknown:
         return f"no word is left of {text[:80]!r} after cleaning. Give text with letters or digits."
-    names = first_of([name_character(character) for character in unknown])
+    names = first_ten([name_character(character) for character in unknown])
     return (
         f"the vocabulary lacks every character that could be spoken, of {names}. Is the text in '{language}'? Give the "
         "language's code, or text in its letters."
@@ -112,7 +112,7 @@ def _compatible(character: str) -> str:
     return f" {plain} " if category == "No" else plain
 
 
-def _stand_in(character: str) -> str:
+def _replacement(character: str) -> str:
     """What stands in the place of an unknown character: ' for ’; else a space for what may part two words."""
     plain = plain_mark(character)
     return plain if plain is not None else "" if character.isalnum() else " "

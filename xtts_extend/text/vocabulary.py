@@ -84,7 +84,7 @@ def load_vocabulary(path: Path | str, *, quiet: bool = False) -> Vocabulary:
 
 
 @contextmanager
-def readable_by_coqui(path: Path | str) -> Iterator[str]:
+def coqui_vocabulary_path(path: Path | str) -> Iterator[str]:
     """The path where coqui reads the file as we do; else that of a repaired copy, while the context lasts."""
     content = load_vocabulary(path).content.encode()
     if content == Path(path).read_bytes():
@@ -115,7 +115,7 @@ def parse_vocabulary(content: str, path: Path, *, quiet: bool = False) -> Vocabu
         notes.append(
             f"{path}: {len(alone)} {'entry' if one else 'entries'} of several characters {'has' if one else 'have'} no "
             f"merge that leads to {'it' if one else 'them'}, so no text becomes {'it' if one else 'one of them'} and "
-            f"{'its row learns' if one else 'their rows learn'} nothing: {first_of(alone)}."
+            f"{'its row learns' if one else 'their rows learn'} nothing: {first_ten(alone)}."
         )
     for note in [] if quiet else notes:
         warn_once(note)
@@ -164,7 +164,7 @@ def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Any]:
         yield from tokenizer.encode_batch(batch)
 
 
-def first_of(names: list[str]) -> str:
+def first_ten(names: list[str]) -> str:
     """The first ten names, for a message."""
     return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
 
@@ -192,7 +192,7 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
         why = f" ({closed} of them because the base's gaps were closed)" if closed else ""
         raise VocabularyError(
             f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have "
-            f"moved or vanished{why}: {first_of(moved)}. "
+            f"moved or vanished{why}: {first_ten(moved)}. "
             "Make it with `xtts-extend extend-vocab` from the base's own vocab.json."
         )
     new = {index: token for token, index in extended.tokens.items() if token not in base.tokens}
@@ -202,7 +202,7 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
         raise VocabularyError(
             f"{extended.path} does not extend {base.path}: its new entries should have the ids {base.size} to "
             f"{extended.size - 1}, each once; missing, misplaced or doubled: "
-            f"{first_of(named) or 'doubled ids'}. Make it with `xtts-extend extend-vocab`."
+            f"{first_ten(named) or 'doubled ids'}. Make it with `xtts-extend extend-vocab`."
         )
 
 

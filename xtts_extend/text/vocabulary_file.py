@@ -85,7 +85,7 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
         raise VocabularyError(
             f"Vocabulary {path} is not JSON{_not_json(content)}: {error}. Expected an XTTS vocab.json."
         ) from error
-    problem = _problem(data) or (f"it says twice what {', '.join(twice)} is" if twice else None)
+    problem = _vocabulary_problem(data) or (f"it says twice what {', '.join(twice)} is" if twice else None)
     if problem:
         raise VocabularyError(
             f"Vocabulary {path} is not one of XTTS: {problem}. Expected the vocab.json of an XTTS model, a "
@@ -155,7 +155,7 @@ def _unite_merges(model: dict[str, Any]) -> bool:
     return is_mixed
 
 
-def _problem(data: Any) -> str | None:
+def _vocabulary_problem(data: Any) -> str | None:
     """What keeps this JSON from being an XTTS vocabulary, in words.
 
     The library reports every fault as a plain `Exception`, so all that it would trip over is looked at first.
@@ -226,7 +226,7 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
 def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | None:
     added = data.get("added_tokens")
     if not isinstance(added, list):
-        return f"it has no added_tokens{_effect(SPECIAL_TOKENS)}"
+        return f"it has no added_tokens{_missing_added_tokens_effect(SPECIAL_TOKENS)}"
     for token in added:
         if not (
             isinstance(token, dict)
@@ -243,9 +243,13 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
         if token not in contents and owner.setdefault(index, token) != token:
             return f"two of its entries share one id ({owner[index]!r} and {token!r}, {index}): they would be one row"
     missing = sorted(set(SPECIAL_TOKENS) - contents)
-    return f"it lacks {', '.join(missing)} among its added tokens{_effect(missing)}" if missing else None
+    return (
+        f"it lacks {', '.join(missing)} among its added tokens{_missing_added_tokens_effect(missing)}"
+        if missing
+        else None
+    )
 
 
-def _effect(missing: Any) -> str:
+def _missing_added_tokens_effect(missing: Any) -> str:
     """What the lack of added tokens does to training."""
     return ", so that every space of a text would be cut into unknown tokens" if "[SPACE]" in missing else ""

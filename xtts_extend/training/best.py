@@ -36,7 +36,7 @@ class BestModel:
             position.start_value = position.best_value = position.last_value = loss
             return
         self._kept = {language: values["retention"] for language, values in lines.items() if "retention" in values}
-        position.last_value = _value_of(loss, self._kept, state.config)
+        position.last_value = selection_loss(loss, self._kept, state.config)
         better = position.last_value < position.best_value
         position.evaluations_without_best = 0 if better else position.evaluations_without_best + 1
 
@@ -59,7 +59,7 @@ class BestModel:
         return False
 
 
-def judge_best_again(state: RunState, base_lines: Mapping[str, Losses]) -> None:
+def restore_best_model(state: RunState, base_lines: Mapping[str, Losses]) -> None:
     """Let what a resume measured or changed count: the start's loss, and what the best model has to keep.
 
     Args:
@@ -70,7 +70,7 @@ def judge_best_again(state: RunState, base_lines: Mapping[str, Losses]) -> None:
     if base_lines and math.isinf(position.best_value):
         position.start_value = position.best_value = loss_of(base_lines, state.config, math.inf)
         logger.info(" > loss %.5f before the first step, measured again", position.start_value)
-    if lost := _too_little(position.best_retention, state.config):
+    if lost := _below_min_retention(position.best_retention, state.config):
         # of the other processes only warnings are seen, and one is enough
         logger.log(
             logging.WARNING if state.ranks.is_main else logging.INFO,
@@ -92,15 +92,15 @@ def loss_of(lines: Mapping[str, Losses], config: NewLanguageConfig, train_loss: 
     return values["loss"] if math.isfinite(values["loss"]) else math.inf
 
 
-def _value_of(loss: float, kept: Mapping[str, float], config: NewLanguageConfig) -> float:
+def selection_loss(loss: float, kept: Mapping[str, float], config: NewLanguageConfig) -> float:
     """The loss as a candidate for the best model: infinite where an old language keeps less than `min_retention`."""
-    if lost := _too_little(kept, config):
+    if lost := _below_min_retention(kept, config):
         logger.info(" > no candidate for the best model: retention below %s", lost)
         return math.inf
     return loss
 
 
-def _too_little(kept: Mapping[str, float], config: NewLanguageConfig) -> str:
+def _below_min_retention(kept: Mapping[str, float], config: NewLanguageConfig) -> str:
     """The languages of which less is kept than `min_retention`, in words; empty when it is enough."""
     least = config.min_retention or 0
     # a retention that is not a number is too little as well

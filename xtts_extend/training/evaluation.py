@@ -20,11 +20,11 @@ from xtts_extend.run.curves import read_curves
 from xtts_extend.run.folder import SAMPLES
 from xtts_extend.run.metrics import MEASURE, MetricsLog
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.setup.reference import can_be_pack, old_languages
+from xtts_extend.setup.reference import can_export_as_pack, old_languages
 from xtts_extend.training.loaders import eval_loader
 from xtts_extend.training.signals import Interrupted, StopSignal
 from xtts_extend.training.state import RunState
-from xtts_extend.training.update import out_of_memory
+from xtts_extend.training.update import out_of_memory_error
 
 logger = logging.getLogger("trainer")
 
@@ -77,7 +77,7 @@ def measure_base(
     try:
         return losses_by_language(model, config, samples, ranks)
     except torch.OutOfMemoryError as error:
-        raise out_of_memory(str(error)) from error
+        raise out_of_memory_error(str(error)) from error
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def mean_losses(model: ExtendedGPTTrainer, batches: Iterable[dict[str, Any]], ra
     return {**means, "loss": sum(means.values())}
 
 
-def note_evaluation(
+def log_evaluation(
     state: RunState, lines: Mapping[str, Losses], metrics: MetricsLog, dashboard: Any
 ) -> dict[str, Losses]:
     """Write an evaluation to the metrics, the dashboard ("eval/LANG/loss_mel_ce" and so on) and the log.
@@ -131,9 +131,9 @@ def note_evaluation(
     """
     position, lines = state.position, {language: dict(values) for language, values in lines.items()}
     if position.step == 0 and not position.base_losses:
-        note_base_losses(state, lines)
+        record_base_losses(state, lines)
     weight = state.config.model_args.gpt_loss_mel_ce_weight
-    apart = {"retention_in_folder": 1.0} if can_be_pack(state.model, state.train_samples) else {}
+    apart = {"retention_in_folder": 1.0} if can_export_as_pack(state.model, state.train_samples) else {}
     for language in position.base_losses.keys() & lines.keys():
         retention = position.base_losses[language] * weight / lines[language]["loss_mel_ce"]
         lines[language] |= {"retention": retention, **apart}
@@ -141,22 +141,22 @@ def note_evaluation(
         metrics.add(eval=True, measure=MEASURE, step=position.step, epoch=position.epoch, language=language, **values)
         scalars = {f"{language}/{name}": value for name, value in values.items()}
         dashboard.add_scalars("eval", scalars, position.step)
-        logger.info(" > EVAL step %d · %s · %s", position.step, language, _in_words(values))
+        logger.info(" > EVAL step %d · %s · %s", position.step, language, _format_losses(values))
     metrics.flush()
     curves = read_curves(metrics.path, None, state.config.language)
-    for name, reason in (curves.onset() if curves else {}).items():
+    for name, reason in (curves.new_findings() if curves else {}).items():
         logger.warning(" > %s: %s", name, reason)
     return lines
 
 
-def _in_words(values: Losses) -> str:
+def _format_losses(values: Losses) -> str:
     shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items() if name != "retention_in_folder")
     if "retention_in_folder" not in values:
         return shown
     return f"{shown} merged · {values['retention_in_folder']:g} in the folder"
 
 
-def note_base_losses(state: RunState, lines: Mapping[str, Losses]) -> None:
+def record_base_losses(state: RunState, lines: Mapping[str, Losses]) -> None:
     """Remember the mel losses of the languages that the base knew, measured while the model held its weights."""
     weight = state.config.model_args.gpt_loss_mel_ce_weight
     for language in old_languages(lines, state.model, state.config) if weight else ():

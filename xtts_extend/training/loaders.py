@@ -45,10 +45,10 @@ def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
         ConfigError: one is not encoded.
     """
     fixed = conditioning_frames(model_args) + 1 + AUDIO_STOPS
-    return [fixed + tokens + codes for tokens, codes in _lengths(samples, int(model_args.gpt_code_stride_len))]
+    return [fixed + tokens + codes for tokens, codes in _sample_lengths(samples, int(model_args.gpt_code_stride_len))]
 
 
-def _lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[int, int]]:
+def _sample_lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[int, int]]:
     """Of each encoded sample the tokens of its text, and the codes of its audio."""
     for sample in samples:
         if sample.text_tokens is None or sample.encoded is None:

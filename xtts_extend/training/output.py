@@ -15,7 +15,7 @@ from xtts_extend.data.sample import Sample
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.folder import RunFolder
-from xtts_extend.run.history import hours, note
+from xtts_extend.run.history import append_event, hours
 from xtts_extend.run.metrics import MetricsLog, StepLosses, make_dashboard
 from xtts_extend.run.position import Position
 from xtts_extend.run.ranks import Ranks
@@ -59,7 +59,7 @@ class RunOutput:
         logger.addHandler(self._log)
 
     @property
-    def has_begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether the run folder is written to."""
         return self._metrics is not None
 
@@ -84,7 +84,7 @@ class RunOutput:
         self._metrics = MetricsLog(run, step or -1)
         plotted = (self._config.plot_step, self._config.print_step)
         self._losses = StepLosses(self._metrics, self.dashboard, plotted, read)
-        self.note("resume" if step else "start", step, **self.about)
+        self.append_event("resume" if step else "start", step, **self.about)
 
     @property
     def metrics(self) -> MetricsLog:
@@ -110,10 +110,10 @@ class RunOutput:
         self.metrics.flush()
         self.dashboard.flush()
 
-    def note(self, event: str, step: int, **values: object) -> None:
+    def append_event(self, event: str, step: int, **values: object) -> None:
         """Add an event to the run's history."""
-        if self._ranks.is_main and self.has_begun:
-            note(self.folder.path, event, step=step, **values)
+        if self._ranks.is_main and self.has_started:
+            append_event(self.folder.path, event, step=step, **values)
 
     def close(self, *, discard: bool) -> None:
         """Close what is open, and let another process have the folder or, if it is new, remove it."""

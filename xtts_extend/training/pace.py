@@ -25,15 +25,15 @@ class Progress:
     def __init__(self, config: NewLanguageConfig, step: int) -> None:
         self.config = config
         self.first_step = step
-        #: (step, clock) of recent lines, the clock without what `leave_out` was told.
+        #: (step, clock) of recent lines, the clock without what `exclude_time` was told.
         self._lines: deque[tuple[int, float]] = deque()
         self._left_out = 0.0
 
-    def leave_out(self, seconds: float) -> None:
+    def exclude_time(self, seconds: float) -> None:
         """Time that was not spent on steps."""
         self._left_out += seconds
 
-    def wants(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether a line is due after a step."""
         return step == self.first_step + 1 or step % self.config.print_step == 0
 

@@ -23,7 +23,7 @@ from xtts_extend.run.ranks import Ranks
 from xtts_extend.run.record import RecordedAdapter, RecordedVocabulary, RunRecord, TrainedOn
 from xtts_extend.run.recorded import OptimizerState, TrainingCheckpoint
 from xtts_extend.setup.samples import data_digest
-from xtts_extend.setup.vocabulary_change import checkpoint_vocabulary, migrated, require_same_vocabulary
+from xtts_extend.setup.vocabulary_change import checkpoint_vocabulary, migrate_checkpoint, require_same_vocabulary
 from xtts_extend.setup.weights import stock_base_rows
 from xtts_extend.text.vocabulary import load_vocabulary
 from xtts_extend.training.schedules import restore_schedule
@@ -88,7 +88,7 @@ class Resumed:
     freezes: bool
 
 
-def take_up(
+def check_resume(
     checkpoint: TrainingCheckpoint,
     config: NewLanguageConfig,
     train_samples: Sequence[Sample],
@@ -110,7 +110,7 @@ def take_up(
         CheckpointError: rows that were frozen have changed.
         ConfigError: what defines the run has changed; each value is listed.
     """
-    found = migrated(checkpoint, migration, config) if migration else checkpoint
+    found = migrate_checkpoint(checkpoint, migration, config) if migration else checkpoint
     changed = check_changes(found, config, train_samples, ranks.size, allow_changes)
     if found.record is not None:
         return Resumed(found, changed, migration, found.record.base_rows, config.freeze_base_rows)
@@ -139,7 +139,7 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
         known, reason = checkpoint_vocabulary(checkpoint, state.config.checkpoint_vocab)
         require_same_vocabulary(known, reason, state.vocabulary, checkpoint.info)
     state.model.restore_state(checkpoint.model, record.adapter.tensors if record else {})
-    _name_rounding(checkpoint)
+    _report_rounding(checkpoint)
     _restore_optimizer(state, checkpoint.optimizer, resumed.migration)
     schedule = restore_schedule(state, checkpoint)
     if state.scaler is not None:
@@ -149,7 +149,7 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
             )
         state.scaler.load_state_dict(dict(checkpoint.scaler))
     _apply_changes(state, resumed)
-    _forget_other_evaluations(state, record, resumed.changed)
+    _drop_incomparable_evaluations(state, record, resumed.changed)
     restored = [
         f"{len(checkpoint.model)} tensors",
         f"optimizer ({sum(len(part['state']) for part in checkpoint.optimizer)} moments)",
@@ -180,14 +180,14 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
     return restored
 
 
-def _forget_other_evaluations(state: RunState, record: RunRecord | None, changed: Sequence[str]) -> None:
+def _drop_incomparable_evaluations(state: RunState, record: RunRecord | None, changed: Sequence[str]) -> None:
     """Let evaluations not count that cannot be compared with those from here on."""
     position = state.position
     reasons = []
     if record is not None and record.val_digest is not None:
         if record.val_digest != data_digest(state.eval_samples):
             reasons.append(" > the validation set changed: the best model so far is forgotten.")
-        elif state.eval_samples and not record.evaluated_alike:
+        elif state.eval_samples and not record.evaluations_comparable:
             reasons.append(
                 " > the run's evaluations so far depended on how they were batched, and cannot be compared with those "
                 "from here on: the best loss so far is forgotten."
@@ -203,7 +203,7 @@ def _forget_other_evaluations(state: RunState, record: RunRecord | None, changed
         position.base_losses = {}
 
 
-def _name_rounding(checkpoint: TrainingCheckpoint) -> None:
+def _report_rounding(checkpoint: TrainingCheckpoint) -> None:
     """Say that weights come from a file in half precision, and whether frozen rows lost what they had beyond it."""
     halves = {tensor.dtype for tensor in checkpoint.model.values()} & {torch.float16, torch.bfloat16}
     if not halves:
@@ -242,7 +242,7 @@ def check_changes(
             + "\n  ".join(fixed)
             + "\nLeave them as they were, or take only the weights with --start-fresh."
         )
-    changed = changes(_per_process(checkpoint, processes), config, DEFINES_THE_RUN)
+    changed = changes(_with_batch_per_process(checkpoint, processes), config, DEFINES_THE_RUN)
     before = checkpoint.record.data_digest if checkpoint.record else None
     now = data_digest(train_samples)
     if before is not None and before != now:
@@ -258,7 +258,7 @@ def check_changes(
     return [line.split(":")[0] for line in changed]
 
 
-def _per_process(checkpoint: TrainingCheckpoint, processes: int) -> Mapping[str, object]:
+def _with_batch_per_process(checkpoint: TrainingCheckpoint, processes: int) -> Mapping[str, object]:
     """The recorded values with the batch size that gives as many processes as now the same batch together."""
     recorded: Mapping[str, Any] = checkpoint.config
     before = checkpoint.processes

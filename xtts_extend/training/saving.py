@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xtts_extend.checkpoint.background import BackgroundWriter, snapshot
 from xtts_extend.checkpoint.names import CheckpointName
-from xtts_extend.checkpoint.store import save_again, save_step
+from xtts_extend.checkpoint.store import save_second_name, save_step
 from xtts_extend.training.restore import checkpoint_state
 from xtts_extend.training.state import RunState
 
@@ -61,6 +61,6 @@ class Saver:
         if self.best_step == state.position.step:
             # the best model was written at this very step: the same content under a second name
             best = CheckpointName("best_model", self.best_step)
-            self.writer.submit(save_again, self._run, str(best), str(name), keep)
+            self.writer.submit(save_second_name, self._run, str(best), str(name), keep)
         else:
             self.writer.submit(save_step, snapshot(checkpoint_state(state)), self._run, str(name), keep)

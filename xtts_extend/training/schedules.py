@@ -33,7 +33,7 @@ def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
     """
     scheduler, saved = state.scheduler, checkpoint.scheduler
     if scheduler is not None and not saved and checkpoint.record is None and checkpoint.config.get("lr_scheduler"):
-        _move(scheduler, *_progress(state, checkpoint), checkpoint.path)
+        _advance(scheduler, *_progress(state, checkpoint), checkpoint.path)
         return "no scheduler (not recorded)"
     count = int(scheduler is not None)
     if count != len(saved):
@@ -60,7 +60,7 @@ def _progress(state: RunState, checkpoint: TrainingCheckpoint) -> tuple[int, str
     return made.pop() if len(made) == 1 else state.position.step // state.config.grad_accum_steps, "updates"
 
 
-def _move(scheduler: LRScheduler, times: int, what: str, path: Path) -> None:
+def _advance(scheduler: LRScheduler, times: int, what: str, path: Path) -> None:
     """Let a schedule that has not begun make its steps; the optimizer keeps the rates that are recorded."""
     groups = scheduler.optimizer.param_groups
     recorded = [dict(group) for group in groups]

@@ -28,31 +28,31 @@ from xtts_extend.data.sample import Sample
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import XttsExtendError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
-from xtts_extend.run.banner import without_stock_count
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.folder import RunFolder
-from xtts_extend.run.history import name_new_folder
-from xtts_extend.run.metrics import Line
+from xtts_extend.run.history import log_new_folder
+from xtts_extend.run.metrics import MetricsLine
 from xtts_extend.run.position import Position
 from xtts_extend.run.ranks import Ranks
 from xtts_extend.run.recorded import TrainingCheckpoint
+from xtts_extend.run.summary import hide_stock_parameter_count
 from xtts_extend.setup.hardware import prepare_device
-from xtts_extend.training.best import BestModel, judge_best_again
+from xtts_extend.training.best import BestModel, restore_best_model
 from xtts_extend.training.evaluation import (
     Losses,
+    log_evaluation,
     losses_by_language,
-    note_base_losses,
-    note_evaluation,
+    record_base_losses,
     speak_test_sentences,
 )
 from xtts_extend.training.loaders import first_loader, train_loader
 from xtts_extend.training.output import RunOutput
 from xtts_extend.training.pace import Progress
-from xtts_extend.training.restore import Resumed, checkpoint_size, restore, take_up
+from xtts_extend.training.restore import Resumed, check_resume, checkpoint_size, restore
 from xtts_extend.training.saving import Saver
 from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
 from xtts_extend.training.state import RunState
-from xtts_extend.training.update import Hooks, Updater, out_of_memory
+from xtts_extend.training.update import Hooks, Updater, out_of_memory_error
 
 logger = logging.getLogger("trainer")
 
@@ -67,7 +67,7 @@ class ResumableTrainer(Trainer):
         model: with its base loaded unless `restore_path` is given.
         train_samples, eval_samples: samples of `data.manifest`; without `eval_samples` the best model is chosen by the
             training loss of the epoch.
-        resumed: what `take_up` made of the checkpoint; without it the trainer does that itself, and allows no changes.
+        resumed: what `check_resume` returned for the checkpoint. Without it, the trainer calls it, allowing no changes.
         base_losses: of the base, where they were measured: for a resume, or before a pack's weights were loaded.
         new_run: continue a checkpoint in a new run folder instead of the checkpoint's own; one of the stock Trainer, or
             of another vocabulary, is always continued in a new one.
@@ -101,12 +101,12 @@ class ResumableTrainer(Trainer):
     ) -> None:
         ranks = ranks or Ranks()
         if args.restore_path and resumed is None:
-            resumed = take_up(TrainingCheckpoint.open(Path(args.restore_path)), config, train_samples, ranks)
-            model.freeze_as(resumed.base_rows)
+            resumed = check_resume(TrainingCheckpoint.open(Path(args.restore_path)), config, train_samples, ranks)
+            model.restore_frozen_rows(resumed.base_rows)
             if config.voice == "frozen":
                 model.freeze_voice()
         if resumed is not None:
-            in_place = not (new_run or resumed.migration or resumed.checkpoint.is_of_others)
+            in_place = not (new_run or resumed.migration or resumed.checkpoint.is_stock_run)
             run_folder = resumed.checkpoint.path.absolute().parent if in_place else None
         self.ranks, self._resumed, self._base_losses = ranks, resumed, base_losses or {}
         folder = RunFolder(run_folder, Path(output_path or config.output_path), config.run_name, is_main=ranks.is_main)
@@ -118,10 +118,10 @@ class ResumableTrainer(Trainer):
         self.stop = StopSignal()
         prepare_device()
         with contextlib.ExitStack() as undo:
-            undo.callback(self._leave, discard=True)
+            undo.callback(self._release_folder, discard=True)
             if ranks.is_main and config.save_checkpoints:
                 require_space(folder.path, checkpoint_size(model), config.save_n_checkpoints)
-            with without_stock_count():
+            with hide_stock_parameter_count():
                 super().__init__(
                     args,
                     config,
@@ -132,7 +132,7 @@ class ResumableTrainer(Trainer):
                     parse_command_line_args=False,
                     **kwargs,
                 )
-            note_base_losses(self.state, self._base_losses)
+            record_base_losses(self.state, self._base_losses)
             self._resumed = None
             self.output_path = folder.path
             self._updater = Updater(self.state, Hooks(self))
@@ -169,14 +169,14 @@ class ResumableTrainer(Trainer):
 
     def _begin(self) -> None:
         """Write into the run folder from here on; into one that is not new when a batch or an evaluation is done."""
-        if self._output.has_begun:
+        if self._output.has_started:
             return
         self._output.begin(self.position, self._updater.read)
         self.dashboard_logger = self._output.dashboard
         if self.ranks.is_main:
             self.save_training_script()
 
-    def _leave(self, *, discard: bool) -> None:
+    def _release_folder(self, *, discard: bool) -> None:
         """Wait for what is being written, and let another process have the run folder or, if it is new, remove it."""
         if discard:
             with contextlib.suppress(XttsExtendError):
@@ -194,11 +194,11 @@ class ResumableTrainer(Trainer):
         state, checkpoint = self.state, self._resumed.checkpoint
         restored = restore(state, self._resumed)
         source = checkpoint.path.absolute()
-        if checkpoint.is_of_others and self.ranks.is_main:
-            name_new_folder(source.parent, self._output.folder.path)
+        if checkpoint.is_stock_run and self.ranks.is_main:
+            log_new_folder(source.parent, self._output.folder.path)
         self._output.about |= {"from": str(source), "restored": restored, "changed": list(self._resumed.changed)}
-        was_judged = checkpoint.record is not None and checkpoint.record.was_judged
-        judge_best_again(state, self._base_losses if self._resumed.migration or was_judged else {})
+        has_evaluated = checkpoint.record is not None and checkpoint.record.has_evaluated
+        restore_best_model(state, self._base_losses if self._resumed.migration or has_evaluated else {})
         self.total_steps_done, self.epochs_done = state.position.step, state.position.epoch
         # a new folder does not hold it yet
         self._saver.step = -1 if self._output.folder.is_new else state.position.step
@@ -248,16 +248,17 @@ class ResumableTrainer(Trainer):
         position = self.position
         names = [self.train_samples[index].manifest_audio_file for index in self._sampler.batch(step)]
         learning_rate = self.state.learning_rate
-        moves = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
-        losses = self._updater.step(batch, names, self.train_loader, moves=moves)
+        completes_update = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
+        losses = self._updater.step(batch, names, self.train_loader, completes_update=completes_update)
         self._begin()
         self._output.losses.add(
-            losses, Line(step=position.step + 1, epoch=position.epoch, learning_rate=learning_rate, samples=names)
+            losses,
+            MetricsLine(step=position.step + 1, epoch=position.epoch, learning_rate=learning_rate, samples=names),
         )
         position.step += 1
         position.batch = step + 1
         self.total_steps_done = position.step
-        if self._progress.wants(position.step):
+        if self._progress.is_due(position.step):
             self._progress.step(position, batch_n_steps, self._output.read_losses(position), learning_rate)
             # what is seen in the log is seen in the dashboard
             self.dashboard_logger.flush()
@@ -316,14 +317,14 @@ class ResumableTrainer(Trainer):
         if self.config.run_eval:
             found = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, self.stop)
             self._begin()
-            lines = note_evaluation(state, found, self._output.metrics, self.dashboard_logger)
+            lines = log_evaluation(state, found, self._output.metrics, self.dashboard_logger)
         position.evaluation_due = False
         self._best.judge(state, lines)
         self.save_best_model()
         if self.position.epoch >= self.config.test_delay_epochs:
             self.test_run()
         self._training_mode()
-        self._progress.leave_out(time.monotonic() - began)
+        self._progress.exclude_time(time.monotonic() - began)
 
     def test_run(self) -> None:
         """Speak the test sentences, for the dashboard and as files in the run folder."""
@@ -380,11 +381,11 @@ class ResumableTrainer(Trainer):
             try:
                 self._fit()
                 keep = self._saver.step == self.position.step
-                self._output.note("end", self.position.step)
+                self._output.append_event("end", self.position.step)
             except (Interrupted, OutOfTime) as reason:
                 keep = True
                 self._saver.finish(self.state)
-                self._output.note("stop", self.position.step)
+                self._output.append_event("stop", self.position.step)
                 logger.info(" > Stopped at step %d. To go on: --checkpoint %s", self.position.step, self.output_path)
                 if isinstance(reason, Interrupted):
                     self.callbacks.on_keyboard_interrupt(self)
@@ -394,7 +395,7 @@ class ResumableTrainer(Trainer):
                 raise
             except torch.OutOfMemoryError as error:
                 # of an evaluation or the optimizer; a batch is halved
-                raise out_of_memory(str(error)) from error
+                raise out_of_memory_error(str(error)) from error
             finally:
                 # a start that failed leaves no folder behind
-                self._leave(discard=self.position.step == first and not keep)
+                self._release_folder(discard=self.position.step == first and not keep)

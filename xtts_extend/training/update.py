@@ -33,7 +33,7 @@ MAX_FAILED_UPDATES = 3
 _NO_WORD = "It is full."
 
 
-def out_of_memory(said: str) -> MachineError:
+def out_of_memory_error(said: str) -> MachineError:
     """The error of a run that ends for want of the GPU's memory; `said` is what the device said."""
     first = (said or _NO_WORD).splitlines()[0]
     return MachineError(
@@ -56,11 +56,11 @@ class _TrainingLosses(nn.Module):
 
 
 @dataclass
-class _Trained:
+class _AccumulatedBatch:
     """A batch of the accumulation under way: its step, its place in the epoch, its samples, and what it gave."""
 
     step: int
-    place: int
+    index: int
     names: Sequence[str]
     losses: dict[str, Tensor]
 
@@ -72,7 +72,7 @@ class Hooks:
         self._trainer = trainer
 
     def before_backward(self, losses: Mapping[str, Tensor]) -> None:
-        """Called with the losses of each share of a batch."""
+        """Called with the losses of each micro-batch."""
         self._trainer.callbacks.before_backward_pass(self._trainer, losses)
 
     def before_clipping(self) -> None:
@@ -93,14 +93,13 @@ class Updater:
         self._losses: nn.Module = _TrainingLosses(state.model)
         if self.ranks.size > 1:
             self._losses = DistributedDataParallel(self._losses, broadcast_buffers=False)
-        #: The parts of the loss.
-        self._parts = ["loss_text_ce", "loss_mel_ce"]
+        self._loss_names = ["loss_text_ce", "loss_mel_ce"]
         if state.model.distill_weight:
-            self._parts.append("loss_distill")
-        self._accumulated: list[_Trained] = []
+            self._loss_names.append("loss_distill")
+        self._accumulated: list[_AccumulatedBatch] = []
 
     def step(
-        self, batch: dict[str, Any], names: Sequence[str], loader: DataLoader[Any], *, moves: bool
+        self, batch: dict[str, Any], names: Sequence[str], loader: DataLoader[Any], *, completes_update: bool
     ) -> dict[str, Tensor]:
         """Train on this process's share of a batch.
 
@@ -108,11 +107,11 @@ class Updater:
         the GPU's memory is trained in two halves, with the gradient of the whole, and so are all later ones.
 
         Args:
-            batch: this process's share, collated. Where there are fewer samples than processes, the last ones have a
-                sample that stands in and has no weight.
+            batch: this process's share of the batch, collated. With fewer samples than processes, the last processes
+                get a dummy sample of weight zero.
             names: the samples of the whole batch.
             loader: where the batches of the accumulation can be had once more.
-            moves: the optimizer moves after this batch.
+            completes_update: whether the optimizer steps after this batch.
 
         Returns:
             `loss` and its parts, as `ExtendedGPTTrainer.train_step` names them, on the device; `read` reads them.
@@ -122,70 +121,72 @@ class Updater:
             MachineError: the memory does not suffice for half a batch.
         """
         position = self.state.position
-        trained = _Trained(position.step + 1, position.batch, names, {})
+        trained = _AccumulatedBatch(position.step + 1, position.batch, names, {})
         self._accumulated.append(trained)
-        if shortage := self._shortage(lambda: self._train(trained, batch, moves)):
-            if self.ranks.size > 1 or position.parts > 1:
-                raise out_of_memory(shortage)
-            self._halve()
-            if shortage := self._shortage(lambda: self._train_again(loader, moves)):
-                raise out_of_memory(shortage)
-        if moves:
-            self._move()
+        if shortage := self._catch_out_of_memory(lambda: self._train(trained, batch, completes_update)):
+            if self.ranks.size > 1 or position.micro_batches > 1:
+                raise out_of_memory_error(shortage)
+            self._split_batches()
+            if shortage := self._catch_out_of_memory(lambda: self._restart_accumulation(loader, completes_update)):
+                raise out_of_memory_error(shortage)
+        if completes_update:
+            self._optimizer_step()
         return trained.losses
 
     def read(self, losses: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
         """What `step` returned for some batches, as numbers and of the whole batch; waits for the device once."""
         if not losses:
             return []
-        names = ["loss", *self._parts]
+        names = ["loss", *self._loss_names]
         table = torch.stack([torch.stack([one[name] for name in names]) for one in losses]).tolist()
         if self.ranks.size > 1:
             flat = self.ranks.sum([value for row in table for value in row[1:]])
-            rows = [flat[start : start + len(self._parts)] for start in range(0, len(flat), len(self._parts))]
+            rows = [flat[start : start + len(self._loss_names)] for start in range(0, len(flat), len(self._loss_names))]
             table = [[sum(row), *row] for row in rows]
         return [dict(zip(names, row, strict=True)) for row in table]
 
-    def _train(self, trained: _Trained, batch: dict[str, Any], moves: bool) -> None:
-        """Losses and gradients of a batch, in as many shares as it needs."""
+    def _train(self, trained: _AccumulatedBatch, batch: dict[str, Any], completes_update: bool) -> None:
+        """Compute the losses and gradients of a batch, one micro-batch after another."""
         state, ranks = self.state, self.ranks
         state.seed("train", trained.step)
-        shares = split_batch(batch, state.position.parts)
+        micro_batches = split_batch(batch, state.position.micro_batches)
         last_rank = min(len(trained.names), ranks.size) - 1
-        for number, share in enumerate(shares):
-            share["is_share"] = len(trained.names) > 1
-            if (ranks.rank, number) != (last_rank, len(shares) - 1):
+        for number, micro_batch in enumerate(micro_batches):
+            micro_batch["is_share"] = len(trained.names) > 1
+            if (ranks.rank, number) != (last_rank, len(micro_batches) - 1):
                 # coqui masks the prompt of a batch's last sample, and of no other
-                share["cond_idxs"] = None
+                micro_batch["cond_idxs"] = None
         sums: dict[str, Tensor] = {}
-        for number, (share, weights) in enumerate(zip(shares, self._weights(shares, last_rank), strict=True)):
-            exchanges = moves and number == len(shares) - 1
-            losses = self._forward(state.model.formatted(share), exchanges)
+        for number, (micro_batch, weights) in enumerate(
+            zip(micro_batches, self._weights(micro_batches, last_rank), strict=True)
+        ):
+            exchanges = completes_update and number == len(micro_batches) - 1
+            losses = self._forward(state.model.formatted(micro_batch), exchanges)
             self._hooks.before_backward(losses)
             if weights:
-                parts = {name: weight * losses[name] for name, weight in weights.items()}
-                losses = {"loss": torch.stack(list(parts.values())).sum(), **parts}
+                weighted = {name: weight * losses[name] for name, weight in weights.items()}
+                losses = {"loss": torch.stack(list(weighted.values())).sum(), **weighted}
             # DDP takes the mean over the processes
             self._backward(losses["loss"] * ranks.size if weights else losses["loss"], exchanges)
-            for name in ("loss", *self._parts):
+            for name in ("loss", *self._loss_names):
                 sums[name] = sums[name] + losses[name].detach() if name in sums else losses[name].detach()
         trained.losses = sums
 
-    def _weights(self, shares: Sequence[Mapping[str, Any]], last_rank: int) -> list[dict[str, float]]:
-        """Of each share the weight of each part of the loss, its share of the targets; empty where it is the batch."""
-        if self.ranks.size == 1 and len(shares) == 1:
+    def _weights(self, micro_batches: Sequence[Mapping[str, Any]], last_rank: int) -> list[dict[str, float]]:
+        """The weight of each loss of each micro-batch: its fraction of all targets. Empty if there is only one."""
+        if self.ranks.size == 1 and len(micro_batches) == 1:
             return [{}]
         gpt = self.state.model.xtts.gpt
         counts = []
-        for share in shares:
-            lengths, is_share = (share["text_lengths"], share["wav_lengths"]), share["is_share"]
-            layout = Layout.of(*lengths, share["cond_idxs"], gpt, is_share=is_share)
+        for micro_batch in micro_batches:
+            lengths, is_share = (micro_batch["text_lengths"], micro_batch["wav_lengths"]), micro_batch["is_share"]
+            layout = Layout.of(*lengths, micro_batch["cond_idxs"], gpt, is_share=is_share)
             real = self.ranks.rank <= last_rank
             counts.append((layout.text_targets * real, layout.audio_targets * real))
         text, audio = self.ranks.sum([float(sum(column)) for column in zip(*counts, strict=True)])
         # what is not of the text is a mean over audio targets
         return [
-            dict.fromkeys(self._parts, own_audio / audio) | {"loss_text_ce": own_text / text}
+            dict.fromkeys(self._loss_names, own_audio / audio) | {"loss_text_ce": own_text / text}
             for own_text, own_audio in counts
         ]
 
@@ -207,7 +208,7 @@ class Updater:
             (loss if scaler is None else scaler.scale(loss)).backward()
 
     @staticmethod
-    def _shortage(work: Callable[[], None]) -> str:
+    def _catch_out_of_memory(work: Callable[[], None]) -> str:
         """Do some work; what the device says of its memory if that does not suffice, else nothing.
 
         The exception does not leave this method: it holds everything that the work had computed.
@@ -218,10 +219,10 @@ class Updater:
             return str(error) or _NO_WORD
         return ""
 
-    def _halve(self) -> None:
+    def _split_batches(self) -> None:
         """From here on each batch is trained in two halves."""
         position = self.state.position
-        position.parts = 2
+        position.micro_batches = 2
         logger.warning(
             " > The GPU's memory does not suffice for the batch of step %d: from here on each batch is trained in two "
             "halves, with the gradient of the whole.",
@@ -230,14 +231,14 @@ class Updater:
         self.state.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 
-    def _train_again(self, loader: DataLoader[Any], moves: bool) -> None:
+    def _restart_accumulation(self, loader: DataLoader[Any], completes_update: bool) -> None:
         """Begin the accumulation anew: what its gradients are by now nobody knows."""
         dataset, sampler = cast(UtteranceDataset, loader.dataset), cast(EpochBatchSampler, loader.batch_sampler)
         for trained in self._accumulated:
-            samples = [dataset[index] for index in sampler.batch(trained.place)]
-            self._train(trained, dataset.collate_fn(samples), moves and trained is self._accumulated[-1])
+            samples = [dataset[index] for index in sampler.batch(trained.index)]
+            self._train(trained, dataset.collate_fn(samples), completes_update and trained is self._accumulated[-1])
 
-    def _move(self) -> None:
+    def _optimizer_step(self) -> None:
         """The optimizer's and the scheduler's step, if losses and gradients are finite."""
         position, config, model = self.state.position, self.state.config, self.state.model
         optimizer, scheduler, scaler = self.state.optimizer, self.state.scheduler, self.state.scaler
@@ -252,7 +253,7 @@ class Updater:
         *losses_finite, gradient_finite = torch.stack(
             [torch.isfinite(value) for value in (*(trained.losses["loss"] for trained in self._accumulated), norm)]
         ).tolist()
-        spoiled = self._spoiled(losses_finite, gradient_finite or scaler is not None)
+        spoiled = self._find_non_finite(losses_finite, gradient_finite or scaler is not None)
         moved = not spoiled
         if scaler is not None:
             # the scaler itself skips a step whose gradients overflow, and lowers its scale: nothing is wrong then
@@ -277,7 +278,7 @@ class Updater:
                 "set --grad-clip 1, or look at these samples."
             )
 
-    def _spoiled(self, losses_finite: Sequence[bool], gradient_finite: bool) -> str:
+    def _find_non_finite(self, losses_finite: Sequence[bool], gradient_finite: bool) -> str:
         """What is not finite in this accumulation, in any process; empty if all is."""
         bad = next(
             (trained for trained, finite in zip(self._accumulated, losses_finite, strict=True) if not finite), None

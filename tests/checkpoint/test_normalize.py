@@ -60,11 +60,11 @@ def test_weight_norm_of_early_releases():
     """coqui-tts 0.20 had torch's first weight norm in the vocoder; current ones its parametrization."""
     from torch.nn.utils import parametrizations, weight_norm
 
-    from xtts_extend.checkpoint.plain import as_plain
+    from xtts_extend.checkpoint.normalize import normalize_content
 
     layer = torch.nn.Conv1d(2, 3, 1)
     old, new = weight_norm(layer).state_dict(), parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 1)).state_dict()
-    found = as_plain(old, None)
+    found = normalize_content(old, None)
     assert found.keys() == new.keys()
     assert {name: tensor.shape for name, tensor in found.items()} == {name: one.shape for name, one in new.items()}
 
@@ -124,7 +124,7 @@ def test_counts(tmp_path, step, found):
     info = inspect_checkpoint(tmp_path / "a.pth")
     assert (info.step, info.epoch, info.kind) == (found, found, "base" if found is None else "training")
     assert type(info.step) is type(found)
-    assert (info.has_optimizer, info.lacks) == (True, "step or epoch" if found is None else "")
+    assert (info.has_optimizer, info.missing_position) == (True, "step or epoch" if found is None else "")
 
 
 def test_a_codec_has_plain_names_too(tmp_path):

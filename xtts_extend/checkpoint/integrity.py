@@ -20,7 +20,7 @@ _BLOCK = 1 << 20
 _THREADS = 4
 
 
-def require_sound(path: Path) -> None:
+def require_intact(path: Path) -> None:
     """Read a whole file and compare each record with its checksum. A file of torch before 1.6 has none, which is said.
 
     Raises:
@@ -51,10 +51,10 @@ def _damaged(path: Path, first: int) -> list[int]:
     """The places of damaged records among all, of every `_THREADS`-th one; a thread has the file open for itself."""
     with zipfile.ZipFile(path) as archive:
         records = list(enumerate(archive.infolist()))[first::_THREADS]
-        return [place for place, record in records if not _is_sound(archive, record)]
+        return [place for place, record in records if not _is_intact(archive, record)]
 
 
-def _is_sound(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
+def _is_intact(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
     """Whether a record's bytes have the length and the checksum of the directory; torch.save compresses nothing."""
     if record.compress_type != zipfile.ZIP_STORED:
         return False

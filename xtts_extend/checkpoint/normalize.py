@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xtts_extend.checkpoint.stand_ins import without_stand_ins
+from xtts_extend.checkpoint.stand_ins import resolve_stand_ins
 from xtts_extend.errors import CheckpointError
 from xtts_extend.notices import warn_once
 
@@ -37,7 +37,7 @@ _OTHER_NAMES = {
 _DEPTH = 5
 
 
-def as_plain(content: Any, path: Path) -> Any:
+def normalize_content(content: Any, path: Path) -> Any:
     """Loaded content with plain names, a configuration that is a dict, and `step` and `epoch` that are integers.
 
     Args:
@@ -47,7 +47,7 @@ def as_plain(content: Any, path: Path) -> Any:
     Raises:
         CheckpointError: two tensors would have one name, or the file holds several models.
     """
-    content = without_stand_ins(content)
+    content = resolve_stand_ins(content)
     if not isinstance(content, Mapping):
         return content
     place = _place(content, path)
@@ -60,7 +60,7 @@ def as_plain(content: Any, path: Path) -> Any:
     return {**_with_known_keys(outer), "model": weights} if place else weights
 
 
-def is_counted_by_tensors(content: Any) -> bool:
+def has_tensor_counts(content: Any) -> bool:
     """Whether step or epoch are tensors of a load without tensors, which does not know their numbers."""
     counts = (content.get(key) for key in ("step", "epoch")) if isinstance(content, Mapping) else ()
     return any(isinstance(count, Tensor) and count.is_meta for count in counts)
@@ -111,14 +111,14 @@ def _with_known_keys(outer: Mapping[Any, Any]) -> dict[Any, Any]:
             known[key] = known.pop(name)
     for key in ("step", "epoch"):
         if key in known:
-            known[key] = _whole(known[key])
+            known[key] = _as_integer(known[key])
     for key in ("optimizer", "scheduler"):
         if isinstance(known.get(key), tuple):
             known[key] = list(known[key])
     return known
 
 
-def _whole(value: Any) -> Any:
+def _as_integer(value: Any) -> Any:
     """A count as an integer, where it was kept as a tensor, a list of one, a float or text."""
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
         value = value.item()
@@ -134,7 +134,7 @@ def _whole(value: Any) -> Any:
 
 def _with_plain_names(state: Mapping[Any, Any], path: Path) -> dict[Any, Any]:
     names = {key: _plain_name(key) for key in state if isinstance(key, str)}
-    lead, in_its_place = _lead(set(names.values()), path)
+    lead, in_its_place = _common_prefix(set(names.values()), path)
     plain: dict[Any, Any] = {}
     for key, tensor in state.items():
         name = names.get(key, key)
@@ -154,7 +154,7 @@ def _plain_name(key: str) -> str:
     return ".".join([*parts[:-1], _WEIGHT_NORM.get(parts[-1], parts[-1])])
 
 
-def _lead(names: Collection[str], path: Path) -> tuple[str, str]:
+def _common_prefix(names: Collection[str], path: Path) -> tuple[str, str]:
     """What precedes all names, as the attribute of somebody's own module does, and what names begin with instead.
 
     That is nothing where the GPT is called `gpt`, and "gpt." in a file of the GPT alone.

@@ -23,7 +23,7 @@ from runs import RECIPE, as_flag, configured, write_metrics
 
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.run.config import NewLanguageConfig
-from xtts_extend.setup.command_line import NOT_CARRIED, recorded_flags
+from xtts_extend.setup.command_line import NOT_CARRIED, flags_of_run
 from xtts_extend.setup.start import Mode
 
 
@@ -56,7 +56,7 @@ def again(corpus, tmp_path):
     def make(*overrides, **flags):
         argv = corpus.flags(output_dir=tmp_path / "Мои модели ሰላም", **flags)
         recorded = json.loads(json.dumps(configured([*argv, *overrides])[1].to_dict()))
-        found, left_out = recorded_flags(recorded, corpus.base)
+        found, left_out = flags_of_run(recorded, corpus.base)
         assert left_out == []
         line = shlex.join(["--base-dir", str(corpus.base), "--vocab", str(corpus.vocab), *found])
         assert differences(recorded, configured(shlex.split(line))[1]) == set()
@@ -112,11 +112,11 @@ def test_a_value_that_looks_like_a_flag_is_no_value_of_one(again):
 
 def test_what_no_flag_can_say_is_an_override_or_named(corpus):
     sentences = [{"text": "ሰላም", "language": "am", "speaker_wav": "C:/voice.wav"}]
-    flags, left_out = recorded_flags({"test_sentences": sentences, "epochs": "many", "lr": None}, corpus.base)
+    flags, left_out = flags_of_run({"test_sentences": sentences, "epochs": "many", "lr": None}, corpus.base)
     assert flags == [f"--coqpit.test_sentences={json.dumps(sentences, ensure_ascii=False)}"]
     assert left_out == ["epochs"]
     sentences[0]["speaker_wav"] = "a voice.wav"
-    assert recorded_flags({"test_sentences": sentences}, corpus.base)[0] == ["--test-sentence", "am:a voice.wav:ሰላም"]
+    assert flags_of_run({"test_sentences": sentences}, corpus.base)[0] == ["--test-sentence", "am:a voice.wav:ሰላም"]
 
 
 ####################
@@ -320,6 +320,6 @@ def test_a_new_run_does_not_log_into_the_folder_of_the_old_one(healthy_stock, co
     assert found.verdict == "not-finite"
     assert "--checkpoint" not in found.next_command
     assert "/others/logs" not in found.next_command
-    assert recorded_flags({"logger_uri": "/others/logs"}, corpus.base) == ([], [])
+    assert flags_of_run({"logger_uri": "/others/logs"}, corpus.base) == ([], [])
     server = {"logger_uri": "http://host", "dashboard_logger": "mlflow"}
-    assert "--coqpit.logger_uri=http://host" in recorded_flags(server, corpus.base)[0]
+    assert "--coqpit.logger_uri=http://host" in flags_of_run(server, corpus.base)[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from TTS.tts.layers.xtts.gpt import GPT
 
 from xtts_extend.checkpoint.inspect import CheckpointInfo, inspect_checkpoint, weights_of
-from xtts_extend.checkpoint.soundness import require_sound
+from xtts_extend.checkpoint.integrity import require_intact
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.errors import CheckpointError, DamagedError
 from xtts_extend.model.adapter import add_adapter, is_adapter
@@ -23,18 +23,18 @@ from xtts_extend.model.gpt_trainer import merged_weights, row_digests
 from xtts_extend.model.learning_rates import configured_groups
 from xtts_extend.model.migration import nearest_rows
 from xtts_extend.model.voice import freeze_voice
-from xtts_extend.run.config import NewLanguageConfig, take_recorded
+from xtts_extend.run.config import NewLanguageConfig, copy_recorded
 from xtts_extend.run.record import RunRecord
 from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE, CheckpointVocabulary, checkpoint_vocabulary
-from xtts_extend.text.vocabulary import Vocabulary, first_of, load_vocabulary
+from xtts_extend.text.vocabulary import Vocabulary, first_ten, load_vocabulary
 
 #: Key of a repaired file: how many new rows were started again.
 REINITIALISED = "reinitialised_rows"
 
 
 @dataclass(frozen=True)
-class Patient:
+class OpenedCheckpoint:
     """See the module. Tensors are mapped from the files.
 
     Attributes:
@@ -91,7 +91,7 @@ class Patient:
         return self.record.adapter.rank if self.record else 0
 
     @property
-    def froze_voice(self) -> bool:
+    def voice_was_frozen(self) -> bool:
         """Whether the run trained nothing of the voice side."""
         return bool(self.recorded.get("voice") == "frozen")
 
@@ -115,7 +115,7 @@ class Patient:
         return {row: token for token, row in self.tokens.items()}
 
 
-def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
+def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) -> OpenedCheckpoint:
     """Open a checkpoint beside its base.
 
     Args:
@@ -134,9 +134,9 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
     try:
         base_info = inspect_checkpoint(base)
         base_file = Path(base_info.path)
-        require_sound(base_file)
+        require_intact(base_file)
     except DamagedError as error:
-        # it is not the patient
+        # it is not the opened
         raise CheckpointError(str(error)) from error
     if _sizes(base_info) != _sizes(info):
         raise CheckpointError(
@@ -162,7 +162,7 @@ def open_patient(checkpoint: Path, base: Path, vocab: Path | None) -> Patient:
         pairs = [(row, row) for row in range(min(info.vocab_size, base_info.vocab_size))]
     rows, base_rows = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).unbind(1)
     _require_its_base(training.record, weights, base_weights, rows, base_rows, info.path, base_file)
-    return Patient(
+    return OpenedCheckpoint(
         info,
         content,
         prefix,
@@ -191,11 +191,11 @@ def _require_same_architecture(
     differ = sorted({name for name in {*one, *other, *TOKEN_TENSORS} if one.get(name) != other.get(name)})
     if differ or not one.keys() >= set(TOKEN_TENSORS):
         raise CheckpointError(
-            f"{path} and {file} differ in {len(differ)} tensors or their shapes ({first_of(differ) or 'text_head'}): "
+            f"{path} and {file} differ in {len(differ)} tensors or their shapes ({first_ten(differ) or 'text_head'}): "
             "the one did not come from the other. Give the base that the run started from."
         )
     if broken := [key for key, tensor in base.items() if not torch.isfinite(tensor).all()]:
-        raise CheckpointError(f"The base {file} holds NaN or infinity ({first_of(broken)}). Use a sound one.")
+        raise CheckpointError(f"The base {file} holds NaN or infinity ({first_ten(broken)}). Use a sound one.")
 
 
 def _require_its_base(
@@ -226,7 +226,7 @@ def _sizes(info: CheckpointInfo) -> str:
     return f"{info.architecture.layers} layers × {info.architecture.channels}"
 
 
-def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
+def moments_by_name(opened: OpenedCheckpoint) -> dict[str, dict[str, Any]] | None:
     """The optimizer's state by the parameter's name in the GPT ("text_head.weight"); frozen rows are not in it.
 
     The file numbers the parameters. Their order follows from the architecture and the configuration; a GPT without
@@ -235,30 +235,30 @@ def moments_by_name(patient: Patient) -> dict[str, dict[str, Any]] | None:
     Returns:
         None where the file holds no optimizer state, or one of other parameters.
     """
-    if not patient.training.optimizer:
+    if not opened.training.optimizer:
         return None
     config = NewLanguageConfig()
     config.optimizer_wd_only_on_weights = False
-    take_recorded(config, patient.recorded)
+    copy_recorded(config, opened.recorded)
     args = config.model_args
     with torch.device("meta"):
         gpt = GPT(
             layers=args.gpt_layers,
             model_dim=args.gpt_n_model_channels,
             heads=args.gpt_n_heads,
-            number_text_tokens=patient.info.vocab_size,
+            number_text_tokens=opened.info.vocab_size,
             num_audio_tokens=args.gpt_num_audio_tokens,
             use_perceiver_resampler=args.gpt_use_perceiver_resampler,
         )
-        if patient.frozen_rows:
-            gpt.text_embedding = FrozenRowsEmbedding(gpt.text_embedding, patient.frozen_rows)
-            gpt.text_head = FrozenRowsLinear(gpt.text_head, patient.frozen_rows)
-        if patient.froze_voice:
+        if opened.frozen_rows:
+            gpt.text_embedding = FrozenRowsEmbedding(gpt.text_embedding, opened.frozen_rows)
+            gpt.text_head = FrozenRowsLinear(gpt.text_head, opened.frozen_rows)
+        if opened.voice_was_frozen:
             freeze_voice(gpt)
-        if patient.adapter_rank:
-            add_adapter(gpt, patient.adapter_rank)
+        if opened.adapter_rank:
+            add_adapter(gpt, opened.adapter_rank)
     names = {id(parameter): name.replace(".new.", ".") for name, parameter in gpt.named_parameters()}
-    saved: Mapping[str, Any] = patient.training.optimizer[0]
+    saved: Mapping[str, Any] = opened.training.optimizer[0]
     groups = [[names[id(part)] for part in group["params"]] for group in configured_groups(gpt, config)]
     if [len(group) for group in groups] != [len(group["params"]) for group in saved["param_groups"]]:
         return None
@@ -275,7 +275,7 @@ def row_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
 
 
-def expected_shape(patient: Patient, name: str) -> tuple[int, ...]:
+def expected_shape(opened: OpenedCheckpoint, name: str) -> tuple[int, ...]:
     """The shape of a parameter's moments: the weight's, without the rows that the run froze."""
-    shape = tuple(patient.weights[f"gpt.{name}"].shape)
-    return (shape[0] - patient.frozen_rows, *shape[1:]) if name in TOKEN_TENSORS else shape
+    shape = tuple(opened.weights[f"gpt.{name}"].shape)
+    return (shape[0] - opened.frozen_rows, *shape[1:]) if name in TOKEN_TENSORS else shape

@@ -15,7 +15,7 @@ from xtts_extend.run.recorded import TrainingCheckpoint
 logger = logging.getLogger("trainer")
 
 
-def announce(
+def log_run_summary(
     model: ExtendedGPTTrainer,
     config: NewLanguageConfig,
     train_samples: Sequence[Sample],
@@ -87,7 +87,7 @@ def describe_processes(before: int, config: NewLanguageConfig, processes: int) -
 
 
 @contextlib.contextmanager
-def without_stock_count() -> Iterator[None]:
+def hide_stock_parameter_count() -> Iterator[None]:
     """Leave out stock's "Model has N parameters", which counts GPT, DVAE and vocoder together, without frozen rows.
 
     `ExtendedGPTTrainer.describe_rows` tells them apart.

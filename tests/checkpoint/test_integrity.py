@@ -8,7 +8,7 @@ from checkpoints import cut, flip_a_bit
 from test_inspect import training
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint
-from xtts_extend.checkpoint.soundness import require_sound
+from xtts_extend.checkpoint.integrity import require_intact
 from xtts_extend.errors import CheckpointError
 
 
@@ -20,7 +20,7 @@ def sound(tmp_path):
 
 
 def test_what_was_written_is_sound(sound):
-    require_sound(sound)
+    require_intact(sound)
     assert inspect_checkpoint(sound, verify=True).step == 20
 
 
@@ -34,7 +34,7 @@ def test_every_flipped_bit_of_a_tensor_is_noticed(sound):
         changed[position] ^= 1 << bit
         sound.write_bytes(changed)
         with pytest.raises(CheckpointError, match="1 of .* records are not what was written"):
-            require_sound(sound)
+            require_intact(sound)
 
 
 def test_any_flipped_byte_is_noticed_or_does_no_harm(sound):
@@ -84,14 +84,14 @@ def test_damage_to_what_says_where_the_records_are(sound, part, offset, bits):
     content[content.index(part) + offset] ^= bits
     sound.write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged"):
-        require_sound(sound)
+        require_intact(sound)
 
 
 @pytest.mark.parametrize("size", [0, 10, 1000, 100_000])
 def test_truncated(sound, size):
     cut(sound, size)
     with pytest.raises(CheckpointError, match="is damaged"):
-        require_sound(sound)
+        require_intact(sound)
 
 
 def test_a_run_passes_over_a_flipped_bit_and_a_named_file_names_the_sound_one(sound, tmp_path, caplog):
