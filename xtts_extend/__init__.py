@@ -13,7 +13,7 @@ __all__ = ["__version__", "enable", "inspect_checkpoint"]
 
 
 def enable() -> None:
-    """Teach coqui-tts the registered languages and those of packs.
+    """Teach coqui-tts the registered languages and those of language packs. Calling it again changes nothing.
 
     See `xtts_extend.text.tokenizer.enable` and `xtts_extend.pack.route.enable`.
     """
@@ -25,7 +25,14 @@ def enable() -> None:
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
-    """Say what a file or folder is, from its content, see `xtts_extend.checkpoint.inspect.inspect_checkpoint`."""
+    """Return what a checkpoint file, run folder or base directory is, judged by its content.
+
+    See `xtts_extend.checkpoint.inspect.inspect_checkpoint` for the errors it raises.
+
+    >>> info = inspect_checkpoint("runs/RUN")
+    >>> info.kind, info.step
+    ('training', 4)
+    """
     from xtts_extend.checkpoint.inspect import inspect_checkpoint as inspect
 
     return inspect(path)
