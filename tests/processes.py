@@ -95,6 +95,10 @@ def _run(arguments: list[str], output: str, environment: dict[str, str]) -> None
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
         stream.reconfigure(encoding="utf-8", line_buffering=True)
+    import torch
+
+    # The first use after a fork replaces torch's thread pool, without a lock: two threads at once fail there.
+    torch.set_num_threads(torch.get_num_threads())
     sys.argv = arguments
     sys.path.insert(0, str(Path(arguments[0]).parent))
     try:

@@ -29,7 +29,7 @@ STILL = [*GAINING, (200, 2.1), (220, 2.099), (240, 2.1)]
     ],
 )
 def test_nothing_to_name(evaluation, train):
-    assert curves(evaluation, train).named() == {}
+    assert curves(evaluation, train).findings() == {}
     assert curves(evaluation, train).new_findings() == {}
 
 
@@ -39,7 +39,7 @@ def test_a_plateau_is_named_when_it_begins():
     assert "the last 3 evaluations gave 2.0990 at best, and 2.1000 was reached before" in named["plateau"]
     assert "docs/keeping-languages.md" in named["plateau"]
     later = curves([*STILL, (260, 2.1)])
-    assert list(later.named()) == ["plateau"]
+    assert list(later.findings()) == ["plateau"]
     assert later.new_findings() == {}
 
 
@@ -52,7 +52,7 @@ def test_divergence_is_named_before_a_plateau():
 
 def test_a_training_loss_that_ran_away_is_divergence():
     ran_away = [(step, 2.0) for step in range(900)] + [(step, 4.0) for step in range(900, 1000)]
-    assert "the training loss ran away" in curves([(0, 3.0), (999, 2.9)], ran_away).named()["divergence"]
+    assert "the training loss ran away" in curves([(0, 3.0), (999, 2.9)], ran_away).findings()["divergence"]
 
 
 def test_only_the_learned_language_is_judged(tmp_path):

@@ -167,7 +167,7 @@ def test_an_optimizer_without_a_count_is_no_run(tmp_path, caplog, lacking):
     torch.save({**content, "step": 5, "epoch": 1, lacking: None}, tmp_path / "checkpoint_5.pth")
     caplog.set_level("INFO", "trainer")
     file = tmp_path / "checkpoint_5.pth"
-    with pytest.raises(CheckpointError, match=rf"the state of an optimizer and no {lacking}: .* with --start-fresh"):
+    with pytest.raises(CheckpointError, match=rf"an optimizer state but no {lacking}: .* with --start-fresh"):
         open_checkpoint(Flags(checkpoint=str(file)), Ranks())
     with pytest.raises(CheckpointError, match=rf"checkpoint_5\.pth holds no {lacking}"):
         open_checkpoint(Flags(checkpoint=str(tmp_path)), Ranks())

@@ -21,17 +21,17 @@ class Probe(trainer_module.Updater):
         super().__init__(state, hooks)
         self.gpt = state.model.xtts.gpt
 
-    def step(self, batch, names, loader, *, moves):
+    def step(self, batch, names, loader, *, completes_update):
         for module in self.gpt.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        return super().step(batch, names, loader, moves=moves)
+        return super().step(batch, names, loader, completes_update=completes_update)
 
-    def _move(self):
+    def _optimizer_step(self):
         if "gradients" not in kept:
             trained = [(name, part) for name, part in self.gpt.named_parameters() if part.requires_grad]
             kept["gradients"] = {name: part.grad.clone() for name, part in trained}
-        super()._move()
+        super()._optimizer_step()
         kept["weights"] = {name: part.detach().clone() for name, part in self.gpt.named_parameters()}
 
 

@@ -162,13 +162,13 @@ def no_dropout(monkeypatch):
 @pytest.fixture
 def gradients(monkeypatch):
     """The joined gradients of each accumulation of each run so far."""
-    seen, move = [], Updater._move
+    seen, optimizer_step = [], Updater._optimizer_step
 
-    def noting_move(self):
-        seen.append(torch.cat([p.grad.flatten() for p in self.trainer.model.parameters() if p.grad is not None]))
-        move(self)
+    def recording_step(self):
+        seen.append(torch.cat([p.grad.flatten() for p in self.state.model.parameters() if p.grad is not None]))
+        optimizer_step(self)
 
-    monkeypatch.setattr(Updater, "_move", noting_move)
+    monkeypatch.setattr(Updater, "_optimizer_step", recording_step)
     return seen
 
 

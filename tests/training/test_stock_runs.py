@@ -65,7 +65,7 @@ def test_the_next_update_is_stocks(settings, resumed, corpus, tmp_path, monkeypa
         parameter.grad = torch.randn(parameter.shape, generator=generator)
         own[name].grad = parameter.grad.clone()
     theirs.update()
-    ours._updater._move()
+    ours._updater._optimizer_step()
 
     assert own.keys() == dict(theirs.gpt.named_parameters()).keys()
     for name, parameter in theirs.gpt.named_parameters():
