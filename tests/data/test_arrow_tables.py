@@ -1,4 +1,4 @@
-"""Parquet and Arrow tables, as Hugging Face writes them."""
+"""Parquet and Arrow tables as Hugging Face writes them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(folder: Path, data: pa.Table) -> list[Sample]:
     return read_manifest(f"{folder / 'train.parquet'}:am", None)
 
 
-def test_bytes_become_files_once(tmp_path: Path, cache: Path) -> None:
+def test_embedded_bytes_are_extracted_once(tmp_path: Path, cache: Path) -> None:
     audio = pa.array(
         [{"bytes": WAV, "path": "a.WAV"}, {"bytes": OGG, "path": None}, {"bytes": WAV, "path": None}], AUDIO
     )
@@ -51,7 +51,7 @@ def test_bytes_become_files_once(tmp_path: Path, cache: Path) -> None:
     assert [(sample.text, sample.speaker_name, sample.line) for sample in samples] == [
         ("One", "x", 1), ("nan", "y", 2), ("Three", "x", 3),
     ]  # fmt: skip
-    # a file that was cut short is written again, a whole one is left alone
+    # A truncated file is written again, an intact one is not.
     files[0].write_bytes(WAV[:-1])
     written = files[1].stat().st_mtime_ns
     read(tmp_path, data)
@@ -60,7 +60,7 @@ def test_bytes_become_files_once(tmp_path: Path, cache: Path) -> None:
     assert sorted(path for path in cache.rglob("*") if path.is_file()) == sorted(files)
 
 
-def test_paths_in_a_table_are_names(tmp_path: Path) -> None:
+def test_paths_name_recordings(tmp_path: Path) -> None:
     (tmp_path / "wavs").mkdir()
     for name in ("a", "b"):
         (tmp_path / "wavs" / f"{name}.wav").touch()
@@ -70,21 +70,21 @@ def test_paths_in_a_table_are_names(tmp_path: Path) -> None:
         assert [s.audio_file for s in read(tmp_path, table(audio=column, text=["One", "Two"]))] == expected
 
 
-def test_plain_bytes_in_a_column(tmp_path: Path, cache: Path) -> None:
+def test_a_column_of_bytes(tmp_path: Path, cache: Path) -> None:
     (sample,) = read(tmp_path, table(audio=pa.array([WAV], pa.large_binary()), transcription=["One"], id=[7]))
     assert Path(sample.audio_file).read_bytes() == WAV
     assert sample.text == "One"
 
 
-def test_samples_become_files(tmp_path: Path, cache: Path) -> None:
+def test_embedded_samples_are_extracted(tmp_path: Path, cache: Path) -> None:
     mono = (0.5 * np.sin(np.arange(16000) / 20)).astype(np.float32)
     stereo = np.stack([mono, -mono / 2])
-    whole = (32767 * mono).astype(np.int16)
+    pcm = (32767 * mono).astype(np.int16)
     for kind, samples in (
         (pa.list_(pa.float32()), mono),
         (pa.large_list(pa.float64()), mono),
         (pa.list_(pa.list_(pa.float32())), stereo),
-        (pa.list_(pa.int16()), whole),
+        (pa.list_(pa.int16()), pcm),
     ):
         cells = [{"path": "a.mp3", "array": samples.tolist(), "sampling_rate": 16000}] * 2
         audio = pa.array(cells, pa.struct([("path", pa.string()), ("array", kind), ("sampling_rate", pa.int64())]))
@@ -92,17 +92,17 @@ def test_samples_become_files(tmp_path: Path, cache: Path) -> None:
         assert first.audio_file == second.audio_file
         assert Path(first.audio_file).is_relative_to(cache)
         assert first.manifest_audio_file == "a.mp3"
-        found, rate = soundfile.read(first.audio_file, dtype=samples.dtype.name)
-        assert (rate, found.T.tolist()) == (16000, samples.tolist())
+        decoded, rate = soundfile.read(first.audio_file, dtype=samples.dtype.name)
+        assert (rate, decoded.T.tolist()) == (16000, samples.tolist())
 
 
-def test_nulls_and_numbers_are_texts(tmp_path: Path) -> None:
+def test_nulls_and_numbers_become_texts(tmp_path: Path) -> None:
     data = table(audio=["a", "b", "c"], normalized_text=[None, None, "z"], text=[1999.0, None, 3.0], id=[1, 2, 3])
     assert [sample.text for sample in read(tmp_path, data)] == ["1999", "", "z"]
     assert [sample.text for sample in read(tmp_path, table(id=[1, 2], text=["x", None]))] == ["x", ""]
 
 
-def test_classes_have_their_names(tmp_path: Path) -> None:
+def test_class_ids_become_labels(tmp_path: Path) -> None:
     features = {"language": {"names": ["en", "am"], "_type": "ClassLabel"}, "audio": {"_type": "Audio"}}
     data = table(audio=["a.wav", "b.wav"], text=["One", "Two"], language=[1, 0], speaker=[3, 4])
     data = data.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -122,16 +122,16 @@ def test_arrow_files_and_streams(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (table(audio=["a"], mood=["x"]), "has the columns audio, mood; expected one of recordings"),
+        (table(audio=["a"], mood=["x"]), r"has the columns audio, mood\. Expected an audio column"),
         (table(audio=pa.array([{"bytes": None, "path": None}], AUDIO), text=["x"]), "row 1 has no recording"),
         (table(audio=pa.array([[0.5, 0.25]]), text=["x"]), "row 1 has no recording.*without their rate.*Audio"),
         (table(audio=pa.array([{"array": [0.5], "sampling_rate": None}]), text=["x"]), "row 1 has no recording.*Audio"),
-        (table(audio=["a"], text=[["x"]]), "row 1: text is .'x'.; expected a string"),
+        (table(audio=["a"], text=[["x"]]), r"row 1: Expected a string for text, got \['x'\]"),
         (table(audio=["a", None], text=["x", "y"]), "row 2 has no recording: None"),
     ],
     ids=["no text", "no audio", "samples", "samples in a struct", "list", "null"],
 )
-def test_what_stops(tmp_path: Path, data: pa.Table, message: str) -> None:
+def test_unusable_tables(tmp_path: Path, data: pa.Table, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, data)
 

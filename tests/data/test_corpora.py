@@ -1,4 +1,4 @@
-"""Files of texts without recordings: which part of them is text."""
+"""Text files without recordings: which part of them is text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_lists_without_recordings(tmp_path: Path, content: str) -> None:
     assert texts(tmp_path, content) == TWO
 
 
-def test_more_ids(tmp_path: Path) -> None:
+def test_other_ids(tmp_path: Path) -> None:
     ids = ["BAC009S0002W0122", "BAC009S0002W0123", "BAC009S0003W0001", "X7", "Y8"]
     assert texts(tmp_path, "".join(f"{name} word {name}\n" for name in ids)) == [f"word {name}" for name in ids]
     assert texts(tmp_path, "001 a\n003 b\n\n002\n") == ["a", "b", ""]
@@ -97,29 +97,29 @@ STOPS = {
     "xml": ('<?xml version="1.0"?>\n<a>One</a>\n', "looks like XML or HTML"),
     "html": ("<!DOCTYPE html>\n<p>One", "looks like XML or HTML"),
     "tags": ("<p>One</p>\n<p>Two</p>\n", "looks like XML or HTML"),
-    "rtf": ("{\\rtf1 One}", "looks like a document in RTF"),
-    "po": ('msgid "One"\nmsgstr "Two"\n', "looks like a catalogue of translations"),
+    "rtf": ("{\\rtf1 One}", "looks like an RTF document"),
+    "po": ('msgid "One"\nmsgstr "Two"\n', "looks like a translation catalog"),
     "stm": ("f1 A s1 0.00 2.30 one\nf1 A s1 2.30 4.30 two\n", "looks like an STM or CTM transcript"),
     "parallel": ("One text\tUn texte\nTwo texts\tDeux\n", r"columns 1 .'One text'., 2 .'Un texte'.*--columns text=2"),
-    "counts": ("one\t12\ntwo\t3\n", "Say which has the texts"),
-    "six columns": ("1\tx y\tz w\tOne text\tno\tyes\n2\tx\tz\tTwo\tno\tyes\n", "Otherwise say which column"),
+    "counts": ("one\t12\ntwo\t3\n", "Name the text column"),
+    "six columns": ("1\tx y\tz w\tOne text\tno\tyes\n2\tx\tz\tTwo\tno\tyes\n", "Otherwise, name the columns"),
     "a comma too many": (
         "u1,One\nu2,Two, three\nu3,Four\n",
-        "expected 2 columns separated by commas, but line 2 has 3",
+        "Expected 2 columns separated by commas, but line 2 has 3",
     ),
     "another key": (
         '{"body": "One"}\n',
-        "expected text, or others .* names, for example --columns text=KEY",
+        r"Expected text\. Name other keys, for example --columns text=KEY",
     ),
-    "another column": ("text,file\n", "has a header and no line below it"),
-    "arrays": ('["a1", "One"]\n["a2", "Two"]\n', "holds JSON arrays in a row"),
-    "an array of arrays": ('[["a1", "One"],\n["a2", "Two"]]\n', "holds JSON arrays in a row"),
+    "another column": ("text,file\n", "has a header but no rows"),
+    "arrays": ('["a1", "One"]\n["a2", "Two"]\n', "has JSON arrays as rows"),
+    "an array of arrays": ('[["a1", "One"],\n["a2", "Two"]]\n', "has JSON arrays as rows"),
     "pdf": ("%PDF-1.7\n", "is a document, a spreadsheet or an archive"),
 }
 
 
 @pytest.mark.parametrize(("content", "error"), STOPS.values(), ids=STOPS)
-def test_what_is_not_text_alone(tmp_path: Path, content: str, error: str) -> None:
+def test_files_that_are_not_only_text(tmp_path: Path, content: str, error: str) -> None:
     with pytest.raises(DataError, match=error):
         texts(tmp_path, content)
 
@@ -130,16 +130,16 @@ KALDI = [f"spk-{number} Text {number}." for number in range(30)]
 @pytest.mark.parametrize(
     ("lines", "error"),
     [
-        ([*KALDI, "A line without one."], "most lines begin with an id, but not 'A line without one.'"),
-        ([line.replace(" ", "\t", 1) for line in [*KALDI, "Without"]], "expected 2 columns .* but line 31 has 1"),
-        ([line.replace(" ", "|", 1) for line in [*KALDI, "x|y|z"]], "expected 2 columns .* but line 31 has 3"),
-        ([*(f"one {n}\ttwo" for n in range(30)), "Without"], "Say which has the texts"),
-        ([*(f"one {n}\ttwo" for n in range(30)), "one\ttwo\tthree"], "Say which has the texts"),
-        (["text,source", *(f"one {n},two" for n in range(30)), "one,two,three"], "expected 2 columns .* but line 32"),
+        ([*KALDI, "A line without one."], "Most lines begin with an id, but 'A line without one.' does not"),
+        ([line.replace(" ", "\t", 1) for line in [*KALDI, "Without"]], "Expected 2 columns .* but line 31 has 1"),
+        ([line.replace(" ", "|", 1) for line in [*KALDI, "x|y|z"]], "Expected 2 columns .* but line 31 has 3"),
+        ([*(f"one {n}\ttwo" for n in range(30)), "Without"], "Name the text column"),
+        ([*(f"one {n}\ttwo" for n in range(30)), "one\ttwo\tthree"], "Name the text column"),
+        (["text,source", *(f"one {n},two" for n in range(30)), "one,two,three"], "Expected 2 columns .* but line 32"),
     ],
     ids=["kaldi", "a tab missing", "a pipe too many", "no ids", "a tab too many", "a header"],
 )
-def test_one_line_that_differs_is_named(tmp_path: Path, lines: list[str], error: str) -> None:
+def test_a_single_deviating_line_is_named(tmp_path: Path, lines: list[str], error: str) -> None:
     with pytest.raises(DataError, match=error):
         texts(tmp_path, "\n".join(lines))
 
@@ -157,11 +157,11 @@ def test_columns_without_recordings(tmp_path: Path) -> None:
     assert texts_of_manifest(tmp_path / "corpus.parquet") == TWO
 
 
-def test_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ids_and_languages_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     texts(tmp_path, LISTS["kaldi"])
     texts(tmp_path, "1\teng\tOne text.\n2\tdeu\tZwei.\n")
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "the texts are taken from what follows the id at the beginning of each line, as in Kaldi's file text",
-        "its texts are in several languages, and all count: deu, eng",
+        "Reading the text after the id on each line, as in Kaldi's text file.",
+        "Using texts in several languages: deu, eng.",
     ]

@@ -1,4 +1,4 @@
-"""How tables spell languages, and what says nothing of one."""
+"""Languages as tables spell them, and values that stand for an unknown language."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_the_expected_language_keeps_its_code() -> None:
 
 def test_every_name_of_fleurs_and_every_stock_language_is_known() -> None:
     assert [name for name in FLEURS.split() if code_of_name(name) is None] == []
-    found = {code_of_name(name) for name in FLEURS.split()} | {code_of_name("Chinese"), "zh"}
-    assert found >= STOCK_LANGUAGES
+    codes = {code_of_name(name) for name in FLEURS.split()} | {code_of_name("Chinese"), "zh"}
+    assert codes >= STOCK_LANGUAGES
 
 
 @pytest.fixture
@@ -60,15 +60,15 @@ def languages(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cell", ["nan", "NaN", "None", "unknown", "other", "und", "N/A", "-"])
-def test_what_is_no_language_means_the_manifests(languages, cell: str) -> None:
+def test_an_unknown_language_means_that_of_the_manifest(languages, cell: str) -> None:
     assert languages("lang", "sw", cell, language=":am") == ["sw", "am"]
-    with pytest.raises(LanguageError, match=rf"line 3: the language is '{cell}', in 2 rows.*PATH:LANG"):
+    with pytest.raises(LanguageError, match=rf"line 3: The language is '{cell}' in 2 rows.*PATH:LANG"):
         languages("lang", "sw", cell, cell)
 
 
-def test_of_several_columns_the_one_with_languages_is_taken(languages) -> None:
+def test_the_column_with_known_languages_is_read(languages) -> None:
     assert languages("language|locale", "Gheg (north)|aln", "Gheg|aln") == ["aln", "aln"]
     assert languages("language|lang_id", "Amharic|5") == ["am"]
     assert languages("locale|lang_id", "am_et|5") == ["am"]
-    with pytest.raises(LanguageError, match=r"line 2: Language code 'Gheg' .*no language of that name"):
+    with pytest.raises(LanguageError, match=r"line 2: 'Gheg' is not a language code.*no language of that name"):
         languages("language", "Gheg")

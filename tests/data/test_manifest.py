@@ -40,7 +40,7 @@ def test_coqui_manifest(tmp_path: Path) -> None:
     assert (second.manifest_audio_file, second.line, second.speaker_name) == ("wavs/b c.wav", 4, "ben")
 
 
-def test_texts_stay_what_they_are(tmp_path: Path) -> None:
+def test_texts_are_read_unchanged(tmp_path: Path) -> None:
     texts = [
         "nan",
         "None",
@@ -78,7 +78,7 @@ def test_ljspeech_manifest_finds_the_recordings(tmp_path: Path) -> None:
     assert samples[3].audio_unique_name == "metadata#wavs/A.4"
 
 
-def test_ljspeech_manifest_takes_the_normalised_text(tmp_path: Path) -> None:
+def test_ljspeech_manifest_reads_the_normalized_text(tmp_path: Path) -> None:
     write(tmp_path / "wavs" / "A.wav", "")
     (sample,) = read_manifest(str(write(tmp_path / "metadata.csv", "A|in 1455|in fourteen fifty-five\n")), "en")
     assert sample.text == "in fourteen fifty-five"
@@ -116,7 +116,7 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert language("12:30.csv", "am") == "am"
     assert language("12:30.csv:sw", "am") == "sw"
     assert language("Мои записи/список файлов.csv:sw", None) == "sw"
-    # No file is called `odd`: the whole is the name.
+    # There is no file `odd`, so the name includes the colon.
     assert language("odd:name", "am") == "am"
     with pytest.raises(DataError, match=r"train\.csv, line 2 has no language"):
         language("train.csv", None)
@@ -124,13 +124,13 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         language("train.csv:AM", None)
     with pytest.raises(LanguageError):
         language("train.csv", "Amharic!")
-    with pytest.raises(DataError, match=r"no manifest 'missing\.csv"):
+    with pytest.raises(DataError, match=r"No manifest 'missing\.csv"):
         language("missing.csv:am", None)
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(DataError, match="No manifest"):
         language("C:\\data\\train.csv", "am")
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(DataError, match="No manifest"):
         language("", "am")
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(DataError, match="No manifest"):
         language("x" * 5000, "am")
 
 
@@ -139,27 +139,27 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("", "is empty"),
         ("\n  \n", "is empty"),
-        ("audio_file|text\n", "no line below"),
-        ("audio_file|mood\na.wav|x\n", "the columns audio_file, mood; expected"),
-        ("mood|text|speaker_name\na.wav|x|y\n", "the columns mood, text, speaker_name; expected"),
-        ("audio_file|text|text\na.wav|x|y\n", "each once"),
-        ("audio_file|text\na.wav|x\nb.wav|x|y\nc.wav\n", "expected 2 columns.*line 3 has 3, line 4 has 1"),
+        ("audio_file|text\n", "a header but no rows"),
+        ("audio_file|mood\na.wav|x\n", r"the columns audio_file, mood\. Expected"),
+        ("mood|text|speaker_name\na.wav|x|y\n", r"the columns mood, text, speaker_name\. Expected"),
+        ("audio_file|text|text\na.wav|x|y\n", "each name once"),
+        ("audio_file|text\na.wav|x\nb.wav|x|y\nc.wav\n", "Expected 2 columns.*line 3 has 3, line 4 has 1"),
         ("No table at all.\nNone.\n", "unknown format: its first line is 'No table at all"),
         ("one, two\nthree, four\n", "unknown format: its first line has the columns 'one', ' two'.*--columns"),
         ("path|sentence|locale\na.wav|x|y\n", "line 2: Language code 'y'"),
         ('{"audio_file": "a.wav", "text": "x"}\n{"audio_file": "b.wav"\n', "line 2 is not JSON"),
-        ('{"audio_file": "a.wav"}\n', "line 1 has the keys audio_file; expected audio_file and text"),
-        ('{"text": "x"}\n', "line 1 has the keys text; expected"),
-        ('{"audio_file": null, "text": "x"}\n', "audio is None; expected a string"),
-        ('{"audio_file": "a.wav", "text": true}\n', "text is True; expected a string"),
-        ('{"audio_file": "a.wav", "text": ["x"]}\n', "text is .'x'.; expected a string"),
-        ('{"audio_file": "a.wav", "text": {"en": "x"}}\n', "text is .'en': 'x'.; expected a string"),
-        ('{"audio": {"url": "a.wav"}, "text": "x"}\n', "audio is .*; expected a string"),
+        ('{"audio_file": "a.wav"}\n', r"line 1 has the keys audio_file\. Expected audio_file and text"),
+        ('{"text": "x"}\n', r"line 1 has the keys text\. Expected"),
+        ('{"audio_file": null, "text": "x"}\n', "Expected a string for audio, got None"),
+        ('{"audio_file": "a.wav", "text": true}\n', "Expected a string for text, got True"),
+        ('{"audio_file": "a.wav", "text": ["x"]}\n', "Expected a string for text, got .'x'."),
+        ('{"audio_file": "a.wav", "text": {"en": "x"}}\n', "Expected a string for text, got .'en': 'x'."),
+        ('{"audio": {"url": "a.wav"}, "text": "x"}\n', "Expected a string for audio, got .'url': 'a.wav'."),
         ('{"audio_file": "a.wav", "text": "x", "language": "E!"}\n', "line 1: "),
         ('{"audio_file": "a.wav", "text": "x"}\n[1]\n', "line 2 is a JSON list"),
     ],
 )
-def test_errors_say_what_was_found(tmp_path: Path, content: str, message: str) -> None:
+def test_errors_name_the_problem(tmp_path: Path, content: str, message: str) -> None:
     path = write(tmp_path / "m.csv", content)
     with pytest.raises(XttsExtendError, match=message) as caught:
         read_manifest(str(path), "en")
@@ -179,7 +179,7 @@ def test_a_folder_needs_a_formatter(tmp_path: Path) -> None:
         read_manifest(str(tmp_path), "en")
 
 
-def test_formatter_of_coqui(tmp_path: Path) -> None:
+def test_coqui_formatter(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", "A|in 14|in fourteen\nB|x|y\nC|x|z\n")
     samples = read_manifest(f"{path}:sw", None, format="ljspeech_test")
     assert [sample.text.strip() for sample in samples] == ["in fourteen", "y", "z"]
@@ -191,7 +191,7 @@ def test_formatter_of_coqui(tmp_path: Path) -> None:
     assert samples[0].root_path == str(tmp_path)
 
 
-def test_formatter_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_formatter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def folder_formatter(root_path, meta_file, **kwargs):
         assert meta_file == ""
         files = sorted(Path(root_path).glob("*.txt"))
@@ -223,8 +223,8 @@ def test_formatter_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         read_manifest(str(tmp_path / "empty"), "en", format="my_folder")
 
 
-def test_formatters_keys_become_fields_or_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path for a string, no speaker, a number, a reference, keys that nobody knows."""
+def test_formatter_keys_become_fields_or_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are paths, numbers or missing; there is a reference, and keys that coqui does not define."""
     entries = [
         {"text": 1999, "audio_file": tmp_path / "a.wav", "root_path": tmp_path, "reference_path": tmp_path / "b.wav"},
         {"text": "x", "audio_file": str(tmp_path / "b.wav"), "root_path": tmp_path, "speaker_name": 7, "replay": True},
@@ -242,7 +242,7 @@ def test_formatters_keys_become_fields_or_stay(tmp_path: Path, monkeypatch: pyte
         read_manifest(str(tmp_path), "en", format="two")
 
 
-def test_formatter_that_does_not_fit(tmp_path: Path) -> None:
+def test_formatter_for_another_format(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", "A|only two\n")
     with pytest.raises(DataError, match=r"'ljspeech_test' cannot read .*list\.csv: IndexError"):
         read_manifest(str(path), "en", format="ljspeech_test")
@@ -265,7 +265,7 @@ def test_several_manifests_keep_their_order(tmp_path: Path) -> None:
     assert [(s.manifest_audio_file, s.language) for s in samples] == [
         ("c.wav", "de"), ("a.wav", "en"), ("b.wav", "en"), ("a.wav", "sw"), ("b.wav", "sw"),
     ]  # fmt: skip
-    with pytest.raises(DataError, match="no manifest given"):
+    with pytest.raises(DataError, match="No manifest given"):
         read_manifests([], "en")
 
 
@@ -279,24 +279,24 @@ def test_human_speech(shared_data: Path) -> None:
 def test_written_manifests_read_back(tmp_path: Path) -> None:
     source = write(tmp_path / "in" / "m.csv", "audio_file|text|speaker_name\nw/a.wav|one|anna\nw/ሰላም b.wav|nan|ben\n")
     samples = read_manifest(str(source), "am")
-    kept = ("text", "audio_file", "speaker_name", "language")
+    fields = ("text", "audio_file", "speaker_name", "language")
     for target in (tmp_path / "in" / "clean.csv", tmp_path / "out" / "clean.csv", tmp_path / "out" / "clean.jsonl"):
         write_manifest(samples, target)
         again = read_manifest(str(target), "am")
-        assert [[getattr(sample, name) for name in kept] for sample in again] == [
-            [getattr(sample, name) for name in kept] for sample in samples
+        assert [[getattr(sample, name) for name in fields] for sample in again] == [
+            [getattr(sample, name) for name in fields] for sample in samples
         ]
         assert sorted(target.parent.glob(".*")) == []
     assert (tmp_path / "in" / "clean.csv").read_text() == source.read_text()
 
 
-def test_samples_that_no_manifest_gave_can_be_written(tmp_path: Path) -> None:
+def test_samples_without_a_manifest_can_be_written(tmp_path: Path) -> None:
     sample = make_sample("x", audio_file=str(tmp_path / "a.wav"), speaker_name="me")
     write_manifest([sample], tmp_path / "m.csv")
     assert (tmp_path / "m.csv").read_text() == "audio_file|text|speaker_name\na.wav|x|me\n"
 
 
-def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     source = write(tmp_path / "m.csv", "audio_file|text\na.wav|x\n")
     (tmp_path / "taken.csv").mkdir()
     for target in (source / "below a file.csv", tmp_path / "taken.csv"):
@@ -305,15 +305,15 @@ def test_a_manifest_that_cannot_be_written(tmp_path: Path) -> None:
     assert sorted(tmp_path.glob(".*")) == []
 
 
-def test_nulls_and_numbers_are_texts(tmp_path: Path) -> None:
+def test_nulls_and_numbers_become_texts(tmp_path: Path) -> None:
     cells = ["null", "1999", "3.5", "1999.0", "NaN", '""', '"x"']
-    lines = "".join(f'{{"id": {place}, "text": {cell}}}\n' for place, cell in enumerate(cells))
+    lines = "".join(f'{{"id": {index}, "text": {cell}}}\n' for index, cell in enumerate(cells))
     samples = read_manifest(str(write(tmp_path / "m.jsonl", lines)), "en")
     assert [sample.text for sample in samples] == ["", "1999", "3.5", "1999", "", "", "x"]
     assert [sample.manifest_audio_file for sample in samples] == list("0123456")
 
 
-def test_json_lines_keep_languages_and_awkward_texts(tmp_path: Path) -> None:
+def test_json_lines_keep_languages_separators_and_line_breaks(tmp_path: Path) -> None:
     entries = [("a|b.wav", "one | two\nthree", "de"), ("c.wav", "x", "en")]
     source = write(
         tmp_path / "m.jsonl",
@@ -325,40 +325,40 @@ def test_json_lines_keep_languages_and_awkward_texts(tmp_path: Path) -> None:
     assert [(s.manifest_audio_file, s.text, s.language) for s in again] == entries
     with pytest.raises(DataError, match=r"no column for the languages de, en.*\.jsonl"):
         write_manifest(samples, tmp_path / "clean.csv")
-    with pytest.raises(DataError, match=r"cannot hold .*\.jsonl"):
+    with pytest.raises(DataError, match=r"cannot represent .*\.jsonl"):
         write_manifest(samples[:1], tmp_path / "clean.csv")
-    with pytest.raises(DataError, match="no sample to write"):
+    with pytest.raises(DataError, match="No samples to write"):
         write_manifest([], tmp_path / "clean.csv")
     assert not (tmp_path / "clean.csv").exists()
 
 
-def test_a_source_is_never_written_to(tmp_path: Path) -> None:
+def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
     source = write(tmp_path / "m.csv", "audio_file|text\na.wav|x\n")
     (tmp_path / "link.csv").symlink_to(source)
     before = source.read_bytes()
     for target in (source, tmp_path / "link.csv", tmp_path / "a.wav"):
-        with pytest.raises(DataError, match="stays as it is"):
+        with pytest.raises(DataError, match=r"The samples come from .*, which is never overwritten"):
             write_manifest(read_manifest(str(source), "en"), target)
     assert source.read_bytes() == before
 
 
-def test_accents_of_coquis_languages_are_composed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Of others the cleaner composes; what NFC takes apart stays."""
+def test_accents_in_coquis_languages_are_composed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Other languages are composed by their cleaners. Characters that NFC decomposes are unchanged."""
     caplog.set_level(logging.INFO)
-    apart = unicodedata.normalize("NFD", "été ạ́")
+    decomposed = unicodedata.normalize("NFD", "été ạ́")
     texts = [
-        ("fr", apart),
+        ("fr", decomposed),
         ("fr", "été"),
         ("ko", unicodedata.normalize("NFD", "한국")),
-        ("yo", apart),
+        ("yo", decomposed),
         ("hi", "\u0958"),
     ]
     (tmp_path / "m.csv").write_text(
         "audio|text|lang\n" + "".join(f"a.wav|{text}|{language}\n" for language, text in texts), encoding="utf-8"
     )
     read = [sample.text for sample in read_manifest(str(tmp_path / "m.csv"), None)]
-    assert read == [unicodedata.normalize("NFC", apart), "été", "한국", apart, "\u0958"]
+    assert read == [unicodedata.normalize("NFC", decomposed), "été", "한국", decomposed, "\u0958"]
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "the accents of 1 texts in 'fr' were separate (NFD): composed",
-        "the accents of 1 texts in 'ko' were separate (NFD): composed",
+        "Composed the separate accents (NFD) of 1 texts in 'fr'.",
+        "Composed the separate accents (NFD) of 1 texts in 'ko'.",
     ]

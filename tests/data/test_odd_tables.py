@@ -1,4 +1,4 @@
-"""Tables with something in them that would be taken for something else without a word."""
+"""Tables that are easily misread."""
 
 import logging
 from pathlib import Path
@@ -27,14 +27,14 @@ def table(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ('sentence,path\n"One,wavs/a1.wav\nTwo",wavs/a2.wav\nThree,wavs/a3.wav\n', "opens in line 2 is not closed"),
-        ('text;speaker;file\n"One;anna;a1.wav\nTwo";anna;a2.wav\n', "opens in line 2 is not closed"),
+        ('sentence,path\n"One,wavs/a1.wav\nTwo",wavs/a2.wav\nThree,wavs/a3.wav\n', "opened in line 2 is not closed"),
+        ('text;speaker;file\n"One;anna;a1.wav\nTwo";anna;a2.wav\n', "opened in line 2 is not closed"),
         ("a1|one text here|Anna Maria\na2|more text of it|Anna Maria\na3|third text|Ben Ko\n", "looks like speakers"),
         ("a1|one text here|anna\na2|more text|\na3|third text|anna\n", "looks like speakers"),
         ("a1|Hello world|həlˈoʊ wˈɜːld\na2|This|ðˈɪs\n", "column 3 .'həlˈoʊ wˈɜːld'. looks like phonemes.* text=2"),
         ("a1|Hello world|həloʊ wɜld\na2|Red|ɹɛd\na3|Cat|kæt\n", "looks like phonemes"),
-        ("audio_url,label\nwavs/a1.wav,One\nwavs/a2.wav,Two\n", "the first line looks like a header"),
-        ("mp3,phrase\nwavs/a1.wav,One\nwavs/a2.wav,Two\n", "the first line looks like a header"),
+        ("audio_url,label\nwavs/a1.wav,One\nwavs/a2.wav,Two\n", "The first line looks like a header"),
+        ("mp3,phrase\nwavs/a1.wav,One\nwavs/a2.wav,Two\n", "The first line looks like a header"),
     ],
     ids=[
         "text first",
@@ -47,7 +47,7 @@ def table(tmp_path: Path):
         "mp3",
     ],
 )
-def test_what_stops_the_reading(table, text: str, error: str) -> None:
+def test_ambiguous_tables(table, text: str, error: str) -> None:
     with pytest.raises(DataError, match=error):
         read_rows(table(text), {})
 
@@ -64,7 +64,7 @@ def test_what_stops_the_reading(table, text: str, error: str) -> None:
     ],
     ids=["a text of two lines", "normalised texts", "not the phonemes", "ewe", "ewe numbers", "a mark in the middle"],
 )
-def test_what_is_read(table, text: str, texts: list[str]) -> None:
+def test_unambiguous_tables(table, text: str, texts: list[str]) -> None:
     columns = {"text": "2"} if "ˈ" in text else {}
     assert read_rows(table(text), columns).text == texts
 
@@ -92,20 +92,20 @@ READ = {
 
 
 @pytest.mark.parametrize(("text", "lines"), READ.values(), ids=READ)
-def test_what_stands_around_the_table(table, text: str, lines: list[int]) -> None:
+def test_titles_comments_and_quotation_marks(table, text: str, lines: list[int]) -> None:
     samples = read_manifest(f"{table(text)}:en", None)
     assert [sample.text for sample in samples] == ["One", "Two"]
     assert [Path(sample.audio_file).name for sample in samples] == ["a1.wav", "a2.wav"]
     assert [sample.line for sample in samples] == lines
 
 
-def test_titles_and_quoted_names_are_said(table, caplog: pytest.LogCaptureFixture) -> None:
+def test_titles_and_quoted_names_are_logged(table, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     read_manifest(f"{table('My data' + chr(10) + 'audio|text' + chr(10) + QUOTED)}:en", None)
-    said = [record.getMessage().partition(": ")[2] for record in caplog.records]
-    assert said == [
-        "what stands above the table is left out: line 1 ('My data')",
-        "recordings were found, though not exactly as named: 1 in wavs/, 1 without quotation marks around them",
+    messages = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    assert messages == [
+        "Skipped titles or comments above the table: line 1 ('My data').",
+        "Found recordings whose paths differ from the manifest: 1 in wavs/, 1 without quotation marks.",
     ]
 
 
@@ -115,13 +115,13 @@ QUOTED = '"a1.wav"|"One" and more\n'
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("a1|One, two\na2|Three, four|five\n", r"expected 2 columns separated by \|, but line 2 has 3"),
-        ("a1|One|two\na2|Two\na3|Three\n", r"line 1 has 3 columns separated by \|, but 2 of the other 2 lines have 2"),
-        ("a1|One\naudio_file|text\na2|Two\n", "line 2 is a header again"),
-        ('a1\t"One"\t0\na2\t"Two\n', "expected 3 columns separated by tabs, but line 2 has 2"),
+        ("a1|One, two\na2|Three, four|five\n", r"Expected 2 columns separated by \|, but line 2 has 3"),
+        ("a1|One|two\na2|Two\na3|Three\n", r"Line 1 has 3 columns separated by \|, but 2 of the other 2 lines have 2"),
+        ("a1|One\naudio_file|text\na2|Two\n", "line 2 is another header"),
+        ('a1\t"One"\t0\na2\t"Two\n', "Expected 3 columns separated by tabs, but line 2 has 2"),
     ],
     ids=["a pipe in a text with commas", "the first line", "a header that is no title's", "a lacking field"],
 )
-def test_rows_of_another_width(table, text: str, error: str) -> None:
+def test_rows_of_different_widths(table, text: str, error: str) -> None:
     with pytest.raises(DataError, match=error):
         read_rows(table(text), {})

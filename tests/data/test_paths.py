@@ -1,4 +1,4 @@
-"""Names of recordings, as other systems leave them."""
+"""Names of recordings as other systems spell them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ CASES = {
     "composed": (NFC, NFD, NFD, "in another Unicode form"),
     "decomposed": (NFD, NFC, NFC, "in another Unicode form"),
     "decomposed without suffix": (NFD[:-4], NFC, NFC, "with a suffix added"),
-    "folder decomposed": ("éa/b.wav", BELOW, BELOW, "in a folder spelled otherwise"),
-    "backslashes": (r".\wavs\x\a.wav", "wavs/x/a.wav", "./wavs/x/a.wav", "with backslashes as slashes"),
+    "folder decomposed": ("éa/b.wav", BELOW, BELOW, "in a folder with another spelling"),
+    "backslashes": (r".\wavs\x\a.wav", "wavs/x/a.wav", "./wavs/x/a.wav", "with backslashes read as slashes"),
     "a name with a backslash": (r"a\b.wav", r"a\b.wav", r"a\b.wav", None),
-    "spaces": (" wavs/a.wav ", "wavs/a.wav", "wavs/a.wav", "without spaces around them"),
+    "spaces": (" wavs/a.wav ", "wavs/a.wav", "wavs/a.wav", "without surrounding spaces"),
     "a name with spaces": (" a b .wav ", " a b .wav ", " a b .wav ", None),
     "another machine": ("/content/My Drive/wavs/a.wav", "wavs/a.wav", "wavs/a.wav", "by the last parts of a path"),
-    "another system": (r"D:\voices\anna\a.wav", "anna/a.wav", "anna/a.wav", "with backslashes as slashes"),
-    "from the parent": ("data/wavs/a.wav", "wavs/a.wav", "../data/wavs/a.wav", "seen from the parent folder"),
+    "another system": (r"D:\voices\anna\a.wav", "anna/a.wav", "anna/a.wav", "with backslashes read as slashes"),
+    "from the parent": ("data/wavs/a.wav", "wavs/a.wav", "../data/wavs/a.wav", "relative to the parent folder"),
     "nowhere": ("a.wav", "b.wav", None, None),
     "of another name": ("a.wav", "wavs/aa.wav", None, None),
     "a text beside it": ("a", "a.txt", None, None),
@@ -45,9 +45,14 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "file", "expected", "said"), CASES.values(), ids=CASES)
-def test_readings(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, file: str, expected: str | None, said: str | None
+@pytest.mark.parametrize(("name", "file", "expected", "difference"), CASES.values(), ids=CASES)
+def test_names_and_files(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    file: str,
+    expected: str | None,
+    difference: str | None,
 ) -> None:
     caplog.set_level(logging.INFO)
     manifest = tmp_path / "data" / "m.csv"
@@ -55,8 +60,8 @@ def test_readings(
     (manifest.parent / file).touch()
     assert find_recordings([name, name], manifest) == [expected, expected]
     assert any_exists([name], manifest) == (expected is not None)
-    assert len(caplog.records) == (said is not None)
-    assert said is None or f"2 {said}" in caplog.text
+    assert len(caplog.records) == (difference is not None)
+    assert difference is None or f"2 {difference}" in caplog.text
 
 
 def test_an_absolute_path_that_exists(tmp_path: Path) -> None:
@@ -66,14 +71,14 @@ def test_an_absolute_path_that_exists(tmp_path: Path) -> None:
     assert find_recordings([name], tmp_path / "m.csv") == [name]
 
 
-def test_two_recordings_never_become_one(tmp_path: Path) -> None:
+def test_two_absolute_paths_never_share_a_file(tmp_path: Path) -> None:
     (tmp_path / "wavs").mkdir()
     (tmp_path / "wavs" / "1.wav").touch()
     assert find_recordings(["/x/anna/1.wav", "/x/ben/1.wav"], tmp_path / "m.csv") == [None, None]
     assert find_recordings(["wavs/1.wav", "/x/ben/1.wav"], tmp_path / "m.csv") == ["wavs/1.wav", None]
 
 
-def test_of_several_that_fit_the_closest_is_taken(tmp_path: Path) -> None:
+def test_the_closest_match_wins(tmp_path: Path) -> None:
     for name in ("a.mp3", "a.wav", "A.wav", "b.ogg", "B.ogg"):
         (tmp_path / name).touch()
     names = ["a", "A", "a.WAV", "b.OGG", "B"]
@@ -81,7 +86,7 @@ def test_of_several_that_fit_the_closest_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "shared"),
     [
         (["A1.wav", "a1.wav", "a1.wav"], "'A1.wav' and 'a1.wav' are wavs/a1.wav"),
         (["a1", "a2", "wavs/A1.mp3", "a1.wav"], "'a1' and 'wavs/A1.mp3' and 'a1.wav' are wavs/a1.wav"),
@@ -90,44 +95,44 @@ def test_of_several_that_fit_the_closest_is_taken(tmp_path: Path) -> None:
     ],
     ids=["case", "three", "the same names", "exact"],
 )
-def test_names_that_become_one_file_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str], said: str | None
+def test_names_that_share_a_file_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, names: list[str], shared: str | None
 ) -> None:
     (tmp_path / "wavs").mkdir()
     for name in ("a1.wav", "a2.wav"):
         (tmp_path / "wavs" / name).touch()
     assert None not in find_recordings(names, tmp_path / "m.csv")
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [f"different names are read as one file: {said}. If they" in line for line in warnings] == [True] * bool(
-        said
+    assert [f"Different names are read as one file: {shared}. If they" in line for line in warnings] == [True] * bool(
+        shared
     )
 
 
-def test_folders_are_listed_once_and_no_file_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_listed_once_without_a_call_per_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wavs").mkdir()
-    for place in range(50):
-        (tmp_path / "wavs" / f"{place}.wav").touch()
+    for number in range(50):
+        (tmp_path / "wavs" / f"{number}.wav").touch()
     listed: list[str] = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
-    asked = 0
+    calls = 0
     stat = os.stat
 
     def count(*args: object, **kwargs: object) -> os.stat_result:
-        nonlocal asked
-        asked += 1
+        nonlocal calls
+        calls += 1
         return stat(*args, **kwargs)
 
     monkeypatch.setattr(os, "stat", count)
-    found = find_recordings([str(place) for place in range(60)], tmp_path / "m.csv")
-    assert found == [f"wavs/{place}.wav" for place in range(50)] + [None] * 10
-    assert asked == 0
+    locations = find_recordings([str(number) for number in range(60)], tmp_path / "m.csv")
+    assert locations == [f"wavs/{number}.wav" for number in range(50)] + [None] * 10
+    assert calls == 0
     assert sorted(map(os.path.normpath, listed)) == sorted(str(tmp_path / folder) for folder in FOLDERS)
 
 
-def test_what_was_tried_names_the_folders(tmp_path: Path) -> None:
-    said = describe_search("a1", str(tmp_path / "m.csv"))
-    assert f"'a1', for one, was looked for from {tmp_path} and from wavs, wav, clips, audio in it" in said
+def test_the_description_of_a_search_names_the_folders(tmp_path: Path) -> None:
+    description = describe_search("a1", str(tmp_path / "m.csv"))
+    assert f"'a1', for example, is neither in {tmp_path} nor in its subfolders wavs, wav, clips, audio" in description
 
 
 @pytest.mark.parametrize(("total", "named"), [(2, False), (3, True)], ids=["all missing", "some missing"])
@@ -140,6 +145,4 @@ def test_names_are_listed_unless_every_recording_is_missing(tmp_path: Path, tota
     for names in (None, 20):
         lines = report.summary(names).splitlines()
         assert any("a2 (line 1 of" in line for line in lines) == named
-        assert (
-            sum("every one of 2 recordings: 'a1', for one, was looked for from" in line for line in lines) == 1 - named
-        )
+        assert sum("every one of 2 recordings: 'a1', for example, is neither in" in line for line in lines) == 1 - named

@@ -1,4 +1,4 @@
-"""Manifests in the forms that other tools, spreadsheets and people leave behind."""
+"""Manifests in the formats of other tools, of spreadsheets, and as people write them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A, B = "wavs/a1.wav", "wavs/a2.wav"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with recordings a1, a2 and a3 in `wavs`; they are only looked for."""
+    """A folder with the empty recordings a1, a2 and a3 in `wavs`."""
     (tmp_path / "wavs").mkdir()
     for name in ("a1", "a2", "a3"):
         (tmp_path / "wavs" / f"{name}.wav").touch()
@@ -28,18 +28,18 @@ def folder(tmp_path: Path) -> Path:
 def read(
     folder: Path, content: str | bytes, columns: str = "", format: str = "auto"
 ) -> list[tuple[str, str, str, str]]:
-    """Recording, text, speaker and language of each sample; the manifest's language is Amharic."""
+    """Return the recording, text, speaker and language of each sample of an Amharic manifest."""
     path = folder / "manifest"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     samples = read_manifest(f"{path}:am", None, format, parse_columns(columns) if columns else None)
-    where = [Path(sample.audio_file).relative_to(folder).as_posix() for sample in samples]
+    files = [Path(sample.audio_file).relative_to(folder).as_posix() for sample in samples]
     return [
-        (file, sample.text, sample.speaker_name, sample.language) for file, sample in zip(where, samples, strict=True)
+        (file, sample.text, sample.speaker_name, sample.language) for file, sample in zip(files, samples, strict=True)
     ]
 
 
 def rows(*texts: str, speaker: str = "speaker", language: str = "am") -> list[tuple[str, str, str, str]]:
-    return [(f"wavs/a{place}.wav", text, speaker, language) for place, text in enumerate(texts, 1)]
+    return [(f"wavs/a{number}.wav", text, speaker, language) for number, text in enumerate(texts, 1)]
 
 
 NAMED = {
@@ -158,58 +158,59 @@ STOPS = {
     "one row of that": ("a1|one text here|anna\n", "looks like speakers"),
     "five columns": (f"{A}|x|y|z|One\n", "unknown format.*--columns audio=1,text=2"),
     "comma in a text": (f"file,text\n{A},One, two\n", "2 columns separated by commas, but line 2 has 3.*quotation"),
-    "one column of two is known": ("file|text1|text2\na1|One|Two\n", "the columns file, text1, text2; expected"),
-    "another header": (f"audio_file|text\n{A}|One\ntext|audio_file\nTwo|{B}\n", "line 3 is a header again"),
-    "quotation mark": (f'file,text\n{A},"One\n{B},Two\n', "opens in line 2 is not closed.*lines 2 to 3"),
-    "two quotation marks": (f'file,text\n{A},"One\n{B},Two"\n', "opens in line 2 is not closed.*lines 2 to 3"),
-    "quotation mark in the last": (f'file,text\n{A},One\n{B},"Two\n', "opens in line 3"),
+    "one column of two is known": ("file|text1|text2\na1|One|Two\n", r"the columns file, text1, text2\. Expected"),
+    "another header": (f"audio_file|text\n{A}|One\ntext|audio_file\nTwo|{B}\n", "line 3 is another header"),
+    "quotation mark": (f'file,text\n{A},"One\n{B},Two\n', "opened in line 2 is not closed.*lines 2 to 3"),
+    "two quotation marks": (f'file,text\n{A},"One\n{B},Two"\n', "opened in line 2 is not closed.*lines 2 to 3"),
+    "quotation mark in the last": (f'file,text\n{A},One\n{B},"Two\n', "opened in line 3"),
     "spreadsheet": (b"PK\x03\x04rest", "spreadsheet.*CSV UTF-8"),
     "windows-1252": (f"audio|text\n{A}|caf".encode() + b"\xe9", "not UTF-8.*line 2.*0xe9.*WINDOWS-1252"),
-    "parts of recordings": ('{"audio_filepath": "a1", "text": "One", "offset": 2.5}', "line 1 is a part .*offset 2.5"),
-    "unknown language": (f"file,text,lang\n{A},One,Klingon (Qo'noS)\n", "line 2: Language code"),
+    "parts of recordings": (
+        '{"audio_filepath": "a1", "text": "One", "offset": 2.5}',
+        "line 1 is a segment .*offset 2.5",
+    ),
+    "unknown language": (f"file,text,lang\n{A},One,Klingon (Qo'noS)\n", "line 2: .*is not a language code"),
     "array that ends too early": ('[{"file": "a1", "text": "One"},', "is not JSON"),
     "number in an array": ('[{"file": "a1", "text": "One"}, 7]', "entry 2 is a JSON int"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("content", "message"), STOPS.values(), ids=STOPS)
-def test_what_is_ambiguous_or_broken_stops(folder: Path, content: str, message: str) -> None:
+def test_ambiguous_or_broken_manifests(folder: Path, content: str, message: str) -> None:
     with pytest.raises(Exception, match=message) as caught:
         read(folder, content)
     assert getattr(caught.value, "exit_code", None) == 2
 
 
 def test_columns_that_do_not_exist(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"names 'satz' for text, and the header has the columns file, text"):
+    with pytest.raises(DataError, match=r"names 'satz' for text, but the header has the columns file, text"):
         read(folder, f"file,text\n{A},One\n", "text=satz")
-    with pytest.raises(DataError, match=r"names for text. Expected a number from 1 to 2"):
+    with pytest.raises(DataError, match=r"names '3' for text, but .* has no header. Expected a number from 1 to 2"):
         read(folder, f"{A}|One\n", "text=3")
     for wrong in ("text", "texts=1", "text=1,text=2", "text="):
         with pytest.raises(ConfigError, match="--columns"):
             parse_columns(wrong)
 
 
-def test_ids_of_which_none_is_there(folder: Path) -> None:
+def test_ids_without_recordings(folder: Path) -> None:
     expected = [("wavs/b1.wav", "One", "speaker", "am"), ("wavs/b2.wav", "Two", "speaker", "am")]
     assert read(folder, "b1|One\nb2|Two\n") == expected
 
 
-def test_the_format_ljspeech_settles_what_looks_like_speakers(folder: Path) -> None:
+def test_the_ljspeech_format_reads_apparent_speakers_as_texts(folder: Path) -> None:
     assert read(folder, "a1|one text|anna\na2|two texts|anna\n", format="ljspeech") == rows("anna", "anna")
 
 
-def test_what_is_left_out_and_what_is_read_otherwise_is_said_once(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_skipped_rows_and_converted_values_are_logged_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     content = f"file|text|transcript|lang\n{A}|One|x|EN\n|||\nFile|Text|Transcript|Lang\n{B}|Two|y|EN\n"
     assert read(folder, content) == rows("One", "Two", language="en")
-    said = [record.getMessage().partition(": ")[2] for record in caplog.records]
-    assert said == [
-        "rows without any content are left out: 1, from line 3 on",
-        "the header stands again in line 4, which is left out",
-        "text is taken from the column text, not from transcript",
-        "the language 'EN' is read as 'en' in 2 rows",
+    messages = [record.getMessage().partition(": ")[2] for record in caplog.records]
+    assert messages == [
+        "Skipped blank rows: 1, starting at line 3.",
+        "Skipped repeated headers: line 4.",
+        "Reading text from column text, not from transcript.",
+        "Reading the language 'EN' as 'en' in 2 rows.",
     ]
 
 
@@ -225,7 +226,7 @@ def test_spellings_of_languages(folder: Path, spelled: str, code: str) -> None:
     assert read(folder, f"file|text|language\n{A}|One|{spelled}\n") == rows("One", language=code)
 
 
-def test_lines_are_those_of_the_file(folder: Path) -> None:
+def test_line_numbers_are_those_of_the_file(folder: Path) -> None:
     (folder / "m.csv").write_text('sep=,\nfile,text\n\na1,"One\ntwo"\na2,Two\nfile,text\na3,Three\n')
     assert read_rows(folder / "m.csv", {}).lines == [4, 6, 8]
 
@@ -267,7 +268,7 @@ WILD = {
 
 
 @pytest.mark.parametrize(("name", "expected"), WILD.items(), ids=WILD)
-def test_manifests_from_the_wild(shared_data: Path, name: str, expected: list[tuple[str, str, str]]) -> None:
+def test_real_manifests(shared_data: Path, name: str, expected: list[tuple[str, str, str]]) -> None:
     wild = shared_data / "wild"
     samples = read_manifest(f"{wild / name}:en", None)
     assert [(s.audio_file, s.text, s.speaker_name) for s in samples] == [
@@ -278,7 +279,7 @@ def test_manifests_from_the_wild(shared_data: Path, name: str, expected: list[tu
     assert texts_of_manifest(wild / name) == [text for _, text, _ in expected]
 
 
-def test_speakers_in_the_third_column_from_the_wild(shared_data: Path) -> None:
+def test_speakers_in_the_third_column_of_a_real_manifest(shared_data: Path) -> None:
     path = shared_data / "wild" / "speaker-third.csv"
     with pytest.raises(DataError, match=r"column 3 \(anna\) looks like speakers"):
         read_manifest(str(path), "en")
@@ -286,7 +287,7 @@ def test_speakers_in_the_third_column_from_the_wild(shared_data: Path) -> None:
     assert (samples[0].text, samples[0].speaker_name) == ("one text here", "anna")
 
 
-def test_texts_of_a_manifest_from_the_wild(shared_data: Path) -> None:
+def test_texts_of_a_real_manifest(shared_data: Path) -> None:
     texts = texts_of_manifest(shared_data / "wild" / "manifest-as-corpus.csv")
     assert texts == ["ሰላም ለዓለም 😀", "ቡና https://x.et/@a"]
     assert [texts_of_manifest(path) for path in sorted((shared_data / "udhr").glob("*.txt"))] == [None] * 14

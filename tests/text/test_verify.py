@@ -156,4 +156,4 @@ def test_half_a_character_in_json(
 ) -> None:
     text = write_text('{"text": "the \\ud83d one"}\n{"text": "other"}\n', "en.jsonl")
     assert check_vocabulary(small_vocab, extended, [text]).checked_lines == 2
-    assert "half a character, of a cut escape, is left out of 1 texts" in caplog.text
+    assert "Removed incomplete characters, left by truncated escapes, from 1 texts." in caplog.text

@@ -1,4 +1,4 @@
-"""Which column of a table is what: by its name, by the layout of a table without a header, or as the user says."""
+"""The roles of a table's columns: by name, by layout if there is no header, or by `--columns`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xtts_extend.data.paths import AUDIO_SUFFIXES
 from xtts_extend.data.unspoken import is_phonemic, phonetic_signs
 from xtts_extend.errors import ConfigError, DataError
 
-#: Names that people give to their columns, the preferred one first. Case, spaces and punctuation do not matter.
+#: Known column names by role, in order of preference. Case, spaces and punctuation are ignored.
 NAMES = {
     "audio": """audio_file audio_filepath audio_file_path audio_path audio_filename audio_file_name file_name file_path
         wav_file wav_filename wav_file_name wav_filepath wav_path wav wave sound_file sound recording audio path file
@@ -34,53 +34,71 @@ def _key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
+#: Role and rank by name.
 _ROLES = {_key(name): (role, rank) for role in NAMES for rank, name in enumerate(NAMES[role].split())}
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`text=sentence,audio=2` → {"text": "sentence", "audio": "2"}.
+    """Parse the value of `--columns`.
+
+    Args:
+        text: ROLE=COLUMN pairs, separated by commas. A column is a name in the header or a number from 1. An empty
+            column means that the table has none for this role.
+
+    Returns:
+        Role → column.
 
     Raises:
-        ConfigError: a part is not ROLE=COLUMN, or there is no such role.
+        ConfigError: A pair is not ROLE=COLUMN, or a role or column is used twice.
+
+    >>> parse_columns("text=sentence,audio=2,speaker=")
+    {'text': 'sentence', 'audio': '2', 'speaker': ''}
     """
     columns: dict[str, str] = {}
     for part in text.split(","):
         role, separator, column = (piece.strip() for piece in part.partition("="))
         if not separator or role not in NAMES or role in columns:
             raise ConfigError(
-                f"{part!r} is not ROLE=COLUMN. --columns takes audio, text, speaker and language, each at most once, "
-                "for example text=sentence,audio=file, or text=3,audio=1 for a table without a header."
+                f"{part!r} is not ROLE=COLUMN. --columns takes the roles audio, text, speaker and language, each at "
+                "most once, for example text=sentence,audio=file, or text=3,audio=1 for a table without a header."
             )
         columns[role] = column
     if len({*columns.values()} - {""}) < len([column for column in columns.values() if column]):
-        raise ConfigError(f"--columns {text!r} gives one column two roles. Each column is one of them.")
+        raise ConfigError(f"--columns {text!r} gives one column two roles. Give each column one role.")
     if "" in (columns.get("audio"), columns.get("text")):
-        raise ConfigError(f"{text!r} names no column. In --columns, only speaker= and language= may be empty.")
+        raise ConfigError(
+            f"--columns {text!r} names no column for audio or text. Only speaker= and language= may be empty."
+        )
     return columns
 
 
 def is_known_name(name: str) -> bool:
-    """Whether people call a column of a manifest so."""
+    """Return whether a name is one of the known column names."""
     return _key(name) in _ROLES
 
 
 def known_roles(cells: Sequence[str]) -> set[str]:
-    """The roles that people give to columns of these names."""
+    """Return the roles of the cells that are known column names."""
     return {_ROLES[_key(cell)][0] for cell in cells if _key(cell) in _ROLES}
 
 
 def same_header(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether two headers differ in case, spaces and punctuation at most."""
+    """Return whether two headers are equal, ignoring case, spaces and punctuation."""
     return [_key(name) for name in first] == [_key(name) for name in second]
 
 
 def has_suffix(name: str) -> bool:
-    """Whether a cell ends as the name of a recording does."""
+    """Return whether a cell ends with the suffix of an audio file."""
     return _SUFFIXED.search(name) is not None
 
 
 def is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
-    """Whether a line's cells name columns, as the user says or as people do."""
+    """Return whether the cells of a line are column names.
+
+    Args:
+        cells: Cells of the line.
+        columns: Role → column, as `parse_columns` returns them. If the cells contain these names, they are a header.
+    """
     wanted = {_key(name) for name in columns.values() if name and not name.isdecimal()}
     keys = {_key(cell) for cell in cells}
     if wanted and wanted <= keys:
@@ -90,67 +108,75 @@ def is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
     roles = known_roles(cells)
     if len(roles) > 1 or len(cells) < 2:
         return len(cells) > 1
-    # a text may be one of these words by chance; beside one that is none, other names are made of letters
+    # A text can happen to be a known name. In a header, all other cells are made of letters, too.
     return "audio" in roles or (bool(roles) and all(re.fullmatch(r"[^\W\d]*", key) for key in keys))
 
 
 def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, list[int]]:
-    """For each role the columns that have it by their name, the preferred one first; none for a missing role.
+    """Return the columns that could have each role by their names, in order of preference.
+
+    Args:
+        where: The file, or file and line, for messages.
+        header: Names of the columns.
+        columns: Role → column, as `parse_columns` returns them. They override the known names.
+
+    Returns:
+        Role → column numbers from 0. The list is empty for a role without a column.
 
     Raises:
-        DataError: a column that the user names does not exist, or is there twice.
+        DataError: A column in `columns` is missing, or a name occurs twice.
     """
     keys = [_key(name) for name in header]
-    found = {role: sorted(_ranked(keys, role)) for role in NAMES}
-    chosen = {role: [place for _, place in ranked] for role, ranked in found.items()}
+    ranked = {role: sorted(_ranked(keys, role)) for role in NAMES}
+    chosen = {role: [index for _, index in pairs] for role, pairs in ranked.items()}
     for role, name in columns.items():
-        exact = [place for place, key in enumerate(keys) if key == _key(name)]
+        exact = [index for index, key in enumerate(keys) if key == _key(name)]
         if not exact and name.isdecimal() and 1 <= int(name) <= len(keys):
             exact = [int(name) - 1]
         if name and len(exact) != 1:
             raise DataError(
-                f"{where}: --columns names {name!r} for {role}, and the header has the columns {', '.join(header)}; "
-                "expected one of these, each once."
+                f"{where}: --columns names {name!r} for {role}, but the header has the columns {', '.join(header)}. "
+                "Expected a name that occurs once."
             )
         chosen[role] = exact
         chosen |= {
-            other: [place for place in places if place not in exact]
-            for other, places in chosen.items()
+            other: [index for index in indices if index not in exact]
+            for other, indices in chosen.items()
             if other not in columns
         }
     for role in NAMES:
-        if len({keys[place] for place in chosen[role]}) != len(chosen[role]):
-            raise DataError(f"{where}: the header has the columns {', '.join(header)}; expected each once.")
+        if len({keys[index] for index in chosen[role]}) != len(chosen[role]):
+            raise DataError(f"{where}: The header has the columns {', '.join(header)}. Expected each name once.")
     return chosen
 
 
 def _ranked(keys: Sequence[str], role: str) -> list[tuple[int, int]]:
-    known = ((_ROLES.get(key), place) for place, key in enumerate(keys))
-    return [(found[1], place) for found, place in known if found is not None and found[0] == role]
+    """Return the rank and the index of each key that is a known name for a role."""
+    known = ((_ROLES.get(key), index) for index, key in enumerate(keys))
+    return [(match[1], index) for match, index in known if match is not None and match[0] == role]
 
 
 def placed_columns(
     where: str, cells: pd.DataFrame, columns: Mapping[str, str], language: str | None, audio: int | None
 ) -> dict[str, int]:
-    """Role → column of a table without a header, by the layouts that other tools write.
+    """Return role → column number, from 0, of a table without a header, by the layouts of common tools.
 
     Args:
-        where: the table's path, for messages.
-        cells: of the table.
-        columns: what the user says; numbers from 1.
-        language: of the manifest; a column that says it again is one of languages.
-        audio: the column of recordings, if their names gave it away.
+        where: Path of the table, for messages.
+        cells: Cells of the table.
+        columns: Role → column number from 1, as `parse_columns` returns them.
+        language: Code of the manifest's language. A column that repeats it is the language column.
+        audio: Column of the recordings, if they were recognized by their names.
 
     Raises:
-        DataError: the layout is none that we know, or it could be two of them.
+        DataError: The layout is unknown or ambiguous.
     """
     width = cells.shape[1]
     chosen: dict[str, int] = {}
     for role, name in columns.items():
         if name and not (name.isdecimal() and 1 <= int(name) <= width):
             raise DataError(
-                f"{where} has no header with a column {name!r}, which --columns names for {role}. Expected a number "
-                f"from 1 to {width}."
+                f"--columns names {name!r} for {role}, but {where} has no header. Expected a number from 1 to {width}."
             )
         if name:
             chosen[role] = int(name) - 1
@@ -161,22 +187,22 @@ def placed_columns(
     suffixed = cells[chosen["audio"]].head(1000).map(has_suffix)
     if len(suffixed) > 1 and not suffixed.iloc[0] and suffixed.iloc[1:].all():
         raise DataError(
-            f"{where}: the first line looks like a header, and its names are unknown ({', '.join(cells.iloc[0])}). Say "
-            "which column is what, for example --columns audio=file,text=sentence."
+            f"{where}: The first line looks like a header with unknown names ({', '.join(cells.iloc[0])}). Name the "
+            "columns, for example --columns audio=file,text=sentence."
         )
-    rest = [place for place in range(width) if place not in chosen.values()]
+    rest = [index for index in range(width) if index not in chosen.values()]
     if "language" not in columns and "text" not in chosen and len(rest) > 1:
-        spoken = [place for place in rest if looks_like_language(cells[place], language, any_code=len(rest) > 2)]
-        if len(spoken) == 1:
-            chosen["language"] = spoken[0]
-            rest.remove(spoken[0])
+        candidates = [index for index in rest if looks_like_language(cells[index], language, any_code=len(rest) > 2)]
+        if len(candidates) == 1:
+            chosen["language"] = candidates[0]
+            rest.remove(candidates[0])
     if "text" in chosen:
         return chosen
     if len(rest) == 1:
         return chosen | {"text": rest[0]}
     middle = chosen.get("language", -1)
     if len(rest) > 2 and {middle - 1, middle + 1} <= set(rest):
-        # Bert-VITS2 adds phonemes to what GPT-SoVITS has
+        # Bert-VITS2 appends phonemes to the columns of GPT-SoVITS.
         return chosen | {"speaker": middle - 1, "text": middle + 1}
     if len(rest) != 2:
         raise DataError(f"{where} has an unknown format: {_column_hints(cells)}")
@@ -184,18 +210,19 @@ def placed_columns(
     if _looks_like_phonemes(cells[last], cells[before]):
         raise DataError(
             f"{where} has no header, and its column {last + 1} ({cells[last].iloc[0][:40]!r}) looks like phonemes. "
-            f"XTTS reads text: add --columns text={before + 1}, or --columns text={last + 1} if these are the texts."
+            f"XTTS reads text, not phonemes. Add --columns text={before + 1}, or --columns text={last + 1} if that "
+            "column holds the texts."
         )
     if "speaker" in columns or _same_words(cells[before], cells[last]):
         return chosen | {"text": last}
     if _looks_like_speakers(cells[last], cells[before]):
         names = cells[chosen["audio"]]
         if not (names.map(has_suffix).all() or cells[last].str.strip().str.isdecimal().all()):
-            some = ", ".join(sorted({name.strip() for name in cells[last]})[:3])
+            examples = ", ".join(sorted({name.strip() for name in cells[last]})[:3])
             raise DataError(
-                f"{where} has no header, and its column {last + 1} ({some}) looks like speakers, while LJSpeech has "
-                f"the normalised text there. Add --columns text={before + 1},speaker={last + 1} if they are speakers, "
-                f"or --columns text={last + 1} if they are the texts."
+                f"{where} has no header, and its column {last + 1} ({examples}) looks like speakers, but LJSpeech has "
+                f"normalized text there. Add --columns text={before + 1},speaker={last + 1} if the column holds "
+                f"speakers, or --columns text={last + 1} if it holds the texts."
             )
         return chosen | {"text": before, "speaker": last}
     if "language" in chosen or _looks_like_speakers(cells[before], cells[last]):
@@ -206,35 +233,37 @@ def placed_columns(
 def _column_hints(cells: pd.DataFrame) -> str:
     first = ", ".join(repr(cell[:40]) for cell in cells.iloc[0])
     return (
-        f"its first line has the columns {first}. Expected a header such as audio_file|text|speaker_name; or lines of "
-        "id|text, with the recordings in a folder wavs beside the file; or JSON lines. Otherwise say which column is "
-        "what, for example --columns audio=1,text=2, or name a formatter of coqui with --manifest-format."
+        f"its first line has the columns {first}. Expected a header such as audio_file|text|speaker_name, lines of "
+        "id|text with the recordings in a folder wavs beside the file, or JSON lines. Otherwise, name the columns, for "
+        "example --columns audio=1,text=2, or name a coqui formatter with --manifest-format."
     )
 
 
 def _same_words(first: pd.Series[str], second: pd.Series[str]) -> bool:
-    """Whether most of the texts of two columns differ in case and punctuation at most."""
-    plain = [column.head(1000).map(_key) for column in (first, second)]
-    return bool((plain[0] == plain[1]).mean() > 0.5)
+    """Return whether most texts of two columns are equal, ignoring case and punctuation."""
+    keys = [column.head(1000).map(_key) for column in (first, second)]
+    return bool((keys[0] == keys[1]).mean() > 0.5)
 
 
 def _looks_like_phonemes(column: pd.Series[str], other: pd.Series[str]) -> bool:
-    """Whether most cells of a column have phonetic signs, which the texts of the other one do not have at all."""
-    cells, usual = column.head(1000), phonetic_signs("".join(other.head(1000)))
-    return is_phonemic("".join(cells)) and bool(cells.map(lambda cell: bool(phonetic_signs(cell) - usual)).mean() > 0.5)
+    """Return whether most cells of a column have phonetic signs that never occur in the other column."""
+    cells, ordinary = column.head(1000), phonetic_signs("".join(other.head(1000)))
+    return is_phonemic("".join(cells)) and bool(
+        cells.map(lambda cell: bool(phonetic_signs(cell) - ordinary)).mean() > 0.5
+    )
 
 
 def _looks_like_speakers(column: pd.Series[str], other: pd.Series[str]) -> bool:
-    """Whether a column holds names rather than texts: short ones, without an end, that come again and again."""
+    """Return whether a column holds names rather than texts: short, repeated, and without final punctuation."""
     names, texts = column.str.strip(), other.str.strip()
-    # a speaker can be missing in a row
+    # Some rows may have no speaker.
     names = names[names != ""]
     words = names.str.count(r"\s+") + 1
     if names.empty or words.max() > 3 or names.str.endswith(_SENTENCE_END).any():
         return False
     repeats = names.nunique() * 2 <= len(names) and names.nunique() < texts.nunique()
     longer = words.max() == 1 and texts.str.len().mean() >= 2 * names.str.len().mean()
-    # the same sentence in other words has some of them; a name has not
+    # A normalized text shares words with the original. A name does not.
     shared = [
         bool(set(name.casefold().split()) & set(text.casefold().split()))
         for name, text in zip(names.head(1000), texts[names.index].head(1000), strict=True)

@@ -1,11 +1,11 @@
-"""Languages by the names that data sets give them: English ones, as in FLEURS, and their own."""
+"""Language names in datasets: in English, as in FLEURS, and in the language itself."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# Code, other codes of the same language, and names behind a colon; those of XTTS first.
+# Code, other codes of the same language, and its names after a colon. XTTS's languages come first.
 _LANGUAGES = """
 ar ara arb: Arabic, Modern Standard Arabic, العربية, عربي
 cs ces cze: Czech, čeština, česky
@@ -159,10 +159,10 @@ for _line in _LANGUAGES.strip().splitlines():
 
 
 def code_of_name(name: str) -> str | None:
-    """The code of a language by its name, with a region or without: "Amharic", "አማርኛ" and "Amharic (Ethiopia)"."""
+    """Return the code of a language by its name, such as "Amharic", "አማርኛ" or "Amharic (Ethiopia)", or None."""
     return _NAMES.get(_key(name)) or _NAMES.get(_key(re.split(r"[(,;\[]", name)[0]))
 
 
 def same_language(code: str, other: str) -> bool:
-    """Whether two codes mean one language: "am" and "amh"."""
+    """Return whether two codes, such as "am" and "amh", mean the same language."""
     return _CODES.get(code, code) == _CODES.get(other, other)

@@ -1,4 +1,4 @@
-"""Manifests become samples: what `rows` reads, and every formatter that is registered with coqui."""
+"""Reading manifests as samples, by `rows` or a formatter registered with coqui, and writing them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,26 @@ def read_manifests(
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
 ) -> list[Sample]:
-    """Read several manifests into one list, in their order; see `read_manifest`."""
+    """Read several manifests into one list.
+
+    Args:
+        specs: "PATH" or "PATH:LANG" each.
+        default_language: Language of each bare PATH.
+        format: Format of all manifests, see `read_manifest`.
+        columns: Role → column in all manifests, see `read_manifest`.
+
+    Returns:
+        The samples of all manifests, in order.
+
+    Raises:
+        ConfigError, DataError, LanguageError: See `read_manifest`.
+
+    >>> samples = read_manifests(["train.csv", "val.csv:am"], "am")
+    >>> len(samples) == len(read_manifest("train.csv", "am")) + len(read_manifest("val.csv", "am"))
+    True
+    """
     if not specs:
-        raise DataError("no manifest given; expected at least one PATH or PATH:LANG")
+        raise DataError("No manifest given. Expected at least one PATH or PATH:LANG.")
     return [sample for spec in specs for sample in read_manifest(spec, default_language, format, columns)]
 
 
@@ -50,49 +67,63 @@ def read_manifest(
     """Read one manifest.
 
     Args:
-        spec: "PATH" or "PATH:LANG". What follows the last colon is a language when it looks like a code and the part
-            before it exists, so colons in file names and Windows drives do no harm.
-        default_language: Language of a bare PATH. A row may name its own, which wins over both.
-        format: "auto" (by content), "coqui", "ljspeech", "jsonl", or the name of a formatter registered with coqui;
-            for the latter PATH may be the folder that the formatter takes as its root.
-        columns: Role → column, as `columns.parse_columns` gives them; the others are recognised.
+        spec: "PATH" or "PATH:LANG". The part after the last colon is a language if it looks like a code and the part
+            before it exists, so file names with colons and Windows drives work.
+        default_language: Language of a bare PATH. The language of a row overrides both.
+        format: "auto" (by content), "coqui", "ljspeech", "jsonl", or the name of a formatter registered with coqui. For
+            a formatter, PATH may be its root folder.
+        columns: Role → column, as `columns.parse_columns` returns them. Other roles are detected.
 
     Returns:
-        One sample per line, in order, whether or not its recording exists. Texts of coqui's own languages are composed.
+        One sample per row, in order, whether or not its recording exists. Accents in coqui's languages are composed
+        (NFC).
 
     Raises:
-        ConfigError: `columns` for a formatter of coqui.
-        DataError: The manifest is missing, empty, not UTF-8 or in no format that we know; the message names the line.
+        ConfigError: `columns` are given for a coqui formatter.
+        DataError: The manifest is missing, empty, not UTF-8 or in an unknown format. The message names the line.
         LanguageError: A language code is malformed.
+
+    >>> sample = read_manifest("train.csv:am", None)[0]
+    >>> sample.language, sample.line, sample.text
+    ('am', 2, 'ልጁ ረጅም ደብዳቤ ጻፈ።')
     """
     path, language = _split_spec(spec, default_language)
     if format not in _FORMATS:
         if columns:
             raise ConfigError(
-                f"--columns and --manifest-format {format}: a formatter of coqui knows its columns. Omit one."
+                f"--columns cannot be combined with --manifest-format {format}: a coqui formatter knows its columns. "
+                "Omit one of them."
             )
-        return _composed(path, _read_with_formatter(path, language, format))
+        return _compose_accents(path, _read_with_formatter(path, language, format))
     if path.is_dir():
-        raise DataError(f"{path} is a folder; give the manifest file in it, or a formatter that reads folders")
-    return _composed(path, _samples(path, read_rows(path, columns or {}, language, format), language))
+        raise DataError(f"{path} is a folder. Pass the manifest file in it, or a --manifest-format that reads folders.")
+    return _compose_accents(path, _samples(path, read_rows(path, columns or {}, language, format), language))
 
 
 def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
-    """Write samples in the coqui format, or as JSON lines when the name ends in .jsonl (which keeps the languages).
+    """Write samples in the coqui format, or as JSON lines with their languages if the name ends in .jsonl.
 
-    Recordings below the new file's folder are named relative to it, others by their absolute path. The file appears
-    whole or not at all.
+    Recordings below the folder of the new file are named relative to it, others by their absolute path. The file is
+    written completely or not at all.
+
+    Args:
+        samples: Samples, as `read_manifest` returns them.
+        path: File to write.
 
     Raises:
-        DataError: There are no samples, the coqui format cannot hold them, or the file is one that they came from.
+        DataError: There are no samples, the coqui format cannot represent them, or they were read from this file.
+
+    >>> write_manifest(read_manifest("train.csv:am", None)[:3], "first.jsonl")
+    >>> len(read_manifest("first.jsonl", None))
+    3
     """
     path = Path(path)
     samples = list(samples)
     if not samples:
-        raise DataError(f"no sample to write to {path}")
+        raise DataError(f"No samples to write to {path}.")
     manifests = {os.path.realpath(manifest) for manifest in {sample.manifest for sample in samples}}
     if os.path.realpath(path) in manifests or str(path.absolute()) in {sample.audio_file for sample in samples}:
-        raise DataError(f"{path} is a file that the samples came from, which stays as it is; write to another name")
+        raise DataError(f"The samples come from {path}, which is never overwritten. Write to another file.")
     folder = path.parent.absolute()
     rows = [(_relative_to(folder, sample.audio_file), sample.text, sample.speaker_name) for sample in samples]
     if path.suffix == ".jsonl":
@@ -106,20 +137,20 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
         languages = sorted({sample.language for sample in samples})
         if len(languages) > 1:
             raise DataError(
-                f"{path}: the coqui format has no column for the languages {', '.join(languages)}; "
-                "give the file a name that ends in .jsonl"
+                f"{path}: The coqui format has no column for the languages {', '.join(languages)}. "
+                "Use a file name ending in .jsonl."
             )
         table = [["audio_file", "text", "speaker_name"], *map(list, rows)]
         for row in table:
             if any(character in value for value in row for character in "|\n\r"):
-                raise DataError(f"{path}: the coqui format cannot hold {row}; give the file a name that ends in .jsonl")
+                raise DataError(f"{path}: The coqui format cannot represent {row}. Use a file name ending in .jsonl.")
         text = "".join("|".join(row) + "\n" for row in table)
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def _split_spec(spec: str, default_language: str | None) -> tuple[Path, str | None]:
-    """Path and language of "PATH" or "PATH:LANG"."""
+    """Return the path and the language of "PATH" or "PATH:LANG"."""
     if default_language is not None:
         default_language = validate_code(default_language)
     head, _, tail = spec.rpartition(":")
@@ -128,11 +159,11 @@ def _split_spec(spec: str, default_language: str | None) -> tuple[Path, str | No
             return Path(head), tail
         if not os.path.exists(spec):
             raise LanguageError(
-                f"{spec!r}: {head!r} exists, but {tail!r} is not a language code; expected 2 to 8 lower-case letters"
+                f"{spec!r}: {head!r} exists, but {tail!r} is not a language code. Expected 2 to 8 lowercase letters."
             )
     if not os.path.exists(spec):
         raise DataError(
-            f"no manifest {head if head and _looks_like_code(tail) else spec!r}; expected PATH or PATH:LANG"
+            f"No manifest {head if head and _looks_like_code(tail) else spec!r}. Expected PATH or PATH:LANG."
         )
     return Path(spec), default_language
 
@@ -155,23 +186,23 @@ def _read_with_formatter(path: Path, language: str | None, name: str) -> list[Sa
         language=language or "",
     )
     try:
-        found, _ = load_tts_samples(BaseTTSConfig(datasets=[dataset]), eval_split=False)
-        samples = [_from_formatter(entry, path, language) for entry in found]
-    # What formatters raise for files that they do not understand, for want of anything better.
+        entries, _ = load_tts_samples(BaseTTSConfig(datasets=[dataset]), eval_split=False)
+        samples = [_from_formatter(entry, path, language) for entry in entries]
+    # Formatters raise any of these for a file in another format.
     except (AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise DataError(
-            f"coqui's formatter {name!r} cannot read {path}: {type(error).__name__}: {error}; is this its format?"
+            f"Coqui's formatter {name!r} cannot read {path}: {type(error).__name__}: {error}. Check the file's format."
         ) from error
     return samples
 
 
 def _from_formatter(entry: Mapping[str, object], path: Path, language: str | None) -> Sample:
-    """The sample of a formatter's dictionary; keys that are not coqui's are kept as they are."""
-    rest = dict(entry)
-    del rest["audio_unique_name"]
-    text, speaker = str(rest.pop("text")), rest.pop("speaker_name", None)
-    audio_file, root_path = str(rest.pop("audio_file")), str(rest.pop("root_path"))
-    own, reference = rest.pop("language"), rest.pop("reference_path", None)
+    """Return the sample of a formatter's dictionary. Keys that coqui does not define become `extra`."""
+    extra = dict(entry)
+    del extra["audio_unique_name"]
+    text, speaker = str(extra.pop("text")), extra.pop("speaker_name", None)
+    audio_file, root_path = str(extra.pop("audio_file")), str(extra.pop("root_path"))
+    own, reference = extra.pop("language"), extra.pop("reference_path", None)
     if not (own or language):
         raise _no_language(str(path))
     return Sample(
@@ -183,7 +214,7 @@ def _from_formatter(entry: Mapping[str, object], path: Path, language: str | Non
         manifest=str(path.absolute()),
         root_path=root_path,
         reference_path=None if reference is None else str(reference),
-        extra=rest or None,
+        extra=extra or None,
     )
 
 
@@ -193,23 +224,23 @@ def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
     languages = _languages(path, rows, language)
     has_wavs = os.path.isdir(os.path.join(folder, "wavs"))
     samples = []
-    inside = any(file is not None for file in rows.files)
-    locations = [None] * len(rows.audio) if inside else find_recordings(rows.audio, path)
+    embedded = any(file is not None for file in rows.files)
+    locations = [None] * len(rows.audio) if embedded else find_recordings(rows.audio, path)
     columns = (rows.lines, rows.audio, locations, rows.files, rows.text, rows.speaker, languages)
-    with _without_collections():
-        for line, name, location, file, text, speaker, spoken in zip(*columns, strict=True):
+    with _garbage_collection_paused():
+        for line, name, location, file, text, speaker, code in zip(*columns, strict=True):
             if location is None:
-                # a bare id is LJSpeech's
+                # A bare id means `wavs/ID.wav`, as in LJSpeech.
                 bare = has_wavs and name and not has_suffix(name) and "/" not in name
                 location = os.path.join("wavs", name + ".wav") if bare else name
-            spoken = spoken or language
-            if not spoken:
+            code = code or language
+            if not code:
                 raise _no_language(f"{path}, line {line}")
             samples.append(
                 Sample(
                     text=text,
                     audio_file=file or (location if os.path.isabs(location) else f"{folder}/{location}"),
-                    language=spoken,
+                    language=code,
                     manifest_audio_file=name,
                     speaker_name=speaker or DEFAULT_SPEAKER,
                     manifest=manifest,
@@ -221,27 +252,27 @@ def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
-    """Samples are no garbage: looking for garbage among half a million of them takes as long as making them."""
-    collects = gc.isenabled()
+def _garbage_collection_paused() -> Iterator[None]:
+    """Pause garbage collection: for half a million samples, it takes as long as creating them and finds nothing."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
 def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]:
-    """The codes of the languages that the rows name; a spelling that is not the code is said once, with a count."""
+    """Return the language code of each row, or None, and log each spelling that is not a code once."""
     codes: dict[str | None, str | None] = {None: None}
     for spelled, count in Counter(rows.language).items():
         line = rows.lines[rows.language.index(spelled)]
         if spelled is None or not spelled.strip() or (is_unknown(spelled) and spelled != language):
             if (spelled or "").strip() and language is None:
                 raise LanguageError(
-                    f"{path}, line {line}: the language is {spelled!r}, in {count} rows. Expected a code or a name; or "
-                    "give the language of such rows as PATH:LANG, or with --language."
+                    f"{path}, line {line}: The language is {spelled!r} in {count} rows. Expected a code or a name. "
+                    "Correct these rows, or pass their language as PATH:LANG or with --language."
                 )
             codes[spelled] = language
             continue
@@ -251,25 +282,25 @@ def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]
             raise LanguageError(f"{path}, line {line}: {error}") from error
     for spelled, count in Counter(rows.language).items():
         if (spelled or "").strip() and codes[spelled] != spelled:
-            logger.info(" > %s: the language %r is read as %r in %d rows", path, spelled, codes[spelled], count)
+            logger.info(" > %s: Reading the language %r as %r in %d rows.", path, spelled, codes[spelled], count)
     return [codes[spelled] for spelled in rows.language]
 
 
-def _composed(path: Path, samples: list[Sample]) -> list[Sample]:
-    """Accents of coqui's own languages in their letters, said once; see `languages.compose_stock`."""
+def _compose_accents(path: Path, samples: list[Sample]) -> list[Sample]:
+    """Compose the accents in coqui's languages in place, see `languages.compose_stock`, and log a count."""
     counts: Counter[str] = Counter()
-    for place, sample in enumerate(samples):
+    for index, sample in enumerate(samples):
         composed = compose_stock(sample.text, sample.language)
         if composed != sample.text:
             counts[sample.language] += 1
-            samples[place] = replace(sample, text=composed)
+            samples[index] = replace(sample, text=composed)
     for code, count in sorted(counts.items()):
-        logger.info(" > %s: the accents of %d texts in '%s' were separate (NFD): composed", path, count, code)
+        logger.info(" > %s: Composed the separate accents (NFD) of %d texts in '%s'.", path, count, code)
     return samples
 
 
 def _no_language(where: str) -> DataError:
-    return DataError(f"{where} has no language; give one for all manifests, or write PATH:LANG")
+    return DataError(f"{where} has no language. Pass --language for all manifests, or PATH:LANG.")
 
 
 def _relative_to(folder: Path, audio_file: str) -> str:

@@ -1,4 +1,4 @@
-"""The names of recordings become files, in the spellings that other tools and systems leave behind."""
+"""Search for the recordings that a manifest names, in the spellings of other tools and systems."""
 
 from __future__ import annotations
 
@@ -14,73 +14,80 @@ from typing import NamedTuple
 
 logger = logging.getLogger("trainer")
 
-#: Of recordings; the first that fits is taken where a name has none.
+#: Suffixes of recordings. For a name without one, the first match wins.
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".aif", ".aiff", ".webm", ".wma", ".oga",
     ".mka", ".mkv", ".mov", ".3gp", ".amr", ".au", ".caf", ".w64", ".rf64", ".wave", ".sph",
 )  # fmt: skip
-#: Where recordings lie, seen from their manifest.
+#: Folders that are searched for recordings, relative to the manifest.
 FOLDERS = ("", "wavs", "wav", "clips", "audio")
 _QUOTATION_MARKS = "\"'“”„«»‘’"
-_BY_LAST_PARTS = "by the last parts of a path that does not exist here"
+_BY_LAST_PARTS = "by the last parts of a path that does not exist"
 
 
-class _Found(NamedTuple):
+class _Match(NamedTuple):
+    """A file, and in what respect it differs from its name in the manifest."""
+
     location: str
-    ways: tuple[str, ...]
+    differences: tuple[str, ...]
 
 
 def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
-    """Where the recordings of a manifest lie, seen from its folder; None for a name of no file.
+    """Return the paths of a manifest's recordings, relative to its folder; None for a name without a file.
 
-    A name counts as it stands, from the manifest's folder or from one of `FOLDERS` in it. Else with spaces and
-    quotation marks around it removed, backslashes read as slashes, letters in another case or Unicode form, a suffix
-    added or exchanged, and, of an absolute path, by its last parts, unless two names lead to one file so. What was read
-    otherwise than it stands is logged once, with counts; names that lead to one file are named. Folders are listed once
-    each, and no name costs a system call.
+    A name is searched for as it is in the manifest's folder and in `FOLDERS`. If it is not found, spaces and quotation
+    marks around it are removed, backslashes become slashes, case and Unicode form are ignored, and a suffix is added or
+    replaced. An absolute path is also searched for by its last parts, unless this would give two names the same file.
+
+    The log says how many files differ from their names and in what respect, and warns of names that share a file. Each
+    folder is listed once, so a name costs no system call.
+
+    Args:
+        names: Names as in the manifest.
+        manifest: Path of the manifest.
     """
     finder = _Finder(os.path.dirname(os.path.abspath(manifest)))
     locations: list[str | None] = []
-    readings: Counter[tuple[str, ...]] = Counter()
-    far: dict[int, tuple[str, ...]] = {}
-    for place, name in enumerate(names):
-        found = finder.find(name)
-        locations.append(found and found.location)
-        if found is not None and found.ways:
-            readings[found.ways] += 1
-            if _BY_LAST_PARTS in found.ways:
-                far[place] = found.ways
-    if far:
+    inexact: Counter[tuple[str, ...]] = Counter()
+    by_last_parts: dict[int, tuple[str, ...]] = {}
+    for index, name in enumerate(names):
+        match = finder.find(name)
+        locations.append(match and match.location)
+        if match is not None and match.differences:
+            inexact[match.differences] += 1
+            if _BY_LAST_PARTS in match.differences:
+                by_last_parts[index] = match.differences
+    if by_last_parts:
         owners = Counter(location for location, _ in set(zip(locations, names, strict=True)))
-        for place, ways in far.items():
-            if owners[locations[place]] > 1:
-                locations[place] = None
-                readings[ways] -= 1
-    if readings:
+        for index, differences in by_last_parts.items():
+            if owners[locations[index]] > 1:
+                locations[index] = None
+                inexact[differences] -= 1
+    if inexact:
         _warn_of_shared(names, locations, manifest)
     counts: Counter[str] = Counter()
-    for ways, count in readings.items():
-        counts.update(dict.fromkeys(ways, count))
-    if said := ", ".join(f"{count} {way}" for way, count in counts.most_common() if count):
-        logger.info(" > %s: recordings were found, though not exactly as named: %s", manifest, said)
+    for differences, count in inexact.items():
+        counts.update(dict.fromkeys(differences, count))
+    if summary := ", ".join(f"{count} {difference}" for difference, count in counts.most_common() if count):
+        logger.info(" > %s: Found recordings whose paths differ from the manifest: %s.", manifest, summary)
     return locations
 
 
 def _warn_of_shared(names: Sequence[str], locations: Sequence[str | None], manifest: Path) -> None:
-    """Warn of names that are read as the file of another name, which may be another recording's."""
-    several = {location for location, count in Counter(locations).items() if count > 1 and location is not None}
+    """Warn of different names that are read as one file."""
+    repeated = {location for location, count in Counter(locations).items() if count > 1 and location is not None}
     owners: dict[str, dict[str, None]] = defaultdict(dict)
-    for name, location in zip(names, locations, strict=True) if several else ():
-        if location in several:
+    for name, location in zip(names, locations, strict=True) if repeated else ():
+        if location in repeated:
             owners[location][name] = None
     shared = [
-        f"{' and '.join(map(repr, found))} are {location}" for location, found in owners.items() if len(found) > 1
+        f"{' and '.join(map(repr, aliases))} are {location}" for location, aliases in owners.items() if len(aliases) > 1
     ]
     if shared:
-        more = f", and so on for {len(shared) - 5} more files" if len(shared) > 5 else ""
+        more = f", and {len(shared) - 5} more files" if len(shared) > 5 else ""
         logger.warning(
-            " ! %s: different names are read as one file: %s%s. If they are different recordings, one of each is "
-            "missing. Correct its name.",
+            " ! %s: Different names are read as one file: %s%s. If they are different recordings, add the missing "
+            "files or correct the names.",
             manifest,
             ", ".join(shared[:5]),
             more,
@@ -88,22 +95,33 @@ def _warn_of_shared(names: Sequence[str], locations: Sequence[str | None], manif
 
 
 def any_exists(names: Sequence[str], manifest: Path) -> bool:
-    """Whether a recording of one of these names is found."""
+    """Return whether the recording of at least one name exists.
+
+    Args:
+        names: Names as in the manifest.
+        manifest: Path of the manifest.
+    """
     finder = _Finder(os.path.dirname(os.path.abspath(manifest)))
     return any(finder.find(name) is not None for name in names)
 
 
 def describe_search(name: str, manifest: str) -> str:
-    """What to say of the first name where every recording of a manifest is missing."""
+    """Describe where a name was searched for, as an example for a manifest whose recordings are all missing.
+
+    Args:
+        name: Name as in the manifest.
+        manifest: Absolute path of the manifest.
+    """
     return (
-        f"{name!r}, for one, was looked for from {os.path.dirname(manifest)} and from {', '.join(FOLDERS[1:])} in it, "
-        f"with any suffix from {AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]} or none, in any case and Unicode form, and "
-        "with backslashes as slashes and without quotation marks. Put the recordings there, or correct the names"
+        f"{name!r}, for example, is neither in {os.path.dirname(manifest)} nor in its subfolders "
+        f"{', '.join(FOLDERS[1:])}. The search tried every suffix from {AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]} and "
+        "none, read backslashes as slashes, and ignored case, Unicode form and quotation marks. Put the recordings "
+        "there, or correct the names."
     )
 
 
 class _Folder:
-    """The files of a folder that exists, and ways to their names."""
+    """The files and subfolders in a folder. Both are empty if it does not exist."""
 
     def __init__(self, path: str) -> None:
         self.files: set[str] = set()
@@ -115,17 +133,18 @@ class _Folder:
                         self.folders[_case_folded(entry.name)].append(entry.name)
                     else:
                         self.files.add(entry.name)
-        # A name with a null character is a ValueError.
+        # A null character in the path raises ValueError.
         except (OSError, ValueError):
             pass
 
     @cached_property
-    def _alike(self) -> dict[str, list[str]]:
+    def _by_folded_name(self) -> dict[str, list[str]]:
+        """Files by their case-folded names."""
         return _grouped((_case_folded(name), name) for name in sorted(self.files))
 
     @cached_property
-    def _stems(self) -> dict[str, list[str]]:
-        """Recordings by what stands before their suffix, in the order of `AUDIO_SUFFIXES`."""
+    def _by_folded_stem(self) -> dict[str, list[str]]:
+        """Recordings by their case-folded stems, in the order of `AUDIO_SUFFIXES`."""
         ranked = []
         for name in self.files:
             stem, suffix = os.path.splitext(name)
@@ -133,93 +152,103 @@ class _Folder:
                 ranked.append((AUDIO_SUFFIXES.index(suffix.lower()), name, _case_folded(stem)))
         return _grouped((stem, name) for _, name, stem in sorted(ranked))
 
-    def alike(self, name: str) -> str | None:
-        """The file whose name differs in the case of letters and in Unicode form at most."""
-        return _closest(self._alike.get(_case_folded(name), []), os.path.splitext(name)[0])
+    def find(self, name: str) -> str | None:
+        """Return the file with this name, ignoring case and Unicode form."""
+        return _closest(self._by_folded_name.get(_case_folded(name), []), os.path.splitext(name)[0])
 
-    def with_stem(self, stem: str) -> str | None:
-        """The recording that is called so before its suffix."""
-        return _closest(self._stems.get(_case_folded(stem), []), stem)
+    def find_stem(self, stem: str) -> str | None:
+        """Return the recording with this stem, ignoring case and Unicode form."""
+        return _closest(self._by_folded_stem.get(_case_folded(stem), []), stem)
 
 
-class _Place(NamedTuple):
-    """A folder that a name may lie in: its path with a slash, seen from the manifest's, and how it was found."""
+class _Candidate(NamedTuple):
+    """A folder that may contain a recording.
+
+    Attributes:
+        prefix: Path relative to the manifest's folder, with a slash at the end.
+        folder: What is in it.
+        differences: In what respect it differs from the folder in the recording's name.
+    """
 
     prefix: str
     folder: _Folder
-    ways: tuple[str, ...]
+    differences: tuple[str, ...]
 
 
 class _Finder:
+    """A search for recordings below the folder of a manifest."""
+
     def __init__(self, root: str) -> None:
         self._root = root
         self._listed: dict[str, _Folder] = {}
-        self._places: dict[str, list[_Place]] = {}
+        self._candidates: dict[str, list[_Candidate]] = {}
 
-    def find(self, name: str) -> _Found | None:
+    def find(self, name: str) -> _Match | None:
         head, slash, tail = name.rpartition("/")
-        found = self._find(head or slash, tail)
-        if found is None and "\\" in name:
+        match = self._find(head or slash, tail)
+        if match is None and "\\" in name:
             head, slash, tail = name.replace("\\", "/").rpartition("/")
-            found = self._find(head or slash, tail)
-            found = found and _Found(found.location, (*found.ways, "with backslashes as slashes"))
+            match = self._find(head or slash, tail)
+            match = match and _Match(match.location, (*match.differences, "with backslashes read as slashes"))
         bare = name.strip().strip(_QUOTATION_MARKS)
-        if found is None and bare != name.strip():
-            found = self.find(bare)
-            found = found and _Found(found.location, (*found.ways, "without quotation marks around them"))
-        return found
+        if match is None and bare != name.strip():
+            match = self.find(bare)
+            match = match and _Match(match.location, (*match.differences, "without quotation marks"))
+        return match
 
-    def _find(self, head: str, tail: str) -> _Found | None:
-        places = self._places.get(head)
-        if places is None:
-            places = self._places[head] = list(self._places_of(head))
-        for place in places:
-            if tail in place.folder.files:
-                return _found(place, tail)
-        spelled = tail.strip()
-        spaces = ("without spaces around them",) if spelled != tail else ()
-        for place in places:
-            if spelled in place.folder.files:
-                return _found(place, spelled, *spaces)
-        stem, suffix = os.path.splitext(spelled)
+    def _find(self, head: str, tail: str) -> _Match | None:
+        """Return the file `tail` of the folder `head`, trying other spellings of both."""
+        candidates = self._candidates.get(head)
+        if candidates is None:
+            candidates = self._candidates[head] = list(self._candidate_folders(head))
+        for candidate in candidates:
+            if tail in candidate.folder.files:
+                return _match(candidate, tail)
+        stripped = tail.strip()
+        spaces = ("without surrounding spaces",) if stripped != tail else ()
+        for candidate in candidates:
+            if stripped in candidate.folder.files:
+                return _match(candidate, stripped, *spaces)
+        stem, suffix = os.path.splitext(stripped)
         has_suffix = suffix.lower() in AUDIO_SUFFIXES
-        for place in places if has_suffix else ():
-            if file := place.folder.alike(spelled):
-                return _found(place, file, *spaces, _difference(spelled, file))
-        for place in places:
-            if file := place.folder.with_stem(spelled):
-                return _found(place, file, *spaces, "with a suffix added")
-        for place in places if has_suffix else ():
-            if file := place.folder.with_stem(stem):
-                return _found(place, file, *spaces, "with another suffix")
+        for candidate in candidates if has_suffix else ():
+            if file := candidate.folder.find(stripped):
+                return _match(candidate, file, *spaces, _difference(stripped, file))
+        for candidate in candidates:
+            if file := candidate.folder.find_stem(stripped):
+                return _match(candidate, file, *spaces, "with a suffix added")
+        for candidate in candidates if has_suffix else ():
+            if file := candidate.folder.find_stem(stem):
+                return _match(candidate, file, *spaces, "with another suffix")
         return None
 
-    def _places_of(self, head: str) -> Iterator[_Place]:
-        """The folders that exist of those in which a name with this head may lie."""
+    def _candidate_folders(self, head: str) -> Iterator[_Candidate]:
+        """Yield the folders with files that `head`, the folder in a name, could mean."""
         clean = head.strip()
         absolute = clean.startswith("/") or re.match(r"[A-Za-z]:(/|$)", clean)
-        if absolute and (place := self._place(head, ())):
-            yield place
+        if absolute and (candidate := self._candidate(head, ())):
+            yield candidate
         bases = () if absolute else FOLDERS
         for base in bases:
-            if place := self._place(os.path.join(base, head), (f"in {base}/",) if base else ()):
-                yield place
+            if candidate := self._candidate(os.path.join(base, head), (f"in {base}/",) if base else ()):
+                yield candidate
         parts = [part for part in clean.split("/") if part != "."]
         for base in bases if head else ():
             path = self._enter(base, parts)
-            if path is not None and (place := self._place(path, ("in a folder spelled otherwise",))):
-                yield place
-        if head and not absolute and (place := self._place(os.path.join("..", head), ("seen from the parent folder",))):
-            yield place
+            if path is not None and (candidate := self._candidate(path, ("in a folder with another spelling",))):
+                yield candidate
+        parent = ("relative to the parent folder",)
+        if head and not absolute and (candidate := self._candidate(os.path.join("..", head), parent)):
+            yield candidate
         for start in range(1, len(parts) + 1) if absolute else ():
             for base in FOLDERS:
                 path = self._enter(base, parts[start:])
-                if path is not None and (place := self._place(path, (_BY_LAST_PARTS,))):
-                    yield place
+                if path is not None and (candidate := self._candidate(path, (_BY_LAST_PARTS,))):
+                    yield candidate
 
-    def _place(self, path: str, ways: tuple[str, ...]) -> _Place | None:
+    def _candidate(self, path: str, differences: tuple[str, ...]) -> _Candidate | None:
         folder = self._list(path)
-        return _Place(os.path.join(path, ""), folder, ways) if folder.files else None
+        return _Candidate(os.path.join(path, ""), folder, differences) if folder.files else None
 
     def _list(self, path: str) -> _Folder:
         if path not in self._listed:
@@ -227,18 +256,18 @@ class _Finder:
         return self._listed[path]
 
     def _enter(self, base: str, parts: Sequence[str]) -> str | None:
-        """The folder that these parts lead to from `base`, whatever the case and Unicode form of their letters."""
+        """Return the path of nested subfolders of `base`, ignoring case and Unicode form, or None."""
         for part in parts:
-            alike = self._list(base).folders.get(_case_folded(part.strip()), [])
-            name = ".." if part == ".." else _closest(alike, part.strip())
+            names = self._list(base).folders.get(_case_folded(part.strip()), [])
+            name = ".." if part == ".." else _closest(names, part.strip())
             if name is None:
                 return None
             base = os.path.join(base, name)
         return base
 
 
-def _found(place: _Place, file: str, *ways: str) -> _Found:
-    return _Found(place.prefix + file, place.ways + ways)
+def _match(candidate: _Candidate, file: str, *differences: str) -> _Match:
+    return _Match(candidate.prefix + file, candidate.differences + differences)
 
 
 def _case_folded(name: str) -> str:
@@ -253,7 +282,7 @@ def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _closest(names: Sequence[str], start: str) -> str | None:
-    """Of names that are alike the first with this start in the same case; or the only one."""
+    """Return the first name that has this start in the same case, or the only name."""
     if len(names) == 1:
         return names[0]
     return next((name for name in names if _nfc(name).startswith(_nfc(start))), None)

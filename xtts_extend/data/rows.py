@@ -1,4 +1,4 @@
-"""A manifest in any of the forms that people have becomes rows: recording, text, speaker, language."""
+"""Manifests in any supported format, read as rows of recording, text, speaker and language."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ logger = logging.getLogger("trainer")
 
 @dataclass(frozen=True)
 class Rows:
-    """What a manifest says, a list per role, all as long.
+    """The rows of a manifest, as one list per role. All lists have the same length.
 
     Attributes:
-        lines: in the file, from 1; of tables that have no lines the number of the row.
-        audio: names of recordings, as they stand.
-        text: as they stand.
-        speaker, language: as they stand; None where nothing is said.
-        files: where a recording was extracted to whose bytes are in the table; else None.
+        lines: Line numbers in the file, from 1. Row numbers if the format has no lines.
+        audio: Names of the recordings, as written.
+        text: Texts, as written.
+        speaker, language: Values as written, or None if a row has none.
+        files: Files that embedded recordings were extracted to. None for recordings that the manifest only names.
     """
 
     lines: list[int] = field(default_factory=list)
@@ -40,9 +40,16 @@ class Rows:
     files: list[str | None] = field(default_factory=list)
 
     def add(self, line: int, where: str, values: Mapping[str, Any], file: str | None = None) -> None:
-        """Add a row of values that may have other types than text. A null text is an empty one, which the check names.
+        """Append a row, converting numbers to text and a null text to an empty one, which the data check reports.
 
-        Raises DataError when recording or text is neither a text nor a number.
+        Args:
+            line: Line or row number, from 1.
+            where: File and line, for messages.
+            values: Role → value.
+            file: File that an embedded recording was extracted to.
+
+        Raises:
+            DataError: The recording or the text is neither a string nor a number.
         """
         speaker, language = values.get("speaker"), values.get("language")
         self.lines.append(line)
@@ -64,13 +71,14 @@ def read_rows(
     """Read a manifest.
 
     Args:
-        path: of the file.
-        columns: role → column, as `columns.parse_columns` gives them; what is not in it is recognised.
-        language: of the manifest, if it is known.
+        path: Manifest file.
+        columns: Role → column, as `columns.parse_columns` returns them. Roles that are not in it are detected.
+        language: Code of the manifest's language, if known. It helps to detect a language column.
         format: "auto", "coqui", "ljspeech" or "jsonl".
-        texts_only: recordings need not be named; where they are not, `audio` is anything.
+        texts_only: Accept a manifest without recordings. Its `audio` is then meaningless.
 
-    Raises DataError: the file cannot be read, or is not in a form that we know; the message names the line.
+    Raises:
+        DataError: The file cannot be read or its format is unknown. The message names the line.
     """
     required = ("text",) if texts_only else ("audio", "text")
     if format == "auto" and is_arrow(path):
@@ -83,40 +91,42 @@ def read_rows(
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not text.strip():
-        raise DataError(f"{path} is empty. Expected lines of audio_file|text|speaker_name, id|text, or JSON.")
+        raise DataError(f"{path} is empty. Expected lines of audio_file|text|speaker_name, id|text or JSON.")
     if format == "jsonl" or (format == "auto" and is_json(path, text)):
-        return _rows_of_objects(path, text, columns, required)
+        return _rows_from_objects(path, text, columns, required)
     table = read_table(path, text, columns, None if format == "auto" else "|")
     if table is None:
         first = split_lines(text)[0][1]
         raise DataError(
-            f"{path} has an unknown format: its first line is {first[:80]!r}. Expected columns separated by pipes, "
-            "commas, semicolons or tabs, or JSON."
+            f"{path} has an unknown format: its first line is {first[:80]!r}. Expected JSON, or columns separated by "
+            "pipes, commas, semicolons or tabs."
         )
     if not len(table.cells):
-        raise DataError(f"{path} has a header and no line below it. Expected one line per recording.")
+        raise DataError(f"{path} has a header but no rows. Expected one row per recording.")
     if format == "ljspeech":
-        return _rows_of_table(table, _ljspeech(path, table))
+        return _rows_from_table(table, _ljspeech_columns(path, table))
     if table.header is not None:
-        return _rows_of_table(table, _named(path, table, table.header, columns, required))
+        return _rows_from_table(table, _columns_by_header(path, table, table.header, columns, required))
     if format == "coqui":
         raise DataError(f"{path} has no header. Expected audio_file|text or audio_file|text|speaker_name.")
-    filled = [place for place in table.cells.columns if (table.cells[place].str.strip() != "").any()]
+    filled = [index for index in table.cells.columns if (table.cells[index].str.strip() != "").any()]
     table = Table(None, table.cells.loc[:, : filled[-1]])
     audio = None if "audio" in columns else _audio_column(path, table)
-    # beside texts alone stand their ids
+    # Without recordings, the first column holds the ids of the texts.
     audio = 0 if audio is None and texts_only else audio
-    return _rows_of_table(table, placed_columns(str(path), table.cells, columns, language, audio))
+    return _rows_from_table(table, placed_columns(str(path), table.cells, columns, language, audio))
 
 
 def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> list[str] | None:
-    """The texts of a manifest, or of another list with ids or JSON around them; None when a file is plain text.
+    """Return the texts of a manifest, of lines with ids, or of JSON strings; None if the file is plain text.
 
     Args:
-        path: of the file.
-        columns: role → column, as `columns.parse_columns` gives them. Whoever names columns has a table.
+        path: File to read.
+        columns: Role → column, as `columns.parse_columns` returns them. If given, the file is read as a table.
 
-    Raises DataError: it has faults, its texts could be in two of its columns, or a part of it is no text.
+    Raises:
+        DataError: The file is malformed, more than one column could hold the texts, or the file is in a format that
+            contains more than text.
     """
     if not columns and not is_arrow(path):
         try:
@@ -129,55 +139,58 @@ def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> l
         if not (is_json(path, text) or is_table(path, text)):
             return None
     rows = read_rows(path, columns or {}, texts_only=True)
-    if len(languages := sorted({spoken for spoken in rows.language if spoken})) > 1:
-        logger.warning(" ! %s: its texts are in several languages, and all count: %s", path, ", ".join(languages[:20]))
+    if len(languages := sorted({code for code in rows.language if code})) > 1:
+        logger.warning(" ! %s: Using texts in several languages: %s.", path, ", ".join(languages[:20]))
     return _without_surrogates(path, rows.text)
 
 
 def _without_surrogates(path: Path, texts: list[str]) -> list[str]:
-    """Texts without the halves of characters that cut escapes leave in JSON, which no tokenizer takes."""
-    if halved := sum(map(has_surrogate, texts)):
-        logger.warning(" ! %s: half a character, of a cut escape, is left out of %d texts", path, halved)
+    """Remove unpaired surrogates, which truncated escapes leave in JSON and no tokenizer accepts."""
+    if damaged := sum(map(has_surrogate, texts)):
+        logger.warning(" ! %s: Removed incomplete characters, left by truncated escapes, from %d texts.", path, damaged)
         return [text.encode("utf-8", "ignore").decode() for text in texts]
     return texts
 
 
 def _as_text(where: str, role: str, value: Any) -> str:
-    """What a cell says: a text, or a number in digits; pandas makes 1999.0 of 1999 beside nulls, and NaN of these."""
+    """Return a string cell as it is, a number in digits, and NaN as an empty text.
+
+    In a column with nulls, pandas turns 1999 into 1999.0 and the nulls into NaN.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return "" if value != value else str(value)
-    raise DataError(f"{where}: {role} is {str(value)[:80]}; expected a string.")
+    raise DataError(f"{where}: Expected a string for {role}, got {str(value)[:80]}.")
 
 
-def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str], required: Sequence[str]) -> Rows:
+def _rows_from_objects(path: Path, text: str, columns: Mapping[str, str], required: Sequence[str]) -> Rows:
     rows = Rows()
-    known: dict[tuple[str, ...], dict[str, list[int]]] = {}
+    by_keys: dict[tuple[str, ...], dict[str, list[int]]] = {}
     for number, where, entry in read_objects(path, text):
         keys = tuple(entry)
-        if keys not in known:
-            known[keys] = named_columns(where, keys, columns)
-            if not all(known[keys][role] for role in required):
+        if keys not in by_keys:
+            by_keys[keys] = named_columns(where, keys, columns)
+            if not all(by_keys[keys][role] for role in required):
                 expected = " and ".join({"audio": "audio_file", "text": "text"}[role] for role in required)
                 raise DataError(
-                    f"{where} has the keys {', '.join(keys[:20])}; expected {expected}, or others that "
-                    f"--columns names, for example --columns {','.join(f'{role}=KEY' for role in required)}."
+                    f"{where} has the keys {', '.join(keys[:20])}. Expected {expected}. Name other keys, "
+                    f"for example --columns {','.join(f'{role}=KEY' for role in required)}."
                 )
         if entry.get("offset") and "audio" in required:
             raise DataError(
-                f"{where} is a part of a longer recording (offset {entry['offset']}). Cut the recording first, and "
-                "write a manifest of its parts."
+                f"{where} is a segment of a longer recording (offset {entry['offset']}). Split the recording into "
+                "files and list those in the manifest."
             )
         cells = list(entry.values())
         values: dict[str, Any] = {}
-        for role, places in known[keys].items():
+        for role, indices in by_keys[keys].items():
             values[role] = None
-            for place in places:
-                if cells[place] is not None:
-                    values[role] = cells[place]
+            for index in indices:
+                if cells[index] is not None:
+                    values[role] = cells[index]
                     break
         if "audio" not in required:
             values["audio"] = ""
@@ -189,63 +202,65 @@ def _rows_of_objects(path: Path, text: str, columns: Mapping[str, str], required
     return rows
 
 
-def _ljspeech(path: Path, table: Table) -> dict[str, int]:
+def _ljspeech_columns(path: Path, table: Table) -> dict[str, int]:
     width = table.cells.shape[1]
     if width not in (2, 3):
         line = table.cells.index[0]
-        raise DataError(f"{path}: line {line} has {width} columns; LJSpeech has id|text or id|text|normalised.")
+        raise DataError(f"{path}, line {line} has {width} columns. Expected LJSpeech's id|text or id|text|normalized.")
     return {"audio": 0, "text": width - 1}
 
 
-def _named(
+def _columns_by_header(
     path: Path, table: Table, header: list[str], columns: Mapping[str, str], required: Sequence[str]
 ) -> dict[str, int]:
-    """Role → column of a table with a header; of several names for one role the first whose column is not blank."""
-    found = named_columns(str(path), header, columns)
-    if not all(found[role] for role in required):
-        names = {"audio": "one of recordings, such as audio_file", "text": "one of texts, such as text"}
+    """Return role → column of a table with a header, choosing the first column of each role that is not blank."""
+    by_role = named_columns(str(path), header, columns)
+    if not all(by_role[role] for role in required):
+        names = {"audio": "an audio column such as audio_file", "text": "a text column such as text"}
         raise DataError(
-            f"{path}: the header has the columns {', '.join(header)}; expected "
-            f"{', and '.join(names[role] for role in required)}. Say which it is, for example --columns "
+            f"{path}: The header has the columns {', '.join(header)}. Expected "
+            f"{' and '.join(names[role] for role in required)}. Name the columns, for example --columns "
             f"{','.join(f'{role}=NAME' for role in required)}."
         )
     chosen = {}
-    for role, places in found.items():
-        filled = [place for place in places if (table.cells[place].str.strip() != "").any()]
+    for role, indices in by_role.items():
+        filled = [index for index in indices if (table.cells[index].str.strip() != "").any()]
         if role == "language":
-            # names that nobody knows beside codes
-            filled.sort(key=lambda place: not all_languages(table.cells[place]))
-        if places:
-            chosen[role] = (filled or places)[0]
+            # Prefer a column of codes to one of unknown names.
+            filled.sort(key=lambda index: not all_languages(table.cells[index]))
+        if indices:
+            chosen[role] = (filled or indices)[0]
         if len(filled) > 1:
-            others = ", ".join(header[place].strip() for place in filled[1:])
-            logger.info(
-                " > %s: %s is taken from the column %s, not from %s", path, role, header[filled[0]].strip(), others
-            )
+            others = ", ".join(header[index].strip() for index in filled[1:])
+            logger.info(" > %s: Reading %s from column %s, not from %s.", path, role, header[filled[0]].strip(), others)
     return chosen
 
 
 def _audio_column(path: Path, table: Table) -> int | None:
-    """The column that names recordings: by their suffixes; or the first, where recordings or a folder for them lie."""
-    for place in table.cells.columns:
-        if table.cells[place].head(1000).map(has_suffix).mean() > 0.5:
-            return int(place)
+    """Return the column that names recordings.
+
+    It is the first column in which most cells have an audio suffix. Without suffixes, it is the table's first column,
+    if the manifest's folder has a subfolder for recordings or one of the recordings is found.
+    """
+    for index in table.cells.columns:
+        if table.cells[index].head(1000).map(has_suffix).mean() > 0.5:
+            return int(index)
     has_folder = any((path.parent / folder).is_dir() for folder in FOLDERS[1:])
     return 0 if has_folder or any_exists(table.cells[0].head(1000).tolist(), path) else None
 
 
-def _rows_of_table(table: Table, chosen: Mapping[str, int]) -> Rows:
+def _rows_from_table(table: Table, chosen: Mapping[str, int]) -> Rows:
     cells = table.cells
     text = cells[chosen["text"]]
-    # " | " between the columns; one text alone may begin with a space
+    # Spaces around every text belong to the separator " | ". Spaces around some texts are part of them.
     if (text.str.startswith(" ") | text.str.endswith(" ")).all():
         text = text.str.strip()
-    nothing: list[str | None] = [None] * len(cells)
+    missing: list[str | None] = [None] * len(cells)
 
     def optional(role: str) -> list[str | None]:
-        return [cell or None for cell in cells[chosen[role]].str.strip()] if role in chosen else nothing
+        return [cell or None for cell in cells[chosen[role]].str.strip()] if role in chosen else missing
 
-    spoken = (optional("speaker"), optional("language"))
-    # without recordings, whatever is there
+    speaker_and_language = (optional("speaker"), optional("language"))
+    # Without recordings, `audio` is meaningless, but its length has to fit.
     audio = cells[chosen.get("audio", chosen["text"])].tolist()
-    return Rows(cells.index.tolist(), audio, text.tolist(), *spoken, nothing)
+    return Rows(cells.index.tolist(), audio, text.tolist(), *speaker_and_language, missing)
