@@ -1,4 +1,4 @@
-"""Codes once: what is encoded, what is known already, and what a kill leaves."""
+"""Sets of codes: what is encoded, what is reused, and what is left after an interrupt."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ RATE = 22050
 
 
 class FakeCodec:
-    """Codes that tell the recording; notes what it encoded."""
+    """Encoder whose codes depend on the length of the recording. Records the lengths."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.encoded: list[int] = []
@@ -42,14 +42,14 @@ def tokenize(text: str, language: str) -> list[int]:
 
 @pytest.fixture
 def samples(tmp_path):
-    """Three recordings with their digests; the third has two texts."""
-    found = []
+    """Samples of three recordings with digests. The third has two texts."""
+    samples = []
     for number, text in enumerate(("ሀ", "b", "c")):
         path = tmp_path / "ድምፅ 1" / f"{number}.wav"
         save_wav(path, torch.linspace(-0.5, 0.5, RATE + 100 * number), RATE)
         digest = measure_recording(path).digest
-        found.append(make_sample(text, audio_file=str(path), language="am", audio_digest=digest))
-    return [*found, replace(found[2], text="d")]
+        samples.append(make_sample(text, audio_file=str(path), language="am", audio_digest=digest))
+    return [*samples, replace(samples[2], text="d")]
 
 
 def encode(samples, folder, codec, dvae="D", texts="T"):
@@ -58,23 +58,23 @@ def encode(samples, folder, codec, dvae="D", texts="T"):
     )
 
 
-def test_each_recording_once(samples, tmp_path):
+def test_each_recording_is_encoded_once(samples, tmp_path):
     codec = FakeCodec()
-    found, made = encode(samples, tmp_path / "set", codec)
+    encoded, made = encode(samples, tmp_path / "set", codec)
     assert made == 3
     assert codec.encoded == [RATE, RATE + 100, RATE + 200]
-    for sample, given in zip(found, samples, strict=True):
-        number = int(given.audio_file[-5])
+    for sample, original in zip(encoded, samples, strict=True):
+        number = int(original.audio_file[-5])
         assert sample.encoded.wav_length == RATE + 100 * number
         assert torch.equal(sample.encoded.codes(), torch.full((22,), (RATE + 100 * number) % 1000))
-        assert sample.encoded.ids().tolist() == tokenize(given.text, "am")
+        assert sample.encoded.ids().tolist() == tokenize(original.text, "am")
         assert sample.encoded.has_ids
-        assert replace(sample, encoded=None) == given
+        assert replace(sample, encoded=None) == original
     again = FakeCodec()
     (tmp_path / "set" / ".lock").unlink()
-    assert encode(samples, tmp_path / "set", again) == (found, 0)
+    assert encode(samples, tmp_path / "set", again) == (encoded, 0)
     assert again.encoded == []
-    # where nothing is missing, nothing is written: the set may lie on a read-only disk
+    # A complete set is not written to, so it may be on a read-only disk.
     assert not (tmp_path / "set" / ".lock").exists()
 
 
@@ -86,45 +86,45 @@ def test_a_changed_file_is_encoded_again_and_a_renamed_one_is_not(samples, tmp_p
     (tmp_path / "ድምፅ 1" / "1.wav").rename(renamed)
     samples[1] = replace(samples[1], audio_file=str(renamed))
     codec = FakeCodec()
-    found, made = encode(samples, tmp_path / "set", codec)
+    encoded, made = encode(samples, tmp_path / "set", codec)
     assert (made, codec.encoded) == (1, [2 * RATE])
-    assert [sample.encoded.wav_length for sample in found] == [2 * RATE, RATE + 100, RATE + 200, RATE + 200]
-    assert found[1].audio_file == str(renamed)
+    assert [sample.encoded.wav_length for sample in encoded] == [2 * RATE, RATE + 100, RATE + 200, RATE + 200]
+    assert encoded[1].audio_file == str(renamed)
 
 
-def test_another_text_for_a_recording_costs_no_encoding(samples, tmp_path):
+def test_another_text_for_a_recording_reuses_its_codes(samples, tmp_path):
     encode(samples, tmp_path / "set", FakeCodec())
     codec = FakeCodec()
-    found, made = encode([replace(samples[0], text="new")], tmp_path / "set", codec)
+    encoded, made = encode([replace(samples[0], text="new")], tmp_path / "set", codec)
     assert (made, codec.encoded) == (0, [])
-    assert found[0].encoded.ids().tolist() == tokenize("new", "am")
-    assert torch.equal(found[0].encoded.codes(), torch.full((22,), RATE % 1000))
+    assert encoded[0].encoded.ids().tolist() == tokenize("new", "am")
+    assert torch.equal(encoded[0].encoded.codes(), torch.full((22,), RATE % 1000))
 
 
-def test_another_vocabulary_costs_no_encoding(samples, tmp_path):
+def test_another_vocabulary_reuses_codes(samples, tmp_path):
     first, _ = encode(samples, tmp_path / "set", FakeCodec())
     codec = FakeCodec()
-    found, made = encode_samples(
+    encoded, made = encode_samples(
         samples, codec, lambda text, language: [7, *map(ord, text)], tmp_path / "set",
         codec_digest="D", text_digest="other", sample_rate=RATE, progress=False,
     )  # fmt: skip
     assert (made, codec.encoded) == (0, [])
-    assert [sample.encoded.ids().tolist() for sample in found] == [[7, ord(text)] for text in ("ሀ", "b", "c", "d")]
-    assert [sample.encoded.codes()[0] for sample in found] == [50, 150, 250, 250]
-    # those of the first are still there
+    assert [sample.encoded.ids().tolist() for sample in encoded] == [[7, ord(text)] for text in ("ሀ", "b", "c", "d")]
+    assert [sample.encoded.codes()[0] for sample in encoded] == [50, 150, 250, 250]
+    # The rows of the first vocabulary are still there.
     assert encode(samples, tmp_path / "set", FakeCodec()) == (first, 0)
 
 
-def test_what_an_interrupt_leaves_is_gone_on_with(samples, tmp_path):
+def test_an_interrupted_set_is_continued(samples, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         encode(samples, tmp_path / "set", FakeCodec(fail_at=2))
     codec = FakeCodec()
-    found, made = encode(samples, tmp_path / "set", codec)
+    encoded, made = encode(samples, tmp_path / "set", codec)
     assert (made, codec.encoded) == (1, [RATE + 200])
-    assert [sample.encoded.codes()[0] for sample in found] == [50, 150, 250, 250]
+    assert [sample.encoded.codes()[0] for sample in encoded] == [50, 150, 250, 250]
 
 
-def test_a_damaged_part_is_made_again(samples, tmp_path, caplog):
+def test_a_damaged_part_is_encoded_again(samples, tmp_path, caplog):
     encode(samples, tmp_path / "set", FakeCodec())
     part = tmp_path / "set" / read_index(tmp_path / "set")["parts"][0]["file"]
     content = bytearray(part.read_bytes())
@@ -132,29 +132,29 @@ def test_a_damaged_part_is_made_again(samples, tmp_path, caplog):
     part.write_bytes(content)
     codec = FakeCodec()
     with caplog.at_level("WARNING", "trainer"):
-        found, made = encode(samples, tmp_path / "set", codec)
+        encoded, made = encode(samples, tmp_path / "set", codec)
     assert made == 3
-    assert f"{part} is damaged: its 4 utterances are encoded again" in caplog.text
-    assert [sample.encoded.codes()[0] for sample in found] == [50, 150, 250, 250]
+    assert f"{part} is damaged. Encoding its 4 utterances again." in caplog.text
+    assert [sample.encoded.codes()[0] for sample in encoded] == [50, 150, 250, 250]
 
 
-def test_what_was_not_read_is_not_encoded(samples, tmp_path):
-    with pytest.raises(DataError, match=r"2\.wav was not read yet"):
+def test_unchecked_samples_are_rejected(samples, tmp_path):
+    with pytest.raises(DataError, match=r"2\.wav has not been checked"):
         encode([*samples[:2], replace(samples[2], audio_digest=None)], tmp_path / "set", FakeCodec())
     assert not (tmp_path / "set").exists()
 
 
-def test_folders_that_are_something_else(samples, tmp_path):
+def test_folders_with_other_content(samples, tmp_path):
     encode(samples, tmp_path / "set", FakeCodec())
-    with pytest.raises(ConfigError, match="made with other settings: the DVAE changed"):
+    with pytest.raises(ConfigError, match="created with other settings: the DVAE changed"):
         encode(samples, tmp_path / "set", FakeCodec(), dvae="other")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(ConfigError, match="mine exists and is no set of encoded utterances"):
+    with pytest.raises(ConfigError, match="mine exists but is not a set of encoded utterances"):
         encode(samples, tmp_path / "mine", FakeCodec())
 
 
-def test_what_a_kill_leaves_of_the_index_is_no_obstacle(samples, tmp_path):
+def test_a_partly_written_index_is_ignored(samples, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / ".set.json.4711.tmp").write_text("{")
     assert encode(samples, tmp_path / "set", FakeCodec())[1] == 3
@@ -163,7 +163,7 @@ def test_what_a_kill_leaves_of_the_index_is_no_obstacle(samples, tmp_path):
 def test_a_damaged_index_is_named(samples, tmp_path):
     encode(samples, tmp_path / "set", FakeCodec())
     (tmp_path / "set" / "set.json").write_text('{"version": 2, "par')
-    with pytest.raises(DataError, match=r"set\.json is damaged\. Remove its folder, and make the set again"):
+    with pytest.raises(DataError, match=r"set\.json is damaged\. Delete its folder and create the set again"):
         encode(samples, tmp_path / "set", FakeCodec())
 
 
@@ -176,16 +176,16 @@ def test_a_folder_that_cannot_be_written_to(samples, tmp_path, monkeypatch):
         encode(samples, tmp_path / "set", FakeCodec())
 
 
-def test_two_that_begin_at_once_share_the_work(samples, tmp_path):
+def test_concurrent_calls_encode_each_recording_once(samples, tmp_path):
     for number in range(20):
         folder, codecs, made = tmp_path / f"set {number}", [FakeCodec(), FakeCodec()], []
-        begin = threading.Barrier(2)
+        barrier = threading.Barrier(2)
 
-        def one(codec, begin=begin, folder=folder, made=made):
-            begin.wait()
+        def run(codec, barrier=barrier, folder=folder, made=made):
+            barrier.wait()
             made.append(encode(samples, folder, codec)[1])
 
-        threads = [threading.Thread(target=one, args=(codec,)) for codec in codecs]
+        threads = [threading.Thread(target=run, args=(codec,)) for codec in codecs]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -194,10 +194,10 @@ def test_two_that_begin_at_once_share_the_work(samples, tmp_path):
         assert sum(len(codec.encoded) for codec in codecs) == 3
 
 
-def test_who_comes_second_waits_and_finds_what_was_made(samples, tmp_path, caplog):
+def test_a_second_process_waits_and_reuses_the_codes(samples, tmp_path, caplog):
     with caplog.at_level("INFO", "trainer"):
         encode(samples[:1], tmp_path / "set", FakeCodec())
-        assert "waiting" not in caplog.text
+        assert "Waiting" not in caplog.text
         second, codec = [], FakeCodec()
         waiting = threading.Thread(target=lambda: second.extend(encode(samples, tmp_path / "set", codec)))
         with FileLock(tmp_path / "set" / ".lock"):
@@ -205,20 +205,20 @@ def test_who_comes_second_waits_and_finds_what_was_made(samples, tmp_path, caplo
             waiting.join(0.5)
             assert waiting.is_alive()
         waiting.join(30)
-    assert "another process encodes into" in caplog.text
+    assert "Another process is encoding into" in caplog.text
     assert second[1] == 2
     assert codec.encoded == [RATE + 100, RATE + 200]
 
 
-def test_a_recording_that_has_gone_is_named(samples, tmp_path):
+def test_a_missing_recording_is_named(samples, tmp_path):
     (tmp_path / "ድምፅ 1" / "1.wav").unlink()
     with pytest.raises(DataError, match=r"1\.wav: no such file"):
         encode(samples, tmp_path / "set", FakeCodec())
-    # what came before it is kept
+    # The utterances before it are kept.
     assert read_index(tmp_path / "set")["parts"][0]["rows"] == 1
 
 
-def test_codes_are_stocks_for_the_same_clip_and_padding_changes_only_stocks(corpus, tmp_path):
+def test_codes_equal_those_of_stock_without_padding(corpus, tmp_path):
     from xtts_extend.model.codec import Codec
     from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
     from xtts_extend.setup.base import config_for_base
@@ -247,7 +247,7 @@ def test_codes_are_stocks_for_the_same_clip_and_padding_changes_only_stocks(corp
         assert torch.equal(codes, model.codec.encode(wav))
         padded = stock(torch.nn.functional.pad(wav, (0, 30000)))[0][:count]
         differs = (padded != codes).nonzero().squeeze(1)
-        # the convolutions see a few codes far
+        # The receptive field of the convolutions is a few codes, so padding only changes the end.
         assert not len(differs) or differs.min() >= count - 8
         changed += len(differs)
     assert changed
@@ -261,15 +261,15 @@ def test_the_command(corpus, tmp_path, capsys):
     assert (first["utterances"], first["encoded"], first["unusable"]) == (12, 12, 0)
     assert main(["encode", *flags]) == 0
     assert json.loads(capsys.readouterr().out) == first | {"encoded": 0}
-    # a foreign folder is not written to
+    # A folder with other files is not written to.
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     with pytest.raises(SystemExit) as caught:
         main(["encode", *[str(tmp_path / "mine") if part == flags[7] else part for part in flags]])
     assert caught.value.code == 2
-    assert "mine exists and is no set" in capsys.readouterr().err
+    assert "mine exists but is not a set" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-    # without the language's tag there are no token ids
+    # The text cannot be tokenized without the tag of its language.
     del flags[4:6]
     with pytest.raises(SystemExit) as caught:
         main(["encode", *flags])
@@ -278,28 +278,28 @@ def test_the_command(corpus, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_reads_what_encode_made(corpus, recipe, tmp_path, capsys, caplog):
+def test_a_run_uses_the_codes_of_encode(corpus, recipe, tmp_path, capsys, caplog):
     codes = tmp_path / "am codes"
     flags = ["--manifest", f"{corpus.train}:am", "--base-dir", str(corpus.base), "--vocab", str(corpus.vocab)]
     assert main(["encode", *flags, "--output", str(codes)]) == 0
     before = {file.name: file.read_bytes() for file in codes.iterdir()}
-    given = {"output_dir": tmp_path / "runs", "val_manifest": None, "max_steps": 2}
+    flags_of_run = {"output_dir": tmp_path / "runs", "val_manifest": None, "max_steps": 2}
     with caplog.at_level("INFO", "trainer"):
-        recipe(corpus.flags(codes=codes, **given))
+        recipe(corpus.flags(codes=codes, **flags_of_run))
         assert "were encoded" not in caplog.text
         assert {file.name: file.read_bytes() for file in codes.iterdir()} == before
         assert not (tmp_path / "runs" / ".codes").exists()
-        # a resume knows the folder, and makes it where it is not
+        # A resume remembers the folder, and creates it if it is missing.
         shutil.rmtree(codes)
         run = only_run(tmp_path / "runs")
         recipe(["--checkpoint", str(run), "--max-steps", "4"])
         assert f"12 recordings were encoded; their codes are kept in {codes}" in caplog.text
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
-    # the same run without codes that were made beforehand
-    recipe(corpus.flags(codes=None, **given | {"output_dir": tmp_path / "other", "max_steps": 4}))
+    # The run is the same if the codes are not made beforehand.
+    recipe(corpus.flags(codes=None, **flags_of_run | {"output_dir": tmp_path / "other", "max_steps": 4}))
     assert (only_run(tmp_path / "other") / "metrics.jsonl").read_text(encoding="utf-8") == lines
-    # codes are no manifest
+    # A set of codes is not a manifest.
     with pytest.raises(SystemExit) as caught:
         recipe(corpus.flags(train_manifest=codes, output_dir=tmp_path / "runs", val_manifest=None))
     assert caught.value.code == 2
-    assert "holds the codes of recordings. Give it as --codes" in capsys.readouterr().err
+    assert "contains codes of recordings. Pass it as --codes" in capsys.readouterr().err

@@ -25,7 +25,10 @@ MIN_LENGTH, MAX_LENGTH = 11025, 33075
 
 @pytest.fixture(scope="module")
 def stock() -> Iterator[ModuleType]:
-    """The stock dataset's module, reading audio as we do: torchaudio needs FFmpeg. Importing it sets one thread."""
+    """The module of XTTSDataset, with our `load_audio`, because torchaudio needs FFmpeg.
+
+    Importing it sets torch to one thread, which is undone here.
+    """
     threads = torch.get_num_threads()
     module = importlib.import_module("TTS.tts.layers.xtts.trainer.dataset")
     torch.set_num_threads(threads)
@@ -36,7 +39,7 @@ def stock() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def samples(tmp_path: Path, write_voice) -> list[Sample]:
-    """Recordings shorter and longer than a conditioning slice, one of another rate, two languages."""
+    """Samples with recordings shorter and longer than a conditioning slice, one at another rate, in two languages."""
     texts = ["The first.", "Zweitens, ö", "a third one", "fourth", "the fifth", "sixth"]
     seconds = [0.6, 0.99, 1.0, 1.2, 2.5, 3.0]
     return [
@@ -78,8 +81,9 @@ def make_stock(stock: ModuleType, samples, tokenizer, use_masking: bool) -> Any:
     return stock.XTTSDataset(config, [sample.to_coqui() for sample in samples], tokenizer, SAMPLE_RATE, is_eval=True)
 
 
-#: What items and batches have beside stock's, and what they hold where nothing is encoded and nothing replayed.
+#: Keys of items that XTTSDataset does not have, with their values for a sample that is neither encoded nor replayed.
 ITEM = {"replay": False, "codes": None, "distribution": None}
+#: Keys of batches that XTTSDataset does not have.
 BATCH = {"replay", "is_encoded", "codes", "has_distribution", "top_ids", "top_log_probs"}
 
 
@@ -100,7 +104,7 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("use_masking", [True, False])
-def test_items_and_batches_are_those_of_stock(stock, samples, tokenizer, use_masking: bool) -> None:
+def test_items_and_batches_equal_those_of_stock(stock, samples, tokenizer, use_masking: bool) -> None:
     samples[3] = replace(samples[3], reference_path=samples[5].audio_file)
     ours = make(samples, tokenizer, is_eval=True, use_masking=use_masking)
     theirs = make_stock(stock, samples, tokenizer, use_masking)
@@ -118,7 +122,7 @@ def test_items_and_batches_are_those_of_stock(stock, samples, tokenizer, use_mas
     assert (batch["cond_lens"] is None, batch["cond_idxs"] is None) == (use_masking, not use_masking)
 
 
-def test_human_speech_is_that_of_stock(stock, tokenizer, shared_data: Path) -> None:
+def test_items_of_human_speech_equal_those_of_stock(stock, tokenizer, shared_data: Path) -> None:
     names = [f"LJ001-000{i}.flac" for i in (2, 4, 8)]
     folder = shared_data / "ljspeech" / "wavs"
     speech = [
@@ -134,37 +138,35 @@ def test_human_speech_is_that_of_stock(stock, tokenizer, shared_data: Path) -> N
         assert_same(item, theirs[i])
 
 
-def test_training_slices_are_those_that_stock_draws_with_the_same_generator(
-    stock, samples, tokenizer, monkeypatch
-) -> None:
+def test_training_slices_equal_those_of_stock_with_the_same_generator(stock, samples, tokenizer, monkeypatch) -> None:
     ours = make(samples, tokenizer)
     for epoch in (0, 3):
         ours.set_epoch(epoch)
         for i, sample in enumerate(samples):
             monkeypatch.setattr(stock, "random", random.Random(f"conditioning 7 {epoch} {i}"))
-            conditioning, _, place = stock.get_prompt_slice(sample.audio_file, MAX_LENGTH, MIN_LENGTH, SAMPLE_RATE)
+            conditioning, _, position = stock.get_prompt_slice(sample.audio_file, MAX_LENGTH, MIN_LENGTH, SAMPLE_RATE)
             item = ours[i]
             assert torch.equal(item["conditioning"], conditioning.unsqueeze(1))
-            assert item["cond_idxs"].tolist() == place
+            assert item["cond_idxs"].tolist() == position
 
 
 def test_randomness_is_a_function_of_seed_epoch_and_index(samples, tokenizer) -> None:
-    def places(seed: int, epoch: int, order: list[int]) -> list[list[int]]:
+    def slices(seed: int, epoch: int, order: list[int]) -> list[list[int]]:
         dataset = make(samples, tokenizer, seed=seed)
         dataset.set_epoch(epoch)
         by_index = {i: dataset[i]["cond_idxs"].tolist() for i in order}
         return [by_index[i] for i in range(6)]
 
-    first = places(1, 0, [0, 1, 2, 3, 4, 5])
+    first = slices(1, 0, [0, 1, 2, 3, 4, 5])
     random.seed(99)
     torch.manual_seed(99)
-    assert places(1, 0, [5, 3, 1, 0, 2, 4, 4]) == first
-    assert len({str(places(seed, epoch, list(range(6)))) for seed in (1, 2) for epoch in (0, 1)}) == 4
-    # Fixed, whatever PYTHONHASHSEED, process or version of Python.
+    assert slices(1, 0, [5, 3, 1, 0, 2, 4, 4]) == first
+    assert len({str(slices(seed, epoch, list(range(6)))) for seed in (1, 2) for epoch in (0, 1)}) == 4
+    # The same for every PYTHONHASHSEED, process and version of Python.
     assert first == [[5614, 12229], [2991, 13905], [8274, 19299], [2564, 21726], [3628, 26721], [31819, 63724]]
 
 
-def test_global_randomness_is_left_alone(samples, tokenizer) -> None:
+def test_global_random_states_are_unchanged(samples, tokenizer) -> None:
     random.seed(5)
     torch.manual_seed(5)
     before = (random.getstate(), torch.get_rng_state())
@@ -188,7 +190,7 @@ def test_each_item_reads_its_recording_once(samples, tokenizer, monkeypatch) -> 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_loader_workers_change_nothing(samples, tokenizer, workers: int) -> None:
+def test_batches_do_not_depend_on_loader_workers(samples, tokenizer, workers: int) -> None:
     dataset = make(samples, tokenizer)
     for epoch in (0, 1):
         dataset.set_epoch(epoch)
@@ -199,7 +201,7 @@ def test_loader_workers_change_nothing(samples, tokenizer, workers: int) -> None
         assert_same(batches[1], dataset.collate_fn([dataset[i] for i in range(4, 6)]))
 
 
-def test_an_index_is_one_of_the_samples(samples, tokenizer) -> None:
+def test_indices_out_of_range(samples, tokenizer) -> None:
     dataset = make(samples, tokenizer)
     assert_same(dataset[-1], dataset[5])
     with pytest.raises(IndexError):
@@ -221,16 +223,16 @@ def test_a_sample_that_fails_is_named(samples, tokenizer, write_voice) -> None:
     assert dataset[5]["sample"] == "5.wav"
 
 
-def test_the_stop_token_is_no_text(samples, tokenizer, monkeypatch) -> None:
+def test_the_stop_token_is_rejected_in_a_text(samples, tokenizer, monkeypatch) -> None:
     monkeypatch.setattr(tokenizer, "preprocess_text", lambda text, language: text)
     samples[0] = replace(samples[0], text="stop [STOP]")
-    with pytest.raises(DataError, match="holds the stop token"):
+    with pytest.raises(DataError, match="contains the stop token"):
         make(samples, tokenizer)[0]
 
 
 @pytest.mark.parametrize(("shortest", "longest"), [(0, 10), (20, 10), (-5, 10)])
-def test_conditioning_lengths_must_make_sense(samples, tokenizer, shortest: int, longest: int) -> None:
-    with pytest.raises(ConfigError, match=str(shortest)):
+def test_invalid_conditioning_lengths(samples, tokenizer, shortest: int, longest: int) -> None:
+    with pytest.raises(ConfigError, match=f"got {shortest} and {longest} samples"):
         UtteranceDataset(
             samples,
             tokenizer,

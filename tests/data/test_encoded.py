@@ -1,4 +1,4 @@
-"""Encoded utterances: what is written is read, damage is named, and batches mix them with recordings."""
+"""Encoded utterances: writing and reading, damage, and batches that mix them with recordings."""
 
 import json
 from dataclasses import replace
@@ -17,23 +17,23 @@ from xtts_extend.text.tokenizer import load_tokenizer
 RATE = 22050
 
 
-def utterance(codes: int, language: str = "en", **more) -> Utterance:
+def utterance(codes: int, language: str = "en", **fields) -> Utterance:
     generator = torch.Generator().manual_seed(codes)
     return Utterance(
-        f"Hello {codes}", language, "voice ሀ.wav", torch.randint(1024, (codes,), generator=generator), **more
+        f"Hello {codes}", language, "voice ሀ.wav", torch.randint(1024, (codes,), generator=generator), **fields
     )
 
 
 def distribution(codes: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(codes)
     ids = torch.randint(1026, (codes + 1, TOP_K), generator=generator)
-    # what float16 holds exactly
+    # float16 represents these exactly.
     return ids, -torch.randint(1, 40, (codes + 1, TOP_K), generator=generator) / 4
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two parts: one with a slice and distributions, one whose recording conditions it."""
+    """A set of two parts: one has slices and distributions, the other neither."""
     folder = tmp_path / "set ሁለት"
     folder.mkdir()
     save_wav(folder / "voice ሀ.wav", torch.linspace(-0.5, 0.5, RATE), RATE)
@@ -46,7 +46,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_there_and_back(folder):
+def test_a_set_is_read_as_written(folder):
     assert is_encoded_set(folder)
     assert not is_encoded_set(folder.parent)
     assert read_index(folder)["seed"] == 7
@@ -62,8 +62,8 @@ def test_there_and_back(folder):
     for sample, count in zip(samples, (20, 30, 25), strict=True):
         assert torch.equal(sample.encoded.codes(), utterance(count).codes)
     for sample, count in zip(samples[:2], (20, 30), strict=True):
-        for ours, theirs in zip(sample.encoded.distribution(), distribution(count), strict=True):
-            assert torch.equal(ours, theirs.to(ours.dtype))
+        for read, written in zip(sample.encoded.distribution(), distribution(count), strict=True):
+            assert torch.equal(read, written.to(read.dtype))
     assert samples[2].encoded.distribution() is None
 
 
@@ -81,15 +81,15 @@ def test_damage_is_named(folder, damage):
         read_encoded(folder, 1024, RATE)
 
 
-def test_an_index_that_is_none(folder):
+def test_invalid_indexes(folder):
     (folder / "set.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"set\.json is damaged"):
         read_index(folder)
     (folder / "set.json").write_text(json.dumps({"version": 9, "parts": []}), encoding="utf-8")
-    with pytest.raises(DataError, match="version 9; this release reads 2"):
+    with pytest.raises(DataError, match="version 9, but this release reads 2"):
         read_index(folder)
     write_index(folder, {"parts": []})
-    with pytest.raises(DataError, match="holds no utterance yet"):
+    with pytest.raises(DataError, match="contains no utterances yet"):
         read_encoded(folder, 1024, RATE)
 
 
@@ -111,10 +111,10 @@ def dataset(folder, mini_base):
     )
 
 
-def test_a_batch_of_both_kinds(dataset):
+def test_a_batch_of_recordings_and_codes(dataset):
     items = [dataset[index] for index in range(4)]
     assert items[1]["cond_idxs"].tolist() == [0, 0]
-    # its own slice, whatever the epoch
+    # Its slice is fixed.
     voice = load_audio(dataset.samples[1].audio_file, RATE)
     assert torch.equal(items[1]["conditioning"][0, :, :6000], voice[:, 100:6100])
     assert not items[1]["conditioning"][0, 0, 6000:].any()
@@ -131,7 +131,7 @@ def test_a_batch_of_both_kinds(dataset):
     assert torch.equal(batch["top_ids"][1], distribution(30)[0])
 
 
-def test_a_slice_that_is_not_there(dataset):
+def test_a_slice_beyond_the_recording(dataset):
     dataset.samples[1] = replace(dataset.samples[1], conditioning_slice=(RATE - 1000, RATE + 1000))
     with pytest.raises(DataError, match="ends before sample 23050 at 22050 Hz"):
         dataset[1]

@@ -16,7 +16,7 @@ from xtts_extend.errors import ConfigError, DataError
 
 
 def make_samples(**seconds: list[float]) -> list[Sample]:
-    """Samples of each language with these durations."""
+    """Return samples of each language with these durations in seconds."""
     return [make_sample(language=language, duration_s=s) for language, durations in seconds.items() for s in durations]
 
 
@@ -51,11 +51,11 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     epoch_of(again, 9)
     assert epoch_of(again, 2) == epoch_of(again, 2) == first
     assert epoch_of(EpochBatchSampler(samples, 3, seed=6), 2) != first
-    # Fixed, whatever PYTHONHASHSEED, process or version of Python.
+    # The same for every PYTHONHASHSEED, process and version of Python.
     assert first == [[0, 3, 2], [1, 6, 5], [4, 7]]
 
 
-def test_global_randomness_is_left_alone() -> None:
+def test_the_global_random_state_is_unchanged() -> None:
     state = random.getstate()
     epoch_of(EpochBatchSampler(make_samples(en=[1.0] * 8, am=[1.0]), 3, 1, {"en": 1, "am": 2.5}), 0)
     assert random.getstate() == state
@@ -63,28 +63,30 @@ def test_global_randomness_is_left_alone() -> None:
 
 @pytest.mark.parametrize("weights", [None, {"am": 2, "en": 1}])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_first_part_and_rest_are_the_whole_epoch(weights, workers: int) -> None:
+def test_an_epoch_can_be_started_at_any_batch(weights, workers: int) -> None:
     sampler = EpochBatchSampler(make_samples(en=[1.0] * 9, am=[1.0] * 4), 3, seed=1, language_weights=weights)
-    whole = epoch_of(sampler, 4)
+    batches = epoch_of(sampler, 4)
     for batch in range(len(sampler) + 1):
-        assert epoch_of(sampler, 4, batch) == whole[batch:]
-        assert len(sampler) == len(whole)
+        assert epoch_of(sampler, 4, batch) == batches[batch:]
+        assert len(sampler) == len(batches)
     loader: DataLoader[int] = DataLoader(range(13), batch_sampler=sampler, num_workers=workers)  # type: ignore[arg-type]
-    for batch in (0, 2, len(whole) - 1, len(whole)):
+    for batch in (0, 2, len(batches) - 1, len(batches)):
         sampler.set_position(4, batch)
-        assert [part.tolist() for part in loader] == whole[batch:]
-        assert len(loader) == len(whole)
+        assert [indices.tolist() for indices in loader] == batches[batch:]
+        assert len(loader) == len(batches)
 
 
-def test_a_place_that_does_not_exist() -> None:
+def test_a_position_that_does_not_exist() -> None:
     sampler = EpochBatchSampler(make_samples(en=[1.0] * 9), 3, seed=1)
     for epoch, batch, batches in ((0, 4, 3), (0, -1, 3), (-1, 0, 0)):
-        with pytest.raises(ConfigError, match=f"no batch {batch} in epoch {epoch}, which has {batches};"):
+        with pytest.raises(
+            ConfigError, match=f"Batch {batch} does not exist in epoch {epoch}, which has {batches} batches"
+        ):
             sampler.set_position(epoch, batch)
 
 
 def test_weights_are_shares_of_the_hours() -> None:
-    # English 100 s in 10 samples, Amharic 24 s in 12: for 3 : 1 Amharic comes 12.5 times.
+    # English has 100 s in 10 samples, Amharic 24 s in 12. For 3 : 1, Amharic is repeated 12.5 times.
     samples = make_samples(en=[10.0] * 10, am=[2.0] * 12)
     sampler = EpochBatchSampler(samples, 4, seed=1, language_weights={"am": 3, "en": 1})
     assert sampler.samples_in_epoch == 10 + 150
@@ -101,14 +103,14 @@ def test_weights_are_shares_of_the_hours() -> None:
     assert len(drawn_extra) > 1
 
 
-def test_weights_that_the_hours_already_have_change_nothing() -> None:
+def test_weights_equal_to_the_hours_repeat_nothing() -> None:
     samples = make_samples(en=[0.1] * 30, am=[0.7] * 10, sw=[1.3])
-    natural = {"en": 3.0, "am": 7.0, "sw": 1.3}
-    counts = Counter(flat(epoch_of(EpochBatchSampler(samples, 4, 1, natural), 0)))
+    hours = {"en": 3.0, "am": 7.0, "sw": 1.3}
+    counts = Counter(flat(epoch_of(EpochBatchSampler(samples, 4, 1, hours), 0)))
     assert counts == Counter(range(41))
 
 
-def test_no_sample_is_left_out_by_any_weights() -> None:
+def test_no_weights_omit_a_sample() -> None:
     samples = make_samples(en=[3.0] * 5, am=[2.0] * 7, sw=[0.9] * 3)
     generator = random.Random(0)
     for _ in range(50):
@@ -122,24 +124,24 @@ def test_no_sample_is_left_out_by_any_weights() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"am": 1}, "language weights for am, but the samples are in am, en"),
-        ({"am": 1, "en": 1, "sw": 1}, "weights for am, en, sw, but"),
-        ({}, "weights for no language, but"),
-        ({"am": 0, "en": 1}, "weight 0 for am; expected a positive number"),
-        ({"am": 1, "en": -2.5}, "weight -2.5 for en"),
-        ({"am": math.nan, "en": 1}, "weight nan for am"),
-        ({"am": math.inf, "en": 1}, "weight inf for am"),
+        ({"am": 1}, "language weights are for am, but the samples are in am, en"),
+        ({"am": 1, "en": 1, "sw": 1}, "weights are for am, en, sw, but"),
+        ({}, "weights are for no language, but"),
+        ({"am": 0, "en": 1}, "Expected a positive language weight for am, got 0"),
+        ({"am": 1, "en": -2.5}, "weight for en, got -2.5"),
+        ({"am": math.nan, "en": 1}, "weight for am, got nan"),
+        ({"am": math.inf, "en": 1}, "weight for am, got inf"),
     ],
 )
-def test_weights_must_fit(weights: dict[str, float], message: str) -> None:
+def test_invalid_weights(weights: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EpochBatchSampler(make_samples(en=[1.0], am=[1.0]), 1, 1, weights)
 
 
-def test_other_bad_input() -> None:
-    with pytest.raises(DataError, match="no samples"):
+def test_other_invalid_input() -> None:
+    with pytest.raises(DataError, match="No samples"):
         EpochBatchSampler([], 4, 1)
-    with pytest.raises(ConfigError, match="batch size 0"):
+    with pytest.raises(ConfigError, match="Expected a batch size of 1 or more, got 0"):
         EpochBatchSampler(make_samples(en=[1.0]), 0, 1)
     with pytest.raises(DataError, match=r"samples in am last 0\.0 s"):
         EpochBatchSampler(make_samples(en=[1.0], am=[0.0]), 1, 1, {"am": 1, "en": 1})
@@ -150,43 +152,43 @@ def replayed(**seconds: list[float]) -> list[Sample]:
 
 
 def with_replay(own: int, **old: int):
-    """So many samples of the new language, and of old ones by their code."""
+    """Return samples of the new language, and replay samples of old languages by their codes."""
     return make_samples(am=[1.0] * own) + replayed(**{code: [1.0] * count for code, count in old.items()})
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 1 / 3, 0.5, 0.8])
-def test_replay_has_its_share_evenly_and_own_samples_come_once(share) -> None:
+def test_replay_is_spread_evenly_and_other_samples_come_once(share) -> None:
     samples = with_replay(60, en=7, fr=30)
     sampler = EpochBatchSampler(samples, 6, seed=1, replay_share=share)
     order = [index for batch in sampler for index in batch]
-    replayed = [index >= 60 for index in order]
+    is_replay = [index >= 60 for index in order]
     assert sorted(index for index in order if index < 60) == list(range(60))
-    assert sum(replayed) == round(60 * share / (1 - share))
+    assert sum(is_replay) == round(60 * share / (1 - share))
     for batch in list(sampler)[:-1]:
         assert abs(sum(index >= 60 for index in batch) - 6 * share) <= 1
 
 
-def test_replay_takes_turns_and_goes_on_from_epoch_to_epoch() -> None:
+def test_replay_languages_take_turns_and_continue_in_the_next_epoch() -> None:
     samples = with_replay(20, en=3, fr=8)
     sampler = EpochBatchSampler(samples, 4, seed=5, replay_share=0.5)
-    found: list[int] = []
+    replay: list[int] = []
     for epoch in range(6):
         sampler.set_position(epoch)
         old = [index for batch in sampler for index in batch if index >= 20]
         languages = Counter(samples[index].language for index in old)
         assert languages == {"en": 10, "fr": 10}
-        found += old
-    counts = Counter(found)
-    # 60 of each language: English 20 times over, French seven times and a half
+        replay += old
+    counts = Counter(replay)
+    # 60 samples per language: 20 passes of English, 7.5 of French.
     assert {counts[index] for index in range(20, 23)} == {20}
     assert {counts[index] for index in range(23, 31)} == {7, 8}
 
 
-def test_replay_begins_in_the_middle_and_is_shared_by_processes() -> None:
+def test_replay_can_be_started_at_any_batch_and_is_split_among_processes() -> None:
     samples = with_replay(21, en=5)
-    whole = EpochBatchSampler(samples, 6, seed=2, replay_share=0.3)
-    whole.set_position(3)
-    batches = list(whole)
+    sampler = EpochBatchSampler(samples, 6, seed=2, replay_share=0.3)
+    sampler.set_position(3)
+    batches = list(sampler)
     for rank in range(2):
         part = EpochBatchSampler(samples, 6, seed=2, replay_share=0.3, rank=rank, ranks=2)
         part.set_position(3, 2)
@@ -194,22 +196,22 @@ def test_replay_begins_in_the_middle_and_is_shared_by_processes() -> None:
                               for batch in batches[2:]]  # fmt: skip
 
 
-def test_replay_that_makes_no_sense() -> None:
+def test_invalid_replay() -> None:
     with pytest.raises(DataError, match="no samples of old languages"):
         EpochBatchSampler(with_replay(10), 4, seed=1, replay_share=0.5)
-    with pytest.raises(DataError, match="no samples to draw"):
+    with pytest.raises(DataError, match="No samples to draw"):
         EpochBatchSampler(with_replay(0, en=4), 4, seed=1, replay_share=0.5)
     with pytest.raises(ConfigError, match="less than 1"):
         EpochBatchSampler(with_replay(10, en=4), 4, seed=1, replay_share=1.0)
 
 
 def frames_of(samples) -> list[int]:
-    """Lengths like those of LJ Speech: 1 to 10 s, most of them 5 to 9."""
+    """Return lengths like those of LJ Speech: 1 to 10 s, mostly 5 to 9 s."""
     generator = random.Random(3)
     return [40 + round(min(217, max(24, generator.gauss(143, 47)))) for _ in samples]
 
 
-def test_batches_by_length_hold_their_budget_and_every_sample_once() -> None:
+def test_batches_by_length_respect_the_budget_and_omit_nothing() -> None:
     samples = make_samples(en=[1.0] * 500)
     frames = frames_of(samples)
     sampler = EpochBatchSampler(samples, None, seed=1, batch_frames=3000, frames=frames)
@@ -218,7 +220,7 @@ def test_batches_by_length_hold_their_budget_and_every_sample_once() -> None:
     assert sorted(index for batch in batches for index in batch) == list(range(500))
     assert max(len(batch) * max(frames[index] for index in batch) for batch in batches) <= 3000
     assert padding_share(batches, frames) < 0.08
-    # stock's: in the order they are drawn
+    # Stock batches samples in the order in which they are drawn.
     size = round(500 / len(batches))
     stock = EpochBatchSampler(samples, size, seed=1).batches()
     assert padding_share(stock, frames) > 0.2
@@ -227,11 +229,11 @@ def test_batches_by_length_hold_their_budget_and_every_sample_once() -> None:
     assert {frozenset(batch) for batch in sampler.batches()} != {frozenset(batch) for batch in batches}
 
 
-def test_a_place_among_batches_by_length_is_found_again() -> None:
+def test_batches_by_length_can_be_started_at_any_batch() -> None:
     samples = make_samples(en=[1.0] * 60, am=[1.0] * 30)
     frames = frames_of(samples)
 
-    def made(rank: int = 0, ranks: int = 1) -> EpochBatchSampler:
+    def make_sampler(rank: int = 0, ranks: int = 1) -> EpochBatchSampler:
         sampler = EpochBatchSampler(
             samples, None, seed=1, batch_frames=900, frames=frames, rank=rank, ranks=ranks,
             language_weights={"en": 1, "am": 1},
@@ -239,17 +241,17 @@ def test_a_place_among_batches_by_length_is_found_again() -> None:
         sampler.set_position(2)
         return sampler
 
-    whole = list(made())
-    assert len(whole) == len(made())
-    part = made()
+    batches = list(make_sampler())
+    assert len(batches) == len(make_sampler())
+    part = make_sampler()
     part.set_position(2, 5)
-    assert list(part) == whole[5:]
-    shares = [list(made(rank, 2)) for rank in range(2)]
-    joined = [one + other for one, other in zip(*shares, strict=True)]
-    assert [batch for batch in joined if len(set(batch)) > 1] == [batch for batch in whole if len(batch) > 1]
+    assert list(part) == batches[5:]
+    parts = [list(make_sampler(rank, 2)) for rank in range(2)]
+    joined = [first + second for first, second in zip(*parts, strict=True)]
+    assert [batch for batch in joined if len(set(batch)) > 1] == [batch for batch in batches if len(batch) > 1]
 
 
-def test_replay_has_its_share_of_an_epoch_by_length() -> None:
+def test_replay_has_its_share_of_an_epoch_with_batches_by_length() -> None:
     samples = make_samples(am=[1.0] * 60) + replayed(en=[1.0] * 20)
     frames = frames_of(samples)
     sampler = EpochBatchSampler(samples, None, seed=1, batch_frames=900, frames=frames, replay_share=0.25)
@@ -263,10 +265,10 @@ def test_a_sample_larger_than_the_budget_is_named() -> None:
     samples = [
         replace(sample, manifest_audio_file=f"{number}.wav") for number, sample in enumerate(make_samples(en=[1.0] * 3))
     ]
-    with pytest.raises(ConfigError, match=r"--batch-frames 90: 1\.wav alone has 91 frames"):
+    with pytest.raises(ConfigError, match=r"1\.wav alone has 91 frames, but --batch-frames is 90"):
         EpochBatchSampler(samples, None, seed=1, batch_frames=90, frames=[50, 91, 60])
 
 
-def test_padding_is_up_to_the_longest_of_each_batch() -> None:
-    # 2 × 3 + 1 × 4 places for 3 + 1 + 4
+def test_padding_extends_to_the_longest_sample_of_each_batch() -> None:
+    # The batches have 2 × 3 + 1 × 4 positions for 3 + 1 + 4 frames.
     assert padding_share([[0, 1], [2]], [3, 1, 4]) == 1 - 8 / 10

@@ -68,7 +68,7 @@ def test_amp_is_two_values(corpus):
             {"amp": "fp16"}, "needs a GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it works here")
         ),
         ({"test_sentence": "am:/nowhere/voice.wav:ሰላም"}, "no such file"),
-        ({"language_weights": "am=1,en=2"}, "language weights for am, en, but the samples are in am"),
+        ({"language_weights": "am=1,en=2"}, "language weights are for am, en, but the samples are in am"),
     ],
 )
 def test_bad_flags_are_one_clear_line(corpus, fails, tmp_path, flags, message):

@@ -172,7 +172,7 @@ def test_texts_that_make_no_set(given, odd, language, name, error, message):
 
 
 def test_a_folder_of_other_things_is_no_set(given, odd):
-    with pytest.raises(ConfigError, match="other exists and is no set of encoded utterances"):
+    with pytest.raises(ConfigError, match="other exists but is not a set of encoded utterances"):
         make_replay(**given | {"output": odd / "other"})
 
 

@@ -1,8 +1,8 @@
-"""Codes once: the recordings of manifests become an encoded set, a row for each utterance.
+"""The codes of recordings, encoded once and kept in a set with a row for each utterance.
 
-What is in a set already is not made again. Codes are known by the digest of their recording, so that a changed file is
-encoded again, a renamed one is not, and another text or vocabulary costs a copy; a set belongs to one DVAE. A row that
-no manifest names any more stays, and nobody reads it.
+Rows are found by the digest of the recording. So a changed file is encoded again, a renamed one is not, and another
+text or vocabulary only copies the codes. A set belongs to one DVAE. Rows that no manifest uses any more stay in the
+set.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
 
-#: Utterances in a file of the set: what a kill can cost at most.
+#: Utterances per file of the set, which is the most that a kill can lose.
 _ROWS_IN_PART = 256
-#: Recordings that are read ahead of the encoder.
+#: Number of recordings to read ahead of the encoder.
 _READ_AHEAD = 16
 
 #: Digest of the recording, language, text.
@@ -61,27 +61,29 @@ def encode_samples(
     sample_rate: int,
     progress: bool = True,
 ) -> tuple[list[Sample], int]:
-    """Bring every sample's codes, token ids and lengths into a set, as far as they are not there.
+    """Add the missing codes, token ids and lengths of samples to a set.
 
-    Interrupted or killed, the same call goes on.
+    If it is interrupted or killed, the same call continues.
 
     Args:
-        samples: usable ones of `check_samples`, with `audio_digest`; those that are encoded already stay as they are.
-        encode: audio (1, samples) → codes (codes,).
-        tokenize: text and language → token ids.
-        folder: of the set; it is made where it is missing.
-        codec_digest: of what makes codes.
-        text_digest: of what makes token ids; where it has changed, they are made again.
-        sample_rate: of the audio, in Hz.
-        progress: show a bar.
+        samples: Usable samples of `check_samples`, with `audio_digest`. Samples that are already encoded are returned
+            unchanged.
+        encode: Audio (1, samples) → codes (codes,).
+        tokenize: Text and language → token ids.
+        folder: Folder of the set. It is created if it is missing.
+        codec_digest: Digest of the DVAE.
+        text_digest: Digest of the vocabulary and cleaning. If it differs from that of a row, its text is tokenized
+            again.
+        sample_rate: Sample rate of the audio in Hz.
+        progress: Show progress on stderr.
 
     Returns:
-        The samples with `encoded`, and how many recordings were encoded.
+        The samples with `encoded`, and the number of recordings that were encoded.
 
     Raises:
-        ConfigError: the folder holds something else, or codes of another DVAE.
-        DataError: a recording cannot be read.
-        MachineError: the disk is full, or the folder cannot be written to.
+        ConfigError: The folder contains something else, or codes of another DVAE.
+        DataError: A recording cannot be read.
+        MachineError: The disk is full, or the folder is not writable.
     """
     settings = {"codec_digest": codec_digest, "sample_rate": sample_rate}
     rows = _Rows(folder, settings, text_digest)
@@ -90,10 +92,10 @@ def encode_samples(
         with _lock_set(folder):
             open_set(folder, settings, _SETTINGS, {})
             _drop_damaged_parts(folder)
-            # another process may have made them meanwhile
+            # Another process may have added them while this one waited.
             rows = _Rows(folder, settings, text_digest)
             if missing := rows.missing(samples):
-                added = _encoded(missing, rows.recorded, encode, tokenize, sample_rate)
+                added = _encode_missing(missing, rows.recorded, encode, tokenize, sample_rate)
                 _write(with_progress(added, len(missing), "recordings encoded", progress), folder, text_digest)
                 made = len(missing.keys() - rows.recorded.keys())
                 rows = _Rows(folder, settings, text_digest)
@@ -102,7 +104,7 @@ def encode_samples(
 
 @contextmanager
 def _lock_set(folder: Path) -> Iterator[None]:
-    """One process at a time; the next one finds what the first has made."""
+    """Lock a set, so that the next process finds what this one has encoded."""
     require_creatable(folder)
     lock = FileLock(folder / ".lock")
     try:
@@ -110,10 +112,10 @@ def _lock_set(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.info(" > another process encodes into %s: waiting for it", folder)
+            logger.info(" > Another process is encoding into %s. Waiting for it to finish.", folder)
             lock.acquire()
     except OSError as error:
-        raise MachineError(f"{folder} cannot be written to: {error.strerror}. Give another folder.") from error
+        raise MachineError(f"{folder} cannot be written to: {error.strerror}. Choose another folder.") from error
     try:
         yield
     finally:
@@ -122,34 +124,34 @@ def _lock_set(folder: Path) -> Iterator[None]:
 
 def _key(sample: Sample) -> _Key:
     if sample.audio_digest is None:
-        raise DataError(f"{sample.audio_file} was not read yet. Encode the usable samples of check_samples.")
+        raise DataError(f"{sample.audio_file} has not been checked. Pass the usable samples of check_samples.")
     return sample.audio_digest, sample.language, sample.text
 
 
 def _drop_damaged_parts(folder: Path) -> None:
     index = read_index(folder)
-    sound = [part for part in index["parts"] if is_intact(folder, part)]
+    intact = [part for part in index["parts"] if is_intact(folder, part)]
     for part in index["parts"]:
-        if part not in sound:
-            logger.warning(" > %s is damaged: its %d utterances are encoded again", folder / part["file"], part["rows"])
-    if len(sound) < len(index["parts"]):
-        write_index(folder, {**index, "parts": sound})
+        if part not in intact:
+            logger.warning(" > %s is damaged. Encoding its %d utterances again.", folder / part["file"], part["rows"])
+    if len(intact) < len(index["parts"]):
+        write_index(folder, {**index, "parts": intact})
 
 
 class _Rows:
-    """What is in a set; nothing where there is none yet.
+    """The intact rows of a set, if it exists.
 
     Args:
-        folder: of the set.
-        settings: what it has to be made with.
-        text_digest: of what makes token ids.
+        folder: Folder of the set.
+        settings: Settings that the set must have been created with.
+        text_digest: Digest of the current vocabulary and cleaning.
 
     Attributes:
-        known: by recording, language and text.
-        recorded: by recording, whatever text a row has.
+        known: Rows with current token ids, by recording, language and text.
+        recorded: Rows by recording, whatever their text and token ids.
 
     Raises:
-        ConfigError: other settings made it.
+        ConfigError: The set was created with other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], text_digest: str) -> None:
@@ -162,13 +164,13 @@ class _Rows:
             if not is_intact(folder, part):
                 continue
             for file, number, row in encoded_rows(folder, part, ("audio_digest", "language", "text", "wav_length")):
-                found = Encoded(file, number, row["wav_length"], has_ids=True)
-                self.recorded[row["audio_digest"]] = found
+                encoded = Encoded(file, number, row["wav_length"], has_ids=True)
+                self.recorded[row["audio_digest"]] = encoded
                 if part["text_digest"] == text_digest:
-                    self.known[row["audio_digest"], row["language"], row["text"]] = found
+                    self.known[row["audio_digest"], row["language"], row["text"]] = encoded
 
     def missing(self, samples: Sequence[Sample]) -> dict[str, dict[_Key, Sample]]:
-        """Samples that have no row, by recording, each language and text once."""
+        """Return the samples without a row, grouped by recording, with each language and text once."""
         missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
         for sample in samples:
             if sample.encoded is None and (key := _key(sample)) not in self.known:
@@ -176,14 +178,14 @@ class _Rows:
         return missing
 
 
-def _encoded(
+def _encode_missing(
     missing: Mapping[str, Mapping[_Key, Sample]],
     recorded: Mapping[str, Encoded],
     encode: Callable[[Tensor], Tensor],
     tokenize: Callable[[str, str], Sequence[int]],
     sample_rate: int,
 ) -> Generator[list[Utterance], None, None]:
-    """Of each recording the utterances that are missing; one that is in the set with another text is not encoded."""
+    """Yield the missing utterances of each recording, encoding only recordings that are not in the set."""
     unread = [next(iter(group.values())).audio_file for digest, group in missing.items() if digest not in recorded]
     with closing(_read_ahead(unread, sample_rate)) as wavs:
         for digest, group in missing.items():
@@ -207,12 +209,12 @@ def _encoded(
 
 
 def _write(groups: Iterable[list[Utterance]], folder: Path, text_digest: str) -> None:
-    """Add utterances to a set, part by part; what is there when they are interrupted is added as well."""
+    """Add utterances to a set, part by part. If interrupted, add those that are ready."""
     pending: list[Utterance] = []
 
-    def keep() -> None:
+    def flush() -> None:
         index = read_index(folder)
-        # a number that no part has, not even one that was dropped
+        # The number must be new, even to parts that were dropped from the index.
         number = 1 + max((int(file.stem.removeprefix("part-")) for file in folder.glob("part-*.arrow")), default=-1)
         part = write_part(folder, number, pending) | {"text_digest": text_digest}
         write_index(folder, {**index, "parts": [*index["parts"], part]})
@@ -222,14 +224,14 @@ def _write(groups: Iterable[list[Utterance]], folder: Path, text_digest: str) ->
         for group in groups:
             pending += group
             if len(pending) >= _ROWS_IN_PART:
-                keep()
+                flush()
     finally:
         if pending:
-            keep()
+            flush()
 
 
 def _read_ahead(paths: Sequence[str], sample_rate: int) -> Generator[Tensor, None, None]:
-    """The recordings in their order, read by threads while the encoder works."""
+    """Yield recordings in order, reading ahead in threads while the encoder works."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: deque[Future[Tensor]] = deque()
         try:

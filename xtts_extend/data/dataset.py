@@ -1,7 +1,7 @@
-"""Utterances as tensors: sample i for index i, with the items of the stock XTTSDataset.
+"""Utterances as tensors, with the same items as coqui's XTTSDataset.
 
-The stock dataset ignores the index, draws with Python's global `random`, and drops what fails in silence. Here the
-randomness is a function of (seed, epoch, i), and a sample that fails stops the run with its name.
+XTTSDataset ignores the index, draws with Python's global `random`, and silently drops samples that fail. Here, index i
+returns sample i, randomness is a function of (seed, epoch, i), and a sample that fails stops the run and is named.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from xtts_extend.data.audio import audio_length, load_audio, load_slice
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 
-# The ids that the stock dataset refuses in a text, of the vocabulary's [STOP] and [UNK].
+#: Ids of [STOP] and [UNK], which XTTSDataset rejects in a text.
 STOP_ID, UNKNOWN_ID = 0, 1
-# Stock: "ultra short clips are also useless (and can cause problems within some models)".
+#: Shortest recording that XTTSDataset accepts: "ultra short clips are also useless (and can cause problems within
+#: some models)".
 MIN_DURATION_S = 0.5
 
 
 class UtteranceDataset(Dataset[dict[str, Any]]):
-    """The samples in their order; feed it what `check_samples` found usable.
+    """Dataset of usable samples, as `check_samples` returns them, in order.
 
-    Loader workers copy the dataset when an iterator is made: call `set_epoch` before, and leave `persistent_workers`
-    off, or the workers stay in the first epoch.
+    Loader workers copy the dataset when an iterator is created. Call `set_epoch` before that, and leave
+    `persistent_workers` off, or the workers stay in the first epoch.
     """
 
     def __init__(
@@ -47,27 +48,27 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         is_eval: bool,
         use_masking: bool,
     ) -> None:
-        """Take the samples.
+        """Create a dataset.
 
         Args:
-            samples: What `read_manifest` returns.
-            tokenizer: With the tag of every language in the samples.
-            sample_rate: The model's, in Hz.
-            min_conditioning_length: Shortest conditioning slice, in samples at `sample_rate`.
-            max_conditioning_length: Longest one; shorter ones are padded with zeros to it.
-            seed: Of the conditioning slices.
-            is_eval: Slices of the middle length from the beginning, the same in every epoch.
-            use_masking: The slice is cut from the utterance itself, and its place (`cond_idxs`) is told to the model,
-                which masks it; otherwise from the sample's `reference_path`, if it has one, and its length is told
-                (`cond_lens`).
+            samples: Usable samples.
+            tokenizer: Tokenizer with the tag of every language in the samples.
+            sample_rate: The model's sample rate in Hz.
+            min_conditioning_length: Length of the shortest conditioning slice, in samples at `sample_rate`.
+            max_conditioning_length: Length of the longest conditioning slice. Shorter ones are padded with zeros.
+            seed: Seed of the conditioning slices.
+            is_eval: Take slices of medium length from the beginning, the same in every epoch.
+            use_masking: Take the slice from the utterance itself and return its position (`cond_idxs`), so that the
+                model can mask it. Otherwise, take it from the sample's `reference_path`, if it has one, and return
+                its length (`cond_lens`).
 
         Raises:
             ConfigError: The conditioning lengths are not 0 < min <= max.
         """
         if not 0 < min_conditioning_length <= max_conditioning_length:
             raise ConfigError(
-                f"min_conditioning_length {min_conditioning_length} and max_conditioning_length "
-                f"{max_conditioning_length}: expected 0 < min <= max, in samples"
+                f"Expected 0 < min_conditioning_length <= max_conditioning_length, got {min_conditioning_length} and "
+                f"{max_conditioning_length} samples."
             )
         self.samples = samples
         self.tokenizer = tokenizer
@@ -80,7 +81,7 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose conditioning slices the next items have."""
+        """Set the epoch, which determines the conditioning slices."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -90,14 +91,14 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         """Read one utterance.
 
         Returns:
-            text (int32 [tokens]), text_lengths (int64), wav (float32 [1, samples], or None), wav_lengths (int64),
-            filenames, conditioning (float32 [1, 1, max_conditioning_length]), cond_lens (int64, or NaN [1]), cond_idxs
-            (int64 [2], or NaN [1]), sample, the recording's name as the manifest has it, replay, whether it is of an
-            old language and to be kept, and where the utterance is encoded, codes (int64 [codes]) and distribution
-            (see `Encoded`), else None.
+            text (int32 [tokens]), text_lengths (int64), wav (float32 [1, samples], or None if the sample is encoded),
+            wav_lengths (int64), filenames (path of the recording), conditioning (float32 [1, 1,
+            max_conditioning_length]), cond_lens (int64, or NaN [1]), cond_idxs (int64 [2], or NaN [1]), sample (name of
+            the recording in the manifest), replay (bool), codes (int64 [codes]) and distribution (see `Encoded`), or
+            None if the sample is not encoded.
 
         Raises:
-            DataError: The recording or the text cannot be used (any more); the message names it.
+            DataError: The recording or the text is unusable. The message names it.
         """
         index = range(len(self.samples))[index]
         sample = self.samples[index]
@@ -108,9 +109,9 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         else:
             wav, wav_length = None, encoded.wav_length
         if wav_length < MIN_DURATION_S * self.sample_rate:
-            raise DataError(f"{sample.audio_file} is shorter than {MIN_DURATION_S} s; run check-data again")
+            raise DataError(f"{sample.audio_file} is shorter than {MIN_DURATION_S} s. Run check-data again.")
         if sample.conditioning_slice is not None:
-            # of another recording: nothing of the utterance itself is given away, and nothing is masked
+            # The slice comes from another recording, so there is nothing to mask.
             (first, last), start, end = sample.conditioning_slice, 0, 0
             conditioning = self._fixed_slice(sample, first, last)
         else:
@@ -130,7 +131,7 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
             "wav_lengths": torch.tensor(wav_length, dtype=torch.long),
             "filenames": sample.audio_file,
             "conditioning": conditioning.unsqueeze(1),
-            # Stock gives the padded length here, which is the same for all.
+            # Like XTTSDataset, the padded length.
             "cond_lens": no_value if self.use_masking else torch.tensor(conditioning.shape[-1], dtype=torch.long),
             "cond_idxs": torch.tensor([start, end]) if self.use_masking else no_value,
             "sample": sample.manifest_audio_file,
@@ -140,28 +141,28 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         }
 
     def _encode(self, sample: Sample) -> Tensor:
-        """Token ids, int32 [tokens]."""
+        """Return the token ids, int32 [tokens]."""
         if sample.encoded is not None and sample.encoded.has_ids:
             return sample.encoded.ids()
         ids = self.tokenizer.encode(sample.text, sample.language)
         for forbidden, name in ((UNKNOWN_ID, "an unknown token"), (STOP_ID, "the stop token")):
             if forbidden in ids:
-                raise DataError(f"the text of {sample.audio_file} holds {name}: {sample.text!r}; run check-data")
+                raise DataError(f"The text of {sample.audio_file} contains {name}: {sample.text!r}. Run check-data.")
         return torch.tensor(ids, dtype=torch.int32)
 
     def _fixed_slice(self, sample: Sample, start: int, end: int) -> Tensor:
-        """The sample's own slice of audio, [1, end - start]."""
+        """Return the sample's fixed slice of audio, float32 [1, end - start]."""
         if end - start > self.max_conditioning_length:
             raise DataError(
-                f"{sample.manifest}: {sample.manifest_audio_file} is conditioned by the samples {start} to {end} "
-                f"of {sample.audio_file}, and the longest slice is {self.max_conditioning_length}. Make the set "
-                "again for this configuration."
+                f"{sample.manifest}: {sample.manifest_audio_file} is conditioned on samples {start} to {end} of "
+                f"{sample.audio_file}, but the longest slice is {self.max_conditioning_length}. Create the set again "
+                "for this configuration."
             )
         return load_slice(sample.audio_file, self.sample_rate, start, end)
 
     def _conditioning_slice(self, samples: int, index: int) -> tuple[int, int]:
-        """Start and end of a slice of a recording with so many samples."""
-        # A string seeds through SHA-512: the same in every process, whatever PYTHONHASHSEED is.
+        """Return the start and end of an item's conditioning slice in a recording of this length, in samples."""
+        # A string seeds through SHA-512, so PYTHONHASHSEED does not matter.
         generator = random.Random(f"conditioning {self.seed} {self.epoch} {index}")
         if self.is_eval:
             length = (self.min_conditioning_length + self.max_conditioning_length) // 2
@@ -173,14 +174,18 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         return start, start + length
 
     def collate_fn(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """Make a batch of items, as stock does.
+        """Collate items into a batch, as XTTSDataset does.
+
+        Args:
+            items: Items of this dataset.
 
         Returns:
-            The items' keys, with conditioning [batch, 1, 1, samples], cond_lens [batch] and cond_idxs [batch, 2]
-            stacked (or None), `text`, `filenames` and `samples` as lists, padded_text (int32 [batch, tokens]), replay
-            (bool [batch]); wav [recordings, 1, samples] of the samples that are not encoded, or None, codes (int64
-            [encoded, codes]) and is_encoded (bool [batch]) of the others; has_distribution (bool [batch]), top_ids and
-            top_log_probs ([with distribution, codes + 1, TOP_K]). Padding is zero.
+            The items' keys, with these changes. Stacked: text_lengths and wav_lengths [batch], conditioning [batch, 1,
+            1, samples], cond_lens [batch] and cond_idxs [batch, 2] (or None), replay (bool [batch]). Lists: text,
+            filenames and samples. Padded with zeros: padded_text (int32 [batch, tokens]); wav [recordings, 1, samples]
+            of the samples that are not encoded; codes (int64 [encoded, codes]) of the others; top_ids and top_log_probs
+            [distributions, codes + 1, TOP_K]. Each of the last four is None if no sample has it. New: is_encoded and
+            has_distribution (bool [batch]).
         """
         batch: dict[str, Any] = {key: [item[key] for item in items] for key in items[0]}
         batch["samples"] = batch.pop("sample")
@@ -198,9 +203,9 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         batch["codes"] = _padded([codes for codes in batch["codes"] if codes is not None])
         distributions = batch.pop("distribution")
         batch["has_distribution"] = torch.tensor([distribution is not None for distribution in distributions])
-        known = [distribution for distribution in distributions if distribution is not None]
-        batch["top_ids"] = _padded([ids for ids, _ in known])
-        batch["top_log_probs"] = _padded([log_probs for _, log_probs in known])
+        present = [distribution for distribution in distributions if distribution is not None]
+        batch["top_ids"] = _padded([ids for ids, _ in present])
+        batch["top_log_probs"] = _padded([log_probs for _, log_probs in present])
         return batch
 
 
@@ -209,17 +214,22 @@ def _padded(sequences: list[Tensor]) -> Tensor | None:
 
 
 def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
-    """A collated batch as up to so many batches of consecutive samples."""
+    """Split a collated batch into micro-batches of consecutive samples.
+
+    Args:
+        batch: Batch, as `UtteranceDataset.collate_fn` returns it.
+        parts: Number of micro-batches. There are fewer if the batch has fewer samples.
+    """
     count = len(batch["samples"])
     edges = sorted({count * part // parts for part in range(parts + 1)})
-    # what only some of the samples have comes in rows of its own
+    # These have rows only for the samples that own one.
     owners = {"wav": ~batch["is_encoded"], "codes": batch["is_encoded"]}
     owners |= dict.fromkeys(("top_ids", "top_log_probs"), batch["has_distribution"])
-    found = []
+    micro_batches = []
     for start, end in pairwise(edges):
-        part = {}
+        micro_batch = {}
         for key, value in batch.items():
             first, last = (int(owners[key][:edge].sum()) if key in owners else edge for edge in (start, end))
-            part[key] = None if value is None or first == last else value[first:last]
-        found.append(part)
-    return found
+            micro_batch[key] = None if value is None or first == last else value[first:last]
+        micro_batches.append(micro_batch)
+    return micro_batches

@@ -1,8 +1,8 @@
-"""Utterances whose audio is DVAE codes already: Arrow files in a folder, mapped into memory and never read whole.
+"""Utterances encoded as DVAE codes: sets of Arrow files that are mapped into memory.
 
-Arrow, because a row here is text, numbers and lists of different lengths, and a process that maps a file shares it with
-all loader workers. A folder holds the parts, `set.json` with the digest of each, and the recordings of the voices. A
-part counts when `set.json` names it, so a folder whose making was killed can be gone on with.
+The folder of a set has parts (Arrow files), `set.json` with the SHA-256 of each part, and the recordings of the voices.
+Only parts in `set.json` count, so a set whose creation was killed can be continued. The format is Arrow because rows
+have text, numbers and lists of different lengths, and because all loader workers share a mapped file.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from xtts_extend.files import atomic_write, require_creatable
 
 FORMAT_VERSION = 2
 INDEX = "set.json"
-#: Most likely codes that are kept of the distribution at each place; the others' probability is kept as one number.
+#: Number of most likely codes kept of a distribution. All others count as one.
 TOP_K = 64
 
 _SCHEMA = pa.schema(
     [
         ("text", pa.string()),
         ("language", pa.string()),
-        # a recording, from the folder or by its whole path, and the slice of it that conditions the utterance, in
-        # samples; without a slice one is drawn anew in each epoch
+        # Recording that conditions the utterance, relative to the folder or absolute, and start and end of a slice of
+        # it in samples. Without them, a slice is drawn in each epoch.
         ("voice", pa.string()),
         ("start", pa.int32()),
         ("end", pa.int32()),
         ("codes", pa.list_(pa.uint16())),
-        # where a recording was encoded: its length in samples at the model's rate, the digest of its file, and the
-        # token ids of the text
+        # Only for an encoded recording: its length in samples at the model's rate, the digest of its file, and the
+        # token ids of the text.
         ("wav_length", pa.int32()),
         ("audio_digest", pa.string()),
         ("ids", pa.list_(pa.int32())),
-        # if it is known, the base's distribution at each place and at the end: (codes + 1) × TOP_K, row by row
+        # If known, the base's distribution of each code and of the stop token: (codes + 1) × TOP_K values, row by row.
         ("top_ids", pa.list_(pa.uint16())),
         ("top_log_probs", pa.list_(pa.float16())),
     ]
@@ -54,14 +54,14 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The place of an utterance's codes, and what is known of them; cheap to hand to loader workers.
+    """The location and properties of an utterance's codes, cheap to copy to loader workers.
 
     Attributes:
-        file, row: the place.
-        wav_length: audio samples that the codes stand for, at the model's rate.
-        has_ids: the token ids of the text were kept.
-        has_distribution: the base's distributions were kept, of every utterance in the file.
-        part_digest: SHA-256 of the file, where what it holds came from no recording.
+        file, row: Path of the Arrow file and row in it, from 0.
+        wav_length: Number of audio samples that the codes stand for, at the model's rate.
+        has_ids: Whether the row has the token ids of the text.
+        has_distribution: Whether every row of the file has the base's distributions.
+        part_digest: SHA-256 of the file in a replay set, else None.
     """
 
     file: str
@@ -72,18 +72,19 @@ class Encoded:
     part_digest: str | None = None
 
     def codes(self) -> Tensor:
-        """DVAE codes, int64 [codes]."""
+        """Read the DVAE codes, int64 [codes]."""
         return torch.from_numpy(_values(self.file, "codes", self.row).astype(np.int64))
 
     def ids(self) -> Tensor:
-        """Token ids of the text, int32 [tokens], where they were kept."""
+        """Read the token ids of the text, int32 [tokens]. Requires `has_ids`."""
         return torch.from_numpy(_values(self.file, "ids", self.row).astype(np.int32))
 
     def distribution(self) -> tuple[Tensor, Tensor] | None:
-        """The base's distribution of each code and of the stop token, if it was kept.
+        """Read the base's distribution of each code and of the stop token.
 
         Returns:
-            The most likely ids (int64 [codes + 1, TOP_K]) and their log probabilities (float32, the same shape).
+            The most likely ids (int64 [codes + 1, TOP_K]) and their log probabilities (float32, same shape), or None if
+            the row has no distribution.
         """
         if not _table(self.file)["top_ids"][self.row].is_valid:
             return None
@@ -103,7 +104,7 @@ def _table(file: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A row to write; `codes` as int [codes], the others as the columns of the file."""
+    """A row to write: `codes` is int [codes], `distribution` as `Encoded.distribution` returns it."""
 
     text: str
     language: str
@@ -117,14 +118,14 @@ class Utterance:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file; a file that has not changed since is not read again in the same process.
+    """Return the SHA-256 of a file, reading it again only if it has changed since the last call.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: The file cannot be read.
     """
     try:
-        found = path.stat()
-        return _digest(path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        status = path.stat()
+        return _digest(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -139,80 +140,80 @@ def _digest(path: Path, *identity: int) -> str:
 
 
 def is_encoded_set(path: Path) -> bool:
-    """Whether a path is a folder of encoded utterances."""
+    """Return whether a path is the folder of a set of encoded utterances."""
     return (path / INDEX).is_file()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The content of `set.json`.
+    """Return the content of a set's `set.json`.
 
     Raises:
-        DataError: it is missing, damaged, or of another version.
+        DataError: The file is missing, damaged or of another version.
     """
     file = folder / INDEX
     try:
         index = json.loads(file.read_text(encoding="utf-8"))
         version = index["version"]
-        known = isinstance(index["parts"], list)
+        is_known = isinstance(index["parts"], list)
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}. Give a folder that make-replay wrote.") from error
+        raise DataError(f"{file} cannot be read: {error.strerror}. Pass a folder that make-replay wrote.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} is damaged. Remove its folder, and make the set again.") from error
-    if version != FORMAT_VERSION or not known:
+        raise DataError(f"{file} is damaged. Delete its folder and create the set again.") from error
+    if version != FORMAT_VERSION or not is_known:
         raise DataError(
-            f"{file} has version {version}; this release reads {FORMAT_VERSION}. Remove its folder, and make the set "
-            "again."
+            f"{file} has version {version}, but this release reads {FORMAT_VERSION}. Delete its folder and create "
+            "the set again."
         )
     return dict(index)
 
 
 def require_free(folder: Path) -> None:
-    """See that a folder is a set, or can become one.
+    """Raise unless a folder is a set, or can become one.
 
     Raises:
-        ConfigError: it is a file, or holds something else.
+        ConfigError: The path is a file, or the folder contains something else.
     """
     require_creatable(folder)
-    # hidden files are ours: a lock, what was read of recordings, what a kill left of the index
+    # Hidden files are ours: the lock, the cache of measured recordings, and an index whose writing was killed.
     if folder.exists() and not is_encoded_set(folder) and any(entry.name[0] != "." for entry in folder.iterdir()):
         raise ConfigError(
-            f"{folder} exists and is no set of encoded utterances, for it has no {INDEX}. Give another folder, or "
-            "remove it."
+            f"{folder} exists but is not a set of encoded utterances: it has no {INDEX}. Choose another folder, or "
+            "remove this one."
         )
 
 
 def require_settings(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """See that a set was made with these settings.
+    """Raise unless a set was created with these settings.
 
     Args:
-        folder: of the set.
-        settings: what all of a set is made with.
-        names: what the settings are called in messages.
+        folder: Folder of the set.
+        settings: Settings that apply to the whole set.
+        names: Key → name in messages, of the settings to compare.
 
     Raises:
-        ConfigError: other settings made it.
+        ConfigError: The set was created with other settings.
     """
-    before = read_index(folder)
-    changed = [name for key, name in names.items() if before.get(key) != settings[key]]
+    recorded = read_index(folder)
+    changed = [name for key, name in names.items() if recorded.get(key) != settings[key]]
     if changed:
         raise ConfigError(
-            f"{folder} holds a set that was made with other settings: {', '.join(changed)} changed. Give the same ones "
-            "to go on with it, or another folder."
+            f"{folder} contains a set that was created with other settings: {', '.join(changed)} changed. Use the same "
+            "settings to continue it, or choose another folder."
         )
 
 
 def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str], start: Mapping[str, Any]) -> None:
-    """Make the folder of a set, or see that the set in it was made with the same settings.
+    """Create the folder of a set, or check that an existing set has the same settings.
 
     Args:
-        folder: of the set.
-        settings: what all of a set is made with; kept in its index.
-        names: what the settings are called in messages.
-        start: what else the index of a new set holds.
+        folder: Folder of the set.
+        settings: Settings that apply to the whole set. They are recorded in its index.
+        names: Key → name in messages, of the settings to compare.
+        start: Other entries in the index of a new set.
 
     Raises:
-        ConfigError: the folder holds something else, or other settings made it.
-        MachineError: it cannot be made.
+        ConfigError: The folder contains something else, or a set with other settings.
+        MachineError: The folder cannot be created.
     """
     if is_encoded_set(folder):
         require_settings(folder, settings, names)
@@ -221,21 +222,34 @@ def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(f"{folder} cannot be made: {error.strerror}. Give another --output.") from error
+        raise MachineError(f"{folder} cannot be created: {error.strerror}. Choose another --output.") from error
     write_index(folder, {**settings, "parts": [], **start})
 
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
-    """Write `set.json` whole or not at all."""
+    """Write the `set.json` of a set, completely or not at all.
+
+    Args:
+        folder: Folder of the set.
+        index: Its content, without the version.
+    """
     with atomic_write(folder / INDEX) as file:
         file.write(json.dumps({"version": FORMAT_VERSION, **index}, ensure_ascii=False, indent=1).encode())
 
 
 def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> dict[str, Any]:
-    """Write one part; it counts when its entry, which this returns, is in the index.
+    """Write one part of a set.
+
+    Args:
+        folder: Folder of the set.
+        number: Number of the part.
+        utterances: Rows of the part.
+
+    Returns:
+        The entry to add to the `parts` of the index. Until it is there, the part does not count.
 
     Raises:
-        MachineError: the disk is full or cannot be written to.
+        MachineError: The disk is full or cannot be written to.
     """
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     for utterance in utterances:
@@ -253,14 +267,20 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         with atomic_write(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
             writer.write_table(pa.table(columns, schema=_SCHEMA))
     except pa.ArrowException as error:
-        raise MachineError(f"{path} cannot be written: {error}. Make room, and give the same command again.") from error
+        raise MachineError(f"{path} cannot be written: {error}. Free disk space and run the command again.") from error
     return {"file": path.name, "rows": len(utterances), "sha256": file_digest(path)}
 
 
 def encoded_rows(
     folder: Path, part: Mapping[str, Any], columns: Sequence[str]
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """The rows of a part: file and row as in `Encoded`, these columns, and `count`, the number of codes."""
+    """Yield the file and row number (see `Encoded`) and the values of each row of a part.
+
+    Args:
+        folder: Folder of the set.
+        part: Entry of the part in the index.
+        columns: Columns to read. The values also have `count`, the number of codes.
+    """
     path = str((folder / part["file"]).absolute())
     table = _table(path)
     counts = pc.list_value_length(table["codes"]).to_pylist()
@@ -270,32 +290,32 @@ def encoded_rows(
 
 
 def is_intact(folder: Path, part: Mapping[str, Any]) -> bool:
-    """Whether a part is there, and what was written."""
+    """Return whether a part exists and has the digest in the index."""
     path = folder / part["file"]
     return path.is_file() and file_digest(path) == part["sha256"]
 
 
 def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Sample]:
-    """The utterances of a replay set as samples: their codes are `encoded`, `audio_file` is what conditions them.
+    """Read a replay set as samples, whose codes are in `encoded` and whose `audio_file` conditions them.
 
     Args:
-        folder: what `make_replay` wrote, whole or as far as it came.
-        code_samples: audio samples that a code stands for.
-        sample_rate: of the model, in Hz.
+        folder: Folder that `make_replay` wrote. It may be incomplete.
+        code_samples: Number of audio samples that a code stands for.
+        sample_rate: The model's sample rate in Hz.
 
     Raises:
-        ConfigError: the folder holds codes of recordings, which are no samples by themselves.
-        DataError: the folder is damaged or empty; the part is named.
+        ConfigError: The folder contains codes of recordings, which need their manifest.
+        DataError: The set is damaged or empty. The message names the damaged part.
     """
     samples: list[Sample] = []
     index = read_index(folder)
     if "codec_digest" in index:
         raise ConfigError(
-            f"{folder} holds the codes of recordings. Give it as --codes, and the manifest of the recordings here."
+            f"{folder} contains codes of recordings. Pass it as --codes, and pass the manifest of the recordings here."
         )
     for part in index["parts"]:
         if not is_intact(folder, part):
-            raise DataError(f"{folder / part['file']} is missing or damaged. Make the set again in another folder.")
+            raise DataError(f"{folder / part['file']} is missing or damaged. Create the set again in another folder.")
         has_distribution = _table(str((folder / part["file"]).absolute()))["top_ids"].null_count == 0
         for file, number, row in encoded_rows(folder, part, ("text", "language", "voice", "start", "end")):
             encoded = Encoded(
@@ -320,5 +340,5 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
                 )
             )
     if not samples:
-        raise DataError(f"{folder} holds no utterance yet. Let make-replay finish.")
+        raise DataError(f"{folder} contains no utterances yet. Let make-replay finish.")
     return samples

@@ -1,4 +1,4 @@
-"""One utterance on its way from a manifest to a batch."""
+"""One utterance, from the manifest to the batch."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ DEFAULT_SPEAKER = "speaker"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An utterance: a recording and its text, or codes and theirs.
+    """An utterance: a text with its recording, or with the codes of one.
 
-    A stage does not change a sample, it makes another with `dataclasses.replace`. What a stage fills in has its default
-    until then.
+    Samples are immutable. Each stage creates new ones with `dataclasses.replace`, and a field has its default until its
+    stage has run.
 
     Attributes:
-        text: what is said, as the manifest has it.
-        audio_file: absolute path of the recording; of an utterance to replay, of the voice that conditions it.
-        language: its code.
-        manifest_audio_file: the recording's value in the manifest, exactly as it is there.
-        speaker_name: `DEFAULT_SPEAKER` where the manifest names none.
-        manifest: absolute path of the file that the sample came from, for reports.
-        line: its line there, from 1; None where a formatter of coqui, or a set of codes, gave it.
-        root_path: absolute path of the folder that names are seen from: the manifest's, or a formatter's.
-        reference_path: another recording of the voice, which conditions the sample; a formatter may give one.
-        conditioning_slice: first sample and the one after the last, at the model's rate, of the slice of `audio_file`
-            that conditions the sample; None where one is drawn in each epoch.
-        encoded: where its codes are, once it is encoded.
-        duration_s: length of the recording in seconds; 0 before it is checked.
-        audio_digest: of the recording's file, see `Recording`; None before it is checked, and of what comes from a set.
-        text_tokens: number of token ids of the text; None before it is checked.
-        replay: it is in a language that the base knows, and there to keep it.
-        extra: what else a formatter gave, by name.
+        text: Text as in the manifest.
+        audio_file: Absolute path of the recording, or of the voice that conditions a sample from a replay set.
+        language: Language code.
+        manifest_audio_file: Name of the recording, exactly as in the manifest.
+        speaker_name: Name of the speaker, or `DEFAULT_SPEAKER` if the manifest has none.
+        manifest: Absolute path of the file that the sample was read from, for reports.
+        line: Line in that file, from 1. None for samples from a coqui formatter or a replay set.
+        root_path: Absolute path of the folder that names are relative to: the manifest's or the formatter's.
+        reference_path: Another recording of the voice, to condition the sample. Only coqui formatters set it.
+        conditioning_slice: Start and end of the slice of `audio_file` that conditions the sample, in samples at the
+            model's rate. None if a slice is drawn in each epoch.
+        encoded: Location of the codes, once the sample is encoded.
+        duration_s: Length of the recording in seconds; 0 until it is checked.
+        audio_digest: Digest of the recording, see `Recording`. None until it is checked, and in a replay set.
+        text_tokens: Number of tokens in the text; None until it is checked.
+        replay: Whether the sample is replayed so that the model keeps one of its old languages.
+        extra: Other values from the formatter, by name.
     """
 
     text: str
@@ -60,12 +60,12 @@ class Sample:
 
     @property
     def audio_unique_name(self) -> str:
-        """Coqui's name of the recording: the manifest's name, and the file from the root, without its suffix."""
+        """Coqui's id of the recording: MANIFEST#FILE, with the file relative to the root and without its suffix."""
         file = self.audio_file.removeprefix(os.path.join(self.root_path, ""))
         return f"{Path(self.manifest).stem}#{os.path.splitext(file)[0]}"
 
     def to_coqui(self) -> dict[str, object]:
-        """The sample as the dictionary that coqui's formatters make, and its data sets and Trainer take."""
+        """Return the sample as the dictionary that coqui's formatters, datasets and Trainer use."""
         reference = {} if self.reference_path is None else {"reference_path": self.reference_path}
         return {
             **(self.extra or {}),

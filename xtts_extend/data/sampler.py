@@ -1,4 +1,4 @@
-"""The order of the batches: a function of (seed, epoch), so that a resume needs only the epoch and the batch."""
+"""The order of batches, a function of (seed, epoch), so that a resume needs only the epoch and the batch."""
 
 from __future__ import annotations
 
@@ -13,25 +13,33 @@ from torch.utils.data import Sampler
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 
-#: Lengths are sorted as if each were up to so much shorter or longer: neighbours change from epoch to epoch.
+#: Samples are sorted by length with a random error of up to this share, so that batches change from epoch to epoch.
 _LENGTH_JITTER = 0.05
 
 
 class EpochBatchSampler(Sampler[list[int]]):
     """Batches of sample indices.
 
-    By count: `batch_size` samples each, the last one of an epoch may have fewer. By length, with `batch_frames`:
-    samples of about the same length together, as many as the budget holds with their padding; which ones come together,
-    and when, is another draw in every epoch.
+    With `batch_size`, each batch has this number of samples, and the last one of an epoch may have fewer. With
+    `batch_frames`, a batch has samples of similar length, as many as fit into the budget with their padding. These
+    batches and their order are drawn again in each epoch.
 
-    By default an epoch is a permutation of the samples: every sample once, the languages mixed by what there is of
-    them. With `language_weights`, the languages' shares of an epoch's hours follow the weights: a language that has too
-    little is repeated, in whole passes and a draw without replacement for the rest, and no sample is left out. The
-    shares are exact but for rounding to a whole utterance, and but for which utterances the draw hits.
+    By default, an epoch is a permutation of the samples. With `language_weights`, the languages' shares of an epoch's
+    hours follow the weights: a language that has too few hours is repeated, in full passes and a random subset for the
+    rest. No sample is omitted. The shares are exact up to rounding to an utterance and the lengths of the utterances
+    in the subset.
 
-    Samples marked `replay` are of old languages, which are to be kept: they do not make an epoch, they come between the
-    others, evenly, so many that they are `replay_share` of all. Their languages take turns, each in permutations of its
-    own that go on from epoch to epoch.
+    Samples marked `replay` are of old languages that the model should keep. They are spread evenly among the others,
+    as many as make up `replay_share` of all samples. Their languages take turns. Each language goes through its samples
+    in random order and continues in the next epoch where it stopped.
+
+    >>> samples = [Sample(text=name, audio_file=name, language="am", manifest_audio_file=name) for name in "abcdefg"]
+    >>> sampler = EpochBatchSampler(samples, batch_size=3, seed=1)
+    >>> [len(batch) for batch in sampler]
+    [3, 3, 1]
+    >>> sampler.set_position(epoch=4, batch=2)
+    >>> [len(batch) for batch in sampler]
+    [1]
     """
 
     def __init__(
@@ -49,36 +57,37 @@ class EpochBatchSampler(Sampler[list[int]]):
         """Plan the epochs.
 
         Args:
-            samples: With `language`, and with `duration_s` where weights are given.
-            batch_size: Samples per batch, of all processes together; None with `batch_frames`.
-            seed: Of the permutations.
-            language_weights: Positive shares of the audio hours, for exactly the languages of the samples that are no
-                replay; they need not sum to 1.
-            rank, ranks: This process, of how many: the iteration gives its share of each batch.
-            replay_share: Share of the samples that are replay, from 0 up to, but not, 1. By count, the share holds in
-                every stretch of an epoch; by length, in the epoch.
-            batch_frames: The budget of a batch of all processes together: its samples × the longest one's frames.
-            frames: Of each sample, with `batch_frames`.
+            samples: Samples of the epochs. `language_weights` need their `duration_s`.
+            batch_size: Samples per batch, in all processes together. None with `batch_frames`.
+            seed: Seed of the order.
+            language_weights: Language → share of the audio hours, for each language of the samples that are not
+                replayed. Weights are positive and need not sum to 1.
+            rank, ranks: Rank of this process and number of processes. Iterating yields this process's part of each
+                batch.
+            replay_share: Share of replay samples, from 0 to less than 1. With `batch_size`, it holds for every stretch
+                of an epoch. With `batch_frames`, it holds for the epoch.
+            batch_frames: Budget of a batch in all processes together: its samples × the frames of the longest one.
+            frames: Number of frames of each sample, for `batch_frames`.
 
         Raises:
-            ConfigError: The batch size is not positive, a sample is larger than the budget, or the weights do not fit
-                the languages.
-            DataError: There are no samples, or there is replay to do and nothing to replay.
+            ConfigError: The batch size is not positive, a sample exceeds the budget, or the weights do not match the
+                languages.
+            DataError: There are no samples, or no replay samples for a positive share.
         """
         if not any(not sample.replay for sample in samples):
-            raise DataError("no samples to draw batches from")
+            raise DataError("No samples to draw batches from.")
         if not 0 <= replay_share < 1:
-            raise ConfigError(f"replay share {replay_share}; expected at least 0 and less than 1")
+            raise ConfigError(f"Expected a replay share of at least 0 and less than 1, got {replay_share}.")
         if batch_frames is None and (batch_size is None or batch_size < 1):
-            raise ConfigError(f"batch size {batch_size}; expected 1 or more")
+            raise ConfigError(f"Expected a batch size of 1 or more, got {batch_size}.")
         self.batch_size = batch_size
         self.batch_frames = batch_frames
         self._frames = frames or []
         if batch_frames is not None and (largest := max(self._frames, default=0)) > batch_frames:
             name = samples[self._frames.index(largest)].manifest_audio_file
             raise ConfigError(
-                f"--batch-frames {batch_frames}: {name} alone has {largest} frames. Give more, or leave it out with "
-                "--coqpit.model_args.max_wav_length."
+                f"{name} alone has {largest} frames, but --batch-frames is {batch_frames}. Raise it, or exclude the "
+                "sample with --coqpit.model_args.max_wav_length."
             )
         self.seed = seed
         self.rank, self.ranks = rank, ranks
@@ -92,70 +101,72 @@ class EpochBatchSampler(Sampler[list[int]]):
         if language_weights is not None:
             seconds = {language: sum(samples[i].duration_s for i in indices[language]) for language in indices}
             repeats = _repeats(seconds, language_weights)
-        # Of each language: its samples, how often all of them come in an epoch, and how many come once more.
-        self._parts: list[tuple[list[int], int, int]] = []
+        # For each language: its samples, the number of full passes in an epoch, and the number of samples drawn on top.
+        self._passes: list[tuple[list[int], int, int]] = []
         for language in sorted(indices):
-            whole = math.floor(repeats[language])
-            extra = round((repeats[language] - whole) * len(indices[language]))
-            self._parts.append((indices[language], whole, extra))
-        own = sum(len(part) * whole + extra for part, whole, extra in self._parts)
+            full = math.floor(repeats[language])
+            extra = round((repeats[language] - full) * len(indices[language]))
+            self._passes.append((indices[language], full, extra))
+        own = sum(len(members) * full + extra for members, full, extra in self._passes)
         self._replay = [replay[language] for language in sorted(replay)]
         self._replayed = round(own * replay_share / (1 - replay_share))
         if self._replayed and not self._replay:
-            raise DataError(f"a share of {replay_share:g} is to be replay, and there are no samples of old languages")
+            raise DataError(f"The replay share is {replay_share:g}, but there are no samples of old languages.")
         self.samples_in_epoch = own + self._replayed
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
-        """Make the next iterations begin at a batch (counted from 0) of an epoch.
+        """Start the next iterations at a batch of an epoch.
 
-        `batch` may be the number of batches in an epoch: nothing of it is left then.
+        Args:
+            epoch: Epoch, from 0.
+            batch: Batch, from 0. The number of batches in the epoch means its end.
 
         Raises:
-            ConfigError: There is no such place.
+            ConfigError: The position does not exist.
         """
         batches = self._epoch_batches(epoch) if epoch >= 0 else []
         if epoch < 0 or not 0 <= batch <= len(batches):
             raise ConfigError(
-                f"no batch {batch} in epoch {epoch}, which has {len(batches)}; have the data, the batch size or the "
-                "language weights changed?"
+                f"Batch {batch} does not exist in epoch {epoch}, which has {len(batches)} batches. Check whether the "
+                "data, the batch size or the language weights have changed."
             )
         self._start = (epoch, batch)
         self._batches = batches
 
     def __len__(self) -> int:
-        """Batches in the whole epoch that `set_position` chose, wherever the iteration begins."""
+        """Return the number of batches in the epoch of `set_position`, wherever iterations start."""
         return len(self.batches())
 
     def __iter__(self) -> Iterator[list[int]]:
         for number in range(self._start[1], len(self)):
-            whole = self.batch(number)
-            size, larger = divmod(len(whole), self.ranks)
+            batch = self.batch(number)
+            size, larger = divmod(len(batch), self.ranks)
             start = self.rank * size + min(self.rank, larger)
-            # a process without a share runs one sample all the same, to keep step with the others
-            yield whole[start : start + size + (self.rank < larger)] or whole[:1]
+            # A process without a sample runs the first one, to stay in sync with the others.
+            yield batch[start : start + size + (self.rank < larger)] or batch[:1]
 
     def batch(self, number: int) -> list[int]:
-        """All samples of a batch of the epoch that `set_position` chose, whichever process they go to."""
+        """Return a batch of the epoch of `set_position`, with the samples of all processes."""
         return self.batches()[number]
 
     def batches(self) -> list[list[int]]:
-        """All batches of the epoch that `set_position` chose."""
+        """Return all batches of the epoch of `set_position`, with the samples of all processes."""
         if not self._batches:
             self._batches = self._epoch_batches(self._start[0])
         return self._batches
 
     def _epoch_batches(self, epoch: int) -> list[list[int]]:
         order = self._epoch_order(epoch)
-        # within a batch no place is a fixed one: coqui treats a batch's last sample unlike the others
+        # Samples are shuffled within batches, too, because coqui treats the last sample of a batch differently.
         generator = random.Random(f"batches {self.seed} {epoch}")
         if self.batch_frames is None:
             size = cast(int, self.batch_size)
             batches = [order[start : start + size] for start in range(0, len(order), size)]
             return [generator.sample(batch, len(batch)) for batch in batches] if self._replayed else batches
-        near = [self._frames[index] * generator.uniform(1 - _LENGTH_JITTER, 1 + _LENGTH_JITTER) for index in order]
+        jittered = [self._frames[index] * generator.uniform(1 - _LENGTH_JITTER, 1 + _LENGTH_JITTER) for index in order]
         batches, longest = [[]], 0
-        for place in sorted(range(len(order)), key=near.__getitem__):
-            index = order[place]
+        for position in sorted(range(len(order)), key=jittered.__getitem__):
+            index = order[position]
             longest = max(longest, self._frames[index])
             if (len(batches[-1]) + 1) * longest > self.batch_frames:
                 batches.append([])
@@ -165,61 +176,68 @@ class EpochBatchSampler(Sampler[list[int]]):
         return [generator.sample(batch, len(batch)) for batch in batches]
 
     def _epoch_order(self, epoch: int) -> list[int]:
-        # A string seeds through SHA-512: the same in every process, whatever PYTHONHASHSEED is.
+        # A string seeds through SHA-512, so PYTHONHASHSEED does not matter.
         generator = random.Random(f"order {self.seed} {epoch}")
         order = []
-        for part, whole, extra in self._parts:
-            order += part * whole + generator.sample(part, extra)
+        for members, full, extra in self._passes:
+            order += members * full + generator.sample(members, extra)
         generator.shuffle(order)
         if not self._replayed:
             return order
         total, replayed = self.samples_in_epoch, self._replayed
         replay, own = iter(self._epoch_replay(epoch)), iter(order)
-        # evenly: after any number of places, the share of replay among them is right to within one sample
+        # After any number of samples, the share of replay is right to within one sample.
         return [
-            next(replay if (place + 1) * replayed // total > place * replayed // total else own)
-            for place in range(total)
+            next(replay if (position + 1) * replayed // total > position * replayed // total else own)
+            for position in range(total)
         ]
 
     def _epoch_replay(self, epoch: int) -> list[int]:
-        """Old samples of an epoch: of the endless sequence of all epochs, the part that is its own."""
-        found = []
+        """Return the replay samples of an epoch, which continue those of the previous epoch."""
+        replay = []
         permutations: dict[tuple[int, int], list[int]] = {}
-        for place in range(epoch * self._replayed, (epoch + 1) * self._replayed):
-            turn, language = divmod(place, len(self._replay))
-            part = self._replay[language]
-            cycle, number = divmod(turn, len(part))
+        for position in range(epoch * self._replayed, (epoch + 1) * self._replayed):
+            turn, language = divmod(position, len(self._replay))
+            members = self._replay[language]
+            cycle, number = divmod(turn, len(members))
             if (language, cycle) not in permutations:
                 generator = random.Random(f"replay {self.seed} {language} {cycle}")
-                permutations[language, cycle] = generator.sample(part, len(part))
-            found.append(permutations[language, cycle][number])
-        return found
+                permutations[language, cycle] = generator.sample(members, len(members))
+            replay.append(permutations[language, cycle][number])
+        return replay
 
 
 def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
-    """How often each language comes in an epoch, at least once, so that its share of the audio is its weight's."""
+    """Return how often an epoch repeats each language, at least once, so that the shares of audio match the weights.
+
+    Args:
+        seconds: Language → seconds of audio.
+        weights: Language → weight.
+    """
     if set(weights) != set(seconds):
         raise ConfigError(
-            f"language weights for {', '.join(sorted(weights)) or 'no language'}, but the samples are in "
-            f"{', '.join(sorted(seconds))}; give one weight for each of these"
+            f"The language weights are for {', '.join(sorted(weights)) or 'no language'}, but the samples are in "
+            f"{', '.join(sorted(seconds))}. Pass one weight for each of these languages."
         )
     for language, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
-            raise ConfigError(f"language weight {weight} for {language}; expected a positive number")
+            raise ConfigError(f"Expected a positive language weight for {language}, got {weight}.")
         if not seconds[language] > 0:
-            raise DataError(f"the samples in {language} last {seconds[language]} s in total; weights need durations")
-    # The language that has the most, measured by its weight, comes once; the others are repeated up to it.
+            raise DataError(
+                f"The samples in {language} last {seconds[language]} s in total, but weights need durations."
+            )
+    # The language with the most audio relative to its weight comes once, and the others are repeated to match it.
     most = max(seconds[language] / weights[language] for language in weights)
     return {language: most * weight / seconds[language] for language, weight in weights.items()}
 
 
 def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Share of the places of some batches that are padding.
+    """Return the share of padding in batches.
 
     Args:
-        batches: Of sample indices.
-        lengths: Of each sample.
+        batches: Sample indices of each batch.
+        lengths: Length of each sample.
     """
     filled = sum(lengths[index] for batch in batches for index in batch)
-    places = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
-    return 1 - filled / places
+    padded = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+    return 1 - filled / padded
