@@ -1,4 +1,4 @@
-"""A small vocabulary in the shape of the real one: special ids in the same places, gaps, tags, a few merges."""
+"""A small vocabulary with the layout of the real one: the same special ids, gaps, tags and a few merges."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def small_vocab_data() -> dict[str, Any]:
 
 @pytest.fixture
 def write_vocab(tmp_path: Path) -> Callable[..., Path]:
-    """Write a vocabulary, the small one by default, and return its path."""
+    """A function that writes a vocabulary, by default the small one, and returns its path."""
 
     def write(
         data: Any = None, name: str = "base.json", indent: int | None = 4, tags: tuple[str, ...] = ("en", "de", "fr")

@@ -26,7 +26,7 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(languages, "_registry", dict(languages._registry))
 
 
-# --- what packs hold: where one of these tests fails, a version of a step has changed, and needs a new number instead
+# --- cleanings in packs: if one of these tests fails, a step has changed and needs a new version number
 
 
 def plain(*names: str) -> list[dict[str, Json]]:
@@ -95,11 +95,11 @@ HOMOPHONES = {
     ],
 )
 def test_cleanings_as_json(cleaning: Cleaning, data: list[dict[str, Json]]) -> None:
-    assert json.dumps(cleaning.to_dict()) == json.dumps(data), "to the order of the names"
-    read = Cleaning.from_dict(json.loads(json.dumps(data)))
-    assert read == cleaning
+    assert json.dumps(cleaning.to_dict()) == json.dumps(data), "the order of the names is the same too"
+    restored = Cleaning.from_dict(json.loads(json.dumps(data)))
+    assert restored == cleaning
     text = "Ẹ «ΟΔΟΣ» ፲፱፻፺ ዓ.ም። -1,234.5 $20 21ኛ ሐ IİI"
-    assert read(text) == cleaning(text)
+    assert restored(text) == cleaning(text)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_cleanings_as_json(cleaning: Cleaning, data: list[dict[str, Json]]) -> N
         ("coqui", {"language": "en"}, 'Dr.  "A" 5', "doctor a five"),
     ],
 )
-def test_what_version_1_of_each_step_does(name: str, parameters: dict[str, Json], text: str, cleaned: str) -> None:
+def test_version_1_of_each_step(name: str, parameters: dict[str, Json], text: str, cleaned: str) -> None:
     assert Step(name, 1, parameters).clean(text) == cleaned
 
 
@@ -152,27 +152,29 @@ def replacing(texts: object) -> list[dict[str, object]]:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        pytest.param({}, "A cleaning is {}; expected a list of steps", id="no list"),
-        pytest.param(["casing"], "A step of a cleaning is 'casing'; expected an object", id="no step"),
-        pytest.param([{"name": "casing"}], "expected an object with a name, a version", id="no version"),
-        pytest.param([{"name": "emoji", "version": 1}], "'emoji', which xtts_extend .* a newer release", id="name"),
-        pytest.param([{"name": ["casing"], "version": 1}], "does not know", id="malformed name"),
-        pytest.param([{"name": "casing", "version": 2}], "version 2 of the step 'casing'.*Install a newer", id="newer"),
+        pytest.param({}, "Expected a list of cleaning steps, got {}", id="not a list"),
+        pytest.param(["casing"], "Expected a cleaning step as an object .* got 'casing'", id="not a step"),
+        pytest.param(
+            [{"name": "casing"}], "Expected a cleaning step as an object with a name, a version", id="no version"
+        ),
+        pytest.param([{"name": "emoji", "version": 1}], "step 'emoji'; xtts_extend .* a newer release", id="name"),
+        pytest.param([{"name": ["casing"], "version": 1}], "Unknown cleaning step", id="malformed name"),
+        pytest.param([{"name": "casing", "version": 2}], "'casing' has version 2, but .*Install a newer", id="newer"),
         pytest.param([{"name": "casing", "version": 0}], "version 0; expected a number from 1 to 1", id="version 0"),
         pytest.param([{"name": "casing", "version": True}], "version True; expected", id="malformed version"),
         pytest.param(
             [{"name": "numbers", "version": 1, "language": "vi"}],
-            "'numbers' of a cleaning has no parameter 'decimal_mark'; its parameters are: language, decimal_mark",
+            "step 'numbers' has no parameter 'decimal_mark'; its parameters are: language, decimal_mark",
             id="missing parameter",
         ),
         pytest.param(
             [{"name": "casing", "version": 1, "locale": "tr"}],
-            "'casing' of a cleaning has an unknown parameter 'locale'; its parameters are: none",
+            "step 'casing' has an unknown parameter 'locale'; its parameters are: none",
             id="unknown parameter",
         ),
         pytest.param(
             [{"name": "numbers", "version": 1, "language": "tlh", "decimal_mark": "."}],
-            "language = 'tlh'; expected a language of num2words",
+            "language = 'tlh'; expected a language code of num2words",
             id="language of numbers",
         ),
         pytest.param(
@@ -185,16 +187,18 @@ def replacing(texts: object) -> list[dict[str, object]]:
         pytest.param([{"name": "currency_last", "version": 1, "symbols": ""}], "symbols = ''", id="empty text"),
         pytest.param([{"name": "coqui", "version": 1, "language": "am"}], "expected one of coqui's own", id="coqui"),
         pytest.param(
-            [{"name": "homophones", "version": 1, "letters": "ab", "written_as": "c"}], "2 letters and 1 to", id="pairs"
+            [{"name": "homophones", "version": 1, "letters": "ab", "written_as": "c"}],
+            "2 characters in letters and 1 in written_as",
+            id="pairs",
         ),
-        pytest.param(replacing({}), "texts = {}; expected one text or more", id="no texts"),
-        pytest.param(replacing({"": "a"}), "expected one text or more", id="empty"),
-        pytest.param(replacing({"a": 1}), "expected one text or more", id="number"),
-        pytest.param(replacing({"Dr.": "doctor"}), "replaces 'Dr.', which no text holds .* expected 'dr.'", id="case"),
+        pytest.param(replacing({}), "texts = {}; expected one or more texts", id="no texts"),
+        pytest.param(replacing({"": "a"}), "expected one or more texts", id="empty"),
+        pytest.param(replacing({"a": 1}), "expected one or more texts", id="number"),
+        pytest.param(replacing({"Dr.": "doctor"}), "replaces 'Dr.', which never occurs, .* expected 'dr.'", id="case"),
         pytest.param(replacing({"e\u0301": "e"}), "expected 'é'", id="decomposed"),
     ],
 )
-def test_what_is_no_cleaning(data: Any, message: str) -> None:
+def test_invalid_cleanings(data: Any, message: str) -> None:
     with pytest.raises(LanguageError, match=message):
         Cleaning.from_dict(data)
 
@@ -209,26 +213,28 @@ def test_a_step_keeps_its_own_parameters() -> None:
     assert cleaning.to_dict()[0]["texts"] == {"&": " and "}
 
 
-def test_a_cleaning_goes_to_loader_workers_and_into_sets() -> None:
+def test_cleanings_can_be_pickled_copied_and_hashed() -> None:
     cleaning = amharic_cleaner(fold_homophones=True)
-    for same in (pickle.loads(pickle.dumps(cleaning)), copy.deepcopy(cleaning)):
-        assert same == cleaning
-        assert {same, cleaning} == {cleaning}
-        assert same("ዶ/ር ኀ $5") == "ዶክተር ሀ አምስት ዶላር"
+    for duplicate in (pickle.loads(pickle.dumps(cleaning)), copy.deepcopy(cleaning)):
+        assert duplicate == cleaning
+        assert {duplicate, cleaning} == {cleaning}
+        assert duplicate("ዶ/ር ኀ $5") == "ዶክተር ሀ አምስት ዶላር"
     assert cleaning != amharic_cleaner()
 
 
-def test_further_steps() -> None:
+def test_insert_steps() -> None:
     cleaning = default_cleaner("bg").after("composition", Step("coqui", 1, {"language": "en"}))
-    assert [step.name for step in cleaning.steps][:3] == ["composition", "coqui", "ethiopic"], "after the first one"
+    assert [step.name for step in cleaning.steps][:3] == ["composition", "coqui", "ethiopic"], (
+        "the new step follows the first one of that name"
+    )
     with pytest.raises(LanguageError, match="has no step 'numbers'; it has: composition, ethiopic"):
         default_cleaner("bg").after("numbers")
 
 
-# --- of the registry
+# --- the registry
 
 
-def test_the_example_of_the_docs() -> None:
+def test_the_example_in_the_docs() -> None:
     abbreviations = Step("replacements", 1, {"texts": {"г.": "година", "д-р": "доктор"}, "whole_words": True})
     register_language(Language("bg", default_cleaner("bg").after("casing", abbreviations), char_limit=220))
     assert clean_text("Д\u2011Р Иванов, снег, 2024 Г.", "bg") == "доктор иванов, снег, 2024 година"

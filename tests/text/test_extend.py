@@ -32,7 +32,7 @@ TEXTS = {
 }
 
 
-def emitted_alone(path: Path, tokens: list[str]) -> bool:
+def encode_to_themselves(path: Path, tokens: list[str]) -> bool:
     tokenizer = Tokenizer.from_file(str(path))
     return all(tokenizer.encode(token).ids == [tokenizer.token_to_id(token)] for token in tokens)
 
@@ -47,7 +47,7 @@ def emitted_alone(path: Path, tokens: list[str]) -> bool:
         ("sw", 600, 17, 5, 11, 600, 0.0032658393207054214),
     ],
 )
-def test_the_real_vocabulary_keeps_what_it_knew(
+def test_the_real_vocabulary_keeps_its_ids_and_tokens(
     shared_data: Path,
     tmp_path: Path,
     language: str,
@@ -63,10 +63,10 @@ def test_the_real_vocabulary_keeps_what_it_knew(
     untouched = base_path.read_bytes()
     report = extend_vocabulary(base_path, language, output, texts=[shared_data / "udhr" / f"{language}.txt"], size=size)
     assert base_path.read_bytes() == untouched
-    assert os.listdir(output.parent) == ["vocab.json"], "no temporary file stays"
+    assert os.listdir(output.parent) == ["vocab.json"], "no temporary file is left"
     assert (report.added, len(report.new_letters), report.merges_added) == (added, letters, merges)
     assert (report.base_size, report.vocab_size) == (5413, 5413 + added)
-    # For Swahili more is learned than was asked for, in search of merges with a new character.
+    # For Swahili, more merges are learned than requested, to find some with a new character.
     assert report.merges_refused.get(OLD_CHARACTERS, 0) == report.merges_learned - merges >= refused
     assert report.unknown_share == {"before": before, "after": 0.0}
     assert json.loads(json.dumps(report.to_dict()))["added"] == added
@@ -75,13 +75,13 @@ def test_the_real_vocabulary_keeps_what_it_knew(
     require_extension(base, extended)
     assert extended.tokens[f"[{language}]"] == 5413
     new = [token for token in extended.tokens if token not in base.tokens]
-    assert emitted_alone(output, new)
+    assert encode_to_themselves(output, new)
     check = check_vocabulary(base_path, output, texts)
     assert (check.changed_ids, check.changed_lines, check.dead_entries) == (0, 0, 0)
     assert check.checked_lines > 1000
     assert check.ok
 
-    # The same by coqui's own tokenizer, line by line.
+    # Coqui's own tokenizer gives the same ids.
     encode = getattr(VoiceBpeTokenizer.encode, "__wrapped__", VoiceBpeTokenizer.encode)
     old, new_tokenizer = VoiceBpeTokenizer(base_path), VoiceBpeTokenizer(output)
     assert new_tokenizer.get_number_tokens() == report.vocab_size
@@ -95,7 +95,7 @@ def test_the_real_vocabulary_keeps_what_it_knew(
     assert compared > 900
 
 
-def test_extending_twice_and_a_stock_language_that_the_base_lacks(shared_data: Path, tmp_path: Path) -> None:
+def test_extend_twice_with_a_stock_language_that_the_base_does_not_have(shared_data: Path, tmp_path: Path) -> None:
     udhr = shared_data / "udhr"
     first, second = tmp_path / "hu.json", tmp_path / "hu-am.json"
     report = extend_vocabulary(shared_data / "xtts_vocab.json", "hu", first, texts=[udhr / "hu.txt"], size=40)
@@ -108,7 +108,7 @@ def test_extending_twice_and_a_stock_language_that_the_base_lacks(shared_data: P
     assert check_vocabulary(shared_data / "xtts_vocab.json", second, sorted(udhr.glob("*.txt"))).ok
 
 
-# --- what comes out
+# --- new entries
 
 
 def test_amharic_on_a_small_vocabulary(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_amharic_on_a_small_vocabulary(small_vocab: Path, write_text: Callable[.
     report = extend_vocabulary(small_vocab, "am", output, texts=[write_text(AMHARIC)], size=20)
     counts = Counter(clean_text(AMHARIC, "am"))
     letters = sorted(set(counts) - set(" .,?"), key=lambda letter: (-counts[letter], letter))
-    assert report.new_letters == letters, "the most frequent first"
+    assert report.new_letters == letters, "the most frequent come first"
     assert (report.added, report.merges_added, report.vocab_size) == (20, 20 - 1 - len(letters), 285)
     assert report.unknown_share == {"before": 1.0, "after": 0.0}
     assert report.tokens_per_word is not None
@@ -137,23 +137,23 @@ def test_the_same_input_gives_the_same_file(small_vocab: Path, write_text: Calla
 
 
 @pytest.mark.parametrize("code", sorted(TEXTS))
-def test_languages_without_a_line_of_code(
+def test_languages_that_are_not_registered(
     code: str, shared_data: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
     base_path, output = shared_data / "xtts_vocab.json", tmp_path / "vocab.json"
     report = extend_vocabulary(base_path, code, output, texts=[write_text(TEXTS[code])], size=100)
     base, extended = load_vocabulary(base_path), load_vocabulary(output)
     new = [token for token in extended.tokens if token not in base.tokens]
-    assert emitted_alone(output, new)
+    assert encode_to_themselves(output, new)
     assert report.unknown_share is not None
     assert report.unknown_share["after"] == 0.0
     old = {token for token in base.tokens if len(token) == 1}
-    assert all(not old.issuperset(token) for token in new), "every new entry holds a new character"
+    assert all(not old.issuperset(token) for token in new), "every new entry has a new character"
     assert check_vocabulary(base_path, output, sorted((shared_data / "udhr").glob("*.txt"))).ok
     if code == "sw":
         assert (report.added, report.new_letters) == (1, [])
-        assert any("are made of them alone and were refused" in note for note in report.notes)
-        assert "100 new entries were asked for, 1 could be formed." in report.notes
+        assert any("merges consist only of these and were refused" in note for note in report.notes)
+        assert "100 new entries were requested, but only 1 could be formed." in report.notes
 
 
 def test_nfd_and_nfc_corpora_give_the_same_vocabulary(
@@ -166,18 +166,18 @@ def test_nfd_and_nfc_corpora_give_the_same_vocabulary(
     assert load_vocabulary(tmp_path / "NFC.json").tokens.keys() >= {"ẹ", "\u0300", "đ"}
 
 
-def test_merges_that_the_base_pre_empts_are_not_admitted(small_vocab: Path) -> None:
-    """`k a` is a merge of the base: "ẹka" is cut into ẹ + ka, never into ẹk + a."""
+def test_merges_that_the_base_preempts_are_refused(small_vocab: Path) -> None:
+    """`k a` is a merge of the base, so "ẹka" is tokenized to ẹ + ka, never to ẹk + a."""
     base = load_vocabulary(small_vocab)
     merges, refused = keep_safe_merges(base, ["ẹk", "ẹka", "ka", "xẹkan", "the", "ẹẹẹ"])
     assert merges == [("ẹ", "k"), ("ẹ", "ka")]
     assert refused == {OLD_CHARACTERS: 2, PREEMPTED: 2}
 
 
-def test_more_is_learned_until_the_size_is_reached(
+def test_more_merges_are_learned_until_the_size_is_reached(
     shared_data: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Most merges that sentencepiece learns first from Vietnamese are refused; later ones take their place."""
+    """Most of the merges that sentencepiece learns first from Vietnamese are refused, and later ones replace them."""
     report = extend_vocabulary(
         shared_data / "xtts_vocab.json", "vi", tmp_path / "v.json", texts=[write_text(TEXTS["vi"])], size=30
     )
@@ -186,27 +186,29 @@ def test_more_is_learned_until_the_size_is_reached(
     assert report.merges_unused == 0
 
 
-def test_a_size_beyond_the_text_is_reported(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_size_that_the_text_is_too_short_for_is_reported(
+    small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
+) -> None:
     output = tmp_path / "v.json"
     report = extend_vocabulary(small_vocab, "am", output, texts=[write_text("ሀለሐ ሀለሐ መሠ")], size=10**9)
-    # Tag, five letters, the parts ሀለ, ሀለሐ, መሠ; and ለሐ, which the text never needs.
+    # The tag, five letters, the parts ሀለ, ሀለሐ and መሠ, and the unused ለሐ.
     assert (report.added, report.merges_added, report.merges_unused) == (10, 4, 1)
     assert report.notes == [
-        "1000000000 new entries were asked for, 10 could be formed.",
-        "1 of the new merges never apply to this text, so training on it will not teach them: give more text, or a "
-        "size of 9.",
+        "1,000,000,000 new entries were requested, but only 10 could be formed.",
+        "1 of the new merges never apply to this text, so training on it cannot teach them. Pass more text, or "
+        "--size 9.",
     ]
-    assert emitted_alone(output, ["ሀለ", "ሀለሐ", "መሠ", "ለሐ"])
+    assert encode_to_themselves(output, ["ሀለ", "ሀለሐ", "መሠ", "ለሐ"])
     assert (
         extend_vocabulary(small_vocab, "am", output, texts=[write_text("ሀለሐ ሀለሐ መሠ")]).requested == DEFAULT_SIZE == 2000
     )
 
 
-def test_a_size_below_the_letters_is_an_error_with_the_numbers(
+def test_a_size_without_room_for_the_letters_is_an_error(
     small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
     text = write_text("ሀለሐ ሀለሐ መሠ")
-    message = r"5 new entries are too few for 'am': its tag and the 5 characters .* take 6\. .*rarest: ሀ ለ ሐ መ ሠ"
+    message = r"5 new entries are too few for 'am': its tag and the 5 characters .* need 6\. .*rarest: ሀ ለ ሐ መ ሠ"
     with pytest.raises(VocabularyError, match=message):
         extend_vocabulary(small_vocab, "am", tmp_path / "v.json", texts=[text], size=5)
     for size in (0, -3):
@@ -216,7 +218,7 @@ def test_a_size_below_the_letters_is_an_error_with_the_numbers(
     assert extend_vocabulary(small_vocab, "am", tmp_path / "v.json", texts=[text], size=6).added == 6
 
 
-def test_several_texts_odd_characters_and_tags_in_the_text(
+def test_several_texts_with_odd_characters_and_tags(
     small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
     texts = [
@@ -226,31 +228,31 @@ def test_several_texts_odd_characters_and_tags_in_the_text(
     ]
     report = extend_vocabulary(small_vocab, "am", tmp_path / "v.json", texts=texts, size=60)
     assert report.dropped_characters == {"U+00AD": 2, "U+E000": 1, "U+0000": 1}
-    assert any("drops 4 characters" in note for note in report.notes)
+    assert any("drops 4 silent characters" in note for note in report.notes)
     assert set(report.new_letters) == set("ሰላምቀ▁▅😀\u200d")
     assert report.unknown_share is not None
     assert report.unknown_share["after"] == 0.0
 
 
 @pytest.mark.parametrize(("text", "letters"), [("▅▅ ▅▅", ["▅"]), ("▁▁", ["▁"]), ("ሰ" * 5000, ["ሰ"])])
-def test_words_that_sentencepiece_skips_are_covered_by_their_letters(
+def test_words_that_sentencepiece_skips_are_spelled_with_letters(
     text: str, letters: list[str], small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
     report = extend_vocabulary(small_vocab, "yo", tmp_path / "v.json", texts=[write_text(text)], size=9)
     assert (report.new_letters, report.merges_added, report.unknown_share) == (letters, 0, {"before": 1, "after": 0})
 
 
-def test_sentencepiece_learns_the_text_as_it_is(
+def test_sentencepiece_does_not_normalize_the_text(
     small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """NFKC, its default, would make ĳ two letters, and its pieces would not match the text."""
+    """Its default, NFKC, would split ĳ into two letters, and the pieces would not match the text."""
     output = tmp_path / "v.json"
     report = extend_vocabulary(small_vocab, "yo", output, texts=[write_text("ĳsẹ ĳsẹ")], size=5)
     assert (report.new_letters, report.merges_added) == (["ĳ", "ẹ"], 2)
     assert "ĳsẹ" in load_vocabulary(output).tokens
 
 
-# --- a given sentencepiece model
+# --- a trained sentencepiece model
 
 
 def train_model(path: Path, words: list[str], **options: Any) -> Path:
@@ -268,7 +270,7 @@ def bpe_model(tmp_path: Path) -> Path:
     return train_model(tmp_path / "ሞዴል.model", lines, model_type="bpe", vocab_size=90, character_coverage=1.0)
 
 
-def test_a_given_model(small_vocab: Path, bpe_model: Path, tmp_path: Path) -> None:
+def test_a_trained_model(small_vocab: Path, bpe_model: Path, tmp_path: Path) -> None:
     output = tmp_path / "v.json"
     report = extend_vocabulary(small_vocab, "am", output, sentencepiece_model=bpe_model)
     assert report.unknown_share is None
@@ -279,7 +281,7 @@ def test_a_given_model(small_vocab: Path, bpe_model: Path, tmp_path: Path) -> No
     assert {"ሰላም", "ለዓለ"} <= tokens.keys()
     assert not any("▁" in token or "።" in token for token in tokens)
     assert report.merges_refused.keys() >= {UNCLEAN, OLD_CHARACTERS}
-    assert emitted_alone(output, [token for token in tokens if token not in load_vocabulary(small_vocab).tokens])
+    assert encode_to_themselves(output, [token for token in tokens if token not in load_vocabulary(small_vocab).tokens])
     fewer = extend_vocabulary(small_vocab, "am", output, sentencepiece_model=bpe_model, size=report.added - 3)
     assert fewer.added == report.added - 3
     assert fewer.new_letters == report.new_letters
@@ -287,10 +289,10 @@ def test_a_given_model(small_vocab: Path, bpe_model: Path, tmp_path: Path) -> No
         extend_vocabulary(small_vocab, "am", output, sentencepiece_model=bpe_model, size=3)
 
 
-def test_a_given_model_and_text(
+def test_a_trained_model_and_text(
     small_vocab: Path, bpe_model: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Letters that only the text has are added too: every character of it is covered."""
+    """Letters that only the text has are added too, so that all of its characters have tokens."""
     text = write_text("ጨረቃ ሰላም")
     report = extend_vocabulary(small_vocab, "am", tmp_path / "v.json", texts=[text], sentencepiece_model=bpe_model)
     assert {"ጨ", "ረ", "ቃ"} <= set(report.new_letters)
@@ -307,59 +309,59 @@ def test_pieces_that_span_words_are_refused(small_vocab: Path, tmp_path: Path) -
     assert report.merges_refused[BOUNDARY] > 0
 
 
-def test_models_that_cannot_be_used(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
+def test_unusable_models(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
     unigram = train_model(tmp_path / "u.model", [AMHARIC] * 5, model_type="unigram", vocab_size=30)
 
-    def extended(model: Path) -> None:
+    def extend(model: Path) -> None:
         extend_vocabulary(small_vocab, "am", tmp_path / "v.json", sentencepiece_model=model)
 
     with pytest.raises(VocabularyError, match="of type UNIGRAM.*fixed order.*model_type='bpe'"):
-        extended(unigram)
+        extend(unigram)
     with pytest.raises(VocabularyError, match="No such file"):
-        extended(tmp_path / "missing.model")
+        extend(tmp_path / "missing.model")
     with pytest.raises(VocabularyError, match="not a sentencepiece model"):
-        extended(write_text("this is text", "text.model"))
+        extend(write_text("this is text", "text.model"))
     with pytest.raises(VocabularyError, match="has no pieces"):
-        extended(write_text("", "empty.model"))
+        extend(write_text("", "empty.model"))
     with pytest.raises(VocabularyError, match="not a sentencepiece model"):
-        extended(write_text(unigram.read_bytes()[:-7], "truncated.model"))
+        extend(write_text(unigram.read_bytes()[:-7], "truncated.model"))
     assert not (tmp_path / "v.json").exists()
 
 
-# --- bad input
+# --- invalid input
 
 
-def test_a_language_that_the_base_knows(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(VocabularyError, match=r"already has the tag \[fr\] \(id 264\): the base knows 'fr'"):
+def test_a_language_that_the_base_has(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"already has the tag \[fr\] \(id 264\), so 'fr' needs no extension"):
         extend_vocabulary(small_vocab, "fr", tmp_path / "v.json", texts=[write_text("a")])
     with pytest.raises(LanguageError, match="malformed"):
         extend_vocabulary(small_vocab, "AM", tmp_path / "v.json", texts=[write_text("a")])
 
 
-def test_texts_that_cannot_be_used(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
-    def extended(*texts: Path) -> None:
+def test_unusable_texts(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
+    def extend(*texts: Path) -> None:
         extend_vocabulary(small_vocab, "am", tmp_path / "v.json", texts=texts)
 
     with pytest.raises(VocabularyError, match="Nothing to learn 'am' from"):
-        extended()
+        extend()
     with pytest.raises(DataError, match=r"missing\.txt cannot be read: No such file"):
-        extended(tmp_path / "missing.txt")
+        extend(tmp_path / "missing.txt")
     with pytest.raises(DataError, match="Is a directory"):
-        extended(tmp_path)
+        extend(tmp_path)
     with pytest.raises(DataError, match=r"No text in .*empty\.txt"):
-        extended(write_text("", "empty.txt"))
+        extend(write_text("", "empty.txt"))
     with pytest.raises(DataError, match=r"No text in"):
-        extended(write_text('\ufeff "\u200b" \n\n', "silent.txt"))
+        extend(write_text('\ufeff "\u200b" \n\n', "silent.txt"))
     with pytest.raises(DataError, match=r"latin\.txt is not UTF-8: byte 16 \(line 2\) is 0xe9"):
-        extended(write_text("ሰላም\nok caf".encode() + b"\xe9 x", "latin.txt"))
+        extend(write_text("ሰላም\nok caf".encode() + b"\xe9 x", "latin.txt"))
     with pytest.raises(DataError, match=r"byte 4 \(line 1\) is 0xff"):
-        extended(write_text(b"\xef\xbb\xbfa\xff", "bom.txt"))
+        extend(write_text(b"\xef\xbb\xbfa\xff", "bom.txt"))
     with pytest.raises(DataError, match="byte 0xff at offset 0"):
-        extended(write_text("ሰላም".encode("utf-16"), "utf-16.txt"))
+        extend(write_text("ሰላም".encode("utf-16"), "utf-16.txt"))
     assert not (tmp_path / "v.json").exists()
 
 
-def test_inputs_are_never_written_to(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
+def test_inputs_are_never_overwritten(small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
     text = write_text(AMHARIC)
     (tmp_path / "hard link.json").hardlink_to(small_vocab)
     (tmp_path / "link.json").symlink_to(small_vocab)
@@ -369,9 +371,9 @@ def test_inputs_are_never_written_to(small_vocab: Path, write_text: Callable[...
         tmp_path / "link.json",
         tmp_path / "x" / ".." / "base.json",
     ):
-        with pytest.raises(VocabularyError, match="never written to"):
+        with pytest.raises(VocabularyError, match="never overwritten"):
             extend_vocabulary(small_vocab, "am", output, texts=[text])
-    with pytest.raises(VocabularyError, match="never written to"):
+    with pytest.raises(VocabularyError, match="never overwritten"):
         extend_vocabulary(small_vocab, "am", text, texts=[text])
     with pytest.raises(VocabularyError, match="is a folder"):
         extend_vocabulary(small_vocab, "am", tmp_path, texts=[text])
@@ -398,10 +400,10 @@ def test_a_failed_write_leaves_the_old_file(
         extend_vocabulary(small_vocab, "am", output / "below a file.json", texts=[write_text(AMHARIC)])
 
 
-# --- manifests, and characters that nobody speaks
+# --- manifests, and characters that are not spoken
 
 
-def test_of_a_manifest_only_the_texts_count(shared_data: Path, tmp_path: Path) -> None:
+def test_only_the_texts_of_a_manifest_are_used(shared_data: Path, tmp_path: Path) -> None:
     base, output = load_vocabulary(shared_data / "xtts_vocab.json"), tmp_path / "am.json"
     manifest = shared_data / "wild" / "manifest-as-corpus.csv"
     report = extend_vocabulary(base.path, "am", output, texts=[manifest])
@@ -410,7 +412,7 @@ def test_of_a_manifest_only_the_texts_count(shared_data: Path, tmp_path: Path) -
     assert not {character for token in new for character in token} & set("|_😀0123")
     assert not {token for token in new if "wav" in token or "audio" in token}
     assert (report.new_symbols, report.left_out) == ({"😀": 1, "@": 1}, {"😀": 1})
-    assert any("'@' (U+0040). Leave out those" in note for note in report.notes)
+    assert any("'@' (U+0040). Use --drop-characters for those" in note for note in report.notes)
     assert any("Left out: '😀' (U+1F600)." in note for note in report.notes)
     report = extend_vocabulary(base.path, "am", output, texts=[manifest], drop_characters="@")
     assert (report.new_symbols, report.left_out) == ({"😀": 1, "@": 1}, {"😀": 1, "@": 1})
@@ -450,7 +452,7 @@ def test_the_columns_of_a_manifest_can_be_named(
     assert set(report.new_letters) == set("ሰላም")
 
 
-def test_a_wrong_encoding_is_named(
+def test_a_wrong_encoding_is_reported(
     small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = write_text("ọẹ\nẹọ donâ€™t\nọ ẹ itâ€™s\n")
@@ -459,10 +461,8 @@ def test_a_wrong_encoding_is_named(
 
 
 @pytest.mark.parametrize("drop", ["ẸX", "E\u0323 x", "U+1EB8 u+0078"])
-def test_characters_that_are_left_out(
-    drop: str, small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
-) -> None:
-    """The base has x, which stays; the upper case of a character stands for the one that it is in cleaned text."""
+def test_drop_characters(drop: str, small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
+    """The base has x, which stays. Uppercase characters are dropped in their cleaned form."""
     report = extend_vocabulary(
         small_vocab, "yo", tmp_path / "v.json", texts=[write_text("Ọxẹ ọẹ xọ")], size=30, drop_characters=drop
     )
@@ -471,7 +471,7 @@ def test_characters_that_are_left_out(
     assert not [token for token in load_vocabulary(tmp_path / "v.json").tokens if "ẹ" in token]
 
 
-def test_pieces_of_a_model_with_a_character_that_is_left_out(
+def test_pieces_with_dropped_characters_are_refused(
     small_vocab: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
     model = train_model(tmp_path / "m.model", ["ሀለ መሠ"] * 5, model_type="bpe", vocab_size=12)
@@ -484,5 +484,5 @@ def test_a_tag_that_is_never_matched_cannot_be_extended(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
     small_vocab_data["model"]["vocab"]["[am]"] = 265
-    with pytest.raises(VocabularyError, match=r"\[am\] as an entry .*: the tag is never matched"):
+    with pytest.raises(VocabularyError, match=r"\[am\] as an entry but not in added_tokens: the tag is never matched"):
         extend_vocabulary(write_vocab(small_vocab_data), "am", tmp_path / "v.json", texts=[write_text(AMHARIC)])

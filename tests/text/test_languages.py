@@ -30,13 +30,13 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- Amharic
 
 
-def test_ethiopic_punctuation_becomes_marks_that_the_base_can_spell() -> None:
+def test_ethiopic_punctuation_becomes_marks_that_the_base_has() -> None:
     assert clean_text("ሰላም፡ለዓለም።", "am") == "ሰላም ለዓለም."
     assert clean_text("አ፣ ለ፤ ሐ፥ መ፦ ሠ፧ ረ፨", "am") == "አ, ለ; ሐ: መ: ሠ? ረ."
     assert clean_text("የመኖር፣፡በነጻነትና፡", "am") == "የመኖር, በነጻነትና"
 
 
-def test_full_stops_and_colons_as_they_are_typed() -> None:
+def test_full_stops_and_colons_typed_with_other_characters() -> None:
     assert clean_text("ነው፡፡ አለ:: እንዲህ፡- ሰላም", "am") == "ነው. አለ. እንዲህ: ሰላም"
     assert clean_text("a::b", "am") == "a::b"
 
@@ -48,12 +48,12 @@ def test_amharic_numbers_and_abbreviations() -> None:
     assert clean_text("ዶ/ር አበበ ት/ቤት", "am") == "ዶክተር አበበ ትምህርት ቤት"
 
 
-def test_homophones_are_folded_only_when_asked_for() -> None:
+def test_homophones_are_only_folded_on_request() -> None:
     text = "ሐሑሒሓሔሕሖ ኀኁኂኃኄኅኆ ሠሡሢሣሤሥሦሧ ዐዑዒዓዔዕዖ ፀፁፂፃፄፅፆ"
     assert clean_text(text, "am") == text
     folded = amharic_cleaner(fold_homophones=True)
     assert folded(text) == "ሀሁሂሃሄህሆ ሀሁሂሃሄህሆ ሰሱሲሳሴስሶሷ አኡኢኣኤእኦ ጸጹጺጻጼጽጾ"
-    assert folded("30") == "ሰላሳ", "words that the cleaner itself writes are folded too"
+    assert folded("30") == "ሰላሳ", "words that the cleaner writes are folded too"
 
 
 def test_the_amharic_declaration_needs_no_new_punctuation(shared_data: Path) -> None:
@@ -98,12 +98,12 @@ def test_default_cleaning(code: str, text: str, cleaned: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["am", "ti", "vi", "yo", "uk", "el", "sw"])
-def test_cleaning_knows_one_spelling_per_text(code: str) -> None:
-    """NFD or NFC, cleaned before or not, lower-cased by `Xtts.inference` or not: always the same tokens."""
+def test_all_spellings_of_a_text_are_cleaned_to_the_same(code: str) -> None:
+    """NFD, cleaned text, and text that `Xtts.inference` has lowercased give the same tokens."""
     text = "Ẹ́kọ̀ Việt İş ΆΈ ᲛᲡ «Ő» ፲፱፻፺ ዓ.ም። 1,234.5 -7 a\u0323\u0301 ‘x’ … 21ኛ"
     cleaned = clean_text(text, code)
-    for same in (unicodedata.normalize("NFD", text), text.lower(), cleaned, text.strip().lower()):
-        assert clean_text(same, code) == cleaned
+    for variant in (unicodedata.normalize("NFD", text), text.lower(), cleaned, text.strip().lower()):
+        assert clean_text(variant, code) == cleaned
     assert cleaned == unicodedata.normalize("NFC", cleaned)
 
 
@@ -130,10 +130,10 @@ def test_is_silent() -> None:
 def test_numbers_that_a_cleaner_fails_on(code: str, text: str, cleaned: str, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         assert clean_text(text, code) == cleaned
-    assert caplog.text.count(f"The cleaner of '{code}' fails on some numbers") == 1, "said once"
+    assert caplog.text.count(f"The cleaner of '{code}' fails on some numbers") == 1, "warned once"
 
 
-def test_a_cleaner_of_ones_own_that_fails_on_numbers() -> None:
+def test_a_custom_cleaner_that_fails_on_numbers() -> None:
     def clean(text: str) -> str:
         if "7" in text:
             raise KeyError(text)
@@ -163,20 +163,20 @@ def test_stock_languages_are_cleaned_by_coqui_byte_for_byte(shared_data: Path) -
     assert compared == 1018
 
 
-def test_stock_languages_are_those_of_the_installed_coqui() -> None:
+def test_stock_languages_are_those_of_coqui() -> None:
     assert " ".join(sorted(STOCK_LANGUAGES)) == "ar cs de en es fr hi hu it ja ko nl pl pt ru tr zh"
     assert get_language("zh-cn").code == "zh"
     assert get_language("fr").char_limit == 273
     assert not is_stock("am")
 
 
-def test_a_missing_package_of_coquis_own_cleaning_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_of_coquis_cleaning_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pypinyin", None)
     with pytest.raises(LanguageError, match="pypinyin"):
         clean_text("你好", "zh")
 
 
-def test_registering_replaces_and_twice_is_harmless() -> None:
+def test_registering_again_replaces_a_language() -> None:
     assert get_language("yo").char_limit == 250
     language = Language("yo", str.upper, char_limit=99)
     for _ in range(2):
@@ -185,7 +185,7 @@ def test_registering_replaces_and_twice_is_harmless() -> None:
         assert clean_text("ẹ", "yo") == "Ẹ"
 
 
-def test_what_cannot_be_registered() -> None:
+def test_languages_that_cannot_be_registered() -> None:
     with pytest.raises(LanguageError, match="'en' is one of coqui's own"):
         register_language(Language("en", str.lower))
     with pytest.raises(LanguageError, match="is one of coqui's own"):

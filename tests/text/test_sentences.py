@@ -35,7 +35,7 @@ def test_long_sentences_wrap_at_spaces_and_at_the_ethiopic_word_space() -> None:
     assert split_sentences("ሰላም፡ለዓለም፡ሁሉ", "am", 9) == ["ሰላም፡ለዓለም፡", "ሁሉ"]
 
 
-def test_words_longer_than_the_limit_are_cut_but_not_before_a_combining_mark() -> None:
+def test_words_longer_than_the_limit_are_split_but_not_before_a_combining_mark() -> None:
     assert split_sentences("abcdefgh", "yo", 3) == ["abc", "def", "gh"]
     assert split_sentences("e\u0301" * 3, "yo", 3) == ["e\u0301"] * 3
     assert split_sentences("e" + "\u0301" * 4, "yo", 2) == ["e\u0301", "\u0301\u0301", "\u0301"]
@@ -43,7 +43,7 @@ def test_words_longer_than_the_limit_are_cut_but_not_before_a_combining_mark() -
 
 
 @pytest.mark.parametrize("limit", [1, 7, 50, 250])
-def test_nothing_is_lost_and_nothing_is_too_long(shared_data: Path, limit: int) -> None:
+def test_no_character_is_lost_and_no_sentence_is_too_long(shared_data: Path, limit: int) -> None:
     for path in sorted((shared_data / "udhr").glob("*.txt")):
         text = path.read_text(encoding="utf-8")[:3000]
         pieces = split_sentences(text, path.stem, limit)
@@ -52,9 +52,9 @@ def test_nothing_is_lost_and_nothing_is_too_long(shared_data: Path, limit: int) 
 
 
 @pytest.mark.parametrize("unit", ["a. b. c. ", "word ", "x", "ነው። ", "ሰላም፡", '"Hi." ', "1. ", "\n", "።", "."])
-def test_absurd_lengths_take_linear_time(unit: str) -> None:
+def test_huge_texts_take_linear_time(unit: str) -> None:
     # pysbd alone takes 20 s for 36,000 characters of "a. b. c. ", and four times as long for twice as many.
-    # of the processor, which may have other work
+    # The limit is CPU time, because the machine may be busy.
     start = time.process_time()
     pieces = split_sentences(unit * (30_000 // len(unit)), "am", 130)
     assert time.process_time() - start < 8

@@ -15,22 +15,24 @@ from xtts_extend.text.tokenizer import load_tokenizer
     "text",
     ['"', "...", "\u200b", "\ufeff", "😀", "—", "   ", "« »", "\u0301", "?! … -", "\ue000", "日本語テキスト", "привет"],
 )
-def test_text_of_which_nothing_is_spoken(text: str, small_vocab: Path) -> None:
+def test_text_with_nothing_to_speak(text: str, small_vocab: Path) -> None:
     with pytest.raises(DataError, match="There is nothing to say: "):
         spoken_text(load_tokenizer(small_vocab), text, "en", 400)
 
 
-def test_text_is_one_of_unicode(shared_data: Path) -> None:
+def test_text_is_composed_and_must_be_unicode(shared_data: Path) -> None:
     tokenizer = load_tokenizer(shared_data / "xtts_vocab.json")
     spoken = spoken_text(tokenizer, "Me\u0301xico", "es", 400)
     assert (spoken.sentences, spoken.unknown) == (["México"], [])
-    with pytest.raises(DataError, match="not UTF-8: it holds the byte 0xe9"):
+    with pytest.raises(DataError, match="not UTF-8: it has the byte 0xe9"):
         spoken_text(tokenizer, "caf\udce9", "en", 400)
 
 
-def test_characters_that_the_vocabulary_lacks_are_named(small_vocab: Path) -> None:
+def test_unknown_characters_are_listed(small_vocab: Path) -> None:
     tokenizer = load_tokenizer(small_vocab)
-    with pytest.raises(DataError, match=r"lacks every character .* '語' \(U\+8A9E\), 'テ' \(U\+30C6\).*in 'en'"):
+    with pytest.raises(
+        DataError, match=r"has none of the characters to speak \('語' \(U\+8A9E\), 'テ' \(U\+30C6\)\).*in 'en'"
+    ):
         spoken_text(tokenizer, "語テ 語", "en", 400)
     spoken = spoken_text(tokenizer, "A naïve 😀 word. ... ምንም። 「the」 end—of‖it, isn’t‐it…", "en", 400)
     assert spoken.unknown == ["ï", "😀", "ም", "ን", "።", "「", "」", "—", "‖", "’", "‐", "…"]
@@ -42,8 +44,8 @@ def test_characters_that_the_vocabulary_lacks_are_named(small_vocab: Path) -> No
 
 
 @pytest.mark.parametrize("code", ["en", "de", "fr"])
-def test_no_sentence_has_more_tokens_than_the_model_takes(code: str, small_vocab: Path) -> None:
-    """Numbers become words after a text was split."""
+def test_no_sentence_has_too_many_tokens(code: str, small_vocab: Path) -> None:
+    """Numbers are written in words after the text is split."""
     tokenizer = load_tokenizer(small_vocab)
     text = " ".join(map(str, range(1950, 2000)))
     assert len(tokenizer.encode(text, code)) > 400
@@ -55,8 +57,8 @@ def test_no_sentence_has_more_tokens_than_the_model_takes(code: str, small_vocab
     assert [len(part) for part in spoken_text(tokenizer, "abcde", code, 2).sentences] == [1] * 5
 
 
-def test_sentences_that_fit_are_those_of_before(shared_data: Path) -> None:
-    """What old languages say stays as it is."""
+def test_short_sentences_are_those_of_split_sentences(shared_data: Path) -> None:
+    """Speech in old languages does not change."""
     from xtts_extend.text.sentences import split_sentences
 
     tokenizer = load_tokenizer(shared_data / "xtts_vocab.json")
@@ -95,17 +97,17 @@ def test_sentences_that_fit_are_those_of_before(shared_data: Path) -> None:
         "Komma",
     ],
 )
-def test_forms_of_plain_characters(text: str, code: str, spoken: str, unknown: str, small_vocab: Path) -> None:
-    """coqui's German cleaner writes a K itself, which is no reason to take it from the text."""
-    found = spoken_text(load_tokenizer(small_vocab), text, code, 400)
-    assert found.unknown == list(dict.fromkeys(unknown))
-    assert " ".join(found.sentences).casefold() == spoken.casefold()
+def test_variants_of_plain_characters(text: str, code: str, spoken: str, unknown: str, small_vocab: Path) -> None:
+    """Coqui's German cleaner writes a K itself, which must not remove one from the text."""
+    result = spoken_text(load_tokenizer(small_vocab), text, code, 400)
+    assert result.unknown == list(dict.fromkeys(unknown))
+    assert " ".join(result.sentences).casefold() == spoken.casefold()
 
 
 @pytest.mark.parametrize("joiner", ["\u200c", "\u200d"])
-def test_joiners_inside_of_words_stay(joiner: str, write_vocab: Callable[..., Path], small_vocab_data: Any) -> None:
+def test_joiners_inside_words_stay(joiner: str, write_vocab: Callable[..., Path], small_vocab_data: Any) -> None:
     text = f"न{joiner}म"
-    small_vocab_data["model"]["vocab"] |= {one: index for index, one in enumerate(text, start=265)}
+    small_vocab_data["model"]["vocab"] |= {character: index for index, character in enumerate(text, start=265)}
     spoken = spoken_text(load_tokenizer(write_vocab(small_vocab_data)), text, "fr", 400)
     assert (spoken.sentences, spoken.unknown) == ([text], [])
     assert spoken_text(load_tokenizer(write_vocab()), f"a{joiner}b", "fr", 400).unknown == [joiner]

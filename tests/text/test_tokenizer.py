@@ -24,14 +24,14 @@ from xtts_extend.text.vocabulary import append_entries, load_vocabulary, parse_v
 
 @pytest.fixture
 def tokenizer(write_vocab: Callable[..., Path]) -> VoiceBpeTokenizer:
-    """[en], [yo] and [zh-cn] have tags; ẹ is a letter."""
+    """A tokenizer with the tags [en], [yo] and [zh-cn] and the letter ẹ."""
     base = load_vocabulary(write_vocab(tags=("en", "yo", "zh-cn")))
     path = base.path.parent / "ìwé àwọn ọ̀rọ̀.json"
     path.write_text(append_entries(base, [], ["ẹ"], []), encoding="utf-8")
     return load_tokenizer(path)
 
 
-def test_stock_languages_are_preprocessed_and_cut_as_before(shared_data: Path) -> None:
+def test_stock_languages_are_cleaned_and_tokenized_as_before(shared_data: Path) -> None:
     enable()
     tokenizer = VoiceBpeTokenizer(shared_data / "xtts_vocab.json")
     preprocess = VoiceBpeTokenizer.preprocess_text.__wrapped__
@@ -45,7 +45,7 @@ def test_stock_languages_are_preprocessed_and_cut_as_before(shared_data: Path) -
     ]
 
 
-def test_new_languages_are_cleaned_through_the_registry(
+def test_new_languages_are_cleaned_with_the_registry(
     tokenizer: VoiceBpeTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = tokenizer.tokenizer.get_vocab()
@@ -57,7 +57,7 @@ def test_new_languages_are_cleaned_through_the_registry(
     assert tokenizer.char_limits["yo"] == tokenizer.char_limits.get("yo", 250) == 77
 
 
-def test_a_code_without_a_tag_is_an_error_that_lists_the_tags(tokenizer: VoiceBpeTokenizer) -> None:
+def test_the_error_for_a_code_without_a_tag_lists_the_tags(tokenizer: VoiceBpeTokenizer) -> None:
     for code in ("am", "hu"):
         with pytest.raises(LanguageError, match=rf"no tag \[{code}\].*tags for: en, yo, zh-cn"):
             tokenizer.encode("a", code)
@@ -83,7 +83,7 @@ def test_text_splitting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class FakeXtts:
-    """As much of a model as `Xtts.synthesize` and `Xtts.inference` touch."""
+    """The parts of a model that `Xtts.synthesize` and `Xtts.inference` use."""
 
     device = torch.device("cpu")
     gpt_batch_size = 1
@@ -114,7 +114,7 @@ class FakeXtts:
         return {"gpt_conditioning_latents": torch.zeros(1), "speaker_embedding": torch.zeros(1)}
 
 
-def test_synthesize_accepts_what_the_vocabulary_has_a_tag_for(tokenizer: VoiceBpeTokenizer) -> None:
+def test_synthesize_accepts_languages_with_a_tag(tokenizer: VoiceBpeTokenizer) -> None:
     model = FakeXtts(tokenizer)
     assert "yo" not in model.config.languages
     text = "Ẹ the. " * 60
@@ -124,7 +124,7 @@ def test_synthesize_accepts_what_the_vocabulary_has_a_tag_for(tokenizer: VoiceBp
     space = tokenizer.tokenizer.token_to_id("[SPACE]")
     assert model.heard[0] == [tokenizer.tokenizer.token_to_id("[yo]"), *sentence, *([space, *sentence] * 34)]
     assert model.config.languages[-1] == "yo"
-    assert "yo" not in XttsConfig().languages, "only this model's own configuration grows"
+    assert "yo" not in XttsConfig().languages, "only this model's configuration changes"
     coqui_xtts.Xtts.synthesize(model, "ẹ", speaker_wav="voice.wav", language="yo")
     assert model.config.languages.count("yo") == 1
 
@@ -139,14 +139,14 @@ def test_synthesize_refuses_a_language_without_a_tag(tokenizer: VoiceBpeTokenize
         coqui_xtts.Xtts.synthesize(model, "a", speaker_wav="voice.wav")
 
 
-def test_load_tokenizer_refuses_what_is_no_vocabulary(write_text: Callable[..., Path], tmp_path: Path) -> None:
+def test_load_tokenizer_refuses_other_files(write_text: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match=r"missing\.json cannot be read: No such file"):
         load_tokenizer(tmp_path / "missing.json")
     with pytest.raises(VocabularyError, match="is not JSON"):
         load_tokenizer(write_text("{", "vocab.json"))
 
 
-def test_languages_without_a_line_of_code(tokenizer: VoiceBpeTokenizer) -> None:
+def test_languages_that_are_not_registered(tokenizer: VoiceBpeTokenizer) -> None:
     for code in ("ka", "vi", "el", "ti", "sw"):
         assert not is_stock(code)
         assert tokenizer.preprocess_text("ABC", code) == clean_text("ABC", code) == "abc"
@@ -155,7 +155,7 @@ def test_languages_without_a_line_of_code(tokenizer: VoiceBpeTokenizer) -> None:
 
 @pytest.fixture
 def packed(write_vocab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> VoiceBpeTokenizer:
-    """[en] has a tag; Yoruba is a pack's, with letters, cleaning and limit of its own, and in the registry as well."""
+    """A tokenizer with the tag [en] and a pack for Yoruba that differs from the registry in cleaning and limit."""
     base = load_vocabulary(write_vocab(tags=("en",)))
     extended = parse_vocabulary(append_entries(base, ["[yo]"], ["ẹ", "ọ"], []), base.path)
     replacements = Step("replacements", 1, {"texts": {"&": " ọ "}, "whole_words": False})
@@ -167,7 +167,7 @@ def packed(write_vocab: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) ->
     return tokenizer
 
 
-def test_a_pack_beats_the_registry_for_its_model_alone(packed: VoiceBpeTokenizer, small_vocab: Path) -> None:
+def test_a_pack_overrides_the_registry_for_its_model_only(packed: VoiceBpeTokenizer, small_vocab: Path) -> None:
     assert packed.preprocess_text("Ẹ&A", "yo") == "ẹ ọ a"
     ids = packed.packed["yo"].tokenizer.get_vocab()
     assert packed.encode("Ẹ&A", "yo-NG") == [ids[token] for token in ("[yo]", "ẹ", "[SPACE]", "ọ", "[SPACE]", "a")]
@@ -182,7 +182,7 @@ def test_a_pack_beats_the_registry_for_its_model_alone(packed: VoiceBpeTokenizer
         require_tag(packed, "am")
 
 
-def test_text_of_a_pack_is_split_and_spoken(packed: VoiceBpeTokenizer) -> None:
+def test_text_in_a_packs_language_is_split_and_spoken(packed: VoiceBpeTokenizer) -> None:
     model = FakeXtts(packed)
     coqui_xtts.Xtts.inference(model, "Ẹ & the. " * 10, "yo", torch.zeros(1), torch.zeros(1), enable_text_splitting=True)
     sentence = packed.encode("ẹ ọ the.", "yo")[1:]

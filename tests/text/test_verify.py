@@ -29,7 +29,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
     return path
 
 
-def test_a_sound_extension(small_vocab: Path, extended: Path, write_text: Callable[..., Path]) -> None:
+def test_a_valid_extension(small_vocab: Path, extended: Path, write_text: Callable[..., Path]) -> None:
     texts = [write_text("The other one, and 12.\n\nécole\n", "en.txt"), write_text("ሰላ ሰላ።\n", "udhr/am.txt")]
     check = check_vocabulary(small_vocab, extended, texts)
     assert check.to_dict() == {
@@ -46,7 +46,7 @@ def test_a_sound_extension(small_vocab: Path, extended: Path, write_text: Callab
     }
 
 
-def test_moved_and_vanished_ids(small_vocab: Path, extended: Path) -> None:
+def test_changed_and_missing_ids(small_vocab: Path, extended: Path) -> None:
     def edit(data: dict[str, Any]) -> None:
         vocab = data["model"]["vocab"]
         vocab["z"], vocab["q"] = vocab["q"], vocab["z"]
@@ -57,7 +57,9 @@ def test_moved_and_vanished_ids(small_vocab: Path, extended: Path) -> None:
     assert not check.ok
 
 
-def test_lines_cut_differently(small_vocab: Path, extended: Path, write_text: Callable[..., Path]) -> None:
+def test_lines_that_are_tokenized_differently(
+    small_vocab: Path, extended: Path, write_text: Callable[..., Path]
+) -> None:
     def edit(data: dict[str, Any]) -> None:
         data["model"]["vocab"]["ot"] = 269
         data["model"]["merges"].append("o t")
@@ -77,24 +79,24 @@ def test_dead_entries(small_vocab: Path, extended: Path) -> None:
 
     check = check_vocabulary(small_vocab, change(extended, edit), [])
     assert (check.dead_entries, sorted(check.dead_entry_names)) == (2, ["whole", "ሰላላ"])
-    assert check.ok, "no old id moved and no line changed"
+    assert check.ok, "no old id and no line changed"
 
 
-def test_the_language_of_a_file_is_its_stem(small_vocab: Path, extended: Path, write_text: Callable[..., Path]) -> None:
-    """12 becomes words of the language: "twelve" and "douze" can be spelled, "zwölf" cannot, digits stay for 'am'."""
+def test_the_stem_of_a_file_is_its_language(small_vocab: Path, extended: Path, write_text: Callable[..., Path]) -> None:
+    """12 is read in the language of the file. "twelve" and "douze" can be spelled, "zwölf" cannot."""
     for name, skipped in (("en.txt", 0), ("FR.txt", 0), ("de.txt", 1), ("corpus.txt", 0), ("tr.txt", 0)):
         check = check_vocabulary(small_vocab, extended, [write_text("12", name)])
         assert (name, check.skipped_lines) == (name, skipped)
 
 
-def test_numbers_that_coquis_cleaning_fails_on_are_read_digit_by_digit(
+def test_numbers_that_coqui_fails_on_are_read_digit_by_digit(
     small_vocab: Path, extended: Path, write_text: Callable[..., Path]
 ) -> None:
     check = check_vocabulary(small_vocab, extended, [write_text("one\n" + "9" * 400 + "\n", "en.txt")])
     assert (check.checked_lines, check.skipped_lines) == (2, 0)
 
 
-def test_bad_input(small_vocab: Path, extended: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
+def test_invalid_input(small_vocab: Path, extended: Path, write_text: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match="No such file"):
         check_vocabulary(small_vocab, tmp_path / "missing.json", [])
     with pytest.raises(DataError, match=r"missing\.txt cannot be read"):
@@ -108,7 +110,7 @@ def test_read_lines(write_text: Callable[..., Path]) -> None:
     assert list(read_lines(write_text(""))) == []
 
 
-def test_unknown_share_leaves_out_known_punctuation(small_vocab: Path) -> None:
+def test_unknown_share_ignores_known_punctuation(small_vocab: Path) -> None:
     tokenizer = load_vocabulary(small_vocab).tokenizer
     assert measure(tokenizer, Counter({"ሰላ,": 3, "!": 2})).unknown_share == 1.0
     measured = measure(tokenizer, Counter({"the": 3, "ሰ": 1, "%": 1}))
@@ -117,14 +119,14 @@ def test_unknown_share_leaves_out_known_punctuation(small_vocab: Path) -> None:
     assert measure(tokenizer, Counter()).unknown_share == 0.0
 
 
-def test_nothing_is_proved_by_an_empty_text(
+def test_empty_text_is_an_error(
     small_vocab: Path, extended: Path, write_text: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="nothing was compared"):
+    with pytest.raises(DataError, match="so nothing was compared"):
         check_vocabulary(small_vocab, extended, [write_text("\n \n")])
 
 
-def test_of_a_manifest_only_the_texts_are_compared(
+def test_only_the_texts_of_a_manifest_are_compared(
     small_vocab: Path, extended: Path, write_text: Callable[..., Path]
 ) -> None:
     table = "wavs/1.wav|The other one.\nwavs/2.wav|And one, so.\n"
@@ -136,7 +138,7 @@ def test_of_a_manifest_only_the_texts_are_compared(
     assert (check.checked_lines, check.skipped_lines) == (2, 0)
 
 
-def test_accents_of_coquis_languages_that_are_apart_are_composed(
+def test_decomposed_accents_of_coquis_languages_are_composed(
     shared_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = shared_data / "xtts_vocab.json"
@@ -148,7 +150,7 @@ def test_accents_of_coquis_languages_that_are_apart_are_composed(
     checks = [check_vocabulary(real, real, sorted((tmp_path / form).iterdir())) for form in ("NFC", "NFD")]
     assert checks[0] == checks[1]
     assert checks[0].checked_lines > 100
-    assert "lines were separate (NFD): composed." in caplog.text
+    assert "lines that had accents as separate characters (NFD)." in caplog.text
 
 
 def test_half_a_character_in_json(

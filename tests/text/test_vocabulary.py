@@ -23,7 +23,7 @@ from xtts_extend.text.vocabulary import (
 
 
 def test_the_real_vocabulary(shared_data: Path) -> None:
-    """The facts that the extension leans on."""
+    """Facts that the extension relies on."""
     vocabulary = load_vocabulary(shared_data / "xtts_vocab.json")
     assert len(vocabulary.tokens) == 5411
     assert vocabulary.size == 5413
@@ -36,7 +36,7 @@ def test_the_real_vocabulary(shared_data: Path) -> None:
     assert vocabulary.tokens["[ja]"] == 5412
 
 
-def test_digest_sees_content_and_not_formatting(
+def test_digest_depends_on_content_but_not_on_formatting(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any]
 ) -> None:
     digest = load_vocabulary(write_vocab(small_vocab_data)).digest
@@ -83,41 +83,41 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (_set("decoder", to={"type": "Nope"}), "has a decoder"),
         (_set("model", "continuing_subword_prefix", to="##"), "sets continuing_subword_prefix"),
         (_set("model", "dropout", to=0.1), "sets dropout"),
-        (_set("model", "vocab", to=["a"]), "lacks vocab or merges"),
-        (_set("model", "merges", to=None), "lacks vocab or merges"),
+        (_set("model", "vocab", to=["a"]), "its model has no vocab or no merges"),
+        (_set("model", "merges", to=None), "its model has no vocab or no merges"),
         (_set("model", "vocab", "a", to="x"), "the id of 'a' is 'x'"),
         (_set("model", "vocab", "a", to=True), "the id of 'a' is True"),
         (_set("model", "vocab", "a", to=-1), "the id of 'a' is -1"),
         (_set("model", "vocab", "a", to=2**40), "the id of 'a' is 1099511627776"),
         (_set("model", "vocab", "a", to=1.5), "the id of 'a' is 1.5"),
-        (_set("model", "vocab", "a", to="14"), "the id of 'a' is '14', expected a whole number from 0"),
+        (_set("model", "vocab", "a", to="14"), "the id of 'a' is '14', expected a whole number of at least 0"),
         (_set("model", "vocab", "a", to=14.0), "the id of 'a' is 14.0, expected a whole number"),
         (
             _set("model", "vocab", "a", to=10**8),
-            r"the id of 'a' is 100000000 in a file of \d+ entries: a model has a row",
+            r"the id of 'a' is 100000000 in a file of \d+ entries, but a model needs a row",
         ),
         (
             _set("pre_tokenizer", to={"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}]}),
             "a byte-level token",
         ),
         (_set("model", "vocab", "a", to=15), "share one id"),
-        (_set("model", "merges", 0, to="t h e"), "'t h e' is no merge"),
-        (_set("model", "merges", 0, to=["t", 5]), "is no merge"),
-        (_set("model", "merges", 0, to=None), "None is no merge"),
-        (_set("model", "merges", 0, to="t x"), "merge 't x' has parts, or a result, that are no entries"),
+        (_set("model", "merges", 0, to="t h e"), "'t h e' is not a merge"),
+        (_set("model", "merges", 0, to=["t", 5]), "is not a merge"),
+        (_set("model", "merges", 0, to=None), "None is not a merge"),
+        (_set("model", "merges", 0, to="t x"), "merge 't x' has a part or a result that is not an entry"),
         (_set("model", "unk_token", to="a"), "its unknown token is 'a', not an entry"),
         (_drop("model", "vocab", "[UNK]"), "its unknown token is '\\[UNK\\]', not an entry"),
         (_set("model", "vocab", "ሰ", to=15), r"share one id \('b' and 'ሰ', 15\)"),
         (
             _set("added_tokens", to=None),
-            "no added_tokens, so that every space of a text would be cut into unknown tokens",
+            "no added_tokens, so every space in a text would become unknown tokens",
         ),
-        (_set("added_tokens", 0, to={"content": "[STOP]"}), "is no added token"),
-        (_set("added_tokens", to=[]), r"lacks \[SPACE\], \[START\], \[STOP\], \[UNK\]"),
-        (_set("added_tokens", 2, "content", to="[X]"), r"lacks \[SPACE\] among"),
+        (_set("added_tokens", 0, to={"content": "[STOP]"}), "is not an added token"),
+        (_set("added_tokens", to=[]), r"has no \[SPACE\], \[START\], \[STOP\], \[UNK\]"),
+        (_set("added_tokens", 2, "content", to="[X]"), r"has no \[SPACE\] in its added"),
     ],
 )
-def test_files_that_are_no_xtts_vocabulary(
+def test_files_that_are_not_xtts_vocabularies(
     change: Callable[[Any], None], message: str, write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any]
 ) -> None:
     change(small_vocab_data)
@@ -135,24 +135,24 @@ def test_files_that_are_no_xtts_vocabulary(
         (b"\xff\xfe{\x00}\x00", r"is not UTF-8 text \(byte 0\)"),
         ("{}".encode("utf-8-sig"), 'no "model" part'),
         ("{".encode("utf-8-sig"), "is not JSON"),
-        ("{}".encode("utf-16"), "looks like UTF-16: save it as UTF-8"),
+        ("{}".encode("utf-16"), "looks like UTF-16. Save it as UTF-8"),
         (b'{"added_tokens_decoder": {}, "tokenizer_class": "GPT2Tokenizer"}', "tokenizer_config.json of transformers"),
         (b'{"model_args": {}}', "looks like the config.json of a model"),
         (b'{"a": 0, "b": 1}', "vocab.json of a GPT-2 tokenizer"),
         (b'{"[STOP]": 0, "[UNK]": 1, "[SPACE]": 2, "[START]": 3}', "entries of an XTTS vocabulary without its merges"),
         (b"#version: 0.2\nt h\n", "looks like the merges.txt of a GPT-2 tokenizer"),
-        (b"<!DOCTYPE html>", "a web page: the download may have failed"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer: run `git lfs pull`"),
+        (b"<!DOCTYPE html>", "a web page, so the download may have failed"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer, so run `git lfs pull`"),
         (b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x80\x18\x02", "extend-vocab --sentencepiece"),
         (b"[" * 100_000, "is not JSON"),
     ],
 )
-def test_files_that_are_not_even_json(content: bytes, message: str, write_text: Callable[..., Path]) -> None:
+def test_other_files(content: bytes, message: str, write_text: Callable[..., Path]) -> None:
     with pytest.raises(VocabularyError, match=message):
         load_vocabulary(write_text(content, "vocab.json"))
 
 
-def test_missing_and_unreadable(tmp_path: Path) -> None:
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(VocabularyError, match="No such file"):
         load_vocabulary(tmp_path / "missing.json")
     with pytest.raises(VocabularyError, match="Is a directory"):
@@ -179,7 +179,7 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
         pytest.param(_set("model", "ignore_merges", to=False), "utf-8", "", id="newer options"),
     ],
 )
-def test_vocabularies_of_other_tools_are_read_for_what_they_are(
+def test_vocabularies_from_other_tools_are_repaired(
     change: Callable[[Any], None],
     encoding: str,
     note: str,
@@ -187,20 +187,20 @@ def test_vocabularies_of_other_tools_are_read_for_what_they_are(
     small_vocab_data: dict[str, Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sound = load_vocabulary(write_vocab(name="sound.json"))
+    intact = load_vocabulary(write_vocab(name="intact.json"))
     change(small_vocab_data)
     path = write_vocab(name="other.json")
     path.write_text(json.dumps(small_vocab_data), encoding=encoding)
     for _ in range(2):
-        assert load_vocabulary(path).digest == sound.digest
-    assert [note in message for message in caplog.messages] == [True] * bool(note), "said once"
-    assert load_tokenizer(path).encode("the ж", "en") == load_tokenizer(sound.path).encode("the ж", "en")
+        assert load_vocabulary(path).digest == intact.digest
+    assert [note in message for message in caplog.messages] == [True] * bool(note), "warned once"
+    assert load_tokenizer(path).encode("the ж", "en") == load_tokenizer(intact.path).encode("the ж", "en")
     with coqui_vocabulary_path(path) as file:
-        assert Tokenizer.from_file(file).encode("the ж").ids == sound.tokenizer.encode("the ж").ids
+        assert Tokenizer.from_file(file).encode("the ж").ids == intact.tokenizer.encode("the ж").ids
         assert (file == str(path)) == (not note)
 
 
-def test_a_tag_that_is_no_added_token_is_never_matched(
+def test_a_tag_that_is_not_an_added_token_is_never_matched(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     small_vocab_data["model"]["vocab"] |= {"[vi]": 265, "[yo]": 266}
@@ -208,10 +208,10 @@ def test_a_tag_that_is_no_added_token_is_never_matched(
     require_tag(tokenizer, "fr")
     with pytest.raises(LanguageError, match=r"The tag is never matched: \[vi\] is an entry .*begin with \[UNK\]"):
         require_tag(tokenizer, "vi")
-    assert "[vi], [yo] are entries and no added tokens: the tags are never matched" in caplog.text
+    assert "[vi], [yo] are entries but not added tokens. The tags are never matched" in caplog.text
 
 
-def test_whole_words_without_merges_are_named(
+def test_entries_without_merges_are_reported(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     load_vocabulary(write_vocab(small_vocab_data))
@@ -221,16 +221,16 @@ def test_whole_words_without_merges_are_named(
     assert "2 entries of several characters have no merge that leads to them" in caplog.text
 
 
-def test_an_entry_that_stands_twice(write_vocab: Callable[..., Path], write_text: Callable[..., Path]) -> None:
+def test_a_repeated_entry(write_vocab: Callable[..., Path], write_text: Callable[..., Path]) -> None:
     text = write_vocab().read_text(encoding="utf-8")
     twice = write_text(text.replace('"a": 14', '"a": 14, "a": 14'), "twice.json")
     assert load_vocabulary(twice).tokens["a"] == 14
     other = write_text(text.replace('"a": 14', '"a": 14, "a": 400'), "other.json")
-    with pytest.raises(VocabularyError, match="it says twice what 'a' is"):
+    with pytest.raises(VocabularyError, match="it has two values for 'a'"):
         load_vocabulary(other)
 
 
-def test_faults_of_a_copy_are_not_named_again(
+def test_quiet_omits_warnings(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     small_vocab_data["model"]["vocab"] |= {"ሰላም": 265}
@@ -241,7 +241,7 @@ def test_faults_of_a_copy_are_not_named_again(
     assert len(caplog.messages) == 1
 
 
-def test_a_tag_that_wants_to_stand_alone_is_never_matched(
+def test_a_tag_with_the_flag_single_word_is_never_matched(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any]
 ) -> None:
     for token in small_vocab_data["added_tokens"]:
@@ -252,22 +252,22 @@ def test_a_tag_that_wants_to_stand_alone_is_never_matched(
         require_tag(tokenizer, "fr")
 
 
-def test_two_tokens_with_one_id_are_named(
+def test_two_tokens_with_one_id_are_reported(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     small_vocab_data["model"]["vocab"]["ሰ"] = 264
     load_vocabulary(write_vocab(small_vocab_data))
-    assert "share the id 264: one row has to learn both" in caplog.text
+    assert "share the id 264, so one row has to learn both" in caplog.text
 
 
-def test_the_gaps_of_the_base_were_closed(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What the script writes that most people extend the vocabulary with; it took `ă` for a new entry as well."""
+def test_a_vocabulary_with_closed_gaps(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The file is from a script that is widely used to extend the vocabulary. It also moved the old entry `ă`."""
     base = load_vocabulary(shared_data / "xtts_vocab.json")
     closed = load_vocabulary(shared_data / "wild" / "vocab-unk-null-gaps-closed.json")
     assert (len(closed.tokens), closed.size, closed.unk_id) == (5411, 5412, 1)
     assert "unk_token is null" in caplog.text
     check_vocabulary(base.path, closed.path, [])
-    assert "387 of the 388 ids that moved did so because the base's gaps were closed" in caplog.text
+    assert "388 ids changed, 387 of them because the base's gaps were closed" in caplog.text
     assert closed.tokenizer.encode("日").ids == [1]
     with pytest.raises(VocabularyError, match=r"388 of 5411 .* \(387 of them because the base's gaps were closed\): ă"):
         require_extension(base, closed)
@@ -276,16 +276,16 @@ def test_the_gaps_of_the_base_were_closed(shared_data: Path, caplog: pytest.LogC
         assert "388 tokens moved to another id, 387 of them because the base's gaps were closed: " in change.describe()
 
 
-def test_the_tag_of_the_wild_file_is_never_matched(shared_data: Path) -> None:
+def test_a_real_file_with_a_tag_that_is_never_matched(shared_data: Path) -> None:
     tokenizer = load_tokenizer(shared_data / "wild" / "vocab-tag-not-added.json")
     with pytest.raises(LanguageError, match=r"never matched: \[vi\]"):
         require_tag(tokenizer, "vi")
 
 
-def test_ids_of_added_tokens_outside_of_the_model_are_those_of_the_library_and_stay(
+def test_added_tokens_outside_the_model_keep_the_ids_of_the_library(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any]
 ) -> None:
-    """The library numbers such a token by counting entries, whatever the file says; appending must not move it."""
+    """The library derives the id of such a token from the number of entries. Appending must not change it."""
     del small_vocab_data["model"]["vocab"]["[fr]"]
     path = write_vocab(small_vocab_data)
     base = load_vocabulary(path)
@@ -296,7 +296,7 @@ def test_ids_of_added_tokens_outside_of_the_model_are_those_of_the_library_and_s
     assert extended.tokenizer.encode("[fr]a").ids == base.tokenizer.encode("[fr]a").ids
 
 
-def test_append_entries_leaves_all_else_as_it_was(
+def test_append_entries_changes_nothing_else(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any]
 ) -> None:
     base = load_vocabulary(write_vocab(small_vocab_data))
@@ -316,7 +316,7 @@ def test_require_extension(write_vocab: Callable[..., Path], small_vocab_data: d
     require_extension(base, base)
     vocab = small_vocab_data["model"]["vocab"]
     vocab |= {"ሰ": 265, "ላ": 266}
-    require_extension(base, load_vocabulary(write_vocab(small_vocab_data, "good.json")))
+    require_extension(base, load_vocabulary(write_vocab(small_vocab_data, "valid.json")))
     vocab["ላ"] = 268
     with pytest.raises(VocabularyError, match=r"ids 265 to 268, each once; .*: 266, 267\. "):
         require_extension(base, load_vocabulary(write_vocab(small_vocab_data, "hole.json")))

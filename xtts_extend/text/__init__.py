@@ -1,1 +1,1 @@
-"""A sentence becomes token ids: vocabulary, tokenizer, languages."""
+"""From text to token ids: languages, vocabularies and the tokenizer."""

@@ -1,4 +1,4 @@
-"""How two vocabularies differ, token by token: their sizes say nothing."""
+"""Differences between two vocabularies, token by token."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from xtts_extend.text.vocabulary import count_closed_gaps, first_ten
 
 @dataclass(frozen=True)
 class VocabularyChange:
-    """Tokens in the order of their ids; `moved` are in both with another id. False when there is none of them.
+    """Tokens that differ between two vocabularies, in the order of their ids. False if none differ.
 
-    `closed_gaps` of the moved ones were renumbered without the gaps that the ids had before them.
+    Attributes:
+        added: Tokens that only the second vocabulary has.
+        removed: Tokens that only the first vocabulary has.
+        moved: Tokens that have another id in the second vocabulary.
+        closed_gaps: Number of tokens that moved because gaps in the ids were closed.
     """
 
     added: list[str]
@@ -24,7 +28,7 @@ class VocabularyChange:
         return bool(self.added or self.removed or self.moved)
 
     def describe(self) -> str:
-        """A line for each kind, with the first ten tokens of it."""
+        """Return one line per kind of change, with its first ten tokens."""
         moved = "moved to another id"
         if self.closed_gaps:
             moved += f", {self.closed_gaps} of them because the base's gaps were closed"
@@ -36,12 +40,19 @@ class VocabularyChange:
         )
 
 
-def compare_tokens(before: Mapping[str, int], now: Mapping[str, int]) -> VocabularyChange:
-    """What has to happen to the first vocabulary's tokens to make the second's."""
+def compare_tokens(before: Mapping[str, int], after: Mapping[str, int]) -> VocabularyChange:
+    """Return the differences from one vocabulary to another.
+
+    Args:
+        before: Token → id in the first vocabulary.
+        after: Token → id in the second vocabulary.
+    """
     return VocabularyChange(
-        added=[token for token in sorted(now, key=now.__getitem__) if token not in before],
-        removed=[token for token in sorted(before, key=before.__getitem__) if token not in now],
-        moved=[token for token in sorted(now, key=now.__getitem__) if before.get(token, now[token]) != now[token]],
-        # either of the two may be the one without gaps
-        closed_gaps=max(count_closed_gaps(before, now), count_closed_gaps(now, before)),
+        added=[token for token in sorted(after, key=after.__getitem__) if token not in before],
+        removed=[token for token in sorted(before, key=before.__getitem__) if token not in after],
+        moved=[
+            token for token in sorted(after, key=after.__getitem__) if before.get(token, after[token]) != after[token]
+        ],
+        # Either vocabulary may be the one without gaps.
+        closed_gaps=max(count_closed_gaps(before, after), count_closed_gaps(after, before)),
     )

@@ -1,17 +1,17 @@
-"""What becomes of single characters: marks that the base can spell, digits of all scripts, what nobody sees.
+"""Cleaning of single characters: punctuation, digits of all scripts, and silent characters.
 
-Marks are mapped to those that the XTTS vocabulary can already spell, so that punctuation makes no new tokens.
+Punctuation is mapped to marks that the XTTS vocabulary has, so that it adds no new tokens.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-# Joiners are spelling in Persian and the Indic scripts; every other format character is invisible and silent.
+# Persian and the Indic scripts spell with joiners. All other format characters are invisible and silent.
 JOINERS = "\u200c\u200d"
 _SILENT_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs"})
 
-# Old marks by what becomes them. Double quotes vanish, as in coqui's own cleaners.
+# Replacement → the marks that it replaces. Double quotes are dropped, as in coqui's own cleaners.
 _MARKS = {
     "": '"“”„‟″«»‹›〝〞〟＂「」『』《》〈〉',
     "'": "‘’‚‛′`´＇",
@@ -30,7 +30,7 @@ _MARKS = {
 
 
 class _Characters(dict[int, str | None]):
-    """A table for `str.translate`: marks are mapped, digits become ASCII, silent characters vanish, the rest stays."""
+    """A table for `str.translate` that maps marks, turns digits into ASCII and drops silent characters."""
 
     def __missing__(self, codepoint: int) -> str | None:
         character = chr(codepoint)
@@ -48,16 +48,16 @@ _CHARACTERS = _Characters({ord(old): new for new, marks in _MARKS.items() for ol
 
 
 def plain_characters(text: str) -> str:
-    """Marks as the base can spell them, digits of all scripts as 0-9, silent characters dropped."""
+    """Return the text with marks that the base can spell, digits as 0-9 and no silent characters."""
     return text.translate(_CHARACTERS)
 
 
 def plain_mark(character: str) -> str | None:
-    """The mark of the XTTS vocabulary that is written for another one, "" for what is not spoken; None for the rest."""
+    """Return what the cleaners write instead of a mark ("" if they drop it), or None if they keep the character."""
     plain = plain_characters(character)
     return None if plain == character else plain
 
 
 def is_silent(character: str) -> bool:
-    """Whether the cleaners drop this character as one that no text is spoken by: control, format, private use."""
+    """Return whether the cleaners drop this character as silent: control, format and private-use characters."""
     return _CHARACTERS[ord(character)] is None

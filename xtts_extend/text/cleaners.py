@@ -1,7 +1,7 @@
-"""The cleanings of languages: the default one, and Amharic as the worked example.
+"""The default cleaning of a language, and Amharic as the worked example.
 
-Letters are never touched, beyond lower case and Unicode's composed form (NFC). Cleaning twice, or cleaning text that
-`Xtts.inference` has lower-cased, gives the same as cleaning once.
+Letters only change to lower case and to Unicode's composed form (NFC). Cleaning twice, or cleaning text that
+`Xtts.inference` has lowercased, gives the same result as cleaning once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from xtts_extend.text.numbers import decimal_mark_of, num2words_language
 
 __all__ = ["amharic_cleaner", "default_cleaner", "is_silent", "lower_dotted_i"]
 
-# Languages whose Latin letters have an ı beside the i. Some are written in Cyrillic as well, where I is a numeral.
+# Languages whose Latin alphabet has both ı and i. Some are also written in Cyrillic, where I is a numeral.
 # fmt: off
 _DOTLESS_I = frozenset((
     "alt", "az", "aze", "azj", "ba", "bak", "crh", "diq", "gag", "kaa", "kaz", "kdr", "kir", "kiu", "kk", "krc", "kum",
@@ -22,9 +22,10 @@ _DOTLESS_I = frozenset((
 
 
 def lower_dotted_i(text: str, code: str) -> str:
-    """I and İ in lower case as the language has them: ı and i in most Turkic languages, not i and i with a second dot.
+    """Return the text with I and İ lowercased as ı and i if the language is Turkic.
 
-    Turkish is one of coqui's own, whose cleaner makes an i of both. All else is left as it is.
+    `str.lower` would make I an i, and İ an i with a second dot. Turkish is one of coqui's own languages: there both
+    become i, as in coqui's cleaner. All other letters stay unchanged.
     """
     return turkic_i(text, dotless=code != "tr") if _has_turkic_i(code) else text
 
@@ -34,14 +35,17 @@ def _has_turkic_i(code: str) -> bool:
 
 
 def default_cleaner(code: str) -> Cleaning:
-    """The cleaning of a language that has none of its own.
+    """Return the cleaning for a language that has none of its own.
 
-    NFC, lower case, marks unified, digits of all scripts as ASCII digits and, where num2words knows the language,
-    numbers as words, white space collapsed.
+    It composes letters (NFC), lowercases them, unifies marks, writes digits of all scripts as 0-9, spells out numbers
+    if num2words supports the language, and collapses white space.
+
+    >>> default_cleaner("vi")("Tiếng  VIỆT: “21”")
+    'tiếng việt: hai mươi mốt'
     """
     steps = [Step(name, 1) for name in ("composition", "ethiopic", "characters", "casing")]
     if _has_turkic_i(code):
-        # before an I and a dot that a silent character parts are composed
+        # First, because later steps may compose an I with a dot that a silent character separates from it.
         steps.insert(0, Step("turkic_i", 1, {"dotless": code != "tr"}))
     if language := num2words_language(code):
         steps.append(Step("numbers", 1, {"language": language, "decimal_mark": decimal_mark_of(code)}))
@@ -66,7 +70,7 @@ _AMHARIC_ABBREVIATIONS: dict[str, Json] = {
 }
 _AMHARIC_SYMBOLS: dict[str, Json] = {"%": " በመቶ ", "&": " እና ", "$": " ዶላር ", "€": " ዩሮ ", "£": " ፓውንድ "}
 
-# Letters that today's Amharic pronounces alike, in their seven orders (ሠ also in its labialised one).
+# Letters that are pronounced alike in modern Amharic, in all seven orders (ሠ also has a labialized one).
 _HOMOPHONES = {
     chr(ord(old) + order): chr(ord(new) + order)
     for old, new, orders in (("ሐ", "ሀ", 7), ("ኀ", "ሀ", 7), ("ሠ", "ሰ", 8), ("ዐ", "አ", 7), ("ፀ", "ጸ", 7))
@@ -75,10 +79,14 @@ _HOMOPHONES = {
 
 
 def amharic_cleaner(fold_homophones: bool = False) -> Cleaning:
-    """The cleaning of Amharic: the default, and abbreviations, ordinals, per cent and currencies.
+    """Return the cleaning for Amharic: the default plus abbreviations, ordinals, percent signs and currencies.
 
-    `fold_homophones` writes ሐ and ኀ as ሀ, ሠ as ሰ, ዐ as አ, ፀ as ጸ, in all their orders: fewer tokens, and spelling
-    variants of one word become one word. It has to be the same in training and in use, so it is off by default.
+    Args:
+        fold_homophones: Write ሐ and ኀ as ሀ, ሠ as ሰ, ዐ as አ, and ፀ as ጸ, in all their orders. This saves tokens and
+            unifies spelling variants of a word. It is off by default, because training and inference must agree on it.
+
+    >>> amharic_cleaner()("ዶ/ር አበበ 25%")
+    'ዶክተር አበበ ሃያ አምስት በመቶ'
     """
     cleaning = default_cleaner("am").after(
         "casing",

@@ -1,6 +1,6 @@
-"""Cleaning as data: named steps with versions and parameters, which a file can carry and a later release can read.
+"""Cleaning as data: named, versioned steps with parameters, which files can store and later releases can read.
 
-A version of a step never changes what it does: another behaviour is the next version, and old ones stay readable.
+The behavior of a step's version never changes. New behavior gets a new version, and old versions stay readable.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from xtts_extend.text.stock import STOCK_LANGUAGES, clean_stock
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Cleaner = Callable[[str], str]
 
-# --- what the steps do
+# --- the functions of the steps
 
 _CYRILLIC = re.compile("[\u0400-\u052f]")
 _ETHIOPIC_COLONS = re.compile("(?<=[ሀ-፿])::")
 _AMHARIC_ORDINAL = re.compile(r"(?<![\d.,])(\d{1,15})ኛ", re.ASCII)
-# Letters and their marks; once the marks are plain, all that is neither is white space or ASCII.
+# Letters and their combining marks. Once punctuation is plain, everything else is white space or ASCII.
 _LETTER = r"[^\s\x00-@\[-`{-\x7f]"
 
 
 def compose(text: str) -> str:
+    """Return the text in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", text)
 
 
 def turkic_i(text: str, dotless: bool) -> str:
-    """I and İ in lower case: ı and i; without `dotless` İ alone.
+    """Return the text with I and İ in lower case: as ı and i if `dotless`, else only İ as i.
 
-    Cyrillic text is left as it is: the Latin I in it is a numeral.
+    With `dotless`, text that has Cyrillic letters is returned unchanged, because the Latin I in it is a numeral.
     """
     if not dotless:
         return text.replace("İ", "i")
@@ -52,7 +53,7 @@ def turkic_i(text: str, dotless: bool) -> str:
 
 
 def _ethiopic(text: str) -> str:
-    # ፡፡ is how ። is often typed, :: too; ፡- stands for ፦
+    # ። is often typed as ፡፡ or ::, and ፦ as ፡-.
     text = text.replace("፡፡", "።")
     if "::" in text:
         text = _ETHIOPIC_COLONS.sub("።", text)
@@ -60,7 +61,7 @@ def _ethiopic(text: str) -> str:
 
 
 def _lower(text: str) -> str:
-    # İ lower-cases to i and a combining dot, which nobody pronounces.
+    # İ lowercases to i plus a combining dot, which is not pronounced.
     return text.lower().replace("i\u0307", "i")
 
 
@@ -70,11 +71,11 @@ def _replace(text: str, pattern: re.Pattern[str], texts: Mapping[str, str]) -> s
 
 def _replacements(texts: dict[str, str], whole_words: bool) -> Cleaner:
     for old in texts:
-        # `Xtts.inference` lower-cases texts before they are cleaned
+        # `Xtts.inference` lowercases text before it is cleaned.
         if old != (lower := _lower(compose(old))):
             raise LanguageError(
-                f"The step 'replacements' of a cleaning replaces {old!r}, which no text holds once it is in lower case "
-                f"and composed letters (NFC); expected {lower!r}. Correct the step."
+                f"Cleaning step 'replacements' replaces {old!r}, which never occurs, because text is lowercased and "
+                f"composed (NFC) first; expected {lower!r}. Correct the step."
             )
 
     def bounded(old: str) -> str:
@@ -110,8 +111,8 @@ def _fold(text: str, table: dict[int, int]) -> str:
 def _homophones(letters: str, written_as: str) -> Cleaner:
     if len(letters) != len(written_as):
         raise LanguageError(
-            f"The step 'homophones' of a cleaning has {len(letters)} letters and {len(written_as)} to write "
-            "for them; expected one for each. Correct the step."
+            f"Cleaning step 'homophones' has {len(letters)} characters in letters and {len(written_as)} in written_as; "
+            "expected the same number in both. Correct the step."
         )
     return partial(_fold, table=str.maketrans(letters, written_as))
 
@@ -120,7 +121,7 @@ def _collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
-# --- which steps there are
+# --- the definitions of the steps
 
 
 class _Parameter(NamedTuple):
@@ -129,7 +130,7 @@ class _Parameter(NamedTuple):
 
 
 class _Definition(NamedTuple):
-    """One version of a step: what makes its function of its parameters. The function has to be one that pickles."""
+    """One version of a step: its parameters, and how its function is built from them. It must be picklable."""
 
     build: Callable[..., Cleaner]
     parameters: Mapping[str, _Parameter]
@@ -140,9 +141,9 @@ def _is_text(value: object) -> bool:
 
 
 _BOOLEAN = _Parameter("true or false", lambda value: isinstance(value, bool))
-_TEXT = _Parameter("a text that is not empty", _is_text)
+_TEXT = _Parameter("a non-empty text", _is_text)
 _TEXTS = _Parameter(
-    "one text or more, each with what is written for it",
+    "one or more texts, each with its replacement",
     lambda value: (
         isinstance(value, dict)
         and len(value) > 0
@@ -150,7 +151,7 @@ _TEXTS = _Parameter(
     ),
 )
 _NUM2WORDS_LANGUAGE = _Parameter(
-    "a language of num2words, as that spells it (a newer num2words may know more)",
+    "a language code of num2words (a newer num2words may have more)",
     lambda value: isinstance(value, str) and num2words_language(value) == value,
 )
 _DECIMAL_MARK = _Parameter("'.' or ','", lambda value: value in (".", ","))
@@ -161,11 +162,11 @@ _STOCK_LANGUAGE = _Parameter(
 
 
 def _direct(clean: Callable[..., str], **parameters: _Parameter) -> _Definition:
-    """A step whose function takes its parameters as they are."""
+    """Return the definition of a step whose function takes the parameters directly."""
     return _Definition(lambda **values: partial(clean, **values), parameters)
 
 
-#: The versions of every step, from 1 on. What one does is described in docs/languages.md.
+#: The versions of each step, starting with 1. docs/languages.md describes the steps.
 _STEPS: dict[str, tuple[_Definition, ...]] = {
     "composition": (_direct(compose),),
     "turkic_i": (_direct(turkic_i, dotless=_BOOLEAN),),
@@ -184,9 +185,11 @@ _STEPS: dict[str, tuple[_Definition, ...]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a cleaning: its name, the version of what it does, and its parameters.
+    """One step of a cleaning: its name, its version and its parameters.
 
-    Raises LanguageError for what this release does not know, and for missing or wrong parameters.
+    Raises:
+        LanguageError: This release does not have the step or the version, or a parameter is missing, unknown or
+            invalid.
     """
 
     name: str
@@ -196,39 +199,39 @@ class Step:
 
     def __post_init__(self) -> None:
         definition = self._definition()
-        own: dict[str, Json] = copy.deepcopy(dict(self.parameters))
+        values: dict[str, Json] = copy.deepcopy(dict(self.parameters))
         expected = ", ".join(definition.parameters) or "none"
-        for name in [*definition.parameters, *own]:
-            if (name in own) != (name in definition.parameters):
-                found = "has no" if name not in own else "has an unknown"
+        for name in [*definition.parameters, *values]:
+            if (name in values) != (name in definition.parameters):
+                problem = "has no" if name not in values else "has an unknown"
                 raise LanguageError(
-                    f"The step '{self.name}' of a cleaning {found} parameter {name!r}; its parameters are: {expected}. "
+                    f"Cleaning step '{self.name}' {problem} parameter {name!r}; its parameters are: {expected}. "
                     "Correct the step."
                 )
         for name, parameter in definition.parameters.items():
-            if not parameter.is_valid(own[name]):
+            if not parameter.is_valid(values[name]):
                 raise LanguageError(
-                    f"The step '{self.name}' of a cleaning has {name} = {reprlib.repr(own[name])}; expected "
+                    f"Cleaning step '{self.name}' has {name} = {reprlib.repr(values[name])}; expected "
                     f"{parameter.expected}. Correct the step."
                 )
-        object.__setattr__(self, "parameters", own)
-        object.__setattr__(self, "clean", definition.build(**own))
+        object.__setattr__(self, "parameters", values)
+        object.__setattr__(self, "clean", definition.build(**values))
 
     def _definition(self) -> _Definition:
         if not isinstance(self.name, str) or self.name not in _STEPS:
             raise LanguageError(
-                f"A cleaning has the step {self.name!r}, which xtts_extend {__version__} does not know; it knows: "
-                f"{', '.join(_STEPS)}. Correct the name, or install a newer release of xtts_extend."
+                f"Unknown cleaning step {self.name!r}; xtts_extend {__version__} has: {', '.join(_STEPS)}. Correct the "
+                "name, or install a newer release of xtts_extend."
             )
         versions = _STEPS[self.name]
         if type(self.version) is not int or self.version < 1:
             raise LanguageError(
-                f"The step '{self.name}' of a cleaning has version {self.version!r}; expected a number from 1 to "
+                f"Cleaning step '{self.name}' has version {self.version!r}; expected a number from 1 to "
                 f"{len(versions)}. Correct the step."
             )
         if self.version > len(versions):
             raise LanguageError(
-                f"A cleaning has version {self.version} of the step '{self.name}'; xtts_extend {__version__} knows "
+                f"Cleaning step '{self.name}' has version {self.version}, but xtts_extend {__version__} only has "
                 f"versions up to {len(versions)}. Install a newer release of xtts_extend."
             )
         return versions[self.version - 1]
@@ -236,7 +239,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """Steps that clean a text one after another. Unlike a Python function, a language pack can carry it.
+    """A sequence of steps that clean a text. A language pack can store it, unlike a Python function.
 
     >>> Cleaning((Step("casing", 1), Step("replacements", 1, {"texts": {"&": " and "}, "whole_words": False})))("A&B")
     'a and b'
@@ -250,32 +253,44 @@ class Cleaning:
         return text
 
     def after(self, name: str, *steps: Step) -> Cleaning:
-        """The same cleaning with further steps behind the first one of a name; LanguageError when there is none."""
+        """Return a copy with steps inserted after the first step that has a name.
+
+        Args:
+            name: Name of the existing step.
+            steps: Steps to insert after it.
+
+        Raises:
+            LanguageError: The cleaning has no step with this name.
+        """
         names = [step.name for step in self.steps]
         if name not in names:
-            raise LanguageError(f"The cleaning has no step {name!r}; it has: {', '.join(names)}. Name one of them.")
+            raise LanguageError(f"The cleaning has no step {name!r}; it has: {', '.join(names)}. Use one of these.")
         index = names.index(name) + 1
         return Cleaning((*self.steps[:index], *steps, *self.steps[index:]))
 
     def to_dict(self) -> list[dict[str, Json]]:
-        """The steps as JSON: of each its name, its version and its parameters."""
+        """Return the steps as JSON, each with its name, version and parameters."""
         return [
             {"name": step.name, "version": step.version, **copy.deepcopy(dict(step.parameters))} for step in self.steps
         ]
 
     @classmethod
     def from_dict(cls, data: object) -> Cleaning:
-        """The cleaning of what `to_dict` gave. Raises LanguageError for what it cannot be, see `Step`."""
+        """Return the cleaning in the output of `to_dict`.
+
+        Raises:
+            LanguageError: The data is not a list of valid steps; see `Step`.
+        """
         if not isinstance(data, list):
             raise LanguageError(
-                f"A cleaning is {reprlib.repr(data)}; expected a list of steps. Use what `Cleaning.to_dict` gives."
+                f"Expected a list of cleaning steps, got {reprlib.repr(data)}. Use the output of `Cleaning.to_dict`."
             )
         steps = []
         for entry in data:
             if not isinstance(entry, dict) or not {"name", "version"} <= entry.keys():
                 raise LanguageError(
-                    f"A step of a cleaning is {reprlib.repr(entry)}; expected an object with a name, a version and "
-                    "parameters. Use what `Cleaning.to_dict` gives."
+                    f"Expected a cleaning step as an object with a name, a version and parameters, got "
+                    f"{reprlib.repr(entry)}. Use the output of `Cleaning.to_dict`."
                 )
             parameters = {key: value for key, value in entry.items() if key not in ("name", "version")}
             steps.append(Step(entry["name"], entry["version"], parameters))

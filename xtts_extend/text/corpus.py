@@ -1,4 +1,4 @@
-"""The words of a corpus from which a vocabulary learns: text files and manifests, cleaned as in training."""
+"""The words that a vocabulary is learned from: text files and manifests, cleaned as in training."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from xtts_extend.text.languages import clean_text, compose_stock
 from xtts_extend.text.verify import read_texts
 
 _CODE_POINT = re.compile(r"[Uu]\+([0-9A-Fa-f]{4,6})")
-# What only changes how the picture before it looks: variation selectors, a key's frame, skin colours.
+# These only change how the preceding picture looks: variation selectors, the keycap frame, skin tones.
 _PICTURE_PARTS = frozenset("\ufe0e\ufe0f\u20e3\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Words of the cleaned text with how often each occurs, and the characters that are not in them, counted.
+    """Word counts of a cleaned corpus, and counts of the characters that were removed from it.
 
-    `silent` characters are dropped by the cleaner, because nothing is spoken by them; `left_out` are those of the
-    cleaned text that get no entry: those that the user named, and the pictures in the texts of a manifest.
+    Attributes:
+        words: Count of each word.
+        silent: Count of each character that the cleaner drops because it is silent.
+        left_out: Count of each character of the cleaned text that gets no entry: characters that the user named, and
+            pictures in manifests.
     """
 
     words: Counter[str] = field(default_factory=Counter)
@@ -42,17 +45,17 @@ def read_corpus(
     drop: frozenset[str] = frozenset(),
     columns: Mapping[str, str] | None = None,
 ) -> Corpus:
-    """Read text files, one or more sentences a line, and manifests, of which only the texts count.
+    """Read text files and manifests, and count the words of their texts.
 
     Args:
-        paths: files in UTF-8.
-        language: whose cleaning is used.
-        known: characters that the base can spell; they are never left out.
-        drop: characters to leave out.
-        columns: of the manifests, as `data.columns.parse_columns` gives them; by default they are recognised.
+        paths: Text files in UTF-8 with one or more sentences per line, or manifests.
+        language: Code of the language whose cleaning is used.
+        known: Characters that the base can spell. They are never left out.
+        drop: Characters to leave out.
+        columns: Columns of the manifests, from `data.columns.parse_columns`. They are detected by default.
 
     Raises:
-        DataError: a file cannot be read, or there is no text.
+        DataError: A file cannot be read, or there is no text.
     """
     corpus = Corpus()
     for path in paths:
@@ -65,49 +68,53 @@ def read_corpus(
             for character in set(line).difference(cleaned):
                 if is_silent(character):
                     corpus.silent[character] += line.count(character)
-            left = _without_unknown(cleaned, known, drop, pictures=is_manifest)
-            corpus.left_out.update(Counter(cleaned) - Counter(left))
-            corpus.words.update(left.split())
+            kept = _without_unknown(cleaned, known, drop, pictures=is_manifest)
+            corpus.left_out.update(Counter(cleaned) - Counter(kept))
+            corpus.words.update(kept.split())
         if damaged:
-            warn_once(f"{path}: {damaged} texts have {example}. Convert the file again from its source, as UTF-8.")
+            warn_once(f"{path}: {damaged} texts have {example}. Convert the file to UTF-8 again, from its source.")
     if not corpus.words:
         raise DataError(
-            f"No text in {', '.join(map(str, paths))}: nothing is left after the cleaning of '{language}'. Expected "
-            "sentences of the language, one or more a line."
+            f"No text in {', '.join(map(str, paths))} is left after cleaning as '{language}'. Expected sentences in "
+            "this language, one or more per line."
         )
     return corpus
 
 
 def _without_unknown(text: str, known: set[str], drop: frozenset[str], *, pictures: bool) -> str:
-    """A text without the unknown characters that are named, or are pictures, with the joiners between these."""
+    """Return the text without unknown characters that are in `drop` or are pictures, and without their joiners."""
 
-    def goes(character: str) -> bool:
+    def is_left_out(character: str) -> bool:
         return character not in known and (character in drop or (pictures and is_picture(character)))
 
-    if not any(map(goes, text)):
+    if not any(map(is_left_out, text)):
         return text
     kept = []
     for (before, character), after in zip(pairwise(f" {text}"), [*text[1:], " "], strict=True):
-        if not (goes(character) or (character in JOINERS and (goes(before) or goes(after)))):
+        if not (is_left_out(character) or (character in JOINERS and (is_left_out(before) or is_left_out(after)))):
             kept.append(character)
     return "".join(kept)
 
 
 def is_picture(character: str) -> bool:
-    """Whether a character is an emoji or another picture, or part of one: ❤ but not °, № and the signs of scripts."""
+    """Return whether a character is an emoji or another picture, or part of one: ❤, but not °, № or script signs."""
     if character in _PICTURE_PARTS:
         return True
-    drawn = "\u2190" <= character <= "\u2bff" or character >= "\U0001f000"
-    return drawn and unicodedata.category(character) == "So"
+    in_picture_blocks = "\u2190" <= character <= "\u2bff" or character >= "\U0001f000"
+    return in_picture_blocks and unicodedata.category(character) == "So"
 
 
 def is_symbol(character: str) -> bool:
-    """Whether a character is no letter, mark or digit, nor a joiner, which is spelling in some scripts."""
+    """Return whether a character is not a letter, mark, digit or joiner (some scripts spell with joiners)."""
     return unicodedata.category(character)[0] not in "LMN" and character not in JOINERS
 
 
-def parse_characters(given: Iterable[str]) -> frozenset[str]:
-    """The characters that a user names, as they are or as U+1F600, as they are in cleaned text; spaces part them."""
-    named = "".join(given)
-    named = _CODE_POINT.sub(lambda match: chr(min(int(match[1], 16), 0x10FFFF)), named)
-    return frozenset(unicodedata.normalize("NFC", named + named.lower())) - frozenset(" \t\n")
+def parse_characters(names: Iterable[str]) -> frozenset[str]:
+    """Return the characters that a user named, in their cleaned forms as well.
+
+    Args:
+        names: Characters, literal or as code points such as U+1F600. Spaces between them are ignored.
+    """
+    characters = "".join(names)
+    characters = _CODE_POINT.sub(lambda match: chr(min(int(match[1], 16), 0x10FFFF)), characters)
+    return frozenset(unicodedata.normalize("NFC", characters + characters.lower())) - frozenset(" \t\n")

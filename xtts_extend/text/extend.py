@@ -1,4 +1,4 @@
-"""Extends an XTTS vocabulary by a language: its tag, its letters, and merges that cannot touch old text."""
+"""Extension of an XTTS vocabulary with a language: its tag, its letters, and merges that cannot affect old text."""
 
 from __future__ import annotations
 
@@ -35,21 +35,31 @@ __all__ = ["DEFAULT_SIZE", "ExtensionReport", "VocabularyCheck", "check_vocabula
 
 DROPPED = "holds a character that was to be left out"
 
-# New entries to learn from text when nobody says how many.
+#: Default number of new entries that are learned from text.
 DEFAULT_SIZE = 2000
 
 
 @dataclass(frozen=True)
 class ExtensionReport:
-    """What `extend_vocabulary` did.
+    """Results of `extend_vocabulary`.
 
-    `added` new entries are the tag, `new_letters` (the most frequent first) and `merges_added`; `requested` is the
-    size asked for. `merges_unused` of the merges never apply to the text, they fill up to the size asked for.
-    `merges_refused` counts learned merges by why they were not admitted. `unknown_share` and
-    `tokens_per_word` hold `before` and `after`, as `verify.measure` gives them, and are None without text.
-    `dropped_characters` are those of the text that the cleaner drops because nothing is spoken by them. `new_symbols`
-    are the characters, new to the base, that are no letters, marks or digits, with how often each occurs; those that
-    are also in `left_out`, which the user named or which are pictures in a manifest, got no entry.
+    Attributes:
+        language: Code of the new language.
+        base_size: Number of rows that a model with the base needs: its largest id + 1.
+        vocab_size: Number of rows that a model with the extended vocabulary needs.
+        requested: Number of new entries that the user asked for.
+        added: Number of new entries: the tag, `new_letters` and `merges_added`.
+        new_letters: New single characters, the most frequent first.
+        merges_added: Number of new merges.
+        merges_unused: New merges that never apply to the text and only fill up to the requested size.
+        merges_learned: Number of merges that were learned.
+        merges_refused: Number of learned merges that were refused, by reason.
+        unknown_share: Share of unknown tokens, `before` and `after`, as in `verify.TextMeasure`; None without text.
+        tokens_per_word: Tokens per word, `before` and `after`, as in `verify.TextMeasure`; None without text.
+        dropped_characters: Count of each character that the cleaner drops as silent, as U+XXXX.
+        new_symbols: Count of each new character that is not a letter, mark or digit, with or without an entry.
+        left_out: Count of each new character that got no entry: named by the user, or a picture in a manifest.
+        notes: Sentences about what the user should know.
     """
 
     language: str
@@ -70,6 +80,7 @@ class ExtensionReport:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
         return asdict(self)
 
 
@@ -84,38 +95,52 @@ def extend_vocabulary(
     drop_characters: str = "",
     columns: Mapping[str, str] | None = None,
 ) -> ExtensionReport:
-    """Append a language to an XTTS vocabulary and write the result to `output`.
+    """Append a language to an XTTS vocabulary and write the result to a file.
 
-    Of a manifest among the `texts` only its texts count; `columns` says where they are (`data.columns.parse_columns`),
-    if that is not to be recognised. The text is cleaned as the language is
-    (`languages.clean_text`); every character of it that the base cannot spell becomes an entry. Merges are learned from
-    it with sentencepiece, or taken from a trained sentencepiece BPE model. A merge is admitted only when it holds a
-    character that the base does not have, so that it cannot fire on old text, and when the base's own merges leave room
-    for it, so that it is really given. Old ids stay; new ones follow the base's last.
+    The text is cleaned with the language's cleaning (`languages.clean_text`). Each of its characters that the base
+    cannot spell becomes an entry. Merges are learned from the text with sentencepiece, or taken from a trained
+    sentencepiece BPE model. A merge is accepted only if it contains a character that the base does not have, so that it
+    cannot apply to old text, and if the base's merges do not preempt it, so that its token can occur. Old ids stay; new
+    ids follow the base's last id.
 
-    `size` is the number of new entries, tag and letters included; None means `DEFAULT_SIZE` when learning, and all that
-    a given sentencepiece model has. When fewer can be formed, the report says so. `drop_characters` get no entry;
-    one can be written as U+1F600.
+    >>> report = extend_vocabulary(Path("XTTS/vocab.json"), "am", Path("new.json"), texts=[Path("am.txt")], size=200)
+    >>> report.added, report.vocab_size - report.base_size, report.unknown_share
+    (200, 200, {'before': 1.0, 'after': 0.0})
 
-    Raises VocabularyError (base or model unusable, tag already there, `size` too small for the letters, `output` is an
-    input), DataError (text missing, empty, not UTF-8), LanguageError (malformed code), MachineError (cannot write).
+    Args:
+        base_vocab: The vocabulary to extend, or its file.
+        language: Code of the new language.
+        output: The file to write.
+        texts: Text files in UTF-8, or manifests, of which only the texts are read.
+        size: Number of new entries, including the tag and the letters. The default is `DEFAULT_SIZE`, or everything
+            that `sentencepiece_model` has. If fewer can be formed, the report says so.
+        sentencepiece_model: A trained BPE model that merges are taken from.
+        drop_characters: Characters that get no entry, literal or as code points such as U+1F600.
+        columns: Columns of the manifests, from `data.columns.parse_columns`. They are detected by default.
+
+    Raises:
+        VocabularyError: The base or the model is unusable, the base has the tag, `size` has no room for the letters, or
+            `output` is an input.
+        DataError: A text is missing, empty or not UTF-8.
+        LanguageError: The code is malformed.
+        MachineError: The output cannot be written.
     """
     base = base_vocab if isinstance(base_vocab, Vocabulary) else load_vocabulary(base_vocab)
     texts, output = [Path(text) for text in texts], Path(output)
     tag = language_tag(validate_code(language))
     if tag in base.unmatched_tags:
         raise VocabularyError(
-            f"{base.path} has the tag {tag} as an entry and not among its added tokens: the tag is never matched, and "
-            f"'{language}' cannot be trained with it. Extend the base's own vocab.json."
+            f"{base.path} has the tag {tag} as an entry but not in added_tokens: the tag is never matched, and "
+            f"'{language}' cannot be trained with this file. Extend the base's own vocab.json."
         )
     if tag in base.tokens:
         raise VocabularyError(
-            f"{base.path} already has the tag {tag} (id {base.tokens[tag]}): the base knows '{language}' and needs no "
-            "extension. Train with the base's own vocabulary."
+            f"{base.path} already has the tag {tag} (id {base.tokens[tag]}), so '{language}' needs no extension. Train "
+            "with the base's own vocabulary."
         )
     if not texts and sentencepiece_model is None:
-        raise VocabularyError(f"Nothing to learn '{language}' from: give text files, a sentencepiece model, or both.")
-    _require_free(output, [base.path, *texts, *([Path(sentencepiece_model)] if sentencepiece_model else [])])
+        raise VocabularyError(f"Nothing to learn '{language}' from. Pass text files, a sentencepiece model, or both.")
+    _require_new_file(output, [base.path, *texts, *([Path(sentencepiece_model)] if sentencepiece_model else [])])
 
     drop = parse_characters(drop_characters) - known_characters(base)
     corpus = read_corpus(texts, language, known_characters(base), drop, columns) if texts else Corpus()
@@ -123,24 +148,25 @@ def extend_vocabulary(
     if sentencepiece_model is None:
         size = DEFAULT_SIZE if size is None else size
         letters = _missing_characters(base, words, [])
-        wanted = _require_room(size, language, letters)
-        found = learn_merges(base, letters, words, wanted)
+        learned = learn_merges(base, letters, words, _require_room(size, language, letters))
     else:
-        read, refused = read_pieces(Path(sentencepiece_model), base, language)
-        pieces = [piece for piece in read if drop.isdisjoint(piece)]
-        if len(pieces) < len(read):
-            refused[DROPPED] += len(read) - len(pieces)
+        usable, refused = read_pieces(Path(sentencepiece_model), base, language)
+        pieces = [piece for piece in usable if drop.isdisjoint(piece)]
+        if len(pieces) < len(usable):
+            refused[DROPPED] += len(usable) - len(pieces)
         letters = _missing_characters(base, words, pieces)
-        merges, refused_too = keep_safe_merges(base, [piece for piece in pieces if len(piece) > 1])
-        learned = len(merges) + refused.total() + refused_too.total()
+        merges, unsafe = keep_safe_merges(base, [piece for piece in pieces if len(piece) > 1])
+        candidates = len(merges) + refused.total() + unsafe.total()
         if size is not None:
             merges = merges[: _require_room(size, language, letters)]
-        found = LearnedMerges(merges, 0, learned, refused + refused_too)
+        learned = LearnedMerges(merges, 0, candidates, refused + unsafe)
 
-    extended = parse_vocabulary(append_entries(base, [tag], letters, found.merges), output)
+    extended = parse_vocabulary(append_entries(base, [tag], letters, learned.merges), output)
     require_extension(base, extended)
     if dead := dead_entries(base, extended):
-        raise VocabularyError(f"{len(dead)} new entries would never be given: {', '.join(dead[:10])}. Nothing written.")
+        raise VocabularyError(
+            f"{len(dead)} of the new entries would never be used: {first_ten(dead)}. Nothing was written."
+        )
     before, after = measure(base.tokenizer, words), measure(extended.tokenizer, words)
     symbols = _symbols(letters, corpus)
     with atomic_write(output) as file:
@@ -152,29 +178,31 @@ def extend_vocabulary(
         requested=size,
         added=extended.size - base.size,
         new_letters=letters,
-        merges_added=len(found.merges),
-        merges_unused=found.unused,
-        merges_learned=found.learned,
-        merges_refused=dict(found.refused),
+        merges_added=len(learned.merges),
+        merges_unused=learned.unused,
+        merges_learned=learned.learned,
+        merges_refused=dict(learned.refused),
         unknown_share={"before": before.unknown_share, "after": after.unknown_share} if texts else None,
         tokens_per_word={"before": before.tokens_per_word, "after": after.tokens_per_word} if texts else None,
         dropped_characters={f"U+{ord(character):04X}": count for character, count in corpus.silent.most_common()},
         new_symbols=symbols,
         left_out=dict(corpus.left_out.most_common()),
-        notes=_notes(language, size, extended.size - base.size, found, corpus, symbols),
+        notes=_notes(language, size, extended.size - base.size, learned, corpus, symbols),
     )
 
 
-def _require_free(output: Path, inputs: Iterable[Path]) -> None:
+def _require_new_file(output: Path, inputs: Iterable[Path]) -> None:
     if output.is_dir():
-        raise VocabularyError(f"Output {output} is a folder; give the path of a file, such as {output / 'vocab.json'}.")
+        raise VocabularyError(f"Output {output} is a folder. Pass a file, such as {output / 'vocab.json'}.")
     for path in inputs:
         if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
-            raise VocabularyError(f"Output {output} is the input {path}, which is never written to. Give another path.")
+            raise VocabularyError(
+                f"Output {output} is the input {path}, which is never overwritten. Pass another path."
+            )
 
 
 def _missing_characters(base: Vocabulary, words: Counter[str], pieces: Iterable[str]) -> list[str]:
-    """Characters of text and pieces that the base cannot spell, the most frequent in the text first."""
+    """Return characters of the words and pieces that the base cannot spell, the most frequent in the words first."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
@@ -186,7 +214,7 @@ def _missing_characters(base: Vocabulary, words: Counter[str], pieces: Iterable[
 
 
 def _symbols(letters: Iterable[str], corpus: Corpus) -> dict[str, int]:
-    """The new characters that are no letters, marks or digits, with an entry or without one."""
+    """Return the counts of new characters that are not letters, marks or digits, with or without an entry."""
     counts = Counter(corpus.left_out)
     for word, count in corpus.words.items():
         for character in word:
@@ -196,44 +224,44 @@ def _symbols(letters: Iterable[str], corpus: Corpus) -> dict[str, int]:
 
 
 def _require_room(size: int, language: str, letters: Sequence[str]) -> int:
-    """The number of merges that `size` has room for; VocabularyError when not even tag and letters fit."""
+    """Return how many merges `size` has room for. Raise VocabularyError if the tag and the letters do not fit."""
     needed = 1 + len(letters)
     if size < needed:
         raise VocabularyError(
             f"{size} new entries are too few for '{language}': its tag and the {len(letters)} characters that the base "
-            f"cannot spell take {needed}. Give a size of {needed} or more, or leave rare characters out with "
+            f"cannot spell need {needed}. Pass --size {needed} or more, or leave out rare characters with "
             f"--drop-characters (the rarest: {' '.join(letters[-10:])})."
         )
     return size - needed
 
 
 def _notes(
-    language: str, size: int | None, added: int, found: LearnedMerges, corpus: Corpus, symbols: dict[str, int]
+    language: str, size: int | None, added: int, learned: LearnedMerges, corpus: Corpus, symbols: dict[str, int]
 ) -> list[str]:
     notes = []
-    if old := found.refused[OLD_CHARACTERS]:
+    if old := learned.refused[OLD_CHARACTERS]:
         notes.append(
-            f"'{language}' shares letters with the base: {old} of {found.learned} learned merges are made of them "
-            "alone and were refused, because they could change how the old languages are cut."
+            f"'{language}' shares letters with the base: {old:,} of {learned.learned:,} learned merges consist only of "
+            "these and were refused, because they could change how the old languages are tokenized."
         )
     if size is not None and added < size:
-        notes.append(f"{size} new entries were asked for, {added} could be formed.")
-    if found.unused:
+        notes.append(f"{size:,} new entries were requested, but only {added:,} could be formed.")
+    if learned.unused:
         notes.append(
-            f"{found.unused} of the new merges never apply to this text, so training on it will not teach them: give "
-            f"more text, or a size of {added - found.unused}."
+            f"{learned.unused:,} of the new merges never apply to this text, so training on it cannot teach them. Pass "
+            f"more text, or --size {added - learned.unused}."
         )
     if corpus.silent:
         names = ", ".join(f"U+{ord(character):04X}" for character in corpus.silent)
-        notes.append(f"The cleaner drops {corpus.silent.total()} characters that nothing is spoken by: {names}.")
-    if got := [name_character(symbol) for symbol in symbols if symbol not in corpus.left_out]:
+        notes.append(f"The cleaner drops {corpus.silent.total():,} silent characters: {names}.")
+    if with_entry := [name_character(symbol) for symbol in symbols if symbol not in corpus.left_out]:
         notes.append(
-            f"New entries that are no letters, marks or digits: {first_ten(got)}. Leave out those that nobody speaks "
-            "with --drop-characters."
+            f"Some new entries are not letters, marks or digits: {first_ten(with_entry)}. Use --drop-characters for "
+            "those that are not spoken."
         )
     if corpus.left_out:
         notes.append(
-            f"Left out: {first_ten([name_character(character) for character in corpus.left_out])}. Texts with one of "
-            "them have unknown tokens and are not trained on: take it out of them."
+            f"Left out: {first_ten([name_character(character) for character in corpus.left_out])}. They become unknown "
+            "tokens, and training skips texts that have any. Remove them from the texts."
         )
     return notes

@@ -1,4 +1,4 @@
-"""The languages: how a text of each is cleaned, how long it may be. Coqui's own stay exactly as they are."""
+"""The registry of languages: how text is cleaned and how long it may be. Coqui's own languages stay unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "validate_code",
 ]
 
-#: What the cleaners of the languages (num2words, mostly) raise for some texts.
+#: Exceptions that the cleaners of languages, mostly num2words, raise for some texts.
 CLEANER_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -44,15 +44,18 @@ CLEANER_ERRORS = (
 )
 
 _CODE = re.compile("[a-z]{2,8}")
-# No language has words for it, and the time that coqui's patterns take grows with the third power of its length.
-_ABSURD_NUMBER = re.compile("[0-9]{300,}")
+# No language has words for such a number, and the time of coqui's patterns grows with the cube of its length.
+_HUGE_NUMBER = re.compile("[0-9]{300,}")
 
 
 @dataclass(frozen=True)
 class Language:
-    """A language: its code, its cleaner, and the length in characters up to which one utterance is good.
+    """A language: its code, its cleaning and its character limit.
 
-    The cleaner is a `Cleaning`, or any function from text to text; a language pack can carry only the former.
+    Attributes:
+        code: ISO 639 code.
+        clean: A `Cleaning`, or any function from text to text. A language pack can store only a `Cleaning`.
+        char_limit: Length of the longest utterance that the model speaks well, in characters.
     """
 
     code: str
@@ -60,33 +63,41 @@ class Language:
     char_limit: int = 250
 
 
-# A paragraph of the Declaration of Human Rights takes half as many characters in Amharic as in English.
+# The Universal Declaration of Human Rights has half as many characters in Amharic as in English.
 _registry: dict[str, Language] = {"am": Language("am", amharic_cleaner(), char_limit=130)}
 
 
 def validate_code(code: str) -> str:
-    """The code itself; LanguageError when it is not like "am" or "zh-cn"."""
+    """Return the code. Raise LanguageError unless it has a form like "am" or "zh-cn"."""
     if not isinstance(code, str) or not (_CODE.fullmatch(code) or code == "zh-cn"):
         raise LanguageError(
-            f"Language code {code!r} is malformed: expected two to eight lower-case letters a-z, such as 'am' or 'yo'. "
+            f"Language code {code!r} is malformed: expected two to eight lowercase letters a-z, such as 'am' or 'yo'. "
             "Use the language's ISO 639 code."
         )
     return code
 
 
 def language_tag(code: str) -> str:
-    """The vocabulary's tag of a language, as coqui writes it: "am" -> "[am]", "zh" -> "[zh-cn]"."""
+    """Return a language's tag in vocabularies, as coqui writes it: "am" -> "[am]", "zh" -> "[zh-cn]"."""
     base = code.split("-")[0]
     return "[zh-cn]" if base == "zh" else f"[{base}]"
 
 
 def register_language(language: Language) -> None:
-    """Teach the registry a language, or replace it. Raises LanguageError for coqui's own and for malformed ones."""
+    """Add a language to the registry, or replace it. The registry lasts as long as the process.
+
+    >>> register_language(Language("ig", default_cleaner("ig"), char_limit=200))
+    >>> get_language("ig").char_limit
+    200
+
+    Raises:
+        LanguageError: The language is one of coqui's own, or its code, cleaner or limit is invalid.
+    """
     validate_code(language.code)
     if is_stock(language.code):
         raise LanguageError(
-            f"Language '{language.code}' is one of coqui's own and keeps coqui's cleaning, else the text of old "
-            "languages would change. Register another code."
+            f"Language '{language.code}' is one of coqui's own and keeps coqui's cleaning, so that the tokens of its "
+            "texts stay the same. Register another code."
         )
     if not callable(language.clean):
         raise LanguageError(
@@ -98,7 +109,14 @@ def register_language(language: Language) -> None:
 
 
 def get_language(code: str) -> Language:
-    """The language of a code: coqui's own, a registered one, or a sensible default. LanguageError when malformed."""
+    """Return the language of a code: one of coqui's own, a registered one, or one with the default cleaning.
+
+    >>> get_language("am").char_limit
+    130
+
+    Raises:
+        LanguageError: The code is malformed.
+    """
     if is_stock(validate_code(code)):
         return _stock_language(code.split("-")[0])
     return _registry.get(code) or _default_language(code)
@@ -115,40 +133,51 @@ def _default_language(code: str) -> Language:
 
 
 def cleaning_of(code: str) -> tuple[Cleaning, int]:
-    """How a language is cleaned, as data, and its limit in characters.
+    """Return the cleaning of a language as data, and its character limit.
 
-    Raises LanguageError for a malformed code, and where the registered cleaner is a Python function.
+    Raises:
+        LanguageError: The code is malformed, or the registered cleaner is a Python function.
     """
     language = get_language(code)
     if not isinstance(language.clean, Cleaning):
         name = getattr(language.clean, "__name__", type(language.clean).__name__)
         raise LanguageError(
-            f"The cleaner of language '{language.code}' is Python code ({name}), which a language pack cannot carry; "
-            'expected a Cleaning. Write it as steps, for example replacements (docs/languages.md, "Cleaning as data"), '
-            "and register that, or export with --merged."
+            f"The cleaner of language '{language.code}' is Python code ({name}), which a language pack cannot store; "
+            'expected a Cleaning. Register a Cleaning with steps such as replacements (docs/languages.md, "Cleaning as '
+            'data"), or export with --merged.'
         )
     return language.clean, language.char_limit
 
 
 def clean_text(text: str, language: str) -> str:
-    """The text that becomes tokens; of coqui's own languages exactly what its `preprocess_text` gives, if it does.
+    """Return the text as it is tokenized. For coqui's own languages, that is what coqui's `preprocess_text` returns.
 
-    A number that a cleaner fails on is read digit by digit, see `clean_numbers`. Raises LanguageError for a malformed
-    code, and when coqui's cleaning of a language lacks a package.
+    If a cleaner fails on a number, the number is read digit by digit; see `clean_numbers`.
+
+    >>> clean_text("ሰላም፡ለዓለም። 21", "am")
+    'ሰላም ለዓለም. ሃያ አንድ'
+
+    Raises:
+        LanguageError: The code is malformed, or coqui's cleaning needs a package that is not installed.
     """
-    found = get_language(language)
-    return clean_numbers(found.clean, text, found.code)
+    registered = get_language(language)
+    return clean_numbers(registered.clean, text, registered.code)
 
 
 def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
-    """Clean a text; where the cleaner fails on a number, that is written in words before, which is said once.
+    """Return the cleaned text. If the cleaner fails on numbers, warn once and spell these out first.
 
-    num2words fails on long numbers in most languages, on ordinals ("1990.") in Czech, and on all of them in Hindi. Such
+    num2words fails on long numbers in most languages, on ordinals ("1990.") in Czech, and on all numbers in Hindi. Such
     a number is read as a plain cardinal, or digit by digit.
+
+    Args:
+        clean: The cleaner.
+        text: Text in the language, not yet cleaned.
+        code: Code of the language.
     """
-    warning = f"The cleaner of '{code}' fails on some numbers of the text: these are read digit by digit."
-    text, absurd = _ABSURD_NUMBER.subn(lambda digits: read_digits(digits[0], code), text)
-    if absurd:
+    warning = f"The cleaner of '{code}' fails on some numbers in the text. They are read digit by digit."
+    text, replaced = _HUGE_NUMBER.subn(lambda digits: read_digits(digits[0], code), text)
+    if replaced:
         warn_once(warning)
     try:
         return clean(text)
@@ -166,7 +195,7 @@ def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
     try:
         cleaned = clean(spell_numbers(text, code, fails))
     except CLEANER_ERRORS:
-        # numbers that only fail together
+        # These numbers fail only in combination.
         cleaned = clean(spell_numbers(text, code))
     warn_once(warning)
     return cleaned

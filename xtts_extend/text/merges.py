@@ -1,8 +1,8 @@
-"""New BPE merges: learned with sentencepiece, and admitted only where they cannot touch old text and really apply.
+"""New BPE merges: learned with sentencepiece, and accepted only if they cannot affect old text and do apply.
 
-A piece of sentencepiece becomes a merge by cutting it with the base's merges and those admitted so far. When that
-leaves two parts, the two are the merge; it gets the last rank, so the piece alone is cut into exactly itself, now and
-after every later merge.
+Each sentencepiece piece is tokenized with the base's merges and those accepted so far. If that leaves two parts, they
+become a merge. It gets the last rank, so that the piece by itself is tokenized to exactly one token, whatever merges
+are added later.
 """
 
 from __future__ import annotations
@@ -24,22 +24,29 @@ from xtts_extend.errors import VocabularyError
 from xtts_extend.text.languages import clean_text
 from xtts_extend.text.vocabulary import Merge, Vocabulary, append_entries, encode_all
 
+# Why a merge is refused: keys of `ExtensionReport.merges_refused`.
 OLD_CHARACTERS = "made of characters that the base knows: could change how old text is cut"
 PREEMPTED = "cut otherwise by the base's merges: would never be given"
 UNCLEAN = "not as the cleaner leaves text: would never be given"
 BOUNDARY = "reaches across words or punctuation: would never be given"
 
 _SPACE = "\u2581"
-# sentencepiece skips words with characters that mean something to itself, and words of more than 4,192 bytes, and
-# fails when nothing is left: they are left out before.
+# sentencepiece skips words with its reserved characters and words of more than 4,192 bytes, and fails if no word is
+# left. So such words are left out first.
 _RESERVED = frozenset(f"{_SPACE}\u2585\0")
-_LONGEST = 1000
+_MAX_WORD_CHARACTERS = 1000
 
 
 @dataclass(frozen=True)
 class LearnedMerges:
-    """Merges to append, in order; how many of them never apply to the text; how many pieces sentencepiece had learned;
-    how many of those were refused, by reason."""
+    """New merges, and how they were selected.
+
+    Attributes:
+        merges: Merges to append, in order.
+        unused: Number of these that never apply to the text.
+        learned: Number of pieces that sentencepiece learned.
+        refused: Number of pieces that were refused, by reason.
+    """
 
     merges: list[Merge]
     unused: int
@@ -48,42 +55,50 @@ class LearnedMerges:
 
 
 def known_characters(base: Vocabulary) -> set[str]:
-    """The characters that a vocabulary can spell; one that stands only inside of tags is not among them."""
+    """Return the characters that a vocabulary can spell. Characters that only occur in tags do not count."""
     return {token for token in base.tokens if len(token) == 1}
 
 
 def learn_merges(base: Vocabulary, letters: Sequence[str], words: Counter[str], wanted: int) -> LearnedMerges:
-    """Learn `wanted` merges from the words of a cleaned text, or as many as can be formed.
+    """Learn merges from the words of a cleaned text.
 
-    While too few are admitted and the text has more, more are learned. Merges that apply to the text go first; only
-    when there are not enough of them do others fill up.
+    Learning continues until enough merges are accepted or the text has no more. Merges that apply to the text come
+    first; others are added only if those are too few.
+
+    Args:
+        base: The vocabulary to extend.
+        letters: New single characters.
+        words: Count of each word.
+        wanted: Number of merges. The result has fewer if the text does not have enough.
     """
     parts: Counter[str] = Counter()
     for word, count in words.items():
         for part, _ in base.tokenizer.pre_tokenizer.pre_tokenize_str(word):
             parts[part] += count
     trainable = {
-        part: count for part, count in parts.items() if 1 < len(part) <= _LONGEST and _RESERVED.isdisjoint(part)
+        part: count
+        for part, count in parts.items()
+        if 1 < len(part) <= _MAX_WORD_CHARACTERS and _RESERVED.isdisjoint(part)
     }
-    # sentencepiece cannot form more: each of its pieces is a part of a word.
-    most = sum(len(part) * (len(part) - 1) // 2 for part in trainable)
-    request = min(wanted, most)
+    # Each piece is a part of a word, so sentencepiece cannot form more.
+    max_pieces = sum(len(part) * (len(part) - 1) // 2 for part in trainable)
+    request = min(wanted, max_pieces)
     if request <= 0:
         return LearnedMerges([], 0, 0, Counter())
     while True:
         pieces = _learn_pieces(trainable, request)
-        admitted, refused = keep_safe_merges(base, pieces)
-        applied = _applied(base, letters, admitted, parts)
-        if len(applied) >= wanted or len(pieces) < request or request == most or not letters:
+        accepted, refused = keep_safe_merges(base, pieces)
+        used = _used_merges(base, letters, accepted, parts)
+        if len(used) >= wanted or len(pieces) < request or request == max_pieces or not letters:
             break
-        request = min(2 * request, most)
-    spare = [merge for merge in admitted if merge not in applied][: max(0, wanted - len(applied))]
-    chosen = {*list(applied)[:wanted], *spare}
-    return LearnedMerges([merge for merge in admitted if merge in chosen], len(spare), len(pieces), refused)
+        request = min(2 * request, max_pieces)
+    unused = [merge for merge in accepted if merge not in used][: max(0, wanted - len(used))]
+    chosen = {*list(used)[:wanted], *unused}
+    return LearnedMerges([merge for merge in accepted if merge in chosen], len(unused), len(pieces), refused)
 
 
 def _learn_pieces(words: dict[str, int], count: int) -> list[str]:
-    """Up to `count` pieces of two or more characters, in the order in which sentencepiece learned them."""
+    """Return up to `count` pieces of two or more characters, in the order in which sentencepiece learned them."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -94,7 +109,7 @@ def _learn_pieces(words: dict[str, int], count: int) -> list[str]:
             vocab_size=count + len(set().union(*words)) + 1,
             hard_vocab_limit=False,
             character_coverage=1.0,
-            # The text is clean and cut into words already: nothing is to be normalised or split again.
+            # The text is already cleaned and split into words.
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -107,28 +122,35 @@ def _learn_pieces(words: dict[str, int], count: int) -> list[str]:
         )
     except RuntimeError as error:
         raise VocabularyError(
-            f"sentencepiece could not learn {count} merges from {len(words)} words: {error}"
+            f"sentencepiece could not learn {count:,} merges from {len(words):,} words: {error}"
         ) from error
     return [piece for piece in _ordered_pieces(ModelProto.FromString(model.getvalue())) if len(piece) > 1]
 
 
 def _ordered_pieces(model: ModelProto) -> list[str]:
-    """Ordinary pieces in the order of their merges: BPE scores are 0, -1, -2, ..."""
+    """Return the normal pieces in the order of their merges. Their BPE scores are 0, -1, -2, ..."""
     normal = ModelProto.SentencePiece.Type.NORMAL
     pieces = sorted((piece for piece in model.pieces if piece.type == normal), key=lambda piece: -piece.score)
     return [piece.piece for piece in pieces]
 
 
 def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str], Counter[str]]:
-    """Pieces of a trained sentencepiece model that can stand in an XTTS vocabulary, and how many cannot, by reason.
+    """Return the usable pieces of a sentencepiece model, and how many pieces were refused, by reason.
 
-    Word markers are taken off, as XTTS has none. Raises VocabularyError for a file that is no sentencepiece model, and
-    for other models than BPE.
+    Word markers are removed, because XTTS has none.
+
+    Args:
+        path: A trained BPE model.
+        base: The vocabulary to extend.
+        language: Code of the language whose cleaning is used.
+
+    Raises:
+        VocabularyError: The file is not a sentencepiece model, or not a BPE model.
     """
     try:
         model = ModelProto.FromString(path.read_bytes())
     except OSError as error:
-        raise VocabularyError(f"sentencepiece model {path} cannot be read: {error.strerror}.") from error
+        raise VocabularyError(f"The sentencepiece model {path} cannot be read: {error.strerror}.") from error
     except DecodeError as error:
         raise VocabularyError(f"{path} is not a sentencepiece model: {error}. Expected a `.model` file.") from error
     if not model.pieces:
@@ -136,8 +158,8 @@ def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str],
     kind = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type)
     if kind != "BPE":
         raise VocabularyError(
-            f"{path} is a sentencepiece model of type {kind}. XTTS applies merges in a fixed order, which only a BPE "
-            f"model has; a {kind} model weighs whole pieces. Train one with model_type='bpe', or give the text instead."
+            f"{path} is a sentencepiece model of type {kind}, which weighs complete pieces. XTTS applies merges in a "
+            "fixed order, which only a BPE model has. Train one with model_type='bpe', or pass the text instead."
         )
     usable: dict[str, None] = {}
     refused: Counter[str] = Counter()
@@ -155,9 +177,9 @@ def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str],
 
 
 def keep_safe_merges(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merge], Counter[str]]:
-    """Turn pieces, in order, into merges to append to the base's; also how many were refused, by reason."""
+    """Return the merges for pieces, to append to the base's merges, and how many were refused, by reason."""
     old = known_characters(base)
-    # The library lets the last of two equal merges win.
+    # If a merge occurs twice, the library uses the last one.
     ranks = {merge: rank for rank, merge in enumerate(base.merges)}
     merges: list[Merge] = []
     refused: Counter[str] = Counter()
@@ -176,23 +198,23 @@ def keep_safe_merges(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merg
 
 
 def _apply_merges(word: str, ranks: dict[Merge, int]) -> list[str]:
-    """Apply BPE merges to one word, the lowest rank first, from the left."""
+    """Return the tokens of a word after applying BPE merges, the lowest rank first, from left to right."""
     parts = list(word)
     while len(parts) > 1:
-        rank, at = min((ranks.get(pair, math.inf), place) for place, pair in enumerate(pairwise(parts)))
+        rank, index = min((ranks.get(pair, math.inf), index) for index, pair in enumerate(pairwise(parts)))
         if rank == math.inf:
             break
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        parts[index : index + 2] = [parts[index] + parts[index + 1]]
     return parts
 
 
-def _applied(
+def _used_merges(
     base: Vocabulary, letters: Sequence[str], merges: Sequence[Merge], words: Counter[str]
 ) -> dict[Merge, None]:
-    """Those of the merges that apply somewhere in the words, in order.
+    """Return the merges that apply somewhere in the words, in order.
 
-    A merge applies when its result is given, or is a part of one that applies. Without the others every word of the
-    text is cut as before, and their rows would learn nothing from it.
+    A merge applies if its result is a token of a word, or is a part of a merge that applies. The other merges change no
+    word's tokens, so training on the text would teach their rows nothing.
     """
     tokenizer = Tokenizer.from_str(append_entries(base, [], letters, merges))
     used = {token for encoding in encode_all(tokenizer, words) for token in encoding.tokens}

@@ -1,8 +1,8 @@
-"""Numbers to words, for the languages that num2words knows.
+"""Numbers in words, for the languages that num2words supports.
 
-num2words is asked for cardinals of whole numbers only. Its decimals and negatives are wrong in several languages
-(Vietnamese reads -5 as fifteen, Persian and Bengali read 3.05 as 3.5), so sign, point and fraction are put together
-here, with num2words' own words for them.
+num2words is only used for cardinals of whole numbers. Its decimals and negatives are wrong in several languages
+(Vietnamese reads -5 as fifteen, Persian and Bengali read 3.05 as 3.5), so this module adds sign, point and fraction
+itself, with num2words' own words for them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import lru_cache
 
 from num2words import CONVERTER_CLASSES, num2words
 
-# Longer runs of digits are telephone or account numbers: they are read digit by digit, in linear time.
+#: Largest number of digits that is read as a cardinal. Longer numbers, as of accounts, are read digit by digit.
 MAX_CARDINAL_DIGITS = 15
 
-# Codes under which num2words files a language, where that is not the language's own code.
+# num2words' codes for languages whose own code differs.
 _NUM2WORDS_CODES = {"kk": "kz", "nb": "no"}
 
-# Languages of num2words that write a decimal point and a thousands comma; the others do it the other way (CLDR).
+# num2words languages with a decimal point and a thousands comma; in the others it is the reverse (CLDR).
 _DECIMAL_POINT_LANGUAGES = frozenset({"am", "bn", "cy", "fa", "he", "kn", "te", "th"})
 
 # num2words 0.5.14 raises TypeError for most Amharic numbers above 1,100 and calls a million "mሚሊዮን".
@@ -31,7 +31,7 @@ _GROUPED = re.compile(
 )
 _DECIMAL = re.compile(r"(?P<whole>\d+)[.,](?P<fraction>\d+)")
 
-# Of a language of coqui's own that num2words does not know.
+# Digits of languages that coqui supports and num2words does not.
 _DIGIT_WORDS = {"hi": ["शून्य", "एक", "दो", "तीन", "चार", "पाँच", "छह", "सात", "आठ", "नौ"]}
 
 _ETHIOPIC_NUMERAL = re.compile("[፩-፼]{1,16}")
@@ -39,27 +39,37 @@ _ETHIOPIC_HUNDRED, _ETHIOPIC_MYRIAD = "፻", "፼"
 
 
 def num2words_language(code: str) -> str | None:
-    """The code under which num2words files a language, "kz" for "kk"; None when it does not know it."""
-    filed = _NUM2WORDS_CODES.get(code, code)
-    return filed if filed in CONVERTER_CLASSES else None
+    """Return num2words' code for a language, such as "kz" for "kk", or None if it does not support it."""
+    num2words_code = _NUM2WORDS_CODES.get(code, code)
+    return num2words_code if num2words_code in CONVERTER_CLASSES else None
 
 
 def can_spell_numbers(code: str) -> bool:
-    """Whether `numbers_to_words` can read numbers in this language."""
+    """Return whether `numbers_to_words` can read numbers in this language."""
     return num2words_language(code) is not None
 
 
 def decimal_mark_of(code: str) -> str:
-    """The mark before a decimal fraction in this language: "." or ","."""
+    """Return the decimal mark of a language: "." or ","."""
     return "." if code in _DECIMAL_POINT_LANGUAGES else ","
 
 
 def numbers_to_words(text: str, code: str, decimal_mark: str | None = None) -> str:
-    """Replace the numbers of a text (ASCII digits) by words; a language that num2words does not know keeps its digits.
+    """Return the text with numbers (ASCII digits) in words, or unchanged if num2words does not support the language.
 
-    Thousands separators, decimal fractions and a minus sign after a space are understood. Of a number like 1.234 the
-    decimal mark decides which it is, by default the language's own. A leading zero, or more than `MAX_CARDINAL_DIGITS`
-    digits, is read digit by digit. Letters that touch a number keep touching it (Amharic writes "in 1990" as one word).
+    Thousands separators, decimal fractions and a minus sign after a space are understood. A number with a leading zero
+    or with more than `MAX_CARDINAL_DIGITS` digits is read digit by digit. No space is added between a number and
+    adjacent letters, because Amharic writes "in 1990" as one word.
+
+    >>> numbers_to_words("1,234.5", "am")
+    'አንድ ሺህ ሁለት መቶ ሠላሳ አራት ነጥብ አምስት'
+    >>> numbers_to_words("1.234", "vi"), numbers_to_words("1.234", "vi", decimal_mark=".")
+    ('một nghìn hai trăm ba mươi bốn', 'một.hai ba bốn')
+
+    Args:
+        text: Text in the language.
+        code: Code of the language.
+        decimal_mark: "." or ",". It decides how numbers such as 1.234 are read. The default is the language's own mark.
     """
     if not can_spell_numbers(code):
         return text
@@ -75,7 +85,7 @@ def _read_number(number: str, code: str, decimal_mark: str) -> str:
         sign = sign if sign == "-" else sign + " "
     match = _GROUPED.fullmatch(number)
     if match and match["fraction"] is None and match["mark"] == decimal_mark and number.count(decimal_mark) == 1:
-        match = None  # 1,234 where the comma is the decimal mark
+        match = None  # A decimal such as 1,234 if the comma is the decimal mark.
     match = match or _DECIMAL.fullmatch(number)
     if match is None:
         return sign + re.sub(r"\d+", lambda part: read_digits(part[0], code), number)
@@ -88,14 +98,20 @@ def _read_number(number: str, code: str, decimal_mark: str) -> str:
 
 
 def read_digits(digits: str, code: str) -> str:
-    """Words of a run of ASCII digits: a cardinal, or digit by digit when it is no sensible one."""
+    """Return ASCII digits in words: as a cardinal, or digit by digit if they are too long or have a leading zero."""
     if len(digits) > MAX_CARDINAL_DIGITS or (digits[0] == "0" and len(digits) > 1):
         return _digit_by_digit(digits, code)
     return cardinal(int(digits), code) or _digit_by_digit(digits, code)
 
 
 def spell_numbers(text: str, code: str, is_wrong: Callable[[str], bool] = lambda word: True) -> str:
-    """Write the digits of words that hold some, and that `is_wrong` says so of, as `read_digits` reads them."""
+    """Return the text with the digits in words such as "1990." spelled out by `read_digits`.
+
+    Args:
+        text: Text in the language.
+        code: Code of the language.
+        is_wrong: Whether a word's digits should be spelled out. By default, all are.
+    """
 
     def spell(match: re.Match[str]) -> str:
         if not is_wrong(match[0]):
@@ -112,7 +128,7 @@ def _digit_by_digit(digits: str, code: str) -> str:
 
 @lru_cache(maxsize=4096)
 def cardinal(number: int, code: str) -> str | None:
-    """Words of a whole number >= 0, None when num2words fails on it (its converters raise as they like)."""
+    """Return a whole number >= 0 in words, or None if num2words fails on it (with any of several exceptions)."""
     if code == "am" and number >= 1000:
         return _amharic_cardinal(number)
     try:
@@ -133,7 +149,7 @@ def _amharic_cardinal(number: int) -> str:
 
 
 def amharic_ordinal(number: int) -> str:
-    """Words of an Amharic ordinal, 21 -> ሃያ አንደኛ."""
+    """Return an Amharic ordinal in words: 21 -> ሃያ አንደኛ."""
     rest = number % 1000
     if not rest and number:
         return f"{cardinal(number, 'am')}ኛ"
@@ -142,16 +158,16 @@ def amharic_ordinal(number: int) -> str:
 
 
 def _converter_word(code: str, attribute: str, default: str) -> str:
-    """num2words' own word for the point or the sign, `default` where it has none or only a symbol such as "(-)"."""
+    """Return num2words' word for the point or the sign, or `default` if it has none or only a symbol such as "(-)"."""
     word = getattr(CONVERTER_CLASSES[_NUM2WORDS_CODES.get(code, code)], attribute, None)
     word = (word or "").strip().lower()
     return word if word and not re.search(r"[^\w\s]", word) else default
 
 
 def ethiopic_numerals_to_digits(text: str) -> str:
-    """Rewrite Ethiopic numerals with ASCII digits: ፲፱፻፺ -> 1990, ፼ -> 10000.
+    """Return the text with Ethiopic numerals in ASCII digits: ፲፱፻፺ -> 1990, ፼ -> 10000.
 
-    Units and tens add up, ፻ multiplies what stands before it by a hundred, ፼ by ten thousand; a missing factor is one.
+    Units and tens add up. ፻ multiplies the preceding value by 100 and ፼ by 10,000; a missing value counts as 1.
     """
     return _ETHIOPIC_NUMERAL.sub(lambda match: str(_ethiopic_value(match[0])), text)
 

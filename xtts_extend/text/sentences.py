@@ -1,4 +1,4 @@
-"""Long text into sentences: boundaries by pysbd, then a length that the model can take."""
+"""Splitting of long text into sentences that are short enough for the model."""
 
 from __future__ import annotations
 
@@ -11,26 +11,37 @@ from pysbd.languages import LANGUAGE_CODES
 
 from xtts_extend.errors import LanguageError
 
-# pysbd's time grows with the square of the length (80,000 characters: 8 s), so it gets a line in blocks.
+# pysbd's time grows with the square of the length (80,000 characters: 8 s), so lines are split into blocks first.
 _BLOCK = 500
 
-# Full stops of scripts whose rules pysbd lacks, or has for one language of several; ፡፡ is a common way to type ።.
+# Full stops of scripts that pysbd does not support in all languages; ። is often typed as ፡፡.
 _FULL_STOP = re.compile("(?<=[።፧፨।॥།။។۔。！？])(?![።፧፨।॥།။።۔。！？])|(?<=፡፡)")
 _SENTENCE_END = re.compile(r"[.!?።፧।॥။។۔。！？]+\s|፡፡|[።။។。！？]")
 _SPOKEN = re.compile(r"\w")
-# A place to wrap, with the piece before it: white space, the Ethiopic word space, or a zero-width space.
+# Text up to a place to wrap: white space, the Ethiopic word space, or a zero-width space.
 _WORD = re.compile("[^\\s፡\u200b]*[\\s፡\u200b]+|[^\\s፡\u200b]+")
 
 
 def split_sentences(text: str, language: str, limit: int) -> list[str]:
-    """Sentences of a text, none longer than `limit` characters, none empty.
+    """Return the sentences of a text, none of them empty or longer than the limit.
 
-    Boundaries are pysbd's own for the languages that it knows, its English rules for all others, and the full stops of
-    other scripts. A longer sentence is wrapped at spaces; a word longer than the limit is cut, before a letter and not
-    before its combining marks. Raises LanguageError when `limit` is below 1.
+    Sentences end according to pysbd's rules (the English rules for languages that it does not support), and at the full
+    stops of other scripts. A longer sentence is wrapped at spaces. A word longer than the limit is split, but not
+    between a letter and its combining marks.
+
+    >>> split_sentences("ሰላም ነው። ደህና ነህ፧ አዎ!", "am", 130)
+    ['ሰላም ነው።', 'ደህና ነህ፧', 'አዎ!']
+
+    Args:
+        text: Text of any length.
+        language: Code of the language.
+        limit: Length of the longest sentence, in characters.
+
+    Raises:
+        LanguageError: The limit is below 1.
     """
     if limit < 1:
-        raise LanguageError(f"Sentences were to be split at {limit} characters; the limit has to be 1 or more.")
+        raise LanguageError(f"Sentences cannot be split at {limit} characters; expected a limit of 1 or more.")
     segmenter = _segmenter(language.split("-")[0])
     pieces: list[str] = []
     for line in text.splitlines():
@@ -38,7 +49,7 @@ def split_sentences(text: str, language: str, limit: int) -> list[str]:
             for sentence in segmenter.segment(block):
                 for part in _FULL_STOP.split(sentence):
                     for piece in _wrap(part.strip(), limit):
-                        # Marks alone are nothing to say: the model would make up a sound.
+                        # The model would make up a sound for punctuation alone.
                         if pieces and not _SPOKEN.search(piece) and len(pieces[-1] + piece) <= limit:
                             pieces[-1] += piece
                         else:
@@ -55,9 +66,9 @@ def _blocks(line: str, size: int) -> list[str]:
     blocks = []
     while len(line) > size:
         ends = [match.end() for match in _SENTENCE_END.finditer(line, 0, size)]
-        cut = ends[-1] if ends else line.rfind(" ", 0, size) + 1 or size
-        blocks.append(line[:cut])
-        line = line[cut:]
+        end = ends[-1] if ends else line.rfind(" ", 0, size) + 1 or size
+        blocks.append(line[:end])
+        line = line[end:]
     return [*blocks, line] if line.strip() else blocks
 
 
@@ -68,16 +79,16 @@ def _wrap(sentence: str, limit: int) -> list[str]:
             lines.append(line.strip())
             line = ""
         while len(word.rstrip()) > limit:
-            cut = _break_position(word, limit)
-            lines.append(word[:cut])
-            word = word[cut:]
+            end = _break_position(word, limit)
+            lines.append(word[:end])
+            word = word[end:]
         line += word
     return [piece for piece in [*lines, line.strip()] if piece]
 
 
 def _break_position(word: str, limit: int) -> int:
-    """The last place up to `limit` that does not part a letter from its marks, `limit` when there is none."""
-    cut = limit
-    while cut and unicodedata.category(word[cut])[0] == "M":
-        cut -= 1
-    return cut or limit
+    """Return the last index up to `limit` that does not separate a letter from its marks, or `limit` if none does."""
+    index = limit
+    while index and unicodedata.category(word[index])[0] == "M":
+        index -= 1
+    return index or limit

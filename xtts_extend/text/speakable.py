@@ -1,4 +1,4 @@
-"""What of a text can be spoken: sentences that the model takes, without what the vocabulary lacks."""
+"""Splitting of text into sentences that the model can speak, without characters that the vocabulary does not have."""
 
 from __future__ import annotations
 
@@ -17,48 +17,54 @@ from xtts_extend.text.vocabulary import first_ten, name_character
 
 @dataclass(frozen=True)
 class SpokenText:
-    """Sentences in order, and the characters of the text that the vocabulary lacks.
+    """The sentences of a text that can be spoken, and its unknown characters.
 
-    In the sentences these are left out, or written as what it has: other dashes and quotes, letters and digits that are
-    another form of plain ones. Characters that nobody sees are not among them.
+    Attributes:
+        sentences: Sentences in order. Unknown characters are left out or replaced by plain forms that the vocabulary
+            has: dashes, quotes, and variants of letters and digits.
+        unknown: Characters that the vocabulary does not have, except invisible ones.
     """
 
     sentences: list[str]
     unknown: list[str]
 
 
-def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, most_tokens: int) -> SpokenText:
-    """Split a text into sentences of up to `most_tokens` tokens, and pass over those of which nothing is spoken.
+def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, max_tokens: int) -> SpokenText:
+    """Split a text into sentences that the model can speak, and skip those that have nothing to speak.
 
-    A sentence is measured as the model gets it: cleaned, with its numbers in words. Nothing is spoken of marks, spaces
-    and characters that the vocabulary lacks.
+    Tokens are counted after cleaning, with numbers in words. Punctuation, spaces and characters that the vocabulary
+    does not have are not spoken.
+
+    >>> from xtts_extend.text.tokenizer import load_tokenizer
+    >>> spoken_text(load_tokenizer("XTTS/vocab.json"), "It’s here. ... 日", "en", 400)
+    SpokenText(sentences=["It's here..."], unknown=['’', '日'])
 
     Args:
-        tokenizer: of the model, enabled for the language.
-        text: of any length.
-        language: a code whose tag the vocabulary holds.
-        most_tokens: that the model takes, the language tag included.
+        tokenizer: The model's tokenizer, from `load_tokenizer`.
+        text: Text of any length.
+        language: Code of a language whose tag is in the vocabulary.
+        max_tokens: Largest number of tokens per sentence, including the language tag.
 
     Raises:
-        DataError: nothing of the text is spoken, or it is no Unicode.
+        DataError: The text has nothing to speak, or is not Unicode.
     """
-    # accents that stand by themselves are one character with their letter for the vocabulary
+    # The vocabulary has letters with their accents as one character.
     text = unicodedata.normalize("NFC", text)
     if broken := [character for character in text if "\ud800" <= character <= "\udfff"]:
-        raise DataError(f"The text is not UTF-8: it holds the byte 0x{ord(broken[0]) & 0xFF:02x}. Give it as UTF-8.")
+        raise DataError(f"The text is not UTF-8: it has the byte 0x{ord(broken[0]) & 0xFF:02x}. Pass it as UTF-8.")
     limit = tokenizer.char_limits[language.split("-")[0]]
     sentences: list[str] = []
     unknown: dict[str, None] = {}
     for sentence in split_sentences(text, language, limit):
-        for stand_in in (_compatible, _replacement):
-            lacking, _ = _read(tokenizer, sentence, language)
-            if not lacking:
+        for substitute in (_plain_form, _replacement):
+            missing, _ = _read(tokenizer, sentence, language)
+            if not missing:
                 break
-            unknown |= dict.fromkeys(piece for piece in lacking if not _is_invisible(piece))
-            # cleaners, and the model before them, lower the case
-            kept = (stand_in(one) if one.lower() in lacking else one for one in sentence)
-            sentence = " ".join("".join(kept).split())
-        for part in _fit(tokenizer, sentence, language, most_tokens):
+            unknown |= dict.fromkeys(piece for piece in missing if not _is_invisible(piece))
+            # The model and its cleaners lowercase the text, so compare in lower case.
+            characters = (substitute(old) if old.lower() in missing else old for old in sentence)
+            sentence = " ".join("".join(characters).split())
+        for part in _split_by_tokens(tokenizer, sentence, language, max_tokens):
             _, is_spoken = _read(tokenizer, part, language)
             if is_spoken:
                 sentences.append(part)
@@ -69,16 +75,16 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, most_tok
 
 def _unspeakable_reason(text: str, unknown: list[str], language: str) -> str:
     if not unknown:
-        return f"no word is left of {text[:80]!r} after cleaning. Give text with letters or digits."
+        return f"no word of {text[:80]!r} is left after cleaning. Pass text with letters or digits."
     names = first_ten([name_character(character) for character in unknown])
     return (
-        f"the vocabulary lacks every character that could be spoken, of {names}. Is the text in '{language}'? Give the "
-        "language's code, or text in its letters."
+        f"the vocabulary has none of the characters to speak ({names}). Is the text in '{language}'? Pass the code of "
+        f"its language, or text in the letters of '{language}'."
     )
 
 
 def _read(tokenizer: VoiceBpeTokenizer, sentence: str, language: str) -> tuple[list[str], bool]:
-    """The pieces of a sentence that the vocabulary lacks, and whether anything of it is spoken."""
+    """Return the pieces of a sentence that the vocabulary does not have, and whether it has anything to speak."""
     cleaned = tokenizer.preprocess_text(lower_dotted_i(sentence, language), language.split("-")[0])
     vocabulary = bare_tokenizer(tokenizer, language)
     encoding = vocabulary.encode(cleaned)
@@ -95,32 +101,32 @@ def _read(tokenizer: VoiceBpeTokenizer, sentence: str, language: str) -> tuple[l
 
 
 def _is_invisible(piece: str) -> bool:
-    """Whether nothing of a text is lost without this character: a mark of direction, a soft hyphen, a control code."""
+    """Return whether text looks the same without this character: a direction mark, soft hyphen or control code."""
     return len(piece) == 1 and is_silent(piece) and unicodedata.category(piece) != "Co"
 
 
-def _compatible(character: str) -> str:
-    """The plain letters, digits or marks of which a character is a form: Ａ, ﬁ, Ⅻ, ², ½, ％; else the character itself.
+def _plain_form(character: str) -> str:
+    """Return the plain letters, digits or marks for a variant such as Ａ, ﬁ, Ⅻ, ², ½ or ％, else the character itself.
 
-    Symbols that stand for words of one language, as № does, are no such forms.
+    Symbols that stand for words of one language, such as №, do not count as variants.
     """
     category = unicodedata.category(character)
     plain = unicodedata.normalize("NFKC", character).replace("\N{FRACTION SLASH}", "/")
     if category == "So" or not (plain.isascii() or any(map(str.isalnum, plain))):
         return character
-    # 2½ is not 21/2, nor 10² 102
+    # Without spaces, 2½ would become 21/2 and 10² would become 102.
     return f" {plain} " if category == "No" else plain
 
 
 def _replacement(character: str) -> str:
-    """What stands in the place of an unknown character: ' for ’; else a space for what may part two words."""
+    """Return what replaces an unknown character: ' for ’, nothing for a letter or digit, else a space."""
     plain = plain_mark(character)
     return plain if plain is not None else "" if character.isalnum() else " "
 
 
-def _fit(tokenizer: VoiceBpeTokenizer, sentence: str, language: str, most_tokens: int) -> list[str]:
-    """Part a sentence in two, of which the first is the longer one, until each has up to `most_tokens` tokens."""
-    if len(sentence) < 2 or len(tokenizer.encode(lower_dotted_i(sentence, language), language)) <= most_tokens:
+def _split_by_tokens(tokenizer: VoiceBpeTokenizer, sentence: str, language: str, max_tokens: int) -> list[str]:
+    """Split a sentence in two, the longer part first, and repeat until no part has more than `max_tokens` tokens."""
+    if len(sentence) < 2 or len(tokenizer.encode(lower_dotted_i(sentence, language), language)) <= max_tokens:
         return [sentence]
     parts = split_sentences(sentence, language, min(len(sentence) - 1, len(sentence) * 3 // 5 + 1))
-    return [fitting for part in parts for fitting in _fit(tokenizer, part, language, most_tokens)]
+    return [piece for part in parts for piece in _split_by_tokens(tokenizer, part, language, max_tokens)]

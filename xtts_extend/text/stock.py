@@ -1,4 +1,4 @@
-"""The languages that coqui-tts cleans itself: they stay exactly as they are."""
+"""The languages that coqui-tts cleans itself. Their cleaning stays unchanged."""
 
 from __future__ import annotations
 
@@ -8,33 +8,41 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import LanguageError
 
-# A tokenizer without a vocabulary: coqui's cleaning lives in its methods. Taken before `enable()` patches them.
+# Coqui's cleaning is a method of its tokenizer, read here before `enable()` patches it. It needs no vocabulary.
 _tokenizer = VoiceBpeTokenizer()
 _preprocess = VoiceBpeTokenizer.preprocess_text
 
-#: The length in characters up to which one utterance is good, of each.
+#: Language → length of the longest utterance that the model speaks well, in characters.
 STOCK_LIMITS: dict[str, int] = dict(_tokenizer.char_limits)
+#: Codes of coqui's own languages.
 STOCK_LANGUAGES: frozenset[str] = frozenset(STOCK_LIMITS)
 
 
 def is_stock(code: str) -> bool:
-    """Whether coqui-tts itself cleans this language; a region is ignored, as coqui does ("zh-cn" is "zh")."""
+    """Return whether coqui-tts itself cleans this language. Like coqui, this ignores the region: "zh-cn" is "zh"."""
     return code.split("-")[0] in STOCK_LANGUAGES
 
 
 def clean_stock(text: str, language: str) -> str:
-    """The text as coqui cleans it in one of its own languages; LanguageError where a package is lacking for that."""
+    """Return the text as coqui cleans it in one of its own languages.
+
+    Raises:
+        LanguageError: The cleaning needs a package that is not installed.
+    """
     try:
         return _preprocess(_tokenizer, text, language)
     except ImportError as error:
-        raise LanguageError(f"coqui's cleaning of '{language}' lacks a package: {error}. Install it.") from error
+        raise LanguageError(
+            f"Coqui's cleaning of '{language}' needs a package that is not installed: {error}. Install it."
+        ) from error
 
 
 def compose_stock(text: str, code: str) -> str:
-    """Text of coqui's own languages with accents in its letters (NFC); of others as it is, their cleaners do the same.
+    """Return text in one of coqui's own languages in composed form (NFC), and other text unchanged.
 
-    Coqui's cleaners leave accents that are characters of their own (NFD), and its vocabulary has none of them.
+    Coqui's cleaners keep accents that are separate characters (NFD), which its vocabulary does not have. The cleaners
+    of other languages compose the text themselves.
     """
     composed = unicodedata.normalize("NFC", text) if is_stock(code) and not text.isascii() else text
-    # NFC takes some letters of Indic scripts apart
+    # NFC decomposes some letters of Indic scripts.
     return composed if len(composed) < len(text) else text

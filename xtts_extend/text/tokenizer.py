@@ -1,4 +1,4 @@
-"""Teaches coqui's tokenizer, and `Xtts.synthesize`, the registered languages. Only `enable()` patches anything."""
+"""Support for registered languages in coqui's tokenizer and in `Xtts`. Only `enable()` patches anything."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from xtts_extend.text.languages import (
 )
 from xtts_extend.text.vocabulary import language_codes, load_vocabulary
 
-_MARK = "_xtts_extend_enabled"
+_ENABLED = "_xtts_extend_enabled"
 
 
 class _CharLimits(dict[str, int]):
-    """coqui's character limits, which know the languages of our registry too."""
+    """Coqui's character limits, with those of registered languages."""
 
     def __missing__(self, code: str) -> int:
         return get_language(code).char_limit
@@ -41,13 +41,13 @@ class _CharLimits(dict[str, int]):
 
 @dataclass(frozen=True)
 class PackedLanguage:
-    """A language whose vocabulary and cleaning belong to one model: they beat the registry there, and nowhere else.
+    """A language from a pack. Its vocabulary and cleaning override the registry, but only in the pack's model.
 
     Attributes:
-        code: of the language.
-        tokenizer: of the vocabulary.
-        cleaning: from text as it is written to text that is tokenized.
-        char_limit: characters up to which an utterance is good.
+        code: Code of the language.
+        tokenizer: Bare tokenizer with the pack's vocabulary.
+        cleaning: Cleaning of text before it is tokenized.
+        char_limit: Length of the longest utterance that the model speaks well, in characters.
     """
 
     code: str
@@ -56,43 +56,48 @@ class PackedLanguage:
     char_limit: int
 
     def clean(self, text: str) -> str:
-        """The text that becomes tokens."""
+        """Return the text as it is tokenized."""
         return clean_numbers(self.cleaning, text, self.code)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, its tag before it, as coqui's tokenizer gives them."""
+        """Return the token ids of the language tag and the text, like coqui's tokenizer."""
         tagged = language_tag(self.code) + self.clean(text)
         return list(self.tokenizer.encode(tagged.replace(" ", "[SPACE]")).ids)
 
 
 def packed_language(tokenizer: VoiceBpeTokenizer, language: str) -> PackedLanguage | None:
-    """What a pack says of a language, where the tokenizer's model has a pack for it.
+    """Return a language's pack in the tokenizer's model, or None if there is none.
 
-    These are a tokenizer's attribute `packed`, by their codes.
+    The tokenizer's attribute `packed` maps language codes to packs.
     """
     packed: Mapping[str, PackedLanguage] = getattr(tokenizer, "packed", {})
     return packed.get(language.split("-")[0])
 
 
 def bare_tokenizer(tokenizer: VoiceBpeTokenizer, language: str) -> Tokenizer:
-    """The bare tokenizer for texts in a language: its pack's, or the model's own."""
+    """Return the bare tokenizer for a language: its pack's, or the model's own."""
     packed = packed_language(tokenizer, language)
     return packed.tokenizer if packed else tokenizer.tokenizer
 
 
 def enable() -> None:
-    """Let coqui-tts accept every language whose tag the loaded vocabulary holds; calling it twice is harmless.
+    """Make coqui-tts accept every language whose tag is in the loaded vocabulary. Calling it twice is harmless.
 
-    Patched are `VoiceBpeTokenizer.preprocess_text` (cleaning through the registry), `.char_limits`, `.encode` (a code
-    without a tag is a LanguageError, where coqui spells out the tag as unknown tokens), `Xtts.synthesize`,
-    `Xtts.inference` and `.inference_stream` (the upper-case I of Turkic languages), and `split_sentence` (text
-    splitting of other languages than coqui's own, without spaCy). What coqui does with its own languages stays as it
-    is, but for numbers that its cleaners fail on. Where a model has a pack for a language, its text is cleaned and
-    tokenized as the pack says.
+    This patches:
+
+    - `VoiceBpeTokenizer.preprocess_text`: cleans text with the registry.
+    - `VoiceBpeTokenizer.char_limits`: has a limit for every language.
+    - `VoiceBpeTokenizer.encode`: raises LanguageError for a code without a tag, where coqui gives unknown tokens.
+    - `Xtts.synthesize`: accepts every language with a tag.
+    - `Xtts.inference` and `.inference_stream`: lowercase the I of Turkic languages correctly.
+    - `split_sentence`: splits text in languages that are not coqui's own, without spaCy.
+
+    Coqui's own languages stay unchanged, except for numbers that its cleaners fail on. If a model has a pack for a
+    language, the pack determines its cleaning and tokenization.
     """
-    if getattr(VoiceBpeTokenizer, _MARK, False):
+    if getattr(VoiceBpeTokenizer, _ENABLED, False):
         return
-    # Here and not above: it loads the whole model code.
+    # Imported here because it loads all of the model code.
     import TTS.tts.models.xtts as coqui_xtts
 
     preprocess_text, encode = VoiceBpeTokenizer.preprocess_text, VoiceBpeTokenizer.encode
@@ -116,7 +121,7 @@ def enable() -> None:
 
     @functools.wraps(synthesize)
     def new_synthesize(self: Any, text: str, config: Any = None, *, language: str | None = None, **kwargs: Any) -> Any:
-        # Without a language coqui's own message is the better one.
+        # If no language is given, coqui's own message is better.
         if language is not None:
             require_tag(self.tokenizer, language)
             if language not in self.config.languages:
@@ -129,10 +134,10 @@ def enable() -> None:
             return split_sentence(text, lang, text_split_length)
         if text_split_length is None or len(text) < text_split_length:
             return [text.strip()]
-        return _pack(split_sentences(text, lang, text_split_length), text_split_length)
+        return _join_short_sentences(split_sentences(text, lang, text_split_length), text_split_length)
 
     def get_char_limits(self: VoiceBpeTokenizer) -> _CharLimits:
-        # A tokenizer made before `enable()` holds a plain dict.
+        # A tokenizer that was created before `enable()` has a plain dict.
         limits: dict[str, int] = vars(self)["char_limits"]
         packed: Mapping[str, PackedLanguage] = getattr(self, "packed", {})
         return _CharLimits(limits | {code: language.char_limit for code, language in packed.items()})
@@ -145,13 +150,13 @@ def enable() -> None:
     VoiceBpeTokenizer.char_limits = property(get_char_limits, set_char_limits)
     coqui_xtts.Xtts.synthesize = new_synthesize
     for name in ("inference", "inference_stream"):
-        setattr(coqui_xtts.Xtts, name, _with_dotless_i(getattr(coqui_xtts.Xtts, name)))
+        setattr(coqui_xtts.Xtts, name, _with_turkic_i(getattr(coqui_xtts.Xtts, name)))
     coqui_tokenizer.split_sentence = coqui_xtts.split_sentence = new_split_sentence
-    setattr(VoiceBpeTokenizer, _MARK, True)
+    setattr(VoiceBpeTokenizer, _ENABLED, True)
 
 
-def _with_dotless_i(speak: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of `Xtts` that lower-cases its text, which makes an i of the I of Turkic languages."""
+def _with_turkic_i(speak: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of `Xtts` that lowercases Turkic I and İ first, because `Xtts` would turn I into i."""
 
     @functools.wraps(speak)
     def new_speak(self: Any, text: str, language: str, *args: Any, **kwargs: Any) -> Any:
@@ -161,21 +166,26 @@ def _with_dotless_i(speak: Callable[..., Any]) -> Callable[..., Any]:
     return new_speak
 
 
-def _pack(sentences: list[str], limit: int) -> list[str]:
-    """Join neighbouring sentences up to the limit, as coqui's text splitting does: short ones alone sound poor."""
-    packed: list[str] = []
+def _join_short_sentences(sentences: list[str], limit: int) -> list[str]:
+    """Join adjacent sentences up to the limit, as coqui does, because short sentences by themselves sound bad."""
+    joined: list[str] = []
     for sentence in sentences:
-        if packed and len(packed[-1]) + 1 + len(sentence) <= limit:
-            packed[-1] += " " + sentence
+        if joined and len(joined[-1]) + 1 + len(sentence) <= limit:
+            joined[-1] += " " + sentence
         else:
-            packed.append(sentence)
-    return packed
+            joined.append(sentence)
+    return joined
 
 
 def load_tokenizer(vocab: Path | str) -> VoiceBpeTokenizer:
-    """coqui's tokenizer of a vocabulary file, with every registered language enabled.
+    """Return coqui's tokenizer for a vocabulary file, with all registered languages enabled.
 
-    Raises VocabularyError when the file is missing, unreadable, or no XTTS vocabulary.
+    >>> tokenizer = load_tokenizer("am/vocab.json")
+    >>> tokenizer.decode(tokenizer.encode("ሰላም", "am"))
+    '[am]ሰላም'
+
+    Raises:
+        VocabularyError: The file is missing, unreadable or not an XTTS vocabulary.
     """
     vocabulary = load_vocabulary(vocab)
     enable()
@@ -185,30 +195,30 @@ def load_tokenizer(vocab: Path | str) -> VoiceBpeTokenizer:
 
 
 def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
-    """Raise LanguageError unless the vocabulary holds the language's tag, as a token that text can become."""
+    """Raise LanguageError unless the vocabulary has the language's tag and the tokenizer matches it."""
     tag = language_tag(language)
     vocabulary = bare_tokenizer(tokenizer, language)
     index = vocabulary.token_to_id(tag)
     if index is not None:
-        # as it stands before a text
+        # In training and speech, the text directly follows the tag.
         pieces = vocabulary.encode(f"{tag}a")
         if pieces.ids[:1] == [index]:
             return
         raise LanguageError(
-            f"The tag is never matched: {tag} is an entry of the vocabulary and none of its added tokens, so every "
-            f"text in '{language}' would begin with {' '.join(pieces.tokens)} instead of it. Add it to added_tokens, "
-            "as the other tags are, or make the vocabulary with `xtts-extend extend-vocab`."
+            f"The tag is never matched: {tag} is an entry of the vocabulary but not an added token, so every text in "
+            f"'{language}' would begin with {' '.join(pieces.tokens)} instead. Add it to added_tokens like the other "
+            "tags, or create the vocabulary with `xtts-extend extend-vocab`."
         )
     validate_code(language.split("-")[0])
-    known = [*language_codes(vocabulary.get_vocab()), *getattr(tokenizer, "packed", {})]
+    codes = [*language_codes(vocabulary.get_vocab()), *getattr(tokenizer, "packed", {})]
     raise LanguageError(
-        f"The vocabulary has no tag {tag} for language '{language}'; it has tags for: {', '.join(known) or 'none'}. "
+        f"The vocabulary has no tag {tag} for language '{language}'; it has tags for: {', '.join(codes) or 'none'}. "
         "Correct the code, or add the language with `xtts-extend extend-vocab`."
     )
 
 
 def require_cleanable(tokenizer: VoiceBpeTokenizer, language: str) -> None:
-    """Raise LanguageError unless the vocabulary holds the language's tag and its cleaner works here."""
+    """Raise LanguageError unless the vocabulary has the language's tag and its cleaner can run."""
     require_tag(tokenizer, language)
     try:
         tokenizer.encode("a", language)

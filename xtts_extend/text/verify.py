@@ -1,4 +1,4 @@
-"""Measures vocabularies on text, and proves that an extended one cuts old text as the old one did."""
+"""Vocabulary statistics, and a check that an extended vocabulary tokenizes old text like its base."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ _EXAMPLES = 10
 
 @dataclass(frozen=True)
 class TextMeasure:
-    """How a vocabulary spells a text. Both numbers leave out language tags and [SPACE].
+    """Statistics of a vocabulary on a text. Language tags and [SPACE] do not count.
 
-    `unknown_share`: of the tokens that spell letters, digits or signs, the share that is [UNK]; punctuation that the
-    vocabulary knows is not counted, or a foreign script would look partly known by its commas.
-    `tokens_per_word`: tokens per word, a word being what stands between spaces.
+    Attributes:
+        unknown_share: Share of [UNK] among the tokens for letters, digits and signs. Known punctuation does not count,
+            because its commas would make a foreign script look partly known.
+        tokens_per_word: Tokens per word; words are separated by spaces.
     """
 
     unknown_share: float
@@ -35,9 +36,18 @@ class TextMeasure:
 
 @dataclass(frozen=True)
 class VocabularyCheck:
-    """What `check_vocabulary` found; `ok` is the promise that what the model knew stays.
+    """Results of `check_vocabulary`.
 
-    `skipped_lines` are those that the old vocabulary cannot spell, or that coqui's own cleaning fails on.
+    Attributes:
+        changed_ids: Number of old tokens that have another id or none.
+        changed_lines: Number of lines that are tokenized differently.
+        unknown_share: Share of unknown tokens with the new vocabulary; see `TextMeasure`.
+        dead_entries: Number of new entries that are never used, not even for their own text.
+        checked_lines: Number of lines that were compared.
+        skipped_lines: Number of lines that the old vocabulary cannot spell or that coqui's cleaning fails on.
+        changed_id_names: Up to ten of the old tokens with changed ids.
+        changed_line_examples: Up to ten of the changed lines, with their files.
+        dead_entry_names: Up to ten of the dead entries.
     """
 
     changed_ids: int
@@ -52,14 +62,20 @@ class VocabularyCheck:
 
     @property
     def ok(self) -> bool:
+        """Whether all old tokens keep their ids and all old lines their tokens."""
         return self.changed_ids == 0 and self.changed_lines == 0
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the results as JSON."""
         return {"ok": self.ok, **asdict(self)}
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 text file, a byte order mark accepted. DataError for what cannot be read, with the byte."""
+    """Yield the lines of a UTF-8 text file, without a byte order mark.
+
+    Raises:
+        DataError: The file cannot be read, or is not UTF-8. The message names the byte.
+    """
     offset = number = 0
     try:
         with open(path, "rb") as file:
@@ -78,13 +94,23 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def read_texts(path: Path, columns: Mapping[str, str] | None = None) -> tuple[Iterable[str], bool]:
-    """The lines of a text file or the texts of a manifest, and whether it is one; see `rows.texts_of_manifest`."""
+    """Return the lines of a text file or the texts of a manifest, and whether it is a manifest.
+
+    Args:
+        path: A text file or a manifest.
+        columns: Columns of the manifest; see `rows.texts_of_manifest`.
+    """
     texts = texts_of_manifest(path, columns) if path.is_file() else None
     return (read_lines(path), False) if texts is None else (texts, True)
 
 
 def measure(tokenizer: Tokenizer, words: Counter[str]) -> TextMeasure:
-    """Measure a tokenizer on the words of a cleaned text, given with how often each occurs."""
+    """Return statistics of a tokenizer on the words of a cleaned text.
+
+    Args:
+        tokenizer: Bare tokenizer.
+        words: Count of each word.
+    """
     unknown_id = tokenizer.token_to_id("[UNK]")
     unknown = spelled = tokens = 0
     for (_, count), encoding in zip(words.items(), encode_all(tokenizer, words), strict=True):
@@ -100,7 +126,7 @@ def _spells(token: str) -> bool:
 
 
 def dead_entries(base: Vocabulary, extended: Vocabulary) -> list[str]:
-    """New entries that the extended vocabulary never gives, not even for the entry's own text."""
+    """Return the new entries that the extended vocabulary never uses, not even for their own text."""
     new = [token for token in extended.tokens if token not in base.tokens]
     encodings = encode_all(extended.tokenizer, new)
     return [token for token, encoding in zip(new, encodings, strict=True) if encoding.ids != [extended.tokens[token]]]
@@ -109,23 +135,35 @@ def dead_entries(base: Vocabulary, extended: Vocabulary) -> list[str]:
 def check_vocabulary(
     base_vocab: Path, vocab: Path, texts: Sequence[Path], columns: Mapping[str, str] | None = None
 ) -> VocabularyCheck:
-    """Compare an extended vocabulary with its base, id by id, and line by line on any text.
+    """Compare an extended vocabulary with its base: all ids, and the tokens of all lines of text files.
 
-    Of manifests only the texts count; `columns` says where they are, if that is not to be recognised.
+    Lines are cleaned as in coqui, tagged if both vocabularies have the language's tag, and tokenized as in stock
+    coqui-tts. The stem of a file's name is its language if coqui or one of the vocabularies supports it (`en.txt`,
+    `udhr/am.txt`); other files are read as English. Lines that the old vocabulary cannot spell are skipped.
 
-    A line is cleaned as coqui cleans its language, tagged where both vocabularies hold the tag, and cut with both by
-    the tokenizer that stock coqui-tts uses. The language of a file is the stem of its name when coqui or one of the
-    vocabularies knows it (`en.txt`, `udhr/am.txt`), English otherwise. Lines that the old vocabulary cannot spell do
-    not count. Raises VocabularyError and DataError for files that cannot be read.
+    >>> _ = Path("en.txt").write_text("The old farmer found a silver key.")
+    >>> check = check_vocabulary(Path("XTTS/vocab.json"), Path("am/vocab.json"), [Path("en.txt")])
+    >>> check.ok, check.checked_lines, check.changed_lines
+    (True, 1, 0)
+
+    Args:
+        base_vocab: The base's vocabulary file.
+        vocab: The extended vocabulary file.
+        texts: Text files in UTF-8, or manifests, of which only the texts are read.
+        columns: Columns of the manifests, from `data.columns.parse_columns`. They are detected by default.
+
+    Raises:
+        VocabularyError: A vocabulary cannot be read.
+        DataError: A text cannot be read, or all of them are empty.
     """
     base, extended = load_vocabulary(base_vocab), load_vocabulary(vocab)
     moved = [token for token, index in base.tokens.items() if extended.tokens.get(token) != index]
     if closed := count_closed_gaps(base.tokens, extended.tokens):
-        warn_once(f"{closed} of the {len(moved)} ids that moved did so because the base's gaps were closed.")
+        warn_once(f"{len(moved)} ids changed, {closed} of them because the base's gaps were closed.")
     dead = dead_entries(base, extended)
     changed: list[str] = []
     words: Counter[str] = Counter()
-    checked = skipped = apart = 0
+    checked = skipped = decomposed = 0
     for path in texts:
         language = _language_of(Path(path), {*base.languages, *extended.languages})
         tag = language_tag(language)
@@ -133,7 +171,7 @@ def check_vocabulary(
         lines: list[str] = []
         for line in read_texts(Path(path), columns)[0]:
             composed = compose_stock(line, language)
-            apart += composed != line
+            decomposed += composed != line
             try:
                 cleaned = clean_text(composed, language)
             except CLEANER_ERRORS:
@@ -151,10 +189,10 @@ def check_vocabulary(
             checked += 1
             if old.ids != new.ids:
                 changed.append(f"{path}: {line}")
-    if apart:
-        warn_once(f"The accents of {apart} lines were separate (NFD): composed.")
+    if decomposed:
+        warn_once(f"Composed {decomposed} lines that had accents as separate characters (NFD).")
     if texts and not checked + skipped:
-        raise DataError(f"There is no text in {', '.join(map(str, texts))}: nothing was compared. Give some.")
+        raise DataError(f"There is no text in {', '.join(map(str, texts))}, so nothing was compared. Pass some text.")
     return VocabularyCheck(
         changed_ids=len(moved),
         changed_lines=len(changed),

@@ -1,4 +1,4 @@
-"""XTTS vocabularies: reading, comparing, appending, and spelling new tokens with old ones."""
+"""XTTS vocabularies: reading, comparing and extending them, and spelling new tokens with old ones."""
 
 from __future__ import annotations
 
@@ -27,11 +27,21 @@ _BATCH = 10_000
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary as the `tokenizers` library, and so coqui-tts, understands its file.
+    """A vocabulary as the `tokenizers` library, and so coqui-tts, reads its file.
 
-    `tokens` maps every entry to its id, added tokens included; `merges` are in order; `content` is the file's text,
-    repaired where another tool left something out; `unmatched_tags` are language tags that text never becomes, and
-    `without_merges` entries of several characters that no merge leads to.
+    >>> vocabulary = load_vocabulary("am/vocab.json")
+    >>> vocabulary.languages
+    ['en', 'es', 'am']
+    >>> vocabulary.tokens["[START]"], vocabulary.unk_id
+    (261, 1)
+
+    Attributes:
+        path: The file.
+        tokens: Token → id of all entries, including added tokens.
+        merges: Merges in order.
+        content: Text of the file after repairs.
+        unmatched_tags: Language tags that are never matched in text.
+        without_merges: Entries of several characters that are not the result of a merge.
     """
 
     path: Path
@@ -43,41 +53,50 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Rows that a model with this vocabulary has: the largest id + 1, gaps included."""
+        """Number of rows that a model needs: the largest id + 1, including gaps."""
         return max(self.tokens.values()) + 1
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of tokens, ids and merges: the same for two files that differ in formatting only."""
+        """SHA-256 of tokens, ids and merges. It does not depend on the formatting of the file."""
         canonical = [sorted(self.tokens.items()), self.merges]
         return hashlib.sha256(json.dumps(canonical, ensure_ascii=True).encode()).hexdigest()
 
     @property
     def languages(self) -> list[str]:
-        """Codes of the language tags, in the order of their ids: ["en", "de", ..., "zh-cn"]."""
+        """Codes of the language tags, in the order of their ids, such as ["en", "de", ..., "zh-cn"]."""
         return language_codes(self.tokens)
 
     @property
     def unk_id(self) -> int:
+        """Id of [UNK], the token for unknown characters."""
         return self.tokens["[UNK]"]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The bare tokenizer, without coqui's cleaning."""
+        """Bare tokenizer, without coqui's cleaning."""
         return Tokenizer.from_str(self.content)
 
 
 def language_codes(tokens: dict[str, int]) -> list[str]:
-    """The codes among the entries of a vocabulary that are language tags, in the order of their ids."""
+    """Return the codes of a vocabulary's language tags, in the order of their ids."""
     matches = (TAG.fullmatch(token) for token in sorted(tokens, key=tokens.__getitem__))
     return [match[1] for match in matches if match]
 
 
 def load_vocabulary(path: Path | str, *, quiet: bool = False) -> Vocabulary:
-    """Read an XTTS `vocab.json`; `quiet` for a copy of one whose faults were named.
+    """Read an XTTS `vocab.json`.
 
-    Raises VocabularyError when it is missing, unreadable, not JSON, not a `tokenizers` BPE file as XTTS uses them, or
-    lacks one of [STOP], [UNK], [SPACE] and [START].
+    >>> load_vocabulary("XTTS/vocab.json").languages
+    ['en', 'es']
+
+    Args:
+        path: The file.
+        quiet: Omit warnings, for a copy of a file that was already read.
+
+    Raises:
+        VocabularyError: The file is missing, unreadable, not JSON or not an XTTS vocabulary, which is a `tokenizers`
+            BPE file with [STOP], [UNK], [SPACE] and [START].
     """
     path = Path(path)
     return parse_vocabulary(read_text(path), path, quiet=quiet)
@@ -85,7 +104,7 @@ def load_vocabulary(path: Path | str, *, quiet: bool = False) -> Vocabulary:
 
 @contextmanager
 def coqui_vocabulary_path(path: Path | str) -> Iterator[str]:
-    """The path where coqui reads the file as we do; else that of a repaired copy, while the context lasts."""
+    """Yield the path if coqui can read the file, else the path of a repaired copy, which is deleted at the end."""
     content = load_vocabulary(path).content.encode()
     if content == Path(path).read_bytes():
         yield str(path)
@@ -97,7 +116,16 @@ def coqui_vocabulary_path(path: Path | str) -> Iterator[str]:
 
 
 def parse_vocabulary(content: str, path: Path, *, quiet: bool = False) -> Vocabulary:
-    """The vocabulary that a file's text describes; `path` is for messages. Raises VocabularyError."""
+    """Return the vocabulary in the text of a file.
+
+    Args:
+        content: Text of the file.
+        path: The file's path, for messages.
+        quiet: Omit warnings.
+
+    Raises:
+        VocabularyError: The text is not an XTTS vocabulary.
+    """
     file = parse_file(content, path)
     notes = list(file.notes)
     tokenizer = Tokenizer.from_str(file.content)
@@ -105,49 +133,50 @@ def parse_vocabulary(content: str, path: Path, *, quiet: bool = False) -> Vocabu
     names: dict[int, str] = {}
     for token, index in tokens.items():
         if names.setdefault(index, token) != token:
-            notes.append(f"{path}: {names[index]} and {token} share the id {index}: one row has to learn both.")
+            notes.append(f"{path}: {names[index]} and {token} share the id {index}, so one row has to learn both.")
     merges = [_split_merge(merge) for merge in file.merges]
     joined = {first + second for first, second in merges}
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values()} | set(file.unmatched_tags)
-    alone = [token for token in tokens if len(token) > 1 and token not in joined and token not in special]
-    if alone:
-        one = len(alone) == 1
+    unreachable = [token for token in tokens if len(token) > 1 and token not in joined and token not in special]
+    if unreachable:
+        count, is_single = len(unreachable), len(unreachable) == 1
         notes.append(
-            f"{path}: {len(alone)} {'entry' if one else 'entries'} of several characters {'has' if one else 'have'} no "
-            f"merge that leads to {'it' if one else 'them'}, so no text becomes {'it' if one else 'one of them'} and "
-            f"{'its row learns' if one else 'their rows learn'} nothing: {first_ten(alone)}."
+            f"{path}: {count} {'entry' if is_single else 'entries'} of several characters "
+            f"{'has' if is_single else 'have'} no merge that leads to {'it' if is_single else 'them'}, so "
+            f"{'it is' if is_single else 'they are'} never used and "
+            f"{'its row learns' if is_single else 'their rows learn'} nothing: {first_ten(unreachable)}."
         )
     for note in [] if quiet else notes:
         warn_once(note)
-    return Vocabulary(path, tokens, merges, file.content, tuple(file.unmatched_tags), tuple(alone))
+    return Vocabulary(path, tokens, merges, file.content, tuple(file.unmatched_tags), tuple(unreachable))
 
 
 def _split_merge(merge: Any) -> Merge:
-    """The two parts of a merge, which files write as "t h" or as ["t", "h"]."""
+    """Return the two parts of a merge, which files write as "t h" or as ["t", "h"]."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def append_entries(base: Vocabulary, tags: Sequence[str], letters: Sequence[str], merges: Sequence[Merge]) -> str:
-    """The text of a vocabulary file with new language tags, letters and merges after the base's, in this order."""
+    """Return the text of a vocabulary file with language tags, letters and merges appended in this order."""
     entries = {token: index for index, token in enumerate([*tags, *letters, *map("".join, merges)], start=base.size)}
     return append_exactly(base, entries, tags, merges)
 
 
 def append_exactly(base: Vocabulary, entries: Mapping[str, int], tags: Sequence[str], merges: Sequence[Merge]) -> str:
-    """The text of a vocabulary file with entries, of given ids, and merges after the base's.
+    """Return the text of a vocabulary file with entries appended under given ids.
 
     Args:
-        base: the vocabulary to extend.
-        entries: token → id.
-        tags: those of the entries that are added tokens.
-        merges: of the entries.
+        base: The vocabulary to extend.
+        entries: Token → id of the new entries.
+        tags: Entries that are language tags and become added tokens.
+        merges: Merges to append.
     """
     data = json.loads(base.content)
     model = data["model"]
     vocab = model["vocab"]
     for token in data["added_tokens"]:
-        # The library gives an added token without an entry an id that depends on the number of entries: pin it.
+        # The library derives the id of an added token without an entry from the number of entries, so write it down.
         token["id"] = vocab.setdefault(token["content"], base.tokens[token["content"]])
     vocab.update(entries)
     template = next(token for token in data["added_tokens"] if token["content"] == "[STOP]")
@@ -158,30 +187,30 @@ def append_exactly(base: Vocabulary, entries: Mapping[str, int], tags: Sequence[
 
 
 def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Any]:
-    """Encodings of many texts, in order, a batch at a time."""
+    """Yield the encodings of texts in order, computed in batches."""
     iterator = iter(texts)
     while batch := list(islice(iterator, _BATCH)):
         yield from tokenizer.encode_batch(batch)
 
 
 def first_ten(names: list[str]) -> str:
-    """The first ten names, for a message."""
+    """Return the first ten names and the number of further ones, for a message."""
     return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def name_character(character: str) -> str:
-    """A character with its code point, which tells apart what looks alike; a longer token as it is."""
+    """Return a character with its code point, which tells look-alikes apart. Longer tokens get none."""
     return f"{character!r} (U+{ord(character):04X})" if len(character) == 1 else repr(character)
 
 
 def count_closed_gaps(tokens: Mapping[str, int], other: Mapping[str, int]) -> int:
-    """How many tokens have another id in `other`, and the one that they get when ids are counted without gaps."""
+    """Return how many ids differ in `other` because the tokens were renumbered there without gaps."""
     ranks = {token: rank for rank, token in enumerate(sorted(tokens, key=tokens.__getitem__))}
     return sum(other.get(token) == rank != tokens[token] for token, rank in ranks.items())
 
 
 def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
-    """Raise VocabularyError, naming the first ten, unless `extended` is `base` plus ids right after its last one."""
+    """Raise VocabularyError unless `extended` is `base` plus entries whose ids directly follow its last id."""
     moved = [
         f"{token} ({index} -> {extended.tokens.get(token, 'gone')})"
         for token, index in sorted(base.tokens.items(), key=lambda entry: entry[1])
@@ -189,28 +218,28 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
     ]
     if moved:
         closed = count_closed_gaps(base.tokens, extended.tokens)
-        why = f" ({closed} of them because the base's gaps were closed)" if closed else ""
+        reason = f" ({closed} of them because the base's gaps were closed)" if closed else ""
         raise VocabularyError(
             f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have "
-            f"moved or vanished{why}: {first_ten(moved)}. "
-            "Make it with `xtts-extend extend-vocab` from the base's own vocab.json."
+            f"another id or are missing{reason}: {first_ten(moved)}. "
+            "Create it with `xtts-extend extend-vocab` from the base's own vocab.json."
         )
     new = {index: token for token, index in extended.tokens.items() if token not in base.tokens}
     wrong = sorted(set(new) ^ set(range(base.size, extended.size)))
     named = [f"{index} ({new[index]})" if index in new else str(index) for index in wrong]
     if wrong or len(new) != len(extended.tokens) - len(base.tokens):
         raise VocabularyError(
-            f"{extended.path} does not extend {base.path}: its new entries should have the ids {base.size} to "
-            f"{extended.size - 1}, each once; missing, misplaced or doubled: "
-            f"{first_ten(named) or 'doubled ids'}. Make it with `xtts-extend extend-vocab`."
+            f"{extended.path} does not extend {base.path}: expected its new entries to have the ids {base.size} to "
+            f"{extended.size - 1}, each once; missing, unexpected or repeated: "
+            f"{first_ten(named) or 'repeated ids'}. Create it with `xtts-extend extend-vocab`."
         )
 
 
 def romanized_spellings(base: Vocabulary, extended: Vocabulary) -> dict[int, list[int]]:
-    """New id -> the old ids that spell its romanisation, [] when the old vocabulary cannot spell it.
+    """Return new id → old ids that spell the romanized token, or → [] if the old vocabulary cannot spell it.
 
-    A new token is written in Latin letters by `anyascii`, in lower case, and cut by the old vocabulary. A language tag
-    maps to the ids of all old language tags.
+    `anyascii` writes a new token in Latin letters, which are lowercased and tokenized with the old vocabulary. A
+    language tag maps to the ids of all old language tags.
     """
     old_tags = [base.tokens[f"[{code}]"] for code in base.languages]
     spellings: dict[int, list[int]] = {}

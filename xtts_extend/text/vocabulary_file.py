@@ -1,7 +1,7 @@
-"""The file of a vocabulary, as XTTS and other tools write it: what is read, what is repaired, what is refused and why.
+"""Parsing, repair and validation of vocabulary files from XTTS and other tools.
 
-Other tools leave things out that the `tokenizers` library forgives and training does not. What has one sensible reading
-gets it, and a note; what would spoil every text is refused.
+Other tools omit parts that the `tokenizers` library does not need and training does. If a file can be read in only one
+sensible way, it is repaired, with a note. A file that would damage every text is refused.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 
 from xtts_extend.errors import VocabularyError
 
+#: Added tokens that every XTTS vocabulary has.
 SPECIAL_TOKENS = ("[STOP]", "[UNK]", "[SPACE]", "[START]")
+#: A language tag, with the code as its group.
 TAG = re.compile(r"\[([a-z]{2,8}(?:-[a-z]{2,8})?)\]")
 
-# Options of the BPE model that XTTS leaves alone; each of them would change how text is cut.
+# Options of the BPE model that XTTS does not set. Each of them would change how text is tokenized.
 _UNSET_OPTIONS = (
     "dropout",
     "continuing_subword_prefix",
@@ -26,19 +28,23 @@ _UNSET_OPTIONS = (
     "ignore_merges",
     "fuse_unk",
 )
-#: Of an added token, and what they are in a vocabulary of XTTS.
+#: Flags of added tokens, with their values in XTTS vocabularies.
 _FLAGS = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-#: Ids without an entry that a vocabulary may have; the base has two. A model has a row for each.
-_MOST_GAPS = 10_000
+#: Largest allowed number of unused ids. A model has a row for each of them. The base has two.
+_MAX_GAPS = 10_000
 _BYTE_ORDER_MARK = "\ufeff"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
 class VocabularyFile:
-    """A file's JSON text as the `tokenizers` library takes it, its merges as they are written, and what was repaired.
+    """The contents of a vocabulary file after repairs.
 
-    `unmatched_tags` are language tags that are entries and no added tokens: text never becomes one of them.
+    Attributes:
+        content: JSON text that the `tokenizers` library can read.
+        merges: Merges as they are written in the file.
+        unmatched_tags: Language tags that are never matched in text, because they are not added tokens.
+        notes: Messages about the repairs.
     """
 
     content: str
@@ -48,7 +54,7 @@ class VocabularyFile:
 
 
 def read_text(path: Path) -> str:
-    """The text of a vocabulary file. Raises VocabularyError when it is missing, unreadable or not UTF-8."""
+    """Return the text of a vocabulary file. Raise VocabularyError if it is missing, unreadable or not UTF-8."""
     raw = b""
     try:
         raw = path.read_bytes()
@@ -59,96 +65,104 @@ def read_text(path: Path) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise VocabularyError(
-            f"Vocabulary {path} is not UTF-8 text (byte {error.start}). Expected an XTTS vocab.json.{_binary(raw)}"
+            f"Vocabulary {path} is not UTF-8 text (byte {error.start}). Expected an XTTS vocab.json.{_binary_hint(raw)}"
         ) from error
 
 
-def _binary(raw: bytes) -> str:
-    """What bytes that are no UTF-8 look like, and what to do then."""
+def _binary_hint(raw: bytes) -> str:
+    """Return what a file that is not UTF-8 looks like, and what to do about it."""
     if raw.startswith(_UTF16_MARKS):
-        return " It looks like UTF-16: save it as UTF-8."
+        return " It looks like UTF-16. Save it as UTF-8."
     if raw.startswith(b"\n") and b"<unk>" in raw[:64]:
-        return " It looks like a sentencepiece model: give it to `xtts-extend extend-vocab --sentencepiece`."
+        return " It looks like a sentencepiece model. Pass it to `xtts-extend extend-vocab --sentencepiece`."
     return ""
 
 
 def parse_file(text: str, path: Path) -> VocabularyFile:
-    """What a file's text describes; `path` is for messages. Raises VocabularyError for what is no XTTS vocabulary."""
+    """Parse and repair the text of a vocabulary file.
+
+    Args:
+        text: Text of the file.
+        path: The file's path, for messages.
+
+    Raises:
+        VocabularyError: The text is not an XTTS vocabulary.
+    """
     notes = []
     content = text.removeprefix(_BYTE_ORDER_MARK)
     if content != text:
-        notes.append(f"{path} begins with a byte order mark, which is passed over; stock coqui-tts cannot read it.")
-    twice: dict[str, None] = {}
+        notes.append(f"Skipped the byte order mark of {path}. Stock coqui-tts cannot read this file.")
+    repeated: dict[str, None] = {}
     try:
-        data = json.loads(content, object_pairs_hook=lambda pairs: _object(pairs, twice))
+        data = json.loads(content, object_pairs_hook=lambda pairs: _object(pairs, repeated))
     except (ValueError, RecursionError) as error:
         raise VocabularyError(
-            f"Vocabulary {path} is not JSON{_not_json(content)}: {error}. Expected an XTTS vocab.json."
+            f"Vocabulary {path} is not JSON{_not_json_hint(content)}: {error}. Expected an XTTS vocab.json."
         ) from error
-    problem = _vocabulary_problem(data) or (f"it says twice what {', '.join(twice)} is" if twice else None)
+    problem = _vocabulary_problem(data) or (f"it has two values for {', '.join(repeated)}" if repeated else None)
     if problem:
         raise VocabularyError(
-            f"Vocabulary {path} is not one of XTTS: {problem}. Expected the vocab.json of an XTTS model, a "
-            "`tokenizers` BPE file."
+            f"Vocabulary {path} is not an XTTS vocabulary: {problem}. Expected the vocab.json of an XTTS model, which "
+            "is a `tokenizers` BPE file."
         )
     model = data["model"]
     if model.get("unk_token") != "[UNK]":
         notes.append(
-            f"{path} names no entry as its unknown token (unk_token is {json.dumps(model.get('unk_token'))}), so that "
-            "stock coqui-tts drops unknown characters in silence, or fails: [UNK] is taken, and texts with unknown "
-            "characters are named."
+            f"{path} has no valid unknown token (unk_token is {json.dumps(model.get('unk_token'))}). Stock coqui-tts "
+            "would drop unknown characters silently, or fail. [UNK] is used instead, so that texts with unknown "
+            "characters are reported."
         )
         model["unk_token"] = "[UNK]"
         content = json.dumps(data, ensure_ascii=False, indent=4)
     repaired = []
     if _fill_flags(data["added_tokens"]):
-        repaired.append("added tokens without all of their flags: those of XTTS's own are taken")
-    if _unite_merges(model):
-        repaired.append("some merges as pairs and some as texts: all are read")
+        repaired.append("added tokens without all of their flags (XTTS's flags are used)")
+    if _unify_merges(model):
+        repaired.append("some merges as pairs and some as texts (all are read)")
     if repaired:
-        notes.append(f"{path} has {'; and '.join(repaired)}. Stock coqui-tts cannot read it.")
+        notes.append(f"{path} has {' and '.join(repaired)}. Stock coqui-tts cannot read this file.")
         content = json.dumps(data, ensure_ascii=False, indent=4)
     added = {token["content"] for token in data["added_tokens"]}
     unmatched = [token for token in model["vocab"] if TAG.fullmatch(token) and token not in added]
     if unmatched:
-        one = len(unmatched) == 1
+        is_single = len(unmatched) == 1
         notes.append(
-            f"{path}: {', '.join(unmatched)} {'is an entry' if one else 'are entries'} and no added "
-            f"{'token' if one else 'tokens'}: {'the tag is' if one else 'the tags are'} never matched, and nothing can "
-            f"be trained or spoken with {'it' if one else 'them'}."
+            f"{path}: {', '.join(unmatched)} {'is an entry' if is_single else 'are entries'} but not added "
+            f"{'token' if is_single else 'tokens'}. {'The tag is' if is_single else 'The tags are'} never matched and "
+            "cannot be used for training or speech."
         )
     return VocabularyFile(content, model["merges"], unmatched, notes)
 
 
-def _object(pairs: list[tuple[str, Any]], twice: dict[str, None]) -> dict[str, Any]:
-    """An object of JSON; `twice` takes up the keys that it holds with two values, of which readers take the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice.update((repr(key), None) for key, value in pairs if found[key] != value)
-    return found
+def _object(pairs: list[tuple[str, Any]], repeated: dict[str, None]) -> dict[str, Any]:
+    """Return a JSON object with the last value of each key. Add keys with several values to `repeated`."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated.update((repr(key), None) for key, value in pairs if values[key] != value)
+    return values
 
 
-def _not_json(content: str) -> str:
-    """What a text that is no JSON looks like."""
+def _not_json_hint(content: str) -> str:
+    """Return what a text that is not JSON looks like."""
     if content.startswith("#version"):
         return "; it looks like the merges.txt of a GPT-2 tokenizer"
     if content.lstrip()[:5].lower() in ("<!doc", "<html"):
-        return "; it is a web page: the download may have failed, or need a login"
+        return "; it is a web page, so the download may have failed or need a login"
     if content.startswith("version https://git-lfs"):
-        return "; it is a Git LFS pointer: run `git lfs pull` where it comes from"
+        return "; it is a Git LFS pointer, so run `git lfs pull` in the repository that it comes from"
     return ""
 
 
 def _fill_flags(added: list[dict[str, Any]]) -> bool:
-    """Give added tokens the flags that early releases of `tokenizers` did not write; whether there were such."""
-    lacking = [token for token in added if _FLAGS.keys() - token.keys()]
-    for token in lacking:
+    """Add flags that early releases of `tokenizers` did not write. Return whether any were missing."""
+    incomplete = [token for token in added if _FLAGS.keys() - token.keys()]
+    for token in incomplete:
         token.update({**_FLAGS, **token})
-    return bool(lacking)
+    return bool(incomplete)
 
 
-def _unite_merges(model: dict[str, Any]) -> bool:
-    """Write merges as pairs where some of them are pairs and others texts; whether it was so."""
+def _unify_merges(model: dict[str, Any]) -> bool:
+    """Write all merges as pairs if some are pairs and others are texts. Return whether they were mixed."""
     is_mixed = len({type(merge) for merge in model["merges"]}) > 1
     if is_mixed:
         model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
@@ -156,12 +170,12 @@ def _unite_merges(model: dict[str, Any]) -> bool:
 
 
 def _vocabulary_problem(data: Any) -> str | None:
-    """What keeps this JSON from being an XTTS vocabulary, in words.
+    """Return why this JSON is not an XTTS vocabulary, or None if it is one.
 
-    The library reports every fault as a plain `Exception`, so all that it would trip over is looked at first.
+    The library raises a plain `Exception` for every fault, so everything that it would fail on is checked first.
     """
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
-        return f'it has no "model" part{_other_file(data)}'
+        return f'it has no "model" part{_other_file_hint(data)}'
     model = data["model"]
     if model.get("type", "BPE") != "BPE":
         return f"its model is of type {model.get('type')!r}, not 'BPE'"
@@ -169,8 +183,8 @@ def _vocabulary_problem(data: Any) -> str | None:
         return f"its format version is {data.get('version')!r}, not '1.0'"
     if "ByteLevel" in json.dumps(data.get("pre_tokenizer")):
         return (
-            f"its pre_tokenizer is {data['pre_tokenizer']!r}, not Whitespace: a byte-level tokenizer, as GPT-2 and "
-            "most language models have one, whose entries are no letters"
+            f"its pre_tokenizer is {data['pre_tokenizer']!r}, not Whitespace; it is a byte-level tokenizer, as in "
+            "GPT-2 and most language models, whose entries are not letters"
         )
     if data.get("pre_tokenizer") != {"type": "Whitespace"}:
         return f"its pre_tokenizer is {data.get('pre_tokenizer')!r}, not Whitespace"
@@ -183,8 +197,8 @@ def _vocabulary_problem(data: Any) -> str | None:
     return _entries_problem(model) or _added_tokens_problem(data, model["vocab"])
 
 
-def _other_file(data: Any) -> str:
-    """Which file of a model this is, where one of them was given for another."""
+def _other_file_hint(data: Any) -> str:
+    """Return which other file of a model this looks like."""
     if not isinstance(data, dict) or not data:
         return ""
     if "tokenizer_class" in data or "added_tokens_decoder" in data:
@@ -192,31 +206,31 @@ def _other_file(data: Any) -> str:
     if "model_args" in data or "model_type" in data:
         return "; it looks like the config.json of a model"
     if all(type(index) is int for index in data.values()) and data.keys() >= set(SPECIAL_TOKENS):
-        return "; it holds the entries of an XTTS vocabulary without its merges: take the whole file"
+        return "; it has the entries of an XTTS vocabulary without its merges, so use the complete file"
     if all(type(index) is int for index in data.values()):
-        return "; it looks like the vocab.json of a GPT-2 tokenizer, which has its merges in another file"
+        return "; it looks like the vocab.json of a GPT-2 tokenizer, which has its merges in a separate file"
     return ""
 
 
 def _entries_problem(model: dict[str, Any]) -> str | None:
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
-        return "its model lacks vocab or merges"
-    bad = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
-    if bad:
-        return f"the id of {bad[0]!r} is {vocab[bad[0]]!r}, expected a whole number from 0"
-    if vocab and max(vocab.values()) > len(vocab) + _MOST_GAPS:
+        return "its model has no vocab or no merges"
+    invalid = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
+    if invalid:
+        return f"the id of {invalid[0]!r} is {vocab[invalid[0]]!r}, expected a whole number of at least 0"
+    if vocab and max(vocab.values()) > len(vocab) + _MAX_GAPS:
         last = max(vocab, key=vocab.__getitem__)
         return (
-            f"the id of {last!r} is {vocab[last]} in a file of {len(vocab)} entries: a model has a row for every id up "
-            "to the largest"
+            f"the id of {last!r} is {vocab[last]} in a file of {len(vocab)} entries, but a model needs a row for every "
+            "id up to the largest"
         )
     for merge in merges:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
-            return f"{merge!r} is no merge"
+            return f"{merge!r} is not a merge"
         if not {*parts, "".join(parts)} <= vocab.keys():
-            return f"merge {merge!r} has parts, or a result, that are no entries"
+            return f"merge {merge!r} has a part or a result that is not an entry"
     unknown = model.get("unk_token")
     if "[UNK]" not in vocab or (unknown in vocab and unknown != "[UNK]"):
         return f"its unknown token is {model.get('unk_token')!r}, not an entry '[UNK]'"
@@ -235,21 +249,21 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
             and 0 <= token["id"] < 2**31
             and all(isinstance(token.get(flag, value), bool) for flag, value in _FLAGS.items())
         ):
-            return f"{token!r} is no added token"
+            return f"{token!r} is not an added token"
     contents = {token["content"] for token in added}
-    # The library may give an added token the id of an entry; two entries with one id are no vocabulary.
+    # The library may give an added token the id of an entry, but two entries must not share an id.
     owner: dict[int, str] = {}
     for token, index in vocab.items():
         if token not in contents and owner.setdefault(index, token) != token:
-            return f"two of its entries share one id ({owner[index]!r} and {token!r}, {index}): they would be one row"
+            return f"two of its entries share one id ({owner[index]!r} and {token!r}, {index}) and would be one row"
     missing = sorted(set(SPECIAL_TOKENS) - contents)
     return (
-        f"it lacks {', '.join(missing)} among its added tokens{_missing_added_tokens_effect(missing)}"
+        f"it has no {', '.join(missing)} in its added tokens{_missing_added_tokens_effect(missing)}"
         if missing
         else None
     )
 
 
 def _missing_added_tokens_effect(missing: Any) -> str:
-    """What the lack of added tokens does to training."""
-    return ", so that every space of a text would be cut into unknown tokens" if "[SPACE]" in missing else ""
+    """Return what missing added tokens would do to text."""
+    return ", so every space in a text would become unknown tokens" if "[SPACE]" in missing else ""
