@@ -1,4 +1,4 @@
-"""The mini base: complete, readable by stock coqui-tts, the same by seed, and never half-made."""
+"""The mini base: complete, readable by stock coqui-tts, reproducible, and never incomplete on disk."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_config_has_the_published_keys(mini_base, shared_data):
     assert key_paths(own) == key_paths(published)
     sizes = {"gpt_layers", "gpt_n_model_channels", "gpt_n_heads", "gpt_number_text_tokens", "decoder_input_dim"}
     assert {key for key in own["model_args"] if own["model_args"][key] != published["model_args"][key]} == sizes
-    # what training decides, and the languages
+    # The other differences are training settings and the languages.
     assert {key for key in own if own[key] != published[key]} == {
         *("datasets", "languages", "model_args", "save_best_after"),
     }
@@ -90,23 +90,23 @@ def test_config_has_the_published_keys(mini_base, shared_data):
 @pytest.mark.slow
 def test_same_seed_same_weights(tmp_path):
     bases = [make_mini_base(tmp_path / name, **SMALL, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
-    for name, drawn in (("model.pth", "gpt.text_embedding.weight"), ("dvae.pth", "encoder.0.0.weight")):
+    for name, random_tensor in (("model.pth", "gpt.text_embedding.weight"), ("dvae.pth", "encoder.0.0.weight")):
         first, second, other = (load(base / name) for base in bases)
         if name == "model.pth":
             first, second, other = first["model"], second["model"], other["model"]
         assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
-        assert not torch.equal(*(state[drawn] for state in (first, other)))
+        assert not torch.equal(*(state[random_tensor] for state in (first, other)))
     assert len({(base / "config.json").read_text() for base in bases}) == 1
 
 
-def test_making_one_leaves_the_random_state_alone(tmp_path):
+def test_making_a_base_does_not_change_the_random_state(tmp_path):
     torch.manual_seed(7)
     before = torch.get_rng_state()
     make_mini_base(tmp_path / "base", **SMALL)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_base_made_with_stock_alone_has_the_same_tensors(mini_base, tmp_path):
+def test_a_base_made_with_stock_has_the_same_tensors(mini_base, tmp_path):
     own = json.loads((mini_base / "config.json").read_text())["model_args"]
     config = XttsConfig(model_args=XttsArgs(**{key: own[key] for key in own if own[key] is not None}))
     config.save_json(tmp_path / "config.json")
@@ -128,18 +128,18 @@ def test_base_made_with_stock_alone_has_the_same_tensors(mini_base, tmp_path):
     assert key_paths(json.loads((mini_base / "config.json").read_text())) - extra == {"model_dir"}
 
 
-def test_built_in_vocabulary_is_laid_out_like_a_released_one(mini_base):
+def test_built_in_vocabulary_has_the_layout_of_a_released_one(mini_base):
     tokenizer = VoiceBpeTokenizer(mini_base / "vocab.json")
     tokens = tokenizer.tokenizer.get_vocab()
-    found = [tokens[token] for token in ("[STOP]", "[UNK]", "[SPACE]", "[en]", "[es]", "[START]")]
-    assert found == [0, 1, 2, 259, 260, 261]
+    ids = [tokens[token] for token in ("[STOP]", "[UNK]", "[SPACE]", "[en]", "[es]", "[START]")]
+    assert ids == [0, 1, 2, 259, 260, 261]
     assert sorted(tokens.values()) == list(range(module.VOCABULARY_SIZE))
     for text, language in (("Quick brown foxes, 42 of them!", "en"), ("¿Dónde está el pingüino?", "es")):
         ids = tokenizer.encode(text, language)
         assert ids[0] == tokens[f"[{language}]"]
         assert 1 not in ids
         assert tokenizer.decode(ids) == f"[{language}]" + tokenizer.preprocess_text(text, language)
-    # merges do merge: far fewer tokens than letters
+    # The merges apply, so there are far fewer tokens than letters.
     assert len(tokenizer.encode("my grandmother planted apple trees", "en")) < 20
 
 
@@ -150,11 +150,11 @@ def test_same_texts_same_vocabulary(tmp_path):
     assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
 
 
-def test_given_vocabulary_decides_rows_and_languages(tmp_path, shared_data):
+def test_vocabulary_determines_rows_and_languages(tmp_path, shared_data):
     vocab = shared_data / "xtts_vocab.json"
     base = make_mini_base(tmp_path / "real", vocab=vocab, **SMALL)
     config = json.loads((base / "config.json").read_text())
-    # ids up to 5412, two gaps and all
+    # The ids go up to 5412 and have two gaps.
     assert config["model_args"]["gpt_number_text_tokens"] == 5413
     assert load(base / "model.pth")["model"]["gpt.text_embedding.weight"].shape == (5413, 16)
     assert {"en", "zh-cn", "ja"} < set(config["languages"])
@@ -162,7 +162,7 @@ def test_given_vocabulary_decides_rows_and_languages(tmp_path, shared_data):
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"version": "1.0"}', b"\xff\xfe"])
-def test_vocabulary_that_is_none(tmp_path, content):
+def test_invalid_vocabulary(tmp_path, content):
     vocab = tmp_path / "vocab.json"
     if content is not None:
         vocab.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -182,14 +182,14 @@ def test_vocabulary_that_is_none(tmp_path, content):
         {"steps": -1},
     ],
 )
-def test_sizes_that_no_network_has(tmp_path, sizes):
+def test_invalid_sizes(tmp_path, sizes):
     with pytest.raises(ConfigError):
         make_mini_base(tmp_path / "base", **sizes)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, SystemExit])
-def test_interruption_leaves_nothing_half_made(tmp_path, monkeypatch, error):
+def test_interruption_leaves_no_files(tmp_path, monkeypatch, error):
     def stop(content, path):
         raise error
 
@@ -199,7 +199,7 @@ def test_interruption_leaves_nothing_half_made(tmp_path, monkeypatch, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_stays(tmp_path):
+def test_existing_files_are_not_overwritten(tmp_path):
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "model.pth").write_text("mine")
@@ -212,18 +212,18 @@ def test_what_is_there_stays(tmp_path):
         make_mini_base(taken / "model.pth" / "base", **SMALL)
 
 
-def test_empty_folder_with_spaces_and_other_letters(tmp_path):
+def test_empty_folder_with_spaces_and_non_latin_letters(tmp_path):
     folder = tmp_path / "የእኔ ሞዴል [v2]"
     folder.mkdir()
     assert make_mini_base(folder, **SMALL) == folder
     assert sorted(file.name for file in folder.iterdir()) == FILES
 
 
-def test_cache_is_made_once_and_mended(tmp_path, monkeypatch):
-    made = []
+def test_cache_is_created_once_and_repaired(tmp_path, monkeypatch):
+    calls = []
 
     def fake(output, **arguments):
-        made.append(arguments)
+        calls.append(arguments)
         output.mkdir(parents=True)
         for name in FILES:
             (output / name).touch()
@@ -234,18 +234,18 @@ def test_cache_is_made_once_and_mended(tmp_path, monkeypatch):
     base = cached_mini_base()
     assert base.parent == tmp_path / "መሸጎጫ" / "xtts_extend"
     assert cached_mini_base() == base
-    assert len(made) == 1
+    assert len(calls) == 1
     assert cached_mini_base(steps=5) != base
-    assert made[1]["steps"] == 5
+    assert calls[1]["steps"] == 5
     (base / "dvae.pth").unlink()
     assert cached_mini_base() == base
     assert (base / "dvae.pth").exists()
-    assert len(made) == 3
+    assert len(calls) == 3
 
 
 @pytest.fixture(scope="module")
 def trained_base(tmp_path_factory) -> Path:
-    """Trained for a moment: as many utterances as 1,024 codes need, and two steps."""
+    """A base trained for two steps, with enough utterances for 1,024 codes."""
     pytest.importorskip("espeakng_loader", reason="training needs speech: pip install 'xtts_extend[demo]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SENTENCES", 12)
@@ -268,7 +268,7 @@ def test_trained_base_is_complete(trained_base):
     assert [tuple(tensor.shape) for tensor in voice.values()] == [(1, 32, 16), (1, 512, 1)]
 
 
-def test_training_changed_what_it_should(trained_base, tmp_path):
+def test_training_changes_the_right_weights(trained_base, tmp_path):
     untrained = make_mini_base(tmp_path / "untrained", **SMALL)
     old, new = (load(base / "model.pth")["model"] for base in (untrained, trained_base))
     assert not torch.equal(new["gpt.mel_head.weight"], old["gpt.mel_head.weight"])
@@ -286,21 +286,21 @@ def test_dvae_uses_its_codes_and_decodes_them(trained_base, tmp_path):
     assert (stats > 0).all()
     manifest = make_corpus(sentences("am", 30, seed=9), "am", tmp_path, progress=False)
     mels = log_mels(sorted((manifest.parent / "wavs").iterdir())) / stats[:, None]
-    # magnitudes about one
+    # The magnitudes are about 1.
     assert 0.5 < mels.abs().mean() < 2
     trained, untrained = make_dvae(1024), make_dvae(1024)
     trained.load_state_dict(load(trained_base / "dvae.pth"))
-    codes, few = (dvae.get_codebook_indices(mels[None])[0] for dvae in (trained, untrained))
+    codes, untrained_codes = (dvae.get_codebook_indices(mels[None])[0] for dvae in (trained, untrained))
     assert codes.shape == (mels.shape[1] // 4,)
-    assert len(few.unique()) < 100
+    assert len(untrained_codes.unique()) < 100
     assert len(codes.unique()) > 300
     audio = codes_to_audio(codes[:64], trained, stats, iterations=4)
     assert audio.shape == (64 * 1024 - 256,)
     assert torch.isfinite(audio).all()
 
 
-def test_griffin_lim_gives_the_mels_back():
-    """A buzz that glides, in noise: its mels after the round trip are far closer than those of the buzz reversed."""
+def test_griffin_lim_reconstructs_the_mels():
+    """A gliding buzz with noise: its mels after the round trip are much closer than those of the reversed buzz."""
     time = torch.arange(22050) / 22050
     phase = 2 * torch.pi * (200 * time + 300 * time**2)
     sound = sum(0.1 * torch.sin(harmonic * phase) for harmonic in range(1, 10))
@@ -309,7 +309,7 @@ def test_griffin_lim_gives_the_mels_back():
     mels = spectrogram(sound[None])[0]
     audio = mels_to_audio(mels, iterations=20)
     assert audio.shape == (256 * (mels.shape[1] - 1),)
-    again = spectrogram(audio[None])[0]
-    error = (again - mels).abs().mean()
+    reconstructed = spectrogram(audio[None])[0]
+    error = (reconstructed - mels).abs().mean()
     assert error < 0.5 * (mels.flip(1) - mels).abs().mean()
     assert torch.equal(mels_to_audio(mels, iterations=20), audio)

@@ -1,4 +1,4 @@
-"""A demo that fails ends with one line that names the step and the log."""
+"""A failing demo ends with one line that names the step and the log."""
 
 import pytest
 
@@ -8,8 +8,8 @@ from xtts_extend.errors import MachineError
 
 
 @pytest.fixture
-def fails(monkeypatch, tmp_path, capsys):
-    """Exit code and standard error of a demo whose first step raises, and what is in its log."""
+def failing_demo(monkeypatch, tmp_path, capsys):
+    """A function that runs a demo whose first step raises, and returns the exit code, stderr and the log."""
 
     def call(error):
         def broken():
@@ -31,26 +31,28 @@ def fails(monkeypatch, tmp_path, capsys):
         (MachineError("The disk is full."), 1, "The disk is full."),
         (ValueError(), 1, "ValueError"),
     ],
-    ids=["a bug of a library", "an error of ours", "without a message"],
+    ids=["a bug in a library", "an error of ours", "without a message"],
 )
-def test_a_failing_demo_names_the_step_and_the_log(fails, tmp_path, error, code, reason):
-    found, printed, log = fails(error)
-    assert found == code
+def test_a_failing_demo_names_the_step_and_the_log(failing_demo, tmp_path, error, code, reason):
+    exit_code, printed, log = failing_demo(error)
+    assert exit_code == code
     (line,) = printed.splitlines()
-    assert line.startswith("error: The demo failed at step 1  a base model that knows English and Spanish: ")
+    assert line.startswith('error: The demo failed at step "1. Base model for English and Spanish": ')
     assert reason in line
-    assert line.endswith(f"The log: {tmp_path / 'ሙከራ demo' / 'demo.log'}")
+    assert line.endswith(f"See the log: {tmp_path / 'ሙከራ demo' / 'demo.log'}")
     assert "Traceback" in log
-    assert "===== 1  a base model" in log
-    assert fails(error)[0] == code, "the folder of a failed demo is taken again"
+    assert "===== 1. Base model" in log
+    assert failing_demo(error)[0] == code, "the folder of a failed demo can be used again"
 
 
 def test_the_recipes_output_goes_to_the_log(monkeypatch, tmp_path):
     recipe = tmp_path / "recipe.py"
-    recipe.write_text("print(' > step 1/2')\nprint('a warning of a library')\nraise SystemExit(3)\n", encoding="utf-8")
+    recipe.write_text(
+        "print(' > step 1/2')\nprint('a warning from a library')\nraise SystemExit(3)\n", encoding="utf-8"
+    )
     with (
         run._logged_to(tmp_path / "demo.log"),
         pytest.raises(run.CheckFailed, match="exit code 3, expected 0"),
     ):
         run._run(recipe, [], expected=0)
-    assert "a warning of a library" in (tmp_path / "demo.log").read_text(encoding="utf-8")
+    assert "a warning from a library" in (tmp_path / "demo.log").read_text(encoding="utf-8")

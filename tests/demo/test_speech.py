@@ -1,4 +1,4 @@
-"""espeak-ng speech: what comes out, that it is repeatable, and what is said when it cannot be had."""
+"""espeak-ng speech: its properties, that it is reproducible, and its errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AMHARIC = "ዛሬ ጠዋት ገበሬው በገበያ ሁለት በጎች ሸጠ
 
 
 def silent_share(audio: np.ndarray) -> float:
-    """Share of 10 ms frames whose loudest sample is below -50 dB."""
+    """Return the share of 10 ms frames whose loudest sample is below -50 dB."""
     frame = SAMPLE_RATE // 100
     frames = audio[: len(audio) // frame * frame].reshape(-1, frame)
     return float((np.abs(frames).max(axis=1) < 10 ** (-50 / 20)).mean())
@@ -39,7 +39,7 @@ def test_speech_has_rate_length_and_level():
     audio = speak_to_array(ENGLISH, "en")
     assert audio.dtype == np.float32
     assert audio.ndim == 1
-    # ten words at 165 words per minute
+    # The text has ten words, spoken at 165 words per minute.
     assert 2.0 < len(audio) / SAMPLE_RATE < 4.5
     assert 0.2 < np.abs(audio).max() <= 1.0
     assert silent_share(audio) < 0.25
@@ -61,12 +61,12 @@ def test_other_languages_and_scripts(language, text):
     audio = speak_to_array(text, language)
     assert 0.8 < len(audio) / SAMPLE_RATE < 6
     assert silent_share(audio) < 0.3
-    # a voice that does not know the script spells its letters' names, at length
+    # A voice that does not support the script would read the names of its letters, which takes much longer.
     assert len(audio) < 2.5 * len(speak_to_array("I went to the market this morning, said Anna.", "en"))
 
 
 @needs_espeak
-def test_same_arguments_give_the_same_samples_whatever_was_spoken_before():
+def test_output_does_not_depend_on_earlier_utterances():
     first = speak_to_array(ENGLISH, "en", voice_variant="f2")
     speak_to_array(AMHARIC, "am", voice_variant="f5", speed_wpm=200, pitch=70)
     assert np.array_equal(speak_to_array(ENGLISH, "en", voice_variant="f2"), first)
@@ -85,7 +85,7 @@ def test_variant_pitch_and_speed_change_the_speech():
 
 
 @needs_espeak
-def test_unknown_language_names_similar_ones():
+def test_error_for_an_unknown_language_lists_similar_ones():
     with pytest.raises(LanguageError, match=r"no voice for the language 'amh'.*am \(Amharic\)"):
         speak_to_array(ENGLISH, "amh")
     with pytest.raises(LanguageError, match=r"'yo'"):
@@ -107,20 +107,20 @@ def test_unknown_language_names_similar_ones():
         ({"pitch": -1}, ConfigError),
     ],
 )
-def test_arguments_that_make_no_sense(arguments, error):
+def test_invalid_arguments(arguments, error):
     with pytest.raises(error):
         speak_to_array(**{"text": ENGLISH, "language": "en"} | arguments)
 
 
-def test_missing_package_says_what_to_install(monkeypatch):
+def test_error_for_a_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(MachineError, match=r"pip install 'xtts_extend\[demo\]'"):
         speak_to_array(ENGLISH, "en")
 
 
 @needs_espeak
-def test_data_in_a_long_path_with_other_letters(monkeypatch, tmp_path):
-    """The library itself cuts the path at 160 bytes."""
+def test_data_in_a_long_path_with_non_latin_letters(monkeypatch, tmp_path):
+    """The library truncates the path to 160 bytes."""
     folder = tmp_path / ("የንግግር መረጃ " * 6) / "espeak-ng-data"
     shutil.copytree(espeakng_loader.get_data_path(), folder)
     expected = speak_to_array(AMHARIC, "am")
@@ -133,7 +133,7 @@ def test_broken_data_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "voices" / "!v").mkdir(parents=True)
     (tmp_path / "voices" / "!v" / "m3").touch()
     monkeypatch.setattr(speech, "_data_folder", lambda: Path(tmp_path))
-    with pytest.raises(MachineError, match="espeak-ng started with"):
+    with pytest.raises(MachineError, match="Expected espeak-ng to start with 22050 Hz"):
         speak_to_array(ENGLISH, "en")
 
 
@@ -147,13 +147,13 @@ def test_corpus_has_recordings_and_a_manifest(tmp_path):
     assert [text for _, text, _ in rows] == [*texts[:4], "ሰላም ለዓለም ሁሉ"]
     assert [speaker for _, _, speaker in rows] == [speaker.name for speaker in (*SPEAKERS, SPEAKERS[0])]
     for name, _, _ in rows:
-        found = soundfile.info(manifest.parent / name)
-        assert (found.samplerate, found.channels, found.subtype) == (SAMPLE_RATE, 1, "PCM_16")
-        assert 0.5 < found.duration < 8
+        info = soundfile.info(manifest.parent / name)
+        assert (info.samplerate, info.channels, info.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+        assert 0.5 < info.duration < 8
 
 
 @needs_espeak
-def test_corpus_of_nothing_leaves_no_manifest(tmp_path):
+def test_failed_corpora_have_no_manifest(tmp_path):
     with pytest.raises(DataError):
         make_corpus([], "am", tmp_path / "empty", progress=False)
     with pytest.raises(LanguageError):
@@ -161,14 +161,14 @@ def test_corpus_of_nothing_leaves_no_manifest(tmp_path):
     assert list(tmp_path.rglob("metadata.csv")) == []
 
 
-def test_sentences_are_many_different_and_the_same_by_seed():
+def test_sentences_are_different_and_depend_on_the_seed():
     for language in ("en", "es", "am"):
-        some = sentences(language, 600, seed=1)
-        assert len(set(some)) == 600
-        assert some == sentences(language, 600, seed=1)
-        assert some != sentences(language, 600, seed=2)
-        assert all(2 <= len(sentence.split()) <= 22 for sentence in some)
+        drawn = sentences(language, 600, seed=1)
+        assert len(set(drawn)) == 600
+        assert drawn == sentences(language, 600, seed=1)
+        assert drawn != sentences(language, 600, seed=2)
+        assert all(2 <= len(sentence.split()) <= 22 for sentence in drawn)
     with pytest.raises(LanguageError, match="en, es, am"):
         sentences("fr", 1)
-    with pytest.raises(DataError, match="ask for at most"):
+    with pytest.raises(DataError, match="Ask for at most"):
         sentences("en", 10**6)

@@ -1,1 +1,1 @@
-"""The embedded default: espeak-ng speech, a mini base model, and the whole job on them."""
+"""The demo and what it needs: espeak-ng speech and a mini base model."""

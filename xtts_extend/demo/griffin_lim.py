@@ -1,6 +1,6 @@
-"""Audio codes become sound without a vocoder: the DVAE decodes them to mels, Griffin-Lim finds a phase.
+"""Conversion of audio codes to sound without a vocoder: the DVAE decodes them to mels, Griffin-Lim estimates a phase.
 
-The mini base's own decoder (HiFi-GAN) is untrained and gives noise; this way words can be heard.
+The mini base's own decoder (HiFi-GAN) is untrained and produces noise, so the demo uses this to make words audible.
 """
 
 from __future__ import annotations
@@ -10,30 +10,38 @@ import torchaudio
 from torch import Tensor
 from TTS.tts.layers.xtts.dvae import DiscreteVAE
 
-#: The spectrogram that `TorchMelSpectrogram` computes for the DVAE.
+#: Parameters of the spectrogram that `TorchMelSpectrogram` computes for the DVAE, the last one in Hz.
 _N_FFT, _HOP, _SAMPLE_RATE = 1024, 256, 22050
 
 
 @torch.no_grad()
 def codes_to_audio(codes: Tensor, dvae: DiscreteVAE, mel_stats: Tensor, *, iterations: int = 60) -> Tensor:
-    """Decode audio codes and reconstruct a waveform from the mels.
+    """Return a waveform for audio codes, reconstructed from the mels that the DVAE decodes them to.
 
     Args:
-        codes: int64 [codes], each below the DVAE's number of tokens (no start or stop code).
-        dvae: with a trained decoder.
-        mel_stats: [80], by which the DVAE's mels are divided.
+        codes: int64 [codes], each below the DVAE's number of tokens (no start or stop codes).
+        dvae: DVAE with a trained decoder.
+        mel_stats: Mel statistics [80] that the DVAE's mels were divided by.
+        iterations: Number of Griffin-Lim iterations.
 
     Returns:
-        float32 [samples] at 22,050 Hz, 1,024 samples per code but 256 fewer for the last.
+        float32 [samples] at 22,050 Hz: 1,024 samples per code, but 256 fewer for the last one.
     """
     mels, _ = dvae.decode(codes[None])
     return mels_to_audio(mels[0] * mel_stats[:, None], iterations=iterations)
 
 
 def mels_to_audio(log_mels: Tensor, *, iterations: int = 60) -> Tensor:
-    """Invert `TorchMelSpectrogram`: log mels float32 [80, frames], not divided by statistics, to float32 [samples].
+    """Return a waveform for log mels: the inverse of `TorchMelSpectrogram`.
 
-    The phase starts from zero, so that the same mels give the same samples; 22,050 Hz, 256 samples from frame to frame.
+    The phase starts at zero, so the same mels give the same samples.
+
+    Args:
+        log_mels: float32 [80, frames], not divided by the mel statistics.
+        iterations: Number of Griffin-Lim iterations.
+
+    Returns:
+        float32 [samples] at 22,050 Hz, with 256 samples between frames.
     """
     to_linear = torchaudio.transforms.InverseMelScale(
         n_stft=_N_FFT // 2 + 1, n_mels=80, sample_rate=_SAMPLE_RATE, f_min=0, f_max=8000, norm="slaney"

@@ -1,4 +1,4 @@
-"""A complete XTTS base directory of any size, with the published one's files and keys: for demos, tests, benchmarks."""
+"""Creation of small XTTS base models for demos, tests and benchmarks, with the files and keys of XTTS-v2."""
 
 from __future__ import annotations
 
@@ -40,18 +40,19 @@ from xtts_extend.training.trainer import ResumableTrainer
 
 logger = logging.getLogger("trainer")
 
-#: Part of the cache's folder names: raise it when what `make_mini_base` makes changes.
+#: Part of the cache's folder names. Increase it when the output of `make_mini_base` changes.
 VERSION = 4
-#: GPT steps of the demo's base: two minutes on two cores.
+#: GPT training steps of the demo's base, which take two minutes on two cores.
 DEMO_STEPS = 600
-#: Entries of the built-in vocabulary.
+#: Number of entries in the built-in vocabulary.
 VOCABULARY_SIZE = 400
+#: Number of audio codes, without start and stop.
 AUDIO_CODES = 1024
-#: Log mels of speech lie between -11.5 (silence) and 6; the trained statistics are about this large as well.
+#: Mel statistics of an untrained base, about as large as trained ones. Log mels range from -11.5 (silence) to 6.
 UNTRAINED_MEL_SCALE = 5.0
-#: Of each language that it is trained on, the first ones.
+#: Number of sentences per language that the base is trained on.
 SENTENCES = 400
-#: Of both languages together: twenty minutes are enough for the DVAE.
+#: Number of utterances that the DVAE is trained on, in all languages together. Twenty minutes are enough.
 _DVAE_UTTERANCES = 300
 _DECODER_STEPS = 80
 
@@ -67,22 +68,27 @@ def make_mini_base(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Make a base directory: config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth and speakers_xtts.pth.
+    """Create a base directory: config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth and speakers_xtts.pth.
 
     Args:
-        output: the folder to make; it appears when it is complete, or not at all.
-        vocab: the vocabulary to build for; by default a small one for English and Spanish is learned.
-        layers, channels, heads: sizes of the GPT.
-        steps: batches on which the GPT is trained, on English and Spanish espeak-ng speech, after the DVAE; with 0
-            nothing is trained and no speech is needed.
-        seed: the same arguments give the same weights.
-        progress: show bars on stderr.
+        output: The folder to create. It appears when it is complete, or not at all.
+        vocab: The vocabulary to use. By default, a small one for English and Spanish is learned.
+        layers: Number of GPT layers.
+        channels: Width of the GPT.
+        heads: Number of attention heads.
+        steps: Number of batches that the GPT is trained on, with English and Spanish espeak-ng speech and after the
+            DVAE. With 0, nothing is trained and no speech is needed.
+        seed: Random seed. The same arguments give the same weights.
+        progress: Show progress bars on stderr.
+
+    Returns:
+        The folder.
 
     Raises:
-        ConfigError: `output` exists and is not an empty folder, or the network cannot have these sizes.
+        ConfigError: `output` exists and is not an empty folder, or the sizes do not make a network.
         VocabularyError: `vocab` is not an XTTS vocabulary.
-        LanguageError: it is to be trained, and `vocab` lacks the tag of English or Spanish.
-        MachineError: the disk is full or cannot be written to; espeak-ng is needed and missing.
+        LanguageError: `steps` is not 0, and `vocab` has no tag for English or Spanish.
+        MachineError: The disk is full or not writable, or espeak-ng is needed and missing.
     """
     _require_sizes(layers, channels, heads, steps)
     if vocab is not None:
@@ -111,10 +117,13 @@ def make_mini_base(
 
 
 def cached_mini_base(*, steps: int = DEMO_STEPS) -> Path:
-    """The demo's base, made once and kept in `files.cache_folder`.
+    """Return the folder of the demo's base, which is created once and kept in `files.cache_folder`.
+
+    Args:
+        steps: Number of batches that the GPT is trained on.
 
     Raises:
-        MachineError: as `make_mini_base`.
+        MachineError: The disk is full or not writable, or espeak-ng is missing.
     """
     base = cache_folder() / f"mini-base-v{VERSION}-steps{steps}"
     if base.exists() and not all((base / name).is_file() for name in FILES):
@@ -125,7 +134,7 @@ def cached_mini_base(*, steps: int = DEMO_STEPS) -> Path:
 
 
 def mini_config(vocabulary: Vocabulary, *, layers: int, channels: int, heads: int) -> XttsConfig:
-    """The published XTTS-v2's config with other sizes, for a vocabulary and its languages."""
+    """Return the configuration of XTTS-v2 with other sizes, for a vocabulary and its languages."""
     return XttsConfig(
         model_args=XttsArgs(
             gpt_layers=layers,
@@ -149,17 +158,18 @@ def mini_config(vocabulary: Vocabulary, *, layers: int, channels: int, heads: in
 def _require_sizes(layers: int, channels: int, heads: int, steps: int) -> None:
     if min(layers, channels, heads) < 1 or steps < 0:
         raise ConfigError(
-            f"layers {layers}, channels {channels}, heads {heads}, steps {steps}: at least 1, 1, 1 and 0 were expected."
+            "Expected at least 1 layer, 1 channel, 1 head and 0 steps, got "
+            f"{layers} layers, {channels} channels, {heads} heads and {steps} steps."
         )
     if channels % heads or channels % 8:
-        raise ConfigError(f"{channels} channels with {heads} heads: expected a multiple of the heads and of 8.")
+        raise ConfigError(f"Expected channels to be a multiple of 8 and of heads ({heads}), got {channels}.")
 
 
 def _write_untrained(folder: Path, mel_stats: Tensor, layers: int, channels: int, heads: int) -> None:
-    """Configuration, weights as drawn and a speaker, for the vocabulary in `folder`."""
+    """Write a configuration, random weights and a speaker for the vocabulary in the folder."""
     vocabulary = load_vocabulary(folder / "vocab.json")
     config = mini_config(vocabulary, layers=layers, channels=channels, heads=heads)
-    # the keys of the published file: what newer releases of coqui-tts added is missing there as well
+    # XTTS-v2's file does not have the keys that newer releases of coqui-tts added.
     values: dict[str, Any] = config.to_dict() | {"model_dir": None}
     for key in ("speakers", "_supports_cloning"):
         values.pop(key)
@@ -173,7 +183,7 @@ def _write_untrained(folder: Path, mel_stats: Tensor, layers: int, channels: int
 
 
 def _speak_corpora(work: Path, seed: int, progress: bool) -> dict[str, Path]:
-    """Manifests of espeak-ng speech, by language."""
+    """Speak sentences with espeak-ng and return language → manifest."""
     return {
         language: make_corpus(texts.sentences(language, SENTENCES, seed), language, work / language, progress=progress)
         for language in texts.BASE_LANGUAGES
@@ -185,12 +195,12 @@ def _recordings(manifests: dict[str, Path]) -> list[Path]:
 
 
 def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: bool) -> Tensor:
-    """Train the DVAE in place; returns the mel statistics [80]."""
+    """Train the DVAE in place and return the mel statistics [80]."""
     mels = log_mels(random.Random(seed).sample(recordings, _DVAE_UTTERANCES))
     mel_stats = mel_statistics(mels)
     report = train_dvae(dvae, mels / mel_stats[:, None], decoder_steps=_DECODER_STEPS, progress=progress)
     logger.info(
-        " > DVAE: %d of %d codes in use, decoded mels miss %.0f %% of the variance",
+        " > The DVAE uses %d of %d codes, and its decoded mels miss %.0f %% of the variance.",
         report.codes_used,
         AUDIO_CODES,
         100 * report.missed_variance,
@@ -199,14 +209,14 @@ def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: 
 
 
 def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, seed: int) -> None:
-    """Train `model.pth` with the recipe's steps; with the base's own vocabulary nothing is resized or frozen.
+    """Train a base with the recipe's code. With the base's own vocabulary, nothing is resized or frozen.
 
     Args:
-        base: a base directory of ours; its `model.pth` is replaced.
-        manifests: recordings by language.
-        runs: the run folder is made in it.
-        steps: how many batches of four.
-        seed: of the run.
+        base: A base directory from `make_mini_base`. Its `model.pth` is replaced.
+        manifests: Language → manifest of recordings.
+        runs: Folder that the run folder is created in.
+        steps: Number of batches of four.
+        seed: Random seed of the run.
     """
     values = {
         "language": next(iter(manifests)),
@@ -220,7 +230,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
         "grad_clip": 1.0,
         "seed": seed,
     }
-    # conditioning on 1.5 to 3 s instead of 3 to 6: the attention over it is most of the work in a small model
+    # Condition on 1.5 to 3 s instead of 3 to 6 s: attention over it is most of the work in a small model.
     overrides = [
         "--coqpit.model_args.min_conditioning_length=33075",
         "--coqpit.model_args.max_conditioning_length=66150",
@@ -233,7 +243,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
     samples = load_samples(config)
     model = ExtendedGPTTrainer(config)
     model.load_base(*resize_embeddings(start, config))
-    # each batch would encode its own otherwise, and there are more of these than recordings
+    # Each batch would encode its own audio otherwise, and recordings are used in several batches.
     samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
     trainer = ResumableTrainer(
         TrainerArgs(grad_accum_steps=config.grad_accum_steps), config, model=model, train_samples=samples.train
@@ -243,7 +253,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
 
 
 def _write_speakers(base: Path, recordings: list[Path]) -> None:
-    """The voices of the corpus, each from its first recording."""
+    """Write the voices of the corpus, each computed from its first recording."""
     xtts = load_model(base)
     voices = {
         speaker.name: make_voice(xtts, [load_audio(file, SAMPLE_RATE)])

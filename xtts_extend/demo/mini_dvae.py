@@ -1,8 +1,8 @@
-"""A DVAE that turns espeak-ng speech into codes and back, made in a minute on two cores.
+"""A DVAE for espeak-ng speech that trains in a minute on two cores.
 
-Trained by gradients, a small one falls into a handful of codes. Here the encoder stays as it was drawn: its outputs,
-scaled to unit variance, keep what distinguishes sounds, and the codebook is their k-means. Only the decoder is trained,
-so that codes can be heard.
+A small DVAE that is trained by gradient descent collapses to a handful of codes. Here the encoder stays random: its
+outputs, scaled to unit variance, preserve what distinguishes sounds. The codebook is computed from them with k-means.
+Only the decoder is trained, so that codes can be made audible.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.demo.speech import SAMPLE_RATE
 from xtts_extend.progress import with_progress
 
-#: Mel frames per code: two layers of stride two.
+#: Mel frames per code, from two layers with stride 2.
 FRAMES_PER_CODE = 4
-#: Frames that the encoder sees at once, long against the 13 codes that its convolutions reach.
+#: Frames per encoder call. This is long compared with the 13 codes that its convolutions span.
 _ENCODED_FRAMES = 1024
 _CROP_CODES = 32
 _CROPS = 4
@@ -31,17 +31,25 @@ _KMEANS_ROUNDS = 12
 
 @dataclass(frozen=True)
 class DvaeReport:
-    """What came out: codes in use, and the share of the mels' variance that the decoded codes miss."""
+    """Results of the training.
+
+    Attributes:
+        codes_used: Number of different codes in the training data.
+        missed_variance: Share of the mels' variance that the decoded codes miss.
+    """
 
     codes_used: int
     missed_variance: float
 
 
 def log_mels(audio_files: Sequence[Path]) -> Tensor:
-    """Log mel spectrograms as XTTS makes them for the DVAE, not yet divided by the statistics; one after the other.
+    """Return the concatenated log mel spectrograms that XTTS computes for the DVAE, not divided by the statistics.
+
+    Args:
+        audio_files: Recordings.
 
     Returns:
-        float32 [80, frames], the frames a multiple of what the encoder sees at once.
+        float32 [80, frames], where frames is a multiple of the frames per encoder call.
     """
     spectrogram = TorchMelSpectrogram(mel_norm_file=None, sampling_rate=SAMPLE_RATE)
     mels = torch.cat([spectrogram(load_audio(file, SAMPLE_RATE))[0] for file in audio_files], dim=1)
@@ -49,27 +57,28 @@ def log_mels(audio_files: Sequence[Path]) -> Tensor:
 
 
 def mel_statistics(mels: Tensor) -> Tensor:
-    """What `mel_stats.pth` holds: per channel the mean magnitude of the log mels [80], by which they are divided."""
+    """Return the contents of `mel_stats.pth`, which divide the mels: their mean magnitude per channel [80]."""
     return mels.abs().mean(dim=1)
 
 
 @torch.no_grad()
 def fit_codebook(dvae: DiscreteVAE, mels: Tensor, progress: bool = True) -> Tensor:
-    """Scale the encoder's outputs to unit variance and make the codebook their k-means.
+    """Scale the encoder's outputs to unit variance and compute the codebook from them with k-means.
 
     Args:
-        dvae: untrained; changed in place.
+        dvae: Untrained DVAE, which is changed in place.
         mels: float32 [80, frames], divided by the statistics.
+        progress: Show progress bars on stderr.
 
     Returns:
-        The code of each group of four frames, int64 [frames / 4].
+        Codes, int64 [frames / 4]: one per four frames.
     """
     dvae.eval()
     blocks = mels.unflatten(1, (-1, _ENCODED_FRAMES)).transpose(0, 1)
     outputs = torch.cat(
         [
             dvae.encoder(block[None])[0].T
-            for block in with_progress(blocks, len(blocks), "blocks of speech encoded", progress)
+            for block in with_progress(blocks, len(blocks), "speech blocks encoded", progress)
         ]
     )
     scale = outputs.std()
@@ -77,35 +86,37 @@ def fit_codebook(dvae: DiscreteVAE, mels: Tensor, progress: bool = True) -> Tens
     last = dvae.encoder[-1]
     last.weight /= scale
     last.bias /= scale
-    centres = outputs[torch.randperm(len(outputs))[: dvae.num_tokens]].clone()
-    for _ in with_progress(range(_KMEANS_ROUNDS), _KMEANS_ROUNDS, "rounds of k-means", progress):
-        counts = torch.zeros(len(centres))
-        sums = torch.zeros_like(centres)
+    centers = outputs[torch.randperm(len(outputs))[: dvae.num_tokens]].clone()
+    for _ in with_progress(range(_KMEANS_ROUNDS), _KMEANS_ROUNDS, "k-means rounds", progress):
+        counts = torch.zeros(len(centers))
+        sums = torch.zeros_like(centers)
         for part in outputs.split(8192):
-            nearest = _nearest(part, centres)
-            counts += torch.bincount(nearest, minlength=len(centres))
+            nearest = _nearest(part, centers)
+            counts += torch.bincount(nearest, minlength=len(centers))
             sums.index_add_(0, nearest, part)
         used = counts > 0
-        centres[used] = sums[used] / counts[used, None]
-    dvae.codebook.embed.copy_(centres.T)
-    dvae.codebook.embed_avg.copy_(centres.T)
-    return torch.cat([_nearest(part, centres) for part in outputs.split(8192)])
+        centers[used] = sums[used] / counts[used, None]
+    dvae.codebook.embed.copy_(centers.T)
+    dvae.codebook.embed_avg.copy_(centers.T)
+    return torch.cat([_nearest(part, centers) for part in outputs.split(8192)])
 
 
-def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    return (centres.pow(2).sum(1) - 2 * points @ centres.T).argmin(1)
+def _nearest(points: Tensor, centers: Tensor) -> Tensor:
+    return (centers.pow(2).sum(1) - 2 * points @ centers.T).argmin(1)
 
 
 def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, progress: bool = True) -> float:
-    """Train the decoder to give the mels back from their codes.
+    """Train the decoder to reconstruct mels from their codes.
 
     Args:
-        dvae: its codebook is fitted; changed in place.
+        dvae: DVAE with a fitted codebook, which is changed in place.
         mels: float32 [80, frames], divided by the statistics.
-        codes: int64 [frames / 4].
+        codes: Codes of the mels, int64 [frames / 4].
+        steps: Number of training steps.
+        progress: Show progress bars on stderr.
 
     Returns:
-        Share of the mels' variance that it misses on the last tenth, on which it is not trained.
+        Share of the mels' variance that the decoder misses on the last tenth, which is not used for training.
     """
     held_out = len(codes) // 10
     last = len(codes) - held_out - _CROP_CODES
@@ -113,7 +124,7 @@ def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, pr
         dvae.decoder[-1].bias.copy_(mels.mean(dim=1))
     optimizer = torch.optim.AdamW(dvae.decoder.parameters(), lr=1e-3, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    for _ in with_progress(range(steps), steps, "steps of the DVAE's decoder", progress):
+    for _ in with_progress(range(steps), steps, "training steps of the DVAE decoder", progress):
         starts = torch.randint(last, (_CROPS,)).tolist()
         crop = torch.stack([codes[start : start + _CROP_CODES] for start in starts])
         frames = [slice(FRAMES_PER_CODE * start, FRAMES_PER_CODE * (start + _CROP_CODES)) for start in starts]
@@ -131,7 +142,14 @@ def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, pr
 
 
 def train_dvae(dvae: DiscreteVAE, mels: Tensor, *, decoder_steps: int, progress: bool = True) -> DvaeReport:
-    """`fit_codebook`, then `train_decoder`; the randomness is torch's."""
+    """Fit the codebook, train the decoder and report the results. Randomness comes from torch's global generator.
+
+    Args:
+        dvae: Untrained DVAE, which is changed in place.
+        mels: float32 [80, frames], divided by the statistics.
+        decoder_steps: Number of training steps of the decoder.
+        progress: Show progress bars on stderr.
+    """
     codes = fit_codebook(dvae, mels, progress)
     missed = train_decoder(dvae, mels, codes, decoder_steps, progress)
     return DvaeReport(codes_used=len(codes.unique()), missed_variance=missed)

@@ -1,7 +1,8 @@
-"""A vocabulary for the mini base model, laid out as a released XTTS vocabulary is.
+"""A vocabulary for the mini base model, with the layout of a released XTTS vocabulary.
 
-Released ones are `tokenizers` BPE files: `[STOP]` 0, `[UNK]` 1, `[SPACE]` 2, then punctuation, letters and merges, with
-the first language tags and `[START]` (261) among them. Lower case, no word markers, merges as "a b".
+Released vocabularies are `tokenizers` BPE files: `[STOP]` 0, `[UNK]` 1, `[SPACE]` 2, then punctuation, letters and
+merges, with the first language tags and `[START]` (261) among them. They are in lower case, without word markers, and
+write merges as "a b".
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 FIRST_TOKENS = ("[STOP]", "[UNK]", "[SPACE]")
 FIRST_TAG_ID = 259
 START_ID = 261
-#: In every vocabulary, whether the texts have them or not.
+#: Characters of every vocabulary, even if the texts do not have them.
 ALPHABET = "!'(),-./:;?¡¿abcdefghijklmnopqrstuvwxyzáéíñóúü"
 
 
 def write_vocabulary(texts: Mapping[str, Sequence[str]], size: int, path: Path) -> None:
-    """Learn BPE merges from `texts` (language code -> sentences) and write an XTTS `vocab.json` to `path`.
+    """Learn BPE merges from texts and write an XTTS `vocab.json`. The same texts give the same file.
 
-    The same texts give the same file. At most two languages, whose tags take the ids before `[START]`; `size` counts
-    all entries and is more than 262.
+    Args:
+        texts: Language → sentences, for at most two languages. Their tags get the ids before `[START]`.
+        size: Number of entries, more than 262.
+        path: The file to write.
     """
     cleaner = VoiceBpeTokenizer()
     cleaned = [cleaner.preprocess_text(text, language) for language, lines in texts.items() for text in lines]

@@ -1,4 +1,4 @@
-"""The loss curves of a run as a picture, with the place where it was resumed."""
+"""A picture of a run's loss curves, with the step at which it was resumed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ _WINDOW = 10
 
 
 def draw_losses(steps: list[MetricsLine], evaluations: list[MetricsLine], resumed_after: int, output: Path) -> None:
-    """Draw the mel loss of every step, its running mean, and the evaluations of each language, as a PNG.
+    """Draw the mel loss of every step, its running mean, and the evaluation losses of each language.
 
     Args:
-        steps, evaluations: from `read_metrics`.
-        resumed_after: the last step before the stop.
-        output: the file.
+        steps: Steps from `read_metrics`.
+        evaluations: Evaluations from `read_metrics`.
+        resumed_after: The last step before the stop.
+        output: The PNG file to write.
     """
     figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
-    numbers = [line["step"] for line in steps]
+    step_numbers = [line["step"] for line in steps]
     losses = [finite(line["loss_mel_ce"]) for line in steps]
-    axes.plot(numbers, losses, color="0.8", linewidth=1, label="training, each step")
+    axes.plot(step_numbers, losses, color="0.8", linewidth=1, label="training, every step")
     means = [sum(part) / len(part) for part in (losses[max(0, i - _WINDOW + 1) : i + 1] for i in range(len(losses)))]
-    axes.plot(numbers, means, color="0.35", label=f"training, mean of {_WINDOW} steps")
+    axes.plot(step_numbers, means, color="0.35", label=f"training, mean of {_WINDOW} steps")
     for language in sorted({line["language"] for line in evaluations}):
         lines = [line for line in evaluations if line["language"] == language]
         points = [line["step"] for line in lines], [finite(line["loss_mel_ce"]) for line in lines]
         axes.plot(*points, marker="o", label=f"evaluation, {language}")
-    axes.axvline(resumed_after + 0.5, color="tab:red", linestyle="--", label=f"stopped after {resumed_after}, resumed")
+    axes.axvline(
+        resumed_after + 0.5, color="tab:red", linestyle="--", label=f"stopped after step {resumed_after}, resumed"
+    )
     axes.set(xlabel="step", ylabel="mel loss (cross entropy)", title="A new language, stopped and resumed")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")

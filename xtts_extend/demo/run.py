@@ -1,6 +1,6 @@
-"""The whole job on the embedded default: a mini base that knows English and Spanish learns Amharic.
+"""The demo: a mini base model for English and Spanish learns Amharic, from the vocabulary to speech.
 
-Every step is the command or the recipe that a user calls, on the same files; only the sizes are small.
+It runs the same code and the same recipe as a user, with small sizes.
 """
 
 from __future__ import annotations
@@ -50,32 +50,33 @@ from xtts_extend.text.tokenizer import load_tokenizer
 
 LANGUAGE = "am"
 SENTENCE = "ሰላም ለዓለም።"
-#: Five epochs of 50 batches; the signal comes in the middle of one.
+#: Number of training steps: five epochs of 50 batches.
 STEPS = 250
+#: Step at which the run is stopped, in the middle of an epoch.
 STOP_AT = 120
 _VOCABULARY_SIZE = 300
 _TRAIN, _VAL = 200, 20
 
-#: In the output folder: what every step said, the recipe's whole output, and the traceback of a failure.
+#: Log file in the output folder, with the messages of all steps, the recipe's full output, and any traceback.
 LOG = "demo.log"
 
 console = Console()
-#: Writes to the log file alone.
+#: Logger that only writes to the log file.
 logger = logging.getLogger(__name__)
 
 
 def run_demo(output: Path) -> dict[str, Any]:
-    """Extend, check, train, stop by a real signal, resume, export, speak; print the numbers and draw the losses.
+    """Extend, check, train, stop with a real signal, resume, export and speak. Print results and draw the losses.
 
     Args:
-        output: a folder that does not exist yet, or one of an earlier demo, which is written over.
+        output: A folder that does not exist yet, or the folder of an earlier demo, which is overwritten.
 
     Returns:
-        The measured numbers, as they are written to `report.json`.
+        The measured numbers, as in `report.json`.
 
     Raises:
-        CheckFailed: a step did not end as it should, or broke; the message names the step and the log.
-        ConfigError: the folder holds something else, or the recipe is not where it should be.
+        CheckFailed: A step failed. The message names the step and the log.
+        ConfigError: The folder has other files, or the recipe is not found.
     """
     output = output.absolute()
     _prepare_folder(output)
@@ -83,40 +84,40 @@ def run_demo(output: Path) -> dict[str, Any]:
     with _logged_to(output / LOG):
         try:
             return _run_steps(output, steps)
-        # whatever it is, it ends in one line; the rest stands in the log
+        # Any error becomes one line. The log has the traceback.
         except Exception as error:  # noqa: BLE001
             _fail(error, steps.current, output / LOG)
 
 
 @contextmanager
 def _logged_to(file: Path) -> Iterator[None]:
-    """Write what the demo and, in this process, the trainer say to a file as well."""
+    """Log the messages of the demo, and of the trainer in this process, to a file as well."""
     handler = logging.FileHandler(file, mode="w", encoding="utf-8")
     logger.setLevel(logging.INFO)
     logger.propagate = False
     loggers = (logger, logging.getLogger("trainer"))
-    for one in loggers:
-        one.addHandler(handler)
+    for each in loggers:
+        each.addHandler(handler)
     try:
         yield
     finally:
-        for one in loggers:
-            one.removeHandler(handler)
+        for each in loggers:
+            each.removeHandler(handler)
         handler.close()
 
 
 def _fail(error: Exception, step: str, log: Path) -> NoReturn:
     logger.error("The demo failed.", exc_info=error)
     kind = type(error) if isinstance(error, XttsExtendError) else CheckFailed
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise kind(f"The demo failed at step {step}: {reason} The log: {log}") from error
+    reason = (str(error) or type(error).__name__).splitlines()[0].removesuffix(".")
+    raise kind(f'The demo failed at step "{step}": {reason}. See the log: {log}') from error
 
 
 class _Steps:
-    """Announces the steps, and knows the current one."""
+    """Headings of the steps, and the title of the current step."""
 
     def __init__(self) -> None:
-        self.current = "0  preparation"
+        self.current = "0. Preparation"
 
     def begin(self, title: str) -> None:
         self.current = title
@@ -128,26 +129,26 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
     start = time.monotonic()
     recipe = find_recipe()
 
-    steps.begin("1  a base model that knows English and Spanish")
+    steps.begin("1. Base model for English and Spanish")
     base = cached_mini_base()
     console.print(f"{base}")
 
-    steps.begin("2  speech in Amharic, and some in the old languages to see what is kept")
+    steps.begin("2. Speech in Amharic, and in the old languages for evaluation")
     manifests = speak_corpora(output)
 
-    steps.begin("3  extend the vocabulary")
+    steps.begin("3. Extend the vocabulary")
     vocab = output / "vocab.json"
     report = extend_vocabulary(base / "vocab.json", LANGUAGE, vocab, texts=[output / "am.txt"], size=_VOCABULARY_SIZE)
     check = check_vocabulary(base / "vocab.json", vocab, [output / "en.txt", output / "es.txt"])
-    console.print(f"{report.added} entries added, unknown share {report.unknown_share}")
+    console.print(f"Added {report.added} entries. Unknown share: {report.unknown_share}.")
 
-    steps.begin("4  check the data")
+    steps.begin("4. Check the data")
     xtts_extend.enable()
     limits = limits_of(NewLanguageConfig())
     data = check_samples(read_manifests([str(manifests["train"])], LANGUAGE), load_tokenizer(vocab), limits)
     console.print(data.summary())
 
-    steps.begin(f"5  train, and stop at step {STOP_AT} with a real signal, in the middle of an epoch")
+    steps.begin(f"5. Train, and stop with a real signal at step {STOP_AT}, in the middle of an epoch")
     flags = {
         "base-dir": base,
         "vocab": vocab,
@@ -163,28 +164,28 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
     }
     command = [f"--{key}={value}" for key, value in flags.items()]
     command += [f"--val-manifest={manifests[code]}:{code}" for code in (LANGUAGE, *texts.BASE_LANGUAGES)]
-    # conditioning on 1.5 to 3 s, as the base was trained
+    # Condition on 1.5 to 3 s, as in the base's training.
     command += ["--coqpit.model_args.min_conditioning_length=33075"]
     command += ["--coqpit.model_args.max_conditioning_length=66150", "--coqpit.print_step=20"]
     _run(recipe, command, expected=130, stop_at=STOP_AT)
     (run,) = (output / "runs").glob("xtts-*/")
     stopped = _newest_step(run)
 
-    steps.begin("6  the same run folder again: it continues")
+    steps.begin("6. Resume the run from its folder")
     first = _run(recipe, [f"--checkpoint={run}"], expected=0)
     lines, evaluations = read_metrics(run)
 
-    steps.begin("7  export: the base's own files, and the language as a pack beside them")
+    steps.begin("7. Export the language as a pack beside the base's files")
     model = output / "am-model"
     exported = export(run, model, base)
     console.print(f"{exported['pack']}: {exported['pack_bytes'] / 1e6:.1f} MB")
 
-    steps.begin("8  speak")
+    steps.begin("8. Speak")
     voice = manifests["train"].parent / "wavs" / f"{LANGUAGE}_00000.wav"
     spoken = speak_to_file(model, LANGUAGE, [voice], SENTENCE, output / "hello.wav", seed=0)
-    heard_s = _speak_through_dvae(model, base, voice, output / "hello-griffin-lim.wav")
+    griffin_lim_s = _speak_through_dvae(model, base, voice, output / "hello-griffin-lim.wav")
 
-    steps.begin("9  the old languages: the base's waveforms, sample by sample")
+    steps.begin("9. Compare speech in the old languages with the base's, sample by sample")
     equal = compare_waveforms(model, base, voice)
     console.print(", ".join(f"{name}: {'equal' if same else 'different'}" for name, same in equal.items()))
 
@@ -207,7 +208,7 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
             "language pack": exported["pack_bytes"] / 1e6,
         },
         "spoken_s": spoken["audio_s"],
-        "spoken_griffin_lim_s": heard_s,
+        "spoken_griffin_lim_s": griffin_lim_s,
         "minutes": (time.monotonic() - start) / 60,
     }
     (output / "report.json").write_text(json.dumps(numbers, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -221,7 +222,7 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
 def _prepare_folder(output: Path) -> None:
     if output.exists():
         if any(output.iterdir()) and not any((output / name).is_file() for name in (LOG, "am.txt")):
-            raise ConfigError(f"{output} holds files that no demo wrote. Give another --output.")
+            raise ConfigError(f"{output} has files that are not from a demo. Pass another --output.")
         for run in (output / "runs").glob("xtts-*"):
             run.rename(output / f"earlier-{run.name}")
         if (output / "am-model").exists():
@@ -230,31 +231,43 @@ def _prepare_folder(output: Path) -> None:
 
 
 def speak_corpora(output: Path) -> dict[str, Path]:
-    """Speak sentences in the new and the old languages; text files of them lie in `output`.
+    """Speak sentences in the new language and the old ones, and write the sentences to text files.
+
+    Args:
+        output: Folder for the text files and the speech.
 
     Returns:
-        Manifests: "train", and one for the evaluation of each language by its code.
+        Manifests: "train", and language → manifest for evaluation.
     """
     amharic = texts.sentences(LANGUAGE, _TRAIN + _VAL)
     (output / "am.txt").write_text("\n".join(amharic), encoding="utf-8")
-    everything = make_corpus(amharic, LANGUAGE, output / "speech" / LANGUAGE)
-    samples = read_manifests([str(everything)], LANGUAGE)
-    manifests = {"train": everything.with_name("train.csv"), LANGUAGE: everything.with_name("val.csv")}
+    manifest = make_corpus(amharic, LANGUAGE, output / "speech" / LANGUAGE)
+    samples = read_manifests([str(manifest)], LANGUAGE)
+    manifests = {"train": manifest.with_name("train.csv"), LANGUAGE: manifest.with_name("val.csv")}
     write_manifest(samples[:_TRAIN], manifests["train"])
     write_manifest(samples[_TRAIN:], manifests[LANGUAGE])
     for language in texts.BASE_LANGUAGES:
-        # the base was trained on the first ones
-        unheard = texts.sentences(language, SENTENCES + _VAL)[SENTENCES:]
-        (output / f"{language}.txt").write_text("\n".join(unheard), encoding="utf-8")
-        manifests[language] = make_corpus(unheard, language, output / "speech" / language)
+        # The base was trained on the first sentences.
+        unseen = texts.sentences(language, SENTENCES + _VAL)[SENTENCES:]
+        (output / f"{language}.txt").write_text("\n".join(unseen), encoding="utf-8")
+        manifests[language] = make_corpus(unseen, language, output / "speech" / language)
     return manifests
 
 
 def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None = None) -> int:
-    """Run the recipe in a process of its own, show what it prints, and stop it at a step if asked.
+    """Run the recipe in a separate process and show its output.
+
+    Args:
+        recipe: The recipe's script.
+        flags: Flags of the recipe.
+        expected: Exit code that the recipe should end with.
+        stop_at: Step at which to interrupt it, if any.
 
     Returns:
-        The first step that it printed.
+        The first step in its output.
+
+    Raises:
+        CheckFailed: The recipe ended with another exit code, or printed no step.
     """
     console.print(f"python {recipe} {' '.join(flags)}", style="dim", soft_wrap=True)
     process = subprocess.Popen(
@@ -264,18 +277,18 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
         text=True,
         encoding="utf-8",
     )
-    first, signalled = None, False
+    first, is_interrupted = None, False
     try:
         for line in process.stdout or ():
             logger.info("%s", line.rstrip())
             if line.startswith(" > "):
                 console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
-            found = re.match(r" > step (\d+)/", line)
-            if found:
-                first = first or int(found.group(1))
-                if stop_at is not None and int(found.group(1)) >= stop_at and not signalled:
+            match = re.match(r" > step (\d+)/", line)
+            if match:
+                first = first or int(match.group(1))
+                if stop_at is not None and int(match.group(1)) >= stop_at and not is_interrupted:
                     process.send_signal(signal.SIGINT)
-                    signalled = True
+                    is_interrupted = True
         code = process.wait()
     finally:
         process.kill()
@@ -288,17 +301,17 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
 def _newest_step(run: Path) -> int:
     step = xtts_extend.inspect_checkpoint(run).step
     if step is None:
-        raise CheckFailed(f"{run} holds no checkpoint with a step.")
+        raise CheckFailed(f"{run} has no checkpoint with a step.")
     return step
 
 
 def _by_language(evaluations: list[MetricsLine], step: int) -> dict[str, float]:
-    """Mel loss by language, of the evaluation at a step or the last one before it."""
+    """Return language → mel loss of the last evaluation up to a step."""
     return {line["language"]: finite(line["loss_mel_ce"]) for line in evaluations if line["step"] <= step}
 
 
 def _changed_rows(run: Path, base: Path) -> int:
-    """How many of the base's token rows differ in the run's newest checkpoint, bit for bit."""
+    """Return how many of the base's token rows differ in the run's newest checkpoint, compared bit by bit."""
     trained = xtts_weights(load_checkpoint(Path(xtts_extend.inspect_checkpoint(run).path))[0]["model"])
     old = xtts_weights(load_checkpoint(base / "model.pth")[0]["model"])
     changed = 0
@@ -310,7 +323,7 @@ def _changed_rows(run: Path, base: Path) -> int:
 
 
 def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> float:
-    """The mini decoder is untrained; the codes themselves can be heard through DVAE and Griffin-Lim. Seconds spoken."""
+    """Speak through the DVAE and Griffin-Lim, because the mini base's decoder is untrained. Return the length in s."""
     xtts = load_model(model)
     latents = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)]).latents
     tokens = torch.tensor([xtts.tokenizer.encode(SENTENCE, LANGUAGE)])
@@ -328,51 +341,53 @@ def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> f
 
 
 def compare_waveforms(model: Path, base: Path, voice: Path) -> dict[str, bool]:
-    """Whether a model folder speaks a sentence exactly as the base does, by language.
+    """Return whether a model folder speaks a sentence exactly like the base, by language.
 
-    The last entry is the opposite: a sentence in English that is spoken with what the run learned.
+    The last entry is a counterexample: an English sentence that is spoken with the pack.
 
     Args:
-        model: a folder with a pack of `LANGUAGE`.
-        base: the base's folder.
-        voice: a recording of the voice.
+        model: Folder of a model with a pack for `LANGUAGE`.
+        base: Folder of the base.
+        voice: Recording of the voice.
     """
     spoken: dict[str, list[torch.Tensor]] = {}
     for folder in (base, model):
         xtts = load_model(folder)
-        heard = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)])
+        reference = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)])
         for language in texts.BASE_LANGUAGES:
-            spoken.setdefault(language, []).append(_say(xtts, texts.sentences(language, 1)[0], language, heard))
+            spoken.setdefault(language, []).append(_say(xtts, texts.sentences(language, 1)[0], language, reference))
         if folder == model:
             with routed(xtts, LANGUAGE):
-                forced = _say(xtts, texts.sentences("en", 1)[0], "en", heard)
-    pairs = {**spoken, "en, spoken with the pack": [spoken["en"][0], forced]}
+                with_pack = _say(xtts, texts.sentences("en", 1)[0], "en", reference)
+    pairs = {**spoken, "en, spoken with the pack": [spoken["en"][0], with_pack]}
     return {name: torch.equal(*pair) for name, pair in pairs.items()}
 
 
 def _say(xtts: Xtts, text: str, language: str, voice: Voice) -> torch.Tensor:
-    """A sentence as audio (samples,), drawn with the same seed every time."""
+    """Return a spoken sentence, float32 (samples,), always sampled with the same seed."""
     torch.manual_seed(0)
-    (said,) = speak_sentences(xtts, [text], language, voice)
-    return torch.from_numpy(said[1]["wav"])
+    (spoken,) = speak_sentences(xtts, [text], language, voice)
+    return torch.from_numpy(spoken[1]["wav"])
 
 
 def _print_table(numbers: dict[str, Any]) -> None:
-    table = Table(title="What was measured", show_header=False)
+    table = Table(title="Results", show_header=False)
     table.add_row("steps before the stop", f"{numbers['steps_before_the_stop']}")
-    table.add_row("first step after the resume", f"{numbers['first_step_after_the_resume']}")
+    table.add_row("first step after resuming", f"{numbers['first_step_after_the_resume']}")
     table.add_row(
-        "step numbers without gap or repeat", "yes" if numbers["step_numbers_without_gap_or_repeat"] else "NO"
+        "step numbers without gaps or repeats", "yes" if numbers["step_numbers_without_gap_or_repeat"] else "NO"
     )
     for code, kind in ((LANGUAGE, " (new language)"), *((code, ", if merged") for code in texts.BASE_LANGUAGES)):
         before, after = numbers["loss_before"][code], numbers["loss_after"][code]
         table.add_row(f"mel loss of {code}{kind}", f"{before:.3f} → {after:.3f}")
     table.add_row("old ids changed", f"{numbers['old_ids_changed']}")
-    table.add_row("old lines cut differently", f"{numbers['old_lines_cut_differently']}")
+    table.add_row("old lines tokenized differently", f"{numbers['old_lines_cut_differently']}")
     rows = numbers["rows"]
     table.add_row("old rows changed", f"{numbers['old_rows_changed']} of {3 * rows['old']} ({rows['new']} new tokens)")
     for name, same in numbers["waveforms_equal_the_bases"].items():
-        table.add_row(f"waveform of {name}", "the base's, sample by sample" if same else "differs from the base's")
+        table.add_row(
+            f"waveform of {name}", "same as the base's, sample by sample" if same else "differs from the base's"
+        )
     for name, size in numbers["megabytes"].items():
         table.add_row(name, f"{size:.1f} MB")
     table.add_row("spoken", f"{numbers['spoken_s']:.1f} s; as codes {numbers['spoken_griffin_lim_s']:.1f} s")

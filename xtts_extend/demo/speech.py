@@ -1,8 +1,8 @@
-"""Speech without recordings: espeak-ng, its library and its voices from the wheel `espeakng-loader`.
+"""Speech without recordings, with the espeak-ng library and voices from the wheel `espeakng-loader`.
 
-espeak-ng keeps its state in C globals that even its own restart does not reset: what it speaks depends a little on what
-it spoke before. Here every utterance loads the library anew (3 ms) and unloads it, so that it is a function of its
-arguments alone, and a lock keeps threads apart.
+espeak-ng keeps state in C globals that even its own restart does not reset, so its output depends slightly on earlier
+utterances. Here, the library is loaded (3 ms) and unloaded for every utterance, so that the output depends only on the
+arguments. A lock serializes threads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineErr
 from xtts_extend.files import atomic_write
 from xtts_extend.progress import with_progress
 
-#: Of every voice of espeak-ng, in Hz.
+#: Sample rate of all espeak-ng voices, in Hz.
 SAMPLE_RATE = 22050
 
 # From speak_lib.h.
@@ -35,8 +35,8 @@ _DO_NOT_EXIT = 0x8000
 _TEXT_IS_UTF8 = 1
 _BY_CHARACTER = 1
 _RATE, _PITCH = 1, 3
-# The library cuts the path of its data at 160 bytes.
-_LONGEST_DATA_PATH = 120
+# The library truncates its data path to 160 bytes.
+_MAX_DATA_PATH_BYTES = 120
 
 _library_lock = threading.Lock()
 
@@ -57,7 +57,7 @@ _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, c
 
 @dataclass(frozen=True)
 class Speaker:
-    """One of the corpus's voices: a variant of espeak-ng, its pitch (0 to 99) and its speed in words per minute."""
+    """A voice of a corpus: an espeak-ng variant, its pitch (0 to 99) and its speed in words per minute."""
 
     name: str
     variant: str
@@ -65,7 +65,7 @@ class Speaker:
     speed_wpm: int
 
 
-#: Clear voices: those with a breathy noise in them need many more codes.
+#: The voices of a corpus. All are clear, because breathy voices need many more codes.
 SPEAKERS = (
     Speaker("anna", "f4", 55, 165),
     Speaker("bruno", "m3", 45, 175),
@@ -75,7 +75,7 @@ SPEAKERS = (
 
 
 def espeak_languages() -> dict[str, str]:
-    """The codes that espeak-ng speaks, with their English names.
+    """Return language code → English name for all languages of espeak-ng.
 
     Raises:
         MachineError: espeak-ng is not installed.
@@ -87,7 +87,7 @@ def espeak_languages() -> dict[str, str]:
         index = 0
         while voices[index]:
             voice = voices[index].contents
-            # A priority byte goes before the code.
+            # A priority byte precedes the code.
             languages[voice.languages[1:].decode()] = voice.name.decode().strip()
             index += 1
     return languages
@@ -96,24 +96,31 @@ def espeak_languages() -> dict[str, str]:
 def speak_to_array(
     text: str, language: str, *, voice_variant: str = "m3", speed_wpm: int = 165, pitch: int = 50
 ) -> npt.NDArray[np.float32]:
-    """Speak `text` with espeak-ng's voice for `language`; the same arguments give the same samples.
+    """Return speech from espeak-ng. The same arguments give the same samples.
+
+    Args:
+        text: Text with at least one letter or digit.
+        language: espeak-ng's code of the language.
+        voice_variant: Name of a variant in espeak-ng's `voices/!v`.
+        speed_wpm: Speed in words per minute, 80 to 450.
+        pitch: Pitch, 0 to 99.
 
     Returns:
         float32 [samples] in [-1, 1] at 22,050 Hz.
 
     Raises:
-        LanguageError: espeak-ng has no such language; the message names similar ones.
-        ConfigError: espeak-ng has no such variant of a voice, or a number is outside of what it takes.
-        DataError: there is nothing to speak in `text`.
+        LanguageError: espeak-ng does not support the language. The message names similar ones.
+        ConfigError: espeak-ng does not have the voice variant, or a number is out of range.
+        DataError: The text has nothing to speak.
         MachineError: espeak-ng is not installed or does not start.
     """
     if not any(letter.isalnum() for letter in text):
-        raise DataError(f"{text!r} has no letter to speak. Give a text with words in it.")
+        raise DataError(f"{text!r} has no letter or digit to speak. Pass a text with words.")
     if not 80 <= speed_wpm <= 450 or not 0 <= pitch <= 99:
-        raise ConfigError(f"speed_wpm {speed_wpm} and pitch {pitch}: expected 80 to 450 and 0 to 99.")
+        raise ConfigError(f"Expected a speed_wpm of 80 to 450 and a pitch of 0 to 99, got {speed_wpm} and {pitch}.")
     variants = sorted(os.listdir(_data_folder() / "voices" / "!v"))
     if voice_variant not in variants:
-        raise ConfigError(f"espeak-ng has no voice variant {voice_variant!r}; it has {', '.join(variants)}.")
+        raise ConfigError(f"espeak-ng has no voice variant {voice_variant!r}. Use one of: {', '.join(variants)}.")
     pieces: list[bytes] = []
 
     def keep(samples: int | None, count: int, _events: int | None) -> int:
@@ -123,8 +130,8 @@ def speak_to_array(
 
     callback = _SynthCallback(keep)
     with _library() as library:
-        found = library.espeak_SetVoiceByName(f"{language}+{voice_variant}".encode()) == 0
-        if found:
+        has_voice = library.espeak_SetVoiceByName(f"{language}+{voice_variant}".encode()) == 0
+        if has_voice:
             library.espeak_SetSynthCallback(callback)
             library.espeak_SetParameter(_RATE, speed_wpm, 0)
             library.espeak_SetParameter(_PITCH, pitch, 0)
@@ -132,10 +139,10 @@ def speak_to_array(
             status = library.espeak_Synth(
                 utf8, ctypes.c_size_t(len(utf8) + 1), 0, _BY_CHARACTER, 0, _TEXT_IS_UTF8, None, None
             )
-    if not found:
+    if not has_voice:
         raise LanguageError(_unknown_language(language))
     if status != 0 or not pieces:
-        raise MachineError(f"espeak-ng could not speak {text!r} in {language!r} (its status: {status}).")
+        raise MachineError(f"espeak-ng could not speak {text!r} in {language!r} (status {status}).")
     return np.frombuffer(b"".join(pieces), np.int16).astype(np.float32) / np.float32(32768)
 
 
@@ -146,23 +153,31 @@ def make_corpus(
     *,
     progress: bool = True,
 ) -> Path:
-    """Speak every text in turn with one of the `SPEAKERS`; write `folder/wavs/*.wav` and a manifest in coqui's format.
+    """Speak texts with the `SPEAKERS` in turn, and write recordings and a manifest in coqui's format.
 
-    The manifest (`audio_file|text|speaker_name`) is written last, when all recordings are there.
+    The manifest (`audio_file|text|speaker_name`) is written last, after all recordings in `wavs/`.
+
+    Args:
+        texts: Texts to speak.
+        language: espeak-ng's code of the language.
+        folder: Folder to write to. It is created if it does not exist.
+        progress: Show a progress bar on stderr.
 
     Returns:
-        The manifest's path, `folder/metadata.csv`.
+        Path of the manifest, `metadata.csv` in the folder.
 
     Raises:
-        What `speak_to_array` raises; DataError for no texts; MachineError when a file cannot be written.
+        LanguageError: espeak-ng does not support the language.
+        DataError: There are no texts, or one of them has nothing to speak.
+        MachineError: espeak-ng is not installed or does not start, or a file cannot be written.
     """
     if not texts:
-        raise DataError("There is no text to speak. Give at least one.")
+        raise DataError("There is no text to speak. Pass at least one.")
     folder = Path(folder)
     (folder / "wavs").mkdir(parents=True, exist_ok=True)
     lines = ["audio_file|text|speaker_name"]
-    for index, text in enumerate(with_progress(texts, len(texts), f"sentences in {language} spoken", progress)):
-        # `|` and line ends separate the manifest's fields.
+    for index, text in enumerate(with_progress(texts, len(texts), f"sentences spoken in {language}", progress)):
+        # The manifest separates fields with `|` and rows with line ends.
         text = " ".join(text.replace("|", " ").split())
         speaker = SPEAKERS[index % len(SPEAKERS)]
         speech = speak_to_array(
@@ -173,7 +188,7 @@ def make_corpus(
             soundfile.write(folder / name, speech, SAMPLE_RATE, subtype="PCM_16")
         except (OSError, soundfile.SoundFileError) as error:
             raise MachineError(
-                f"{folder / name} could not be written: {error}. Make room, or name another folder."
+                f"{folder / name} could not be written: {error}. Free disk space, or pass another folder."
             ) from error
         lines.append(f"{name}|{text}|{speaker.name}")
     manifest = folder / "metadata.csv"
@@ -184,25 +199,25 @@ def make_corpus(
 
 @contextmanager
 def _library() -> Iterator[ctypes.CDLL]:
-    """The library in its first state, for one thread at a time."""
+    """Yield the library in its initial state, to one thread at a time."""
     loader = _loader()
     with _library_lock, tempfile.TemporaryDirectory(prefix="espeak-") as scratch:
         data = _data_folder()
-        if len(os.fsencode(data)) > _LONGEST_DATA_PATH:
+        if len(os.fsencode(data)) > _MAX_DATA_PATH_BYTES:
             short = Path(scratch) / data.name
             short.symlink_to(data, target_is_directory=True)
             data = short
         try:
             library = ctypes.CDLL(loader.get_library_path())
         except OSError as error:
-            raise MachineError(f"espeak-ng's library does not load: {error}.{_INSTALL}") from error
+            raise MachineError(f"The espeak-ng library cannot be loaded: {error}.{_INSTALL}") from error
         try:
             rate = library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data), _DO_NOT_EXIT)
             if rate != SAMPLE_RATE:
                 raise MachineError(
-                    f"espeak-ng started with {rate} instead of {SAMPLE_RATE} Hz with the data in {data}.{_INSTALL}"
+                    f"Expected espeak-ng to start with {SAMPLE_RATE} Hz, got {rate} with the data in {data}.{_INSTALL}"
                 )
-            # Some voices are a little noisy, from the clock unless told otherwise.
+            # Some voices have noise, which is seeded from the clock by default.
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             yield library
             library.espeak_Terminate()
@@ -223,17 +238,15 @@ def _loader() -> ModuleType:
     try:
         import espeakng_loader
     except ImportError as error:
-        raise MachineError(f"The package espeakng-loader, which brings espeak-ng, is missing.{_INSTALL}") from error
+        raise MachineError(f"The package espeakng-loader, which includes espeak-ng, is missing.{_INSTALL}") from error
     return espeakng_loader
 
 
 def _unknown_language(language: str) -> str:
     known = espeak_languages()
-    named = {name.lower(): code for code, name in known.items()}
+    codes = {name.lower(): code for code, name in known.items()}
     similar = [code for code in known if code.split("-")[0] == language.split("-")[0]]
     similar += difflib.get_close_matches(language, known, n=4, cutoff=0.4)
-    similar += [named[name] for name in difflib.get_close_matches(language.lower(), named, n=2)]
+    similar += [codes[name] for name in difflib.get_close_matches(language.lower(), codes, n=2)]
     listed = ", ".join(f"{code} ({known[code]})" for code in dict.fromkeys(similar)) or ", ".join(known)
-    return (
-        f"espeak-ng has no voice for the language {language!r}, only for {len(known)} others. Similar codes: {listed}."
-    )
+    return f"espeak-ng has no voice for the language {language!r}, only for {len(known)} others. Use one of: {listed}."

@@ -1,8 +1,8 @@
-"""Short sentences for the demo's speech: a few word lists and patterns of our own, combined by chance.
+"""Short sentences for the demo's speech, randomly combined from our own word lists and patterns.
 
-English and Spanish are what the mini base model knows, Amharic is what the demo teaches it. Swahili, a new language in
-an old script, and Tigrinya, Amharic's neighbour, are for benchmarks. A sentence is one clause or two, of five to
-eighteen words, that is two to eight seconds of speech.
+The mini base model is trained on English and Spanish, and the demo adds Amharic. Benchmarks use Swahili, a new language
+in an old script, and Tigrinya, which is related to Amharic. A sentence has one or two clauses and five to eighteen
+words, which take two to eight seconds to speak.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from dataclasses import dataclass
 
 from xtts_extend.errors import DataError, LanguageError
 
+#: Languages that the mini base model is trained on.
 BASE_LANGUAGES = ("en", "es")
+#: Language that the demo adds.
 NEW_LANGUAGE = "am"
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """Patterns with named slots, and the phrases that fit each slot."""
+    """Sentence patterns with named slots, and the phrases for each slot."""
 
     patterns: tuple[str, ...]
     slots: dict[str, tuple[str, ...]]
@@ -216,30 +218,40 @@ GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC, "sw": SWAHILI, "ti": TI
 
 
 def sentences(language: str, count: int, seed: int = 0) -> list[str]:
-    """`count` different sentences of `language` ("en", "es", "am", "sw" or "ti"), the same ones for the same seed.
+    """Return different sentences in a language. The same seed gives the same sentences.
+
+    >>> sentences("en", 1, seed=1)
+    ['Did you know that my younger sister listened to the radio an hour ago?']
+
+    Args:
+        language: "en", "es", "am", "sw" or "ti".
+        count: Number of sentences.
+        seed: Random seed.
 
     Raises:
-        LanguageError: there are no word lists for the language.
-        DataError: more sentences are wanted than the word lists give.
+        LanguageError: There are no word lists for the language.
+        DataError: The word lists are too short for so many sentences.
     """
     if language not in GRAMMARS:
-        raise LanguageError(f"No sentences for language {language!r}: the demo writes {', '.join(GRAMMARS)} only.")
+        raise LanguageError(f"There are no sentences in {language!r}. Use one of: {', '.join(GRAMMARS)}.")
     grammar = GRAMMARS[language]
     possible = sum(
         math.prod(len(phrases) for name, phrases in grammar.slots.items() if f"{{{name}}}" in pattern)
         for pattern in grammar.patterns
     )
-    # beyond half of them, most draws would repeat an earlier one
+    # Beyond half of the possible sentences, most draws would be repeats.
     if count > possible // 2:
-        raise DataError(f"Wanted {count} different sentences of {language!r}: ask for at most {possible // 2}.")
-    draw = random.Random(f"{language} {seed}")
-    found: dict[str, None] = {}
-    while len(found) < count:
-        sentence = draw.choice(grammar.patterns).format(
-            **{name: draw.choice(phrases) for name, phrases in grammar.slots.items()}
+        raise DataError(
+            f"{count:,} different sentences in {language!r} are too many. Ask for at most {possible // 2:,}."
         )
-        found[_capitalized(sentence)] = None
-    return list(found)
+    rng = random.Random(f"{language} {seed}")
+    drawn: dict[str, None] = {}
+    while len(drawn) < count:
+        sentence = rng.choice(grammar.patterns).format(
+            **{name: rng.choice(phrases) for name, phrases in grammar.slots.items()}
+        )
+        drawn[_capitalized(sentence)] = None
+    return list(drawn)
 
 
 def _capitalized(sentence: str) -> str:
