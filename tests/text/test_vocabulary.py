@@ -105,8 +105,8 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "merges", 0, to=["t", 5]), "is not a merge"),
         (_set("model", "merges", 0, to=None), "None is not a merge"),
         (_set("model", "merges", 0, to="t x"), "merge 't x' has a part or a result that is not an entry"),
-        (_set("model", "unk_token", to="a"), "its unknown token is 'a', not an entry"),
-        (_drop("model", "vocab", "[UNK]"), "its unknown token is '\\[UNK\\]', not an entry"),
+        (_set("model", "unk_token", to="a"), "its unknown token is 'a', expected an entry"),
+        (_drop("model", "vocab", "[UNK]"), "its unknown token is '\\[UNK\\]', expected an entry"),
         (_set("model", "vocab", "ሰ", to=15), r"share one id \('b' and 'ሰ', 15\)"),
         (
             _set("added_tokens", to=None),

@@ -249,4 +249,6 @@ def _unknown_language(language: str) -> str:
     similar += difflib.get_close_matches(language, known, n=4, cutoff=0.4)
     similar += [codes[name] for name in difflib.get_close_matches(language.lower(), codes, n=2)]
     listed = ", ".join(f"{code} ({known[code]})" for code in dict.fromkeys(similar)) or ", ".join(known)
-    return f"espeak-ng has no voice for the language {language!r}, only for {len(known)} others. Use one of: {listed}."
+    return (
+        f"espeak-ng has no voice for the language {language!r}, only for {len(known)} others. Similar codes: {listed}."
+    )

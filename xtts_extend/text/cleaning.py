@@ -28,7 +28,7 @@ from xtts_extend.text.stock import STOCK_LANGUAGES, clean_stock
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Cleaner = Callable[[str], str]
 
-# --- the functions of the steps
+# --- step functions
 
 _CYRILLIC = re.compile("[\u0400-\u052f]")
 _ETHIOPIC_COLONS = re.compile("(?<=[ሀ-፿])::")
@@ -121,7 +121,7 @@ def _collapse_spaces(text: str) -> str:
     return " ".join(text.split())
 
 
-# --- the definitions of the steps
+# --- step definitions
 
 
 class _Parameter(NamedTuple):

@@ -262,6 +262,6 @@ def _notes(
     if corpus.left_out:
         notes.append(
             f"Left out: {first_ten([name_character(character) for character in corpus.left_out])}. They become unknown "
-            "tokens, and training skips texts that have any. Remove them from the texts."
+            "tokens, and training skips texts that contain any. Remove them from the texts."
         )
     return notes

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from num2words import CONVERTER_CLASSES, num2words
 
-#: Largest number of digits that is read as a cardinal. Longer numbers, as of accounts, are read digit by digit.
+#: Largest number of digits that is read as a cardinal. Longer ones (account numbers) are read digit by digit.
 MAX_CARDINAL_DIGITS = 15
 
 # num2words' codes for languages whose own code differs.
@@ -104,17 +104,17 @@ def read_digits(digits: str, code: str) -> str:
     return cardinal(int(digits), code) or _digit_by_digit(digits, code)
 
 
-def spell_numbers(text: str, code: str, is_wrong: Callable[[str], bool] = lambda word: True) -> str:
+def spell_numbers(text: str, code: str, should_spell: Callable[[str], bool] = lambda word: True) -> str:
     """Return the text with the digits in words such as "1990." spelled out by `read_digits`.
 
     Args:
         text: Text in the language.
         code: Code of the language.
-        is_wrong: Whether a word's digits should be spelled out. By default, all are.
+        should_spell: Whether a word's digits should be spelled out. By default, all are.
     """
 
     def spell(match: re.Match[str]) -> str:
-        if not is_wrong(match[0]):
+        if not should_spell(match[0]):
             return match[0]
         return re.sub("[0-9]+", lambda digits: read_digits(digits[0], code), match[0])
 
@@ -128,7 +128,7 @@ def _digit_by_digit(digits: str, code: str) -> str:
 
 @lru_cache(maxsize=4096)
 def cardinal(number: int, code: str) -> str | None:
-    """Return a whole number >= 0 in words, or None if num2words fails on it (with any of several exceptions)."""
+    """Return a whole number >= 0 in words, or None if num2words fails on it."""
     if code == "am" and number >= 1000:
         return _amharic_cardinal(number)
     try:

@@ -236,7 +236,7 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
 
 
 def romanized_spellings(base: Vocabulary, extended: Vocabulary) -> dict[int, list[int]]:
-    """Return new id → old ids that spell the romanized token, or → [] if the old vocabulary cannot spell it.
+    """Return new id → old ids that spell the romanized token, [] if the old vocabulary cannot spell it.
 
     `anyascii` writes a new token in Latin letters, which are lowercased and tokenized with the old vocabulary. A
     language tag maps to the ids of all old language tags.

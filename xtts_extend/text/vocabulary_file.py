@@ -233,7 +233,7 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
             return f"merge {merge!r} has a part or a result that is not an entry"
     unknown = model.get("unk_token")
     if "[UNK]" not in vocab or (unknown in vocab and unknown != "[UNK]"):
-        return f"its unknown token is {model.get('unk_token')!r}, not an entry '[UNK]'"
+        return f"its unknown token is {model.get('unk_token')!r}, expected an entry '[UNK]'"
     return None
 
 
@@ -255,7 +255,7 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
     owner: dict[int, str] = {}
     for token, index in vocab.items():
         if token not in contents and owner.setdefault(index, token) != token:
-            return f"two of its entries share one id ({owner[index]!r} and {token!r}, {index}) and would be one row"
+            return f"two of its entries share one id ({owner[index]!r} and {token!r}, {index}) and would share one row"
     missing = sorted(set(SPECIAL_TOKENS) - contents)
     return (
         f"it has no {', '.join(missing)} in its added tokens{_missing_added_tokens_effect(missing)}"
