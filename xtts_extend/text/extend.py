@@ -33,7 +33,7 @@ from xtts_extend.text.vocabulary import (
 
 __all__ = ["DEFAULT_SIZE", "ExtensionReport", "VocabularyCheck", "check_vocabulary", "extend_vocabulary"]
 
-DROPPED = "holds a character that was to be left out"
+DROPPED = "contains a dropped character"
 
 #: Default number of new entries that are learned from text.
 DEFAULT_SIZE = 2000

@@ -25,10 +25,10 @@ from xtts_extend.text.languages import clean_text
 from xtts_extend.text.vocabulary import Merge, Vocabulary, append_entries, encode_all
 
 # Why a merge is refused: keys of `ExtensionReport.merges_refused`.
-OLD_CHARACTERS = "made of characters that the base knows: could change how old text is cut"
-PREEMPTED = "cut otherwise by the base's merges: would never be given"
-UNCLEAN = "not as the cleaner leaves text: would never be given"
-BOUNDARY = "reaches across words or punctuation: would never be given"
+OLD_CHARACTERS = "made of characters that the base has: could change how old text is tokenized"
+PREEMPTED = "preempted by the base's merges: would never be used"
+UNCLEAN = "changed by the cleaner: would never be used"
+BOUNDARY = "spans several words or punctuation: would never be used"
 
 _SPACE = "\u2581"
 # sentencepiece skips words with its reserved characters and words of more than 4,192 bytes, and fails if no word is
