@@ -1,8 +1,7 @@
-"""Scripts in processes of their own that need not import torch and coqui first.
+"""Scripts that run in separate processes without importing torch and coqui each time.
 
-These imports take longer than a run of the tests. So one process makes them and does nothing else, and each script is
-a fork of it: another process, with signals, an exit code and an end of its own. What a test says about the start of
-Python itself needs `subprocess`.
+These imports take longer than most test runs. One server process makes them once, and each script runs in a fork of it,
+with its own signals and exit code. Tests of the start-up of Python itself use `subprocess` instead.
 """
 
 from __future__ import annotations
@@ -17,68 +16,69 @@ import sys
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-# in the process that is forked nothing has run backward: torch's autograd would refuse to in its children
+# The server process must never run a backward pass: autograd does not work in forks after one.
 _context.set_forkserver_preload(["xtts_extend.setup.validate", "xtts_extend.training.trainer"])
 
 
 class Script:
-    """A Python script under way, as `python SCRIPT ARGUMENTS` would run it.
+    """A running Python script, started as by `python SCRIPT ARGUMENTS`.
 
     Args:
-        script, arguments: of the command line.
-        output: the file that gets what the script prints on stdout and stderr.
-        environment: variables that it has besides this process's.
+        script: The script's path.
+        arguments: Its command-line arguments.
+        output: File that receives stdout and stderr.
+        environment: Environment variables to add to this process's.
     """
 
     def __init__(self, script: Path, *arguments: object, output: Path, **environment: str) -> None:
         self.output = output
         output.touch()
-        given = [str(script), *map(str, arguments)]
-        self._process = _context.Process(target=_run, args=(given, str(output), {**os.environ, **environment}))
+        argv = [str(script), *map(str, arguments)]
+        self._process = _context.Process(target=_run, args=(argv, str(output), {**os.environ, **environment}))
         self._process.start()
 
     @property
     def text(self) -> str:
-        """What it has printed so far."""
+        """The output so far."""
         return self.output.read_text(encoding="utf-8")
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the script has ended."""
         return self._process.exitcode is not None
 
     def send(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the script."""
         os.kill(self._process.pid, number)
 
     def wait(self, timeout: float = 300) -> int:
-        """Its exit code when it has ended; of a signal that killed it the negative number."""
+        """Wait until the script ends, and return its exit code; -N if signal N killed it."""
         self._process.join(timeout)
         if not self.ended:
             self.send(signal.SIGKILL)
-            raise TimeoutError(f"The script has not ended after {timeout} s:\n{self.text}")
+            raise TimeoutError(f"The script did not end within {timeout} s:\n{self.text}")
         return self._process.exitcode
 
 
 def run(script: Path, *arguments: object, output: Path, **environment: str) -> Script:
-    """Run a script to its end, which has to be a good one."""
+    """Run a script to its end, and require exit code 0."""
     script = Script(script, *arguments, output=output, **environment)
     assert script.wait() == 0, script.text
     return script
 
 
-def together(processes: int, script: Path, *arguments: object, output: Path) -> None:
-    """Run a script in several processes with what torchrun tells each of them; all have to end well."""
+def run_processes(processes: int, script: Path, *arguments: object, output: Path) -> None:
+    """Run a script in several processes with torchrun's environment variables, and require exit code 0 of all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "WORLD_SIZE": f"{processes}"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "WORLD_SIZE": f"{processes}"}
     started = [
         Script(
             script,
             *arguments,
             output=output.with_name(f"{output.name}.{rank}"),
-            **place,
+            **group,
             RANK=f"{rank}",
             LOCAL_RANK=f"{rank}",
         )
@@ -104,5 +104,5 @@ def _run(arguments: list[str], output: str, environment: dict[str, str]) -> None
     try:
         runpy.run_path(arguments[0], run_name="__main__")
     finally:
-        # as at the end of an interpreter, which multiprocessing leaves out: coverage keeps its data then
+        # multiprocessing skips exit handlers, and coverage saves its data in one.
         atexit._run_exitfuncs()

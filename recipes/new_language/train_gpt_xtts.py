@@ -1,27 +1,28 @@
-"""Teach XTTS a new language, or continue a run that was interrupted.
+"""Teach XTTS a new language, or resume an interrupted run.
 
     python train_gpt_xtts.py --base-dir XTTS --vocab am/vocab.json --language am \
         --train-manifest train.csv --val-manifest val.csv --output-dir runs
-    python train_gpt_xtts.py --checkpoint runs/RUN            # continues at the next batch
+    python train_gpt_xtts.py --checkpoint runs/RUN            # resumes at the next batch
 
-What it does, and what each part costs:
+What the recipe does:
 
-* `--checkpoint` is classified by content. A base model is started from; a training checkpoint is continued with
-  weights, optimizer, schedule, random numbers and the next batch, in its own run folder; one of the stock Trainer in a
-  new folder beside it.
-* The vocabulary may be larger than the base's. New rows start near what they sound like; old rows are frozen, that is,
-  they are no parameters at all. This costs nothing and saves their gradients and moments.
-* What makes a voice of a recording is frozen beside new tokens: a voice is the base's, whatever language it speaks. It
-  gets no gradient and no moments, which makes a step faster; `--voice trained` trains it as well.
-* A checkpoint of another vocabulary is refused, by its tokens and not by their number; with `--on-vocab-change migrate`
-  every row and its moments follow their token.
-* Every recording is read once before training (cached by size and time); what is unusable is named and left out.
-* Checkpoints are written between optimizer steps, aside, flushed and renamed, while training goes on; the state is
-  copied for that, which takes as much memory as a checkpoint. Ctrl-C and SIGTERM leave one.
-* `torchrun --nproc_per_node N train_gpt_xtts.py …` trains one model on N GPUs; `--batch-size` is that of each.
+* Start or resume: the contents of `--checkpoint` decide. A base model starts a new run. A training checkpoint resumes
+  in its own run folder with weights, optimizer, schedule, random numbers and the next batch. A checkpoint of the stock
+  Trainer resumes in a new folder beside the old one.
+* New tokens: the vocabulary may be larger than the base model's. New rows are initialized from tokens that sound
+  similar. Old rows are frozen: they are not parameters, so they need neither gradients nor optimizer moments.
+* Voices: with new tokens, the voice side (the modules that turn a recording into a voice) is frozen, so voices stay the
+  base model's in every language. This also makes steps faster. `--voice trained` trains it.
+* Changed vocabularies: a checkpoint whose tokens differ from `--vocab` is refused, even if the number of tokens is the
+  same. With `--on-vocab-change migrate`, each row and its moments move to the new id of their token.
+* Data checks: every recording is read once before training, and the result is cached by file size and time. Unusable
+  samples are listed and skipped.
+* Checkpoints: written between optimizer steps, to a temporary file that is flushed and renamed, while training
+  continues. The copy of the state needs as much memory as a checkpoint. Ctrl-C and SIGTERM save a checkpoint.
+* Several GPUs: `torchrun --nproc_per_node N train_gpt_xtts.py …` trains one model on N GPUs. `--batch-size` is per GPU.
 
-Exit codes: 0 finished; 2 something that the user can mend; 1 the machine failed; 130 and 143 stopped by Ctrl-C and
-SIGTERM, after a checkpoint.
+Exit codes: 0 finished; 1 the machine or a check failed; 2 an error that the user can fix; 130 and 143 stopped by Ctrl-C
+and SIGTERM, with a checkpoint.
 """
 
 import sys
@@ -29,7 +30,7 @@ import sys
 from xtts_extend.environment import require_environment
 from xtts_extend.errors import report_errors
 
-# before anything heavy is imported: where packages do not fit together, that may fail already
+# Checked first, because with incompatible packages the imports below may already fail.
 with report_errors(debug="--debug" in sys.argv):
     require_environment()
 
@@ -57,13 +58,13 @@ def main(argv: list[str]) -> None:
     with report_errors(debug=flags.debug), Ranks.join() as ranks:
         xtts_extend.enable()
 
-        # what the path is, by content: a base model to start from, or a training checkpoint to resume
+        # A base model to start from, or a training checkpoint to resume.
         start = open_checkpoint(flags, ranks)
         resuming = start.mode is Mode.RESUME
-        # defaults < base or recorded < flags < --coqpit
+        # Precedence: defaults < base model or checkpoint < flags < --coqpit overrides.
         config = resolve_config(flags, start, ranks.size)
         validate_config(config, start)
-        # the vocabulary of the weights, or one that grew at its end; else refused, or every row follows its token
+        # The vocabulary must equal that of the weights or extend it; otherwise it is refused or migrated.
         migration = match_vocabulary(config, start)
         with ranks.main_first():
             samples = load_samples(config)
@@ -72,11 +73,11 @@ def main(argv: list[str]) -> None:
 
         resumed, compared = None, False
         if resuming:
-            # refused where it would become another run; its weights are loaded by the trainer
+            # Raises if settings that define the run have changed. The trainer loads the weights.
             resumed = check_resume(start.checkpoint, config, samples.train, ranks, migration, flags.allow_changes)
             config.freeze_base_rows = resumed.freezes
             model.restore_frozen_rows(resumed.base_rows)
-            # with the base, whose weights come first then
+            # Loads the base model's weights first, to compare the run with them.
             compared = load_reference(model, config, samples, start.checkpoint.record)
         else:
             weights, base_rows = resize_embeddings(start, config, migration)
@@ -84,10 +85,10 @@ def main(argv: list[str]) -> None:
             if config.freeze_base_rows:
                 model.freeze_base_rows()
             require_old_languages(model, config, samples.evaluation)
-            # what a language pack knows comes after its base was measured
+            # The weights of a language pack are loaded after its base model has been measured.
             compared = bool(config.start_from)
         if config.voice == "frozen":
-            # as recorded, or because there are new tokens: no gradient, no graph, no moments
+            # As recorded, or the default with new tokens: no gradients, no graph, no moments.
             model.freeze_voice()
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
@@ -99,10 +100,10 @@ def main(argv: list[str]) -> None:
 
         trainer = ResumableTrainer(
             TrainerArgs(
-                # weights, optimizer, schedule, position: the next batch is the one that would have come
+                # Restores weights, optimizer, schedule and position; training resumes at the next batch.
                 restore_path=str(start.path) if resuming else "",
                 grad_accum_steps=config.grad_accum_steps,
-                # what the base can do is worth knowing before it changes
+                # Measures the base model before training changes it.
                 start_with_eval=bool(samples.evaluation),
             ),
             config,

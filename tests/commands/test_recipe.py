@@ -48,7 +48,7 @@ def recipe_that(monkeypatch, tmp_path):
 
 
 def test_list(command):
-    summary = "Teach XTTS a new language, or continue a run that was interrupted."
+    summary = "Teach XTTS a new language, or resume an interrupted run."
     assert command("list") == (0, f"new_language  {summary}  {RECIPE}\n", "")
     code, out, _ = command("list", "--json", "--debug")
     assert code == 0

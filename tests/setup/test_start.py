@@ -29,7 +29,7 @@ def test_a_changed_run_needs_a_word(run, fails, recipe, tmp_path, caplog):
     assert code == 2
     assert "lr: 0.001 → 0.5" in message
     recipe(["--checkpoint", copy, "--learning-rate", "0.5", "--max-steps", "3", "--allow-changes"])
-    assert "changed, as asked: lr: 0.001 → 0.5" in caplog.text
+    assert "Changed because of --allow-changes: lr: 0.001 → 0.5" in caplog.text
     groups = checkpoint(copy, 3)["optimizer"][0]["param_groups"]
     assert [group["lr"] for group in groups] == [0.5, 0.5]
     assert [group["weight_decay"] for group in groups] == [0.05, 0]
@@ -187,8 +187,8 @@ def test_a_run_in_half_precision_resumes(run, recipe, tmp_path, caplog):
     assert {one.dtype for one in after["model"].values() if one.is_floating_point()} == {torch.float32}
     moments = after["optimizer"][0]["state"][0]
     assert (int(moments["step"]), moments["exp_avg"].dtype) == (3, torch.float32)
-    assert "in half precision (torch.bfloat16): training goes on in float32" in caplog.text
-    assert "The frozen rows are not exactly the base's any more" in caplog.text
+    assert "in half precision (torch.bfloat16): training continues in float32" in caplog.text
+    assert "The frozen rows no longer equal the base model's" in caplog.text
 
 
 def test_a_vocabulary_smaller_than_the_base(corpus, run, fails, tmp_path):
@@ -245,6 +245,6 @@ def test_less_data_ends_the_epoch_and_other_evaluation_data_forget_the_best(run,
     steps = inspect_checkpoint(copy).step
     flags = ["--train-manifest", small, "--val-manifest", small, "--allow-changes", "--max-steps", steps + 1]
     recipe(["--checkpoint", copy, "--epochs", 9, *flags])
-    assert "has fewer batches now, and is over" in caplog.text
-    assert "the best model so far is forgotten" in caplog.text
+    assert "has fewer batches now and is already complete" in caplog.text
+    assert "The validation set changed: resetting the best loss" in caplog.text
     assert inspect_checkpoint(copy).step == steps + 1

@@ -1,4 +1,9 @@
-"""The recipe without dropout, in one process or below torchrun, that keeps its first gradients and last weights."""
+"""Run the recipe without dropout, in one process or under torchrun, and save its first gradients and last weights.
+
+    probe.py OUTPUT FLAGS…
+
+Each process writes `OUTPUT/rankN.pt`.
+"""
 
 import os
 import runpy
@@ -12,7 +17,7 @@ from xtts_extend.training import trainer as trainer_module
 
 output, recipe_arguments = Path(sys.argv[1]), sys.argv[2:]
 RECIPE = find_recipe()
-kept = {}
+captured = {}
 rank = os.environ.get("RANK", "0")
 
 
@@ -28,15 +33,15 @@ class Probe(trainer_module.Updater):
         return super().step(batch, names, loader, completes_update=completes_update)
 
     def _optimizer_step(self):
-        if "gradients" not in kept:
-            trained = [(name, part) for name, part in self.gpt.named_parameters() if part.requires_grad]
-            kept["gradients"] = {name: part.grad.clone() for name, part in trained}
+        parameters = dict(self.gpt.named_parameters())
+        if "gradients" not in captured:
+            captured["gradients"] = {name: part.grad.clone() for name, part in parameters.items() if part.requires_grad}
         super()._optimizer_step()
-        kept["weights"] = {name: part.detach().clone() for name, part in self.gpt.named_parameters()}
+        captured["weights"] = {name: part.detach().clone() for name, part in parameters.items()}
 
 
 trainer_module.Updater = Probe
 sys.argv = [str(RECIPE), *recipe_arguments]
 runpy.run_path(str(RECIPE), run_name="__main__")
 output.mkdir(exist_ok=True)
-torch.save(kept, output / f"rank{rank}.pt")
+torch.save(captured, output / f"rank{rank}.pt")

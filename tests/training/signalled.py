@@ -1,9 +1,9 @@
-"""The recipe, with a signal to itself at a chosen place: real, and always at the same instant.
+"""Run the recipe, and send this process a signal at a chosen point, which is the same in every run.
 
-    signalled.py SIGNAL PLACE:STEP FLAGS…
+    signalled.py SIGNAL POINT:STEP FLAGS…
 
-PLACE is `step` (the batch is trained, nothing of what falls due is served yet), `twice` (there, and at once again),
-`evaluation` (it is complete), or `write` (a checkpoint is being written).
+POINT is `step` (after the batch, before any evaluation or checkpoint), `twice` (the same, with two signals),
+`evaluation` (after the evaluation), or `write` (in the middle of writing a checkpoint).
 """
 
 import os
@@ -17,28 +17,28 @@ from xtts_extend.training.pace import Progress
 from xtts_extend.training.trainer import ResumableTrainer
 
 number = int(sys.argv[1])
-place, _, step = sys.argv[2].partition(":")
+point, _, step = sys.argv[2].partition(":")
 RECIPE = find_recipe()
 
 
-def signal_at(where, now):
-    if (where, now) == (place, int(step)):
-        for _ in range(2 if place == "twice" else 1):
+def signal_at(current_point, current_step):
+    if (current_point, current_step) == (point, int(step)):
+        for _ in range(2 if point == "twice" else 1):
             os.kill(os.getpid(), number)
 
 
-def after(function, where, now):
+def signal_after(function, current_point, current_step):
     def wrapped(*arguments, **named):
         result = function(*arguments, **named)
-        signal_at(where, now(*arguments))
+        signal_at(current_point, current_step(*arguments))
         return result
 
     return wrapped
 
 
-def half_written(content, file):
+def save_with_signal(content, file):
     if isinstance(content, dict) and content.get("step") == int(step):
-        file.write(b"half of it")
+        file.write(b"partial content")
         file.flush()
         signal_at("write", content["step"])
         file.seek(0)
@@ -46,10 +46,10 @@ def half_written(content, file):
 
 
 save = torch.save
-torch.save = half_written if place == "write" else save
-# asked after each step
-Progress.is_due = after(Progress.is_due, "twice" if place == "twice" else "step", lambda progress, step: step)
-ResumableTrainer.save_best_model = after(
+torch.save = save_with_signal if point == "write" else save
+# The trainer calls is_due after each step.
+Progress.is_due = signal_after(Progress.is_due, "twice" if point == "twice" else "step", lambda progress, step: step)
+ResumableTrainer.save_best_model = signal_after(
     ResumableTrainer.save_best_model, "evaluation", lambda trainer: trainer.position.step
 )
 sys.argv = [str(RECIPE), *sys.argv[3:]]

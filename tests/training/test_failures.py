@@ -1,4 +1,4 @@
-"""What goes wrong while a run trains, saves or resumes costs no checkpoint and is named."""
+"""Failures while a run trains, saves or resumes are reported and never cost a checkpoint."""
 
 import itertools
 import math
@@ -22,46 +22,46 @@ MOMENTS = ("optimizer", 0, "state", 5)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
-        pytest.param(without(*MOMENTS, "exp_avg"), "moments of .* lack exp_avg", id="moment"),
-        pytest.param(without(*MOMENTS), "holds no moments of", id="moments of a parameter"),
-        pytest.param(put([], "scheduler"), "holds 0 schedulers", id="scheduler"),
+        pytest.param(without(*MOMENTS, "exp_avg"), "moments for .* are missing exp_avg", id="moment"),
+        pytest.param(without(*MOMENTS), "has no moments for", id="moments of a parameter"),
+        pytest.param(put([], "scheduler"), "has 0 schedulers", id="scheduler"),
         pytest.param(without("scheduler", 0, "last_epoch"), "1 missing: last_epoch", id="scheduler key"),
         pytest.param(without("xtts_extend", "state", "batch"), "1 missing: batch", id="position"),
         pytest.param(put(3, "xtts_extend", "state", "mood"), "1 left over: mood", id="left-over position"),
-        pytest.param(put(torch.zeros(3, 3, 3), *MOMENTS, "exp_avg"), r"has shape \(3, 3, 3\)", id="shape"),
+        pytest.param(put(torch.zeros(3, 3, 3), *MOMENTS, "exp_avg"), r"exp_avg of .*, got \(3, 3, 3\)", id="shape"),
         pytest.param(
             without("model", "xtts.gpt.final_norm.bias"), r"missing: xtts\.gpt\.final_norm\.bias", id="weight"
         ),
     ],
 )
-def test_what_is_missing_or_left_over_is_named(uninterrupted, fails, tmp_path, spoil, message):
-    file = edited(uninterrupted / "checkpoint_8.pth", tmp_path, spoil)
+def test_missing_and_unknown_entries_are_named(uninterrupted, fails, tmp_path, damage, message):
+    file = edited(uninterrupted / "checkpoint_8.pth", tmp_path, damage)
     code, error = fails(["--checkpoint", file])
     assert code == 2
     assert re.search(message, error)
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_a_number_stops_the_run(uninterrupted, fails, tmp_path):
+def test_non_finite_losses_stop_the_run(uninterrupted, fails, tmp_path):
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     before = {file.name: file.read_bytes() for file in run.glob("checkpoint_*")}
     changes = ["--epochs", 9, "--learning-rate", 1e30, "--save-step", 1000, "--allow-changes"]
     code, error = fails(["--checkpoint", run, *changes])
     assert code == 1
-    assert re.search(r"3 updates in a row were not made, .* the loss of step 1[56] \(samples: wavs/am_", error)
+    assert re.search(r"3 updates in a row were skipped .* the loss of step 1[56] \(samples: wavs/am_", error)
     assert {file.name: file.read_bytes() for file in run.glob("checkpoint_*")} == before
 
 
 @pytest.fixture
-def poison(monkeypatch):
-    """NaN as the loss of some training batches, by their step; returns the weights that each batch has seen."""
+def inject_nan(monkeypatch):
+    """A function that makes the loss NaN at some steps, and returns a list of the weights that each batch saw."""
     clean = ExtendedGPTTrainer.train_step
     seen = []
 
     def start(*steps, first=1):
-        def poisoned(self, batch, criterion):
+        def train_step(self, batch, criterion):
             outputs, losses = clean(self, batch, criterion)
             if len(seen) + first in steps:
                 losses = {name: value * math.nan for name, value in losses.items()}
@@ -69,14 +69,14 @@ def poison(monkeypatch):
             return outputs, losses
 
         seen.clear()
-        monkeypatch.setattr(ExtendedGPTTrainer, "train_step", poisoned)
+        monkeypatch.setattr(ExtendedGPTTrainer, "train_step", train_step)
         return seen
 
     return start
 
 
-def test_a_few_bad_losses_make_no_update_and_the_count_resumes(corpus, recipe, fails, poison, tmp_path):
-    seen = poison(4, 5)
+def test_nan_losses_skip_the_update_and_their_count_is_resumed(corpus, recipe, fails, inject_nan, tmp_path):
+    seen = inject_nan(4, 5)
     recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, epochs=1, save_step=4))
     run = only_run(tmp_path)
     steps, _ = read_metrics(run)
@@ -85,13 +85,13 @@ def test_a_few_bad_losses_make_no_update_and_the_count_resumes(corpus, recipe, f
     counts = [checkpoint(run, step)["xtts_extend"]["state"]["failed_updates"] for step in (4, 6)]
     assert counts == [1, 0]
 
-    poison(5, 6, first=5)
+    inject_nan(5, 6, first=5)
     code, error = fails(["--checkpoint", run / "checkpoint_4.pth"])
     assert code == 1
-    assert "3 updates in a row were not made" in error
+    assert "3 updates in a row were skipped" in error
 
 
-def test_weights_that_are_no_numbers_never_reach_a_checkpoint(corpus, fails, tmp_path, monkeypatch):
+def test_non_finite_weights_are_never_saved(corpus, fails, tmp_path, monkeypatch):
     clean = torch.optim.AdamW.step
 
     def overflow(self, *arguments, **named):
@@ -108,14 +108,14 @@ def test_weights_that_are_no_numbers_never_reach_a_checkpoint(corpus, fails, tmp
 
 @pytest.mark.slow
 def test_a_failed_write_stops_the_run_at_the_next_step(corpus, fails, tmp_path, monkeypatch):
-    written = torch.save
+    save = torch.save
 
-    def full(content, file):
+    def save_to_full_disk(content, file):
         if content.get("step") == 4:
             raise OSError(28, "No space left on device")
-        written(content, file)
+        save(content, file)
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(torch, "save", save_to_full_disk)
     code, error = fails(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2, epochs=3))
     assert code == 1
     assert "checkpoint_4.pth could not be written: the disk is full" in error
@@ -124,7 +124,7 @@ def test_a_failed_write_stops_the_run_at_the_next_step(corpus, fails, tmp_path, 
     assert list(run.glob(".*.tmp")) == []
 
 
-def test_a_run_without_room_does_not_start(corpus, fails, tmp_path, monkeypatch):
+def test_a_run_without_disk_space_does_not_start(corpus, fails, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("xtts_extend.checkpoint.store.shutil.disk_usage", lambda path: usage._replace(free=100_000_000))
     code, error = fails(corpus.flags(output_dir=tmp_path))
@@ -133,7 +133,7 @@ def test_a_run_without_room_does_not_start(corpus, fails, tmp_path, monkeypatch)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, recipe, tmp_path, caplog):
-    """What a kill leaves: settings, vocabulary, some metrics and a part of a file."""
+    """The kill leaves settings, vocabulary, some metrics and a partial file."""
     caplog.set_level("INFO")
     run = tmp_path / "killed run"
     run.mkdir()
@@ -147,20 +147,20 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, re
 
 
 @pytest.mark.slow
-def test_a_limit_of_time_saves_and_is_no_error(uninterrupted, corpus, recipe, tmp_path, monkeypatch):
+def test_the_time_limit_saves_a_checkpoint(uninterrupted, corpus, recipe, tmp_path, monkeypatch):
     clock = iter(range(0, 100000, 10))
     monkeypatch.setattr("xtts_extend.training.signals.time", SimpleNamespace(time=lambda: next(clock)))
     monkeypatch.setattr("xtts_extend.training.signals.psutil.Process.create_time", lambda self: 0.0)
     recipe(corpus.flags(output_dir=tmp_path, max_minutes=1.3, **UNINTERRUPTED))
     run = only_run(tmp_path)
-    # asked every ten seconds: after five steps 50 s, twice the longest gap and a second to write are less than 78 s
+    # The limit is checked every 10 s. After five steps: 50 s + twice the longest gap + 1 s to write < 78 s.
     assert max(int(file.stem.split("_")[1]) for file in run.glob("checkpoint_*")) == 6
     monkeypatch.undo()
     recipe(["--checkpoint", run, "--coqpit.max_minutes=null"])
     require_same_run(run, uninterrupted, STEPS)
 
 
-def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(uninterrupted, recipe, fails, tmp_path, caplog):
+def test_a_damaged_newest_checkpoint_is_skipped(uninterrupted, recipe, fails, tmp_path, caplog):
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     for name in ("checkpoint_12.pth", "best_model_12.pth"):
         flip_a_bit(run / name)
@@ -174,7 +174,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_costs_only_the_way_back(uninterr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_ends_at_once_and_the_disk_is_as_it_was(uninterrupted, corpus, recipe, tmp_path, number):
+def test_a_second_signal_stops_immediately_and_keeps_files_intact(uninterrupted, corpus, recipe, tmp_path, number):
     flags = corpus.flags(output_dir=tmp_path, **UNINTERRUPTED)
     script = Path(__file__).with_name("signalled.py")
     stopped = Script(script, int(number), "twice:6", *flags, output=tmp_path / "log")
@@ -185,11 +185,11 @@ def test_a_second_signal_ends_at_once_and_the_disk_is_as_it_was(uninterrupted, c
     require_same_run(run, uninterrupted, STEPS)
 
 
-def test_a_worker_that_fails_says_it_in_one_line(corpus, fails, monkeypatch, tmp_path):
-    def gone(path, *args):
+def test_an_error_in_a_loader_worker_is_one_line(corpus, fails, monkeypatch, tmp_path):
+    def file_is_missing(path, *args):
         raise DataError(f"{Path(path).name}: no such file; check the path")
 
-    monkeypatch.setattr("xtts_extend.data.dataset.load_slice", gone)
+    monkeypatch.setattr("xtts_extend.data.dataset.load_slice", file_is_missing)
     code, error = fails(corpus.flags(output_dir=tmp_path, num_workers=1, val_manifest=None))
     assert code == 2
     assert re.fullmatch(r"error: \S+\.wav: no such file; check the path", error.strip().splitlines()[-1])
@@ -198,7 +198,7 @@ def test_a_worker_that_fails_says_it_in_one_line(corpus, fails, monkeypatch, tmp
 
 @pytest.mark.slow
 def test_batches_of_one_have_losses(corpus, recipe, tmp_path):
-    """In coqui's units the prompt covers all of a short recording; of one that is alone nothing would be left."""
+    """In coqui's units, the prompt covers a whole short recording, which would leave a batch of one without targets."""
     recipe(corpus.flags(output_dir=tmp_path, batch_size=1, max_steps=3, val_manifest=f"{corpus.english}:en"))
     steps, evaluations = read_metrics(only_run(tmp_path))
     assert all(5 < line["loss_mel_ce"] < 8 for line in (*steps, *evaluations))
@@ -206,13 +206,13 @@ def test_batches_of_one_have_losses(corpus, recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_folder_that_cannot_be_written_to_is_named(short_run, fails, tmp_path, monkeypatch):
-    """The first thing that is written after the first batch fails: its message is not hidden by another error."""
+def test_the_error_of_the_first_write_is_shown(short_run, fails, tmp_path, monkeypatch):
+    """The first write after the first batch fails, and no other error hides its message."""
 
-    def full(config, run, step):
+    def disk_is_full(config, run, step):
         raise DiskFullError("The disk is full: the curves cannot be written.")
 
-    monkeypatch.setattr("xtts_extend.training.output.make_dashboard", full)
+    monkeypatch.setattr("xtts_extend.training.output.make_dashboard", disk_is_full)
     copy = shutil.copytree(short_run, tmp_path / "run")
     code, message = fails(["--checkpoint", copy, "--max-steps", 5])
     assert code == 1

@@ -1,4 +1,4 @@
-"""Runs that keep old languages: resumed they are the same run, and what is kept is measured, judged and exported."""
+"""Runs that keep old languages: exact resumes, measured retention, the best model, and exports."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from xtts_extend.speech.export import export
 
 @pytest.fixture(scope="module")
 def replay(corpus, tmp_path_factory) -> Path:
-    """A replay set as the corpus' base would have made it, with codes and distributions drawn by chance."""
+    """A replay set like one made by the corpus' base model, with random codes and distributions."""
     folder = tmp_path_factory.mktemp("replay ድገም")
     generator = torch.Generator().manual_seed(0)
     save_wav(folder / "voice.wav", 0.1 * torch.randn(5 * 22050, generator=generator), 22050)
@@ -48,14 +48,14 @@ def replay(corpus, tmp_path_factory) -> Path:
     return folder
 
 
-def with_old(corpus, replay, **flags) -> list[str]:
-    """Flags of a run that replays the set, and English recordings of which the base is asked."""
+def replay_flags(corpus, replay, **flags) -> list[str]:
+    """Return flags of a run that replays the set and English recordings."""
     given = corpus.flags(val_manifest=None, batch_size=4, **flags)
     given += [f"--replay={replay}", f"--replay={corpus.english}:en", "--replay-share=0.5"]
     return [*given, f"--val-manifest={corpus.val}", f"--val-manifest={corpus.english}:en"]
 
 
-#: Settings without a flag, which older runs recorded.
+#: Settings that have no flag any more and that older runs recorded.
 RECORDED = {"l2_sp": 20.0, "layer_decay": 0.7, "new_row_learning_rate": 3e-3}
 
 
@@ -71,30 +71,30 @@ def as_overrides(settings):
 )
 def test_resumed_is_uninterrupted(corpus, recipe, replay, tmp_path, flags, recorded):
     given = {"epochs": 1, "eval_step": 4, **flags}
-    recipe([*with_old(corpus, replay, output_dir=tmp_path / "whole", **given), *as_overrides(recorded)])
-    recipe([*with_old(corpus, replay, output_dir=tmp_path / "parts", max_steps=3, **given), *as_overrides(recorded)])
-    whole, parts = only_run(tmp_path / "whole"), only_run(tmp_path / "parts")
-    recipe([f"--checkpoint={parts}", "--max-steps=1000", "--num-workers=1"])
-    # 12 of Amharic and 12 old ones, four to a batch
-    require_same_run(whole, parts, 6)
-    config = checkpoint(parts, 6)["config"]
+    for name, limit in (("uninterrupted", {}), ("resumed", {"max_steps": 3})):
+        recipe([*replay_flags(corpus, replay, output_dir=tmp_path / name, **limit, **given), *as_overrides(recorded)])
+    uninterrupted, resumed = only_run(tmp_path / "uninterrupted"), only_run(tmp_path / "resumed")
+    recipe([f"--checkpoint={resumed}", "--max-steps=1000", "--num-workers=1"])
+    # 12 Amharic and 12 replayed utterances, in batches of four.
+    require_same_run(uninterrupted, resumed, 6)
+    config = checkpoint(resumed, 6)["config"]
     assert {key: config[key] for key in recorded} == recorded
-    own, other = (checkpoint(run, 6)["xtts_extend"]["adapter"]["tensors"] for run in (whole, parts))
-    assert all(torch.equal(tensor, other[name]) for name, tensor in own.items())
-    steps, _ = read_metrics(whole)
+    expected, found = (checkpoint(run, 6)["xtts_extend"]["adapter"]["tensors"] for run in (uninterrupted, resumed))
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    steps, _ = read_metrics(uninterrupted)
     assert all(line["loss_distill"] > 0 for line in steps)
     names = [name for line in steps for name in line["samples"]]
-    old = [name for name in names if name.startswith("part-00000.arrow#") or "en_" in name]
-    assert len(old) == len(names) / 2
+    replayed = [name for name in names if name.startswith("part-00000.arrow#") or "en_" in name]
+    assert len(replayed) == len(names) / 2
 
 
 @pytest.mark.slow
-def test_distillation_pull_and_rates_do_something(corpus, recipe, replay, tmp_path):
+def test_distillation_l2_sp_and_learning_rates_have_an_effect(corpus, recipe, replay, tmp_path):
     settings = {"distill_weight": 0.5, **RECORDED, "l2_sp": 200.0}
-    ways = {"none": {}} | {key: {key: value} for key, value in settings.items()}
+    variants = {"none": {}} | {key: {key: value} for key, value in settings.items()}
     runs = {}
-    for name, changed in ways.items():
-        given = with_old(corpus, replay, output_dir=tmp_path / name, max_steps=2, distill_weight=0)
+    for name, changed in variants.items():
+        given = replay_flags(corpus, replay, output_dir=tmp_path / name, max_steps=2, distill_weight=0)
         recipe([*given, *as_overrides(changed)])
         runs[name] = checkpoint(only_run(tmp_path / name), 2)["model"]
     key = "xtts.gpt.gpt.h.0.mlp.c_fc.weight"
@@ -112,9 +112,9 @@ def retention_lines(run: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_retention_is_measured_judged_and_resumed(corpus, recipe, replay, tmp_path, caplog):
-    flags = with_old(corpus, replay, output_dir=tmp_path / "run", eval_step=1, patience=3, learning_rate=3e-3)
-    # nothing is kept so well at this rate
+def test_retention_selects_the_best_model_and_is_resumed(corpus, recipe, replay, tmp_path, caplog):
+    flags = replay_flags(corpus, replay, output_dir=tmp_path / "run", eval_step=1, patience=3, learning_rate=3e-3)
+    # No retention is this high.
     recipe([*flags, "--min-retention=1.5", "--max-steps=2"])
     run = only_run(tmp_path / "run")
     lines = read_metrics(run)[1]
@@ -122,33 +122,33 @@ def test_retention_is_measured_judged_and_resumed(corpus, recipe, replay, tmp_pa
     assert retention_lines(run) == {step: losses[0] / loss for step, loss in losses.items()}
     assert not any("retention" in line for line in lines if line["language"] == "am")
     assert not list(run.glob("best_model*"))
-    assert "no candidate for the best model: retention below 1.5 (en " in caplog.text
+    assert "Not a candidate for the best model: retention is below 1.5 (en " in caplog.text
     state = checkpoint(run, 2)["xtts_extend"]["state"]
     assert state["base_losses"] == {"en": losses[0]}
-    # retention does not depend on the weight of the loss
+    # Retention does not depend on the weight of the loss.
     other = ["--mel-loss-weight=0.5", "--allow-changes", "--patience=9", f"--output-dir={tmp_path / 'weighted'}"]
     recipe([f"--checkpoint={run}", "--new-run", "--max-steps=3", *other])
     assert retention_lines(only_run(tmp_path / "weighted"))[3] == pytest.approx(retention_lines(run)[2], rel=0.2)
     assert state["evaluations_without_best"] == 2
 
     recipe([f"--checkpoint={run}", "--max-steps=1000"])
-    assert "3 evaluations in a row gave no better model" in caplog.text
+    assert "3 evaluations in a row found no better model" in caplog.text
     assert max(line["step"] for line in read_metrics(run)[0]) == 3
     caplog.clear()
     recipe([f"--checkpoint={run}"])
     assert "The run is finished" in caplog.text
-    # less to keep, and more patience: it goes on, and finds a best model
+    # A lower limit and more patience: training continues and finds a best model.
     recipe([f"--checkpoint={run}", "--patience=10", "--min-retention=0.1", "--max-steps=4"])
     assert list(run.glob("best_model_4.pth"))
 
 
 @pytest.mark.slow
-def test_other_evaluation_samples_are_measured_with_the_base_again(corpus, recipe, replay, tmp_path):
-    recipe(with_old(corpus, replay, output_dir=tmp_path / "run", max_steps=2))
+def test_the_base_is_measured_again_on_another_validation_set(corpus, recipe, replay, tmp_path):
+    recipe(replay_flags(corpus, replay, output_dir=tmp_path / "run", max_steps=2))
     run = only_run(tmp_path / "run")
     recipe([f"--checkpoint={run}", "--max-steps=4", "--eval-step=4", f"--val-manifest={corpus.english}:en"])
     base_losses = checkpoint(run, 4)["xtts_extend"]["state"]["base_losses"]
-    given = with_old(corpus, replay, output_dir=tmp_path / "other", max_steps=1)[:-2]
+    given = replay_flags(corpus, replay, output_dir=tmp_path / "other", max_steps=1)[:-2]
     recipe([*given, f"--val-manifest={corpus.english}:en"])
     assert base_losses == checkpoint(only_run(tmp_path / "other"), 1)["xtts_extend"]["state"]["base_losses"]
 
@@ -166,7 +166,7 @@ def test_other_evaluation_samples_are_measured_with_the_base_again(corpus, recip
         (["--adapter=lora", "--voice=trained"], "leaves the voice side as it is"),
     ],
 )
-def test_what_cannot_be_replayed(corpus, fails, replay, tmp_path, given, message):
+def test_flags_that_contradict_each_other(corpus, fails, replay, tmp_path, given, message):
     paths = {"train": corpus.train, "folder": tmp_path, "replay": replay}
     flags = corpus.flags(output_dir=tmp_path, max_steps=1)
     code, error = fails([*flags, *(flag.format(**paths) for flag in given)])
@@ -176,18 +176,18 @@ def test_what_cannot_be_replayed(corpus, fails, replay, tmp_path, given, message
 
 @pytest.fixture(scope="module")
 def adapted(corpus, recipe, replay, tmp_path_factory) -> Path:
-    """A run with an adapter, two steps."""
+    """A run of two steps with an adapter."""
     output = tmp_path_factory.mktemp("adapted")
-    recipe(with_old(corpus, replay, output_dir=output, adapter="lora", max_steps=2))
+    recipe(replay_flags(corpus, replay, output_dir=output, adapter="lora", max_steps=2))
     return only_run(output)
 
 
-def test_an_adapter_is_merged_or_a_pack_of_its_rank(corpus, adapted, tmp_path):
+def test_an_adapter_is_exported_merged_or_as_a_pack_of_its_rank(corpus, adapted, tmp_path):
     base = base_weights(corpus.base)
     trained = checkpoint(adapted, 2)
     adapter = trained["xtts_extend"]["adapter"]["tensors"]
     matrix = "gpt.gpt.h.1.attn.c_attn.weight"
-    # in the checkpoint as well the base is the base
+    # The checkpoint's own weights are the base model's.
     assert torch.equal(trained["model"][f"xtts.{matrix}"], base[matrix])
 
     export(adapted, tmp_path / "merged", merged=True)
@@ -202,7 +202,7 @@ def test_an_adapter_is_merged_or_a_pack_of_its_rank(corpus, adapted, tmp_path):
     assert weights.keys() == merged.keys()
     for name, tensor in weights.items():
         assert torch.equal(tensor, merged[name]), name
-    # small factors in the place of matrices
+    # The pack has low-rank factors instead of matrices.
     assert matrix not in pack.info.tensors
     with pytest.raises(PackError, match="whose own rank is kept"):
         export(adapted, tmp_path / "other.safetensors", rank=4)
@@ -210,7 +210,7 @@ def test_an_adapter_is_merged_or_a_pack_of_its_rank(corpus, adapted, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_of_an_adapted_run_are_taken_with_it(corpus, recipe, adapted, tmp_path):
+def test_start_fresh_merges_the_adapter(corpus, recipe, adapted, tmp_path):
     given = {"checkpoint": adapted, "start_fresh": True, "learning_rate": 0, "weight_decay": 0}
     recipe(corpus.flags(output_dir=tmp_path, max_steps=1, **given))
     trained, fresh = checkpoint(adapted, 2), checkpoint(only_run(tmp_path), 1)
@@ -221,16 +221,16 @@ def test_weights_of_an_adapted_run_are_taken_with_it(corpus, recipe, adapted, tm
 
 @pytest.fixture(scope="module")
 def own_base(corpus, recipe, replay, tmp_path_factory):
-    """A run that is compared with a base of its own, one step."""
+    """A folder with a run of one step and its own copy of the base model."""
     folder = tmp_path_factory.mktemp("own")
     base = shutil.copytree(corpus.base, folder / "base", copy_function=os.link)
-    recipe([*with_old(corpus, replay, output_dir=folder / "runs", max_steps=1), f"--base-dir={base}"])
+    recipe([*replay_flags(corpus, replay, output_dir=folder / "runs", max_steps=1), f"--base-dir={base}"])
     return folder
 
 
 @pytest.fixture
 def resume(own_base, tmp_path):
-    """Flags that resume a copy of it, one step."""
+    """Flags that resume a copy of that run for one more step."""
     run = shutil.copytree(only_run(own_base / "runs"), tmp_path / "run")
     return [f"--checkpoint={run}", "--max-steps=2"]
 
@@ -242,10 +242,10 @@ def test_a_base_that_changed(corpus, own_base, resume, fails, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_base_that_is_gone(corpus, own_base, resume, fails, recipe, tmp_path):
+def test_a_base_that_is_missing(corpus, own_base, resume, fails, recipe, tmp_path):
     (own_base / "base" / "model.pth").unlink(missing_ok=True)
     assert "is not there any more. Put it back" in fails(resume)[1]
-    # on another machine the base lies elsewhere
+    # On another machine, the base may be in another folder.
     recipe([*resume, f"--base-dir={corpus.base}"])
     assert (tmp_path / "run" / "checkpoint_2.pth").is_file()
 
@@ -258,29 +258,29 @@ def test_a_replay_set_of_another_base(corpus, fails, replay, tmp_path):
     assert "was made by another model" in fails([*flags, f"--replay={copied}"])[1]
 
 
-def test_the_doctor_and_repair_know_adapters(corpus, adapted, tmp_path):
+def test_doctor_and_repair_support_adapters(corpus, adapted, tmp_path):
     found = examine(adapted, corpus.base)
     assert (found.verdict, found.notes) == ("healthy", [])
     assert found.measurements["moments"]["updates"] == 2
-    # as it speaks: with the adapter
+    # Measured with the adapter, as it is used in speech.
     assert found.measurements["transformer"]["layer 0"] > 0
     with pytest.raises(ConfigError, match="beside an adapter it is the base's already"):
         repair(adapted, corpus.base, tmp_path / "repaired", blend=0.5)
 
 
-def test_what_is_replayed_is_not_what_is_learned(corpus, recipe, fails, tmp_path):
+def test_moving_a_manifest_to_replay_changes_the_data(corpus, recipe, fails, tmp_path):
     given = corpus.flags(output_dir=tmp_path, max_steps=1, val_manifest=None)
     recipe([*given, f"--train-manifest={corpus.english}:en"])
     flags = [f"--checkpoint={only_run(tmp_path)}", f"--train-manifest={corpus.train}", f"--replay={corpus.english}:en"]
     assert "training samples: digest" in fails([*flags, "--max-steps=2"])[1]
 
 
-def test_ways_that_an_older_run_did_not_go(short_run, fails):
-    ways = as_overrides({"l2_sp": 5, "layer_decay": 0.9})
-    _, message = fails([f"--checkpoint={short_run}", "--new-run", *ways])
+def test_settings_that_an_older_run_did_not_record(short_run, fails):
+    overrides = as_overrides({"l2_sp": 5, "layer_decay": 0.9})
+    _, message = fails([f"--checkpoint={short_run}", "--new-run", *overrides])
     assert "l2_sp: 0.0 → 5.0" in message
     assert "layer_decay: 1.0 → 0.9" in message
     config = NewLanguageConfig()
     config.l2_sp = 5.0
-    # a run that recorded nothing of it trained without
+    # A run that did not record the setting trained without it.
     assert changes({"lr": 1e-3}, config, ("l2_sp", "lr")) == ["l2_sp: 0.0 → 5.0", f"lr: 0.001 → {config.lr}"]

@@ -1,4 +1,4 @@
-"""What the log of a run says, and when the dashboard shows it."""
+"""Log lines of a run, and the points of its dashboard."""
 
 import logging
 import subprocess
@@ -21,23 +21,23 @@ from xtts_extend.training.trainer import ResumableTrainer
 
 
 def points(folder, tag="TrainIterStats/loss"):
-    """Steps of a curve in TensorBoard, in the order in which they lie in the files."""
+    """Return the steps of a TensorBoard curve in file order."""
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
     events.Reload()
     return [point.step for point in events.Scalars(tag)] if tag in events.Tags()[SCALARS] else []
 
 
 def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
-    """At a rate of 0 no evaluation is better than the one before: patience ends the run."""
+    """With learning rate 0, no evaluation is better than the previous one, so `patience` ends the run."""
     on_disk = {}
     train_step = ResumableTrainer.train_step
 
-    def spied(trainer, *args):
+    def step_and_read_points(trainer, *args):
         result = train_step(trainer, *args)
         on_disk[trainer.position.step] = points(trainer.output_path)
         return result
 
-    monkeypatch.setattr(ResumableTrainer, "train_step", spied)
+    monkeypatch.setattr(ResumableTrainer, "train_step", step_and_read_points)
     caplog.set_level(logging.INFO)
     flags = {"learning_rate": 0, "eval_step": 4, "patience": 2, "epochs": 10}
     recipe([*corpus.flags(output_dir=tmp_path, **flags), "--coqpit.print_step=2"])
@@ -53,24 +53,24 @@ def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
         assert text.count("487,736 of 804,432 parameters of the GPT are frozen") == 1
         assert text.count("12 training samples, 4 evaluation samples") == 1
         assert text.count("batches of 2 · 1 per optimizer step · learning rate 0 · until 10 epochs") == 1
-        assert text.count("the run ends here") == 1
-        # the whole model and the GPT are told apart, in one place
+        assert text.count("Stopping early: ") == 1
+        # The parameter counts of the GPT and of the whole model are on one line.
         assert text.count("the whole model has ") == 1
         assert "Model has" not in text
     caplog.clear()
     recipe(["--checkpoint", str(run)])
     assert "The run is finished" in caplog.text
-    assert "the run ends here" not in caplog.text
+    assert "Stopping early" not in caplog.text
 
-    # a point with every line, on the disk when the line is printed, and none twice
+    # Each progress line has one point, which is on disk when the line is logged.
     last = read_metrics(run)[0][-1]["step"]
     assert points(run) == list(range(2, last + 1, 2))
     assert on_disk[3] == [2]
     assert on_disk[6] == [2, 4, 6]
 
 
-def test_a_run_that_starts_again_in_its_folder_has_no_point_twice(tmp_path):
-    """Killed before its first checkpoint."""
+def test_a_restarted_run_has_no_duplicate_points(tmp_path):
+    """The run was killed before its first checkpoint."""
     config = NewLanguageConfig()
     for last in (5, 3):
         dashboard = make_dashboard(config, tmp_path, 0)
@@ -82,24 +82,24 @@ def test_a_run_that_starts_again_in_its_folder_has_no_point_twice(tmp_path):
     assert points(tmp_path, "loss") == [0, 1, 2]
 
 
-def test_seconds_per_step_are_those_of_recent_steps(monkeypatch, caplog):
-    """A slow beginning is forgotten; an evaluation is no step."""
+def test_seconds_per_step_are_averaged_over_recent_steps(monkeypatch, caplog):
+    """The average drops slow steps at the beginning, and excludes evaluations."""
     clock = [0.0]
     monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     caplog.set_level(logging.INFO)
-    shown = Progress(SimpleNamespace(print_step=25, epochs=1, max_steps=None), 0)
+    progress = Progress(SimpleNamespace(print_step=25, epochs=1, max_steps=None), 0)
     losses = {"loss": 1.0, "loss_text_ce": 0.0, "loss_mel_ce": 1.0}
     for step in range(1, 1001):
         clock[0] += 4.0 if step <= 500 else 0.5
         if step == 950:
             clock[0] += 1000
-            shown.exclude_time(1000)
-        if shown.is_due(step):
-            shown.step(Position(step=step, batch=step), 2000, losses, 1e-5)
+            progress.exclude_time(1000)
+        if progress.is_due(step):
+            progress.step(Position(step=step, batch=step), 2000, losses, 1e-5)
     lines = [record.getMessage() for record in caplog.records]
     assert "s/step" not in lines[0]
     assert "· 4.00 s/step · 2.2 h left" in lines[1]
-    # fifty steps ago it was slow
+    # The last slow step was 50 steps ago.
     assert "step 550/2000" in lines[22]
     assert "· 3.12 s/step" in lines[22]
     assert lines[-1].endswith("· 0.50 s/step · 8 min left")
@@ -110,7 +110,7 @@ def entries(count):
     return [{"manifest_audio_file": f"{number}.wav", **keys} for number in range(count)]
 
 
-def test_warnings_are_a_line_a_kind_and_unusable_samples_are_named():
+def test_warnings_have_one_line_per_kind_and_unusable_samples_are_listed():
     problems = {"missing": entries(30)}
     warnings = {"channels": entries(40), "clipped": entries(1), "digits": entries(40), "sample_rate": entries(2)}
     report = DataReport(100, [make_sample()] * 70, problems, warnings, {"am": 1.0})
@@ -125,12 +125,12 @@ def test_warnings_are_a_line_a_kind_and_unusable_samples_are_named():
         "converted when read: channels: 40 (not mono: will be averaged), "
         "sample_rate: 2 (not the model's sample rate: will be resampled)",
     ]
-    every = report.summary(names=None)
-    assert "    29.wav (line 1 of list.csv): so" in every
-    assert "    and 30 more (check-data --json names all)" in every
+    full = report.summary(names=None)
+    assert "    29.wav (line 1 of list.csv): so" in full
+    assert "    and 30 more (check-data --json names all)" in full
 
 
-def test_a_run_with_a_warning_says_so_in_a_line(corpus, recipe, tmp_path, caplog):
+def test_a_warning_about_the_data_is_one_line(corpus, recipe, tmp_path, caplog):
     manifest = tmp_path / "twice.csv"
     header, first, *rest = corpus.train.read_text(encoding="utf-8").splitlines(keepends=True)
     folder = corpus.train.parent
@@ -155,25 +155,25 @@ REST = "64 per optimizer step · learning rate 5e-06 · until 1000 epochs"
     ],
     ids=["samples", "processes and steps", "frames", "memory"],
 )
-def test_batches_in_words(config, processes, line):
+def test_the_batch_size_is_described(config, processes, line):
     samples = [make_sample(replay=True), make_sample()]
     lines = describe_run(NewLanguageConfig(**config), samples, [], processes).splitlines()
-    place = lines.index(" > 2 training samples (1 of them replay), 0 evaluation samples")
-    assert lines[place + 1] == f" > {line}"
+    index = lines.index(" > 2 training samples (1 of them replay), 0 evaluation samples")
+    assert lines[index + 1] == f" > {line}"
 
 
-def test_another_number_of_processes_is_said():
+def test_a_changed_number_of_processes_is_described():
     config = NewLanguageConfig(batch_size=4)
     assert describe_processes(2, config, 2) == ""
-    said = describe_processes(2, config, 1)
-    assert "The number of processes changed from 2 to 1; each now has batches of 4." in said
+    text = describe_processes(2, config, 1)
+    assert "The number of processes changed from 2 to 1; each now has batches of 4." in text
 
 
 def test_the_package_is_a_command():
-    called = [sys.executable, "-m", "xtts_extend"]
-    helped = subprocess.run([*called, "--help"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "xtts_extend"]
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
     assert helped.stdout.startswith("usage: xtts-extend [-h]")
-    # not `inspect nowhere`, which says the same after seconds of imports
-    refused = subprocess.run([*called, "inspect"], capture_output=True, text=True)
+    # A missing argument is refused before torch is imported, which would take seconds.
+    refused = subprocess.run([*command, "inspect"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "the following arguments are required: PATH" in refused.stderr

@@ -1,4 +1,4 @@
-"""Everything that a resume has to get right, by everything that can stop a run: real processes, tolerance zero."""
+"""Exact resumes after every kind of stop, in real processes and at tolerance zero."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ pytestmark = pytest.mark.slow
 
 SIGNALLED = Path(__file__).with_name("signalled.py")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
-#: In the middle of an epoch of six steps, at its end, right after an evaluation, between accumulation steps, and in
-#: the middle of writing a checkpoint.
-PLACES = ("step:3", "step:6", "evaluation:6", "step:4", "write:6")
+#: In the middle of an epoch of six steps, at its end, directly after an evaluation, in the middle of an accumulation,
+#: and in the middle of writing a checkpoint.
+POINTS = ("step:3", "step:6", "evaluation:6", "step:4", "write:6")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(corpus, recipe, tmp_path_factory):
     runs = {}
 
-    def of(accumulation: int) -> Path:
+    def with_accumulation(accumulation: int) -> Path:
         if accumulation not in runs:
-            output = tmp_path_factory.mktemp(f"whole{accumulation}")
+            output = tmp_path_factory.mktemp(f"uninterrupted{accumulation}")
             recipe(flags(corpus, output, accumulation))
             runs[accumulation] = only_run(output)
         return runs[accumulation]
 
-    return of
+    return with_accumulation
 
 
 def flags(corpus, output: Path, accumulation: int, **more: object) -> list[str]:
@@ -46,11 +46,11 @@ def flags(corpus, output: Path, accumulation: int, **more: object) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("place", "accumulation", "workers", "number"), itertools.product(PLACES, (1, 3), (0, 2), CODES)
+    ("point", "accumulation", "workers", "number"), itertools.product(POINTS, (1, 3), (0, 2), CODES)
 )
-def test_stopped_and_resumed(uninterrupted, corpus, tmp_path, place, accumulation, workers, number):
-    whole = uninterrupted(accumulation)
-    command = [sys.executable, str(SIGNALLED), str(int(number)), place]
+def test_stopped_and_resumed(uninterrupted, corpus, tmp_path, point, accumulation, workers, number):
+    expected = uninterrupted(accumulation)
+    command = [sys.executable, str(SIGNALLED), str(int(number)), point]
     stopped = subprocess.run(
         command + flags(corpus, tmp_path, accumulation, num_workers=workers), capture_output=True, text=True
     )
@@ -58,17 +58,17 @@ def test_stopped_and_resumed(uninterrupted, corpus, tmp_path, place, accumulatio
     run = only_run(tmp_path)
     resumed = subprocess.run([sys.executable, str(RECIPE), "--checkpoint", str(run)], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
-    require_same_run(run, whole, STEPS)
+    require_same_run(run, expected, STEPS)
 
 
 def test_soak(corpus, tmp_path):
-    """A hundred SIGKILLs at random instants, the start-up included; then the run equals one in one go.
+    """After 100 SIGKILLs at random times, start-up included, the run equals an uninterrupted one.
 
-    The instants follow the time that this machine takes to its first checkpoint.
+    The times scale with how long this machine needs to write the first checkpoint.
     """
     generator = random.Random(0)
-    everything = {"epochs": 500, "save_step": 1, "warmup_steps": 50, "val_manifest": corpus.val}
-    command = [sys.executable, str(RECIPE), *corpus.flags(output_dir=tmp_path / "runs", **everything)]
+    settings = {"epochs": 500, "save_step": 1, "warmup_steps": 50, "val_manifest": corpus.val}
+    command = [sys.executable, str(RECIPE), *corpus.flags(output_dir=tmp_path / "runs", **settings)]
     started = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while not list((tmp_path / "runs").glob("xtts-*/checkpoint_*.pth")):
@@ -80,7 +80,7 @@ def test_soak(corpus, tmp_path):
     steps = []
     for kill in range(100):
         time.sleep(generator.uniform(0, 1.5 * to_first_checkpoint))
-        assert process.poll() is None, "the run ended by itself"
+        assert process.poll() is None, "The run ended before it was killed."
         process.kill()
         process.wait()
         try:
@@ -89,12 +89,12 @@ def test_soak(corpus, tmp_path):
             steps.append(0)
         if kill < 99:
             process = subprocess.Popen(resume, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    assert steps == sorted(steps), "a checkpoint was lost"
+    assert steps == sorted(steps), "A checkpoint was lost."
     last = steps[-1] + 5
     done = subprocess.run([*resume, "--max-steps", str(last)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    print(f"first checkpoint after {to_first_checkpoint:.1f} s; after each of 100 kills: {steps}; finished at {last}")
-    whole = [sys.executable, str(RECIPE), *corpus.flags(output_dir=tmp_path / "whole", **everything)]
-    subprocess.run([*whole, "--max-steps", str(last)], check=True, capture_output=True)
-    require_same_run(run, only_run(tmp_path / "whole"), last)
+    print(f"First checkpoint after {to_first_checkpoint:.1f} s. Steps after each of 100 kills: {steps}. End: {last}.")
+    uninterrupted = [sys.executable, str(RECIPE), *corpus.flags(output_dir=tmp_path / "uninterrupted", **settings)]
+    subprocess.run([*uninterrupted, "--max-steps", str(last)], check=True, capture_output=True)
+    require_same_run(run, only_run(tmp_path / "uninterrupted"), last)
     assert not list(run.glob(".*.tmp"))

@@ -1,4 +1,4 @@
-"""No file runs code, whichever it is: each of these would leave a marker if it were unpickled as Python would."""
+"""No file can run code: plain unpickling of each of these files would leave a marker."""
 
 import os
 import shutil
@@ -30,18 +30,18 @@ def run(two_steps):
 
 @pytest.fixture
 def bomb(tmp_path):
-    """Adds a bomb to a file, whose other content stays as it is."""
+    """A function that adds code to a file, and returns the marker folder that the code would create."""
     marker = tmp_path / "it ran"
 
     def arm(path):
         content = torch.load(path, weights_only=True)
-        # another name of it may be a file of all tests
+        # The file may be a hard link to a file that all tests share.
         path.unlink()
         torch.save({**content, "bomb": Bomb(marker)} if isinstance(content, dict) else [content, Bomb(marker)], path)
         with pytest.raises(Exception, match="weights_only|Weights only"):
             torch.load(path)
         torch.load(path, weights_only=False)
-        assert marker.is_dir(), "the bomb works"
+        assert marker.is_dir(), "The code in the file did not run."
         marker.rmdir()
         return marker
 
@@ -50,7 +50,7 @@ def bomb(tmp_path):
 
 @pytest.fixture
 def base(corpus, tmp_path):
-    """A base directory of its own."""
+    """A base directory that the test may change."""
     return shutil.copytree(corpus.base, tmp_path / "base", copy_function=os.link)
 
 
@@ -77,7 +77,7 @@ def test_in_a_base_directory(base, bomb, capsys, name, command):
 
 
 @pytest.mark.parametrize("name", ["model.pth", pytest.param("dvae.pth", marks=SLOW), "mel_stats.pth"])
-def test_in_a_base_directory_that_is_trained_from(corpus, base, fails, bomb, tmp_path, name):
+def test_in_a_base_directory_used_for_training(corpus, base, fails, bomb, tmp_path, name):
     marker = bomb(base / name)
     code, _ = fails(corpus.flags(base_dir=base, codes=None, output_dir=tmp_path / "runs", max_steps=1))
     assert code in (1, 2)
@@ -85,7 +85,7 @@ def test_in_a_base_directory_that_is_trained_from(corpus, base, fails, bomb, tmp
 
 
 def test_in_the_speakers_of_a_base(corpus, run, base, bomb, tmp_path, capsys):
-    """Nobody reads them on the way to speech."""
+    """Neither export nor speech reads this file."""
     marker = bomb(base / "speakers_xtts.pth")
     cli.main(["check-base", "--base-dir", str(base)])
     assert not marker.exists()
@@ -117,8 +117,8 @@ def test_as_a_checkpoint_that_is_resumed(run, fails, bomb, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_torch_load_below_us_is_weights_only(corpus, tmp_path):
-    """Also coqui's own: a run, an export and a sentence in a process in which any other torch.load is an error."""
+def test_every_torch_load_is_weights_only(corpus, tmp_path):
+    """This includes coqui's calls: training, export and speech run in a process where any other call is an error."""
     script = f"""
 import runpy, sys, torch
 from pathlib import Path
@@ -141,7 +141,7 @@ speak_to_file(out / "model", "am", [voice], "ሰላም", out / "out.wav", seed=0
     assert done.returncode == 0, done.stderr
 
 
-def test_there_is_one_torch_load_for_what_users_give():
+def test_only_one_module_calls_torch_load():
     calls = [
         (file.relative_to(PACKAGE).as_posix(), line.strip())
         for file in PACKAGE.rglob("*.py")

@@ -1,4 +1,4 @@
-"""The whole job for languages that the package holds no line of code for: from text and synthetic speech to a wav."""
+"""The complete workflow for languages without language-specific code: from text and synthetic speech to a WAV file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS = {
     "ti": ["ደሓንዶ ሓዲርኩም ኣዕሩኽ።", "ሎሚ ጽቡቕ ኩነታት ኣየር ኣሎ።", "መጽሓፍ ኣብ ልዕሊ ጣውላ ኣሎ።", "መዓርፎ ኣውቶቡስ ኣበይ ኣሎ?"],
     "yo": ["Ẹ káàárọ̀ ẹ̀yin ọ̀rẹ́ mi.", "Ojú ọjọ́ dára lónìí gan-an.", "Ìwé wà lórí tábìlì náà.", "Níbo ni ibùdókọ̀ wà?"],
 }  # fmt: skip
-#: espeak-ng does not speak Yoruba; any voice will do to try the way.
+#: espeak-ng does not support Yoruba; this test works with any voice.
 VOICES = {"yo": "sw"}
 
 

@@ -1,4 +1,4 @@
-"""Several processes train one model: torchrun with gloo, as with nccl on GPUs."""
+"""Several processes train one model, with torchrun and gloo; GPUs use nccl the same way."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed.run
-from processes import Script, run, together
+from processes import Script, run, run_processes
 from runs import RECIPE, checkpoint, only_run, require_equal
 
 from xtts_extend.run.metrics import read_metrics
 
-#: Runs the recipe in each process with what a test wants to see of it: arguments after the recipe's path.
+#: Script that runs the recipe and saves gradients and weights.
 PROBE = Path(__file__).with_name("probe.py")
 
 
 def torchrun(processes: int, *arguments: object, output: Path) -> Script:
-    """The launcher; what it starts are new Python processes."""
+    """Start torchrun, which starts new Python processes."""
     launcher = Path(torch.distributed.run.__file__)
     return Script(launcher, "--standalone", f"--nproc_per_node={processes}", *arguments, output=output)
 
 
 @pytest.fixture(scope="module")
 def flags(corpus, tmp_path_factory):
-    """A run of two epochs, total batch four, three steps an epoch, without dropout (its draws differ by process)."""
+    """A function that returns flags for a run of two epochs with a given batch size per process."""
 
     def make(folder: Path, batch_size: int, **more: object) -> list[str]:
         return corpus.flags(
@@ -38,46 +38,47 @@ def flags(corpus, tmp_path_factory):
 
 
 def test_two_processes_train_one_model(corpus, flags, tmp_path):
-    """The first gradients are those of one process with the same total batch; all ranks hold equal weights after 8.
+    """The first gradients equal those of one process with the same total batch, and all ranks have equal weights.
 
-    What they evaluate is the same before the first step.
+    The evaluation before the first step also gives equal losses.
     """
-    # at a higher rate Adam makes large differences of rounding errors in small gradients
+    # At higher learning rates, Adam amplifies rounding errors in small gradients.
     more = {"max_steps": 8, "learning_rate": 1e-7, "val_manifest": corpus.val}
-    # an epoch of 9 steps, so that nothing is evaluated on the way
-    again = ["--train-manifest", corpus.train] * 2
-    run(PROBE, tmp_path / "one", *flags(tmp_path / "runs1", 4, **more), *again, output=tmp_path / "log1")
-    together(2, PROBE, tmp_path / "two", *flags(tmp_path / "runs2", 2, **more), *again, output=tmp_path / "log2")
-    alone = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
+    # Makes an epoch 9 steps long, so that no evaluation falls due.
+    repeated = ["--train-manifest", corpus.train] * 2
+    flags_1, flags_2 = (flags(tmp_path / f"runs{size}", 4 // size, **more) + repeated for size in (1, 2))
+    run(PROBE, tmp_path / "one", *flags_1, output=tmp_path / "log1")
+    run_processes(2, PROBE, tmp_path / "two", *flags_2, output=tmp_path / "log2")
+    single = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
     first, second = (torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    for name in alone["gradients"]:
+    for name in single["gradients"]:
         assert torch.equal(first["gradients"][name], second["gradients"][name]), name
-    norm = torch.stack([gradient.norm() for gradient in alone["gradients"].values()]).norm()
-    gaps = [(first["gradients"][name] - gradient).norm() for name, gradient in alone["gradients"].items()]
-    assert torch.stack(gaps).norm() < 1e-5 * norm
+    norm = torch.stack([gradient.norm() for gradient in single["gradients"].values()]).norm()
+    differences = [(first["gradients"][name] - gradient).norm() for name, gradient in single["gradients"].items()]
+    assert torch.stack(differences).norm() < 1e-5 * norm
     require_equal(first["weights"], second["weights"])
     steps, evaluations = zip(*(read_metrics(only_run(tmp_path / folder)) for folder in ("runs1", "runs2")), strict=True)
     starts = [lines[0]["loss_mel_ce"] for lines in evaluations]
     assert starts[0] == pytest.approx(starts[1], rel=1e-6)
     assert [line["samples"] for line in steps[0]] == [line["samples"] for line in steps[1]]
     assert len(steps[0]) == 8
-    for ours, theirs in zip(*steps, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    for one, two in zip(*steps, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
 
 
 @pytest.mark.slow
 def test_a_resume_in_two_processes_is_the_same_run(flags, tmp_path):
-    """Also with accumulation, and with a last batch that has fewer samples than there are processes."""
+    """The run uses accumulation, and its last batch has fewer samples than there are processes."""
     more, log = {"grad_accum_steps": 2}, tmp_path / "log"
-    together(2, RECIPE, *flags(tmp_path / "whole", 5, **more), output=log)
-    together(2, RECIPE, *flags(tmp_path / "part", 5, max_steps=2, **more), output=log)
-    stopped = only_run(tmp_path / "part")
-    together(2, RECIPE, "--checkpoint", stopped, "--coqpit.max_steps=null", output=log)
-    a, b = checkpoint(only_run(tmp_path / "whole"), 4), checkpoint(stopped, 4)
+    run_processes(2, RECIPE, *flags(tmp_path / "uninterrupted", 5, **more), output=log)
+    run_processes(2, RECIPE, *flags(tmp_path / "resumed", 5, max_steps=2, **more), output=log)
+    uninterrupted, resumed = only_run(tmp_path / "uninterrupted"), only_run(tmp_path / "resumed")
+    run_processes(2, RECIPE, "--checkpoint", resumed, "--coqpit.max_steps=null", output=log)
+    expected, found = checkpoint(uninterrupted, 4), checkpoint(resumed, 4)
     for key in ("model", "optimizer", "step", "epoch"):
-        require_equal(a[key], b[key], key)
-    assert (stopped / "metrics.jsonl").read_bytes() == (only_run(tmp_path / "whole") / "metrics.jsonl").read_bytes()
-    for line in read_metrics(stopped)[0]:
+        require_equal(expected[key], found[key], key)
+    assert (resumed / "metrics.jsonl").read_bytes() == (uninterrupted / "metrics.jsonl").read_bytes()
+    for line in read_metrics(resumed)[0]:
         assert len(set(line["samples"])) == len(line["samples"])
 
 

@@ -1,4 +1,4 @@
-"""A resumed run is the same run; stock's `restore_path` is not."""
+"""A resumed run equals the uninterrupted one, unlike with stock's `restore_path`."""
 
 import re
 import shutil
@@ -33,7 +33,7 @@ from xtts_extend.run.metrics import read_metrics
 from xtts_extend.training.trainer import ResumableTrainer
 
 
-def test_a_run_leaves_what_it_should(uninterrupted, corpus):
+def test_contents_of_a_run_folder(uninterrupted, corpus):
     names = {file.name for file in uninterrupted.iterdir()}
     assert {"checkpoint_4.pth", "checkpoint_8.pth", "checkpoint_12.pth", "vocab.json", "config.json"} <= names
     steps, evaluations = read_metrics(uninterrupted)
@@ -41,13 +41,13 @@ def test_a_run_leaves_what_it_should(uninterrupted, corpus):
     assert [line["epoch"] for line in steps] == [0] * 6 + [1] * 6
     assert [line["step"] for line in evaluations] == [0, 4, 6, 8, 12]
     assert {line["language"] for line in evaluations} == {"am"}
-    written = [row.split("|")[0] for row in corpus.train.read_text(encoding="utf-8").splitlines()[1:]]
+    recordings = [row.split("|")[0] for row in corpus.train.read_text(encoding="utf-8").splitlines()[1:]]
     for epoch in (steps[:6], steps[6:]):
-        assert sorted(name for line in epoch for name in line["samples"]) == sorted(written)
+        assert sorted(name for line in epoch for name in line["samples"]) == sorted(recordings)
     assert steps[0]["samples"] != steps[6]["samples"]
     for line in steps:
         assert line["loss"] == pytest.approx(line["loss_text_ce"] + line["loss_mel_ce"], rel=1e-6)
-    # a thousandth at the first step, all of it after six
+    # The warm-up starts at a thousandth and ends after six steps.
     assert steps[0]["learning_rate"] == pytest.approx(1e-6)
     assert [line["learning_rate"] for line in steps[6:]] == pytest.approx([1e-3] * 6)
 
@@ -73,7 +73,7 @@ def test_resumed_is_uninterrupted(uninterrupted, corpus, recipe, tmp_path, stop,
 def test_resumed_within_an_accumulation(corpus, recipe, tmp_path):
     flags = {"grad_accum_steps": 4, "val_manifest": None}
     recipe(corpus.flags(output_dir=tmp_path / "a", **flags))
-    # step 3 lies within an accumulation, so that the stop is served at step 4; epochs have 4 + 2 batches
+    # Step 3 is inside an accumulation, so the run stops at step 4. Epochs have 4 + 2 batches.
     recipe(corpus.flags(output_dir=tmp_path / "b", max_steps=3, **flags))
     run = only_run(tmp_path / "b")
     assert (run / "checkpoint_4.pth").is_file()
@@ -94,7 +94,7 @@ def test_resume_of_a_resume_and_from_the_best_model(uninterrupted, corpus, recip
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
-    """Another process, stopped in the middle of the second epoch; the resume is another process again."""
+    """A process is stopped in the middle of the second epoch, and another one resumes."""
     flags = corpus.flags(output_dir=tmp_path, **UNINTERRUPTED)
     output = tmp_path / "log"
     process = Script(RECIPE, *flags, "--coqpit.print_step=1", output=output)
@@ -109,7 +109,7 @@ def test_a_real_signal(uninterrupted, corpus, tmp_path, number, code):
     assert (run / f"checkpoint_{stopped}.pth").is_file()
 
     resumed = processes.run(RECIPE, "--checkpoint", run, output=tmp_path / "log again").text
-    assert f"step {stopped} · epoch 1, batch {stopped - 6} done · learning rate 0.001" in resumed
+    assert f"Continuing after step {stopped} (epoch 1, batch {stopped - 6}) with learning rate 0.001." in resumed
     first = re.search(r"step (\d+)/12", resumed).group(1)
     assert int(first) == stopped + 1
     require_same_run(run, uninterrupted, STEPS)
@@ -128,13 +128,13 @@ def test_a_kill_resumes_from_the_last_checkpoint(uninterrupted, corpus, tmp_path
     require_same_run(only_run(tmp_path), uninterrupted, STEPS)
 
 
-def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, trainer_of, tmp_path):
-    """The same checkpoint through `restore_path`."""
+def test_stock_restarts_at_step_0_and_ours_resumes(uninterrupted, corpus, trainer_of, tmp_path):
+    """Both trainers get the same checkpoint as `restore_path`."""
     file = uninterrupted / "checkpoint_8.pth"
     saved = checkpoint(uninterrupted, 8)
 
     model, config = model_and_config(uninterrupted)
-    # stock loads strictly, and the never-trained parts are not in our files: it falls back to a partial load
+    # Our files do not contain the parts that never train, so stock falls back to a partial load.
     stock = Trainer(
         TrainerArgs(restore_path=str(file)), config, output_path=tmp_path / "stock", model=model,
         train_samples=[sample.to_coqui() for sample in read_manifests([str(corpus.train)], "am")], eval_samples=[],
@@ -156,21 +156,21 @@ def test_stock_starts_again_where_ours_continues(uninterrupted, corpus, trainer_
 
 @pytest.mark.slow
 def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
-    """`checkpoint_N` of the stock Trainer: weights, optimizer, scheduler, step and epoch."""
+    """Weights, optimizer, scheduler, step and epoch of the stock Trainer's `checkpoint_N.pth` are restored."""
     file = stock_run(corpus, tmp_path / "stock", monkeypatch)
     saved = torch.load(file, weights_only=True)
     assert (saved["step"], saved["epoch"]) == (4, 1)
 
     caplog.set_level("INFO", "trainer")
-    # the accumulation is known, too
-    known = {"val_manifest": None, "epochs": None, "grad_accum_steps": 1, "amp": "none"}
-    recipe(corpus.stock_flags(file, max_steps=6, output_dir=tmp_path / "ours", **known))
-    assert "step 5 · epoch 1, batch 0 done · learning rate 0.00025" in caplog.text
-    assert "does not record the place within the epoch" in caplog.text
+    # The user passes the accumulation, which stock does not record.
+    settings = {"val_manifest": None, "epochs": None, "grad_accum_steps": 1, "amp": "none"}
+    recipe(corpus.stock_flags(file, max_steps=6, output_dir=tmp_path / "ours", **settings))
+    assert "Continuing after step 5 (epoch 1, batch 0) with learning rate 0.00025." in caplog.text
+    assert "does not record the position within the epoch" in caplog.text
     final = checkpoint(only_run(tmp_path / "ours"), 6)
     assert (final["step"], final["epoch"]) == (6, 1)
     assert not final["xtts_extend"]["base_rows"]["frozen"]
-    # one step after the fifth: Adam's own counter went on
+    # Adam's step counter continues: one step after the fifth.
     assert {int(moments["step"]) for moments in final["optimizer"][0]["state"].values()} == {6}
 
 
@@ -178,12 +178,12 @@ def test_a_stock_run_resumes(corpus, recipe, tmp_path, monkeypatch, caplog):
 def test_a_stock_run_with_the_bases_rows_is_frozen_and_keeps_its_new_moments(
     corpus, two_steps, recipe, tmp_path, caplog
 ):
-    """Made from a frozen run of ours by giving it the stock layout: all rows in one tensor, with moments."""
+    """The checkpoint is one of ours in the stock layout: all rows in one tensor, with moments."""
     file = edited(two_steps / "checkpoint_2.pth", tmp_path / "stock", as_stock_lays_it_out, at_step(1))
     rows = base_rows(corpus)
     states = torch.load(file, weights_only=True)["optimizer"][0]["state"].values()
-    whole = [state for state in states if state["exp_avg"].ndim and len(state["exp_avg"]) == rows + 150]
-    assert len(whole) == 3
+    unsplit = [state for state in states if state["exp_avg"].ndim and len(state["exp_avg"]) == rows + 150]
+    assert len(unsplit) == 3
     caplog.set_level("INFO", "trainer")
     recipe(["--checkpoint", file, "--max-steps", 3, "--output-dir", tmp_path / "ours"])
     assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text
@@ -193,7 +193,7 @@ def test_a_stock_run_with_the_bases_rows_is_frozen_and_keeps_its_new_moments(
     assert {int(moments["step"]) for moments in final["optimizer"][0]["state"].values()} == {3}
 
 
-def test_a_base_model_is_not_resumed(corpus, uninterrupted, tmp_path):
+def test_a_base_model_cannot_be_resumed(corpus, uninterrupted, tmp_path):
     model, config = model_and_config(uninterrupted)
     with pytest.raises(CheckpointError, match="is a base model"):
         ResumableTrainer(
@@ -205,11 +205,11 @@ def test_a_base_model_is_not_resumed(corpus, uninterrupted, tmp_path):
         )
 
 
-def test_flags_as_text():
+def test_as_flag():
     assert as_flag("no_freeze_base_rows", True) == ["--no-freeze-base-rows"]
 
 
-def test_an_older_checkpoint_sets_the_later_ones_aside(uninterrupted, recipe, tmp_path):
+def test_resuming_an_older_checkpoint_sets_later_ones_aside(uninterrupted, recipe, tmp_path):
     run = shutil.copytree(uninterrupted, tmp_path / "run")
     recipe(["--checkpoint", run / "checkpoint_4.pth", "--max-steps", 5, "--save-step", 1, "--keep-checkpoints", 1])
     assert {file.name for file in run.glob("checkpoint_*")} == {"checkpoint_5.pth"}
@@ -218,7 +218,7 @@ def test_an_older_checkpoint_sets_the_later_ones_aside(uninterrupted, recipe, tm
 
 
 @pytest.mark.slow
-def test_a_schedule_by_epoch_moves_once_an_epoch(corpus, recipe, tmp_path):
+def test_a_schedule_by_epoch_steps_once_per_epoch(corpus, recipe, tmp_path):
     flags = ["--coqpit.lr_scheduler=ExponentialLR", '--coqpit.lr_scheduler_params={"gamma": 0.5}']
     flags += ["--coqpit.scheduler_after_epoch=true"]
     recipe(corpus.flags(output_dir=tmp_path, epochs=1, val_manifest=None) + flags)
@@ -238,14 +238,14 @@ def test_with_test_sentences_two_weighted_languages_and_bf16(corpus, recipe, tmp
         num_workers=2,
     )
     flags += ["--train-manifest", f"{corpus.english}:en", "--val-manifest", f"{corpus.english}:en"]
-    recipe([*flags, "--output-dir", tmp_path / "whole"])
-    whole = only_run(tmp_path / "whole")
-    steps, evaluations = read_metrics(whole)
+    recipe([*flags, "--output-dir", tmp_path / "uninterrupted"])
+    uninterrupted = only_run(tmp_path / "uninterrupted")
+    steps, evaluations = read_metrics(uninterrupted)
     last = len(steps)
     assert {name.split("/")[1][:2] for line in steps for name in line["samples"]} == {"am", "en"}
     assert {line["language"] for line in evaluations} == {"am", "en"}
-    recipe([*flags, "--output-dir", tmp_path / "parts", "--max-steps", 5])
-    run = only_run(tmp_path / "parts")
+    recipe([*flags, "--output-dir", tmp_path / "resumed", "--max-steps", 5])
+    run = only_run(tmp_path / "resumed")
     recipe(["--checkpoint", run, "--coqpit.max_steps=null", "--num-workers", "0"])
-    require_same_run(run, whole, last)
+    require_same_run(run, uninterrupted, last)
     assert checkpoint(run, last)["config"]["mixed_precision"] is True

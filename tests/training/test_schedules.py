@@ -1,4 +1,4 @@
-"""A schedule that no file records goes on as if it had never been away."""
+"""A schedule that the checkpoint does not contain continues as if the run had not been interrupted."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ RATES = (1e-3, 5e-4)
 
 
 class Run:
-    """What `restore_schedule` sees of a run."""
+    """A stand-in for `RunState` with what `restore_schedule` uses."""
 
     def __init__(self, name, params, *, by_epoch=False):
         groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in RATES]
@@ -34,7 +34,7 @@ class Run:
 
 
 def saved(run, *, counted=True, scheduler=(), **record):
-    """A checkpoint as a Trainer before 0.3 saved a run, unless its schedule or our record of it is given."""
+    """Return a checkpoint as saved by a Trainer before 0.3; `scheduler` and `record` add what later ones contain."""
     optimizer = run.optimizer.state_dict()
     if not counted:
         optimizer["state"] = {}
@@ -44,6 +44,7 @@ def saved(run, *, counted=True, scheduler=(), **record):
 
 
 def resumed(make, before, position, **content):
+    """Return a new run with the restored state of `before`, and the result of `restore_schedule`."""
     after = make()
     after.position = position
     after.optimizer.load_state_dict(before.optimizer.state_dict())
@@ -64,15 +65,15 @@ def resumed(make, before, position, **content):
         ("NoamLR", {"warmup_steps": 3}),
     ],
 )
-def test_the_schedule_is_where_it_was(name, params):
+def test_the_schedule_is_advanced_to_the_position(name, params):
     def make():
         return Run(name, params)
 
     before = make()
     for _ in range(7):
         before.step()
-    after, words = resumed(make, before, Position(step=7, epoch=3))
-    assert words == "no scheduler (not recorded)"
+    after, description = resumed(make, before, Position(step=7, epoch=3))
+    assert description == "no scheduler (not saved)"
     for _ in range(6):
         require_equal(after.scheduler.state_dict(), before.scheduler.state_dict())
         require_equal(after.optimizer.state_dict()["param_groups"], before.optimizer.state_dict()["param_groups"])
@@ -87,7 +88,7 @@ def test_the_schedule_is_where_it_was(name, params):
         pytest.param(15, False, id="without one the step and the accumulation"),
     ],
 )
-def test_what_counts_is_what_moved_it(step, counted):
+def test_the_number_of_updates_is_found(step, counted):
     def make():
         return Run("StepLR", {"step_size": 2, "gamma": 0.5})
 
@@ -98,7 +99,7 @@ def test_what_counts_is_what_moved_it(step, counted):
     assert after.scheduler.last_epoch == 7
 
 
-def test_by_epoch():
+def test_a_schedule_by_epoch():
     def make():
         return Run("StepLR", {"step_size": 2, "gamma": 0.5}, by_epoch=True)
 
@@ -109,8 +110,8 @@ def test_by_epoch():
     require_equal(after.scheduler.state_dict(), before.scheduler.state_dict())
 
 
-def test_a_rate_that_left_the_schedule_stays(caplog):
-    """Earlier Trainers set the rate anew on a restart; the file's counts."""
+def test_a_learning_rate_that_differs_from_the_schedule_is_kept(caplog):
+    """Earlier Trainers set the learning rate again on a restart; the checkpoint's rate is used."""
 
     def make():
         return Run("StepLR", {"step_size": 5, "gamma": 0.5})
@@ -124,15 +125,15 @@ def test_a_rate_that_left_the_schedule_stays(caplog):
     after, _ = resumed(make, before, Position(step=7, epoch=0))
     assert [group["lr"] for group in after.optimizer.param_groups] == [rate * 4 for rate in RATES]
     assert after.scheduler.get_last_lr() == [rate * 4 for rate in RATES]
-    assert "It does not record its schedule: StepLR is set to where it is after 7 updates" in caplog.text
-    assert "a learning rate of 0.0005 there, and the checkpoint was trained with 0.004 last" in caplog.text
+    assert "The checkpoint does not contain its schedule: advanced StepLR by 7 updates." in caplog.text
+    assert "a learning rate of 0.0005 at this point, but the checkpoint was last trained with 0.004." in caplog.text
 
 
-def test_a_schedule_that_is_over():
+def test_a_schedule_that_has_ended():
     def make():
         return Run("OneCycleLR", {"max_lr": 1e-2, "total_steps": 20})
 
-    with pytest.raises(CheckpointError, match=r"OneCycleLR cannot be moved past 40 updates: .*--start-fresh"):
+    with pytest.raises(CheckpointError, match=r"OneCycleLR cannot be advanced by 40 updates: .*--start-fresh"):
         resumed(make, make(), Position(step=80), counted=False)
 
 
@@ -140,7 +141,7 @@ OURS = {"xtts_extend": RunRecord(None, BaseRows(3), {}).to_dict()}
 
 
 @pytest.mark.parametrize("record", [{}, OURS], ids=["coqui", "xtts_extend"])
-def test_a_recorded_one_is_restored(record):
+def test_a_saved_schedule_is_restored(record):
     before, after = (Run("StepLR", {"step_size": 2, "gamma": 0.5}) for _ in range(2))
     for _ in range(3):
         before.step()
@@ -148,7 +149,7 @@ def test_a_recorded_one_is_restored(record):
     assert after.scheduler.last_epoch == 3
 
 
-def test_one_of_ours_has_to_be_there():
+def test_our_checkpoints_must_contain_the_schedule():
     run = Run("StepLR", {"step_size": 2, "gamma": 0.5})
-    with pytest.raises(CheckpointError, match="holds 0 schedulers; this run has 1"):
+    with pytest.raises(CheckpointError, match="has 0 schedulers and this run has 1"):
         restore_schedule(run, saved(run, **OURS))

@@ -1,4 +1,4 @@
-"""What has a state that decides the next step is restored, and complains about what does not fit."""
+"""Classes whose state decides the next step restore it, and refuse missing or unknown keys."""
 
 import importlib
 import inspect
@@ -10,7 +10,7 @@ import xtts_extend
 from xtts_extend.errors import CheckpointError
 from xtts_extend.run.position import Position
 
-#: Each class with a state, and how one that has done something is made. A new one belongs here, and into run_record.
+#: Each class with a state, and a function that makes a non-default instance. Add new ones here and to `run_record`.
 STATEFUL = {
     Position: lambda: Position(step=7, epoch=1, batch=3, train_loss_sum=1.5, train_loss_count=3, failed_updates=1),
 }
@@ -21,18 +21,18 @@ def test_every_stateful_class_has_a_case():
         importlib.import_module(module.name) for module in pkgutil.walk_packages(xtts_extend.__path__, "xtts_extend.")
     ]
     found = {
-        thing
+        value
         for module in modules
-        for thing in vars(module).values()
-        if inspect.isclass(thing)
-        and thing.__module__.startswith("xtts_extend.")
-        and {"state_dict", "load_state_dict"} <= vars(thing).keys()
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and value.__module__.startswith("xtts_extend.")
+        and {"state_dict", "load_state_dict"} <= vars(value).keys()
     }
     assert found == set(STATEFUL)
 
 
 @pytest.mark.parametrize("kind", STATEFUL)
-def test_a_state_goes_there_and_back(kind):
+def test_a_state_survives_a_round_trip(kind):
     original = STATEFUL[kind]()
     other = kind()
     assert other != original
@@ -41,7 +41,7 @@ def test_a_state_goes_there_and_back(kind):
 
 
 @pytest.mark.parametrize("kind", STATEFUL)
-def test_a_missing_or_left_over_key_raises(kind):
+def test_a_missing_or_unknown_key_raises(kind):
     state = STATEFUL[kind]().state_dict()
     for key in state:
         with pytest.raises(CheckpointError, match=f"1 missing: {key}"):

@@ -1,4 +1,4 @@
-"""A run of the stock Trainer stays as it is, and a start that fails writes nothing, in no folder."""
+"""The run folder of a stock run is never changed, and a start that fails writes nothing into any folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xtts_extend.training.trainer import ResumableTrainer
 
 @pytest.fixture(scope="module")
 def stock_folder(corpus, tmp_path_factory):
-    """The folder of a stock run with evaluations and a best model; whatever happens, it is the same at the end."""
+    """The folder of a stock run with evaluations and a best model; it must not change during the tests."""
     with pytest.MonkeyPatch.context() as patch:
         file = stock_run(corpus, tmp_path_factory.mktemp("others") / "runs", patch, evaluates=True)
     assert (file.parent / "best_model.pth").is_file()
@@ -29,34 +29,34 @@ def stock_folder(corpus, tmp_path_factory):
 
 
 def listing(folder: Path) -> dict[Path, tuple[int, ...]]:
-    """Names and times of what a folder holds, and its own: whoever writes to a file changes its time of change."""
+    """Return inodes, sizes and times of a folder and its files; any write changes a file's ctime."""
     return {
-        file.relative_to(folder): (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        file.relative_to(folder): (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         for file in (folder, *folder.rglob("*"))
-        for found in [file.stat()]
+        for stat in [file.stat()]
     }
 
 
 @pytest.mark.slow
-def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, recipe, caplog):
+def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe, caplog):
     before = listing(stock_folder)
     recipe(corpus.stock_flags(stock_folder, max_steps=7))
     assert listing(stock_folder) == before
     (run,) = {entry for entry in stock_folder.parent.iterdir() if entry.name[0] != "."} - {stock_folder}
     assert f"Written by the stock Trainer: resuming in a new run folder, {run}" in caplog.text
-    assert caplog.text.count("best loss unknown") == 1
-    assert "measured again" not in caplog.text, "its own first evaluation is the one to beat, not the base's"
-    # measured before it goes on
+    assert caplog.text.count("Best loss unknown") == 1
+    assert "Measured the loss" not in caplog.text, "The first evaluation counts, not the base model's."
+    # Evaluated before training continues.
     assert {"best_model_6.pth", "checkpoint_7.pth", "config.json", "vocab.json"} <= {
         file.name for file in run.iterdir()
     }
     assert [line["step"] for line in read_metrics(run)[1]] == [6]
     caplog.clear()
 
-    # the new folder continues there; the stock one again where it was, and names the new one
+    # The new folder resumes where it stopped. The stock folder resumes from its own checkpoint and names the new one.
     recipe(["--checkpoint", run, "--max-steps", 8])
     assert checkpoint(run, 8)["xtts_extend"]["state"]["step"] == 8
-    assert "best loss unknown" not in caplog.text
+    assert "Best loss unknown" not in caplog.text
     output = stock_folder.parent
     recipe(corpus.stock_flags(stock_folder, max_steps=7, output_dir=output))
     assert f"{run} has continued this run before" in caplog.text
@@ -64,15 +64,15 @@ def test_a_stock_run_is_continued_in_a_folder_beside_it(stock_folder, corpus, re
     assert listing(stock_folder) == before
 
 
-def refused(flags, monkeypatch):
+def change_the_seed(flags, monkeypatch):
     flags += ["--seed", "77"]
 
 
-def failing_while_it_is_restored(flags, monkeypatch):
+def fail_in_restore(flags, monkeypatch):
     monkeypatch.setattr(restore, "restore_schedule", lambda *_: 1 / 0)
 
 
-def failing_in_the_first_batch(flags, monkeypatch):
+def fail_in_the_first_batch(flags, monkeypatch):
     monkeypatch.setattr(ResumableTrainer, "train_step", lambda *_: 1 / 0)
 
 
@@ -82,9 +82,9 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "fail",
     [
-        pytest.param(refused, id="refused"),
-        pytest.param(failing_while_it_is_restored, id="while it is restored", marks=SLOW),
-        pytest.param(failing_in_the_first_batch, id="in the first batch", marks=SLOW),
+        pytest.param(change_the_seed, id="refused"),
+        pytest.param(fail_in_restore, id="while it is restored", marks=SLOW),
+        pytest.param(fail_in_the_first_batch, id="in the first batch", marks=SLOW),
     ],
 )
 def test_a_start_that_fails_leaves_no_folder_behind(fail, stock_folder, corpus, recipe, tmp_path, monkeypatch, capsys):
@@ -100,24 +100,24 @@ def test_a_start_that_fails_leaves_no_folder_behind(fail, stock_folder, corpus, 
 @pytest.mark.parametrize(
     "fail",
     [
-        pytest.param(refused, id="refused", marks=SLOW),
-        pytest.param(failing_while_it_is_restored, id="while it is restored", marks=SLOW),
-        pytest.param(failing_in_the_first_batch, id="in the first batch"),
+        pytest.param(change_the_seed, id="refused", marks=SLOW),
+        pytest.param(fail_in_restore, id="while it is restored", marks=SLOW),
+        pytest.param(fail_in_the_first_batch, id="in the first batch"),
     ],
 )
 def test_a_resume_that_fails_rewrites_nothing(fail, short_run, recipe, tmp_path, monkeypatch):
     run = shutil.copytree(short_run, tmp_path / "run")
     flags = ["--checkpoint", run / "checkpoint_4.pth", "--max-steps", 6, "--output-dir", tmp_path / "other"]
-    given = list(flags)
-    fail(given, monkeypatch)
+    failing_flags = list(flags)
+    fail(failing_flags, monkeypatch)
     before = listing(run)
     with pytest.raises((SystemExit, ZeroDivisionError)):
-        recipe(given)
-    # all but the lock, and the folder's own time, which changes with it
-    not_the_lock = {Path("."), Path(".lock")}
+        recipe(failing_flags)
+    # The lock file may change, and with it the folder's time.
+    may_change = {Path("."), Path(".lock")}
     after = listing(run)
     assert after.keys() - before.keys() <= {Path(".lock")}
-    for name in before.keys() - not_the_lock:
+    for name in before.keys() - may_change:
         assert after[name] == before[name]
     monkeypatch.undo()
     recipe(flags)
@@ -125,7 +125,7 @@ def test_a_resume_that_fails_rewrites_nothing(fail, short_run, recipe, tmp_path,
 
 
 def test_an_interrupt_before_the_first_batch_leaves_a_checkpoint(stock_folder, corpus, recipe, tmp_path, monkeypatch):
-    """It says that the new folder can be continued: so it can."""
+    """The log says that the new folder can be resumed, so it must contain a checkpoint."""
 
     def interrupt(trainer, *_):
         trainer.stop.number = signal.SIGINT
@@ -137,8 +137,8 @@ def test_an_interrupt_before_the_first_batch_leaves_a_checkpoint(stock_folder, c
     assert checkpoint(only_run(tmp_path), 5)["step"] == 5
 
 
-def test_a_new_folder_without_a_checkpoint_names_what_it_was_to_continue(fails, tmp_path):
-    """As a kill before the first one leaves it."""
+def test_a_new_folder_without_a_checkpoint_names_the_original_run(fails, tmp_path):
+    """A kill before the first checkpoint leaves such a folder."""
     append_event(tmp_path, "resume", **{"from": "runs/theirs/checkpoint_4.pth"})
     code, message = fails(["--checkpoint", str(tmp_path)])
     assert (code, "it was made to continue runs/theirs/checkpoint_4.pth" in message) == (2, True)

@@ -1,4 +1,4 @@
-"""Runs of the stock Trainer, made in the ways that it allows, go on as it would let them."""
+"""Runs of the stock Trainer resume exactly, with all optimizers, schedules and settings that it supports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from trainer import Trainer
 from xtts_extend.run.config import copy_recorded
 
 BETAS = {"betas": [0.9, 0.96], "weight_decay": 0.01}
-#: How a run of the stock Trainer was made: settings of `stock_run`.
-WAYS = {
+#: Settings of `stock_run`, by test id.
+SETTINGS = {
     "SGD with momentum, all alike": {
         "optimizer": "SGD", "optimizer_params": {"momentum": 0.9}, "optimizer_wd_only_on_weights": False,
     },
@@ -47,32 +47,32 @@ WAYS = {
     "settings",
     [
         pytest.param({"command_line": ["--coqpit.lr", "1e-3"]}, id="command line"),
-        *(pytest.param(way, id=name, marks=pytest.mark.slow) for name, way in WAYS.items()),
+        *(pytest.param(settings, id=name, marks=pytest.mark.slow) for name, settings in SETTINGS.items()),
     ],
 )
-def test_the_next_update_is_stocks(settings, resumed, corpus, tmp_path, monkeypatch):
-    """From the same gradients, stock's optimizer and ours make the same weights, state and learning rates."""
+def test_the_next_update_matches_stock(settings, resumed, corpus, tmp_path, monkeypatch):
+    """With the same gradients, stock's optimizer and ours produce the same weights, state and learning rates."""
     file = stock_run(corpus, tmp_path / "stock", monkeypatch, **settings)
     ours = resumed(file, tmp_path / "ours")
     assert (ours.position.step, ours.position.epoch, ours.position.batch) == (5, 1, 0)
     saved = torch.load(file, weights_only=True)
     require_equal(ours.optimizer[0].state_dict(), saved["optimizer"][0])
 
-    theirs = Stock(saved)
+    stock = Stock(saved)
     generator = torch.Generator().manual_seed(1)
-    own = dict(ours.model.xtts.gpt.named_parameters())
-    for name, parameter in theirs.gpt.named_parameters():
+    our_parameters = dict(ours.model.xtts.gpt.named_parameters())
+    for name, parameter in stock.gpt.named_parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
-        own[name].grad = parameter.grad.clone()
-    theirs.update()
+        our_parameters[name].grad = parameter.grad.clone()
+    stock.update()
     ours._updater._optimizer_step()
 
-    assert own.keys() == dict(theirs.gpt.named_parameters()).keys()
-    for name, parameter in theirs.gpt.named_parameters():
-        assert torch.equal(own[name], parameter), name
-    require_equal(ours.optimizer[0].state_dict(), theirs.optimizer.state_dict())
-    if theirs.scheduler is not None:
-        require_equal(ours.scheduler[0].state_dict(), theirs.scheduler.state_dict())
+    assert our_parameters.keys() == dict(stock.gpt.named_parameters()).keys()
+    for name, parameter in stock.gpt.named_parameters():
+        assert torch.equal(our_parameters[name], parameter), name
+    require_equal(ours.optimizer[0].state_dict(), stock.optimizer.state_dict())
+    if stock.scheduler is not None:
+        require_equal(ours.scheduler[0].state_dict(), stock.scheduler.state_dict())
     ours.fit()
     assert ours.position.step == 6
 
@@ -89,17 +89,17 @@ def test_a_checkpoint_of_an_early_release_resumes(stock_file, resumed, tmp_path,
     assert [group["lr"] for group in found["param_groups"]] == saved["scheduler"][0]["_last_lr"]
     state = ours.model.checkpoint_state()
     assert all(torch.equal(tensor, saved["model"][name]) for name, tensor in state.items())
-    assert "It does not record its schedule: StepLR is set to where it is after 5 updates." in caplog.text
+    assert "The checkpoint does not contain its schedule: advanced StepLR by 5 updates." in caplog.text
 
 
 @pytest.fixture
 def resumed(corpus, trainer_of):
-    """The trainer that the recipe makes of a stock run for one more step, with none of its settings given."""
+    """A function that returns the recipe's trainer for one more step of a stock run, without passing its settings."""
     return lambda file, output: trainer_of(corpus.stock_flags(file, epochs=None, max_steps=6, output_dir=output))
 
 
 class Stock:
-    """Optimizer and scheduler of coqui's own model with the state of a checkpoint, and their update."""
+    """Optimizer and scheduler of coqui's own model, restored from a checkpoint."""
 
     def __init__(self, saved):
         from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
@@ -117,7 +117,7 @@ class Stock:
             self.scheduler.load_state_dict(saved["scheduler"][0])
 
     def update(self):
-        """As `Trainer.optimize`."""
+        """Make an update as `Trainer.optimize` does."""
         grad_clip = Trainer._set_grad_clip_per_optimizer(self.config, None)
         if grad_clip > 0:
             torch.nn.utils.clip_grad_norm_(Trainer.master_params(self.optimizer), grad_clip)

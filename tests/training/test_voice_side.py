@@ -1,4 +1,4 @@
-"""Runs with the voice side frozen, which is the default with new tokens, and with it trained, as older runs did."""
+"""Runs with a frozen voice side, the default with new tokens, and with a trained one, as in older runs."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ VOICE = tuple(f"gpt.{part}" for part in VOICE_PARTS)
 
 @pytest.fixture(scope="session")
 def trained(run_once):
-    """Two steps of a run that trains the voice side; not to be written to."""
+    """A run of two steps that trains the voice side; read-only."""
     return run_once("voice trained", voice="trained", max_steps=2)
 
 
-def moved(run, corpus):
-    """The tensors that are not the base's any more after two steps; token rows and statistics are left out."""
+def changed_tensors(run, corpus):
+    """Return the names of tensors that differ from the base model's after two steps, token rows excluded."""
     weights, base = xtts_weights(checkpoint(run, 2)["model"]), base_weights(corpus.base)
-    alike = {name for name, tensor in base.items() if weights[name].shape == tensor.shape}
-    return {name for name in alike if not equal(weights[name], base[name])}
+    same_shape = {name for name, tensor in base.items() if weights[name].shape == tensor.shape}
+    return {name for name in same_shape if not equal(weights[name], base[name])}
 
 
-def test_voices_stay_and_the_rest_trains(two_steps, trained, corpus):
-    kept, changed = moved(two_steps, corpus), moved(trained, corpus)
-    voiced = {name for name in base_weights(corpus.base) if name.startswith(VOICE)}
-    assert kept & voiced == set()
-    assert kept == changed - voiced
-    # a bias may get no gradient: the perceiver's softmax does not see what is added to all keys alike
-    assert {name for name in voiced if name.endswith("weight")} <= changed
+def test_only_the_voice_side_is_frozen(two_steps, trained, corpus):
+    changed_if_frozen, changed_if_trained = changed_tensors(two_steps, corpus), changed_tensors(trained, corpus)
+    voice_side = {name for name in base_weights(corpus.base) if name.startswith(VOICE)}
+    assert changed_if_frozen & voice_side == set()
+    assert changed_if_frozen == changed_if_trained - voice_side
+    # Biases may get no gradient: the perceiver's softmax cancels what is added to all keys.
+    assert {name for name in voice_side if name.endswith("weight")} <= changed_if_trained
     assert checkpoint(two_steps, 2)["model"].keys() == checkpoint(trained, 2)["model"].keys()
 
 
-def test_a_checkpoint_holds_no_moments_of_it(two_steps, trained, corpus):
-    named = [moments_by_name(open_checkpoint_with_base(run, corpus.base, None)) for run in (two_steps, trained)]
-    voiced = {name for name in named[1] if name.startswith(VOICE_PARTS)}
-    assert named[0].keys() == named[1].keys() - voiced
-    assert len(voiced) == len([name for name in base_weights(corpus.base) if name.startswith(VOICE)])
+def test_a_checkpoint_has_no_moments_of_the_frozen_voice_side(two_steps, trained, corpus):
+    moments = [moments_by_name(open_checkpoint_with_base(run, corpus.base, None)) for run in (two_steps, trained)]
+    voice_side = {name for name in moments[1] if name.startswith(VOICE_PARTS)}
+    assert moments[0].keys() == moments[1].keys() - voice_side
+    assert len(voice_side) == len([name for name in base_weights(corpus.base) if name.startswith(VOICE)])
     sizes = [(run / "checkpoint_2.pth").stat().st_size for run in (two_steps, trained)]
-    saved = sum(tensor.nbytes for name in voiced for tensor in named[1][name].values() if tensor.ndim)
+    saved = sum(tensor.nbytes for name in voice_side for tensor in moments[1][name].values() if tensor.ndim)
     assert sizes[1] - sizes[0] >= saved > 0
-    # nothing is missed
+    # `doctor` does not report the moments as missing.
     for run in (two_steps, trained):
         found = examine(run, corpus.base)
         assert found.measurements["moments"]["other_misfits"] == []
         assert (found.measurements["transformer"]["conditioning_encoder"] == 0) is (run == two_steps)
 
 
-#: As a release left it that knew no choice.
+#: Edits that make a checkpoint of a release without --voice.
 OLDER = without("config", "voice"), without("xtts_extend", "trained_on")
 
 
@@ -78,7 +78,7 @@ def test_an_older_checkpoint_resumes_as_it_was_trained(trained, recipe, run_once
         pytest.param(OLDER, "frozen", "voice: trained → frozen", id="older"),
     ],
 )
-def test_it_cannot_change_within_a_run(two_steps, trained, fails, tmp_path, edits, given, message):
+def test_the_choice_cannot_change_within_a_run(two_steps, trained, fails, tmp_path, edits, given, message):
     file = edited(trained / "checkpoint_2.pth", tmp_path / "older", *edits) if edits else two_steps
     code, printed = fails(["--checkpoint", file, "--voice", given, "--max-steps", 3, "--allow-changes"])
     assert (code, "cannot change within a run" in printed, message in printed) == (2, True, True)
@@ -89,6 +89,6 @@ def test_a_checkpoint_records_what_it_was_trained_on(two_steps, corpus):
     rows = [line.split("|") for line in corpus.train.read_text(encoding="utf-8").splitlines()[1:]]
     assert found.utterances == {"am": 12}
     assert list(found.texts) == [row[1] for row in rows]
-    # the tag, the first of the new tokens
+    # The language tag is the first new token.
     assert {ids[0] for ids in found.texts.values()} == {400}
     assert 0.001 < found.hours["am"] < 0.1

@@ -1,1 +1,1 @@
-"""Batches become steps: the resumable trainer, its updates, evaluations and checkpoints."""
+"""The training loop: the resumable trainer, its optimizer steps, evaluations and checkpoints."""

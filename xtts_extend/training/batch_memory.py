@@ -1,4 +1,4 @@
-"""The largest batch whose step fits into a GPU's memory, by trying."""
+"""Search for the largest batch that fits into GPU memory, by running training steps."""
 
 from __future__ import annotations
 
@@ -13,55 +13,59 @@ from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
 
-#: Places of a text of one token.
+#: Positions in the transformer's sequence that a text of one token takes.
 _TEXT_FRAMES = 2
-#: Share of the GPU's memory that `--batch-frames auto` leaves free.
+#: Share of GPU memory that `--batch-frames auto` leaves free.
 _FREE_SHARE = 0.1
 
 
-def find_batch_frames(state: RunState, widest: int) -> int:
-    """The largest budget of frames that fits into the GPU's memory and leaves a tenth of it free, by trying.
+def find_batch_frames(state: RunState, longest: int) -> int:
+    """Return the largest batch size in frames that leaves a tenth of GPU memory free.
 
     Args:
-        state: with model and optimizer on the GPU.
-        widest: frames of the longest sample.
+        state: The run's state, with model and optimizer on the GPU.
+        longest: Length of the longest sample in frames.
 
     Raises:
-        ConfigError: there is no GPU.
-        MachineError: not even the longest sample fits.
+        ConfigError: No GPU is visible.
+        MachineError: A batch with only the longest sample does not fit.
     """
     if not torch.cuda.is_available():
-        raise ConfigError("--batch-frames auto measures the memory of a GPU, and none is visible. Give a number.")
+        raise ConfigError("--batch-frames auto measures the memory of a GPU, and no GPU is visible. Pass a number.")
     limit = int(torch.cuda.get_device_properties(0).total_memory * (1 - _FREE_SHARE))
-    count = largest_count(lambda samples: _peak_memory(state, samples, widest), limit)
-    logger.info(" > --batch-frames auto: %d, %d of the longest samples", count * widest, count)
-    return count * widest
+    count = largest_count(lambda samples: _peak_memory(state, samples, longest), limit)
+    logger.info(" > --batch-frames auto: using %d, which is %d times the longest sample.", count * longest, count)
+    return count * longest
 
 
 def largest_count(peak_memory: Callable[[int], int], limit: int) -> int:
-    """The largest number of samples whose step stays below a limit.
+    """Return the largest number of samples that a training step can process within a memory limit.
 
     Args:
-        peak_memory: bytes that a step with so many samples needs at most; it may raise OutOfMemoryError.
-        limit: in bytes.
+        peak_memory: Function from a number of samples to the peak memory of a step in bytes; may raise
+            `torch.OutOfMemoryError`.
+        limit: Memory limit in bytes.
 
     Raises:
-        MachineError: one sample is too many.
+        MachineError: A single sample exceeds the limit.
+
+    >>> largest_count(lambda samples: 1_000_000 + 250_000 * samples, limit=4_000_000)
+    12
     """
-    one, two = (_measured(peak_memory, count, limit) for count in (1, 2))
+    one, two = (_peak_or_over_limit(peak_memory, count, limit) for count in (1, 2))
     if one > limit:
         raise MachineError(
-            f"Not one of the longest samples fits into {limit / 1e9:.1f} GB, which leave a tenth of the GPU free. "
-            "Leave out long ones with --coqpit.model_args.max_wav_length, or use --gradient-checkpointing."
+            f"The longest sample alone does not fit into {limit / 1e9:.1f} GB ({1 - _FREE_SHARE:.0%} of GPU memory). "
+            "Exclude long samples with --coqpit.model_args.max_wav_length, or use --gradient-checkpointing."
         )
     count = 1 + (limit - one) // max(1, two - one)
-    while count > 1 and _measured(peak_memory, count, limit) > limit:
+    while count > 1 and _peak_or_over_limit(peak_memory, count, limit) > limit:
         count = count * 9 // 10
     return count
 
 
-def _measured(peak_memory: Callable[[int], int], samples: int, limit: int) -> int:
-    """The peak, or more than the limit where the memory does not suffice."""
+def _peak_or_over_limit(peak_memory: Callable[[int], int], samples: int, limit: int) -> int:
+    """Return the peak memory in bytes, or more than the limit when out of memory."""
     try:
         return peak_memory(samples)
     except torch.OutOfMemoryError:
@@ -71,9 +75,9 @@ def _measured(peak_memory: Callable[[int], int], samples: int, limit: int) -> in
 
 
 def _peak_memory(state: RunState, samples: int, frames: int) -> int:
-    """Bytes on the GPU while a step with so many samples of so many frames goes on, with the optimizer's moments."""
+    """Return the peak GPU memory in bytes, optimizer moments included, of a step on `samples` of `frames` frames."""
     model, config, optimizer = state.model, state.config, state.optimizer
-    # nearly all of it audio, which costs more than text
+    # The dummy samples are nearly all audio, which needs more memory than text.
     codes = max(1, frames - conditioning_frames(config.model_args) - _TEXT_FRAMES - AUDIO_STOPS)
     torch.cuda.reset_peak_memory_stats()
     model.xtts.gpt.train()
@@ -87,7 +91,7 @@ def _peak_memory(state: RunState, samples: int, frames: int) -> int:
             "wav_lengths": torch.full((samples,), codes * config.model_args.gpt_code_stride_len),
             "conditioning": torch.zeros(samples, 1, 1, config.model_args.max_conditioning_length),
             "cond_idxs": None,
-            # where old languages are distilled, the base computes as well
+            # With distillation, the base model runs on replayed samples too.
             "replay": torch.full((samples,), model.distill_weight > 0),
             "has_distribution": torch.zeros(samples, dtype=torch.bool),
         }
@@ -98,7 +102,7 @@ def _peak_memory(state: RunState, samples: int, frames: int) -> int:
         losses["loss"].backward()
         peak = torch.cuda.max_memory_allocated()
         if not optimizer.state:
-            # Adam's, which the first update makes
+            # Adam allocates its two moments at the first update.
             peak += 2 * sum(parameter.nbytes for parameter in model.parameters() if parameter.grad is not None)
         return peak
     finally:

@@ -1,4 +1,4 @@
-"""What a run measures and speaks between optimizer steps: losses per language, test sentences."""
+"""Evaluation between optimizer steps: losses per language, retention of old languages, spoken test sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from xtts_extend.training.update import out_of_memory_error
 logger = logging.getLogger("trainer")
 
 
-#: Losses by their names, and of an old language its retention, which comes after them.
+#: Losses by name, followed by the retention for an old language.
 Losses = dict[str, float]
 
 
@@ -40,37 +40,48 @@ def losses_by_language(
     ranks: Ranks,
     stop: StopSignal | None = None,
 ) -> dict[str, Losses]:
-    """Per language the losses of its evaluation samples; see `mean_losses`.
+    """Return the mean losses of the validation set, by language; see `mean_losses`.
 
     Args:
-        model, config, samples, ranks: of the run.
-        stop: a signal ends the evaluation.
+        model: The model to evaluate; it is put into evaluation mode.
+        config: The run's configuration.
+        samples: The validation set, encoded.
+        ranks: The processes that share the samples.
+        stop: Signal that interrupts the evaluation.
 
     Raises:
-        Interrupted: a signal came; nothing of a part of an evaluation counts.
+        Interrupted: A signal arrived. A partial evaluation is discarded.
     """
 
-    def batches(own: Sequence[Sample]) -> Iterator[dict[str, Any]]:
-        for batch in eval_loader(config, model.xtts.tokenizer, own, ranks):
-            # several processes have to leave together, and do so after the evaluation
+    def batches(language_samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+        for batch in eval_loader(config, model.xtts.tokenizer, language_samples, ranks):
+            # Several processes have to stop together, which they do after the evaluation.
             if stop is not None and stop.number is not None and ranks.size == 1:
                 raise Interrupted
             yield batch
 
     results = {}
     for language in sorted({sample.language for sample in samples}):
-        own = [sample for sample in samples if sample.language == language]
-        results[language] = mean_losses(model, batches(own), ranks)
+        language_samples = [sample for sample in samples if sample.language == language]
+        results[language] = mean_losses(model, batches(language_samples), ranks)
     return results
 
 
 def measure_base(
     model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample], ranks: Ranks
 ) -> dict[str, Losses]:
-    """Per language the losses of a model that holds its base's weights, before a resume restores its own.
+    """Return the losses by language of a model that still holds its base model's weights.
+
+    Call it before a resume restores the checkpoint's weights.
+
+    Args:
+        model: The model with the base model's weights; it is moved to the GPU if there is one.
+        config: The run's configuration.
+        samples: The validation set, encoded.
+        ranks: The processes that share the samples.
 
     Raises:
-        MachineError: the memory does not suffice.
+        MachineError: The GPU is out of memory.
     """
     if torch.cuda.is_available():
         model.cuda()
@@ -82,22 +93,21 @@ def measure_base(
 
 @torch.no_grad()
 def mean_losses(model: ExtendedGPTTrainer, batches: Iterable[dict[str, Any]], ranks: Ranks) -> dict[str, float]:
-    """The losses of an evaluation: sums over the tokens of all samples, divided by how many tokens these are.
+    """Return the mean losses per token over all samples.
 
-    How the samples are batched does not matter, nor how many processes share them: in float32 the losses agree to
-    1e-6 of their value. So there is no autocast here, and no prompt is masked, as coqui's own evaluation masks none.
-    Its training leaves out the prompt of a batch's last sample, by its place in the batch. Leaving it out of every
-    sample alike would leave nothing of most utterances: coqui counts the prompt in units of 256 samples where a code
-    has 1,024.
+    The result depends neither on the batch size nor on the number of processes: in float32, losses agree to a relative
+    1e-6. That is why there is no autocast here and no prompt is masked; coqui's own evaluation masks none either.
+    coqui's training masks the prompt of the last sample of each batch. Masking it in every sample would leave most
+    utterances without targets, because coqui counts the prompt in units of 256 audio samples, and a code covers 1,024.
 
     Args:
-        model: it is put into evaluation mode.
-        batches: collated, this process's share of the samples.
-        ranks: the processes; each gets the losses of all samples.
+        model: The model to evaluate; it is put into evaluation mode.
+        batches: Collated batches with this process's share of the samples.
+        ranks: The processes that share the samples; each gets the losses of all samples.
 
     Returns:
-        `loss_text_ce` (over text tokens) and `loss_mel_ce` (over audio codes and stops) with their weights, and their
-        sum, `loss`.
+        `loss_text_ce` (per text token) and `loss_mel_ce` (per audio code, stop codes included), each multiplied by its
+        weight, and their sum `loss`.
     """
     model.eval()
     sums, counts = {"loss_text_ce": 0.0, "loss_mel_ce": 0.0}, {"loss_text_ce": 0, "loss_mel_ce": 0}
@@ -106,38 +116,39 @@ def mean_losses(model: ExtendedGPTTrainer, batches: Iterable[dict[str, Any]], ra
         batch = model.formatted(batch)
         losses, layout = model.train_step(batch, None)[1], batch["layout"]
         for name, count in (("loss_text_ce", layout.text_targets), ("loss_mel_ce", layout.audio_targets)):
-            # in double precision from here on
+            # Python floats sum in double precision.
             sums[name] += float(losses[name]) * count
             counts[name] += count
     totals = ranks.sum([*sums.values(), *counts.values()])
-    means = {name: totals[place] / totals[place + len(sums)] for place, name in enumerate(sums)}
+    means = {name: totals[index] / totals[index + len(sums)] for index, name in enumerate(sums)}
     return {**means, "loss": sum(means.values())}
 
 
 def log_evaluation(
-    state: RunState, lines: Mapping[str, Losses], metrics: MetricsLog, dashboard: Any
+    state: RunState, losses: Mapping[str, Losses], metrics: MetricsLog, dashboard: Any
 ) -> dict[str, Losses]:
-    """Write an evaluation to the metrics, the dashboard ("eval/LANG/loss_mel_ce" and so on) and the log.
+    """Write an evaluation to the metrics, the dashboard ("eval/LANG/loss_mel_ce" etc.) and the log.
 
     Args:
-        state: of the run.
-        lines: the losses of each language.
-        metrics, dashboard: of the run.
+        state: The run's state.
+        losses: Losses by language.
+        metrics: The run's metrics log.
+        dashboard: The run's dashboard logger.
 
     Returns:
-        The losses, and of old languages the retention: the base's mel loss over that of the model, which is the base
-        with all that was learned merged into it. Where that can be kept in a pack, `retention_in_folder` is 1: beside
-        a pack the base itself speaks them.
+        The losses by language. Old languages also get `retention`: the base model's mel loss divided by this model's.
+        If the run can be exported as a language pack, they get `retention_in_folder`, which is 1: in a model folder,
+        the unchanged base model still speaks the old languages.
     """
-    position, lines = state.position, {language: dict(values) for language, values in lines.items()}
+    position, losses = state.position, {language: dict(values) for language, values in losses.items()}
     if position.step == 0 and not position.base_losses:
-        record_base_losses(state, lines)
+        record_base_losses(state, losses)
     weight = state.config.model_args.gpt_loss_mel_ce_weight
-    apart = {"retention_in_folder": 1.0} if can_export_as_pack(state.model, state.train_samples) else {}
-    for language in position.base_losses.keys() & lines.keys():
-        retention = position.base_losses[language] * weight / lines[language]["loss_mel_ce"]
-        lines[language] |= {"retention": retention, **apart}
-    for language, values in lines.items():
+    in_folder = {"retention_in_folder": 1.0} if can_export_as_pack(state.model, state.train_samples) else {}
+    for language in position.base_losses.keys() & losses.keys():
+        retention = position.base_losses[language] * weight / losses[language]["loss_mel_ce"]
+        losses[language] |= {"retention": retention, **in_folder}
+    for language, values in losses.items():
         metrics.add(eval=True, measure=MEASURE, step=position.step, epoch=position.epoch, language=language, **values)
         scalars = {f"{language}/{name}": value for name, value in values.items()}
         dashboard.add_scalars("eval", scalars, position.step)
@@ -146,7 +157,7 @@ def log_evaluation(
     curves = read_curves(metrics.path, None, state.config.language)
     for name, reason in (curves.new_findings() if curves else {}).items():
         logger.warning(" > %s: %s", name, reason)
-    return lines
+    return losses
 
 
 def _format_losses(values: Losses) -> str:
@@ -156,35 +167,45 @@ def _format_losses(values: Losses) -> str:
     return f"{shown} merged · {values['retention_in_folder']:g} in the folder"
 
 
-def record_base_losses(state: RunState, lines: Mapping[str, Losses]) -> None:
-    """Remember the mel losses of the languages that the base knew, measured while the model held its weights."""
+def record_base_losses(state: RunState, losses: Mapping[str, Losses]) -> None:
+    """Record the base model's mel losses of the old languages in the run's position.
+
+    Args:
+        state: The run's state; its position is updated.
+        losses: Losses by language, measured while the model held the base model's weights.
+    """
     weight = state.config.model_args.gpt_loss_mel_ce_weight
-    for language in old_languages(lines, state.model, state.config) if weight else ():
-        # without its weight, which may change
-        state.position.base_losses[language] = lines[language]["loss_mel_ce"] / weight
+    for language in old_languages(losses, state.model, state.config) if weight else ():
+        # Unweighted, because the weight may change during the run.
+        state.position.base_losses[language] = losses[language]["loss_mel_ce"] / weight
 
 
 def speak_test_sentences(state: RunState, run: Path, dashboard: Any) -> None:
-    """Speak the configuration's test sentences, for the dashboard by coqui's names, and as files in the run folder.
+    """Speak the configuration's test sentences for the dashboard, and save them as WAV files in the run folder.
 
-    As coqui's `GPTTrainer.test_run`, with reference voices that are read without FFmpeg.
+    Does what coqui's `GPTTrainer.test_run` does, but reads the reference voices without FFmpeg.
+
+    Args:
+        state: The run's state.
+        run: The run folder.
+        dashboard: The run's dashboard logger, which gets the audio under coqui's names.
     """
     rate, step = state.config.model_args.output_sample_rate, state.position.step
     try:
-        audios = _spoken(state)
+        audios = _synthesize_test_sentences(state)
         for (name, audio), sentence in zip(audios.items(), state.config.test_sentences, strict=True):
             number = name.split("-")[0]
             save_wav(run / SAMPLES / f"{step:08d}-{number}-{sentence['language']}.wav", audio, rate)
         dashboard.test_audios(step, audios, rate)
     except DataError as error:
-        logger.warning(" > the test sentences were not spoken: %s", error)
+        logger.warning(" > Skipping the test sentences, training continues: %s", error)
 
 
-def _spoken(state: RunState) -> dict[str, Any]:
-    """Audio (samples,) for each of the test sentences."""
+def _synthesize_test_sentences(state: RunState) -> dict[str, Any]:
+    """Return the audio of each test sentence, as arrays of shape (samples,) by coqui's names."""
     state.model.eval()
     xtts = state.model.xtts
-    # the vocoder is where nothing trains
+    # The vocoder is not trained, so it stays on the CPU otherwise.
     xtts.hifigan_decoder.to(state.device)
     xtts.gpt.init_gpt_for_inference(kv_cache=state.config.model_args.kv_cache, use_deepspeed=False)
     xtts.gpt.eval()
@@ -195,10 +216,10 @@ def _spoken(state: RunState) -> dict[str, Any]:
             voice = make_voice(
                 xtts, [load_audio(file, REFERENCE_RATE) for file in files], [str(file) for file in files]
             )
-            parts = [out["wav"] for _, out in speak(xtts, sentence["text"], sentence["language"], voice)]
-            audios[f"{index}-audio"] = np.concatenate(parts)
+            chunks = [out["wav"] for _, out in speak(xtts, sentence["text"], sentence["language"], voice)]
+            audios[f"{index}-audio"] = np.concatenate(chunks)
     finally:
-        # as in coqui: these are second names of the transformer, and would be saved
+        # As in coqui: these are aliases of the transformer's modules, and checkpoints would include them.
         del xtts.gpt.gpt_inference
         del xtts.gpt.gpt.wte
         xtts.hifigan_decoder.cpu()

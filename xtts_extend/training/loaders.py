@@ -1,4 +1,4 @@
-"""The data loaders of a run, from its configuration."""
+"""The data loaders of a run, built from its configuration."""
 
 from __future__ import annotations
 
@@ -37,64 +37,78 @@ def _dataset(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample
 
 
 def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
-    """Places of the transformer's sequence that each encoded sample takes: conditioning, text and audio.
+    """Return the length of each sample in frames: positions in the transformer's sequence.
 
-    A place of audio is 1,024 samples, 46 ms.
+    A frame is a conditioning vector, a text token, or an audio code for 1,024 audio samples (46 ms).
+
+    Args:
+        samples: Encoded samples.
+        model_args: The configuration's `model_args`.
 
     Raises:
-        ConfigError: one is not encoded.
+        ConfigError: A sample is not encoded.
+
+    >>> from types import SimpleNamespace
+    >>> from xtts_extend.data.encoded import Encoded
+    >>> codes = Encoded("part.arrow", row=0, wav_length=44100)
+    >>> sample = Sample("Hello", "/data/a.wav", "en", "a.wav", text_tokens=5, encoded=codes)
+    >>> sample_frames([sample], SimpleNamespace(gpt_use_perceiver_resampler=True, gpt_code_stride_len=1024))
+    [86]
     """
     fixed = conditioning_frames(model_args) + 1 + AUDIO_STOPS
     return [fixed + tokens + codes for tokens, codes in _sample_lengths(samples, int(model_args.gpt_code_stride_len))]
 
 
 def _sample_lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[int, int]]:
-    """Of each encoded sample the tokens of its text, and the codes of its audio."""
+    """Yield the number of text tokens and of audio codes of each encoded sample."""
     for sample in samples:
         if sample.text_tokens is None or sample.encoded is None:
             raise ConfigError(
-                f"--batch-frames: {sample.manifest_audio_file} is not encoded, so that its length is not known. Give "
-                "the trainer what load_samples and encode_run return."
+                f"--batch-frames: {sample.manifest_audio_file} is not encoded, so its length in frames is unknown. "
+                "Pass the samples that encode_run returns to the trainer."
             )
         yield sample.text_tokens, -(-sample.encoded.wav_length // stride)
 
 
 def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: NewLanguageConfig) -> str:
-    """How many batches an epoch has, and how much of them is padding."""
+    """Return a log line with the number of batches in an epoch, their mean size and their share of padding."""
     batches = sampler.batches()
     size = max(1, round(sum(map(len, batches)) / len(batches)))
     padding = padding_share(batches, sample_frames(samples, config.model_args))
-    return f" > {len(batches)} batches of {size} samples on average; padding {padding:.1%}"
+    return f" > {len(batches)} batches per epoch with {size} samples on average and {padding:.1%} padding."
 
 
 def first_loader(state: RunState) -> DataLoader[Any]:
-    """The batches that a run goes on with, as large as it says; where its epoch is over by now, those of the next one.
+    """Return the training loader of the current epoch, or of the next one if the current epoch has ended.
 
-    `--batch-frames auto` is decided here.
+    Resolves `--batch-frames auto`.
+
+    Args:
+        state: The run's state; its configuration and position are updated.
     """
     config, position, samples = state.config, state.position, state.train_samples
     if config.batch_frames == 0:
-        widest = max(sample_frames(samples, config.model_args))
-        config.batch_frames = state.ranks.from_main(find_batch_frames(state, widest))
+        longest = max(sample_frames(samples, config.model_args))
+        config.batch_frames = state.ranks.from_main(find_batch_frames(state, longest))
     loader = train_loader(config, state.model.xtts.tokenizer, samples, state.ranks)
     sampler = cast(EpochBatchSampler, loader.batch_sampler)
     sampler.set_position(position.epoch)
     if config.batch_frames:
         logger.info(describe_padding(sampler, samples, config))
     if position.batch > len(sampler):
-        logger.info(" > epoch %d has fewer batches now, and is over: the next one begins.", position.epoch)
+        logger.info(" > Epoch %d has fewer batches now and is already complete: starting the next.", position.epoch)
         position.start_epoch(position.epoch + 1)
     return loader
 
 
 def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], ranks: Ranks) -> DataLoader[Any]:
-    """Batches in the order of (seed, epoch); `batch_sampler` is an `EpochBatchSampler`.
+    """Return a loader whose batch order is a function of (seed, epoch); its `batch_sampler` is an `EpochBatchSampler`.
 
     Args:
-        config: of the run.
-        tokenizer: coqui's.
-        samples: of `data.manifest`.
-        ranks: the processes that share each batch; `batch_size` and `batch_frames` are those of one.
+        config: The run's configuration; `batch_size` and `batch_frames` are per process.
+        tokenizer: coqui's tokenizer with the run's vocabulary.
+        samples: The training set.
+        ranks: The processes that share each batch.
     """
     dataset = _dataset(config, tokenizer, samples, is_eval=False)
     budget = config.batch_frames
@@ -119,7 +133,14 @@ def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sa
 
 
 def eval_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], ranks: Ranks) -> DataLoader[Any]:
-    """Samples in their order; of several processes each has every so-manieth."""
+    """Return a loader of the samples in order. With N processes, each gets every N-th sample.
+
+    Args:
+        config: The run's configuration.
+        tokenizer: coqui's tokenizer with the run's vocabulary.
+        samples: The samples to evaluate.
+        ranks: The processes that share the samples.
+    """
     dataset = _dataset(config, tokenizer, samples[ranks.rank :: ranks.size], is_eval=True)
     return DataLoader(
         dataset,

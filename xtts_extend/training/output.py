@@ -1,4 +1,4 @@
-"""What a run writes into its folder beside checkpoints: the log, metrics, the dashboard, and its history."""
+"""Output of a run besides checkpoints: log, metrics, dashboard and history."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ logger = logging.getLogger("trainer")
 
 
 class RunOutput:
-    """Nothing of it is written before `begin`: a start that fails leaves a run folder as it was.
+    """Log, metrics, dashboard and history of a run, which write nothing before `begin`.
+
+    A start that fails therefore leaves an existing run folder unchanged.
 
     Args:
-        folder: of the run.
-        config: of the run.
-        ranks: rank 0 writes log, dashboard and history.
-        model, train_samples: what the history says of the start.
+        folder: The run folder.
+        config: The run's configuration.
+        ranks: The processes that train together. Only rank 0 writes the dashboard and the history.
+        model: The model, whose token counts are recorded in the history.
+        train_samples: The training set, whose duration is recorded in the history.
     """
 
     def __init__(
@@ -46,31 +49,31 @@ class RunOutput:
         self._log = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         self._metrics: MetricsLog | None = None
         self._losses: StepLosses | None = None
-        #: What the history says of this start.
-        self.about: dict[str, object] = {
+        #: Values of this start's entry in the history.
+        self.start_info: dict[str, object] = {
             "from": config.started_from,
             "hours": hours(train_samples),
             "tokens": {"base": model.base_rows, "new": model.vocab_size - model.base_rows},
             "processes": ranks.size,
         }
 
-    def hold_log(self) -> None:
-        """Keep the lines of the log until there is a file for them."""
+    def buffer_log(self) -> None:
+        """Buffer log lines in memory until `begin` opens the log file."""
         logger.addHandler(self._log)
 
     @property
     def has_started(self) -> bool:
-        """Whether the run folder is written to."""
+        """Whether `begin` was called."""
         return self._metrics is not None
 
     def begin(
         self, position: Position, read: Callable[[Sequence[Mapping[str, Tensor]]], list[dict[str, float]]]
     ) -> None:
-        """Write into the run folder from here on.
+        """Start writing into the run folder.
 
         Args:
-            position: where the run is.
-            read: the losses of some steps as numbers, as `Updater.read`.
+            position: The run's position.
+            read: Function that turns the losses of several steps into numbers, `Updater.read`.
         """
         run, step = self.folder.path, position.step
         self.folder.prepare(Path(self._config.model_args.tokenizer_file), step)
@@ -80,43 +83,47 @@ class RunOutput:
         if self._ranks.is_main:
             self.dashboard = make_dashboard(self._config, run, step)
             self.dashboard.add_config(self._config)
-        # a run that begins anew in its folder has no lines, not even those of an evaluation before the first step
+        # A run that starts again in its folder drops all lines, including an evaluation before the first step.
         self._metrics = MetricsLog(run, step or -1)
         plotted = (self._config.plot_step, self._config.print_step)
         self._losses = StepLosses(self._metrics, self.dashboard, plotted, read)
-        self.append_event("resume" if step else "start", step, **self.about)
+        self.append_event("resume" if step else "start", step, **self.start_info)
 
     @property
     def metrics(self) -> MetricsLog:
-        """The metrics log, after `begin`."""
+        """The metrics log; available after `begin`."""
         if self._metrics is None:
-            raise RuntimeError("The run has no metrics before it has begun to write.")
+            raise RuntimeError("The metrics log is not open: call begin first.")
         return self._metrics
 
     @property
     def losses(self) -> StepLosses:
-        """The losses of steps, after `begin`."""
+        """The collected losses of training steps; available after `begin`."""
         if self._losses is None:
-            raise RuntimeError("The run has no losses before it has begun to write.")
+            raise RuntimeError("The step losses are not open: call begin first.")
         return self._losses
 
     def read_losses(self, position: Position) -> dict[str, float]:
-        """Write down what the steps since the last time gave; the last one's losses."""
+        """Write the losses of all steps since the previous call, and return those of the last step."""
         return self._losses.read(position) if self._losses else {}
 
     def flush(self, position: Position) -> None:
-        """Put what was measured by now on the disk."""
+        """Flush losses, metrics and dashboard to disk."""
         self.read_losses(position)
         self.metrics.flush()
         self.dashboard.flush()
 
     def append_event(self, event: str, step: int, **values: object) -> None:
-        """Add an event to the run's history."""
+        """Append an event to the run's history."""
         if self._ranks.is_main and self.has_started:
             append_event(self.folder.path, event, step=step, **values)
 
     def close(self, *, discard: bool) -> None:
-        """Close what is open, and let another process have the folder or, if it is new, remove it."""
+        """Close all outputs and unlock the run folder.
+
+        Args:
+            discard: Whether to remove the run folder if this start created it.
+        """
         self.dashboard.finish()
         logger.removeHandler(self._log)
         file = self._log.target

@@ -1,4 +1,4 @@
-"""The line that a run prints every `print_step` steps."""
+"""The progress line that a run logs every `print_step` steps."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import Position
 
 logger = logging.getLogger("trainer")
-#: Seconds per step are a mean over up to this many recent steps, or since the last line where lines are rarer.
+#: Number of recent steps that the seconds per step are averaged over; all steps since the last line if that is longer.
 _RECENT_STEPS = 200
 
 
 class Progress:
-    """Prints step, losses, recent rate and time left: at the first step of this process, then every `print_step`.
+    """Progress lines with step, losses, speed and time left: after the first step and every `print_step` steps.
 
     Args:
-        config: `print_step`, `epochs` and `max_steps` are read.
-        step: the steps done before this process.
+        config: The run's configuration; `print_step`, `epochs` and `max_steps` are used.
+        step: Number of steps that were done before this process started.
     """
 
     def __init__(self, config: NewLanguageConfig, step: int) -> None:
         self.config = config
         self.first_step = step
-        #: (step, clock) of recent lines, the clock without what `exclude_time` was told.
+        #: (step, time in seconds) of recent lines; the time does not include excluded seconds.
         self._lines: deque[tuple[int, float]] = deque()
-        self._left_out = 0.0
+        self._excluded_s = 0.0
 
     def exclude_time(self, seconds: float) -> None:
-        """Time that was not spent on steps."""
-        self._left_out += seconds
+        """Exclude seconds that were not spent on training steps from the speed."""
+        self._excluded_s += seconds
 
     def is_due(self, step: int) -> bool:
-        """Whether a line is due after a step."""
+        """Return whether a line is due after a step."""
         return step == self.first_step + 1 or step % self.config.print_step == 0
 
     def step(self, position: Position, batches: int, losses: dict[str, float], learning_rate: float) -> None:
-        """Print the line; called after each step for which one is due.
+        """Log a progress line; call it after each step for which `is_due` returns True.
 
         Args:
-            position: where the run is.
-            batches: batches in an epoch.
-            losses: `loss`, `loss_text_ce`, `loss_mel_ce`.
-            learning_rate: of this step.
+            position: The run's position after the step.
+            batches: Number of batches in an epoch.
+            losses: The step's `loss`, `loss_text_ce` and `loss_mel_ce`.
+            learning_rate: The step's learning rate.
         """
-        # the first line comes after the first step, which warms caches up and says nothing about the rate
-        self._lines.append((position.step, time.monotonic() - self._left_out))
+        # The clock starts after the first step, which includes warm-up.
+        self._lines.append((position.step, time.monotonic() - self._excluded_s))
         while len(self._lines) > 2 and position.step - self._lines[1][0] >= _RECENT_STEPS:
             self._lines.popleft()
         end = (self.config.epochs - position.epoch) * batches - position.batch + position.step

@@ -1,4 +1,4 @@
-"""What a checkpoint records beside weights and optimizer, and how all of it is taken up again."""
+"""Checkpoint contents, and how a resume checks and restores them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger("trainer")
 
 
 def run_record(state: RunState) -> RunRecord:
-    """What a checkpoint records of a run."""
+    """Return what a checkpoint records under `xtts_extend`."""
     return RunRecord(
         vocabulary=RecordedVocabulary(state.vocabulary.tokens, state.vocabulary.digest),
         base_rows=state.model.base,
@@ -48,7 +48,7 @@ def run_record(state: RunState) -> RunRecord:
 
 
 def checkpoint_state(state: RunState) -> dict[str, Any]:
-    """What a checkpoint holds: a stock one's keys and ours."""
+    """Return the contents of a checkpoint: the keys of a stock checkpoint and ours."""
     position = state.position
     return {
         "config": state.config.to_dict(),
@@ -64,21 +64,21 @@ def checkpoint_state(state: RunState) -> dict[str, Any]:
 
 
 def checkpoint_size(model: ExtendedGPTTrainer) -> int:
-    """Bytes of a checkpoint of a model: its tensors, and AdamW's two moments of what trains."""
+    """Return the size of a checkpoint in bytes: the model's tensors, and AdamW's two moments of trained parameters."""
     trained = sum(parameter.nbytes for parameter in model.xtts.gpt.parameters() if parameter.requires_grad)
     return int(1.01 * (sum(tensor.nbytes for tensor in model.checkpoint_state().values()) + 2 * trained))
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A training checkpoint that may be resumed with a configuration and its samples.
+    """A training checkpoint that has been checked and can be resumed.
 
     Attributes:
-        checkpoint: its weights and record carried to the run's vocabulary.
-        changed: keys of what defines the run and has changed; it takes effect.
-        migration: to that vocabulary, if it is another one; it carries the moments.
-        base_rows: the rows that are the base's, and whether they are frozen.
-        freezes: whether the run freezes them, where there are new ones beside them.
+        checkpoint: The checkpoint, with weights and record migrated to the run's vocabulary.
+        changed: Keys of settings that define the run and have changed. The new values are used.
+        migration: The migration to the run's vocabulary, for the optimizer's moments; None if it is the same.
+        base_rows: The base model's token rows, and whether the checkpoint has them frozen.
+        freezes: Whether the run freezes these rows if there are new tokens.
     """
 
     checkpoint: TrainingCheckpoint
@@ -96,42 +96,42 @@ def check_resume(
     migration: Migration | None = None,
     allow_changes: bool = False,
 ) -> Resumed:
-    """See that a resume gives the same run, before anything is written.
+    """Check that a resume continues the same run, before anything is written.
 
     Args:
-        checkpoint: to be resumed.
-        config: of the run that goes on.
-        train_samples: its samples.
-        ranks: its processes.
-        migration: to its vocabulary.
-        allow_changes: go on although something that defines the run has changed.
+        checkpoint: The checkpoint to resume.
+        config: The configuration to resume with.
+        train_samples: The training set to resume with.
+        ranks: The processes that train together.
+        migration: Migration to the run's vocabulary, or None if it is the checkpoint's.
+        allow_changes: Whether to accept changes of settings that define the run.
 
     Raises:
-        CheckpointError: rows that were frozen have changed.
-        ConfigError: what defines the run has changed; each value is listed.
+        CheckpointError: Frozen rows have changed.
+        ConfigError: Settings that define the run have changed. The message lists them.
     """
-    found = migrate_checkpoint(checkpoint, migration, config) if migration else checkpoint
-    changed = check_changes(found, config, train_samples, ranks.size, allow_changes)
-    if found.record is not None:
-        return Resumed(found, changed, migration, found.record.base_rows, config.freeze_base_rows)
+    migrated = migrate_checkpoint(checkpoint, migration, config) if migration else checkpoint
+    changed = check_changes(migrated, config, train_samples, ranks.size, allow_changes)
+    if migrated.record is not None:
+        return Resumed(migrated, changed, migration, migrated.record.base_rows, config.freeze_base_rows)
     size = load_vocabulary(config.model_args.tokenizer_file).size
     base_rows = stock_base_rows(checkpoint, config, size, migration)
-    return Resumed(found, changed, migration, base_rows, base_rows.frozen)
+    return Resumed(migrated, changed, migration, base_rows, base_rows.frozen)
 
 
 def restore(state: RunState, resumed: Resumed) -> list[str]:
-    """Restore weights, optimizer, scheduler, scaler and position, check that all of it arrived, and say so.
+    """Restore and verify weights, optimizer, scheduler, scaler and position, and log a summary.
 
     Args:
-        state: of the run that goes on; its optimizer and scheduler are made.
-        resumed: what it goes on from.
+        state: The run's state, with a new optimizer and scheduler; it is updated.
+        resumed: Result of `check_resume`.
 
     Returns:
-        What was restored, in words.
+        What was restored, as texts for the log.
 
     Raises:
-        CheckpointError: something is missing, left over, or does not fit; it is named.
-        VocabularyError: the checkpoint was trained with another vocabulary.
+        CheckpointError: The checkpoint has missing, unknown or incompatible entries. The message names them.
+        VocabularyError: The checkpoint was trained with another vocabulary.
     """
     checkpoint, record = resumed.checkpoint, resumed.checkpoint.record
     state.position = position = checkpoint.position
@@ -145,57 +145,57 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
     if state.scaler is not None:
         if not checkpoint.scaler:
             raise CheckpointError(
-                f"{checkpoint.path} holds no state of the fp16 loss scaler. Continue it with --amp none."
+                f"{checkpoint.path} does not contain the state of the fp16 loss scaler. Resume it with --amp none."
             )
         state.scaler.load_state_dict(dict(checkpoint.scaler))
     _apply_changes(state, resumed)
     _drop_incomparable_evaluations(state, record, resumed.changed)
     restored = [
         f"{len(checkpoint.model)} tensors",
-        f"optimizer ({sum(len(part['state']) for part in checkpoint.optimizer)} moments)",
+        f"optimizer ({sum(len(optimizer['state']) for optimizer in checkpoint.optimizer)} moments)",
         schedule,
-        "scaler" if state.scaler is not None else "no scaler (the run has none)",
+        "scaler" if state.scaler is not None else "no scaler (not used)",
     ]
     logger.info(" > Resuming %s", checkpoint.path)
     logger.info(
-        " > step %d · epoch %d, batch %d done · learning rate %.4g",
+        " > Continuing after step %d (epoch %d, batch %d) with learning rate %.4g.",
         position.step,
         position.epoch,
         position.batch,
         state.learning_rate,
     )
     best = [f"best loss {position.best_value:.5f}"] if math.isfinite(position.best_value) else []
-    logger.info(" > restored and checked: %s", ", ".join(restored + best))
+    logger.info(" > Restored and verified: %s.", ", ".join(restored + best))
     if record is None:
         logger.info(
-            " > best loss unknown: the stock Trainer records neither the samples nor the measure. The first evaluation "
-            "here is the one to beat."
+            " > Best loss unknown: the stock Trainer does not record which samples and which loss its value is from. "
+            "The first evaluation sets it."
         )
         position.evaluation_due = bool(state.eval_samples and state.config.run_eval)
         logger.info(
-            " > written by the stock Trainer: it does not record the place within the epoch, so epoch %d starts at its "
-            "first batch; gradients of a started accumulation are not in the file.",
+            " > The stock Trainer does not record the position within the epoch: restarting epoch %d at its first "
+            "batch. Gradients of an unfinished accumulation are not in the checkpoint.",
             position.epoch,
         )
     return restored
 
 
 def _drop_incomparable_evaluations(state: RunState, record: RunRecord | None, changed: Sequence[str]) -> None:
-    """Let evaluations not count that cannot be compared with those from here on."""
+    """Reset the best model if its evaluation cannot be compared with those after the resume."""
     position = state.position
     reasons = []
     if record is not None and record.val_digest is not None:
         if record.val_digest != data_digest(state.eval_samples):
-            reasons.append(" > the validation set changed: the best model so far is forgotten.")
+            reasons.append(" > The validation set changed: resetting the best loss.")
         elif state.eval_samples and not record.evaluations_comparable:
             reasons.append(
-                " > the run's evaluations so far depended on how they were batched, and cannot be compared with those "
-                "from here on: the best loss so far is forgotten."
+                " > The run's evaluations so far depended on how samples were batched and cannot be compared with new "
+                "ones: resetting the best loss."
             )
     if any("conditioning_length" in key for key in changed):
         reasons.append(
-            " > The conditioning length changed: the best loss so far is forgotten, and what is kept of old "
-            "languages is not measured."
+            " > The conditioning length changed: resetting the best loss. The retention of old languages is no longer "
+            "measured."
         )
     for reason in reasons:
         logger.info(reason)
@@ -204,17 +204,18 @@ def _drop_incomparable_evaluations(state: RunState, record: RunRecord | None, ch
 
 
 def _report_rounding(checkpoint: TrainingCheckpoint) -> None:
-    """Say that weights come from a file in half precision, and whether frozen rows lost what they had beyond it."""
-    halves = {tensor.dtype for tensor in checkpoint.model.values()} & {torch.float16, torch.bfloat16}
-    if not halves:
+    """Warn if the checkpoint's weights are in half precision, and if that rounded its frozen rows."""
+    half_dtypes = {tensor.dtype for tensor in checkpoint.model.values()} & {torch.float16, torch.bfloat16}
+    if not half_dtypes:
         return
-    before = checkpoint.record.base_rows if checkpoint.record else BaseRows(0)
-    rounded = before.frozen and row_digests(xtts_weights(checkpoint.model), before.rows) != before.digests
+    recorded = checkpoint.record.base_rows if checkpoint.record else BaseRows(0)
+    rounded = recorded.frozen and row_digests(xtts_weights(checkpoint.model), recorded.rows) != recorded.digests
     logger.warning(
-        " > Its weights are in half precision (%s): training goes on in float32 from their rounded values.%s",
-        ", ".join(sorted(map(str, halves))),
-        " The frozen rows are not exactly the base's any more, and an export will refuse them: xtts-extend repair "
-        "restores them."
+        " > The checkpoint's weights are in half precision (%s): training continues in float32 from the rounded "
+        "values.%s",
+        ", ".join(sorted(map(str, half_dtypes))),
+        " The frozen rows no longer equal the base model's, so export will refuse them. Run xtts-extend repair to "
+        "restore them."
         if rounded
         else "",
     )
@@ -227,20 +228,28 @@ def check_changes(
     processes: int,
     allow_changes: bool,
 ) -> list[str]:
-    """Compare what a resume is about to do with what the checkpoint records.
+    """Compare the settings and samples of a resume with those that the checkpoint records.
+
+    Args:
+        checkpoint: The checkpoint to resume.
+        config: The configuration to resume with.
+        train_samples: The training set to resume with.
+        processes: Number of processes that train together.
+        allow_changes: Whether to accept changes of settings that define the run.
 
     Returns:
-        The keys of what defines the run and has changed.
+        Keys of changed settings that define the run.
 
     Raises:
-        ConfigError: something changed that may not, or not without `allow_changes`; each is listed with both values.
+        ConfigError: A setting changed that may not change, or not without `allow_changes`. The message lists old and
+            new values.
     """
     fixed = changes(checkpoint.config, config, FIXED_FOR_THE_RUN)
     if fixed:
         raise ConfigError(
             "These values cannot change within a run (recorded → now):\n  "
             + "\n  ".join(fixed)
-            + "\nLeave them as they were, or take only the weights with --start-fresh."
+            + "\nUse the recorded values, or load only the weights with --start-fresh."
         )
     changed = changes(_with_batch_per_process(checkpoint, processes), config, DEFINES_THE_RUN)
     before = checkpoint.record.data_digest if checkpoint.record else None
@@ -249,17 +258,17 @@ def check_changes(
         changed.append(f"training samples: digest {before[:12]} → {now[:12]}")
     if changed and not allow_changes:
         raise ConfigError(
-            "The run would become another run; these values differ from the checkpoint (recorded → now):\n  "
+            "These values define the run and differ from the checkpoint (recorded → now):\n  "
             + "\n  ".join(changed)
-            + "\nLeave them as they were, or continue all the same with --allow-changes."
+            + "\nUse the recorded values, or accept the changes with --allow-changes."
         )
     for line in changed:
-        logger.info(" > changed, as asked: %s", line)
+        logger.info(" > Changed because of --allow-changes: %s", line)
     return [line.split(":")[0] for line in changed]
 
 
 def _with_batch_per_process(checkpoint: TrainingCheckpoint, processes: int) -> Mapping[str, object]:
-    """The recorded values with the batch size that gives as many processes as now the same batch together."""
+    """Return the recorded values, with batch sizes scaled so that `processes` processes train on equal batches."""
     recorded: Mapping[str, Any] = checkpoint.config
     before = checkpoint.processes
     if not recorded or before == processes:
@@ -271,16 +280,18 @@ def _with_batch_per_process(checkpoint: TrainingCheckpoint, processes: int) -> M
 
 def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migration: Migration | None) -> None:
     if len(saved) != 1:
-        raise CheckpointError(f"The checkpoint holds {len(saved)} optimizers; this run has 1.")
-    (given,), optimizer = saved, state.optimizer
-    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
-    groups = [len(group["params"]) for group in optimizer.param_groups]
-    saved_groups: list[dict[str, Any]] = given["param_groups"]
-    found = [len(group["params"]) for group in saved_groups]
-    if groups != found:
         raise CheckpointError(
-            f"The checkpoint's optimizer has parameter groups of {found} tensors; this run has {groups}. "
-            "Rows that were frozen, or rates and weight decay by group, differ; use the run's own settings."
+            f"Expected 1 optimizer in the checkpoint, got {len(saved)}. Load only the weights with --start-fresh."
+        )
+    (saved_state,), optimizer = saved, state.optimizer
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    saved_groups: list[dict[str, Any]] = saved_state["param_groups"]
+    saved_sizes = [len(group["params"]) for group in saved_groups]
+    if sizes != saved_sizes:
+        raise CheckpointError(
+            f"Expected optimizer parameter groups of {sizes} tensors, got {saved_sizes} in the checkpoint. Frozen rows "
+            "or the learning rates or weight decay of groups differ. Use the settings that the run was trained with."
         )
     fitted = {}
     known = set()
@@ -288,40 +299,43 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
         shapes: dict[torch.Size, dict[str, torch.Size]] = {}
         for parameter, number in zip(group["params"], saved_group["params"], strict=True):
             known.add(number)
-            name, moments = names[id(parameter)], given["state"].get(number, {})
+            name, moments = names[id(parameter)], saved_state["state"].get(number, {})
             if parameter.shape not in shapes:
                 shapes[parameter.shape] = _shapes_of_moments(optimizer, saved_group, parameter)
             expected = shapes[parameter.shape]
             if expected and not moments:
-                raise CheckpointError(f"The checkpoint holds no moments of {name}. Its optimizer state is incomplete.")
-            if lacking := expected.keys() - moments.keys():
-                raise CheckpointError(f"The checkpoint's moments of {name} lack {', '.join(sorted(lacking))}.")
+                raise CheckpointError(f"The checkpoint has no moments for {name}: its optimizer state is incomplete.")
+            if missing := expected.keys() - moments.keys():
+                raise CheckpointError(f"The checkpoint's moments for {name} are missing {', '.join(sorted(missing))}.")
             if moments:
                 fitted[number] = _fit_moments(moments, expected, name, state.model, migration)
-    left_over = set(given["state"]) - known
-    if left_over:
-        raise CheckpointError(f"The checkpoint's optimizer holds moments of no parameter: {sorted(left_over)[:10]}.")
-    optimizer.load_state_dict({**given, "state": fitted})
-    # whether it is fused is recorded too; the loss scaler asks this attribute, which torch leaves as it was
+    unknown = set(saved_state["state"]) - known
+    if unknown:
+        raise CheckpointError(f"The checkpoint's optimizer has moments for unknown parameters: {sorted(unknown)[:10]}.")
+    optimizer.load_state_dict({**saved_state, "state": fitted})
+    # The loss scaler reads this attribute, which torch does not update when `fused` is restored.
     fused: Any = optimizer
     fused._step_supports_amp_scaling = all(group.get("fused") for group in optimizer.param_groups)
     if len(optimizer.state) != len(fitted):
-        raise CheckpointError(f"Only {len(optimizer.state)} of {len(fitted)} moments arrived in the optimizer.")
+        raise CheckpointError(
+            f"Expected moments of {len(fitted)} parameters after loading, got {len(optimizer.state)}."
+        )
 
 
 def _shapes_of_moments(
     optimizer: torch.optim.Optimizer, options: Mapping[str, Any], parameter: torch.Tensor
 ) -> dict[str, torch.Size]:
-    """Names and shapes of what an optimizer with these options keeps of a parameter: seen after a step of a stand-in.
+    """Return names and shapes of a parameter's moments in such an optimizer, found by a step on a dummy parameter.
 
-    Numbers count as tensors without dimensions.
+    Plain numbers have the shape (). `options` are those of the parameter's group, such as `lr` and `amsgrad`.
     """
-    stand_in = torch.zeros_like(parameter, requires_grad=True)
-    stand_in.grad = torch.zeros_like(parameter)
-    kind: Any = type(optimizer)
-    own = kind([{**copy.deepcopy(dict(options)), "params": [stand_in]}], lr=options["lr"])
-    own.step()
-    return {key: torch.as_tensor(value).shape for key, value in own.state[stand_in].items() if value is not None}
+    dummy = torch.zeros_like(parameter, requires_grad=True)
+    dummy.grad = torch.zeros_like(parameter)
+    optimizer_class: Any = type(optimizer)
+    dummy_optimizer = optimizer_class([{**copy.deepcopy(dict(options)), "params": [dummy]}], lr=options["lr"])
+    dummy_optimizer.step()
+    moments = dummy_optimizer.state[dummy]
+    return {key: torch.as_tensor(value).shape for key, value in moments.items() if value is not None}
 
 
 def _fit_moments(
@@ -331,14 +345,10 @@ def _fit_moments(
     model: ExtendedGPTTrainer,
     migration: Migration | None,
 ) -> dict[str, Any]:
-    """The moments of one parameter, carried to another vocabulary; of a run that froze rows later, the new rows'.
+    """Return the moments of the parameter `name`, migrated to the run's vocabulary and reduced to its trained rows.
 
-    Args:
-        moments: as saved.
-        expected: their shapes.
-        name: of the parameter.
-        model: of the run that goes on.
-        migration: to another vocabulary, if any.
+    Raises:
+        CheckpointError: A moment does not have the expected shape.
     """
     has_token_rows = ".new." in name or name.endswith(TOKEN_TENSORS)
     fitted = {}
@@ -350,22 +360,22 @@ def _fit_moments(
                 value = value[model.base_rows :]
             else:
                 raise CheckpointError(
-                    f"The checkpoint's {key} of {name} has shape {tuple(value.shape)}; expected "
-                    f"{tuple(expected[key])}. The checkpoint belongs to another model."
+                    f"Expected shape {tuple(expected[key])} for the checkpoint's {key} of {name}, got "
+                    f"{tuple(value.shape)}. The checkpoint belongs to another model."
                 )
         fitted[key] = value
     return fitted
 
 
 def _apply_changes(state: RunState, resumed: Resumed) -> None:
-    """Let changed values take effect where a restored state would hide them."""
+    """Apply changed settings that the restored optimizer, schedule and position would otherwise override."""
     changed, position, config = set(resumed.changed), state.position, state.config
     if {"lr", "layer_decay", "new_row_learning_rate"} & changed:
         rates = [group["lr"] for group in state.model.get_optimizer().param_groups]
         for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
-            # where the schedule has brought it
-            before = group.get("initial_lr", group["lr"])
-            group["lr"] = rate * (group["lr"] / before if before else 1)
+            # Keep the factor that the schedule has reached.
+            initial = group.get("initial_lr", group["lr"])
+            group["lr"] = rate * (group["lr"] / initial if initial else 1)
             if "initial_lr" in group:
                 group["initial_lr"] = rate
         if state.scheduler is not None:
@@ -373,14 +383,14 @@ def _apply_changes(state: RunState, resumed: Resumed) -> None:
     if "optimizer_params" in changed:
         for group in state.optimizer.param_groups:
             for key, value in config.optimizer_params.items():
-                # the group without weight decay keeps none
+                # Groups without weight decay stay without it.
                 if key != "weight_decay" or group["weight_decay"]:
                     group[key] = value
     if "batch_size" in changed:
         recorded: Mapping[str, Any] = resumed.checkpoint.config
         total = int(recorded["batch_size"]) * resumed.checkpoint.processes
         position.batch = position.batch * total // (config.batch_size * state.ranks.size)
-        logger.info(" > the place in the epoch is now after %d batches of the new size.", position.batch)
+        logger.info(" > The batch size changed: %d batches of the new size count as done.", position.batch)
     if "batch_frames" in changed:
         position.start_epoch(position.epoch)
-        logger.info(" > other batches than before: epoch %d begins again.", position.epoch)
+        logger.info(" > The batches changed: restarting epoch %d.", position.epoch)

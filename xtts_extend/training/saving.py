@@ -1,4 +1,4 @@
-"""When the checkpoints of a run are written, under which names; one write goes on in the background."""
+"""Saving of checkpoints, in the background and one at a time."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ logger = logging.getLogger("trainer")
 
 
 class Saver:
-    """Writes where a run is, between two optimizer steps.
+    """Writer of a run's checkpoints and best models, to be used between two optimizer steps.
 
     Args:
-        run: the run folder.
-        flush: puts what the run has measured by now on the disk; called before each write.
+        run: The run folder.
+        flush: Function that flushes log and metrics to disk; called before each write.
     """
 
     def __init__(self, run: Path, flush: Callable[[], None]) -> None:
         self._run, self._flush = run, flush
         self.writer = BackgroundWriter()
-        #: The step of the newest checkpoint, and that of the best model; -1 for none.
+        #: Step of the newest checkpoint and of the best model; -1 if there is none.
         self.step = 0
         self.best_step = -1
 
     def checkpoint(self, state: RunState) -> None:
-        """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
+        """Write `checkpoint_N.pth` after N finished batches, and remove the oldest beyond `save_n_checkpoints`."""
         step = state.position.step
         self._save(state, CheckpointName("checkpoint", step))
         self.step = step
 
     def best_model(self, state: RunState) -> None:
-        """Write `best_model_N.pth`."""
+        """Write `best_model_N.pth` after N finished batches."""
         step = state.position.step
         self._save(state, CheckpointName("best_model", step))
         self.best_step = step
 
     def finish(self, state: RunState) -> None:
-        """Write the last completed step, if it is not written yet, and wait until it is on the disk."""
+        """Write a checkpoint of the last completed step if it is missing, and wait until it is on disk."""
         if self.step != state.position.step:
             self.checkpoint(state)
         self.writer.wait()
         state.ranks.wait()
 
     def _save(self, state: RunState, name: CheckpointName) -> None:
-        """Copy the state and write it in the background."""
+        """Copy the state and write the copy in the background."""
         self._flush()
         if not state.ranks.is_main:
             return
         file, keep = self._run / str(name), state.config.save_n_checkpoints
         logger.info(" > %s : %s", "BEST MODEL" if name.kind == "best_model" else "CHECKPOINT", file)
-        # copied only when the one before is written: at most one copy at a time
+        # Wait for the previous write, so that there is at most one copy in memory.
         self.writer.wait()
         if self.best_step == state.position.step:
-            # the best model was written at this very step: the same content under a second name
+            # The best model of this step has the same content, so a second name is enough.
             best = CheckpointName("best_model", self.best_step)
             self.writer.submit(save_second_name, self._run, str(best), str(name), keep)
         else:

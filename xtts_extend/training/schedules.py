@@ -1,4 +1,4 @@
-"""Learning rate schedules of a run that is resumed: as they were recorded, or moved to where their run was."""
+"""Learning rate schedules on a resume: restored from the checkpoint, or advanced to the run's position."""
 
 from __future__ import annotations
 
@@ -15,37 +15,41 @@ from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
-#: What some releases of torch keep in a schedule's state; none of it decides a learning rate.
-_KEPT_BY_SOME_RELEASES = {"verbose", "_is_initial", "_get_lr_called_within_step"}
+#: Keys that only some torch releases store in a scheduler's state; no learning rate depends on them.
+_RELEASE_DEPENDENT_KEYS = {"verbose", "_is_initial", "_get_lr_called_within_step"}
 
 
 def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
-    """Restore the schedule of a run whose optimizer and position are restored.
+    """Restore the learning rate schedule, after optimizer and position have been restored.
 
-    Releases of the stock Trainer before 0.3 recorded none: then a schedule is moved on by the updates, or epochs, that
-    the run had made.
+    Stock Trainer releases before 0.3 do not save the schedule. It is then advanced by the number of updates or epochs
+    that the run had completed.
+
+    Args:
+        state: The run's state, with optimizer and position restored.
+        checkpoint: The checkpoint to resume.
 
     Returns:
-        What was restored, in words.
+        What was restored, as text for the log.
 
     Raises:
-        CheckpointError: what is recorded does not fit the run's schedule, or a schedule cannot be moved.
+        CheckpointError: The saved schedule does not fit the run's schedule, or the schedule cannot be advanced.
     """
     scheduler, saved = state.scheduler, checkpoint.scheduler
     if scheduler is not None and not saved and checkpoint.record is None and checkpoint.config.get("lr_scheduler"):
         _advance(scheduler, *_progress(state, checkpoint), checkpoint.path)
-        return "no scheduler (not recorded)"
+        return "no scheduler (not saved)"
     count = int(scheduler is not None)
     if count != len(saved):
         raise CheckpointError(
-            f"The checkpoint holds {len(saved)} schedulers; this run has {count}. "
-            "Leave the schedule (--warmup-steps, lr_scheduler) as it was."
+            f"The checkpoint has {len(saved)} schedulers and this run has {count}. "
+            "Use the original schedule (--warmup-steps, lr_scheduler)."
         )
     if scheduler is None:
-        return "no scheduler (the run has none)"
+        return "no scheduler (not used)"
     require_fit(
-        set(scheduler.state_dict()) - _KEPT_BY_SOME_RELEASES,
-        set(saved[0]) - _KEPT_BY_SOME_RELEASES,
+        set(scheduler.state_dict()) - _RELEASE_DEPENDENT_KEYS,
+        set(saved[0]) - _RELEASE_DEPENDENT_KEYS,
         "checkpoint's scheduler",
     )
     scheduler.load_state_dict(dict(saved[0]))
@@ -53,15 +57,15 @@ def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
 
 
 def _progress(state: RunState, checkpoint: TrainingCheckpoint) -> tuple[int, str]:
-    """How often a run moved its schedule, and what after: epochs or updates."""
+    """Return how many steps the schedule has made, and their unit: "epochs" or "updates"."""
     if state.config.scheduler_after_epoch:
         return state.position.epoch, "epochs"
-    made = checkpoint.updates
-    return made.pop() if len(made) == 1 else state.position.step // state.config.grad_accum_steps, "updates"
+    updates = checkpoint.updates
+    return updates.pop() if len(updates) == 1 else state.position.step // state.config.grad_accum_steps, "updates"
 
 
-def _advance(scheduler: LRScheduler, times: int, what: str, path: Path) -> None:
-    """Let a schedule that has not begun make its steps; the optimizer keeps the rates that are recorded."""
+def _advance(scheduler: LRScheduler, steps: int, unit: str, path: Path) -> None:
+    """Advance a fresh schedule by a number of steps, and keep the optimizer's restored learning rates."""
     groups = scheduler.optimizer.param_groups
     recorded = [dict(group) for group in groups]
     name = type(scheduler).__name__
@@ -70,25 +74,25 @@ def _advance(scheduler: LRScheduler, times: int, what: str, path: Path) -> None:
         group["lr"] = rate
     try:
         with warnings.catch_warnings():
-            # no update was made here before
+            # torch warns about scheduler steps without optimizer steps.
             warnings.simplefilter("ignore")
-            for _ in range(times):
+            for _ in range(steps):
                 scheduler.step()
     except (ArithmeticError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} does not record its schedule, and {name} cannot be moved past {times} {what}: {error}. Take "
-            "only its weights with --start-fresh."
+            f"{path} does not contain its schedule, and {name} cannot be advanced by {steps} {unit}: {error}. Use "
+            "--start-fresh to load only the weights."
         ) from error
     scheduled = [group["lr"] for group in groups]
     for group, before in zip(groups, recorded, strict=True):
         group.update(before)
     rates = [group["lr"] for group in groups]
     scheduler._last_lr = rates
-    logger.info(" > It does not record its schedule: %s is set to where it is after %d %s.", name, times, what)
-    if not all(math.isclose(one, other, rel_tol=1e-6) for one, other in zip(scheduled, rates, strict=True)):
+    logger.info(" > The checkpoint does not contain its schedule: advanced %s by %d %s.", name, steps, unit)
+    if not all(math.isclose(expected, rate, rel_tol=1e-6) for expected, rate in zip(scheduled, rates, strict=True)):
         logger.warning(
-            " > The schedule gives a learning rate of %.4g there, and the checkpoint was trained with %.4g last, which "
-            "holds until the schedule changes it.",
+            " > The schedule gives a learning rate of %.4g at this point, but the checkpoint was last trained with "
+            "%.4g. Training continues with the latter until the schedule changes it.",
             scheduled[0],
             rates[0],
         )

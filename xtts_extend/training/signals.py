@@ -1,4 +1,4 @@
-"""What ends a run before its end: SIGINT and SIGTERM, and a limit of time; the run decides where."""
+"""Early stops: SIGINT, SIGTERM and the time limit, which the training loop checks between optimizer steps."""
 
 from __future__ import annotations
 
@@ -15,65 +15,70 @@ from typing import Any
 import psutil
 
 logger = logging.getLogger("trainer")
-#: Bytes per second of a network disk.
+#: Write speed of a slow network disk, in bytes per second.
 _SLOW_DISK = 100e6
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, and the current optimizer step is complete."""
+    """Stop requested by a signal; the current optimizer step is complete."""
 
 
 class OutOfTime(Exception):
-    """The time that the run may take is nearly over, and the current optimizer step is complete."""
+    """Stop because the time limit is close; the current optimizer step is complete."""
 
 
 class TimeLimit:
-    """Says when to stop, so that a last checkpoint is written before the time is over.
+    """A time limit that is reached early enough to write a last checkpoint.
 
-    Kept free: twice the longest time between two questions so far, and the time to write a checkpoint to a slow disk.
+    It reserves twice the longest time between two calls of `reached`, plus the time to write a checkpoint to a slow
+    disk.
 
     Args:
-        minutes: the limit, from the start of this process; None for none.
-        checkpoint_bytes: size of a checkpoint.
+        minutes: Limit in minutes from the start of this process; None for no limit.
+        checkpoint_bytes: Size of a checkpoint in bytes.
+
+    >>> TimeLimit(None, checkpoint_bytes=2_000_000_000).reached()
+    False
     """
 
     def __init__(self, minutes: float | None, checkpoint_bytes: int) -> None:
         self._end = math.inf if minutes is None else psutil.Process().create_time() + 60 * minutes
         self._reserve = checkpoint_bytes / _SLOW_DISK
-        self._longest = 0.0
-        self._asked = time.time()
+        self._longest_gap = 0.0
+        self._last_call = time.time()
 
     def reached(self) -> bool:
-        """To be asked between two optimizer steps."""
+        """Return whether it is time to stop; call it between any two optimizer steps."""
         now = time.time()
-        self._longest = max(self._longest, now - self._asked)
-        self._asked = now
-        return now + 2 * self._longest + self._reserve >= self._end
+        self._longest_gap = max(self._longest_gap, now - self._last_call)
+        self._last_call = now
+        return now + 2 * self._longest_gap + self._reserve >= self._end
 
 
 class StopSignal:
-    """A context in which the first SIGINT or SIGTERM sets `number`, and a second one ends the process at once.
+    """A context in which the first SIGINT or SIGTERM sets `number` and the second ends the process immediately.
 
-    Below torchrun a second one does nothing: it passes on to its processes what they got from the terminal already.
-    Outside of the main thread, where Python allows no handlers, it does nothing at all.
+    Under torchrun, the second signal is ignored: torchrun forwards signals that its processes have already received
+    from the terminal. In threads other than the main thread, where Python allows no handlers, nothing is handled.
     """
 
     def __init__(self) -> None:
+        #: The signal that was received first; None before that.
         self.number: int | None = None
-        self._before: dict[int, Callable[..., Any] | int | None] = {}
+        self._previous_handlers: dict[int, Callable[..., Any] | int | None] = {}
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        self._before.clear()
+        self._previous_handlers.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
@@ -82,4 +87,4 @@ class StopSignal:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.number = number
-        logger.info(" > Signal %d: stopping after the current optimizer step; once more stops at once.", number)
+        logger.info(" > Signal %d: stopping after this optimizer step. Send it again to stop immediately.", number)

@@ -1,4 +1,4 @@
-"""What a run is made of while it trains: one typed value in the place of the trainer."""
+"""The state of a run in training: a typed value that is passed around instead of the trainer."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from xtts_extend.training.randomness import seed_all
 
 @dataclass
 class RunState:
-    """See the module.
+    """Model, optimizer, data and position of a run in training.
 
     Attributes:
-        config: of the run.
-        model: its weights, and which of them train.
-        optimizer: of what trains.
-        scheduler: of the learning rate; None without one.
-        scaler: of the loss in fp16; None without one.
-        vocabulary: of the run.
-        train_samples, eval_samples: of the run, encoded.
-        ranks: the processes that train together.
-        accumulate: batches per update.
-        position: where the run is.
+        config: The run's configuration.
+        model: The model being trained, frozen parts included.
+        optimizer: The optimizer of the trained parameters.
+        scheduler: The learning rate scheduler, or None.
+        scaler: The loss scaler for fp16, or None.
+        vocabulary: The run's vocabulary.
+        train_samples, eval_samples: Training and validation set, encoded.
+        ranks: The processes that train together.
+        accumulate: Number of batches per optimizer step.
+        position: The run's position in training.
     """
 
     config: NewLanguageConfig
@@ -49,7 +49,7 @@ class RunState:
 
     @classmethod
     def of(cls, trainer: Trainer, ranks: Ranks) -> RunState:
-        """The state of a trainer whose optimizer and scheduler are made."""
+        """Return the state of a trainer whose optimizer and scheduler exist."""
         (optimizer,), (scheduler,) = trainer.optimizer, trainer.scheduler
         return cls(
             config=trainer.config,
@@ -66,33 +66,33 @@ class RunState:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update, in the first group of parameters."""
+        """The learning rate of the next optimizer step, in the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether so many evaluations in a row found no better model that the run ends."""
+        """Whether `patience` evaluations in a row found no better model."""
         patience = self.config.patience
         return patience is not None and self.position.evaluations_without_best >= patience
 
     @property
     def is_finished(self) -> bool:
-        """Whether a limit is reached before the last epoch."""
+        """Whether `max_steps` or `patience` ends the run."""
         limit = self.config.max_steps
         return self.is_out_of_patience or (limit is not None and self.position.step >= limit)
 
     def seed(self, purpose: str, step: int) -> None:
-        """Seed all generators for what this process does at a step."""
+        """Seed all random generators for a purpose, such as "train", at a step of this process."""
         seed_all(self.config.training_seed, purpose, step, self.ranks.rank)
 
     def autocast(self) -> torch.autocast:
-        """The context of a forward pass, in the precision of the run, as coqui's Trainer computes in it."""
-        # a CPU computes fp16 as bf16
+        """Return an autocast context with the run's precision, as coqui's Trainer uses it."""
+        # CPUs use bf16 in place of fp16.
         half = self.device.type == "cuda" and self.config.precision == "fp16"
         dtype = torch.float16 if half else torch.bfloat16
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.config.mixed_precision)
 
     @property
     def device(self) -> torch.device:
-        """Where the model trains."""
+        """The device that the model trains on."""
         return next(self.model.xtts.gpt.parameters()).device

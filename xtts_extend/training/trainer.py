@@ -1,11 +1,11 @@
-"""A coqui `Trainer` whose resumed run is the same run.
+"""A coqui `Trainer` that resumes a run exactly: the result is the same as without the interruption.
 
-What stock does differently, and why the loop is ours: `restore_path` there loads weights and starts at step 0 with an
-empty optimizer; `continue_path` starts the interrupted epoch again; checkpoints are written in the middle of a gradient
-accumulation, under their final name; exceptions end in a deleted run folder. Kept from stock: the configuration,
-loggers, callbacks, the model's hooks, optimizer and scheduler factories, the checkpoint's keys.
+The training loop is ours because of how stock behaves: its `restore_path` loads weights and starts at step 0 with an
+empty optimizer; its `continue_path` restarts the interrupted epoch; it writes checkpoints in the middle of a gradient
+accumulation, under their final name; and it deletes the run folder when an exception is raised. We keep stock's
+configuration, loggers, callbacks, model hooks, optimizer and scheduler factories, and checkpoint keys.
 
-Randomness is a function of (seed, step), so that nothing has to be remembered.
+Random numbers are a function of (seed, step), so no random state is saved.
 """
 
 from __future__ import annotations
@@ -58,29 +58,28 @@ logger = logging.getLogger("trainer")
 
 
 class ResumableTrainer(Trainer):
-    """Construct it like the stock `Trainer`; `TrainerArgs(restore_path=…)` continues a training checkpoint exactly.
+    """A stock `Trainer` for which `TrainerArgs(restore_path=…)` resumes a training checkpoint exactly.
 
     Args:
-        args: `restore_path` names a training checkpoint of ours or of the stock Trainer, or is empty.
-        config: of the run.
-        output_path: folder for new run folders; the configuration's when None.
-        model: with its base loaded unless `restore_path` is given.
-        train_samples, eval_samples: samples of `data.manifest`; without `eval_samples` the best model is chosen by the
-            training loss of the epoch.
-        resumed: what `check_resume` returned for the checkpoint. Without it, the trainer calls it, allowing no changes.
-        base_losses: of the base, where they were measured: for a resume, or before a pack's weights were loaded.
-        new_run: continue a checkpoint in a new run folder instead of the checkpoint's own; one of the stock Trainer, or
-            of another vocabulary, is always continued in a new one.
-        run_folder: start in this folder, of a run that ended before its first checkpoint.
-        ranks: the processes that train together; rank 0 writes.
+        args: Stock's arguments. `restore_path` names a training checkpoint of ours or of the stock Trainer, or is "".
+        config: The run's configuration.
+        output_path: Parent of new run folders; `config.output_path` if None.
+        model: The model to train, with the base model's weights loaded unless `restore_path` is given.
+        train_samples, eval_samples: Training and validation set. Without `eval_samples`, the epoch's training loss
+            selects the best model.
+        resumed: Result of `check_resume` for the checkpoint. If None, the trainer calls it and allows no changes.
+        base_losses: Losses of the base model by language, if they were measured before other weights were loaded.
+        new_run: Whether to resume in a new run folder. Stock checkpoints and migrated vocabularies always get one.
+        run_folder: Run folder of a run that ended before its first checkpoint; the run starts again in it.
+        ranks: The processes that train together. Rank 0 writes.
 
-    While it is constructed, `output_path` is a temporary folder and `dashboard_logger` logs nothing: a start that fails
-    writes nothing into a run folder. Callbacks find the real ones from `on_epoch_start` on.
+    Until construction has succeeded, `output_path` is a temporary folder and `dashboard_logger` logs nothing, so a
+    failed start writes nothing into a run folder. Callbacks see the final values from `on_epoch_start` on.
 
     Raises:
-        CheckpointError: `restore_path` is no sound training checkpoint, or does not fit model and optimizer.
-        ConfigError: what defines the run has changed.
-        MachineError: the run folder cannot be made, or the disk has no room for the run.
+        CheckpointError: `restore_path` is not an intact training checkpoint, or does not fit model and optimizer.
+        ConfigError: A setting that defines the run has changed.
+        MachineError: The run folder cannot be created, or the disk does not have enough space.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class ResumableTrainer(Trainer):
             run_folder = resumed.checkpoint.path.absolute().parent if in_place else None
         self.ranks, self._resumed, self._base_losses = ranks, resumed, base_losses or {}
         folder = RunFolder(run_folder, Path(output_path or config.output_path), config.run_name, is_main=ranks.is_main)
-        # the stock class uses this folder as it is, and writes into it at once
+        # The stock class writes into this folder immediately.
         args.continue_path = str(folder.scratch)
         self._output = RunOutput(folder, config, ranks, model, train_samples)
         self._saver = Saver(folder.path, self._flush)
@@ -142,22 +141,22 @@ class ResumableTrainer(Trainer):
 
     @cached_property
     def state(self) -> RunState:
-        """What the run is made of; there is one as soon as optimizer and scheduler are made."""
+        """The run's state, available once optimizer and scheduler exist."""
         return RunState.of(self, self.ranks)
 
     @property
     def position(self) -> Position:
-        """Where the run is."""
+        """The run's position in training."""
         return self.state.position
 
     @property
     def use_pt_ddp(self) -> bool:
-        """Never stock's: it calls the module inside of DDP, and gradients are not exchanged."""
+        """Always False: stock's DDP code calls the wrapped module directly, so gradients are never exchanged."""
         return False
 
     @staticmethod
     def init_training(args: TrainerArgs, coqpit_overrides: list[str], config: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Stock picks a checkpoint by its name and loads the folder's config; both are decided already."""
+        """Return the configuration as given: stock would pick a checkpoint by name and load the folder's config."""
         return config, {"restore_path": args.restore_path} if args.restore_path else {}
 
     ####################
@@ -165,10 +164,10 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _setup_logger_config(self, log_file: str) -> None:
-        self._output.hold_log()
+        self._output.buffer_log()
 
     def _begin(self) -> None:
-        """Write into the run folder from here on; into one that is not new when a batch or an evaluation is done."""
+        """Start writing into the run folder. An existing one is left alone until a batch or evaluation is done."""
         if self._output.has_started:
             return
         self._output.begin(self.position, self._updater.read)
@@ -177,7 +176,7 @@ class ResumableTrainer(Trainer):
             self.save_training_script()
 
     def _release_folder(self, *, discard: bool) -> None:
-        """Wait for what is being written, and let another process have the run folder or, if it is new, remove it."""
+        """Close the outputs and unlock the run folder; `discard` waits for pending writes and removes a new folder."""
         if discard:
             with contextlib.suppress(XttsExtendError):
                 self._saver.writer.wait()
@@ -188,7 +187,7 @@ class ResumableTrainer(Trainer):
     ####################
 
     def restore_model(self) -> None:
-        """Restore everything that decides the next step, and check that it arrived."""
+        """Restore everything that the next step depends on, and verify it."""
         if self._resumed is None:
             return
         state, checkpoint = self.state, self._resumed.checkpoint
@@ -196,24 +195,24 @@ class ResumableTrainer(Trainer):
         source = checkpoint.path.absolute()
         if checkpoint.is_stock_run and self.ranks.is_main:
             log_new_folder(source.parent, self._output.folder.path)
-        self._output.about |= {"from": str(source), "restored": restored, "changed": list(self._resumed.changed)}
+        self._output.start_info |= {"from": str(source), "restored": restored, "changed": list(self._resumed.changed)}
         has_evaluated = checkpoint.record is not None and checkpoint.record.has_evaluated
         restore_best_model(state, self._base_losses if self._resumed.migration or has_evaluated else {})
         self.total_steps_done, self.epochs_done = state.position.step, state.position.epoch
-        # a new folder does not hold it yet
+        # A new folder does not have this checkpoint yet.
         self._saver.step = -1 if self._output.folder.is_new else state.position.step
 
     def _flush(self) -> None:
-        """Put what was measured by now on the disk."""
+        """Flush losses, metrics and dashboard to disk."""
         self._begin()
         self._output.flush(self.position)
 
     def save_checkpoint(self) -> None:
-        """Write `checkpoint_N.pth`, N the finished batches, and remove old ones beyond `save_n_checkpoints`."""
+        """Write `checkpoint_N.pth` after N finished batches, and remove the oldest beyond `save_n_checkpoints`."""
         self._saver.checkpoint(self.state)
 
     def save_best_model(self) -> None:
-        """Write `best_model_N.pth` when the loss that was just measured is the best so far."""
+        """Write `best_model_N.pth` if the latest loss is the best so far."""
         if self._best.is_new(self.state):
             self._saver.best_model(self.state)
 
@@ -222,7 +221,7 @@ class ResumableTrainer(Trainer):
     ####################
 
     def get_train_dataloader(self, samples: list[Sample], *, verbose: bool = False) -> DataLoader[Any]:
-        """Batches in the order of (seed, epoch)."""
+        """Return a loader whose batch order is a function of (seed, epoch)."""
         return train_loader(self.config, self.model.xtts.tokenizer, samples, self.ranks)
 
     @property
@@ -234,15 +233,15 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _training_mode(self) -> None:
-        # the model's own hook: only the GPT trains, DVAE and decoder stay in evaluation mode
+        # Puts only the GPT into training mode; DVAE and decoder stay in evaluation mode.
         self.model.on_train_epoch_start(self)
 
     def train_step(
         self, batch: dict[str, Any], batch_n_steps: int, step: int, loader_start_time: float
     ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Train on a batch, the `step`-th (from 0) of the `batch_n_steps` of its epoch (stock's signature).
+        """Train on batch `step` (from 0) of the epoch's `batch_n_steps`, and return None and its losses by name.
 
-        The optimizer moves at the end of a gradient accumulation and of the epoch.
+        The optimizer steps at the end of a gradient accumulation or epoch. `loader_start_time` is stock's, and ignored.
         """
         self.callbacks.on_train_step_start(self)
         position = self.position
@@ -260,13 +259,13 @@ class ResumableTrainer(Trainer):
         self.total_steps_done = position.step
         if self._progress.is_due(position.step):
             self._progress.step(position, batch_n_steps, self._output.read_losses(position), learning_rate)
-            # what is seen in the log is seen in the dashboard
+            # The dashboard shows the same steps as the log.
             self.dashboard_logger.flush()
         self.callbacks.on_train_step_end(self)
         return None, dict(losses)
 
     def train_epoch(self) -> None:
-        """Train on what is left of the epoch; between optimizer steps evaluate, save and stop as asked."""
+        """Train on the rest of the epoch; evaluate, save and stop between optimizer steps when due."""
         loader, sampler = self.train_loader, self._sampler
         batches = len(sampler)
         sampler.set_position(self.position.epoch, self.position.batch)
@@ -285,7 +284,7 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_epoch_end(self)
 
     def _between_steps(self, boundary: int, epoch_ends: bool) -> None:
-        """Serve what fell due since the last optimizer step: evaluate, then save, then stop."""
+        """Evaluate, save and stop, in this order, as far as each is due since step `boundary`."""
 
         def due(every: int | None) -> bool:
             return every is not None and self.position.step // every > boundary // every
@@ -307,19 +306,19 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _evaluate_if_due(self) -> None:
-        """Evaluate each language, choose the best model, speak the test sentences; all or nothing of it counts."""
+        """If an evaluation is due, measure losses, update the best model and speak the test sentences."""
         if not self.position.evaluation_due:
             return
         began = time.monotonic()
-        state, position, lines = self.state, self.position, {}
+        state, position, losses = self.state, self.position, {}
         self._output.read_losses(position)
         state.seed("eval", position.step)
         if self.config.run_eval:
-            found = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, self.stop)
+            losses = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, self.stop)
             self._begin()
-            lines = log_evaluation(state, found, self._output.metrics, self.dashboard_logger)
+            losses = log_evaluation(state, losses, self._output.metrics, self.dashboard_logger)
         position.evaluation_due = False
-        self._best.judge(state, lines)
+        self._best.judge(state, losses)
         self.save_best_model()
         if self.position.epoch >= self.config.test_delay_epochs:
             self.test_run()
@@ -327,7 +326,7 @@ class ResumableTrainer(Trainer):
         self._progress.exclude_time(time.monotonic() - began)
 
     def test_run(self) -> None:
-        """Speak the test sentences, for the dashboard and as files in the run folder."""
+        """Speak the test sentences for the dashboard, and save them as files in the run folder."""
         if self.config.test_sentences and self.ranks.is_main:
             self.state.seed("test", self.position.step)
             speak_test_sentences(self.state, self.output_path, self.dashboard_logger)
@@ -344,7 +343,7 @@ class ResumableTrainer(Trainer):
         is_complete = self.state.is_finished or epochs_done >= self.config.epochs
         if is_complete and not self.position.evaluation_due:
             done = f"step {self.position.step}, epoch {self.position.epoch + 1} of {self.config.epochs}"
-            logger.info(" > The run is finished: %s. Raise --epochs, --max-steps or --patience to go on.", done)
+            logger.info(" > The run is finished: %s. Raise --epochs, --max-steps or --patience to continue.", done)
             return
         if self.start_with_eval and self.position.step == 0:
             self.position.evaluation_due = True
@@ -360,33 +359,33 @@ class ResumableTrainer(Trainer):
             self.callbacks.on_epoch_end(self)
         if self.state.is_out_of_patience:
             logger.info(
-                " > %d evaluations in a row gave no better model: the run ends here. Raise --patience to go on.",
+                " > Stopping early: %d evaluations in a row found no better model. Raise --patience to continue.",
                 self.position.evaluations_without_best,
             )
         self._saver.finish(self.state)
 
     def fit(self) -> None:
-        """Train until the limits are reached; the last completed step is saved.
+        """Train until a limit is reached, and save the last completed step.
 
-        A first SIGINT or SIGTERM ends the run after the current optimizer step with a checkpoint and exit code 130 or
-        143; a second one ends it at once, and what is on the disk stays as it is.
+        The first SIGINT or SIGTERM stops the run after the current optimizer step, with a checkpoint and exit code 130
+        or 143. The second one ends the process immediately; files on disk stay intact.
 
         Raises:
-            SystemExit: a signal ended the run.
-            CheckFailed: losses or gradients were not finite several times in a row.
-            MachineError: a checkpoint could not be written.
+            SystemExit: A signal stopped the run.
+            CheckFailed: Losses or gradients were not finite several times in a row.
+            MachineError: A checkpoint could not be written, or the GPU is out of memory.
         """
-        first, keep = self.position.step, False
+        first_step, keep_folder = self.position.step, False
         with self.stop:
             try:
                 self._fit()
-                keep = self._saver.step == self.position.step
+                keep_folder = self._saver.step == self.position.step
                 self._output.append_event("end", self.position.step)
             except (Interrupted, OutOfTime) as reason:
-                keep = True
+                keep_folder = True
                 self._saver.finish(self.state)
                 self._output.append_event("stop", self.position.step)
-                logger.info(" > Stopped at step %d. To go on: --checkpoint %s", self.position.step, self.output_path)
+                logger.info(" > Stopped at step %d. Resume with --checkpoint %s", self.position.step, self.output_path)
                 if isinstance(reason, Interrupted):
                     self.callbacks.on_keyboard_interrupt(self)
                     raise SystemExit(128 + int(self.stop.number or 0)) from None
@@ -394,8 +393,8 @@ class ResumableTrainer(Trainer):
                 self._output.read_losses(self.position)
                 raise
             except torch.OutOfMemoryError as error:
-                # of an evaluation or the optimizer; a batch is halved
+                # Raised by an evaluation or the optimizer step; training batches are split instead.
                 raise out_of_memory_error(str(error)) from error
             finally:
-                # a start that failed leaves no folder behind
-                self._release_folder(discard=self.position.step == first and not keep)
+                # A failed start leaves no folder behind.
+                self._release_folder(discard=self.position.step == first_step and not keep_folder)

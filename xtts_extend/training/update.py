@@ -1,8 +1,8 @@
-"""One batch: forward, backward, and at the end of an accumulation the optimizer's step; on one process or several.
+"""Training on one batch: forward pass, backward pass, and the optimizer step at the end of an accumulation.
 
-What stock's `optimize` does differently: a loss that is not finite is an update all the same, every batch waits for
-the GPU to say its losses, memory that does not suffice ends the run, and with several processes it calls the module
-inside of DDP, so that gradients are never exchanged.
+Replaces stock's `optimize`, which updates the weights even if the loss is not finite, waits for the GPU after every
+batch to read its losses, ends the run when out of memory, and with several processes calls the module inside DDP
+directly, so gradients are never exchanged.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
-#: The run stops when so many optimizer steps in a row could make no update.
+#: Number of consecutive skipped updates after which the run stops.
 MAX_FAILED_UPDATES = 3
-#: What is said of memory where the device says nothing.
-_NO_WORD = "It is full."
+#: Text for an out-of-memory error that has no message.
+_NO_DETAILS = "torch gives no details."
 
 
-def out_of_memory_error(said: str) -> MachineError:
-    """The error of a run that ends for want of the GPU's memory; `said` is what the device said."""
-    first = (said or _NO_WORD).splitlines()[0]
+def out_of_memory_error(message: str) -> MachineError:
+    """Return the error that ends a run when the GPU is out of memory; `message` is torch's error message."""
+    first_line = (message or _NO_DETAILS).splitlines()[0]
     return MachineError(
-        f"The GPU's memory does not suffice: {first} Continue the newest checkpoint with fewer samples "
-        "per batch (--batch-frames or --batch-size, with --allow-changes), or --gradient-checkpointing."
+        f"The GPU is out of memory: {first_line} Resume the newest checkpoint with smaller batches "
+        "(--batch-frames or --batch-size, with --allow-changes) or with --gradient-checkpointing."
     )
 
 
 class _TrainingLosses(nn.Module):
-    """The training losses as a module's forward: DDP arms the exchange of gradients there. Only the GPT trains."""
+    """The training losses as a module, because DDP prepares the gradient exchange in `forward`. Only the GPT trains."""
 
     def __init__(self, model: ExtendedGPTTrainer) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class _TrainingLosses(nn.Module):
 
 @dataclass
 class _AccumulatedBatch:
-    """A batch of the accumulation under way: its step, its place in the epoch, its samples, and what it gave."""
+    """A batch of the current accumulation: its step, its index in the epoch, its sample names and its losses."""
 
     step: int
     index: int
@@ -66,26 +66,26 @@ class _AccumulatedBatch:
 
 
 class Hooks:
-    """Tells the callbacks of a trainer of an update."""
+    """The trainer callbacks of an update."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
 
     def before_backward(self, losses: Mapping[str, Tensor]) -> None:
-        """Called with the losses of each micro-batch."""
+        """Call the trainer's callbacks with the losses of a micro-batch."""
         self._trainer.callbacks.before_backward_pass(self._trainer, losses)
 
     def before_clipping(self) -> None:
-        """Called when the gradients of an update are complete."""
+        """Call the trainer's callbacks when the gradients of an update are complete."""
         self._trainer.callbacks.before_gradient_clipping(self._trainer)
 
 
 class Updater:
-    """Trains the model of a run on batches.
+    """Training of a run's model on batches, with gradient accumulation.
 
     Args:
-        state: of the run.
-        hooks: told of each update.
+        state: The run's state; its model, optimizer and position are updated.
+        hooks: The trainer callbacks to call.
     """
 
     def __init__(self, state: RunState, hooks: Hooks) -> None:
@@ -103,42 +103,46 @@ class Updater:
     ) -> dict[str, Tensor]:
         """Train on this process's share of a batch.
 
-        An accumulation with a loss or a gradient that is not finite makes no update. A batch that does not fit into
-        the GPU's memory is trained in two halves, with the gradient of the whole, and so are all later ones.
+        An accumulation with a non-finite loss or gradient makes no update. If a batch does not fit into GPU memory, it
+        and all later batches are split into two micro-batches; the gradient stays that of the full batch.
 
         Args:
-            batch: this process's share of the batch, collated. With fewer samples than processes, the last processes
+            batch: This process's share of the batch, collated. With fewer samples than processes, the last processes
                 get a dummy sample of weight zero.
-            names: the samples of the whole batch.
-            loader: where the batches of the accumulation can be had once more.
-            completes_update: whether the optimizer steps after this batch.
+            names: Names of all samples in the batch.
+            loader: The training loader, from which the accumulation's batches are read again if they have to be split.
+            completes_update: Whether the optimizer steps after this batch.
 
         Returns:
-            `loss` and its parts, as `ExtendedGPTTrainer.train_step` names them, on the device; `read` reads them.
+            `loss` and its parts, named as by `ExtendedGPTTrainer.train_step`, on the device. `read` makes them numbers.
 
         Raises:
-            CheckFailed: one update after the other was not made.
-            MachineError: the memory does not suffice for half a batch.
+            CheckFailed: `MAX_FAILED_UPDATES` updates in a row were skipped.
+            MachineError: A micro-batch does not fit into GPU memory.
         """
         position = self.state.position
         trained = _AccumulatedBatch(position.step + 1, position.batch, names, {})
         self._accumulated.append(trained)
-        if shortage := self._catch_out_of_memory(lambda: self._train(trained, batch, completes_update)):
+        if message := self._catch_out_of_memory(lambda: self._train(trained, batch, completes_update)):
             if self.ranks.size > 1 or position.micro_batches > 1:
-                raise out_of_memory_error(shortage)
+                raise out_of_memory_error(message)
             self._split_batches()
-            if shortage := self._catch_out_of_memory(lambda: self._restart_accumulation(loader, completes_update)):
-                raise out_of_memory_error(shortage)
+            if message := self._catch_out_of_memory(lambda: self._restart_accumulation(loader, completes_update)):
+                raise out_of_memory_error(message)
         if completes_update:
             self._optimizer_step()
         return trained.losses
 
     def read(self, losses: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
-        """What `step` returned for some batches, as numbers and of the whole batch; waits for the device once."""
+        """Return losses as numbers, summed over all processes; waits for the device once.
+
+        Args:
+            losses: Results of `step` for several batches.
+        """
         if not losses:
             return []
         names = ["loss", *self._loss_names]
-        table = torch.stack([torch.stack([one[name] for name in names]) for one in losses]).tolist()
+        table = torch.stack([torch.stack([values[name] for name in names]) for values in losses]).tolist()
         if self.ranks.size > 1:
             flat = self.ranks.sum([value for row in table for value in row[1:]])
             rows = [flat[start : start + len(self._loss_names)] for start in range(0, len(flat), len(self._loss_names))]
@@ -146,7 +150,7 @@ class Updater:
         return [dict(zip(names, row, strict=True)) for row in table]
 
     def _train(self, trained: _AccumulatedBatch, batch: dict[str, Any], completes_update: bool) -> None:
-        """Compute the losses and gradients of a batch, one micro-batch after another."""
+        """Compute the losses and gradients of a batch, one micro-batch at a time."""
         state, ranks = self.state, self.ranks
         state.seed("train", trained.step)
         micro_batches = split_batch(batch, state.position.micro_batches)
@@ -154,7 +158,7 @@ class Updater:
         for number, micro_batch in enumerate(micro_batches):
             micro_batch["is_share"] = len(trained.names) > 1
             if (ranks.rank, number) != (last_rank, len(micro_batches) - 1):
-                # coqui masks the prompt of a batch's last sample, and of no other
+                # coqui masks the prompt of the last sample of the full batch only.
                 micro_batch["cond_idxs"] = None
         sums: dict[str, Tensor] = {}
         for number, (micro_batch, weights) in enumerate(
@@ -166,14 +170,14 @@ class Updater:
             if weights:
                 weighted = {name: weight * losses[name] for name, weight in weights.items()}
                 losses = {"loss": torch.stack(list(weighted.values())).sum(), **weighted}
-            # DDP takes the mean over the processes
+            # DDP averages gradients over the processes.
             self._backward(losses["loss"] * ranks.size if weights else losses["loss"], exchanges)
             for name in ("loss", *self._loss_names):
                 sums[name] = sums[name] + losses[name].detach() if name in sums else losses[name].detach()
         trained.losses = sums
 
     def _weights(self, micro_batches: Sequence[Mapping[str, Any]], last_rank: int) -> list[dict[str, float]]:
-        """The weight of each loss of each micro-batch: its fraction of all targets. Empty if there is only one."""
+        """Return each micro-batch's weights by loss: its fraction of all targets; empty if there is only one."""
         if self.ranks.size == 1 and len(micro_batches) == 1:
             return [{}]
         gpt = self.state.model.xtts.gpt
@@ -184,7 +188,7 @@ class Updater:
             real = self.ranks.rank <= last_rank
             counts.append((layout.text_targets * real, layout.audio_targets * real))
         text, audio = self.ranks.sum([float(sum(column)) for column in zip(*counts, strict=True)])
-        # what is not of the text is a mean over audio targets
+        # All losses except the text loss are means over audio targets.
         return [
             dict.fromkeys(self._loss_names, own_audio / audio) | {"loss_text_ce": own_text / text}
             for own_text, own_audio in counts
@@ -196,7 +200,7 @@ class Updater:
         return losses
 
     def _exchange(self, exchanges: bool) -> contextlib.AbstractContextManager[None]:
-        """DDP exchanges gradients in the backward pass of a forward pass that ran outside of `no_sync`."""
+        """Return a context for forward and backward pass in which DDP exchanges gradients only if `exchanges`."""
         if isinstance(self._losses, DistributedDataParallel) and not exchanges:
             context: contextlib.AbstractContextManager[None] = self._losses.no_sync()
             return context
@@ -209,37 +213,37 @@ class Updater:
 
     @staticmethod
     def _catch_out_of_memory(work: Callable[[], None]) -> str:
-        """Do some work; what the device says of its memory if that does not suffice, else nothing.
+        """Call a function, and return the error message if the GPU ran out of memory, else "".
 
-        The exception does not leave this method: it holds everything that the work had computed.
+        The exception itself must not leave this method, because its traceback keeps all intermediate tensors alive.
         """
         try:
             work()
         except torch.OutOfMemoryError as error:
-            return str(error) or _NO_WORD
+            return str(error) or _NO_DETAILS
         return ""
 
     def _split_batches(self) -> None:
-        """From here on each batch is trained in two halves."""
+        """Split this and all later batches into two micro-batches, and free memory."""
         position = self.state.position
         position.micro_batches = 2
         logger.warning(
-            " > The GPU's memory does not suffice for the batch of step %d: from here on each batch is trained in two "
-            "halves, with the gradient of the whole.",
+            " > The batch of step %d does not fit into GPU memory: splitting this and all later batches into two "
+            "micro-batches. Gradients stay those of the full batch, and training continues.",
             position.step + 1,
         )
         self.state.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
 
     def _restart_accumulation(self, loader: DataLoader[Any], completes_update: bool) -> None:
-        """Begin the accumulation anew: what its gradients are by now nobody knows."""
+        """Repeat the accumulation from its first batch, because its gradients may be incomplete."""
         dataset, sampler = cast(UtteranceDataset, loader.dataset), cast(EpochBatchSampler, loader.batch_sampler)
         for trained in self._accumulated:
             samples = [dataset[index] for index in sampler.batch(trained.index)]
             self._train(trained, dataset.collate_fn(samples), completes_update and trained is self._accumulated[-1])
 
     def _optimizer_step(self) -> None:
-        """The optimizer's and the scheduler's step, if losses and gradients are finite."""
+        """Step optimizer and scheduler if losses and gradients are finite."""
         position, config, model = self.state.position, self.state.config, self.state.model
         optimizer, scheduler, scaler = self.state.optimizer, self.state.scheduler, self.state.scaler
         if scaler is not None:
@@ -249,43 +253,43 @@ class Updater:
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if config.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, config.grad_clip, norm)
-        # the one place where a step waits for the device
+        # The only synchronization with the device in a training step.
         *losses_finite, gradient_finite = torch.stack(
             [torch.isfinite(value) for value in (*(trained.losses["loss"] for trained in self._accumulated), norm)]
         ).tolist()
-        spoiled = self._find_non_finite(losses_finite, gradient_finite or scaler is not None)
-        moved = not spoiled
+        non_finite = self._find_non_finite(losses_finite, gradient_finite or scaler is not None)
+        stepped = not non_finite
         if scaler is not None:
-            # the scaler itself skips a step whose gradients overflow, and lowers its scale: nothing is wrong then
-            before = scaler.get_scale()
-            if moved:
+            # On an overflow, which is normal in fp16, the scaler skips the step and lowers its scale.
+            scale = scaler.get_scale()
+            if stepped:
                 scaler.step(optimizer)
             scaler.update()
-            moved = moved and scaler.get_scale() >= before
-        elif moved:
+            stepped = stepped and scaler.get_scale() >= scale
+        elif stepped:
             optimizer.step()
-        if moved and model.anchor is not None:
+        if stepped and model.anchor is not None:
             model.anchor.pull(model.xtts.gpt, optimizer, config.l2_sp)
-        if moved and scheduler is not None and not config.scheduler_after_epoch:
+        if stepped and scheduler is not None and not config.scheduler_after_epoch:
             scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         self._accumulated = []
-        position.failed_updates = position.failed_updates + 1 if spoiled else 0
+        position.failed_updates = position.failed_updates + 1 if non_finite else 0
         if position.failed_updates == MAX_FAILED_UPDATES:
             raise CheckFailed(
-                f"{MAX_FAILED_UPDATES} updates in a row were not made, because something is not finite; the last time "
-                f"the {spoiled}. The run stops, and its checkpoints are as they were. Lower the learning rate, "
-                "set --grad-clip 1, or look at these samples."
+                f"{MAX_FAILED_UPDATES} updates in a row were skipped because a loss or gradient was not finite, most "
+                f"recently the {non_finite}. The run stops, and its checkpoints are intact. Lower --learning-rate, set "
+                "--grad-clip 1, or check these samples."
             )
 
     def _find_non_finite(self, losses_finite: Sequence[bool], gradient_finite: bool) -> str:
-        """What is not finite in this accumulation, in any process; empty if all is."""
-        bad = next(
+        """Return a description of what is not finite in this accumulation, in any process; "" if all is finite."""
+        failed = next(
             (trained for trained, finite in zip(self._accumulated, losses_finite, strict=True) if not finite), None
         )
-        if not self.ranks.any(bad is not None or not gradient_finite):
+        if not self.ranks.any(failed is not None or not gradient_finite):
             return ""
-        what, trained = ("gradient", self._accumulated[-1]) if bad is None else ("loss", bad)
-        spoiled = f"{what} of step {trained.step} (samples: {', '.join(trained.names)})"
-        logger.warning(" > not finite, no update is made: the %s", spoiled)
-        return spoiled
+        quantity, trained = ("gradient", self._accumulated[-1]) if failed is None else ("loss", failed)
+        non_finite = f"{quantity} of step {trained.step} (samples: {', '.join(trained.names)})"
+        logger.warning(" > Skipping this update: the %s is not finite.", non_finite)
+        return non_finite
