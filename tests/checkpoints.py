@@ -1,7 +1,7 @@
-"""Checkpoints as other releases, other trainers and accidents leave them.
+"""Edited checkpoints, like those of other releases, other trainers and accidents.
 
-An edit changes the content of a checkpoint in place; `edited` writes a copy of a file with some of them. What a path
-of keys leads to is changed by `put` and `without`; what takes more has a name of its own.
+An edit is a function that changes the content of a checkpoint in place; `edited` applies edits to a copy of a file.
+`put` and `without` make edits for a path of keys; all other edits have their own names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEL_HEAD = PREFIX + "mel_head.weight"
 
 
 def edited(file: Path, folder: Path, *edits: Edit) -> Path:
-    """A copy whose content was changed, with the vocabulary of the run beside it if there was one."""
+    """Write a copy of a checkpoint with edits, and the run's `vocab.json` beside it if there is one."""
     folder.mkdir(exist_ok=True)
     content = torch.load(file, weights_only=True)
     for edit in edits:
@@ -38,11 +38,11 @@ def edited(file: Path, folder: Path, *edits: Edit) -> Path:
 
 
 def as_it_was(content: dict[str, Any]) -> None:
-    """Nothing is changed."""
+    """Change nothing."""
 
 
 def put(value: object, *path: Any) -> Edit:
-    """A value at a path of keys; the last one may be an index into a tensor, `...` for all of it."""
+    """Return an edit that sets the value at a path of keys; the last key may be a tensor index, `...` for all of it."""
 
     def edit(content: Any) -> None:
         for key in path[:-1]:
@@ -53,7 +53,7 @@ def put(value: object, *path: Any) -> Edit:
 
 
 def without(*path: Any) -> Edit:
-    """Nothing at a path of keys."""
+    """Return an edit that deletes the value at a path of keys."""
 
     def edit(content: Any) -> None:
         for key in path[:-1]:
@@ -64,7 +64,7 @@ def without(*path: Any) -> Edit:
 
 
 def scaled(factor: float, name: str) -> Edit:
-    """A weight that was multiplied."""
+    """Return an edit that multiplies a weight by a factor."""
 
     def edit(content: dict[str, Any]) -> None:
         content["model"][name] *= factor
@@ -72,26 +72,27 @@ def scaled(factor: float, name: str) -> Edit:
     return edit
 
 
-def nudged(name: str, *place: int) -> Edit:
-    """One number of a weight that is not quite what it was."""
+def nudged(name: str, *index: int) -> Edit:
+    """Return an edit that changes one number of a weight by 1e-6."""
 
     def edit(content: dict[str, Any]) -> None:
-        content["model"][name][place] += 1e-6
+        content["model"][name][index] += 1e-6
 
     return edit
 
 
 ####################
-# PLACE AND SETTINGS
+# STEP AND SETTINGS
 ####################
 
 
 def at_step(step: int) -> Edit:
+    """Return an edit that changes the step."""
     return put(step, "step")
 
 
 def with_settings(**values: object) -> Edit:
-    """Other recorded settings."""
+    """Return an edit that changes recorded settings."""
 
     def edit(content: dict[str, Any]) -> None:
         content["config"] |= values
@@ -100,16 +101,16 @@ def with_settings(**values: object) -> Edit:
 
 
 def naming_vocabulary(vocab: Path | str) -> Edit:
-    """Recorded settings that name a vocabulary, as those of coqui's Trainer do."""
+    """Return an edit that records the path of a vocabulary, as coqui's Trainer does."""
     return put(str(vocab), "config", "model_args", "tokenizer_file")
 
 
-#: As a run whose vocabulary is recorded nowhere.
+#: Edit that removes the recorded path of the vocabulary.
 naming_no_vocabulary = without("config", "model_args", "tokenizer_file")
 
 
 def stripped_of(*keys: str) -> Edit:
-    """Without some of what makes it a training checkpoint."""
+    """Return an edit that removes top-level keys."""
 
     def edit(content: dict[str, Any]) -> None:
         for key in keys:
@@ -119,7 +120,7 @@ def stripped_of(*keys: str) -> Edit:
 
 
 def weights_alone(content: dict[str, Any]) -> None:
-    """A base model, whatever the file is called."""
+    """Make a base model: keep only the weights."""
     for key in content.keys() - {"model"}:
         del content[key]
 
@@ -130,14 +131,14 @@ def weights_alone(content: dict[str, Any]) -> None:
 
 
 def wrecked(content: dict[str, Any]) -> None:
-    """A transformer with noise of twice its size on every matrix."""
+    """Add noise of twice its norm to every matrix of the transformer."""
     for key, tensor in content["model"].items():
         if ".gpt.h." in key and key.endswith("weight"):
             tensor += 2 * tensor.norm() / tensor.numel() ** 0.5 * torch.randn(tensor.shape)
 
 
 def drawn_again(content: dict[str, Any]) -> None:
-    """Weights of the same shapes that have nothing to do with what they were."""
+    """Replace all weights by random ones of the same shapes."""
     generator = torch.Generator().manual_seed(0)
     for tensor in content["model"].values():
         if tensor.is_floating_point():
@@ -145,7 +146,7 @@ def drawn_again(content: dict[str, Any]) -> None:
 
 
 def drifted_rows(rows: int) -> Edit:
-    """The first rows of the embedding far from where they were."""
+    """Return an edit that adds 2 to the first rows of the text embedding."""
 
     def edit(content: dict[str, Any]) -> None:
         content["model"][EMBEDDING][:rows] += 2
@@ -154,7 +155,7 @@ def drifted_rows(rows: int) -> Edit:
 
 
 def rows_moved_by(share: float) -> Edit:
-    """Every token's row moved by a random step of this share of its length."""
+    """Return an edit that moves each token row in a random direction by this share of its norm."""
 
     def edit(content: dict[str, Any]) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -167,7 +168,7 @@ def rows_moved_by(share: float) -> Edit:
 
 
 def with_rows_of(other: Mapping[str, torch.Tensor], names: Sequence[str], rows: slice) -> Edit:
-    """Some rows of some tensors from another state dict."""
+    """Return an edit that copies rows of tensors from another state dict."""
 
     def edit(content: dict[str, Any]) -> None:
         for name in names:
@@ -177,7 +178,7 @@ def with_rows_of(other: Mapping[str, torch.Tensor], names: Sequence[str], rows: 
 
 
 def with_rows_in_order(order: Sequence[int] | torch.Tensor, *, moments: bool = False) -> Edit:
-    """Tokens' rows in another order, or some of them, as by a tokenizer that was made anew; moments as well or not."""
+    """Return an edit that selects or reorders token rows, as a new tokenizer would; optionally their moments too."""
 
     def edit(content: dict[str, Any]) -> None:
         model = content["model"]
@@ -190,12 +191,12 @@ def with_rows_in_order(order: Sequence[int] | torch.Tensor, *, moments: bool = F
 
 
 def cut(file: Path, size: int) -> None:
-    """As a copy that was interrupted: the first bytes of a file."""
+    """Truncate a file to `size` bytes, as an interrupted copy does."""
     file.write_bytes(file.read_bytes()[:size])
 
 
 def flip_a_bit(file: Path) -> None:
-    """One in the middle of a file."""
+    """Flip one bit in the middle of a file."""
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -205,17 +206,17 @@ def flip_a_bit(file: Path) -> None:
 # OTHER RELEASES
 ####################
 
-#: What a release's state did not hold yet, by the format that brought it.
+#: Keys of the state that a format version added.
 _ADDED = {2: ("base_losses", "evaluations_without_best", "parts"), 3: ("start_value", "best_retention")}
 
 
 def of_format(version: int) -> Edit:
-    """One of an earlier release of ours, whose evaluations said something else."""
+    """Return an edit that makes a checkpoint of an earlier format version, with losses that cannot be compared."""
 
     def edit(content: dict[str, Any]) -> None:
         record = content["xtts_extend"]
         record["version"] = version
-        for name in [name for later, names in _ADDED.items() if version < later for name in names]:
+        for name in [name for added_in, names in _ADDED.items() if version < added_in for name in names]:
             del record["state"][name]
         record["state"]["best_value"] = 0.5
         if "base_losses" in record["state"]:
@@ -225,11 +226,11 @@ def of_format(version: int) -> Edit:
 
 
 def of_early_trainer(content: dict[str, Any]) -> None:
-    """As the Trainer 0.0.36 saved it, distributed and compiled; with what scripts of their own leave in such files."""
+    """Make a checkpoint as saved by Trainer 0.0.36 with DDP and torch.compile, with extra types from user scripts."""
     del content["scheduler"], content["scaler"]
     optimizer = content["optimizer"][0]
     for group in optimizer["param_groups"]:
-        # none of them was there in torch 2.0
+        # torch 2.0 does not have these options.
         del group["decoupled_weight_decay"], group["fused"]
     for moments in optimizer["state"].values():
         moments["step"] = int(moments["step"])
@@ -247,7 +248,7 @@ def of_early_trainer(content: dict[str, Any]) -> None:
 
 
 def with_prefix(prefix: str) -> Edit:
-    """Names as a wrapper around the model gives them."""
+    """Return an edit that prefixes all weight names, as a wrapper around the model does."""
 
     def edit(content: dict[str, Any]) -> None:
         content["model"] = {prefix + name: tensor for name, tensor in content["model"].items()}
@@ -256,7 +257,7 @@ def with_prefix(prefix: str) -> Edit:
 
 
 def weights_in(dtype: torch.dtype) -> Edit:
-    """Weights in another precision."""
+    """Return an edit that converts floating-point weights to another precision."""
 
     def edit(content: dict[str, Any]) -> None:
         model = content["model"]
@@ -266,14 +267,14 @@ def weights_in(dtype: torch.dtype) -> Edit:
 
 
 def in_half_precision(content: dict[str, Any]) -> None:
-    """Weights in bfloat16, moments in float16."""
+    """Convert weights to bfloat16 and moments to float16."""
     weights_in(torch.bfloat16)(content)
     for moments in content["optimizer"][0]["state"].values():
         moments.update({key: moments[key].half() for key in ("exp_avg", "exp_avg_sq")})
 
 
 def as_stock_lays_it_out(content: dict[str, Any]) -> None:
-    """A frozen run of ours as coqui's Trainer would have saved it: all rows in one tensor, with moments."""
+    """Convert our checkpoint with frozen rows to coqui's layout: all rows in one tensor, with moments."""
     base = content.pop("xtts_extend")["base_rows"]["rows"]
     new = len(content["model"][BIAS]) - base
     for moments in content["optimizer"][0]["state"].values():

@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from xtts_extend.commands import inspect_path
 from xtts_extend.environment import IGNORE_VARIABLE
 from xtts_extend.notices import warn_once
 
-# Before torch is imported: the workers of pytest-xdist would each start a team of threads as large as the machine, and
-# such teams, on the same cores, spend their time waiting for each other.
+# Must be set before torch is imported. Otherwise each pytest-xdist worker starts one thread per core, and the workers'
+# threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,30 +26,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _say_again() -> None:
-    """What is said once in a process is said once in each test."""
+    """Show warnings that are shown once per process once per test."""
     warn_once.cache_clear()
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real test data that the project did not write; a test that wants it skips where it is missing."""
+    """The folder of real-world test data; tests that need it are skipped if it is missing."""
     folder = Path(os.environ.get("XTTS_EXTEND_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no test data at {folder}; set XTTS_EXTEND_TEST_DATA")
+        pytest.skip(f"There is no test data in {folder}. Set XTTS_EXTEND_TEST_DATA.")
     return folder
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_said_of_ignored_conflicts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever ignores known conflicts for a whole run of the tests has tests of messages that see no other line."""
+    """Disable the environment check if conflicts are ignored, so that its warnings do not appear in tested output."""
     if IGNORE_VARIABLE in os.environ:
-        for asking in (cli, inspect_path):
-            monkeypatch.setattr(asking, "require_environment", lambda: None)
+        for module in (cli, inspect_path):
+            monkeypatch.setattr(module, "require_environment", lambda: None)
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """Makes a folder once for all workers of pytest-xdist; what one of them has made, the others find."""
+    """A function that fills a named folder once and returns it; all pytest-xdist workers share the folder."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -69,7 +69,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 @pytest.fixture(scope="session")
 def mini_base(made_once) -> Path:
-    """An untrained base directory of 2 layers × 64 channels that soon ends what it says; not to be written to."""
+    """An untrained base model of 2 layers × 64 channels that generates short audio; read-only."""
     import torch
 
     from xtts_extend.demo.mini_base import make_mini_base
@@ -85,7 +85,7 @@ def mini_base(made_once) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(mini_base, made_once):
-    """A small corpus in a new language and its vocabulary; the type is `runs.Corpus`."""
+    """A small corpus in a new language with its vocabulary, as `runs.Corpus`."""
     pytest.importorskip("espeakng_loader", reason="speech for training needs the extra 'demo'")
     from runs import Corpus
 
@@ -107,7 +107,7 @@ def corpus(mini_base, made_once):
 
 @pytest.fixture(scope="session")
 def recipe() -> Callable[[Iterable[object]], None]:
-    """The recipe's main, in this process; paths and numbers among its flags need not be texts."""
+    """The recipe's `main` in this process; flags may be paths and numbers."""
     from runs import RECIPE
 
     spec = importlib.util.spec_from_file_location("recipe", RECIPE)
@@ -118,7 +118,7 @@ def recipe() -> Callable[[Iterable[object]], None]:
 
 @pytest.fixture(scope="session")
 def run_once(corpus, recipe, made_once) -> Callable[..., Path]:
-    """The run of some flags, by a name; made once, and not to be written to."""
+    """A function that returns the named run of some flags, trained once for all tests; read-only."""
     from runs import only_run
 
     def run(name: str, **flags: object) -> Path:
@@ -129,19 +129,19 @@ def run_once(corpus, recipe, made_once) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def short_run(run_once) -> Path:
-    """A run of ours, four steps of twelve; not to be written to."""
+    """A run that stopped after four of twelve steps; read-only."""
     return run_once("short", max_steps=4, val_manifest=None)
 
 
 @pytest.fixture(scope="session")
 def two_steps(run_once) -> Path:
-    """A run of ours, two steps, evaluated before the first one; not to be written to."""
+    """A run of two steps that was evaluated before the first one; read-only."""
     return run_once("two steps", max_steps=2)
 
 
 @pytest.fixture(scope="session")
 def stock_file(corpus, made_once) -> Path:
-    """`checkpoint_4.pth` of coqui's Trainer, from the base, with rows of noise for new tokens; not to be written to."""
+    """`checkpoint_4.pth` of coqui's Trainer, started from the base with random rows for new tokens; read-only."""
     from runs import stock_run_once
 
     return stock_run_once(made_once, "stock", corpus, from_base="stock")
@@ -149,7 +149,7 @@ def stock_file(corpus, made_once) -> Path:
 
 @pytest.fixture(scope="session")
 def uninterrupted(run_once) -> Path:
-    """Two epochs in one go, evaluated in the middle as well: the run that all others are compared with."""
+    """A run of two epochs without interruption, the reference for resumed runs; read-only."""
     from runs import UNINTERRUPTED
 
     return run_once("uninterrupted", **UNINTERRUPTED)
@@ -157,15 +157,15 @@ def uninterrupted(run_once) -> Path:
 
 @pytest.fixture(scope="session")
 def trainer_of(recipe):
-    """The trainer that the recipe makes of some flags: a base loaded or a checkpoint restored, nothing trained yet."""
+    """A function that returns the recipe's trainer for some flags, before training."""
     from xtts_extend.training.trainer import ResumableTrainer
 
     def make(flags):
-        made = []
+        trainers = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ResumableTrainer, "fit", lambda trainer: made.append(trainer))
+            patch.setattr(ResumableTrainer, "fit", lambda trainer: trainers.append(trainer))
             recipe(flags)
-        (trainer,) = made
+        (trainer,) = trainers
         return trainer
 
     return make
@@ -173,7 +173,7 @@ def trainer_of(recipe):
 
 @pytest.fixture
 def fails(recipe, capsys):
-    """Runs the recipe and returns exit code and message of its error."""
+    """A function that runs the recipe, requires it to fail, and returns exit code and stderr."""
 
     def call(flags):
         with pytest.raises(SystemExit) as caught:
@@ -184,6 +184,6 @@ def fails(recipe, capsys):
 
 
 def pytest_collection_finish() -> None:
-    """What was imported for the tests stays: the garbage collector need not walk a million objects again and again."""
+    """Exclude all objects that exist after the imports from garbage collection, which saves time."""
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Language packs for tests: of a mini base, with random changes in the place of training."""
+"""Language packs for tests, made from the mini base with random changes instead of training."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from xtts_extend.text.tokenizer import PackedLanguage
 from xtts_extend.text.vocabulary import append_entries, load_vocabulary, parse_vocabulary
 
 VOICE_SIDE = tuple(f"gpt.{part}" for part in VOICE_PARTS)
-#: Texts in some languages, with numbers, and letters and merges for their vocabularies.
+#: A text with a number for each language; vocabularies get its letters.
 TEXTS = {"am": "ሰላም ለዓለም 12", "ti": "ሰላም ዓለም 7", "el": "γειά σου κόσμε 3"}
 
 
 def trained(base: Path, rows: int, seed: int) -> dict[str, Tensor]:
-    """Weights as a run could have them: all of the GPT changed, but old rows and the voice side."""
+    """Return weights as a run could produce them: the GPT changed except for old rows and the voice side."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, tensor in base_weights(base).items():
@@ -51,7 +51,18 @@ def make_pack(
     dtype: torch.dtype = torch.float32,
     change: Callable[[PackInfo], PackInfo] = lambda info: info,
 ) -> Pack:
-    """Write a pack of a language of `TEXTS`."""
+    """Write and return a pack of a language in `TEXTS`.
+
+    Args:
+        base: Folder of the base model.
+        language: A key of `TEXTS`.
+        path: The pack's file.
+        seed: Seed of the random changes.
+        merges: Merges to add to the vocabulary.
+        rank: Rank of the stored factors; None to store full tensors.
+        dtype: Precision of the stored tensors.
+        change: Function that edits the metadata before it is written.
+    """
     known = load_vocabulary(base / "vocab.json")
     cleaning, limit = cleaning_of(language)
     letters = sorted({letter for letter in cleaning(TEXTS[language]) if letter not in known.tokens and letter != " "})
@@ -77,10 +88,10 @@ def make_pack(
 
 
 def with_num2words(version: str, ids: Sequence[int] = (0,)) -> Callable[[PackInfo], PackInfo]:
-    """A pack whose text became other ids with some version of num2words."""
+    """Return a `change` for `make_pack` that records a version of num2words and other token ids for the text."""
     return lambda info: replace(info, num2words=version, texts={text: list(ids) for text in info.texts})
 
 
 def values(pack: Pack) -> dict[str, Any]:
-    """What its metadata says, but the digests."""
+    """Return a pack's metadata without the digests."""
     return {key: value for key, value in pack.info.to_dict().items() if key not in ("base", "tensors")}

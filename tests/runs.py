@@ -1,4 +1,4 @@
-"""What the tests of runs share: flags, run folders, and equality of checkpoints at tolerance zero."""
+"""Helpers for tests of runs: flags, run folders, and exact comparison of checkpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from xtts_extend.setup.validate import validate_config
 from xtts_extend.setup.vocabulary_change import match_vocabulary
 from xtts_extend.text.vocabulary import load_vocabulary
 
-#: Optimizer steps of a run with `Corpus.flags`: two epochs of six.
+#: Number of optimizer steps of a run with `Corpus.flags`: two epochs of six.
 STEPS = 12
 #: Settings of the fixture `uninterrupted`.
 UNINTERRUPTED = {"eval_step": 4, "save_step": 4, "warmup_steps": 6}
@@ -38,44 +38,52 @@ RECIPE = find_recipe()
 
 @dataclass(frozen=True)
 class Corpus:
-    """Paths of everything that a run of the recipe needs, and the flags for a short one."""
+    """Paths of the files that a run of the recipe needs, and flags for a short run."""
 
     base: Path
     folder: Path
 
     @property
     def vocab(self) -> Path:
+        """The extended vocabulary."""
         return self.folder / "vocab.json"
 
     @property
     def train(self) -> Path:
+        """The training manifest."""
         return self.folder / "am" / "train.csv"
 
     @property
     def val(self) -> Path:
+        """The validation manifest."""
         return self.folder / "am" / "val.csv"
 
     @property
     def voice(self) -> Path:
-        """One of the recordings."""
+        """A recording to use as reference voice."""
         return self.train.parent / "wavs" / "am_00001.wav"
 
     @property
     def english(self) -> Path:
+        """An English manifest."""
         return self.folder / "en" / "metadata.csv"
 
     def flags(self, **flags: object) -> list[str]:
-        """Flags for a run over 12 utterances in batches of two, six steps an epoch."""
-        given: dict[str, object] = {
+        """Return flags for a run on 12 utterances in batches of two: six steps per epoch.
+
+        Args:
+            flags: Flags to add or replace, with underscores; None omits a flag.
+        """
+        values: dict[str, object] = {
             "base_dir": self.base,
             "vocab": self.vocab,
             "language": "am",
             "train_manifest": self.train,
             "val_manifest": self.val,
-            # encoded once for all tests; without it each run would do that again
+            # All tests share these codes. Otherwise each run would encode the recordings.
             "codes": self.folder / "codes",
             "batch_size": 2,
-            # tests compare losses; bfloat16 has tests of its own
+            # Tests compare losses exactly. bfloat16 is tested separately.
             "amp": "none",
             "grad_accum_steps": 1,
             "learning_rate": 1e-3,
@@ -83,41 +91,43 @@ class Corpus:
             "save_step": 1000,
             **flags,
         }
-        return [part for key, value in given.items() if value is not None for part in as_flag(key, value)]
+        return [part for key, value in values.items() if value is not None for part in as_flag(key, value)]
 
     def stock_flags(self, checkpoint: Path, **flags: object) -> list[str]:
-        """Flags for a resume of a run of the stock Trainer: what it recorded is not given."""
+        """Return flags that resume a stock run, without those whose values the checkpoint records."""
         recorded = dict.fromkeys(("batch_size", "learning_rate", "save_step", "amp", "grad_accum_steps"))
         return self.flags(checkpoint=checkpoint, **{"epochs": 3, **recorded, **flags})
 
 
 def base_rows(corpus: Corpus) -> int:
-    """How many token rows the base has."""
+    """Return the number of token rows of the base model."""
     return load_vocabulary(corpus.base / "vocab.json").size
 
 
 def as_flag(key: str, value: object) -> list[str]:
+    """Return a flag's command-line arguments; True means a flag without a value."""
     flag = f"--{key.replace('_', '-')}"
     return [flag] if value is True else [flag, str(value)]
 
 
 def only_run(folder: Path) -> Path:
-    """The one run folder in an output folder."""
+    """Return the only run folder in an output folder."""
     (run,) = (entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
     return run
 
 
 def checkpoint(run: Path, step: int) -> dict:
+    """Return the content of a run's `checkpoint_STEP.pth`."""
     return torch.load(run / f"checkpoint_{step}.pth", weights_only=True)
 
 
 def write_metrics(run: Path, lines: Iterable[Mapping[str, object]]) -> None:
-    """A metrics.jsonl of these lines."""
+    """Write a run's `metrics.jsonl`."""
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def require_equal(ours: object, theirs: object, path: str = "") -> None:
-    """Equality of nested states, tensors at tolerance zero; the first difference is named."""
+    """Require that two nested states are exactly equal; the assertion message is the path of the first difference."""
     assert type(ours) is type(theirs), path
     if isinstance(ours, torch.Tensor):
         assert torch.equal(ours, theirs), path
@@ -127,14 +137,14 @@ def require_equal(ours: object, theirs: object, path: str = "") -> None:
             require_equal(ours[key], theirs[key], f"{path}/{key}")
     elif isinstance(ours, list):
         assert len(ours) == len(theirs), path
-        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            require_equal(one, other, f"{path}/{index}")
+        for index, (our_item, their_item) in enumerate(zip(ours, theirs, strict=True)):
+            require_equal(our_item, their_item, f"{path}/{index}")
     else:
         assert ours == theirs, path
 
 
 def require_same_run(one: Path, other: Path, step: int) -> None:
-    """Final checkpoints equal in everything that decides what comes next, and metrics equal as text."""
+    """Require that two runs have equal checkpoints at a step, and equal metrics up to it."""
     a, b = checkpoint(one, step), checkpoint(other, step)
     for key in ("model", "optimizer", "scheduler", "scaler", "step", "epoch", "model_loss"):
         require_equal(a[key], b[key], key)
@@ -146,7 +156,7 @@ def require_same_run(one: Path, other: Path, step: int) -> None:
 
 
 def model_and_config(run: Path) -> tuple[ExtendedGPTTrainer, NewLanguageConfig]:
-    """A model as the recipe builds it for a resume, and the configuration that the run recorded."""
+    """Return a model as the recipe builds it for a resume, and the run's recorded configuration."""
     config = NewLanguageConfig()
     copy_recorded(config, checkpoint(run, 8)["config"])
     return ExtendedGPTTrainer(config), config
@@ -163,20 +173,20 @@ def stock_run(
     evaluates: bool = False,
     **settings: object,
 ) -> Path:
-    """`checkpoint_4.pth` of coqui's own Trainer and GPTTrainer, five batches into the corpus' new language.
+    """Train five batches with coqui's own Trainer and GPTTrainer, and return the path of its `checkpoint_4.pth`.
 
     Args:
-        corpus: what it trains on.
-        output: its run folder is made in it.
-        monkeypatch: lets stock's dataset read audio without FFmpeg.
-        from_base: "stock" starts from the base as stock does, with rows of noise for new tokens; "mean" with the mean
-            of the base's rows; otherwise random weights.
-        rate: the learning rate.
-        command_line: what follows the script's name, where the Trainer parses it, as it does unless told otherwise.
-        evaluates: it does so, on the corpus' evaluation samples.
-        settings: other values of the configuration than below, or of TrainerArgs.
+        corpus: The corpus to train on.
+        output: Folder in which the run folder is created.
+        monkeypatch: Patches stock's dataset to read audio without FFmpeg, and `sys.argv`.
+        from_base: Initial weights. "stock" loads the base model as stock does, with random rows for new tokens; "mean"
+            uses the mean of the base's rows for them; "" initializes all weights randomly.
+        rate: Learning rate.
+        command_line: Arguments that the Trainer parses; None disables parsing.
+        evaluates: Whether to evaluate on the corpus' validation set.
+        settings: Configuration values that replace those below, and `grad_accum_steps`.
     """
-    # on its first import it sets torch to one thread, unless it is imported by way of xtts_extend
+    # The first import sets torch to one thread, unless xtts_extend was imported before.
     from TTS.tts.layers.xtts.trainer import dataset
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer, GPTTrainerConfig
 
@@ -187,7 +197,7 @@ def stock_run(
         "batch_size": 4, "lr": rate, "optimizer": "AdamW", "optimizer_params": {"weight_decay": 0.01}, "save_step": 4,
         "optimizer_wd_only_on_weights": True, "lr_scheduler": "StepLR", "epochs": 2, "run_eval": evaluates,
         "lr_scheduler_params": {"step_size": 2, "gamma": 0.5}, "scheduler_after_epoch": False,
-        # each file has 300 MB
+        # Each best model is a file of 300 MB.
         "save_best_after": 0 if evaluates else 100, **settings,
     })  # fmt: skip
     copy_architecture(config, read_json(corpus.base / "config.json"))
@@ -211,14 +221,17 @@ def stock_run(
     )  # fmt: skip
     stock._fit()
     stock.dashboard_logger.finish()
-    # a process of its own would not write into the run's log any more
+    # In a separate process, these handlers would be gone.
     for handler in set(logging.getLogger("trainer").handlers) - set(handlers):
         logging.getLogger("trainer").removeHandler(handler)
     return Path(stock.output_path) / "checkpoint_4.pth"
 
 
 def stock_run_once(made_once: Callable[..., Path], name: str, corpus: Corpus, **given: Any) -> Path:
-    """`stock_run`, made once, by a name, and without the DVAE, two thirds of it; not to be written to."""
+    """Return the checkpoint of a named `stock_run` that all workers share; read-only.
+
+    The DVAE, two thirds of the file, is removed.
+    """
 
     def fill(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -232,10 +245,10 @@ def stock_run_once(made_once: Callable[..., Path], name: str, corpus: Corpus, **
 
 
 def configured(flags: Iterable[object]) -> tuple[Start, NewLanguageConfig]:
-    """What the recipe makes of some flags, up to the vocabulary."""
-    given = parse_flags([str(part) for part in flags])
-    start = open_checkpoint(given, Ranks())
-    config = resolve_config(given, start)
+    """Return the recipe's start and configuration for some flags, with the vocabulary checked."""
+    parsed = parse_flags([str(part) for part in flags])
+    start = open_checkpoint(parsed, Ranks())
+    config = resolve_config(parsed, start)
     validate_config(config, start)
     match_vocabulary(config, start)
     return start, config
@@ -249,13 +262,21 @@ def changed_vocabulary(
     remove: Sequence[str] = (),
     exchange: Mapping[str, str] | None = None,
 ) -> Path:
-    """A vocabulary with tokens appended, removed (with the merges that need them; later ids close up) or exchanged."""
+    """Write a vocabulary with tokens appended, removed or exchanged, and return its path.
+
+    Args:
+        vocab: The original vocabulary file.
+        output: The file to write.
+        add: Tokens to append.
+        remove: Tokens to remove, with the merges that need them. Later ids move down by one each.
+        exchange: Pairs of tokens that exchange their ids.
+    """
     data = json.loads(vocab.read_text(encoding="utf-8"))
     tokens, merges = data["model"]["vocab"], [tuple(merge.split(" ")) for merge in data["model"]["merges"]]
     for token in remove:
-        gone = tokens.pop(token)
+        removed_id = tokens.pop(token)
         for other, number in tokens.items():
-            tokens[other] = number - (number > gone)
+            tokens[other] = number - (number > removed_id)
         merges = [merge for merge in merges if token not in (*merge, "".join(merge))]
     for token in add:
         tokens[token] = max(tokens.values()) + 1

@@ -1,4 +1,4 @@
-"""Samples by the values that a test is about."""
+"""Samples for tests that set only the fields they need."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from xtts_extend.data.sample import Sample
 
 
 def make_sample(text: str = "Hello", **fields: Any) -> Sample:
-    """A sample of a manifest with one bare recording, but for these fields; nothing of it exists."""
-    start = {"audio_file": "/nowhere/a.wav", "language": "en", "manifest_audio_file": "a.wav"}
-    return Sample(text=text, **start | fields)
+    """Return a sample with these fields and defaults for the others; its recording does not exist."""
+    defaults = {"audio_file": "/nowhere/a.wav", "language": "en", "manifest_audio_file": "a.wav"}
+    return Sample(text=text, **defaults | fields)

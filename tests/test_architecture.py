@@ -1,4 +1,4 @@
-"""Who may import whom: rooms know only what lies below them (docs/architecture.md)."""
+"""Import rules: packages import only packages below them (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "xtts_extend"
-#: From the top to the bottom; rooms of one line do not know each other.
-ROOMS = (
+#: Packages and top-level modules from top to bottom. Those on the same level do not import each other.
+LEVELS = (
     {"__main__"},
     {"cli"},
     {"commands"},
@@ -28,47 +28,48 @@ ROOMS = (
     {"errors"},
     {"__init__"},
 )
-LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-#: A corpus is the texts of manifests, which `data` reads.
+LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
+#: These modules read the texts of manifests, which `data` parses.
 EXCEPTIONS = {
-    (module, room) for module in ("text/corpus.py", "text/verify.py") for room in ("data.rows", "data.unspoken")
+    (module, name) for module in ("text/corpus.py", "text/verify.py") for name in ("data.rows", "data.unspoken")
 }
 MODULES = sorted(file.relative_to(PACKAGE).as_posix() for file in PACKAGE.rglob("*.py"))
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
+    """Return the package of a module path, or the module's name if it is at the top level."""
     return module.split("/")[0].removesuffix(".py")
 
 
 def imported(module: str) -> set[str]:
-    """What a module imports of the package, as "room" or "room.module", in functions as well."""
-    found = set()
+    """Return a module's imports from xtts_extend, as "package" or "package.module"; local imports count too."""
+    names = set()
     for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xtts_extend":
             inside = node.module.removeprefix("xtts_extend").lstrip(".")
-            found |= {inside} if inside else {alias.name for alias in node.names}
+            names |= {inside} if inside else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name[12:] for alias in node.names if alias.name.startswith("xtts_extend.")}
-    return found
+            names |= {alias.name[12:] for alias in node.names if alias.name.startswith("xtts_extend.")}
+    return names
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if "/" in module])
-def test_imports_run_downwards(module):
-    own = room_of(module)
+def test_modules_import_only_lower_packages(module):
+    own = package_of(module)
     for name in imported(module):
         other = name.split(".")[0]
         if other in LEVEL and other != own and (module, name) not in EXCEPTIONS:
-            assert LEVEL[other] > LEVEL[own], f"{module} imports {name}, which does not lie below it"
+            assert LEVEL[other] > LEVEL[own], f"{module} imports {name}, which is not below it."
 
 
-def test_every_room_is_on_the_map():
-    assert {room_of(module) for module in MODULES} == LEVEL.keys()
-    drawn = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    by_name = [module for module in MODULES if not module.startswith("commands/") and "__init__" not in module]
-    assert [module for module in by_name if Path(module).name not in drawn] == []
+def test_every_module_is_in_the_architecture_page():
+    assert {package_of(module) for module in MODULES} == LEVEL.keys()
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    listed = [module for module in MODULES if not module.startswith("commands/") and "__init__" not in module]
+    assert [module for module in listed if Path(module).name not in page] == []
 
 
-def test_no_two_modules_have_one_name():
+def test_module_names_are_unique():
     names = Counter(Path(module).name for module in MODULES)
     names.pop("__init__.py")
     assert [name for name, count in names.items() if count > 1] == []
@@ -82,5 +83,5 @@ def test_no_two_modules_have_one_name():
         ("(GPTTrainer):", {"model/gpt_trainer.py"}),
     ],
 )
-def test_what_one_module_alone_does(text, allowed):
+def test_only_one_module_does_this(text, allowed):
     assert {module for module in MODULES if text in (PACKAGE / module).read_text(encoding="utf-8")} == allowed

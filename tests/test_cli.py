@@ -1,4 +1,4 @@
-"""The commands: exit codes, JSON keys, one clear line on errors."""
+"""Commands: exit codes, JSON keys, and errors of one line."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from xtts_extend.errors import CheckpointError
 
 
 def run(capsys, *argv):
-    """Exit code, standard output, standard error."""
+    """Run a command, and return its exit code, stdout and stderr."""
     try:
         code = cli.main([str(part) for part in argv])
     except SystemExit as stop:
@@ -37,7 +37,7 @@ def test_inspect_as_json(capsys, mini_base):
     assert "kind" in run(capsys, "inspect", mini_base / "model.pth")[1]
 
 
-def test_errors_are_one_line_and_code_two(capsys, tmp_path):
+def test_errors_are_one_line_with_exit_code_2(capsys, tmp_path):
     code, out, err = run(capsys, "inspect", tmp_path / "ምንም none.pth")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -45,8 +45,8 @@ def test_errors_are_one_line_and_code_two(capsys, tmp_path):
     assert "Traceback" not in err
 
 
-def test_a_traceback_only_on_request(tmp_path):
-    """The error itself goes through, and Python prints it as any other."""
+def test_debug_shows_the_traceback(tmp_path):
+    """The exception is not caught, so Python prints its traceback."""
     with pytest.raises(CheckpointError):
         cli.main(["inspect", str(tmp_path / "none.pth"), "--debug"])
 
@@ -95,7 +95,7 @@ def test_vocabulary_commands(capsys, mini_base, amharic, tmp_path):
     assert run(capsys, "check-vocab", "--base-vocab", base, "--vocab", vocab, "--text", english)[0] == 1
 
 
-def test_a_language_that_the_base_knows(capsys, mini_base, amharic, tmp_path):
+def test_a_language_that_the_base_supports(capsys, mini_base, amharic, tmp_path):
     code, _, err = run(
         capsys, "extend-vocab", "--base-vocab", mini_base / "vocab.json", "--language", "en", "--text", amharic,
         "--size", 20, "--output", tmp_path / "v.json",
@@ -148,7 +148,7 @@ def test_help_does_not_load_torch():
 
 
 def test_inspection_reads_only_the_header(tmp_path):
-    """A gigabyte of tensors, in well under a second."""
+    """Inspecting a file with 1 GB of tensors takes less than a second."""
     from xtts_extend import inspect_checkpoint
 
     path = tmp_path / "checkpoint_1.pth"
@@ -162,7 +162,7 @@ def test_inspection_reads_only_the_header(tmp_path):
     assert info.size_bytes > 2**30
 
 
-def test_a_reader_that_goes_away_is_no_error(mini_base):
+def test_a_closed_output_pipe_is_not_an_error(mini_base):
     command = [sys.executable, "-m", "xtts_extend.cli", "inspect", str(mini_base)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
@@ -170,7 +170,7 @@ def test_a_reader_that_goes_away_is_no_error(mini_base):
     assert process.wait() == 0
 
 
-def test_an_interruption_is_one_word(monkeypatch, capsys, mini_base):
+def test_an_interrupt_prints_one_word(monkeypatch, capsys, mini_base):
     def interrupted(*arguments, **named):
         raise KeyboardInterrupt
 

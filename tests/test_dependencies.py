@@ -1,4 +1,4 @@
-"""What we reach into of other packages: each symbol exists in the shape we rely on, and each package is bounded."""
+"""Dependencies: the symbols that we use exist with the expected names, and every package has an upper bound."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from xtts_extend.environment import TESTED
 ROOT = Path(__file__).resolve().parents[1]
 GPT_TRAINER = "TTS.tts.layers.xtts.trainer.gpt_trainer"
 
-#: Package → module, symbol in it, and the names that its signature (a function), its members (a class) or its keys (a
-#: table) must have.
+#: By package: module, symbol, and names that the symbol must have as parameters (function), members (class) or keys
+#: (dictionary).
 REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
     "coqui-tts": [
-        # subclassed by model/gpt_trainer.py, and by run/config.py
+        # Subclassed by model/gpt_trainer.py and run/config.py.
         (GPT_TRAINER, "GPTTrainer", {"format_batch", "train_step", "on_train_epoch_start", "on_init_end"}),
         (GPT_TRAINER, "GPTTrainer.__init__", {"config"}),
         (GPT_TRAINER, "GPTTrainer.train_step", {"batch", "criterion", "optimizer_idx"}),
         (GPT_TRAINER, "GPTTrainer.get_data_loader", {"config", "is_eval", "samples"}),
         (GPT_TRAINER, "GPTTrainerConfig", {"lr", "optimizer", "optimizer_params", "lr_scheduler", "test_sentences"}),
         (GPT_TRAINER, "GPTArgs", {"xtts_checkpoint", "gpt_checkpoint", "dvae_checkpoint", "mel_norm_file"}),
-        # patched by text/tokenizer.py
+        # Patched by text/tokenizer.py.
         ("TTS.tts.layers.xtts.tokenizer", "VoiceBpeTokenizer.preprocess_text", {"txt", "lang"}),
         ("TTS.tts.layers.xtts.tokenizer", "VoiceBpeTokenizer.encode", {"txt", "lang"}),
         ("TTS.tts.layers.xtts.tokenizer", "split_sentence", {"text", "lang", "text_split_length"}),
         ("TTS.tts.models.xtts", "split_sentence", {"text", "lang", "text_split_length"}),
         ("TTS.tts.models.xtts", "Xtts.synthesize", {"text", "config", "language"}),
-        # computed anew by model/forward.py, from its parts
+        # Reimplemented by model/forward.py with coqui's submodules.
         ("TTS.tts.layers.xtts.gpt", "GPT.get_style_emb", {"cond_input", "return_latent"}),
         ("TTS.tts.layers.xtts.gpt", "GPT.forward", {"text_inputs", "audio_codes", "cond_mels", "cond_idxs"}),
         ("TTS.tts.layers.xtts.gpt", "GPT.generate", {"cond_latents", "text_inputs"}),
         ("TTS.tts.layers.xtts.gpt", "GPT.init_gpt_for_inference", {"kv_cache", "use_deepspeed"}),
         ("TTS.tts.layers.tortoise.arch_utils", "QKVAttentionLegacy.forward", {"qkv", "mask", "rel_pos"}),
-        # built and called piece by piece by model/codec.py, model/voice.py and speaking.py
+        # Built and called by model/codec.py, model/voice.py and speaking.py.
         ("TTS.tts.layers.xtts.dvae", "DiscreteVAE.__init__", {"num_tokens", "codebook_dim", "hidden_dim"}),
         ("TTS.tts.layers.xtts.dvae", "DiscreteVAE.get_codebook_indices", set()),
         ("TTS.tts.layers.tortoise.arch_utils", "TorchMelSpectrogram.__init__", {"mel_norm_file", "sampling_rate"}),
@@ -51,7 +51,7 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
         ("TTS.tts.datasets", "load_tts_samples", {"config", "eval_split"}),
     ],
     "coqui-tts-trainer": [
-        # subclassed by training/trainer.py
+        # Subclassed by training/trainer.py.
         ("trainer", "Trainer.__init__", {"args", "config", "output_path", "model", "parse_command_line_args"}),
         ("trainer", "Trainer.init_training", {"args", "coqpit_overrides", "config"}),
         ("trainer", "Trainer.train_step", {"batch", "batch_n_steps", "step", "loader_start_time"}),
@@ -82,13 +82,13 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
         ("torch.overrides", "TorchFunctionMode.__torch_function__", {"func", "types", "args", "kwargs"}),
     ],
     "torchaudio": [("torchaudio.functional", "resample", {"lowpass_filter_width", "rolloff", "resampling_method"})],
-    # coqui-tts will not be imported without it, and we do not call it
+    # Only needed to import coqui-tts.
     "torchcodec": [],
     "transformers": [
         ("transformers.integrations.sdpa_attention", "sdpa_attention_forward", {"attention_mask", "scaling"}),
         ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS", {"sdpa"}),
         ("transformers", "GPT2Config", {"_attn_implementation"}),
-        # by coqui-tts: its generation derives from these
+        # Base classes of coqui-tts's generation code.
         ("transformers", "GenerationMixin", {"generate", "prepare_inputs_for_generation"}),
         ("transformers", "GPT2PreTrainedModel", {"forward", "config_class"}),
     ],
@@ -119,44 +119,44 @@ SYMBOLS = [(module, symbol, names) for symbols in REACHED_INTO.values() for modu
 
 
 def requirements() -> dict[str, Requirement]:
-    """Everything that setup.cfg asks for, its extras included, by name."""
+    """Return all requirements in setup.cfg, extras included, by package name."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     texts = [config["options"]["install_requires"], *config["options.extras_require"].values()]
     lines = [line.strip() for text in texts for line in text.splitlines()]
-    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return {requirement.name: requirement for requirement in found}
+    parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {requirement.name: requirement for requirement in parsed}
 
 
 def locked() -> list[Requirement]:
-    """The lines of constraints.txt."""
+    """Return the requirements in constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return [Requirement(line) for line in lines if line and not line.lstrip().startswith("#")]
 
 
-def names_of(thing: object) -> set[str]:
-    """Keys of a table, members and fields of a class, parameters of a function."""
-    if isinstance(thing, type):
-        return {*dir(thing), *getattr(thing, "__dataclass_fields__", {})}
-    if callable(thing):
-        return set(inspect.signature(thing).parameters)
-    return set(thing)
+def names_of(value: object) -> set[str]:
+    """Return the members and fields of a class, the parameters of a function, or the keys of a dictionary."""
+    if isinstance(value, type):
+        return {*dir(value), *getattr(value, "__dataclass_fields__", {})}
+    if callable(value):
+        return set(inspect.signature(value).parameters)
+    return set(value)
 
 
-@pytest.mark.parametrize(("module", "symbol", "names"), SYMBOLS, ids=[f"{one[0]}.{one[1]}" for one in SYMBOLS])
-def test_what_we_reach_into_is_there(module, symbol, names):
+@pytest.mark.parametrize(("module", "symbol", "names"), SYMBOLS, ids=[f"{entry[0]}.{entry[1]}" for entry in SYMBOLS])
+def test_the_symbols_that_we_use_exist(module, symbol, names):
     if module == "espeakng_loader":
         pytest.importorskip(module, reason="only with the extra 'demo'")
-    thing = importlib.import_module(module)
+    value = importlib.import_module(module)
     for part in symbol.split("."):
-        thing = getattr(thing, part)
-    assert names - names_of(thing) == set()
+        value = getattr(value, part)
+    assert names - names_of(value) == set()
 
 
 @pytest.mark.parametrize("package", REACHED_INTO)
-def test_it_is_bounded(package):
+def test_packages_have_upper_bounds(package):
     operators = {specifier.operator for specifier in requirements()[package].specifier}
-    assert operators & {"<", "<=", "=="}, f"{package} has no upper bound in setup.cfg"
+    assert operators & {"<", "<=", "=="}, f"{package} has no upper bound in setup.cfg."
 
 
 def test_the_lock_is_within_the_bounds():
@@ -165,27 +165,27 @@ def test_the_lock_is_within_the_bounds():
         (pin,) = requirement.specifier
         assert pin.operator == "=="
         if requirement.name in wanted:
-            assert wanted[requirement.name].specifier.contains(pin.version), f"{requirement}: run make lock"
+            assert wanted[requirement.name].specifier.contains(pin.version), f"{requirement}: Run make lock."
     missing = set(wanted) - {requirement.name for requirement in locked()}
-    assert not missing, "run make lock"
+    assert not missing, "Run make lock."
 
 
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
-def test_the_lock_names_one_version_for_each_python(python):
+def test_the_lock_has_one_version_per_package(python):
     environment = {
         "python_version": python, "python_full_version": f"{python}.9", "sys_platform": "linux", "os_name": "posix",
         "platform_machine": "x86_64", "platform_python_implementation": "CPython", "implementation_name": "cpython",
     }  # fmt: skip
-    pinned = [one.name for one in locked() if one.marker is None or one.marker.evaluate(environment)]
+    pinned = [pin.name for pin in locked() if pin.marker is None or pin.marker.evaluate(environment)]
     assert len(pinned) == len(set(pinned))
     assert set(requirements()) <= set(pinned)
 
 
-def test_the_tested_versions_are_the_locks():
+def test_the_tested_versions_are_those_of_the_lock():
     newest: dict[str, Version] = {}
     for requirement in locked():
         (pin,) = requirement.specifier
         newest[requirement.name] = max(newest.get(requirement.name, Version("0")), Version(pin.version))
     assert {package: str(newest[package]) for package in TESTED} == TESTED
-    # the ones that only the extra `demo` brings have no say in whether training works
+    # Training does not need the packages of the extra `demo`.
     assert set(TESTED) == set(REACHED_INTO) - {"espeakng-loader"}

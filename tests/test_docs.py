@@ -1,4 +1,4 @@
-"""What the documentation names is there: files, headings, commands and flags."""
+"""Files, headings, commands and flags that the documentation mentions exist."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ _FLAG = re.compile(r"(?<!\S)--[a-z][a-z0-9-]*(?![a-z0-9.-])")
 
 
 def slugs(page: Path) -> set[str]:
-    """The anchors of a page's headings, as the usual renderers name them."""
+    """Return the anchors of a page's headings, as common Markdown renderers generate them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Return all option strings of a parser."""
     return {option for action in parser._actions for option in action.option_strings}
 
 
 def commands() -> dict[str, set[str]]:
-    """The flags of each command, and of the recipe."""
+    """Return the flags of each command and of the recipe, by name."""
     (choices,) = (a.choices for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     return {name: flags_of(parser) for name, parser in choices.items()} | {"recipe": flags_of(make_recipe_parser())}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_and_headings(page: Path) -> None:
+def test_links_point_to_existing_files_and_headings(page: Path) -> None:
     broken = []
     for target, anchor in _LINK.findall(page.read_text(encoding="utf-8")):
         file = page.parent / target if target else page
@@ -44,7 +45,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_typed_commands_have_these_flags(page: Path) -> None:
+def test_commands_in_the_docs_have_valid_flags(page: Path) -> None:
     known, unknown = commands(), []
     for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         typed = re.match(r"\s*(?:.*/)?xtts-extend ([a-z-]+)|.*(train_gpt_xtts\.py|RECIPE) ", line)

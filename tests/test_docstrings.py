@@ -1,4 +1,4 @@
-"""The examples in docstrings run, in a folder that looks like a user's."""
+"""Examples in docstrings run in a folder like a user's."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MODULES = {
 
 @pytest.fixture
 def user_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with what the module's examples name.
+    """A working directory with the files that the module's examples use.
 
-    `XTTS`: a base model. `train.csv`, `val.csv`, `am.txt`: an Amharic corpus. `am/vocab.json`: its extended vocabulary.
-    `runs/RUN`: a run of four steps.
+    `XTTS` is a base model, `train.csv`, `val.csv` and `am.txt` are an Amharic corpus, `am/vocab.json` is its extended
+    vocabulary, and `runs/RUN` is a run of four steps.
     """
     source = MODULES[request.getfixturevalue("module")].read_text(encoding="utf-8")
     if any(name in source for name in ("XTTS", "am/vocab.json", "train.csv", "am.txt", "runs/RUN")):

@@ -1,4 +1,4 @@
-"""Combinations of packages that do not work are named at once, and check-env tries the rest for real."""
+"""Known conflicts between package versions are reported before imports, and check-env tests the installation."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from xtts_extend.commands import check_env
 from xtts_extend.environment import KNOWN_CONFLICTS, TESTED, Conflict, conflicts, installed_versions, newer_than_tested
 from xtts_extend.errors import InstallationError
 
-#: Installed side by side by the lock, with what coqui-tts forgets to ask for.
-SOUND = TESTED | {"six": "1.17.0"}
+#: Versions without conflicts, with a package that coqui-tts needs but does not require.
+WORKING = TESTED | {"six": "1.17.0"}
 
 
 @pytest.mark.parametrize(
@@ -37,32 +37,32 @@ SOUND = TESTED | {"six": "1.17.0"}
     ],
 )
 def test_each_known_conflict_is_named_with_its_fix(changed, package):
-    installed = {name: version for name, version in (SOUND | changed).items() if version}
+    installed = {name: version for name, version in (WORKING | changed).items() if version}
     (line,) = conflicts(installed)
     assert line.startswith(package)
     assert "Run `pip " in line
-    assert conflicts(SOUND) == []
+    assert conflicts(WORKING) == []
 
 
-def test_local_and_unreadable_versions():
-    assert conflicts(SOUND | {"torch": "2.11.0+cu130", "torchaudio": "2.11.0+cpu"}) == []
-    assert newer_than_tested(SOUND | {"torch": "2.11.0+cu130"}) == []
-    assert conflicts(SOUND | {"torch": "built by hand"}) == []
-    assert newer_than_tested(SOUND | {"peft": "99.0"}) == [f"peft 99.0 (tested up to {TESTED['peft']})"]
+def test_local_and_invalid_versions():
+    assert conflicts(WORKING | {"torch": "2.11.0+cu130", "torchaudio": "2.11.0+cpu"}) == []
+    assert newer_than_tested(WORKING | {"torch": "2.11.0+cu130"}) == []
+    assert conflicts(WORKING | {"torch": "built by hand"}) == []
+    assert newer_than_tested(WORKING | {"peft": "99.0"}) == [f"peft 99.0 (tested up to {TESTED['peft']})"]
 
 
-def test_no_conflict_forbids_what_was_tested():
-    assert not any(conflict.applies(SOUND) for conflict in KNOWN_CONFLICTS)
+def test_tested_versions_have_no_conflicts():
+    assert not any(conflict.applies(WORKING) for conflict in KNOWN_CONFLICTS)
     assert Conflict({"torch": ">=2.12", "torchaudio": "<2.12"}, "", "").applies({"torch": "2.12", "torchaudio": "2.11"})
     assert not Conflict({"torch": ">=2.12", "torchaudio": "<2.12"}, "", "").applies({"torch": "2.12"})
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Lets the guard see other versions than are installed."""
+    """A function that changes the versions that the environment check sees."""
 
     def pretend(**changed):
-        versions = SOUND | changed
+        versions = WORKING | changed
         monkeypatch.setattr(environment, "installed_versions", lambda: versions)
 
     monkeypatch.delenv(environment.IGNORE_VARIABLE, raising=False)
@@ -70,7 +70,7 @@ def installed(monkeypatch):
     return pretend
 
 
-def test_the_guard(installed, capsys, monkeypatch):
+def test_require_environment(installed, capsys, monkeypatch):
     installed()
     environment.require_environment()
     assert capsys.readouterr().err == ""
@@ -82,7 +82,7 @@ def test_the_guard(installed, capsys, monkeypatch):
     assert capsys.readouterr().err.startswith("warning: transformers 5.24.0 with coqui-tts 0.28.0 does not work")
 
 
-def test_newer_than_tested_is_one_line_of_one_process(installed, capsys, monkeypatch):
+def test_newer_versions_are_one_warning_of_one_process(installed, capsys, monkeypatch):
     installed(peft="99.0", pysbd="98.0")
     environment.require_environment()
     (line,) = capsys.readouterr().err.splitlines()
@@ -95,16 +95,16 @@ def test_newer_than_tested_is_one_line_of_one_process(installed, capsys, monkeyp
 
 @pytest.fixture
 def with_transformers_5_24(tmp_path):
-    """Environment variables of a process that finds transformers 5.24.0 before the installed one."""
-    found = tmp_path / "in front" / "transformers-5.24.0.dist-info"
-    found.mkdir(parents=True)
-    (found / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.24.0\n", encoding="utf-8")
-    path = os.pathsep.join(filter(None, [str(found.parent), os.environ.get("PYTHONPATH")]))
+    """Environment variables with which a process finds transformers 5.24.0 before the installed version."""
+    metadata = tmp_path / "in front" / "transformers-5.24.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 5.24.0\n", encoding="utf-8")
+    path = os.pathsep.join(filter(None, [str(metadata.parent), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, environment.IGNORE_VARIABLE: "0"}
 
 
-#: Runs a script or module and then says which of the heavy packages it imported.
-_WATCHED = """
+#: Script that runs another script or module and then prints which large packages it imported.
+_PRINT_IMPORTS = """
 import runpy, sys
 try:
     sys.argv = sys.argv[1:]
@@ -123,8 +123,8 @@ finally:
     ],
     ids=["recipe", "speak", "inspect --base"],
 )
-def test_a_known_conflict_stops_before_anything_heavy_is_imported(arguments, with_transformers_5_24):
-    command = [sys.executable, "-c", _WATCHED, *arguments]
+def test_a_known_conflict_stops_before_large_imports(arguments, with_transformers_5_24):
+    command = [sys.executable, "-c", _PRINT_IMPORTS, *arguments]
     done = subprocess.run(command, env=with_transformers_5_24, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout.strip() == "imported: []"
@@ -133,14 +133,14 @@ def test_a_known_conflict_stops_before_anything_heavy_is_imported(arguments, wit
     assert 'pip install "transformers<5.24"' in line
 
 
-def test_every_other_command_is_guarded():
+def test_all_other_commands_check_the_environment():
     (commands,) = (action.choices for action in cli.make_parser()._actions if isinstance(action.choices, dict))
-    unguarded = {name for name, parser in commands.items() if not parser.get_default("needs_coqui")}
-    # `inspect` without a base reads a header, and check-env is what finds conflicts
-    assert unguarded == {"inspect", "check-env"}
+    unchecked = {name for name, parser in commands.items() if not parser.get_default("needs_coqui")}
+    # `inspect` without a base only reads a header, and check-env reports conflicts itself.
+    assert unchecked == {"inspect", "check-env"}
 
 
-def test_installed_versions_are_what_is_installed():
+def test_installed_versions():
     import torch
 
     assert installed_versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
@@ -149,12 +149,12 @@ def test_installed_versions_are_what_is_installed():
 
 @pytest.fixture
 def quick_trial(monkeypatch):
-    """check-env without its trials, which take seconds."""
+    """check-env without its slow steps."""
     for step in ("_import", "_make_base", "_train", "_read_checkpoint", "_speak"):
         monkeypatch.setattr(check_env, step, lambda *work, step=step: f"{step} ran")
 
 
-def test_check_env_says_what_fails_and_tries_nothing_after_it(quick_trial, monkeypatch, capsys):
+def test_check_env_reports_the_failed_step_and_skips_the_rest(quick_trial, monkeypatch, capsys):
     def broken(work):
         print("what the trainer prints")
         raise RuntimeError("no\nluck")
@@ -172,8 +172,8 @@ def test_check_env_says_what_fails_and_tries_nothing_after_it(quick_trial, monke
     assert "in broken" in printed.err
 
 
-def test_check_env_names_a_conflict_and_tries_all_the_same(quick_trial, monkeypatch, capsys):
-    versions = SOUND | {"transformers": "5.24.0"}
+def test_check_env_reports_a_conflict_and_still_runs_all_steps(quick_trial, monkeypatch, capsys):
+    versions = WORKING | {"transformers": "5.24.0"}
     monkeypatch.setattr(check_env, "installed_versions", lambda: versions)
     assert cli.main(["check-env"]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -184,8 +184,8 @@ def test_check_env_names_a_conflict_and_tries_all_the_same(quick_trial, monkeypa
     assert any(line.startswith("ok    a sentence is generated and decoded: _speak ran") for line in lines)
 
 
-def test_requirements_that_are_not_met(monkeypatch):
-    asked = {"xtts_extend": ["peft<1", 'ruff; extra == "test"'], "peft": ["torch>=9", "nowhere"], "torch": ["peft"]}
+def test_unmet_requirements(monkeypatch):
+    required = {"xtts_extend": ["peft<1", 'ruff; extra == "test"'], "peft": ["torch>=9", "nowhere"], "torch": ["peft"]}
     versions = {"xtts_extend": "0.1.0", "peft": "0.21", "torch": "2.11.0"}
 
     def version(name):
@@ -193,7 +193,7 @@ def test_requirements_that_are_not_met(monkeypatch):
             raise check_env.metadata.PackageNotFoundError(name)
         return versions[name]
 
-    monkeypatch.setattr(check_env.metadata, "requires", asked.get)
+    monkeypatch.setattr(check_env.metadata, "requires", required.get)
     monkeypatch.setattr(check_env.metadata, "version", version)
     assert sorted(check_env.unmet_requirements()) == [
         "peft asks for nowhere, which is not installed",
@@ -203,7 +203,7 @@ def test_requirements_that_are_not_met(monkeypatch):
 
 @pytest.mark.slow
 def test_check_env_for_real(with_transformers_5_24):
-    """In this environment it finds nothing, in under a minute, and 5.24 in front of it."""
+    """check-env passes in this environment in less than a minute, and reports transformers 5.24.0."""
     command = [sys.executable, "-m", "xtts_extend.cli", "check-env", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

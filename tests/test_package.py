@@ -1,4 +1,4 @@
-"""What a wheel and a source distribution bring along."""
+"""Contents of the wheel and the source distribution."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import xtts_extend
 
 
 def require_recipe(wheel, folder, option, site):
-    """Install a wheel below a folder: its command finds the recipe there, and copies and runs it."""
+    """Install a wheel into a folder, and require that its command finds, copies and runs the recipe there."""
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", option, folder, wheel]
     subprocess.run(install, check=True)
 
@@ -43,8 +43,8 @@ def require_recipe(wheel, folder, option, site):
 def test_wheel_and_source_distribution(tmp_path):
     pytest.importorskip("build", reason="only with the extra 'build'")
     if not (ROOT / ".git").exists():
-        pytest.skip("only in a checkout: it builds from the files that git knows")
-    # from a copy: building leaves folders behind
+        pytest.skip("only in a git checkout, because it builds from tracked files")
+    # Builds from a copy, because building leaves folders behind.
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     for name in filter(None, files):
         copy = tmp_path / "source" / name
@@ -73,10 +73,10 @@ def test_wheel_and_source_distribution(tmp_path):
     assert modules <= inside
     target, prefix = tmp_path / "ኢላማ target", tmp_path / "prefix"
     require_recipe(wheel, target, "--target", target)
-    # the layout of `--user` as well
+    # `--user` has the same layout.
     site = Path(sysconfig.get_path("purelib", vars={"base": str(prefix), "platbase": str(prefix)}))
     require_recipe(wheel, prefix, "--prefix", site)
     (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        brought = {entry.removeprefix(f"{name}/") for entry in archive.getnames()}
-    assert {"constraints.txt", "Makefile", "docs/README.md", "tests/test_package.py"} <= brought
+        contents = {entry.removeprefix(f"{name}/") for entry in archive.getnames()}
+    assert {"constraints.txt", "Makefile", "docs/README.md", "tests/test_package.py"} <= contents

@@ -1,4 +1,4 @@
-"""Where the recipes are found, and what a copy is."""
+"""Finding and copying recipes."""
 
 import errno
 import os
@@ -45,13 +45,13 @@ def test_recipe_of_an_installation(tmp_path, monkeypatch, package, record, scrip
     assert recipes.find_recipe() == installed
 
 
-def test_unknown_recipes_are_answered_with_the_known_ones():
+def test_an_unknown_recipe_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"no recipe 'new-language'. The recipes are: new_language\."):
         recipes.find_recipe("new-language")
 
 
 @pytest.mark.parametrize(
-    ("given", "written"),
+    ("target", "written"),
     [
         (None, NAME),
         ("mine.py", "mine.py"),
@@ -63,16 +63,16 @@ def test_unknown_recipes_are_answered_with_the_known_ones():
     ],
     ids=["no path", "file", "capitals", "file in new folders", "folder", "folder like a file", "new folder"],
 )
-def test_where_a_copy_goes(tmp_path, monkeypatch, given, written):
+def test_path_of_a_copy(tmp_path, monkeypatch, target, written):
     monkeypatch.chdir(tmp_path)
     for folder in ("folder", "folder.py"):
         (tmp_path / folder).mkdir()
-    assert recipes.copy_recipe("new_language", given and Path(given)) == Path(written)
+    assert recipes.copy_recipe("new_language", target and Path(target)) == Path(written)
     assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()] == [written]
 
 
-@pytest.mark.parametrize("given", [".", "folder/notes", NAME, "link.py"])
-def test_a_copy_overwrites_nothing(tmp_path, monkeypatch, given):
+@pytest.mark.parametrize("target", [".", "folder/notes", NAME, "link.py"])
+def test_a_copy_overwrites_nothing(tmp_path, monkeypatch, target):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     for name in (NAME, "folder/notes"):
@@ -80,28 +80,28 @@ def test_a_copy_overwrites_nothing(tmp_path, monkeypatch, given):
     (tmp_path / "link.py").symlink_to("nowhere.py")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match="exists already|is a file, and a folder was expected"):
-        recipes.copy_recipe("new_language", Path(given))
+        recipes.copy_recipe("new_language", Path(target))
     assert sorted(tmp_path.rglob("*")) == before
     assert [(tmp_path / name).read_text() for name in (NAME, "folder/notes")] == ["mine", "mine"]
     assert (tmp_path / "link.py").is_symlink()
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
-    opened = Path.open
+    path_open = Path.open
 
-    def reading_alone(path, mode="r", *arguments, **named):
+    def open_read_only(path, mode="r", *arguments, **named):
         if "w" in mode:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return opened(path, mode, *arguments, **named)
+        return path_open(path, mode, *arguments, **named)
 
-    monkeypatch.setattr(Path, "open", reading_alone)
+    monkeypatch.setattr(Path, "open", open_read_only)
     with pytest.raises(MachineError, match="could not be written: .*Permission denied"):
         recipes.copy_recipe("new_language", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_copy_knows_its_release(tmp_path, monkeypatch, capsys):
-    """It is the recipe and says so; it warns where another release is installed, and runs."""
+def test_a_copy_records_its_release(tmp_path, monkeypatch, capsys):
+    """A copy names the recipe and its release, and warns if another release is installed, but runs."""
     copy = recipes.copy_recipe("new_language", tmp_path)
     lines = copy.read_text(encoding="utf-8").splitlines()
     original = recipes.find_recipe().read_text(encoding="utf-8").splitlines()
