@@ -1,4 +1,4 @@
-"""A small vocabulary of XTTS's shape, and recordings of a buzzing voice."""
+"""Fixtures: a small vocabulary with the layout of XTTS's, and synthetic recordings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WriteVoice = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> VoiceBpeTokenizer:
-    """Letters, punctuation, two merges and the tags of English and German, with the special ids of XTTS."""
+    """A tokenizer with letters, punctuation, two merges, the tags of English and German, and XTTS's special ids."""
     special = ["[STOP]", "[UNK]", "[SPACE]"]
     letters = [*special, *"!'(),-.:;?", *string.ascii_lowercase, *"äöüß", "th", "the", "[START]", "[en]", "[de]"]
     bpe = models.BPE({token: i for i, token in enumerate(letters)}, [("t", "h"), ("th", "e")], unk_token="[UNK]")
@@ -32,7 +32,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> VoiceBpeTokenizer:
 
 @pytest.fixture(scope="session")
 def write_voice() -> WriteVoice:
-    """Writer of a recording whose samples depend on `seed`; its format follows the suffix."""
+    """A function that writes a recording whose samples depend on `seed` and whose format follows the suffix."""
 
     def write(
         path: Path, seconds: float = 1.0, rate: int = SAMPLE_RATE, channels: int = 1, seed: int = 0, gain: float = 0.5
@@ -50,7 +50,7 @@ def write_voice() -> WriteVoice:
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., Path]:
-    """Writer of samples, [frames] in [-1, 1], by one of FFmpeg's encoders."""
+    """A function that encodes samples, [frames] in [-1, 1], with one of FFmpeg's encoders."""
     import av
 
     def write(path: Path, samples: np.ndarray, rate: int, codec: str, container: str, **options: str) -> Path:
@@ -58,12 +58,12 @@ def encode() -> Callable[..., Path]:
             stream = file.add_stream(codec, rate=rate, layout="mono")
             stream.bit_rate = 64000 if codec != "libopencore_amrnb" else 12200
             stream.codec_context.open()
-            shaped = av.AudioResampler(
+            resampler = av.AudioResampler(
                 stream.codec_context.format.name, "mono", rate, frame_size=stream.codec_context.frame_size or 1024
             )
             frame = av.AudioFrame.from_ndarray(samples.astype(np.float32)[None], format="fltp", layout="mono")
             frame.sample_rate = rate
-            for part in [*shaped.resample(frame), *shaped.resample(None)]:
+            for part in [*resampler.resample(frame), *resampler.resample(None)]:
                 file.mux(stream.encode(part))
             file.mux(stream.encode(None))
         return path

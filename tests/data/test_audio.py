@@ -12,7 +12,7 @@ from xtts_extend.data.audio import audio_length, load_audio, load_slice, save_wa
 from xtts_extend.errors import DataError
 
 
-def test_load_audio_averages_resamples_and_clips_as_stock_does(tmp_path: Path) -> None:
+def test_load_audio_averages_resamples_and_clips_like_coqui(tmp_path: Path) -> None:
     samples = np.random.default_rng(0).normal(0, 0.7, (9000, 2)).astype(np.float32)
     soundfile.write(tmp_path / "stereo.wav", samples, 44100, subtype="FLOAT")
     audio = load_audio(tmp_path / "stereo.wav", 22050)
@@ -25,7 +25,7 @@ def test_load_audio_averages_resamples_and_clips_as_stock_does(tmp_path: Path) -
     assert torch.equal(audio, expected.clip(-1, 1))
 
 
-def test_load_audio_keeps_the_samples_of_a_mono_file_at_the_models_rate(tmp_path: Path) -> None:
+def test_load_audio_keeps_mono_samples_at_the_model_rate(tmp_path: Path) -> None:
     codes = np.array([0, 1, -1, 32767, -32768, 12345] * 100, dtype=np.int16)
     soundfile.write(tmp_path / "mono.wav", codes, 22050)
     assert torch.equal(load_audio(str(tmp_path / "mono.wav"), 22050), torch.from_numpy(codes / np.float32(32768))[None])
@@ -45,77 +45,77 @@ def test_load_audio_reads_human_speech(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [22050, 44100, 48000, 16000, 8000, 24000, 11025])
-def test_a_slice_is_what_the_whole_recording_has_there(tmp_path: Path, rate: int) -> None:
+def test_load_slice_equals_the_slice_of_the_full_recording(tmp_path: Path, rate: int) -> None:
     samples = np.random.default_rng(1).uniform(-0.9, 0.9, (3 * rate + 17, 2)).astype(np.float32)
     soundfile.write(tmp_path / "long.wav", samples, rate, subtype="FLOAT")
-    whole = load_audio(tmp_path / "long.wav", 22050)
-    length = whole.shape[-1]
+    full = load_audio(tmp_path / "long.wav", 22050)
+    length = full.shape[-1]
     assert audio_length(tmp_path / "long.wav", 22050) == length
     for start, end in ((0, 5000), (0, length), (12345, 40001), (length - 3000, length), (31000, 31001)):
-        found = load_slice(tmp_path / "long.wav", 22050, start, end)
-        assert found.shape == (1, end - start)
+        part = load_slice(tmp_path / "long.wav", 22050, start, end)
+        assert part.shape == (1, end - start)
         if rate == 22050:
-            assert torch.equal(found, whole[:, start:end])
+            assert torch.equal(part, full[:, start:end])
         else:
-            assert (found - whole[:, start:end]).abs().max() <= 1e-6
+            assert (part - full[:, start:end]).abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
-def test_a_slice_of_every_format(tmp_path: Path, write_voice, suffix: str) -> None:
+def test_load_slice_reads_every_format(tmp_path: Path, write_voice, suffix: str) -> None:
     path = write_voice(tmp_path / f"voice{suffix}", seconds=2.0)
-    whole = load_audio(path, 22050)
-    assert audio_length(path, 22050) == whole.shape[-1]
-    found = load_slice(path, 22050, 20000, 30000)
-    # a lossy decoder that begins in the middle rounds otherwise
-    assert (found - whole[:, 20000:30000]).abs().max() <= (0 if suffix in (".wav", ".flac") else 1e-4)
+    full = load_audio(path, 22050)
+    assert audio_length(path, 22050) == full.shape[-1]
+    part = load_slice(path, 22050, 20000, 30000)
+    # A lossy decoder rounds differently if it starts in the middle.
+    assert (part - full[:, 20000:30000]).abs().max() <= (0 if suffix in (".wav", ".flac") else 1e-4)
 
 
 @pytest.mark.parametrize("rate", [22050, 44100])
-def test_a_slice_beyond_the_end_is_an_error(tmp_path: Path, write_voice, rate: int) -> None:
+def test_load_slice_beyond_the_end_is_an_error(tmp_path: Path, write_voice, rate: int) -> None:
     path = write_voice(tmp_path / "short.wav", seconds=1.0, rate=rate)
     for start, end in ((22000, 22051), (40000, 40010)):
-        with pytest.raises(DataError, match=rf"short\.wav ends before sample {end} at"):
+        with pytest.raises(DataError, match=rf"short\.wav ends before sample {end:,} at"):
             load_slice(path, 22050, start, end)
 
 
-def test_a_slice_of_a_truncated_file(tmp_path: Path, write_voice) -> None:
+def test_load_slice_of_a_truncated_file_is_an_error(tmp_path: Path, write_voice) -> None:
     content = write_voice(tmp_path / "half.mp3", seconds=2).read_bytes()
     (tmp_path / "half.mp3").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"half\.mp3 is truncated: its header promises"):
+    with pytest.raises(DataError, match=r"half\.mp3 is truncated: its header declares"):
         load_slice(tmp_path / "half.mp3", 22050, 15000, 40000)
 
 
-def test_load_audio_names_what_is_wrong(tmp_path: Path, write_voice) -> None:
-    (tmp_path / "text.wav").write_text("this is no recording")
+def test_load_audio_says_what_is_wrong(tmp_path: Path, write_voice) -> None:
+    (tmp_path / "text.wav").write_text("this is not a recording")
     (tmp_path / "nothing.wav").write_bytes(b"")
     (tmp_path / "headerless.raw").write_bytes(bytes(1000))
     (tmp_path / "folder.wav").mkdir()
     soundfile.write(tmp_path / "no samples.wav", np.zeros(0), 22050)
     soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan, 0.2] * 999, dtype=np.float32), 22050, subtype="FLOAT")
     for suffix in (".wav", ".flac", ".mp3"):
-        whole = write_voice(tmp_path / f"whole{suffix}", seconds=2).read_bytes()
-        (tmp_path / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
+        complete = write_voice(tmp_path / f"complete{suffix}", seconds=2).read_bytes()
+        (tmp_path / f"half{suffix}").write_bytes(complete[: len(complete) // 2])
     for name, message in {
         "nowhere.wav": "no such file",
-        "folder.wav": "expected a recording, got a folder",
+        "folder.wav": "is a folder. Expected an audio file",
         "text.wav": "cannot be read",
         "nothing.wav": "cannot be read",
         "headerless.raw": "cannot be read",
         "no samples.wav": "no samples",
         "nan.wav": "NaN",
-        "half.wav": "truncated: its header promises 88200 bytes of audio, it holds 44078",
+        "half.wav": "truncated: its header declares 88,200 bytes of audio, but it has 44,078",
         "half.flac": "damaged or truncated",
-        "half.mp3": "truncated: its header promises 79 frames, it holds 37",
+        "half.mp3": "truncated: its header declares 79 frames, but it has 37",
     }.items():
         with pytest.raises(DataError, match=message) as caught:
             load_audio(tmp_path / name, 22050)
         assert name in str(caught.value)
 
 
-def test_load_audio_accepts_a_wav_that_a_pipe_wrote(tmp_path: Path, write_voice) -> None:
+def test_load_audio_accepts_a_wav_that_was_written_to_a_pipe(tmp_path: Path, write_voice) -> None:
     content = bytearray(write_voice(tmp_path / "piped.wav").read_bytes())
-    place = content.index(b"data") + 4
-    content[place : place + 4] = b"\xff\xff\xff\xff"
+    size_offset = content.index(b"data") + 4
+    content[size_offset : size_offset + 4] = b"\xff\xff\xff\xff"
     (tmp_path / "piped.wav").write_bytes(content)
     assert load_audio(tmp_path / "piped.wav", 22050).shape == (1, 22050)
 
@@ -132,16 +132,16 @@ def test_save_wav_writes_16_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("audio", [torch.zeros(2, 5), torch.zeros(0), torch.zeros(1, 1, 5), np.array([0.1, np.nan])])
-def test_save_wav_refuses_what_is_no_mono_audio(tmp_path: Path, audio) -> None:
-    with pytest.raises(DataError, match="cannot write"):
+def test_save_wav_rejects_all_but_finite_mono_audio(tmp_path: Path, audio) -> None:
+    with pytest.raises(DataError, match="Cannot write"):
         save_wav(tmp_path / "out.wav", audio, 24000)
     assert not (tmp_path / "out.wav").exists()
 
 
-def test_save_wav_says_where_it_cannot_write(tmp_path: Path) -> None:
+def test_save_wav_reports_files_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DataError, match="Cannot write"):
         save_wav(tmp_path / "file" / "out.wav", torch.zeros(10), 24000)
     (tmp_path / "taken.wav").mkdir()
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DataError, match="Cannot write"):
         save_wav(tmp_path / "taken.wav", torch.zeros(10), 24000)

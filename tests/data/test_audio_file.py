@@ -1,4 +1,4 @@
-"""Which library reads a recording does not matter: all who read it get the same samples, or the same error."""
+"""All functions that read a recording get the same samples or raise the same error, whichever library decodes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from xtts_extend.data.audio import audio_length, load_audio, load_slice, measure_recording
 from xtts_extend.errors import DataError
 
-#: Codec and container as FFmpeg calls them, sample rate, and the longest delay of the encoder in samples.
+#: FFmpeg's codec and container, sample rate in Hz, and the longest encoder delay in samples.
 ENCODED = {
     "m4a": ("aac", "ipod", 44100, 1100),
     "m4a without loss": ("alac", "ipod", 44100, 0),
@@ -39,42 +39,42 @@ ENCODED = {
 
 
 def voice(rate: int, seconds: float = 1.5) -> np.ndarray:
-    """Something with a beginning, a middle and an end that no shift takes for each other: a rising tone."""
+    """Return a rising tone, in which every shift is detectable."""
     time = np.arange(int(seconds * rate)) / rate
     return 0.5 * np.sin(2 * np.pi * (300 + 500 * time) * time)
 
 
 def require_agreement(path: Path, rate: int = 22050) -> torch.Tensor:
-    """What `load_audio` gives, after a look whether slices, length and measure are of the same samples."""
-    whole = load_audio(path, rate)
-    length = whole.shape[-1]
+    """Return what `load_audio` returns, after asserting that slices, length and measurements agree with it."""
+    full = load_audio(path, rate)
+    length = full.shape[-1]
     assert audio_length(path, rate) == length
     measured = measure_recording(path)
     assert -(-measured.frames * rate // measured.sample_rate) == length
     for start, end in ((0, 1000), (length // 2 - 400, length // 2), (length - 700, length)):
-        found = load_slice(path, rate, start, end)
-        assert (found - whole[:, start:end]).abs().max() <= 1e-6, (start, end)
+        part = load_slice(path, rate, start, end)
+        assert (part - full[:, start:end]).abs().max() <= 1e-6, (start, end)
     for start, end in ((length - 5, length + 1), (2 * length, 2 * length + 10)):
-        with pytest.raises(DataError, match=f"ends before sample {end} at {rate} Hz"):
+        with pytest.raises(DataError, match=f"ends before sample {end:,} at {rate:,} Hz"):
             load_slice(path, rate, start, end)
-    return whole
+    return full
 
 
 @pytest.mark.parametrize("name", ENCODED)
 def test_every_container_is_read_by_its_content(tmp_path: Path, encode, name: str) -> None:
     codec, container, rate, delay = ENCODED[name]
     samples = voice(rate)
-    # under a name that says something else
+    # The suffix does not match the format.
     path = encode(tmp_path / "voice.wav", samples, rate, codec, container)
-    found = require_agreement(path, rate)[0].numpy()
-    # encoders add a delay before and silence behind
-    assert (-700 if name == "wma" else 0) <= len(found) - len(samples) <= delay + 2400
-    scores = np.correlate(np.pad(found, (3000, 0))[: len(samples) + 6000], samples[: len(samples) // 2], "valid")
+    decoded = require_agreement(path, rate)[0].numpy()
+    # Encoders add a delay before the audio and silence after it.
+    assert (-700 if name == "wma" else 0) <= len(decoded) - len(samples) <= delay + 2400
+    scores = np.correlate(np.pad(decoded, (3000, 0))[: len(samples) + 6000], samples[: len(samples) // 2], "valid")
     assert (-2100 if name == "wma" else -2) <= scores.argmax() - 3000 <= delay
     assert scores.max() / (samples[: len(samples) // 2] ** 2).sum() > 0.8
 
 
-def test_video_is_read_by_its_sound_and_named_without(tmp_path: Path) -> None:
+def test_video_needs_an_audio_track(tmp_path: Path) -> None:
     import av
 
     def write(path: Path, sound: bool) -> Path:
@@ -94,9 +94,9 @@ def test_video_is_read_by_its_sound_and_named_without(tmp_path: Path) -> None:
                 file.mux(track.encode(None))
         return path
 
-    found = require_agreement(write(tmp_path / "talk.mp4", sound=True))
-    # the mean of the channels, one of which is silent
-    assert 0.2 < found.abs().max() < 0.35
+    audio = require_agreement(write(tmp_path / "talk.mp4", sound=True))
+    # The mean of two channels, one of which is silent.
+    assert 0.2 < audio.abs().max() < 0.35
     with pytest.raises(DataError, match=r"silent\.mp4 cannot be read: it has no audio track"):
         load_audio(write(tmp_path / "silent.mp4", sound=False), 22050)
 
@@ -109,19 +109,19 @@ def test_video_is_read_by_its_sound_and_named_without(tmp_path: Path) -> None:
         ("WAV", "ULAW"), ("CAF", "ALAC_16"), ("OGG", "OPUS"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"),
     ],
 )  # fmt: skip
-def test_codecs_that_cannot_seek_give_slices(tmp_path: Path, container: str, subtype: str) -> None:
+def test_slices_of_codecs_that_cannot_seek(tmp_path: Path, container: str, subtype: str) -> None:
     rate = {"GSM610": 8000, "OPUS": 48000}.get(subtype, 22050)
     soundfile.write(tmp_path / "voice", voice(rate, 2.0), rate, format=container, subtype=subtype)
     assert abs(require_agreement(tmp_path / "voice", rate).shape[-1] - 2 * rate) < 1100
 
 
-def test_mp3_without_a_header_that_counts_and_joined_ones(tmp_path: Path) -> None:
+def test_mp3_without_a_frame_count_and_joined_mp3_files(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "one.mp3", voice(22050, 2.0), 22050)
     content = (tmp_path / "one.mp3").read_bytes()
     header = content.index(b"\xff", 1)
     while content[header + 1] != content[1] or content[header + 2] & 0x0C != content[2] & 0x0C:
         header = content.index(b"\xff", header + 1)
-    # with ID3 tags, as programs join files
+    # Some programs join files including their ID3 tags.
     tag = b"ID3\x04\x00\x00" + struct.pack(">I", 20) + bytes(20)
     for name, written, seconds in (
         ("bare.mp3", content[header:], 2.0),
@@ -131,7 +131,7 @@ def test_mp3_without_a_header_that_counts_and_joined_ones(tmp_path: Path) -> Non
         ("junk before.mp3", bytes(300) + content[header:], 2.0),
     ):
         (tmp_path / name).write_bytes(written)
-        # each of the joined files begins and ends with the encoder's own silence
+        # The encoder adds silence at the beginning and end of each file.
         assert 0 <= require_agreement(tmp_path / name).shape[-1] - seconds * 22050 <= 3000 * seconds / 2, name
 
 
@@ -153,15 +153,15 @@ def test_junk_around_an_mp3_is_not_read(tmp_path: Path) -> None:
         (tmp_path / "a.mp3").write_bytes(before + content + behind)
         assert load_audio(tmp_path / "a.mp3", 22050).equal(expected), name
     require_agreement(tmp_path / "a.mp3")
-    # audio is missing where something stands between the frames of one recording
+    # Junk between the frames of one recording means that audio is missing.
     half = len(content) // 2
     (tmp_path / "a.mp3").write_bytes(content[:half] + noise + content[half:])
-    with pytest.raises(DataError, match=r"a\.mp3 is damaged: \d+ bytes from byte \d+ on are no audio"):
+    with pytest.raises(DataError, match=r"a\.mp3 is damaged: [\d,]+ bytes from byte [\d,]+ on are not audio"):
         load_audio(tmp_path / "a.mp3", 22050)
 
 
 @pytest.mark.parametrize("codec", [0x0000, 0x1234])
-def test_an_unknown_codec_is_named(tmp_path: Path, codec: int) -> None:
+def test_unknown_codec_is_an_error(tmp_path: Path, codec: int) -> None:
     soundfile.write(tmp_path / "a.wav", voice(22050), 22050)
     content = bytearray((tmp_path / "a.wav").read_bytes())
     content[20:22] = codec.to_bytes(2, "little")
@@ -171,7 +171,7 @@ def test_an_unknown_codec_is_named(tmp_path: Path, codec: int) -> None:
             read(tmp_path / "a.wav")
 
 
-def test_joined_mp3_files_of_different_rates_are_named(tmp_path: Path) -> None:
+def test_joined_mp3_files_with_different_formats_are_an_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "22050.mp3", voice(22050), 22050)
     soundfile.write(tmp_path / "44100.mp3", voice(44100), 44100)
     soundfile.write(tmp_path / "stereo.mp3", np.stack([voice(22050)] * 2, axis=1), 22050)
@@ -180,7 +180,7 @@ def test_joined_mp3_files_of_different_rates_are_named(tmp_path: Path) -> None:
         (tmp_path / "joined.mp3").write_bytes(joined)
         for read in (measure_recording, lambda path: load_audio(path, 22050)):
             with pytest.raises(
-                DataError, match=r"joined\.mp3 changes from 22050 Hz and 1 channels to .* joined into one"
+                DataError, match=r"joined\.mp3 changes from 22,050 Hz and 1 channels to .* joined into one"
             ):
                 read(tmp_path / "joined.mp3")
 
@@ -188,7 +188,7 @@ def test_joined_mp3_files_of_different_rates_are_named(tmp_path: Path) -> None:
 def test_flac_that_was_written_to_a_pipe(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "piped.flac", voice(22050), 22050)
     content = bytearray((tmp_path / "piped.flac").read_bytes())
-    # of the stream's description, 36 bits that count the samples
+    # Clear the 36 bits of the stream description that are the number of samples.
     content[21] &= 0xF0
     content[22:26] = bytes(4)
     (tmp_path / "piped.flac").write_bytes(content)
@@ -199,39 +199,41 @@ def test_flac_that_was_written_to_a_pipe(tmp_path: Path) -> None:
     ("name", "length"),
     [("vbr-without-xing.mp3", 107136), ("cbr-without-info.mp3", 107136), ("gsm.wav", 38808), ("wavs/op.opus", 38482)],
 )
-def test_recordings_from_the_wild_are_read_whole(shared_data: Path, name: str, length: int) -> None:
+def test_unusual_real_files_are_read_to_the_end(shared_data: Path, name: str, length: int) -> None:
     assert require_agreement(shared_data / "wild" / name).shape[-1] == length
 
 
-def test_a_rate_without_a_common_divisor_is_named(tmp_path: Path) -> None:
+def test_rates_without_a_large_common_divisor_are_an_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "odd.wav", voice(44101), 44101)
     for read in (lambda path: load_audio(path, 22050), lambda path: load_slice(path, 22050, 0, 10)):
-        with pytest.raises(DataError, match="odd.wav has 44101 Hz, which cannot be resampled to 22050 Hz"):
+        with pytest.raises(
+            DataError, match="odd.wav has a sample rate of 44,101 Hz, which cannot be resampled to 22,050 Hz"
+        ):
             read(tmp_path / "odd.wav")
-    # of old Macintoshs, and slow, but of a kind
+    # The rate of old Macintosh computers needs a large filter, but not too large a one.
     soundfile.write(tmp_path / "mac.wav", voice(22254), 22254)
     assert load_audio(tmp_path / "mac.wav", 22050).shape == (1, 33075)
 
 
-def test_webm_as_a_browser_records_it(tmp_path: Path, encode) -> None:
-    # neither a size nor a length, because it is sent while it is recorded
+def test_webm_without_a_size_as_browsers_record_it(tmp_path: Path, encode) -> None:
+    # A file that is streamed while it is recorded has no size or length in its header.
     path = encode(tmp_path / "a.webm", voice(48000), 48000, "libopus", "webm", live="1")
     assert b"\x18\x53\x80\x67\x01" + b"\xff" * 7 in path.read_bytes()
     assert require_agreement(path).shape == (1, 33075)
 
 
-def test_tags_in_other_encodings_do_no_harm(tmp_path: Path, encode) -> None:
+def test_tags_that_are_not_utf_8_are_ignored(tmp_path: Path, encode) -> None:
     path = encode(tmp_path / "a.mka", voice(44100), 44100, "libmp3lame", "matroska")
     path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xe9\xe8\xfc\xff"))
     assert load_audio(path, 22050).shape[-1] > 33000
 
 
-def test_what_ffmpeg_would_open_further_files_for_is_no_recording(tmp_path: Path) -> None:
+def test_formats_that_make_ffmpeg_open_other_files_are_an_error(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "voice.wav", voice(22050), 22050)
-    # as text it would be refused before FFmpeg sees it
+    # The control character keeps the file from being rejected as text before FFmpeg opens it.
     (tmp_path / "list.wav").write_bytes(b"ffconcat version 1.0\n# \x01\nfile voice.wav\n")
     with pytest.raises(DataError, match=r"list\.wav cannot be read: it is not audio"):
         load_audio(tmp_path / "list.wav", 22050)
     (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nvoice.wav\n#EXT-X-ENDLIST\n")
-    with pytest.raises(DataError, match="cannot be read: it is text"):
+    with pytest.raises(DataError, match="cannot be read: expected audio, got text"):
         load_audio(tmp_path / "list.m3u8", 22050)

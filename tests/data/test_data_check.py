@@ -28,7 +28,7 @@ LIMITS = DataLimits(sample_rate=22050, max_wav_length=3 * 22050, max_text_length
 
 
 def read_rows(folder: Path, rows: list[tuple[str, str]], language: str = "en") -> list[Sample]:
-    """Samples of a manifest with these recordings and texts."""
+    """Return the samples of a manifest with these recordings and texts."""
     manifest = folder / "list.jsonl"
     manifest.write_text("".join(json.dumps({"audio_file": name, "text": text}) + "\n" for name, text in rows))
     return read_manifest(str(manifest), language)
@@ -40,7 +40,7 @@ def names(entries: list[dict[str, Any]]) -> list[str]:
 
 @pytest.fixture
 def corpus(tmp_path: Path, write_voice) -> list[Sample]:
-    """Three good samples and one bad of every kind, among them."""
+    """Three usable samples among unusable ones of every kind."""
     folder = tmp_path / "Мои записи ሰላም"
     folder.mkdir()
     voice = np.sin(np.arange(22050) / 20)
@@ -56,10 +56,10 @@ def corpus(tmp_path: Path, write_voice) -> list[Sample]:
     soundfile.write(folder / "opposite.wav", np.stack([0.5 * voice, -0.5 * voice], axis=1), 22050)
     soundfile.write(folder / "nan.wav", np.where(np.arange(22050) == 9000, np.nan, voice), 22050, subtype="FLOAT")
     soundfile.write(folder / "infinite.wav", np.where(np.arange(22050) == 9, np.inf, voice), 22050, subtype="FLOAT")
-    (folder / "text.wav").write_text("no recording")
+    (folder / "text.wav").write_text("not a recording")
     (folder / "empty.flac").write_bytes(b"")
-    whole = write_voice(folder / "whole.flac", seconds=2).read_bytes()
-    (folder / "half.flac").write_bytes(whole[: len(whole) // 2])
+    complete = write_voice(folder / "complete.flac", seconds=2).read_bytes()
+    (folder / "half.flac").write_bytes(complete[: len(complete) // 2])
     (folder / "folder.wav").mkdir()
     texts = {
         "blank.wav": "  ",
@@ -80,10 +80,10 @@ def corpus(tmp_path: Path, write_voice) -> list[Sample]:
     )
 
 
-def test_every_bad_file_is_named_and_nothing_else_is_lost(corpus, tokenizer) -> None:
-    # The good samples say the same words.
-    for place, text in ((0, "One."), (11, "Two."), (-1, "Three?")):
-        corpus[place] = replace(corpus[place], text=text)
+def test_unusable_samples_are_reported_and_all_others_are_kept(corpus, tokenizer) -> None:
+    # The usable samples had the same text, which would be a warning.
+    for index, text in ((0, "One."), (11, "Two."), (-1, "Three?")):
+        corpus[index] = replace(corpus[index], text=text)
     before = list(corpus)
     report = check_samples(corpus, tokenizer, LIMITS, progress=False)
 
@@ -101,7 +101,7 @@ def test_every_bad_file_is_named_and_nothing_else_is_lost(corpus, tokenizer) -> 
     }
     assert [sample.manifest_audio_file for sample in report.usable] == ["good 0.wav", "good 1.flac", "good 2.ogg"]
     assert [sample.duration_s for sample in report.usable] == [1.0, 1.0, 1.0]
-    # [en], o, n, e, full stop.
+    # The tokens are [en], o, n, e and the full stop.
     assert report.usable[0].text_tokens == 5
     added = {"duration_s": 0.0, "audio_digest": None, "text_tokens": None}
     assert replace(report.usable[1], **added) == corpus[11]
@@ -110,26 +110,26 @@ def test_every_bad_file_is_named_and_nothing_else_is_lost(corpus, tokenizer) -> 
     assert report.hours == {"en": 3 / 3600}
 
 
-def test_problems_say_where_and_why(corpus, tokenizer) -> None:
+def test_entries_have_a_location_and_a_reason(corpus, tokenizer) -> None:
     report = check_samples(corpus, tokenizer, LIMITS, progress=False)
-    found = {
+    by_name = {
         name: entry for entries in report.problems.values() for entry, name in zip(entries, names(entries), strict=True)
     }
-    assert found["letters.wav"]["line"] == 3
-    assert found["letters.wav"]["manifest"] == corpus[0].manifest
-    assert found["letters.wav"]["characters"] == ["'ላ' (U+120B)", "'ም' (U+121D)", "'ሰ' (U+1230)"]
-    assert found["emoji.wav"]["characters"] == ["'\\u200b' (U+200B)", "'😀' (U+1F600)"]
-    assert found["long text.wav"]["detail"] == "80 tokens; the model takes 30"
-    assert found["long.wav"]["detail"] == "3.01 s; the model takes 3.00 s"
-    assert found["short.wav"]["detail"] == "0.490 s"
-    assert found["number.wav"]["detail"].endswith("tokens; the model takes 30"), "digit by digit"
-    assert found["quotes.wav"]["detail"] == "nothing but the language tag is left of '\"\"' after cleaning"
-    assert str(Path(corpus[0].root_path) / "nowhere.wav") in found["nowhere.wav"]["detail"]
-    assert "truncated" in found["half.flac"]["detail"]
+    assert by_name["letters.wav"]["line"] == 3
+    assert by_name["letters.wav"]["manifest"] == corpus[0].manifest
+    assert by_name["letters.wav"]["characters"] == ["'ላ' (U+120B)", "'ም' (U+121D)", "'ሰ' (U+1230)"]
+    assert by_name["emoji.wav"]["characters"] == ["'\\u200b' (U+200B)", "'😀' (U+1F600)"]
+    assert by_name["long text.wav"]["detail"] == "80 tokens; the model takes up to 30"
+    assert by_name["long.wav"]["detail"] == "3.01 s; the model takes up to 3.00 s"
+    assert by_name["short.wav"]["detail"] == "0.490 s"
+    assert by_name["number.wav"]["detail"].endswith("tokens; the model takes up to 30"), "not read digit by digit"
+    assert by_name["quotes.wav"]["detail"] == "cleaning leaves nothing of '\"\"'"
+    assert str(Path(corpus[0].root_path) / "nowhere.wav") in by_name["nowhere.wav"]["detail"]
+    assert "truncated" in by_name["half.flac"]["detail"]
     summary = report.summary(names=1)
     assert summary == report.summary(1)
-    assert summary.splitlines()[0] == "3 of 23 samples are usable (en 0.00 h)"
-    assert "unusable: missing: 2 (no such file)" in summary
+    assert summary.splitlines()[0] == "3 of 23 samples are usable (en 0.00 h)."
+    assert "Unusable: missing: 2 (no such file)" in summary
     assert "and 1 more" in summary
     assert "'ም' (U+121D) in 1" in summary
     assert "nowhere.wav" in str(report)
@@ -147,11 +147,11 @@ def test_a_sample_can_have_several_problems(tmp_path: Path, tokenizer) -> None:
     report = check_samples(read_rows(tmp_path, [("nowhere.wav", "")]), tokenizer, LIMITS, progress=False)
     assert list(report.problems) == ["missing", "empty_text"]
     assert (report.usable, report.unusable_share, report.hours) == ([], 1.0, {})
-    assert "0 of 1 samples are usable (nothing)" in str(report)
+    assert "0 of 1 samples are usable (0 h)." in str(report)
 
 
 def test_limits_are_inclusive_after_resampling(tmp_path: Path, write_voice, tokenizer) -> None:
-    # 44100 Hz: 22050 samples are half a second, 132300 are three.
+    # At 44100 Hz, 22050 samples are half a second and 132300 are three.
     for frames in (22048, 22049, 132300, 132301):
         write_voice(tmp_path / f"{frames}.wav", seconds=(frames + 0.5) / 44100, rate=44100)
     samples = read_rows(tmp_path, [(f"{frames}.wav", "a" * 29) for frames in (22048, 22049, 132300, 132301)])
@@ -171,7 +171,7 @@ def test_warnings(tmp_path: Path, write_voice, tokenizer) -> None:
     voice = np.sin(np.arange(22050) / 50)
     soundfile.write(tmp_path / "clipped.wav", np.clip(3 * voice, -1, 1), 22050)
     soundfile.write(tmp_path / "over.wav", 1.2 * voice, 22050, subtype="FLOAT")
-    # what a decoder of a lossy file leaves
+    # Decoders of lossy formats overshoot in a few samples.
     voice[[100, 9000]] = 1.02
     soundfile.write(tmp_path / "loud.wav", voice, 22050, subtype="FLOAT")
     rows = ["good", "copy", "fast", "stereo", "clipped", "over", "loud"]
@@ -191,20 +191,20 @@ def test_warnings(tmp_path: Path, write_voice, tokenizer) -> None:
         "duplicate_text": ["stereo.wav"],
     }
     assert [entry["detail"] for entry in report.warnings["mixed_sample_rates"]] == [
-        "first of 6 with 22050 Hz",
-        "first of 1 with 48000 Hz",
+        "first of 6 at 22,050 Hz",
+        "first of 1 at 48,000 Hz",
     ]
     assert report.warnings["duplicate_audio"][0]["detail"] == "the same as good.wav"
     assert len(report.usable) == 7
-    assert "warning: clipped: 2" in str(report)
+    assert "Warning: clipped: 2" in str(report)
 
 
-def test_what_does_not_belong_together_is_worth_a_look(tmp_path: Path, write_voice, tokenizer) -> None:
+def test_warnings_about_texts_and_recordings_that_do_not_match(tmp_path: Path, write_voice, tokenizer) -> None:
     for number in range(3):
         write_voice(tmp_path / f"{number}.wav", seed=number)
     click = np.zeros(44100)
     click[20000:20010] = 0.9
-    # a microphone's offset is no sound
+    # A constant offset, as some microphones have, is not sound.
     soundfile.write(tmp_path / "click.wav", click + 0.05, 22050)
     room = np.random.default_rng(0).normal(0, 0.001, 44100)
     room[20000] = 0.6
@@ -235,10 +235,10 @@ def test_what_does_not_belong_together_is_worth_a_look(tmp_path: Path, write_voi
         "markup": ["2.wav"],
     }
     assert report.warnings["markup"][0]["detail"] == "'www.example.com' in 'see www.example.com'"
-    assert report.warnings["mostly_silence"][0]["detail"].startswith("2% of it is louder")
+    assert report.warnings["mostly_silence"][0]["detail"].startswith("2% of it is within 26 dB")
 
 
-def test_what_is_converted_comes_last_and_without_names(tmp_path: Path, write_voice, tokenizer) -> None:
+def test_converted_recordings_are_reported_last_without_names(tmp_path: Path, write_voice, tokenizer) -> None:
     write_voice(tmp_path / "stereo.wav", channels=2)
     write_voice(tmp_path / "fast.wav", rate=48000, seed=1)
     report = check_samples(
@@ -248,29 +248,29 @@ def test_what_is_converted_comes_last_and_without_names(tmp_path: Path, write_vo
         progress=False,
     )
     lines = report.summary().splitlines()
-    assert lines[1] == "warning: markup: 1 (tags, entities or addresses in the text)"
+    assert lines[1] == "Warning: markup: 1 (tags, entities or addresses in the text)"
     assert lines[3:] == [
-        "converted when read: sample_rate: 1 (not the model's sample rate: will be resampled), "
-        "mixed_sample_rates: 2 (recordings of several sample rates), channels: 1 (not mono: will be averaged)"
+        "Converted when read: sample_rate: 1 (not the model's sample rate; resampled), "
+        "mixed_sample_rates: 2 (recordings with different sample rates), channels: 1 (not mono; averaged)."
     ]
     assert names(report.to_dict()["warning_entries"]["channels"]) == ["stereo.wav"]
 
 
 @pytest.mark.parametrize(
-    ("scale", "offset", "subtype", "bits", "cure"),
+    ("scale", "offset", "subtype", "bits", "fix"),
     [
         (127, 0, "FLOAT", 8, "Divide them by 128,"),
-        (127.5, 127.5, "FLOAT", 8, "Subtract 128, and divide by 128,"),
-        (90, 128, "FLOAT", 8, "Subtract 128, and divide by 128,"),
+        (127.5, 127.5, "FLOAT", 8, "Subtract 128 and divide by 128,"),
+        (90, 128, "FLOAT", 8, "Subtract 128 and divide by 128,"),
         (16000, 0, "FLOAT", 16, "Divide them by 32768,"),
         (32767, 0, "DOUBLE", 16, "Divide them by 32768,"),
-        (32767, 32768, "FLOAT", 16, "Subtract 32768, and divide by 32768,"),
+        (32767, 32768, "FLOAT", 16, "Subtract 32768 and divide by 32768,"),
         (8e6, 0, "FLOAT", 24, "Divide them by 8388608,"),
         (2e9, 0, "FLOAT", 32, "Divide them by 2147483648,"),
     ],
 )
 def test_integers_as_floats_are_unusable(
-    tmp_path: Path, tokenizer, scale: float, offset: float, subtype: str, bits: int, cure: str
+    tmp_path: Path, tokenizer, scale: float, offset: float, subtype: str, bits: int, fix: str
 ) -> None:
     soundfile.write(tmp_path / "a.wav", offset + scale * np.sin(np.arange(33075) / 20), 22050, subtype=subtype)
     soundfile.write(tmp_path / "loud.wav", 2 * np.sin(np.arange(33075) / 20), 22050, subtype="FLOAT")
@@ -278,19 +278,19 @@ def test_integers_as_floats_are_unusable(
     report = check_samples(samples, tokenizer, LIMITS, progress=False)
     assert {kind: names(entries) for kind, entries in report.problems.items()} == {"out_of_range": ["a.wav"]}
     detail = report.problems["out_of_range"][0]["detail"]
-    assert f"integers of {bits} bits were written as floating point. {cure}" in detail
+    assert f"{bits}-bit integers were written as floating point. {fix}" in detail
     assert names(report.warnings["clipped"]) == ["loud.wav"]
-    with pytest.raises(DataError, match=r"a\.wav has samples up to .*, and full scale is 1"):
+    with pytest.raises(DataError, match=r"a\.wav has samples up to .*, but full scale is 1"):
         load_audio(tmp_path / "a.wav", 22050)
 
 
 def test_a_rate_that_cannot_be_resampled_is_unreadable(tmp_path: Path, write_voice, tokenizer) -> None:
     write_voice(tmp_path / "odd.wav", rate=44101)
     report = check_samples(read_rows(tmp_path, [("odd.wav", "some words")]), tokenizer, LIMITS, progress=False)
-    assert "44101 Hz, which cannot be resampled to 22050 Hz" in report.problems["unreadable"][0]["detail"]
+    assert "44,101 Hz, which cannot be resampled to 22,050 Hz" in report.problems["unreadable"][0]["detail"]
 
 
-def test_recordings_and_texts_from_the_wild(shared_data: Path, tmp_path: Path) -> None:
+def test_unusual_real_recordings_and_texts(shared_data: Path, tmp_path: Path) -> None:
     tokenizer = VoiceBpeTokenizer(str(shared_data / "xtts_vocab.json"))
     wild = shared_data / "wild"
     rows = ["vbr-without-xing.mp3", "cbr-without-info.mp3", "cut.rf64.wav", "cut.aiff", "float-as-int16.wav", "gsm.wav"]
@@ -298,8 +298,8 @@ def test_recordings_and_texts_from_the_wild(shared_data: Path, tmp_path: Path) -
     texts = "One of these is the text of it, and it is long enough."
     samples = read_rows(tmp_path, [(str(wild / name), texts if "mp3" in name else texts[:25]) for name in rows])
     report = check_samples(samples, tokenizer, DataLimits(22050, 255995, 200), progress=False)
-    found = {kind: [Path(name).name for name in names(entries)] for kind, entries in report.problems.items()}
-    assert found == {
+    problems = {kind: [Path(name).name for name in names(entries)] for kind, entries in report.problems.items()}
+    assert problems == {
         "unreadable": ["cut.rf64.wav", "cut.aiff", "recorder-died.wav", "no-fmt.wav"],
         "out_of_range": ["float-as-int16.wav"],
         "too_short": ["tiny.wav"],
@@ -318,13 +318,13 @@ def test_recordings_and_texts_from_the_wild(shared_data: Path, tmp_path: Path) -
     assert names(report.warnings["speaking_rate"]) == ["wavs/a1.wav"]
 
 
-def test_a_recording_named_twice_is_read_once(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+def test_repeated_recording_is_read_once(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
     reads = count_reads(monkeypatch)
     write_voice(tmp_path / "a.wav")
     report = check_samples(read_rows(tmp_path, [("a.wav", "one"), ("a.wav", "two")]), tokenizer, LIMITS, progress=False)
     assert reads == ["a.wav"]
     assert names(report.warnings["duplicate_audio"]) == ["a.wav"]
-    detail = "the same as a.wav, with another text: 'one' and 'two'"
+    detail = "the same as a.wav, but the texts differ: 'one' and 'two'"
     assert report.warnings["duplicate_audio"][0]["detail"] == detail
     assert len(report.usable) == 2
 
@@ -341,18 +341,18 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return reads
 
 
-def test_a_text_that_its_cleaner_fails_on(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
-    """Without a number in it, which would be read digit by digit."""
+def test_failing_cleaner_makes_a_text_unusable(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+    """The text has no number, because numbers that fail are read digit by digit."""
     monkeypatch.setattr(type(tokenizer), "preprocess_text", lambda self, text, language: {"a": "a"}[text])
     write_voice(tmp_path / "a.wav")
     report = check_samples(read_rows(tmp_path, [("a.wav", "a"), ("a.wav", "b")]), tokenizer, LIMITS, progress=False)
     assert [entry["detail"] for entry in report.problems["text_error"]] == ["KeyError for 'b': 'b'"]
 
 
-def test_the_cache_saves_reading(tmp_path: Path, write_voice, tokenizer, monkeypatch, caplog) -> None:
+def test_cached_recordings_are_not_read_again(tmp_path: Path, write_voice, tokenizer, monkeypatch, caplog) -> None:
     for number in range(4):
         write_voice(tmp_path / f"{number}.wav", seed=number)
-    (tmp_path / "bad.wav").write_text("no recording")
+    (tmp_path / "bad.wav").write_text("not a recording")
     samples = read_rows(tmp_path, [(f"{name}.wav", f"text {'abcde'[i]}") for i, name in enumerate([0, 1, 2, 3, "bad"])])
     cache = tmp_path / "cache folder" / "recordings"
     reads = count_reads(monkeypatch)
@@ -363,21 +363,21 @@ def test_the_cache_saves_reading(tmp_path: Path, write_voice, tokenizer, monkeyp
 
     first = run(samples[:2])
     assert sorted(reads) == ["0.wav", "1.wav"]
-    whole = run()
+    complete = run()
     assert sorted(reads) == ["2.wav", "3.wav", "bad.wav"]
-    # What is unreadable is tried again: its disk may be back.
-    assert run() == whole
+    # Unreadable files are tried again, because their disk may have been unmounted.
+    assert run() == complete
     assert reads == ["bad.wav"]
     assert run(samples[:2]) == first
     assert reads == []
-    # Other limits and texts need no other reading.
+    # The measurements do not depend on the limits and texts.
     assert run(limits=DataLimits(44100, 1000, 2))["problems"] == {
         "unreadable": 1,
         "too_long_audio": 4,
         "too_long_text": 5,
     }
     assert reads == ["bad.wav"]
-    # Another size, or another time.
+    # The size of one file and the modification time of another change.
     write_voice(tmp_path / "1.wav", seconds=1.5, seed=1)
     status = (tmp_path / "2.wav").stat()
     os.utime(tmp_path / "2.wav", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
@@ -388,7 +388,7 @@ def test_the_cache_saves_reading(tmp_path: Path, write_voice, tokenizer, monkeyp
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_cache_is_said_and_made_anew(
+def test_damaged_cache_is_reported_and_replaced(
     tmp_path: Path, write_voice, tokenizer, monkeypatch, caplog, damage
 ) -> None:
     for number in range(3):
@@ -407,23 +407,25 @@ def test_a_damaged_cache_is_said_and_made_anew(
     reads = count_reads(monkeypatch)
     assert check_samples(samples, tokenizer, LIMITS, cache=cache, progress=False) == expected
     assert len(reads) == 3
-    assert "is damaged or of another version" in caplog.text
+    assert "is damaged or from another version" in caplog.text
     assert cache.read_bytes() == content
 
 
-def test_a_cache_that_cannot_be_kept_does_no_harm(tmp_path: Path, write_voice, tokenizer, caplog) -> None:
+def test_unreadable_cache_is_an_error_and_unwritable_cache_is_not(
+    tmp_path: Path, write_voice, tokenizer, caplog
+) -> None:
     write_voice(tmp_path / "a.wav")
     samples = read_rows(tmp_path, [("a.wav", "one")])
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be read: .*name another file"):
+    with pytest.raises(DataError, match=r"cannot be read .*Choose another cache file"):
         check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "file" / "cache", progress=False)
-    with pytest.raises(DataError, match=r"cannot be read: .*name another file"):
+    with pytest.raises(DataError, match=r"cannot be read .*Choose another cache file"):
         check_samples(samples, tokenizer, LIMITS, cache=tmp_path, progress=False)
     (tmp_path / "dangling").symlink_to("/proc/no such folder/cache")
     assert len(check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "dangling", progress=False).usable) == 1
 
 
-def test_an_interrupted_check_keeps_what_it_read(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+def test_interrupted_check_caches_its_results(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
     count = 40
     for number in range(count):
         write_voice(tmp_path / f"{number}.wav", seconds=0.5, seed=number)
@@ -433,17 +435,17 @@ def test_an_interrupted_check_keeps_what_it_read(tmp_path: Path, write_voice, to
     counted = recordings.measure_recording
 
     def interrupt_at_the_tenth(path: str):
-        # The signal of Ctrl-C reaches the main thread while the others read.
+        # SIGINT reaches the main thread while the other threads read.
         if Path(path).name == "10.wav" and not interrupted.is_set():
             interrupted.set()
             os.kill(os.getpid(), signal.SIGINT)
         if interrupted.is_set():
-            # so long that a busy machine gets to the signal before all is read
+            # This gives a busy machine time to deliver the signal before all files are read.
             time.sleep(0.2)
         return counted(path)
 
     monkeypatch.setattr(recordings, "measure_recording", interrupt_at_the_tenth)
-    # a shell's background job ignores Ctrl-C
+    # The background jobs of a shell ignore SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -457,14 +459,14 @@ def test_an_interrupted_check_keeps_what_it_read(tmp_path: Path, write_voice, to
     assert len(reads) == count - read_before
 
 
-def test_a_language_without_a_tag_is_one_error(tmp_path: Path, write_voice, tokenizer) -> None:
+def test_language_without_a_tag_is_an_error(tmp_path: Path, write_voice, tokenizer) -> None:
     write_voice(tmp_path / "a.wav")
     with pytest.raises(LanguageError, match="fr"):
         check_samples(read_rows(tmp_path, [("a.wav", "un")] * 3, "fr"), tokenizer, LIMITS, progress=False)
 
 
-def test_the_stop_token_is_no_text(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
-    # Stock's cleaners write small letters, which spares them; not every language's does.
+def test_the_stop_token_in_a_text_is_unknown(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+    # coqui's cleaners lowercase the text, so that it never matches the token. Not every cleaner does.
     monkeypatch.setattr(tokenizer, "preprocess_text", lambda text, language: text)
     write_voice(tmp_path / "a.wav")
     report = check_samples(read_rows(tmp_path, [("a.wav", "stop [STOP]")]), tokenizer, LIMITS, progress=False)
@@ -472,12 +474,12 @@ def test_the_stop_token_is_no_text(tmp_path: Path, write_voice, tokenizer, monke
     assert entry["detail"] == "'[STOP]' in 'stop [STOP]'"
 
 
-def test_nothing_to_check_is_an_error(tokenizer) -> None:
-    with pytest.raises(DataError, match="no samples"):
+def test_checking_no_samples_is_an_error(tokenizer) -> None:
+    with pytest.raises(DataError, match="no samples to check"):
         check_samples([], tokenizer, LIMITS)
 
 
-def test_progress_on_a_terminal_and_elsewhere(tmp_path: Path, write_voice, tokenizer, monkeypatch, capsys) -> None:
+def test_progress_with_and_without_a_terminal(tmp_path: Path, write_voice, tokenizer, monkeypatch, capsys) -> None:
     for number in range(3):
         write_voice(tmp_path / f"{number}.wav", seed=number)
     samples = read_rows(tmp_path, [(f"{number}.wav", "text") for number in range(3)])
@@ -510,11 +512,11 @@ def test_human_speech_is_usable(shared_data: Path) -> None:
     assert [s.text_tokens <= 40 for s in report.usable].count(False) == len(limited.problems["too_long_text"]) > 0
 
 
-def test_a_cache_is_no_other_file(tmp_path: Path, write_voice, tokenizer) -> None:
+def test_other_files_are_not_overwritten_by_the_cache(tmp_path: Path, write_voice, tokenizer) -> None:
     write_voice(tmp_path / "a.wav")
     samples = read_rows(tmp_path, [("a.wav", "text")])
-    mine = tmp_path / "manifest.csv"
-    mine.write_text("audio_file|text\na.wav|text\n", encoding="utf-8")
-    with pytest.raises(DataError, match="is no cache of recordings"):
-        check_samples(samples, tokenizer, LIMITS, cache=mine, progress=False)
-    assert mine.read_text(encoding="utf-8") == "audio_file|text\na.wav|text\n"
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("audio_file|text\na.wav|text\n", encoding="utf-8")
+    with pytest.raises(DataError, match="is not a recordings cache"):
+        check_samples(samples, tokenizer, LIMITS, cache=manifest, progress=False)
+    assert manifest.read_text(encoding="utf-8") == "audio_file|text\na.wav|text\n"

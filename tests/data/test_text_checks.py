@@ -14,7 +14,7 @@ from xtts_extend.text.languages import clean_text
 TOKENIZER: Any = SimpleNamespace(preprocess_text=clean_text)
 
 
-def found(text: str, language: str = "bg") -> list[str]:
+def warning_kinds(text: str, language: str = "bg") -> list[str]:
     return [kind for kind, _ in text_warnings(make_sample(text, language=language), TOKENIZER)]
 
 
@@ -34,7 +34,7 @@ def found(text: str, language: str = "bg") -> list[str]:
     ],
 )  # fmt: skip
 def test_markup(text: str) -> None:
-    assert found(text) == ["markup"]
+    assert warning_kinds(text) == ["markup"]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_markup(text: str) -> None:
     ],
 )  # fmt: skip
 def test_text_without_markup(text: str) -> None:
-    assert "markup" not in found(text)
+    assert "markup" not in warning_kinds(text)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_text_without_markup(text: str) -> None:
         ("sw", "mwaka wa 1990", ["digits"]),
         ("el", "το 1990", ["digits"]),
         ("bg", "през хиляда деветстотин", []),
-        # digits of another script, and numbers that have words
+        # Digits of another script, and numbers with known words.
         ("bg", "٣ в", ["digits"]),
         ("am", "በ1990", []),
         ("am", "በ፲፱፻፺", []),
@@ -66,8 +66,8 @@ def test_text_without_markup(text: str) -> None:
         ("de", "im Jahr 1990", []),
     ],
 )
-def test_digits_that_nobody_reads(language: str, text: str, kinds: list[str]) -> None:
-    assert found(text, language) == kinds
+def test_digits_that_are_not_spelled_out(language: str, text: str, kinds: list[str]) -> None:
+    assert warning_kinds(text, language) == kinds
 
 
 def sample(text: str, duration_s: float, language: str = "xx") -> Sample:
@@ -80,7 +80,7 @@ def sample(text: str, duration_s: float, language: str = "xx") -> Sample:
         ("It was in all the papers, of course.", 2.5, None),
         ("It was in all the papers, of course.", 0.8, "33.8"),
         ("It was in all the papers, of course.", 7.0, "3.9"),
-        # half as many characters say the same in scripts of syllables
+        # Syllabic scripts need half as many characters for the same text.
         ("ይህ ነገር በጋዜጣው ላይ ሁሉ ወጥቷል።", 3.0, None),
         ("ይህ ነገር በጋዜጣው ላይ ሁሉ ወጥቷል።", 1.0, "18.0"),
         ("我昨天在报纸上看到了这件事情", 7.0, None),
@@ -88,31 +88,33 @@ def sample(text: str, duration_s: float, language: str = "xx") -> Sample:
         ("昨日の新聞でそれを読みました", 3.0, None),
         ("어제 신문에서 그것을 읽었습니다", 3.0, None),
         ("어제 신문에서 그것을 읽었습니다", 15.0, "0.9"),
-        # digits are words
+        # Digits count as words.
         ("1990", 1.6, None),
         ("7 8 9", 1.2, None),
         ("1990 1991 1992 1993 1994", 2.0, "40.0"),
-        # a word alone has silence around it
+        # A single word has silence around it.
         ("Ja.", 1.4, None),
         ("Ja.", 4.0, "0.5"),
         ("...", 0.9, None),
     ],
 )
-def test_the_bounds_of_any_speech(text: str, duration_s: float, rate: str | None) -> None:
+def test_speaking_rate_bounds_without_a_median(text: str, duration_s: float, rate: str | None) -> None:
     details = [detail for _, detail in speaking_rates([sample(text, duration_s)])]
     assert [detail.split(" characters per second, speech has ")[0] for detail in details] == ([rate] if rate else [])
 
 
-def test_fifty_recordings_of_a_language_have_a_median() -> None:
-    # a slow language: eight characters in a second
+def test_languages_with_fifty_recordings_are_judged_by_their_median() -> None:
+    # A slow language: eight characters per second.
     usual = [sample("abcd efgh " * 2, 2.0) for _ in range(46)]
     others = [sample("a" * 49, 2.0), sample("a" * 47, 2.0), sample("a" * 10, 4.0), sample("a" * 11, 4.0)]
-    elsewhere = sample("a" * 49, 2.0, "yy")
-    off = speaking_rates([*usual, *others, elsewhere])
-    assert [len(found.text) for found, _ in off] == [49, 10]
-    assert off[0][1] == "24.5 characters per second, the language's median is 8.0: is it the text of this recording?"
-    # one fewer, and what any speech has counts
-    assert [len(found.text) for found, _ in speaking_rates([*usual[1:], *others])] == [10, 11]
+    other_language = sample("a" * 49, 2.0, "yy")
+    implausible = speaking_rates([*usual, *others, other_language])
+    assert [len(sample.text) for sample, _ in implausible] == [49, 10]
+    assert implausible[0][1] == (
+        "24.5 characters per second, the language's median is 8.0; the text may belong to another recording"
+    )
+    # With one recording fewer, the general bounds apply.
+    assert [len(sample.text) for sample, _ in speaking_rates([*usual[1:], *others])] == [10, 11]
 
 
 @pytest.mark.parametrize(
@@ -124,8 +126,8 @@ def test_fifty_recordings_of_a_language_have_a_median() -> None:
         "√©t√©", "‚Äôs", "caf\ufffd", "caf?s", "???? ?? ???", "a\x00b", "a\x85b", "\ue000", "\U000f0001",
     ],
 )  # fmt: skip
-def test_what_a_wrong_encoding_leaves(text: str) -> None:
-    assert found(text) == ["mojibake"]
+def test_encoding_damage(text: str) -> None:
+    assert warning_kinds(text) == ["mojibake"]
 
 
 @pytest.mark.parametrize(
@@ -136,8 +138,8 @@ def test_what_a_wrong_encoding_leaves(text: str) -> None:
         "what? no", "Really???", "ሰላም ለዓለም", "हिन्दी", "Tiếng Việt", "क\u200dष", "٣ في",
     ],
 )  # fmt: skip
-def test_texts_in_their_encoding(text: str) -> None:
-    assert "mojibake" not in found(text)
+def test_text_without_encoding_damage(text: str) -> None:
+    assert "mojibake" not in warning_kinds(text)
 
 
 @pytest.mark.parametrize(
@@ -149,14 +151,16 @@ def test_texts_in_their_encoding(text: str) -> None:
     ],
 )  # fmt: skip
 def test_phonemes(text: str, phonemic: bool) -> None:
-    assert ("phonemes" in found(text, "xx")) == phonemic
+    assert ("phonemes" in warning_kinds(text, "xx")) == phonemic
 
 
-class _Unknown:
-    """A tokenizer to which everything is unknown."""
+class _UnknownTokenizer:
+    """A tokenizer for which every character is unknown."""
 
     tokenizer = SimpleNamespace(
-        encode=lambda text: SimpleNamespace(ids=[1] * len(text), offsets=[(at, at + 1) for at in range(len(text))])
+        encode=lambda text: SimpleNamespace(
+            ids=[1] * len(text), offsets=[(index, index + 1) for index in range(len(text))]
+        )
     )
 
     def encode(self, text: str, language: str) -> list[int]:
@@ -169,15 +173,15 @@ class _Unknown:
 @pytest.mark.parametrize(
     ("text", "kind", "cause"),
     [
-        ("Ã©tÃ©", "unknown_tokens", "UTF-8 that was read as another encoding: 'Ã©tÃ©'"),
-        ("ðˈɪs", "unknown_tokens", "phonetic letters .IPA. where the text should be"),
+        ("Ã©tÃ©", "unknown_tokens", "UTF-8 decoded as another encoding: 'Ã©tÃ©'"),
+        ("ðˈɪs", "unknown_tokens", "phonetic letters .IPA. instead of ordinary text"),
         ("<unk> so", "unknown_tokens", "'<unk>' looks like markup"),
         ("ሰ", "unknown_tokens", "in 'ሰ'$"),
-        ("well \ud83d so", "text_error", r"half a character, an escape that was cut off, in 'well .ud83d so'"),
+        ("well \ud83d so", "text_error", r"incomplete character \(a truncated escape\) in 'well .ud83d so'"),
     ],
     ids=["mojibake", "phonemes", "markup", "a letter", "surrogate"],
 )
-def test_the_cause_of_what_cannot_be_used(text: str, kind: str, cause: str) -> None:
-    _, problems = read_text(make_sample(text), _Unknown(), 30)
+def test_problems_name_their_cause(text: str, kind: str, cause: str) -> None:
+    _, problems = read_text(make_sample(text), _UnknownTokenizer(), 30)
     assert list(problems) == [kind]
     assert re.search(cause, problems[kind]["detail"])

@@ -115,19 +115,20 @@ def test_warnings_have_one_line_per_kind_and_unusable_samples_are_listed():
     warnings = {"channels": entries(40), "clipped": entries(1), "digits": entries(40), "sample_rate": entries(2)}
     report = DataReport(100, [make_sample()] * 70, problems, warnings, {"am": 1.0})
     lines = report.summary(20, name_warnings=False).splitlines()
-    assert lines[0] == "70 of 100 samples are usable (am 1.00 h)"
-    assert lines[1] == "unusable: missing: 30 (no such file)"
+    assert lines[0] == "70 of 100 samples are usable (am 1.00 h)."
+    assert lines[1] == "Unusable: missing: 30 (no such file)"
     assert lines[21] == "    19.wav (line 1 of list.csv): so"
     assert lines[22:] == [
-        "    and 10 more (check-data names all)",
-        "warning: 1 sample: clipped (the recording was too loud and is cut off), see check-data",
-        "warning: 40 samples: digits (numbers that stay digits: no words are known for them), see check-data",
-        "converted when read: channels: 40 (not mono: will be averaged), "
-        "sample_rate: 2 (not the model's sample rate: will be resampled)",
+        "    and 10 more (check-data lists all of them)",
+        "Warning: clipped: 1 sample (recorded too loud; the peaks are cut off). Run check-data for details.",
+        "Warning: digits: 40 samples (numbers that stay digits, because no number words are known). Run check-data for "
+        "details.",
+        "Converted when read: channels: 40 (not mono; averaged), "
+        "sample_rate: 2 (not the model's sample rate; resampled).",
     ]
     full = report.summary(names=None)
     assert "    29.wav (line 1 of list.csv): so" in full
-    assert "    and 30 more (check-data --json names all)" in full
+    assert "    and 30 more (check-data --json lists all of them)" in full
 
 
 def test_a_warning_about_the_data_is_one_line(corpus, recipe, tmp_path, caplog):
@@ -138,7 +139,10 @@ def test_a_warning_about_the_data_is_one_line(corpus, recipe, tmp_path, caplog):
     manifest.write_text(header + "".join(lines), encoding="utf-8")
     caplog.set_level(logging.INFO)
     recipe(corpus.flags(output_dir=tmp_path / "runs", train_manifest=manifest, val_manifest=None, max_steps=1))
-    assert "warning: 1 sample: duplicate_audio (the same recording again), see check-data" in caplog.text
+    assert (
+        "Warning: duplicate_audio: 1 sample (same recording as an earlier sample). Run check-data for details."
+        in caplog.text
+    )
     assert "the same as " not in caplog.text
 
 

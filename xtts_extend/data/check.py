@@ -1,7 +1,7 @@
-"""Reads every recording and every text once and says what cannot be used, what deserves a look, and how much there is.
+"""Check every recording and text of a data set: what is unusable, what is worth a look, and how many hours there are.
 
-What a recording's file says is cached. It does not depend on the model or the text: these are judged anew each time,
-which is cheap.
+The measurements of the recordings are cached, because they do not depend on the model or the texts. The cheap checks
+against these run every time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from xtts_extend.data.audio import (
     SILENCE_LEVEL,
     Recording,
     can_resample,
+    describe_out_of_range,
     describe_sound,
-    out_of_range,
     resampling_problem,
 )
 from xtts_extend.data.dataset import MIN_DURATION_S
@@ -32,42 +32,50 @@ from xtts_extend.errors import DataError
 from xtts_extend.progress import with_progress
 from xtts_extend.text.tokenizer import require_cleanable
 
+#: Kinds of problems that make a sample unusable.
 PROBLEMS = {
     "missing": "no such file",
-    "unreadable": "no audio file, damaged, or truncated",
+    "unreadable": "not audio, damaged or truncated",
     "not_finite": "NaN or infinite samples",
     "out_of_range": "samples far beyond full scale",
     "silent": "no sound",
     "too_short": f"shorter than {MIN_DURATION_S} s",
-    "too_long_audio": "longer than the model takes",
+    "too_long_audio": "longer than the model's limit",
     "empty_text": "no text",
-    "unknown_tokens": "characters that the vocabulary does not have",
-    "too_long_text": "more tokens than the model takes",
-    "text_error": "the language's cleaner fails on the text",
+    "unknown_tokens": "characters that are not in the vocabulary",
+    "too_long_text": "more tokens than the model's limit",
+    "text_error": "the language's cleaner failed on the text",
 }
-# What deserves a look, and behind it what is merely converted.
+#: Kinds of warnings about usable samples.
 WARNINGS = {
-    "speaking_rate": "more or less text than the recording has time for",
-    "mostly_silence": "little of the recording is sound: the speech may be missing",
-    "clipped": "the recording was too loud and is cut off",
-    "mojibake": "characters in the text that a wrong encoding leaves",
-    "phonemes": "phonetic letters (IPA) where the text should be",
+    "speaking_rate": "too much or too little text for the duration",
+    "mostly_silence": "mostly silence; the speech may be missing",
+    "clipped": "recorded too loud; the peaks are cut off",
+    "mojibake": "characters that are typical of a wrong text encoding",
+    "phonemes": "phonetic letters (IPA) instead of ordinary text",
     "markup": "tags, entities or addresses in the text",
-    "digits": "numbers that stay digits: no words are known for them",
-    "duplicate_audio": "the same recording again",
-    "duplicate_text": "the same text again",
-    "sample_rate": "not the model's sample rate: will be resampled",
-    "mixed_sample_rates": "recordings of several sample rates",
-    "channels": "not mono: will be averaged",
+    "digits": "numbers that stay digits, because no number words are known",
+    "duplicate_audio": "same recording as an earlier sample",
+    "duplicate_text": "same text as an earlier sample",
+    "sample_rate": "not the model's sample rate; resampled",
+    "mixed_sample_rates": "recordings with different sample rates",
+    "channels": "not mono; averaged",
 }
+#: Kinds of warnings about recordings that are converted when they are read.
 CONVERTED = ("sample_rate", "mixed_sample_rates", "channels")
-# Decoders of lossy files overshoot by a sample here and there; that is no fault of the recording.
+#: Share of clipped samples up to which there is no warning: decoders of lossy formats overshoot in a few samples.
 CLIPPED_SHARE = 1e-4
 
 
 @dataclass(frozen=True)
 class DataLimits:
-    """What the model takes: its rate in Hz, the longest recording in samples at it, the longest text in tokens."""
+    """The limits of the model.
+
+    Attributes:
+        sample_rate: Sample rate in Hz.
+        max_wav_length: Longest recording, in samples at that rate.
+        max_text_length: Longest text, in tokens.
+    """
 
     sample_rate: int
     max_wav_length: int
@@ -76,13 +84,15 @@ class DataLimits:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What `check_samples` found.
+    """The result of `check_samples`.
 
-    `usable` are the samples to train on, in order, each with `duration_s`, `text_tokens` (their number) and, of its
-    recording, `audio_digest` added.
-    `problems` and `warnings` map the kinds that occurred to their entries: `manifest_audio_file`, `manifest`, `line`,
-    `language`, `detail` and, for unknown tokens, `characters`. A sample with several problems is in several lists;
-    only usable samples have warnings. `hours` are those of the usable samples, per language.
+    Attributes:
+        total: Number of samples that were checked.
+        usable: Usable samples in order, with `duration_s`, `text_tokens` and `audio_digest` filled in.
+        problems: Entries by kind, see `PROBLEMS`. An entry has `manifest_audio_file`, `manifest`, `line`, `language`,
+            `detail` and, for unknown tokens, `characters`. A sample with several problems has several entries.
+        warnings: Entries of usable samples by kind, see `WARNINGS`.
+        hours: Hours of the usable samples by language.
     """
 
     total: int
@@ -93,11 +103,11 @@ class DataReport:
 
     @property
     def unusable_share(self) -> float:
-        """Share of the samples that cannot be used, 0 to 1."""
+        """Share of the samples that is unusable, 0 to 1."""
         return (self.total - len(self.usable)) / self.total
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts (`total`, `usable`, and per kind `problems` and `warnings`), hours, and all the entries."""
+        """Return the report as JSON values: counts in total and by kind, hours, and all entries."""
         return {
             "total": self.total,
             "usable": len(self.usable),
@@ -111,42 +121,42 @@ class DataReport:
         }
 
     def summary(self, names: int | None = 10, *, name_warnings: bool = True) -> str:
-        """The report for a terminal.
+        """Return the report as text.
 
         Args:
-            names: up to this many names of unusable samples per kind; None for all. Of warnings at most ten.
-            name_warnings: name samples with warnings too; otherwise there is one line per kind, as in a training log.
-                What is merely converted is one line, and last.
+            names: Number of unusable samples to list per kind; None lists all. Up to ten samples are listed per kind of
+                warning.
+            name_warnings: List samples with warnings; otherwise each kind of warning is one line.
         """
         hours = ", ".join(f"{language} {hours:.2f} h" for language, hours in self.hours.items())
-        lines = [f"{len(self.usable)} of {self.total} samples are usable ({hours or 'nothing'})"]
+        lines = [f"{len(self.usable)} of {self.total} samples are usable ({hours or '0 h'})."]
         converted = {kind: entries for kind, entries in self.warnings.items() if kind in CONVERTED}
         warnings = {kind: entries for kind, entries in self.warnings.items() if kind not in CONVERTED}
-        for title, kinds, found in (("unusable", PROBLEMS, self.problems), ("warning", WARNINGS, warnings)):
-            shown = names if title == "unusable" else min(10, names or 10)
-            for kind, entries in found.items():
+        for title, kinds, by_kind in (("Unusable", PROBLEMS, self.problems), ("Warning", WARNINGS, warnings)):
+            listed = names if title == "Unusable" else min(10, names or 10)
+            for kind, entries in by_kind.items():
                 if kind == "missing" and len(entries) == self.total:
                     first = entries[0]
-                    tried = describe_search(first["manifest_audio_file"], first["manifest"] or "")
-                    lines.append(f"unusable: missing: every one of {self.total} recordings: {tried}")
+                    search = describe_search(first["manifest_audio_file"], first["manifest"] or "")
+                    lines.append(f"Unusable: missing: all {self.total} recordings: {search}")
                     continue
-                if title == "warning" and not name_warnings:
+                if title == "Warning" and not name_warnings:
                     samples = "1 sample" if len(entries) == 1 else f"{len(entries)} samples"
-                    lines.append(f"warning: {samples}: {kind} ({kinds[kind]}), see check-data")
+                    lines.append(f"Warning: {kind}: {samples} ({kinds[kind]}). Run check-data for details.")
                     continue
                 lines.append(f"{title}: {kind}: {len(entries)} ({kinds[kind]})")
                 characters = Counter(character for entry in entries for character in entry.get("characters", ()))
                 if characters:
                     lines.append("    " + ", ".join(f"{name} in {count}" for name, count in characters.most_common(40)))
-                for entry in entries[:shown]:
+                for entry in entries[:listed]:
                     line = "" if entry["line"] is None else f" (line {entry['line']} of {entry['manifest']})"
                     lines.append(f"    {entry['manifest_audio_file']}{line}: {entry['detail']}")
-                if shown is not None and len(entries) > shown:
-                    every = "check-data" if title == "unusable" else "check-data --json"
-                    lines.append(f"    and {len(entries) - shown} more ({every} names all)")
+                if listed is not None and len(entries) > listed:
+                    command = "check-data" if title == "Unusable" else "check-data --json"
+                    lines.append(f"    and {len(entries) - listed} more ({command} lists all of them)")
         if converted:
             counts = (f"{kind}: {len(entries)} ({WARNINGS[kind]})" for kind, entries in converted.items())
-            lines.append(f"converted when read: {', '.join(counts)}")
+            lines.append(f"Converted when read: {', '.join(counts)}.")
         return "\n".join(lines)
 
     __str__ = summary
@@ -160,49 +170,57 @@ def check_samples(
     cache: Path | None = None,
     progress: bool = True,
 ) -> DataReport:
-    """Check samples; the order of the result does not depend on the threads that read.
+    """Check the recordings and texts of samples, in a deterministic order.
 
     Args:
-        samples: What `read_manifest` returns; they are not changed.
-        tokenizer: Of the model, enabled for the languages of the samples.
-        limits: Of the model.
-        cache: File that remembers the recordings; written also when the check is interrupted.
-        progress: Show a bar on a terminal, and a line every ten seconds where there is none (on stderr).
+        samples: Samples from `read_manifest`; they are not changed.
+        tokenizer: The model's tokenizer from `load_tokenizer`.
+        limits: The model's limits.
+        cache: File that caches the measurements of the recordings; it is updated even if the check is interrupted.
+        progress: Show a progress bar on a terminal, or a line every ten seconds otherwise, on stderr.
 
     Raises:
-        DataError: There are no samples.
-        LanguageError: A language has no tag in the vocabulary, or its cleaner cannot work here.
+        DataError: There are no samples, or the cache cannot be read or is a file of another kind.
+        LanguageError: A language has no tag in the vocabulary, or its cleaner cannot run on this machine.
+
+    >>> from xtts_extend.data.manifest import read_manifest
+    >>> from xtts_extend.text.tokenizer import load_tokenizer
+    >>> samples = read_manifest("train.csv", "am")
+    >>> limits = DataLimits(sample_rate=22050, max_wav_length=255995, max_text_length=200)
+    >>> report = check_samples(samples, load_tokenizer("am/vocab.json"), limits, progress=False)
+    >>> len(report.usable) == len(samples), report.problems
+    (True, {})
     """
     if not samples:
-        raise DataError("no samples to check")
+        raise DataError("There are no samples to check. Pass a manifest with at least one.")
     for language in sorted({sample.language for sample in samples}):
         require_cleanable(tokenizer, language)
     recordings = read_recordings([sample.audio_file for sample in samples if sample.encoded is None], cache, progress)
 
     usable: list[Sample] = []
-    recorded: list[Sample] = []
-    used: list[Recording] = []
+    recorded_samples: list[Sample] = []
+    used_recordings: list[Recording] = []
     problems: dict[str, list[dict[str, Any]]] = {kind: [] for kind in PROBLEMS}
     for sample in with_progress(samples, len(samples), "texts", progress):
         tokens, text_problem = read_text(sample, tokenizer, limits.max_text_length)
         recording = None
         if sample.encoded is not None:
-            # its recording was read when it was encoded
-            found = _length_problems(sample.encoded.wav_length, limits) | text_problem
+            # The recording was checked when it was encoded.
+            sample_problems = _length_problems(sample.encoded.wav_length, limits) | text_problem
         else:
             recording = recordings[sample.audio_file]
-            found = _audio_problems(sample, recording, limits) | text_problem
-        for kind, detail in found.items():
+            sample_problems = _audio_problems(sample, recording, limits) | text_problem
+        for kind, detail in sample_problems.items():
             problems[kind].append(_entry(sample, **detail))
-        if found:
+        if sample_problems:
             continue
         if not isinstance(recording, Recording):
             usable.append(replace(sample, text_tokens=tokens))
             continue
         duration_s = recording.frames / recording.sample_rate
         usable.append(replace(sample, text_tokens=tokens, duration_s=duration_s, audio_digest=recording.digest))
-        recorded.append(usable[-1])
-        used.append(recording)
+        recorded_samples.append(usable[-1])
+        used_recordings.append(recording)
     seconds: dict[str, float] = defaultdict(float)
     for sample in usable:
         seconds[sample.language] += sample.duration_s
@@ -210,7 +228,7 @@ def check_samples(
         total=len(samples),
         usable=usable,
         problems={kind: entries for kind, entries in problems.items() if entries},
-        warnings=_warnings(recorded, used, tokenizer, limits),
+        warnings=_warnings(recorded_samples, used_recordings, tokenizer, limits),
         hours={language: seconds[language] / 3600 for language in sorted(seconds)},
     )
 
@@ -221,41 +239,41 @@ def _entry(sample: Sample, detail: str, **more: Any) -> dict[str, Any]:
 
 
 def _audio_problems(sample: Sample, recording: Recording | str | None, limits: DataLimits) -> dict[str, dict[str, Any]]:
-    """Kinds and details of what makes a recording unusable."""
+    """Return the details of the problems that make a recording unusable, by kind."""
     if recording is None:
-        return {"missing": {"detail": f"no file {sample.audio_file!r}"}}
+        return {"missing": {"detail": f"no such file: {sample.audio_file!r}"}}
     if isinstance(recording, str):
         return {"unreadable": {"detail": recording}}
     if not can_resample(recording.sample_rate, limits.sample_rate):
         return {"unreadable": {"detail": resampling_problem(recording.sample_rate, limits.sample_rate)}}
-    # As long as the resampler makes it, rounded up.
+    # The resampler rounds the length up.
     found = _length_problems(-(-recording.frames * limits.sample_rate // recording.sample_rate), limits)
     if not recording.finite:
         found["not_finite"] = {"detail": PROBLEMS["not_finite"]}
     elif recording.out_of_range:
-        found["out_of_range"] = {"detail": out_of_range(recording.peak, recording.level)}
+        found["out_of_range"] = {"detail": describe_out_of_range(recording.peak, recording.level)}
     elif recording.frames and recording.level < SILENCE_LEVEL:
-        found["silent"] = {"detail": f"its samples vary by ±{recording.level:.6f} of full scale"}
+        found["silent"] = {"detail": f"its samples vary by only ±{recording.level:.6f} of full scale"}
     return found
 
 
 def _length_problems(length: int, limits: DataLimits) -> dict[str, dict[str, Any]]:
-    """Kinds and details of what is wrong with a length in samples."""
+    """Return the details of the problems of a length in samples, by kind."""
     found = {}
     duration = f"{length / limits.sample_rate:.2f} s"
     if length < MIN_DURATION_S * limits.sample_rate:
-        # one of 0.499 s does not read as 0.50
+        # Two decimals would show 0.499 s as 0.50 s.
         found["too_short"] = {"detail": f"{length / limits.sample_rate:.3f} s"}
     if length > limits.max_wav_length:
         longest = f"{limits.max_wav_length / limits.sample_rate:.2f} s"
-        found["too_long_audio"] = {"detail": f"{duration}; the model takes {longest}"}
+        found["too_long_audio"] = {"detail": f"{duration}; the model takes up to {longest}"}
     return found
 
 
 def _warnings(
     samples: Sequence[Sample], recordings: Sequence[Recording], tokenizer: VoiceBpeTokenizer, limits: DataLimits
 ) -> dict[str, list[dict[str, Any]]]:
-    """Entries of the usable samples, by kind."""
+    """Return the warning entries of the usable samples, by kind."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in WARNINGS}
     rates: dict[int, list[Sample]] = defaultdict(list)
     first: dict[tuple[str, ...], Sample] = {}
@@ -268,9 +286,9 @@ def _warnings(
         if recording.sound < LITTLE_SOUND:
             found["mostly_silence"].append(_entry(sample, describe_sound(recording.sound)))
         if recording.clipped > CLIPPED_SHARE * recording.frames:
-            found["clipped"].append(_entry(sample, f"{recording.clipped} of {recording.frames} samples"))
+            found["clipped"].append(_entry(sample, f"{recording.clipped:,} of {recording.frames:,} samples"))
         if recording.sample_rate != limits.sample_rate:
-            detail = f"{recording.sample_rate} Hz; the model has {limits.sample_rate} Hz"
+            detail = f"{recording.sample_rate:,} Hz; the model uses {limits.sample_rate:,} Hz"
             found["sample_rate"].append(_entry(sample, detail))
         if recording.channels != 1:
             found["channels"].append(_entry(sample, f"{recording.channels} channels"))
@@ -281,10 +299,10 @@ def _warnings(
                 manifest = "" if earlier.manifest == sample.manifest else f" of {earlier.manifest}"
                 detail = f"the same as {earlier.manifest_audio_file}{manifest}"
                 if earlier.audio_file == sample.audio_file and earlier.text != sample.text:
-                    detail += f", with another text: {earlier.text[:40]!r} and {sample.text[:40]!r}"
+                    detail += f", but the texts differ: {earlier.text[:40]!r} and {sample.text[:40]!r}"
                 found[key[0]].append(_entry(sample, detail))
     if len(rates) > 1:
         for rate, members in sorted(rates.items()):
-            detail = f"first of {len(members)} with {rate} Hz"
+            detail = f"first of {len(members):,} at {rate:,} Hz"
             found["mixed_sample_rates"].append(_entry(members[0], detail))
     return {kind: entries for kind, entries in found.items() if entries}

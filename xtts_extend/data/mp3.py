@@ -1,8 +1,8 @@
-"""The frames of an mp3 file, counted without decoding them.
+"""Find and count the frames of an mp3 file without decoding them.
 
-An mp3 has no container: it is a row of frames, of which the first may hold no audio but say how many follow ("Xing",
-"Info" or "VBRI"). Decoders take a truncated one for whole. A length that is computed from the first frame's bit rate
-says nothing, because the rate may vary.
+An mp3 has no container: it is a sequence of frames. The first frame may contain the number of frames that follow
+("Xing", "Info" or "VBRI") instead of audio. Decoders accept a truncated file. Its length cannot be computed from the
+bit rate of the first frame, because the rate may vary.
 """
 
 from __future__ import annotations
@@ -13,49 +13,54 @@ from pathlib import Path
 from xtts_extend.data.spans import Span, id3_size
 from xtts_extend.errors import DataError
 
-# kbit/s by index, of MPEG-1 layers I, II, III, and of MPEG-2 layer I, and layers II and III
-_RATES_1 = (
+# Bit rates in kbit/s by index, one row for each of the layers I, II and III.
+_MPEG_1_BIT_RATES = (
     (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
 )
-_RATES_2 = (
+_MPEG_2_BIT_RATES = (
     (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 _SAMPLE_RATES = (44100, 48000, 32000)
-#: How what may stand between joined files begins.
+#: Beginnings of the tags and padding that may separate joined files.
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICS", b"\0\0\0\0")
-_AGAIN = "Copy or download it again, or write it again from its source."
+_COPY = "Copy or download it again, or export it again from its source."
 
 
 def require_all_frames(path: Path | str) -> list[Span]:
-    """Where the frames of an mp3 file are, without the tags and junk around them; none if they cannot be told.
+    """Return the spans of an mp3 file's frames, without the tags and junk around them; an empty list if none is found.
 
-    Their number is compared with what the first one says, or the first ones of several joined files.
+    If the first frame declares the number of frames, as may that of each of several joined files, it is compared with
+    the frames in the file.
 
     Raises:
-        DataError: The file cannot be read, is truncated (it holds fewer frames than it says, or a part of one), or has
-            something between its frames that is no tag.
+        DataError: The file cannot be read, is truncated (it has fewer frames than it declares, or ends within a frame),
+            or has bytes between its frames that are not a tag.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            spans, held, promised, whole = _frames(path, content)
+            spans, frames, declared, last_is_complete = _frames(path, content)
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Check its permissions and its disk.") from error
-    # some encoders count the frame that says it
-    if held + 1 < promised:
-        raise DataError(f"{path} is truncated: its header promises {promised} frames, it holds {held}. {_AGAIN}")
-    if not whole:
-        raise DataError(f"{path} is truncated: it ends in the middle of a frame, after {held} whole ones. {_AGAIN}")
+        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions and its disk.") from error
+    # Some encoders count the frame that declares the number as well.
+    if frames + 1 < declared:
+        raise DataError(f"{path} is truncated: its header declares {declared:,} frames, but it has {frames:,}. {_COPY}")
+    if not last_is_complete:
+        raise DataError(f"{path} is truncated: it ends within a frame, after {frames:,} complete frames. {_COPY}")
     return spans
 
 
 def _frames(path: Path | str, content: mmap.mmap) -> tuple[list[Span], int, int, bool]:
-    """Where frames are, how many of audio, how many are promised, and whether the last one is whole."""
+    """Return the spans of the frames, the numbers of audio frames found and declared, and whether the last is complete.
+
+    Raises:
+        DataError: Bytes between the frames are neither frames nor a tag.
+    """
     spans: list[Span] = []
-    held = promised = position = 0
+    frames = declared = position = 0
     kind = None
     while position + 4 <= len(content):
         size = id3_size(content[position : position + 10])
@@ -63,39 +68,39 @@ def _frames(path: Path | str, content: mmap.mmap) -> tuple[list[Span], int, int,
             position += size
             continue
         if not _frame_length(content, position) or _kind(content, position) != kind:
-            # the beginning, a tag at the end, or what stands between two joined files
+            # This is the beginning of the file, a tag at the end, or the gap between two joined files.
             begin, position = position, _next_frame(content, position)
             if position == len(content):
                 break
             kind = _kind(content, position)
-            begins = not spans or _declared_frames(content[position : position + _frame_length(content, position)])
-            if not begins and position > begin and not content[begin : begin + 8].startswith(_TAGS):
+            is_first = not spans or _declared_frames(content[position : position + _frame_length(content, position)])
+            if not is_first and position > begin and not content[begin : begin + 8].startswith(_TAGS):
                 raise DataError(
-                    f"{path} is damaged: {position - begin} bytes from byte {begin} on are no audio, and audio follows "
-                    f"them. {_AGAIN}"
+                    f"{path} is damaged: {position - begin:,} bytes from byte {begin:,} on are not audio, but audio "
+                    f"follows them. {_COPY}"
                 )
         length = _frame_length(content, position)
         if position + length > len(content):
-            return spans, held, promised, False
-        if stated := _declared_frames(content[position : position + length]):
-            promised += stated
+            return spans, frames, declared, False
+        if count := _declared_frames(content[position : position + length]):
+            declared += count
         else:
-            held += 1
+            frames += 1
         if spans and spans[-1][1] == position:
             spans[-1] = (spans[-1][0], position + length)
         else:
             spans.append((position, position + length))
         position += length
-    return spans, held, promised, True
+    return spans, frames, declared, True
 
 
 def _kind(content: mmap.mmap, position: int) -> tuple[int, int]:
-    """What the frames of one recording have in common: version, layer and sample rate."""
+    """Return the header bits that all frames of a recording share: version, layer and sample rate."""
     return content[position + 1] & 0xFE, content[position + 2] & 0x0C
 
 
 def _frame_length(content: mmap.mmap, position: int) -> int:
-    """Bytes of the frame whose header is here, 0 where there is none."""
+    """Return the length in bytes of the frame at `position`, or 0 if no frame begins there."""
     if position + 4 > len(content):
         return 0
     first, second, third = content[position : position + 3]
@@ -103,7 +108,7 @@ def _frame_length(content: mmap.mmap, position: int) -> int:
     if first != 0xFF or second < 0xE0 or version == 1 or layer == 4 or bits in (0, 15) or rate == 3:
         return 0
     sample_rate = _SAMPLE_RATES[rate] >> (0, 1, 2)[(3, 2, 0).index(version)]
-    bit_rate = 1000 * (_RATES_1 if version == 3 else _RATES_2)[layer - 1][bits]
+    bit_rate = 1000 * (_MPEG_1_BIT_RATES if version == 3 else _MPEG_2_BIT_RATES)[layer - 1][bits]
     padding = third >> 1 & 1
     if layer == 1:
         return (12 * bit_rate // sample_rate + padding) * 4
@@ -111,7 +116,7 @@ def _frame_length(content: mmap.mmap, position: int) -> int:
 
 
 def _next_frame(content: mmap.mmap, position: int) -> int:
-    """Where a frame begins that another one of its kind or the end follows; the end of the content if nowhere."""
+    """Return the offset of the next frame that is followed by one of its kind or the end, or the end of the content."""
     while 0 <= (position := content.find(b"\xff", position)) <= len(content) - 4:
         if length := _frame_length(content, position):
             following = position + length
@@ -124,7 +129,7 @@ def _next_frame(content: mmap.mmap, position: int) -> int:
 
 
 def _declared_frames(frame: bytes) -> int:
-    """How many frames follow, if this one holds that number and no audio."""
+    """Return the number of frames that follow if this frame declares it instead of containing audio, otherwise 0."""
     mpeg_1, mono = frame[1] >> 3 & 3 == 3, frame[3] >> 6 == 3
     start = 4 + ((17 if mono else 32) if mpeg_1 else (9 if mono else 17))
     if frame[start : start + 4] in (b"Xing", b"Info") and frame[start + 7] & 1:

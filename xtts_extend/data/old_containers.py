@@ -1,6 +1,6 @@
-"""Where the audio of containers ends that samplers, sound cards and Matlab write, by what their headers state.
+"""Read the declared size of the audio in the formats of samplers, sound cards and MATLAB.
 
-libsndfile reads these files to their end, whatever they state.
+libsndfile ignores the declared size and reads these files to their end.
 """
 
 from __future__ import annotations
@@ -8,12 +8,18 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-#: Bytes that a sample takes, by the digit of a MAT4 type.
+#: Bytes per sample, by the data type digit of a MAT4 matrix.
 _MAT4_BYTES = (8, 4, 4, 2, 2, 1)
 
 
 def declared_audio(file: BinaryIO, head: bytes, total: int) -> tuple[int, int] | None:
-    """Where the audio of a file of `total` bytes starts, and its bytes; None for containers that do not say."""
+    """Return the offset and size in bytes of a file's audio as declared, or None for all other formats.
+
+    Args:
+        file: Open file.
+        head: First 64 bytes of the file.
+        total: Size of the file in bytes.
+    """
     if head[:20] == b"Creative Voice File\x1a":
         return _voc(file, head, total)
     if head[:4] == b"2BIT":
@@ -31,7 +37,7 @@ def declared_audio(file: BinaryIO, head: bytes, total: int) -> tuple[int, int] |
 
 
 def _voc(file: BinaryIO, head: bytes, total: int) -> tuple[int, int]:
-    """Blocks of a kind and a size of three bytes; one of kind 0 has no size, and is the last."""
+    """Read a Creative Voice File: blocks of a type and a 3-byte size, up to one of type 0, which has no size."""
     start = position = int.from_bytes(head[20:22], "little")
     while position < total:
         file.seek(position)
@@ -43,7 +49,7 @@ def _voc(file: BinaryIO, head: bytes, total: int) -> tuple[int, int]:
 
 
 def _mat4(file: BinaryIO, order: str) -> tuple[int, int]:
-    """Two matrices: the sample rate, and channels × frames."""
+    """Read a MAT4 file: two matrices, the sample rate and channels × frames."""
     start = size = 0
     for _ in range(2):
         file.seek(start + size)
@@ -53,7 +59,7 @@ def _mat4(file: BinaryIO, order: str) -> tuple[int, int]:
 
 
 def _mat5(file: BinaryIO) -> tuple[int, int]:
-    """Two elements of a kind and a size, behind a header of 128 bytes whose last two tell the order of bytes."""
+    """Read a MAT5 file: two elements of a type and a size after a 128-byte header that ends with the byte order."""
     file.seek(126)
     order = "<" if file.read(2) == b"IM" else ">"
     start, size = 128, 0

@@ -1,4 +1,4 @@
-"""Every recording read once, by threads, and what was found kept in a cache by its path, size and time."""
+"""Measure every recording once, in threads, and cache the results by path, size and modification time."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from xtts_extend.progress import with_progress
 
 logger = logging.getLogger(__name__)
 _CHUNK_FILES = 1024
-#: Begins every cache file; a file that begins otherwise is not ours to overwrite.
+#: Beginning of every cache file; a file that begins otherwise is never overwritten.
 _CACHE_NAME = b"xtts_extend recordings"
 
 
 def read_recordings(paths: Sequence[str], cache: Path | None, progress: bool) -> dict[str, Recording | str | None]:
-    """Each path's recording, or what is wrong with the file, or None where there is none.
+    """Return for each path its recording, a message if it is unusable, or None if there is no such file.
 
     Args:
-        paths: of the recordings; one that is named twice is read once.
-        cache: file of what was read before; written also when the reading is interrupted.
-        progress: show a bar on a terminal, and a line every ten seconds where there is none.
+        paths: Paths of the recordings; a path that is repeated is read once.
+        cache: File with the results of earlier calls; it is updated even if the call is interrupted.
+        progress: Show a progress bar on a terminal, or a line every ten seconds otherwise, on stderr.
 
     Raises:
-        DataError: the cache is something else, or cannot be read.
+        DataError: The cache cannot be read, or is a file of another kind.
     """
     known = {} if cache is None else _load_cache(cache)
-    found: dict[str, Recording | str | None] = {}
+    results: dict[str, Recording | str | None] = {}
     stamps: dict[str, tuple[int, int]] = {}
     for path in paths:
         stamp = _stamp(path)
         if stamp is None:
-            found[path] = None
+            results[path] = None
             continue
         stamps[path] = stamp
         if path in known and known[path][0] == stamp:
-            found[path] = known[path][1]
-    unread = [path for path in stamps if path not in found]
+            results[path] = known[path][1]
+    unread = [path for path in stamps if path not in results]
 
     def read(path: str) -> None:
         try:
-            found[path] = measure_recording(path)
+            results[path] = measure_recording(path)
         except DataError as error:
-            found[path] = str(error)
+            results[path] = str(error)
 
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        # In chunks, so that a million files do not become a million waiting futures.
+        # Chunks limit the number of pending futures.
         chunks = (unread[start : start + _CHUNK_FILES] for start in range(0, len(unread), _CHUNK_FILES))
         done = (result for chunk in chunks for result in pool.map(read, chunk))
         deque(with_progress(done, len(unread), "recordings", progress), maxlen=0)
@@ -64,17 +64,17 @@ def read_recordings(paths: Sequence[str], cache: Path | None, progress: bool) ->
         pool.shutdown(cancel_futures=True)
         if cache is not None and unread:
             for path in unread:
-                if isinstance(recording := found.get(path), Recording):
+                if isinstance(recording := results.get(path), Recording):
                     known[path] = (stamps[path], recording)
             _save_cache(cache, known)
-    return found
+    return results
 
 
 def _stamp(path: str) -> tuple[int, int] | None:
-    """Size and time of a file, which tell whether it has changed; None where there is no file."""
+    """Return the size and modification time of a file, or None if there is no such file."""
     try:
         status = os.stat(path)
-    # A name with a null character is a ValueError.
+    # os.stat raises ValueError for a name with a null character.
     except (OSError, ValueError):
         return None
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
@@ -84,7 +84,7 @@ Cache = dict[str, tuple[tuple[int, int], Recording]]
 
 
 def _cache_header(body: bytes) -> bytes:
-    """First line of a cache file: a digest tells a damaged one, or one of another version."""
+    """Return the first line of a cache file: its version, and a digest of its body that detects damage."""
     return _CACHE_NAME + f", version 3, {hashlib.sha256(body).hexdigest()}\n".encode()
 
 
@@ -94,12 +94,12 @@ def _load_cache(path: Path) -> Cache:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise DataError(f"the cache of recordings {path} cannot be read: {error}; name another file") from error
+        raise DataError(f"Recordings cache {path} cannot be read ({error}). Choose another cache file.") from error
     header, _, body = content.partition(b"\n")
     if content and not header.startswith(_CACHE_NAME):
-        raise DataError(f"{path} is no cache of recordings, and would be overwritten; name another file")
+        raise DataError(f"{path} is not a recordings cache and would be overwritten. Choose another cache file.")
     if header + b"\n" != _cache_header(body):
-        logger.warning("%s is damaged or of another version: all recordings are read again", path)
+        logger.warning("%s is damaged or from another version. All recordings are read again.", path)
         return {}
     entries = (json.loads(line) for line in body.splitlines())
     return {entry["path"]: ((entry["size"], entry["mtime_ns"]), Recording(**entry["recording"])) for entry in entries}
@@ -115,4 +115,4 @@ def _save_cache(path: Path, known: Cache) -> None:
         with atomic_write(path) as file:
             file.write(_cache_header(body) + body)
     except MachineError as error:
-        logger.warning("The next check reads all recordings again: %s", error)
+        logger.warning("The recordings cache was not saved, so the next check reads all recordings again. %s", error)

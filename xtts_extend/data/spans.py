@@ -1,7 +1,7 @@
-"""Where the recording lies in its file, and a part of a file read as if it were the whole.
+"""Locate the recording between the tags of a file, and read parts of a file as a file of their own.
 
-Tags of music players stand before and behind the recording, in any container. Most decoders know only some of them, and
-take the others for damaged audio.
+Music players put tags before and after the recording, in any container. Most decoders recognize only some of them and
+treat the others as damaged audio.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: From this byte to before that one.
+#: Offsets of the first byte and of the byte after the last.
 Span: TypeAlias = tuple[int, int]
 
 
 class Spans(io.RawIOBase):
-    """Parts of an open file, read as one file."""
+    """A read-only file that consists of parts of another open file."""
 
     def __init__(self, file: BinaryIO, spans: Sequence[Span]) -> None:
         self._file, self._spans, self._position = file, spans, 0
@@ -41,19 +41,19 @@ class Spans(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         if self._position >= self.size:
             return 0
-        place = bisect_right(self._starts, self._position) - 1
-        left = self._starts[place + 1] - self._position
-        self._file.seek(self._spans[place][1] - left)
-        content = self._file.read(min(left, memoryview(buffer).nbytes))
+        index = bisect_right(self._starts, self._position) - 1
+        remaining = self._starts[index + 1] - self._position
+        self._file.seek(self._spans[index][1] - remaining)
+        content = self._file.read(min(remaining, memoryview(buffer).nbytes))
         memoryview(buffer)[: len(content)] = content
         self._position += len(content)
         return len(content)
 
 
 def content_span(file: BinaryIO, total: int) -> Span:
-    """Where the content of a file of `total` bytes lies, between ID3, APE and Lyrics3 tags."""
+    """Return the span of a file's content, without ID3, APE and Lyrics3 tags; `total` is its size in bytes."""
     start, end = 0, total
-    while size := id3_size(_at(file, start, 10)):
+    while size := id3_size(_read_at(file, start, 10)):
         start += size
     if start > total:
         return 0, total
@@ -63,15 +63,15 @@ def content_span(file: BinaryIO, total: int) -> Span:
 
 
 def id3_size(head: bytes) -> int:
-    """Bytes of the ID3v2 tag that begins with these ten; 0 if none does."""
+    """Return the size in bytes of the ID3v2 tag that begins with these ten bytes, or 0 if there is none."""
     if len(head) < 10 or head[:3] != b"ID3" or head[3] == 0xFF:
         return 0
-    return 10 + _seven_bits(head[6:10]) + 10 * (head[5] >> 4 & 1)
+    return 10 + _synchsafe_int(head[6:10]) + 10 * (head[5] >> 4 & 1)
 
 
 def _tag_before(file: BinaryIO, end: int) -> int:
-    """Bytes of the tag that ends here; 0 if none does."""
-    tail = _at(file, max(end - 128, 0), min(end, 128))
+    """Return the size in bytes of the tag that ends at `end`, or 0 if there is none."""
+    tail = _read_at(file, max(end - 128, 0), min(end, 128))
     if len(tail) == 128 and tail.startswith(b"TAG"):
         return 128
     if tail[-32:-24] == b"APETAGEX":
@@ -80,15 +80,15 @@ def _tag_before(file: BinaryIO, end: int) -> int:
     if tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
         return int(tail[-15:-9]) + 15
     if tail[-10:-7] == b"3DI":
-        return _seven_bits(tail[-4:]) + 20
+        return _synchsafe_int(tail[-4:]) + 20
     return 0
 
 
-def _seven_bits(size: bytes) -> int:
-    """A number whose bytes have seven bits, so that none looks like the beginning of a frame."""
-    return sum((byte & 0x7F) << 7 * place for place, byte in enumerate(reversed(size)))
+def _synchsafe_int(size: bytes) -> int:
+    """Return an integer of seven bits per byte, which ID3 uses so that no byte looks like the start of a frame."""
+    return sum((byte & 0x7F) << 7 * index for index, byte in enumerate(reversed(size)))
 
 
-def _at(file: BinaryIO, position: int, size: int) -> bytes:
+def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
     file.seek(position)
     return file.read(size)

@@ -1,4 +1,4 @@
-"""What a text has that cannot be learned from, and whether it belongs to its recording."""
+"""Check texts: what makes them unusable, what is worth a look, and whether they fit their recordings."""
 
 from __future__ import annotations
 
@@ -19,30 +19,36 @@ from xtts_extend.text.vocabulary import name_character
 
 _DIGIT = re.compile(r"\d")
 
-# Letters and digits; vowel signs are not among them.
+# Letters and digits, without combining vowel signs.
 _LETTER = re.compile(r"[^\W_]")
 # Scripts whose characters are syllables or words: Ethiopic, Cherokee, Canadian, kana, Han, Yi, Vai, Hangul.
 _SYLLABLE = re.compile(
     "[\u1200-\u139f\u13a0-\u167f\u2d80-\u2ddf\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua63f"
     "\uab00-\uab2f\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-# A number of one digit is a word of about four letters in most languages.
-_LETTERS_OF_A_DIGIT = 4
-#: Recordings of a language from which on its median says what is usual.
-_ENOUGH = 50
-_FACTOR = 3
-# Read speech has 9 to 20 letters per second with its pauses, and 3 to 8 where a character is a syllable or a word:
-# from half of the slowest to half as much again as the fastest, characters per second.
+# A spoken digit is a word of about four letters in most languages.
+_LETTERS_PER_DIGIT = 4
+#: Number of recordings from which on a language is judged by its own median rate, and the factor around the median.
+_MIN_RECORDINGS = 50
+_MEDIAN_FACTOR = 3
+# Characters per second. Read speech has 9 to 20 letters per second including pauses, and 3 to 8 if a character is a
+# syllable or a word. The bounds are half the slowest and one and a half times the fastest.
 _LETTER_BOUNDS, _SYLLABLE_BOUNDS = (4.0, 30.0), (1.5, 12.0)
-# A word alone has silence around it, which says nothing about how fast it is spoken.
+# The silence around a single word is excluded from its speaking time.
 _SHORT_TEXT, _SILENCE_AROUND_S = 10, 1.0
 
 
 def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Number of tokens, and kinds and details of what makes a text unusable for a model that takes `max_length`."""
+    """Return the number of tokens of a sample's text, and details of what makes the text unusable, by kind.
+
+    Args:
+        sample: Sample with the text and its language.
+        tokenizer: The model's tokenizer.
+        max_length: Largest number of tokens that the model takes.
+    """
     text, language = sample.text, sample.language
     if has_surrogate(text):
-        return 0, {"text_error": {"detail": f"half a character, an escape that was cut off, in {ascii(text)[:80]}"}}
+        return 0, {"text_error": {"detail": f"incomplete character (a truncated escape) in {ascii(text)[:80]}"}}
     if not text.strip():
         return 0, {"empty_text": {"detail": repr(text)}}
     try:
@@ -51,7 +57,7 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
         return 0, {"text_error": {"detail": f"{type(error).__name__} for {text[:80]!r}: {str(error)[:80]}"}}
     found: dict[str, dict[str, Any]] = {}
     if len(ids) <= 1:
-        found["empty_text"] = {"detail": f"nothing but the language tag is left of {text!r} after cleaning"}
+        found["empty_text"] = {"detail": f"cleaning leaves nothing of {text!r}"}
     if UNKNOWN_ID in ids or STOP_ID in ids:
         cleaned = tokenizer.preprocess_text(text, language.split("-")[0])
         encoding = bare_tokenizer(tokenizer, language).encode(cleaned)
@@ -62,16 +68,16 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
         detail = f"{' '.join(characters)} in {cleaned!r}{cause}"
         found["unknown_tokens"] = {"detail": detail, "characters": characters}
     if len(ids) > max_length:
-        found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model takes {max_length}"}
+        found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model takes up to {max_length}"}
     return len(ids), found
 
 
 def _why_unknown(text: str, pieces: set[str]) -> str | None:
-    """Where unknown pieces of a text come from, if no text of a language has them."""
+    """Return why a text has unknown pieces if they are not ordinary text, otherwise None."""
     if damage := find_damage(text):
         return damage
     if is_phonemic(text):
-        return "phonetic letters (IPA) where the text should be"
+        return "phonetic letters (IPA) instead of ordinary text"
     markup = find_markup(text) or ""
     return (
         f"{markup[:40]!r} looks like markup" if any(len(piece) == 1 and piece in markup for piece in pieces) else None
@@ -79,7 +85,7 @@ def _why_unknown(text: str, pieces: set[str]) -> str | None:
 
 
 def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tuple[str, str]]:
-    """Kinds and details of what deserves a look in a text that can be used."""
+    """Yield the kind and detail of each warning about a usable text."""
     text = sample.text
     spoken = text
     if markup := find_markup(text):
@@ -96,15 +102,15 @@ def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tupl
 
 
 def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
-    """The samples with far more or fewer characters than their duration has time for, and by how much.
+    """Return the samples with an implausible number of characters per second, each with a detail for the report.
 
-    A language's own median is the measure where there are enough recordings for one, otherwise what any speech has.
+    Languages with enough recordings are judged by their own median rate, others by the rates of speech in general.
     """
     counts = {id(sample): _characters(sample.text) for sample in samples}
     rates: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
         rates[sample.language].append(counts[id(sample)] / sample.duration_s)
-    medians = {language: median(found) for language, found in rates.items() if len(found) >= _ENOUGH}
+    medians = {language: median(values) for language, values in rates.items() if len(values) >= _MIN_RECORDINGS}
     return [
         (sample, detail)
         for sample in samples
@@ -113,22 +119,22 @@ def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
 
 
 def _implausible_length(sample: Sample, count: int, medians: dict[str, float]) -> str | None:
-    """Why `count` characters are too many or too few for the sample's duration; None if they are not."""
+    """Return why `count` characters are too many or too few for the sample's duration, or None if they are not."""
     usual = medians.get(sample.language)
     if usual is not None:
-        lowest, highest = usual / _FACTOR, usual * _FACTOR
+        lowest, highest = usual / _MEDIAN_FACTOR, usual * _MEDIAN_FACTOR
         expected = f"the language's median is {usual:.1f}"
     else:
-        syllables = 2 * len(_SYLLABLE.findall(sample.text)) > count
-        lowest, highest = _SYLLABLE_BOUNDS if syllables else _LETTER_BOUNDS
+        is_syllabic = 2 * len(_SYLLABLE.findall(sample.text)) > count
+        lowest, highest = _SYLLABLE_BOUNDS if is_syllabic else _LETTER_BOUNDS
         expected = f"speech has {lowest:g} to {highest:g}"
     duration = sample.duration_s
-    spoken = duration - _SILENCE_AROUND_S if count < _SHORT_TEXT else duration
-    if lowest * spoken <= count <= highest * duration:
+    speaking_time = duration - _SILENCE_AROUND_S if count < _SHORT_TEXT else duration
+    if lowest * speaking_time <= count <= highest * duration:
         return None
-    return f"{count / duration:.1f} characters per second, {expected}: is it the text of this recording?"
+    return f"{count / duration:.1f} characters per second, {expected}; the text may belong to another recording"
 
 
 def _characters(text: str) -> int:
-    """Letters of a text, and digits as the letters that they are spoken with."""
-    return len(_LETTER.findall(text)) + (_LETTERS_OF_A_DIGIT - 1) * len(_DIGIT.findall(text))
+    """Return the number of letters in a text, with each digit counted as a spoken word."""
+    return len(_LETTER.findall(text)) + (_LETTERS_PER_DIGIT - 1) * len(_DIGIT.findall(text))

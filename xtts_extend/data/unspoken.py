@@ -1,10 +1,10 @@
-"""What of a text is not spoken as it is written: markup, stage directions, characters of a wrong encoding, phonemes."""
+"""Detect parts of a text that are not spoken as written: markup, stage directions, encoding damage and phonemes."""
 
 from __future__ import annotations
 
 import re
 
-# Stage directions stand alone in round brackets, which prose has as well: so they are listed.
+# Prose uses round brackets too, so only the listed stage directions in them count as markup.
 _DIRECTIONS = (
     r"laugh(?:s|ed|ing|ter)?|chuckl(?:es|ing)|giggl(?:es|ing)|cough(?:s|ing)?|sigh(?:s|ing)?|breath(?:es|ing)?|inhales|"
     r"exhales|gasps?|sniffs?|sneezes?|groans?|sobs?|cr(?:ies|ying)|whisper(?:s|ing)?|shouts?|yawns?|hums?|humming|"
@@ -25,81 +25,81 @@ _DIRECTIONS = (
 _MARKUP = re.compile(
     r"</?[a-z][^<>]*>|<!--|<\|[^<>]*\|>|-->"  # tags of HTML, SSML, subtitles, models, and <unk>
     r"|&(?:[a-z]\w+|#\d+|#x[\da-f]+);"  # entities
-    r"|&(?:nbsp|amp|lt|gt|quot|apos|copy|reg|[nm]dash|hellip|[lr][sd]?quo|#\d{2,})(?![a-z\d])"  # without an end
+    r"|&(?:nbsp|amp|lt|gt|quot|apos|copy|reg|[nm]dash|hellip|[lr][sd]?quo|#\d{2,})(?![a-z\d])"  # without a semicolon
     r"|\b(?:https?|ftp)://\S+|\bwww\.\S+|\bmailto:\S+|\b[\w-]+\.(?:com|org|net|info|edu|gov|io)\b"  # addresses
     r"|(?-i:\b[a-z][a-z\d-]*\.(?:(?:co|ac|org|com|net|gov|edu|or|ne|go)\.[a-z]{2}|uk|de|eu|ru|jp|cn|kr|pl|cz|hu|nl|br|app|tv)\b)"
     r"|\b[a-z\d-]{2,}(?:\.[a-z\d-]+)*\.[a-z]{2,6}/\w"  # bit.ly/x
     r"|(?-i:\bt\.me/\w|\bx\.com\b)"
-    r"|\S+@\S+\.\w\w+"  # of e-mail
+    r"|\S+@\S+\.\w\w+"  # email addresses
     r"|(?<![\w@])@\w+|(?<![\w#&])#[^\W\d]\w+"  # @mentions and #hashtags
     r"|\[[^\]]*\]|\{[^}]*\}|［[^］]*］|【[^】]*】"  # [laughter], [00:12], {\an8}
     rf"|[(（]\s*(?:{_DIRECTIONS})\s*[)）]"
     r"|(?<![\w*])\*[^\W\d_](?:[^*\n]{0,40}\w)?[.!?]?\*(?![\w*])"  # *coughs*
     r"|(?<!\w)_[^\W\d_](?:[^_\n]*\w)?[.,!?]?_(?!\w)"  # _stressed_
-    r"|\*\*|__|~~|==|'''|@@|@-@|▁"  # of wikis, and of text in pieces
-    r"|\\\S"  # escapes that nobody read
+    r"|\*\*|__|~~|==|'''|@@|@-@|▁"  # wiki markup and subword separators
+    r"|\\\S"  # unprocessed escapes
     r"|[♩♪♫♬]",
     re.IGNORECASE,
 )
 
-# Without one of these there is no markup, which is much faster to see.
+# All markup contains one of these, which is much faster to search for.
 _MARKUP_HINT = re.compile(r"[<>&@#/\\\[\]{}［【(（*_~=▁♩♪♫♬]|'''|\.\w|mailto:", re.IGNORECASE)
 
-# Bytes from 80 to BF, which follow another one in UTF-8, as Windows-1252 and Latin-1 show them.
+# UTF-8 continuation bytes (80 to BF) decoded as Windows-1252 or Latin-1.
 _TAIL = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
-# The same, as Windows-1251 shows them.
+# The same bytes decoded as Windows-1251.
 _CYRILLIC_TAIL = "ЂЃ‚ѓ„…†‡€‰Љ‹ЊЌЋЏђ‘’“”•–—™љ›њќћџ\u00a0ЎўЈ¤Ґ¦§Ё©Є«¬\u00ad®Ї°±Ііґµ¶·ё№є»јЅѕї"
 _DAMAGE = {
-    "characters that a wrong encoding lost": re.compile(r"\ufffd|[a-z]\?[a-z]|\?{2,} \?{2,}"),
-    "UTF-8 that was read as another encoding": re.compile(
+    "characters lost to a wrong encoding": re.compile(r"\ufffd|[a-z]\?[a-z]|\?{2,} \?{2,}"),
+    "UTF-8 decoded as another encoding": re.compile(
         rf"(?<![A-ZÀ-ÖØ-Ý])(?:Ã[{_TAIL}]|Â[\u00a0-\u00bf])|â€|ðŸ|ï»¿|ï¿½|(?:[Â-ß][{_TAIL}]){{2,}}"
         rf"|(?:[à-ï][{_TAIL}]{{2}}){{2,}}|(?:[РС][{_CYRILLIC_TAIL}]){{3,}}|√[©®†°±§∂ß]|‚Ä[ôúùîì]"
     ),
     "control characters": re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
-    "private characters, which mean something in one font alone": re.compile(
+    "private-use characters, whose meaning depends on the font": re.compile(
         "[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]"
     ),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# Stress, length and ties, which no orthography has.
+# Marks of stress, length and ties, which no orthography uses.
 _PHONETIC_MARKS = re.compile("[ˈˌːˑ\u0361]")
-# Letters of phonetics; the second ones are also letters of languages, above all in Africa and of First Nations.
+# Phonetic letters. Those in the second set are also letters of orthographies, mostly African and First Nations ones.
 _ONLY_PHONETIC = frozenset("ɐɒɕɘɚɜɝɞɟɡɤɥɫɭɯɰɱɳɴɵɶɸɹɻɽɾʀʁʂʈʍʎʏʐʑʝ")
 _PHONETIC = _ONLY_PHONETIC | frozenset("ɑɓɔɖɗəɛɣɦɨɪɬɲŋʃʉʊʋʌʒʔʕ")
 
 
 def find_markup(text: str) -> str | None:
-    """The first part of a text that is markup, an address or a stage direction."""
-    found = _MARKUP.search(text) if _MARKUP_HINT.search(text) else None
-    return found and found[0]
+    """Return the first markup, address or stage direction in a text, or None."""
+    match = _MARKUP.search(text) if _MARKUP_HINT.search(text) else None
+    return match and match[0]
 
 
 def without_markup(text: str) -> str:
-    """A text with a space in the place of each such part."""
+    """Return a text with all markup, addresses and stage directions replaced by spaces."""
     return _MARKUP.sub(" ", text)
 
 
 def find_damage(text: str) -> str | None:
-    """What of a text has suffered from a wrong encoding, in words."""
+    """Return a description of the first encoding damage in a text with its surroundings, or None."""
     for name, pattern in _DAMAGE.items():
-        if found := pattern.search(text):
-            start = max(found.start() - 10, 0)
-            return f"{name}: {text[start : found.end() + 10]!r}"
+        if match := pattern.search(text):
+            start = max(match.start() - 10, 0)
+            return f"{name}: {text[start : match.end() + 10]!r}"
     return None
 
 
 def has_surrogate(text: str) -> bool:
-    """Whether a text holds half of a character, as an escape of JSON that was cut off leaves it."""
+    """Return whether a text has an unpaired surrogate, for example from a truncated JSON escape."""
     return _SURROGATE.search(text) is not None
 
 
 def is_phonemic(text: str) -> bool:
-    """Whether a text is in phonetic letters (IPA), and not in a language's own."""
+    """Return whether a text is written in phonetic letters (IPA) instead of an orthography."""
     marked = _PHONETIC_MARKS.search(text) is not None and not _PHONETIC.isdisjoint(text)
     return marked or len(_ONLY_PHONETIC.intersection(text)) > 1
 
 
 def phonetic_signs(text: str) -> set[str]:
-    """The letters and marks of phonetics in a text, those that are also letters of languages among them."""
+    """Return the phonetic letters and marks in a text, including letters that orthographies use too."""
     return {*_PHONETIC_MARKS.findall(text), *_PHONETIC.intersection(text)}
