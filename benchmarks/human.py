@@ -1,15 +1,15 @@
-"""Recordings of people through the whole job, by the commands that a user types.
+"""Run the complete workflow on human speech with the commands that a user types.
 
     python benchmarks/human.py OUTPUT_FOLDER --download --recordings 100
 
-For Greek and Bulgarian, which XTTS does not know, and Czech, which it does: a manifest, `extend-vocab`, `check-data`,
-twenty steps of the recipe with a stop by a real signal half-way, a resume, `export`, and a sentence by `speak`. The
-recordings come from Debian packages (see human_data.py): with --download they are fetched into OUTPUT_FOLDER/packages,
-else they have to be there. Prints a table, writes OUTPUT_FOLDER/report.json, and exits with 1 if a stage failed; what
-each command printed is in OUTPUT_FOLDER/LANGUAGE/log.txt. What is there from an earlier run is made again, except for
-the packages and the base.
+The languages are Greek and Bulgarian, which XTTS does not know, and Czech, which it does. Each goes through a manifest,
+`extend-vocab`, `check-data`, twenty training steps with a SIGINT halfway, a resume, `export` and `speak`. The
+recordings come from Debian packages (see human_data.py): --download fetches them into OUTPUT_FOLDER/packages, otherwise
+they must be there. Prints a table, writes OUTPUT_FOLDER/report.json, and exits with 1 if a stage failed. The output of
+the commands is in OUTPUT_FOLDER/LANGUAGE/log.txt. Files of an earlier run are replaced, except the packages and the
+base model.
 
-The base is a mini model with the vocabulary of an XTTS release (--vocab), or what --base-dir names.
+The base model is a mini model with the vocabulary of an XTTS release (--vocab), or the one in --base-dir.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from xtts_extend.text.vocabulary import load_vocabulary
 
 LANGUAGES = ("el", "bg", "cs")
 STEPS, STOP_AT = 20, 10
-#: Every tenth recording is for validation.
+#: Every n-th recording is in the validation set.
 _VALIDATION = 10
 _ENTRIES = 500
 _COMMAND = [sys.executable, "-m", "xtts_extend"]
 
 
 class StageFailed(Exception):
-    """A command did not end as it should, or left something else than expected."""
+    """A command failed, or its results are not as expected."""
 
 
 @dataclass
 class Result:
-    """What was seen of a language; None where no stage came so far."""
+    """The results for a language; None for the stages that were not reached."""
 
     language: str
     recordings: int
@@ -70,14 +70,14 @@ class Result:
 
 
 class Job:
-    """One language through all stages, in a folder of its own."""
+    """The stages of one language, in its own folder."""
 
     def __init__(self, folder: Path, base: Path, result: Result) -> None:
         self.folder, self.base, self.result = folder, base, result
         self.log = folder / "log.txt"
 
     def run(self, recordings: list[Recording]) -> None:
-        """Fill the result, up to the first stage that fails."""
+        """Run the stages up to the first failure, and fill in the result."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         try:
@@ -103,7 +103,7 @@ class Job:
         return vocab
 
     def _check(self, recordings: list[Recording], vocab: Path) -> tuple[Path, Path]:
-        """Manifests of what is usable, to train and to evaluate on."""
+        """Return the training and validation manifests of the usable samples."""
         manifest, clean = self.folder / "metadata.csv", self.folder / "clean.csv"
         rows = [f"{recording.file}|{recording.text}\n" for recording in recordings]
         manifest.write_text("audio_file|text\n" + "".join(rows), encoding="utf-8")
@@ -122,13 +122,13 @@ class Job:
         return train, val
 
     def _train(self, train: Path, val: Path, vocab: Path) -> Path:
-        """Start, and stop by Ctrl-C's signal; returns the run folder."""
+        """Start training, stop it with SIGINT, and return the run folder."""
         self._recipe(
             "train", f"--base-dir={self.base}", f"--vocab={vocab}", f"--language={self.result.language}",
             f"--train-manifest={train}", f"--val-manifest={val}", f"--output-dir={self.folder / 'runs'}",
             f"--max-steps={STEPS}", f"--eval-step={STEPS}", "--batch-size=4", "--grad-accum-steps=1",
             "--learning-rate=5e-4", "--grad-clip=1", "--coqpit.print_step=1",
-            # conditioning on 1.5 to 3 s, as the mini base was trained
+            # The mini base was trained with 1.5 to 3 s of conditioning.
             "--coqpit.model_args.min_conditioning_length=33075", "--coqpit.model_args.max_conditioning_length=66150",
             expected=130, stop_at=STOP_AT,
         )  # fmt: skip
@@ -140,13 +140,13 @@ class Job:
         self.result.first_step_after_resume = self._recipe("resume", f"--checkpoint={run}", expected=0)
         steps, evaluations = read_metrics(run)
         if [line["step"] for line in steps] != list(range(1, STEPS + 1)):
-            raise StageFailed(f"resume: metrics.jsonl does not hold the steps 1 to {STEPS}, each once")
+            raise StageFailed(f"resume: expected the steps 1 to {STEPS} in metrics.jsonl, each once")
         self.result.first_loss, self.result.last_loss = evaluations[0]["loss_mel_ce"], evaluations[-1]["loss_mel_ce"]
 
     def _speak(self, run: Path, train: Path, val: Path) -> None:
-        """Export, and a sentence that the model has not heard, in the voice of the largest recording."""
+        """Export the model and speak an unseen sentence in the voice of the largest recording."""
         model, language = self.folder / "model", self.result.language
-        # a language that the base knows already is no pack
+        # A language that the base model already knows cannot be exported as a pack.
         merged = ["--merged"] if is_stock(language) else []
         self._json("export", f"--checkpoint={run}", f"--output={model}", f"--base-dir={self.base}", *merged)
         files = [sample.audio_file for sample in read_manifests([str(train)], language)]
@@ -158,18 +158,18 @@ class Job:
         self.result.spoken_s = spoken["audio_s"]
 
     def _json(self, command: str, *arguments: str, expected: tuple[int, ...] = (0,)) -> Any:
-        """Run a command with --json; returns what it printed."""
+        """Run a command with --json and return its parsed output."""
         start = time.monotonic()
         done = subprocess.run(
             [*_COMMAND, command, *arguments, "--json"], capture_output=True, text=True, encoding="utf-8"
         )
-        self._ended(command, start, done.stdout + done.stderr)
+        self._log_stage(command, start, done.stdout + done.stderr)
         if done.returncode not in expected:
             raise StageFailed(f"{command}: exit code {done.returncode}: {_last_line(done.stderr)}")
         return json.loads(done.stdout)
 
     def _recipe(self, stage: str, *arguments: str, expected: int, stop_at: int | None = None) -> int:
-        """Run the recipe, and stop it at a step; returns the first step that it printed."""
+        """Run the recipe, interrupt it at step `stop_at`, and return the first step that it printed."""
         start, lines, steps = time.monotonic(), [], []
         with subprocess.Popen(
             [sys.executable, str(find_recipe()), *arguments],
@@ -180,16 +180,16 @@ class Job:
         ) as process:
             for line in process.stdout or ():
                 lines.append(line)
-                if found := re.match(r" > step (\d+)/", line):
-                    steps.append(int(found.group(1)))
+                if match := re.match(r" > step (\d+)/", line):
+                    steps.append(int(match.group(1)))
                     if steps[-1] == stop_at:
                         process.send_signal(signal.SIGINT)
-        self._ended(stage, start, "".join(lines))
+        self._log_stage(stage, start, "".join(lines))
         if process.returncode != expected or not steps:
             raise StageFailed(f"{stage}: exit code {process.returncode}, expected {expected}: {_last_line(lines[-1])}")
         return steps[0]
 
-    def _ended(self, stage: str, start: float, output: str) -> None:
+    def _log_stage(self, stage: str, start: float, output: str) -> None:
         self.result.seconds[stage] = time.monotonic() - start
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"===== {stage}\n{output}\n")
@@ -201,7 +201,7 @@ def _last_line(output: str) -> str:
 
 
 def make_base(output: Path, vocab: Path) -> Path:
-    """A mini base with a trained DVAE, unless it is there already."""
+    """Make a mini base with a trained DVAE unless it exists, and return its folder."""
     base = output / "base"
     if not base.is_dir():
         arguments = [f"--output={base}", f"--vocab={vocab}", "--steps=1"]
@@ -210,17 +210,17 @@ def make_base(output: Path, vocab: Path) -> Path:
 
 
 def report(results: list[Result]) -> str:
-    """The table: a column for each language."""
+    """Return the results as a table with a column for each language."""
 
-    def counts(found: dict[str, int]) -> str:
-        return ", ".join(f"{kind} {number}" for kind, number in found.items()) or "none"
+    def counts(by_kind: dict[str, int]) -> str:
+        return ", ".join(f"{kind} {number}" for kind, number in by_kind.items()) or "none"
 
     def number(value: float | None, digits: int) -> str:
         return "–" if value is None else f"{value:.{digits}f}"
 
     rows = {
         "recordings": lambda result: number(result.recordings, 0),
-        "files without a text": lambda result: number(result.without_text, 0),
+        "files without text": lambda result: number(result.without_text, 0),
         "usable": lambda result: number(result.usable, 0),
         "hours": lambda result: number(result.hours, 3),
         "problems": lambda result: counts(result.problems),
@@ -229,8 +229,8 @@ def report(results: list[Result]) -> str:
         "mel loss before the first step": lambda result: number(result.first_loss, 3),
         f"mel loss after {STEPS} steps": lambda result: number(result.last_loss, 3),
         "stopped at step": lambda result: number(result.stopped_at, 0),
-        "first step after the resume": lambda result: number(result.first_step_after_resume, 0),
-        "spoken, s": lambda result: number(result.spoken_s, 1),
+        "first step after resuming": lambda result: number(result.first_step_after_resume, 0),
+        "spoken audio, s": lambda result: number(result.spoken_s, 1),
     }
     for stage in dict.fromkeys(stage for result in results for stage in result.seconds):
         rows[f"{stage}, s"] = lambda result, stage=stage: number(result.seconds.get(stage), 0)
@@ -242,10 +242,12 @@ def report(results: list[Result]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="OUTPUT_FOLDER")
-    parser.add_argument("--download", action="store_true", help="fetch the packages with apt-get, 271 MB")
-    parser.add_argument("--recordings", type=int, default=0, metavar="N", help="of each language [all]")
-    parser.add_argument("--base-dir", type=Path, help="a base that knows Czech [a mini base, made in OUTPUT_FOLDER]")
-    parser.add_argument("--vocab", type=Path, default=RELEASED_VOCAB, help="of an XTTS release, for the mini base")
+    parser.add_argument("--download", action="store_true", help="Fetch the packages with apt-get (271 MB).")
+    parser.add_argument(
+        "--recordings", type=int, default=0, metavar="N", help="Use up to N recordings of each language. [all]"
+    )
+    parser.add_argument("--base-dir", type=Path, help="Base model that knows Czech. [a mini base]")
+    parser.add_argument("--vocab", type=Path, default=RELEASED_VOCAB, help="Vocabulary of the mini base.")
     args = parser.parse_args()
     output = args.output.absolute()
     unpack(output / "packages", download=args.download)
@@ -257,8 +259,8 @@ def main() -> int:
         recordings = corpus.share(args.recordings)
         results.append(Result(language, len(recordings), corpus.without_text))
         Job(output / language, base, results[-1]).run(recordings)
-    written = json.dumps([asdict(result) for result in results], ensure_ascii=False, indent=2)
-    (output / "report.json").write_text(written, encoding="utf-8")
+    content = json.dumps([asdict(result) for result in results], ensure_ascii=False, indent=2)
+    (output / "report.json").write_text(content, encoding="utf-8")
     print(report(results))
     return 1 if any(result.failure for result in results) else 0
 

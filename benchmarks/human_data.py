@@ -1,7 +1,7 @@
-"""Recordings of people with their texts, from Debian packages: Tux Paint's words, a game's dialogues, phone prompts.
+"""Read human speech with texts from Debian packages: Tux Paint's words, a game's dialogues and telephone prompts.
 
-The packages are installed nowhere: `apt-get download` fetches them and `dpkg -x` unpacks them into a folder. Their
-licences are their own (GPL-2, CC-BY-SA and others), so nothing of them is copied into the project.
+The packages are not installed: `apt-get download` fetches them and `dpkg -x` unpacks them into a folder. They have
+licenses of their own (GPL-2, CC-BY-SA and others), so the project contains no copies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import av
 import soundfile
 
 PACKAGES = ("tuxpaint-stamps-default", "fillets-ng-data", "fillets-ng-data-cs")
-#: What an XTTS release knows, for mini bases.
+#: Vocabulary of an XTTS release, for mini bases.
 RELEASED_VOCAB = Path(os.environ.get("XTTS_EXTEND_TEST_DATA", Path(__file__).parents[2] / "shared/data")) / (
     "xtts_vocab.json"
 )
@@ -27,14 +27,14 @@ _STAMPS = Path("usr/share/tuxpaint/stamps")
 _GAME = Path("usr/share/games/fillets-ng")
 _PROMPTS = Path("usr/share/asterisk/sounds")
 _DOCUMENTS = Path("usr/share/doc")
-#: dialogId("vit-hs-klid1", "font_statue", "in English") and, on the next line, dialogStr("in the file's language")
+# dialogId("vit-hs-klid1", "font_statue", "English") and, on the next line, dialogStr("the file's language")
 _LUA_STRING = r'"((?:[^"\\]|\\.)*)"'
 _DIALOGUE = re.compile(rf"dialogId\({_LUA_STRING},\s*{_LUA_STRING},\s*{_LUA_STRING}\)\s*dialogStr\({_LUA_STRING}\)")
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A file and what is said in it."""
+    """An audio file and its text."""
 
     file: Path
     text: str
@@ -42,13 +42,13 @@ class Recording:
 
 @dataclass(frozen=True)
 class Corpus:
-    """All recordings of a language, and how many files have no text beside them."""
+    """All recordings of a language, and the number of audio files without a text."""
 
     recordings: list[Recording]
     without_text: int
 
     def share(self, count: int) -> list[Recording]:
-        """Up to `count` recordings, evenly spread; all of them when `count` is 0."""
+        """Return up to `count` evenly spaced recordings, or all of them if `count` is 0."""
         total = len(self.recordings)
         if not 0 < count < total:
             return self.recordings
@@ -56,12 +56,12 @@ class Corpus:
 
 
 def unpack(folder: Path, packages: Sequence[str] = PACKAGES, *, download: bool) -> None:
-    """Make sure that packages are unpacked in a folder; exits with what to do when some are missing."""
+    """Unpack the packages into a folder unless they are there; exit if some are missing and `download` is false."""
     missing = [package for package in packages if not (folder / _DOCUMENTS / package).is_dir()]
     if not missing:
         return
     if not download:
-        sys.exit(f"{folder} does not hold the packages {', '.join(missing)}. Give --download to fetch them.")
+        sys.exit(f"Packages missing in {folder}: {', '.join(missing)}. Pass --download to fetch them.")
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["apt-get", "download", *missing], cwd=folder, check=True)
     for archive in sorted(folder.glob("*.deb")):
@@ -70,54 +70,54 @@ def unpack(folder: Path, packages: Sequence[str] = PACKAGES, *, download: bool) 
 
 
 def read_corpus(packages: Path, language: str) -> Corpus:
-    """The recordings of "el" or "bg" (words and short sentences) or "cs" (dialogues), in the order of their names."""
+    """Return the recordings of "el" or "bg" (words and short sentences) or "cs" (dialogues), ordered by name."""
     return read_dialogues(packages, language) if language == "cs" else read_stamps(packages, language)
 
 
 def read_stamps(packages: Path, language: str) -> Corpus:
-    """`NAME_desc_el.ogg` says the line `el.utf8=…` of `NAME.txt`."""
+    """Return the recordings `NAME_desc_el.ogg`, whose text is the line `el.utf8=…` of `NAME.txt`."""
     ending = f"_desc_{language}.ogg"
     recordings, without_text = [], 0
     for file in sorted((packages / _STAMPS).rglob(f"*{ending}")):
         texts = file.with_name(file.name.removesuffix(ending) + ".txt")
         lines = texts.read_text(encoding="utf-8").splitlines() if texts.is_file() else []
-        said = [line.partition("=")[2] for line in lines if line.startswith(f"{language}.utf8=")]
-        if said and said[0].strip():
-            recordings.append(Recording(file, said[0]))
+        spoken = [line.partition("=")[2] for line in lines if line.startswith(f"{language}.utf8=")]
+        if spoken and spoken[0].strip():
+            recordings.append(Recording(file, spoken[0]))
         else:
             without_text += 1
     return Corpus(recordings, without_text)
 
 
 def read_dialogues(packages: Path, language: str) -> Corpus:
-    """`sound/LEVEL/cs/ID.ogg` says the dialogue ID of `script/LEVEL/dialogs_cs.lua`."""
+    """Return the recordings `sound/LEVEL/cs/ID.ogg`, whose texts are in `script/LEVEL/dialogs_cs.lua`."""
     folder, recordings = packages / _GAME, []
     for script in sorted(folder.glob(f"script/*/dialogs_{language}.lua")):
         sounds = folder / "sound" / script.parent.name / language
-        for name, _, _, said in _DIALOGUE.findall(script.read_text(encoding="utf-8")):
+        for name, _, _, text in _DIALOGUE.findall(script.read_text(encoding="utf-8")):
             file = sounds / f"{name}.ogg"
             if file.is_file():
-                recordings.append(Recording(file, re.sub(r"\\(.)", r"\1", said)))
+                recordings.append(Recording(file, re.sub(r"\\(.)", r"\1", text)))
     files = set(folder.glob(f"sound/*/{language}/*.ogg"))
     return Corpus(recordings, len(files - {recording.file for recording in recordings}))
 
 
 def read_prompts(packages: Path, language: str) -> Corpus:
-    """`it_IT_m_Carlo/NAME.g722` says the line `NAME: …` of `core-sounds-it.txt.gz`; written as wav where it lies."""
+    """Return the recordings `it_IT_m_Carlo/NAME.g722`, converted to WAV; the texts are in `core-sounds-it.txt.gz`."""
     (folder,) = (packages / _PROMPTS).glob(f"{language}_*")
     document = packages / _DOCUMENTS / f"asterisk-core-sounds-{language}" / f"core-sounds-{language}.txt.gz"
     recordings = []
     for line in gzip.decompress(document.read_bytes()).decode("utf-8-sig").splitlines():
-        name, _, said = line.partition(":")
+        name, _, text = line.partition(":")
         file = folder / f"{name}.g722"
-        # tones stand in brackets
-        if file.is_file() and any(map(str.isalpha, said)) and not set(said) & set("[("):
-            recordings.append(Recording(_as_wav(file), said.strip()))
+        # Descriptions of tones are in brackets.
+        if file.is_file() and any(map(str.isalpha, text)) and not set(text) & set("[("):
+            recordings.append(Recording(_as_wav(file), text.strip()))
     return Corpus(recordings, len(list(folder.rglob("*.g722"))) - len(recordings))
 
 
 def _as_wav(file: Path) -> Path:
-    """G.722 has no header by which it could be recognised."""
+    """Convert a G.722 file, which has no header that identifies it, and return the path of the WAV file."""
     wav = file.with_suffix(".wav")
     if not wav.is_file():
         with av.open(str(file), format="g722") as container:

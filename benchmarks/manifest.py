@@ -1,10 +1,10 @@
-"""How long it takes to read a manifest, and in how much memory: the first reader of the project beside today's.
+"""Compare the time and memory that the project's first manifest reader and the current one need.
 
     python benchmarks/manifest.py [--rows 500000] [--before COMMIT] [--forms coqui …]
 
-Each reading is a process of its own, which imports first and then takes the time. The first reader is that of COMMIT,
-which git has to have; it knew the forms `audio_file|text|speaker_name`, LJSpeech and JSON lines alone. The recordings
-exist, as empty files, unless --without-recordings says otherwise.
+Each measurement runs in its own process and excludes imports. The first reader is the one of COMMIT, which must be in
+the git history; it reads only `audio_file|text|speaker_name`, LJSpeech and JSON lines. The recordings exist as empty
+files unless --without-recordings is given.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-#: Before manifests were read as tables.
+#: Last commit before manifests were read as tables.
 BEFORE = "6429994"
 ROOT = Path(__file__).resolve().parent.parent
 FORMS = ("coqui", "ljspeech", "jsonl", "csv", "parquet")
@@ -28,10 +28,10 @@ _WORDS = ["the", "reader", "splits", "and", "keeps", "every", "one", "of", "thes
 
 
 def write(form: str, rows: int, folder: Path) -> Path:
-    """A manifest of a form: five folders of recordings, 20 speakers, sentences of a few words."""
-    names = [f"{place % 5}/utterance_{place:07}" for place in range(rows)]
-    texts = [f"{' '.join(_WORDS[place % 7 :])}, said {place} times." for place in range(rows)]
-    speakers = [f"speaker {place % 20}" for place in range(rows)]
+    """Write a manifest with five folders of recordings, 20 speakers and short sentences, and return its path."""
+    names = [f"{number % 5}/utterance_{number:07}" for number in range(rows)]
+    texts = [f"{' '.join(_WORDS[number % 7 :])}, said {number} times." for number in range(rows)]
+    speakers = [f"speaker {number % 20}" for number in range(rows)]
     entries = list(zip(names, texts, speakers, strict=True))
     path = folder / form
     if form == "parquet":
@@ -53,7 +53,7 @@ def write(form: str, rows: int, folder: Path) -> Path:
 
 
 def read(path: Path, reader: Path) -> None:
-    """Print the seconds and the peak memory in MiB of reading `path` with the module at `reader`."""
+    """Read `path` with the module at `reader`, and print the time in seconds and the peak memory in MiB as JSON."""
     spec = importlib.util.spec_from_file_location("reader", reader)
     assert spec is not None
     assert spec.loader is not None
@@ -64,14 +64,14 @@ def read(path: Path, reader: Path) -> None:
     samples = module.read_manifest(str(path), "am")
     seconds = time.perf_counter() - began
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    # the first reader's samples are dictionaries
+    # The samples of the first reader are dictionaries.
     files = [sample["audio_file"] if isinstance(sample, dict) else sample.audio_file for sample in samples[:100]]
     found = sum(map(os.path.isfile, files))
     print(json.dumps({"rows": len(samples), "seconds": seconds, "mib": memory, "found": found}))
 
 
 def measure(path: Path, reader: Path) -> dict[str, float] | None:
-    """What `read` prints in another process; None where the reader does not know the form."""
+    """Return what `read` prints in another process, or None if the reader does not know the format."""
     command = [sys.executable, __file__, "--read", str(path), "--reader", str(reader)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
@@ -79,10 +79,10 @@ def measure(path: Path, reader: Path) -> dict[str, float] | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--before", default=BEFORE, metavar="COMMIT")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
-    parser.add_argument("--without-recordings", action="store_true")
+    parser.add_argument("--rows", type=int, default=500_000, help="Number of rows. [500000]")
+    parser.add_argument("--before", default=BEFORE, metavar="COMMIT", help=f"Commit of the first reader. [{BEFORE}]")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="Formats to read. [all]")
+    parser.add_argument("--without-recordings", action="store_true", help="Do not create the recordings.")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--reader", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -92,10 +92,10 @@ def main() -> None:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for place in range(5):
-            (folder / "wavs" / str(place)).mkdir(parents=True)
-        for place in range(0 if args.without_recordings else args.rows):
-            (folder / "wavs" / f"{place % 5}" / f"utterance_{place:07}.wav").touch()
+        for number in range(5):
+            (folder / "wavs" / str(number)).mkdir(parents=True)
+        for number in range(0 if args.without_recordings else args.rows):
+            (folder / "wavs" / f"{number % 5}" / f"utterance_{number:07}.wav").touch()
         old = folder / "old_reader.py"
         shown = subprocess.run(
             ["git", "show", f"{args.before}:xtts_extend/data/manifest.py"], cwd=ROOT, capture_output=True, check=True
@@ -116,12 +116,12 @@ def main() -> None:
                     f"{after['mib'] / before['mib']:.2f}" if before else "-",
                 ]
             )
-    heads = ["form", "before, s", "before, MiB", "after, s", "after, MiB", "seconds ratio", "memory ratio"]
-    # it imports torch
+    head = ["format", "before, s", "before, MiB", "after, s", "after, MiB", "seconds ratio", "memory ratio"]
+    # Imported late, because it imports torch.
     from mini_runs import table
 
-    print(f"{args.rows} rows")
-    print(table([heads, *lines]))
+    print(f"{args.rows:,} rows")
+    print(table([head, *lines]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks on the mini model share: its corpus, runs of the recipe in this process, their losses."""
+"""Shared code of the benchmarks on the mini model: the corpus, runs of the recipe in this process, and their losses."""
 
 from __future__ import annotations
 
@@ -17,37 +17,36 @@ from xtts_extend.recipes import find_recipe
 from xtts_extend.run.metrics import read_metrics
 from xtts_extend.text.extend import extend_vocabulary
 
-#: The rate of the demo, at which the mini model learns well.
+#: Learning rate of the demo, which suits the mini model.
 LEARNING_RATE = 5e-4
 
 
 class MiniRuns:
-    """The mini base learns Amharic: `start` new runs, `go_on` from checkpoints, read `losses`.
+    """Runs that teach the mini base Amharic: `start` begins one, `continue_from` trains a checkpoint further.
 
     Args:
-        output: a folder; the speech in it is used again.
+        output: Folder for all files; the speech and the runs in it are reused.
     """
 
     def __init__(self, output: Path) -> None:
         self.output = output.absolute()
         self.base = cached_mini_base()
-        done = self.output / "vocab.json"
+        self.vocab = self.output / "vocab.json"
         self.manifests = {
             code: self.output / "speech" / code / ("val.csv" if code == LANGUAGE else "metadata.csv")
             for code in (LANGUAGE, *texts.BASE_LANGUAGES)
         }
-        if not done.is_file():
+        if not self.vocab.is_file():
             self.output.mkdir(parents=True, exist_ok=True)
             self.manifests = speak_corpora(self.output)
             extend_vocabulary(
-                self.base / "vocab.json", LANGUAGE, done, texts=[self.output / f"{LANGUAGE}.txt"], size=300
+                self.base / "vocab.json", LANGUAGE, self.vocab, texts=[self.output / f"{LANGUAGE}.txt"], size=300
             )
-        self.vocab = done
         self._recipe = runpy.run_path(str(find_recipe()))["main"]
 
     def start(self, name: str, steps: int, language: str = LANGUAGE, **flags: object) -> Path:
-        """Train so many steps from the base; returns the run folder."""
-        given: dict[str, object] = {
+        """Train for `steps` steps from the base model and return the run folder."""
+        values: dict[str, object] = {
             "base-dir": self.base,
             "vocab": self.vocab,
             "language": language,
@@ -62,13 +61,13 @@ class MiniRuns:
             "coqpit.model_args.max_conditioning_length": 66150,
             **{key if "." in key else key.replace("_", "-"): value for key, value in flags.items()},
         }
-        arguments = [f"--{key}={value}" if value is not True else f"--{key}" for key, value in given.items()]
-        evaluated = (language, *texts.BASE_LANGUAGES)
-        arguments += [f"--val-manifest={self.manifests[code]}:{code}" for code in evaluated]
+        arguments = [f"--{key}={value}" if value is not True else f"--{key}" for key, value in values.items()]
+        validation_languages = (language, *texts.BASE_LANGUAGES)
+        arguments += [f"--val-manifest={self.manifests[code]}:{code}" for code in validation_languages]
         return self._run(name, [*arguments, f"--max-steps={steps}"])
 
-    def go_on(self, name: str, checkpoint: Path, steps: int, *flags: str) -> Path:
-        """Evaluate a checkpoint of ours, train so many steps more in a new run; returns its folder."""
+    def continue_from(self, name: str, checkpoint: Path, steps: int, *flags: str) -> Path:
+        """Evaluate a checkpoint of ours, train it for `steps` more steps in a new run, and return the run folder."""
         content = torch.load(checkpoint, weights_only=True)
         content["xtts_extend"]["state"]["evaluation_due"] = True
         folder = self.output / "given" / name
@@ -89,29 +88,29 @@ class MiniRuns:
 
 
 def newest(run: Path) -> Path:
-    """The last checkpoint of a run folder."""
+    """Return the path of a run's newest checkpoint."""
     return Path(newest_checkpoint(run).path)
 
 
 def losses(run: Path, *, first: bool = False) -> dict[str, float]:
-    """Mel losses by language, text losses as "text LANG"; at the last evaluation, or at the first."""
+    """Return the losses of the last or the first evaluation: mel losses by language, text losses as "text LANG"."""
     _, evaluations = read_metrics(run)
     step = evaluations[0 if first else -1]["step"]
-    found = {line["language"]: line["loss_mel_ce"] for line in evaluations if line["step"] == step}
-    # logged with its weight
+    mel = {line["language"]: line["loss_mel_ce"] for line in evaluations if line["step"] == step}
+    # The text loss is logged multiplied by its weight.
     text = {f"text {line['language']}": line["loss_text_ce"] / 0.01 for line in evaluations if line["step"] == step}
-    return {**found, **text}
+    return {**mel, **text}
 
 
 def table(rows: list[list[str]]) -> str:
-    """Rows of cells as a Markdown table; the first row is its head."""
+    """Return rows of cells as a Markdown table whose head is the first row."""
     head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def output_argument() -> Path:
-    """The one argument of a benchmark: the folder for what it makes."""
+    """Return the only argument of a benchmark, its output folder."""
     if len(sys.argv) != 2:
-        sys.exit(f"usage: {sys.argv[0]} OUTPUT_FOLDER (some 10 GB; what is there already is not made again)")
+        sys.exit(f"usage: {sys.argv[0]} OUTPUT_FOLDER (about 10 GB; files that are already there are reused)")
     return Path(sys.argv[1])

@@ -1,9 +1,9 @@
-"""What language packs cost at the size of the published model: file, loading, first use, switching, memory.
+"""Measure language packs at the size of the published model: file size, loading, first use, switching and memory.
 
     python benchmarks/packs.py OUTPUT_FOLDER [LAYERS CHANNELS]
 
-A base of random weights, and packs that change everything of the GPT but the voice side and old rows, as a run with all
-of it trained does. Each measurement is a process of its own. The folder is used again.
+The base model has random weights. The packs change all of the GPT except the voice side and the old rows, as a run
+that trains everything does. Each measurement runs in its own process. Files in the folder are reused.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from xtts_extend.text.languages import cleaning_of, language_tag
 from xtts_extend.text.vocabulary import append_entries, load_vocabulary, parse_vocabulary
 
 LANGUAGES = ("am", "ti", "el")
-#: Of a warm switch.
-TIMES = 20
+#: Number of warm switches that are timed.
+SWITCHES = 20
 
 
 def make(output: Path, layers: int, channels: int) -> tuple[Path, Path]:
-    """The base, and a folder of its files with packs."""
+    """Make the base model and a model folder with packs unless they exist, and return both folders."""
     base, folder = output / "base", output / "model"
     if not base.exists():
         make_mini_base(base, layers=layers, channels=channels, heads=channels // 64)
@@ -48,9 +48,10 @@ def make(output: Path, layers: int, channels: int) -> tuple[Path, Path]:
     for file in base.iterdir():
         (folder / file.name).symlink_to(file.absolute())
     weights = xtts_weights(load_checkpoint(base / "model.pth")[0]["model"])
-    known, found = load_vocabulary(base / "vocab.json"), digests(weights)
+    base_vocabulary, base_digests = load_vocabulary(base / "vocab.json"), digests(weights)
     for language in LANGUAGES:
-        vocabulary = parse_vocabulary(append_entries(known, [language_tag(language)], [*"ሰላም"], []), known.path)
+        entries = append_entries(base_vocabulary, [language_tag(language)], [*"ሰላም"], [])
+        vocabulary = parse_vocabulary(entries, base_vocabulary.path)
         tensors = {
             name: tensor + torch.randn_like(tensor) * 0.01
             for name, tensor in weights.items()
@@ -61,8 +62,8 @@ def make(output: Path, layers: int, channels: int) -> tuple[Path, Path]:
         cleaning, limit = cleaning_of(language)
         info = PackInfo(
             language=language,
-            base=found,
-            vocabulary=PackedVocabulary.between(known, vocabulary),
+            base=base_digests,
+            vocabulary=PackedVocabulary.between(base_vocabulary, vocabulary),
             cleaning=cleaning,
             char_limit=limit,
             texts={},
@@ -82,13 +83,13 @@ def make(output: Path, layers: int, channels: int) -> tuple[Path, Path]:
 
 
 def memory() -> float:
-    """Of this process, in GB, what is mapped from files left out."""
+    """Return the memory of this process in GB, without pages that are mapped from files."""
     used = psutil.Process().memory_info()
     return (used.rss - used.shared) / 1e9
 
 
 def load(folder: Path) -> tuple[Any, float]:
-    """`Xtts` of a folder through stock's `load_checkpoint`, and the seconds that took."""
+    """Load a model folder with coqui's `load_checkpoint`; return the model and the time in seconds."""
     config = XttsConfig()
     config.load_json(folder / "config.json")
     model = Xtts(config)
@@ -98,7 +99,7 @@ def load(folder: Path) -> tuple[Any, float]:
 
 
 def seconds(model: Any, language: str) -> float:
-    """To have a language's tensors in place, and the base's again."""
+    """Return the time in seconds to switch to a language's tensors and back to the base model's."""
     start = time.monotonic()
     with routed(model, language):
         pass
@@ -113,9 +114,9 @@ def measure(folder: Path) -> None:
         return
     for language in LANGUAGES:
         first = seconds(model, language)
-        warm = sorted(seconds(model, language) for _ in range(TIMES))
+        warm = sorted(seconds(model, language) for _ in range(SWITCHES))
         print(
-            f"{language}: first use {first:.2f} s, warm switch {warm[TIMES // 2] * 1e3:.2f} ms (up to "
+            f"{language}: first use {first:.2f} s, warm switch {warm[SWITCHES // 2] * 1e3:.2f} ms (up to "
             f"{warm[-1] * 1e3:.2f}), {memory():.2f} GB",
             flush=True,
         )

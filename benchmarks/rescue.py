@@ -1,11 +1,11 @@
-"""Runs that went wrong on purpose: what the doctor calls them, and whether it is better to repair or to start fresh.
+"""Damage runs in known ways, and compare the doctor's verdicts, repairing the runs, and starting over.
 
     python benchmarks/rescue.py OUTPUT_FOLDER
 
-Each opened learns Amharic from the mini base for 300 steps, damaged in one way. Printed: the verdict; mel loss of
-Amharic and of English and Spanish (mean) before, right after the repair, and after 300 steps more at the usual rate;
-beside it a fresh start of the same length. Then what drifted old rows cost by themselves, from which the doctor's
-threshold comes.
+Each run teaches the mini base Amharic for 300 steps and is damaged in one way. Prints the verdict, and the mel losses
+of Amharic and of the old languages (the mean of English and Spanish) before and right after the repair and after 300
+more steps at the usual learning rate, compared with a new run of the same length. Then prints how much drifted old rows
+cost on their own, from which the doctor's threshold is derived.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ PREFIX = "xtts.gpt."
 
 
 @contextmanager
-def replaced(owner: Any, name: str, value: Callable[..., Any]) -> Iterator[None]:
-    """Damage one function for a while."""
+def patched(owner: Any, name: str, value: Callable[..., Any]) -> Iterator[None]:
+    """Replace an attribute within the context."""
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -42,7 +42,7 @@ def replaced(owner: Any, name: str, value: Callable[..., Any]) -> Iterator[None]
 
 
 def with_hooks(model: ExtendedGPTTrainer, weights: Any, base_rows: int) -> None:
-    """Freeze old rows as many recipes do: a hook that zeroes their gradient, under AdamW with weight decay."""
+    """Load the base model and freeze its old rows as many recipes do, with a hook that zeroes their gradients."""
     load_base(model, weights, base_rows)
 
     def zero_old(gradient: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ def with_hooks(model: ExtendedGPTTrainer, weights: Any, base_rows: int) -> None:
 
 
 def with_noise(model: ExtendedGPTTrainer, weights: Any, base_rows: int) -> None:
-    """New rows as stock coqui starts them: standard normal in embedding and head, zero in the bias."""
+    """Load the base model with coqui's initial new rows: standard normal in embedding and head, zero in the bias."""
     generator = torch.Generator().manual_seed(0)
     noisy = dict(weights)
     for name in TOKEN_TENSORS:
@@ -71,7 +71,7 @@ load_base = ExtendedGPTTrainer.load_base
 
 
 def moments_by_position(runs: MiniRuns, source: Path, folder: Path) -> Path:
-    """A run whose moments lie one row beside their tokens, as after a vocabulary with a token less was made anew."""
+    """Write a checkpoint whose moments are shifted by one row, as after a token was removed from the vocabulary."""
     opened = open_checkpoint_with_base(source, runs.base, None)
     moments = moments_by_name(opened)
     assert moments is not None
@@ -84,65 +84,66 @@ def moments_by_position(runs: MiniRuns, source: Path, folder: Path) -> Path:
     return folder / source.name
 
 
-def old(found: dict[str, float]) -> float:
-    """Mean mel loss of the old languages."""
-    return (found["en"] + found["es"]) / 2
+def old_loss(losses_by_name: dict[str, float]) -> float:
+    """Return the mean mel loss of the old languages."""
+    return (losses_by_name["en"] + losses_by_name["es"]) / 2
 
 
 def main() -> None:
     runs = MiniRuns(output_argument())
-    loose = {"no_freeze_base_rows": True}
-    everywhere = {"coqpit.optimizer_wd_only_on_weights": "false"}
-    patients = {
+    all_rows = {"no_freeze_base_rows": True}
+    decay_everywhere = {"coqpit.optimizer_wd_only_on_weights": "false"}
+    starts = {
         "frozen (healthy)": lambda: runs.start("frozen", STEPS),
-        "all rows (healthy)": lambda: runs.start("all rows", STEPS, **loose),
-        "hooks and weight decay": lambda: runs.start("hooks", STEPS, **loose, **everywhere),
-        "40 times the rate": lambda: runs.start("rate", STEPS, learning_rate=40 * LEARNING_RATE, **loose),
-        "rows of noise": lambda: runs.start("noise", STEPS, **loose),
+        "all rows (healthy)": lambda: runs.start("all rows", STEPS, **all_rows),
+        "hooks and weight decay": lambda: runs.start("hooks", STEPS, **all_rows, **decay_everywhere),
+        "40 times the rate": lambda: runs.start("rate", STEPS, learning_rate=40 * LEARNING_RATE, **all_rows),
+        "rows of noise": lambda: runs.start("noise", STEPS, **all_rows),
     }
     damage = {"hooks and weight decay": with_hooks, "rows of noise": with_noise}
     options = {"40 times the rate": {"blend": 0.5}, "rows of noise": {"reinit_untrained": True}}
     fresh = losses(runs.start("frozen", STEPS))
-    rows = [["opened", "verdict", "before", "repaired", "and 300 more", "unrepaired, 300 more", "fresh, 300"]]
-    for name, make in patients.items():
-        with replaced(ExtendedGPTTrainer, "load_base", damage.get(name, load_base)):
-            run = make()
+    rows = [["run", "verdict", "before", "repaired", "and 300 more", "unrepaired, 300 more", "new run, 300"]]
+    for name, start in starts.items():
+        with patched(ExtendedGPTTrainer, "load_base", damage.get(name, load_base)):
+            run = start()
         file = newest(run)
         rows.append(row(runs, name, file, losses(run), fresh, options.get(name, {})))
-    source = newest(runs.start("all rows", STEPS, **loose))
+    source = newest(runs.start("all rows", STEPS, **all_rows))
     shifted = moments_by_position(runs, source, runs.output / "shifted")
     rows.append(row(runs, "moments by position", shifted, losses(source.parent), fresh, {}))
-    print("\nmel loss of Amharic / of the old languages · text loss of Amharic\n")
+    print("\nMel loss of Amharic / of the old languages · text loss of Amharic:\n")
     print(table(rows))
-    print("\nwhat drifted old rows cost by themselves\n")
+    print("\nLosses after moving the old rows:\n")
     print(table(drift(runs)))
 
 
 def row(
     runs: MiniRuns, name: str, file: Path, before: dict[str, float], fresh: dict[str, float], options: dict[str, Any]
 ) -> list[str]:
-    """One opened's line of the table."""
+    """Return the table row of a run."""
     diagnosis = examine(file, runs.base)
     print(f"{name}: {diagnosis.describe()}", flush=True)
-    cells = [name, diagnosis.verdict, shown(before)]
+    cells = [name, diagnosis.verdict, format_losses(before)]
     if diagnosis.verdict == "healthy":
-        further = losses(runs.go_on(f"{name} unrepaired", file, STEPS))
-        return [*cells, "–", "–", shown(further), shown(fresh)]
+        further = losses(runs.continue_from(f"{name} unrepaired", file, STEPS))
+        return [*cells, "–", "–", format_losses(further), format_losses(fresh)]
     folder = runs.output / "repaired" / name
     if not folder.exists():
         print(repair(file, runs.base, folder, **options), flush=True)
     usual = ["--allow-changes", f"--learning-rate={LEARNING_RATE}"]
-    after = runs.go_on(f"{name} repaired", newest(folder), STEPS, *usual)
-    unrepaired = runs.go_on(f"{name} unrepaired", file, STEPS, *usual)
-    return [*cells, shown(losses(after, first=True)), shown(losses(after)), shown(losses(unrepaired)), shown(fresh)]
+    after = runs.continue_from(f"{name} repaired", newest(folder), STEPS, *usual)
+    unrepaired = runs.continue_from(f"{name} unrepaired", file, STEPS, *usual)
+    results = [losses(after, first=True), losses(after), losses(unrepaired), fresh]
+    return [*cells, *map(format_losses, results)]
 
 
-def shown(found: dict[str, float]) -> str:
-    return f"{found['am']:.3f} / {old(found):.3f} · {found['text am']:.2f}"
+def format_losses(losses_by_name: dict[str, float]) -> str:
+    return f"{losses_by_name['am']:.3f} / {old_loss(losses_by_name):.3f} · {losses_by_name['text am']:.2f}"
 
 
 def drift(runs: MiniRuns) -> list[list[str]]:
-    """Old-language losses of the base when its rows are moved in random directions, by a share of their norm."""
+    """Return the base model's losses in old languages after its rows were moved randomly, by a share of their norm."""
     source = newest(runs.start("nothing", 1, learning_rate=0, weight_decay=0))
     rows = load_vocabulary(runs.base / "vocab.json").size
     lines = [["moved by", "embedding: mel loss of the old languages", "text loss of English", "head: mel", "text"]]
@@ -156,18 +157,18 @@ def drift(runs: MiniRuns) -> list[list[str]]:
             tensor[:rows] += lengths * noise / noise.norm(dim=1, keepdim=True)
             file = runs.output / "drift" / f"{name} {share}" / source.name
             file.parent.mkdir(parents=True, exist_ok=True)
-            line += evaluated(runs, content, file)
+            line += evaluate_weights(runs, content, file)
         lines.append(line)
     return lines
 
 
-def evaluated(runs: MiniRuns, content: dict[str, Any], file: Path) -> list[str]:
-    """Losses of weights as a base: the model that a run starts from, evaluated before its first step."""
+def evaluate_weights(runs: MiniRuns, content: dict[str, Any], file: Path) -> list[str]:
+    """Return the mel and text losses of weights: those of a run that starts from them, before its first step."""
     torch.save({"model": content["model"], "config": content["config"]}, file)
     (file.parent / "vocab.json").write_bytes(runs.vocab.read_bytes())
     run = runs.start(f"drift {file.parent.name}", 1, checkpoint=file, learning_rate=0, weight_decay=0)
-    found = losses(run, first=True)
-    return [f"{old(found):.4f}", f"{found['text en']:.3f}"]
+    results = losses(run, first=True)
+    return [f"{old_loss(results):.4f}", f"{results['text en']:.3f}"]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What keeps the old languages, and what makes the new one come sooner: the tables of docs/merged-weights.md.
+"""Compare methods that keep the old languages and that speed up the new one: the tables of docs/merged-weights.md.
 
     python benchmarks/retention.py OUTPUT_FOLDER [QUESTION …]
 
-A mini base (retention_data.py) learns Amharic (a new script) and Swahili (an old one) in separate runs, with three
-seeds each. Two runs go on at a time, one thread each; what is in the folder already is not made again. The questions:
-`methods`, `init` and `cost` (step time and memory, one run at a time); without any, all of them.
+A mini base (retention_data.py) learns Amharic (a new script) and Swahili (a known script) in separate runs with three
+seeds each. Two runs train at a time, with one thread each. Files in the folder are reused. The questions are `methods`,
+`init` and `cost` (step time and memory, one run at a time); the default is all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from statistics import fmean, pstdev
 
 import torch
 from mini_runs import newest, table
-from rescue import replaced, with_noise
+from rescue import patched, with_noise
 from retention_data import NEW, OLD, SLICES, Data, only_run, run_recipe
 
 from xtts_extend.checkpoint.store import load_checkpoint
@@ -37,7 +37,7 @@ from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, xtts_weights
 from xtts_extend.run.metrics import read_metrics
 
 SEEDS = (1, 2, 3)
-#: Utterances in a batch when nothing is replayed, and utterances of the new language that every run sees.
+#: Batch size without replay, and the number of utterances in the new language that every run sees.
 BATCH, SEEN = 4, 800
 RATE = 1e-3
 _EVALUATE_EVERY = 50
@@ -45,7 +45,15 @@ _EVALUATE_EVERY = 50
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train: flags of the recipe, and what is replayed."""
+    """A training method.
+
+    Attributes:
+        name: Name in the tables and of the run folder.
+        flags: Flags of the recipe.
+        share: Share of replayed utterances in a batch.
+        real: Replay recordings instead of speech that the base model made.
+        noise: Start the new rows as coqui does.
+    """
 
     name: str
     flags: tuple[str, ...] = ()
@@ -55,12 +63,12 @@ class Method:
 
     @property
     def batch(self) -> int:
-        """Larger by what is replayed, so that steps have as much of the new language as without."""
+        """Batch size with which a step has as many utterances in the new language as without replay."""
         return round(BATCH / (1 - self.share))
 
     @property
     def steps(self) -> int:
-        """So many that every method sees as much of the new language."""
+        """Number of steps with which every method sees the same number of utterances in the new language."""
         return math.ceil(SEEN / (self.batch * (1 - self.share)))
 
 
@@ -78,15 +86,15 @@ METHODS = (
     Method("LoRA 8", ("--adapter=lora", "--adapter-rank=8", "--learning-rate=3e-3")),
     Method("LoRA 32", ("--adapter=lora", "--adapter-rank=32", "--learning-rate=3e-3")),
 )
-#: `romanized` is the method with frozen rows.
+#: Initial values of new rows; `FROZEN` is the one with `romanized`.
 INITS = (Method("randn", noise=True), Method("normal", ("--init=normal",)), Method("mean", ("--init=mean",)))
-#: Directions that are kept of each matrix's change, when the base stays as it is.
+#: Ranks to which the change of each matrix is reduced if it is kept apart from the base model.
 KEPT_RANKS = (64, 32, 16)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run: a method, a new language, a seed."""
+    """A run with one method, new language and seed."""
 
     data: Data
     method: Method
@@ -113,69 +121,74 @@ class Job:
         return flags + list(method.flags)
 
     def curve(self, language: str, name: str = "loss_mel_ce") -> list[tuple[int, float]]:
-        """(utterances of the new language seen, value) at each evaluation."""
+        """Return (utterances of the new language seen so far, value) for each evaluation."""
         seen = self.method.batch * (1 - self.method.share)
         lines = read_metrics(only_run(self.output))[1]
         return [(line["step"] * seen, line[name]) for line in lines if line["language"] == language]
 
 
-def damaged(method: Method) -> AbstractContextManager[None]:
-    """New rows as stock coqui starts them, where the method has noise."""
-    return replaced(ExtendedGPTTrainer, "load_base", with_noise) if method.noise else nullcontext()
+def initial_rows(method: Method) -> AbstractContextManager[None]:
+    """Return a context in which the new rows start as the method says."""
+    return patched(ExtendedGPTTrainer, "load_base", with_noise) if method.noise else nullcontext()
 
 
 def run(job: Job) -> None:
-    """One run, in a process of the pool."""
+    """Train one run in a process of the pool."""
     torch.set_num_threads(1)
-    with damaged(job.method):
+    with initial_rows(job.method):
         run_recipe(job.output, job.flags(job.method.steps))
-    # nothing of a run is needed any more but its metrics, and of one method the weights
+    # Afterwards, only the metrics are needed, and the weights of one method.
     for file in job.output.glob("*/*.pth") if job.method != FROZEN else ():
         file.write_bytes(b"")
 
 
-def in_pool(what: Callable[[Job], object], jobs: Sequence[Job]) -> None:
-    """Two at a time."""
+def in_pool(function: Callable[[Job], object], jobs: Sequence[Job]) -> None:
+    """Run a function on all jobs, two at a time."""
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         began = time.monotonic()
-        for number, future in enumerate(as_completed([pool.submit(what, job) for job in jobs]), start=1):
+        for number, future in enumerate(as_completed([pool.submit(function, job) for job in jobs]), start=1):
             future.result()
             print(f"{number} of {len(jobs)}, {(time.monotonic() - began) / 60:.1f} min", flush=True)
 
 
 def jobs_of(data: Data, methods: Sequence[Method]) -> list[Job]:
-    """One seed after the other, so that an interrupted benchmark has whole ones."""
+    """Return the jobs ordered by seed, so that an interrupted benchmark has complete seeds."""
     return [Job(data, method, language, seed) for seed in SEEDS for method in methods for language in NEW]
 
 
-def shown(values: Sequence[float], digits: int = 3) -> str:
-    """Mean ± standard deviation over the seeds."""
+def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
+    """Return the mean ± standard deviation over the seeds as text."""
     if math.inf in values:
         return "not reached"
     return f"{fmean(values):.{digits}f} ± {pstdev(values):.{digits}f}"
 
 
 def methods(data: Data) -> list[list[str]]:
-    """Question 1: what each way keeps, and what the new language becomes."""
+    """Return the table of `methods`: how well each keeps the old languages and learns the new one."""
     in_pool(run, jobs_of(data, METHODS))
     in_pool(keep_apart, jobs_of(data, [FROZEN]))
     head = ["method", *(f"{code}: loss" for code in NEW)]
     rows = [head + [f"{code}: kept {old}" for code in NEW for old in OLD]]
     for method in METHODS:
         runs = {code: [Job(data, method, code, seed) for seed in SEEDS] for code in NEW}
-        row = [method.name] + [shown([job.curve(code)[-1][1] for job in runs[code]]) for code in NEW]
+        row = [method.name] + [mean_and_spread([job.curve(code)[-1][1] for job in runs[code]]) for code in NEW]
         rows.append(
-            row + [shown([job.curve(old, "retention")[-1][1] for job in runs[code]]) for code in NEW for old in OLD]
+            row
+            + [
+                mean_and_spread([job.curve(old, "retention")[-1][1] for job in runs[code]])
+                for code in NEW
+                for old in OLD
+            ]
         )
     for rank in (None, *KEPT_RANKS):
         name = "frozen rows, kept apart" + ("" if rank is None else f", rank {rank}")
         losses = [[kept_loss(Job(data, FROZEN, code, seed), rank) for seed in SEEDS] for code in NEW]
-        rows.append([name, *map(shown, losses), *["1, by construction"] * len(NEW) * len(OLD)])
+        rows.append([name, *map(mean_and_spread, losses), *["1, by construction"] * len(NEW) * len(OLD)])
     return rows
 
 
 def keep_apart(job: Job) -> None:
-    """Measure the new language with what is left of a run's change when only so many directions of it are kept."""
+    """Evaluate the new language with a run's change reduced to each of the ranks."""
     content = load_checkpoint(newest(only_run(job.output)))[0]
     base = xtts_weights(load_checkpoint(job.data.base / "model.pth")[0]["model"])
     for rank in KEPT_RANKS:
@@ -192,7 +205,7 @@ def keep_apart(job: Job) -> None:
 
 
 def kept_loss(job: Job, rank: int | None) -> float:
-    """The new language's mel loss; whole, the run's own."""
+    """Return the new language's mel loss with the change reduced to `rank`, or of the run itself if it is None."""
     if rank is None:
         return job.curve(job.language)[-1][1]
     runs = job.output.with_name(f"{job.output.name}-rank{rank}") / "runs"
@@ -201,38 +214,43 @@ def kept_loss(job: Job, rank: int | None) -> float:
 
 
 def learning(data: Data, compared: Sequence[Method]) -> list[list[str]]:
-    """Question 2: the start, the end, and how long it takes to where the best one is at half time."""
+    """Return the table of `init`: first and last losses, and the steps to the loss of the best method halfway."""
     in_pool(run, jobs_of(data, compared))
     rows = [
-        ["method", *(f"{code}: {what}" for code in NEW for what in ("text loss at 0", "mel at 0", "end", "to half"))]
+        [
+            "method",
+            *(f"{code}: {column}" for code in NEW for column in ("text loss at 0", "mel at 0", "end", "to half")),
+        ]
     ]
     half: dict[tuple[str, int], float] = {}
     for code in NEW:
         for seed in SEEDS:
-            half[code, seed] = min(at(Job(data, method, code, seed).curve(code), SEEN / 2) for method in compared)
+            half[code, seed] = min(
+                interpolate(Job(data, method, code, seed).curve(code), SEEN / 2) for method in compared
+            )
     for method in compared:
         row = [method.name]
         for code in NEW:
             runs = [Job(data, method, code, seed) for seed in SEEDS]
-            # logged with its weight
-            row.append(shown([job.curve(code, "loss_text_ce")[0][1] / 0.01 for job in runs], 2))
-            row += [shown([job.curve(code)[place][1] for job in runs]) for place in (0, -1)]
-            needed = [reached(job.curve(code), half[code, job.seed]) for job in runs]
-            row.append(shown([seen / BATCH for seen in needed], 0))
+            # The text loss is logged multiplied by its weight.
+            row.append(mean_and_spread([job.curve(code, "loss_text_ce")[0][1] / 0.01 for job in runs], 2))
+            row += [mean_and_spread([job.curve(code)[index][1] for job in runs]) for index in (0, -1)]
+            needed = [first_reached(job.curve(code), half[code, job.seed]) for job in runs]
+            row.append(mean_and_spread([seen / BATCH for seen in needed], 0))
         rows.append(row)
     return rows
 
 
-def at(curve: Sequence[tuple[float, float]], seen: float) -> float:
-    """The value of a curve between its points."""
+def interpolate(curve: Sequence[tuple[float, float]], seen: float) -> float:
+    """Return the value of a curve at `seen`, interpolated linearly."""
     for (left, before), (right, after) in pairwise(curve):
         if left <= seen <= right:
             return before + (after - before) * (seen - left) / (right - left)
     return curve[-1][1]
 
 
-def reached(curve: Sequence[tuple[float, float]], value: float) -> float:
-    """Where a falling curve first has a value; infinite where it never does."""
+def first_reached(curve: Sequence[tuple[float, float]], value: float) -> float:
+    """Return where a falling curve first has a value, or infinity if it never does."""
     for (left, before), (right, after) in pairwise(curve):
         if after <= value:
             return left + (right - left) * (before - value) / (before - after)
@@ -240,8 +258,8 @@ def reached(curve: Sequence[tuple[float, float]], value: float) -> float:
 
 
 def cost(data: Data) -> list[list[str]]:
-    """Step time and peak memory of each method, one run at a time on one thread, beside the stock recipe's."""
-    rows = [["method", "s a step", "compute for the same new utterances", "peak memory, GB"]]
+    """Return the table of `cost`: step time and peak memory of each method, one run at a time on one thread."""
+    rows = [["method", "s per step", "compute for the same new utterances", "peak memory, GB"]]
     stock = 0.0
     for method in METHODS:
         command = [sys.executable, __file__, str(data.folder), "--one", str(METHODS.index(method))]
@@ -254,15 +272,15 @@ def cost(data: Data) -> list[list[str]]:
     return rows
 
 
-def one(data: Data, method: Method) -> None:
-    """Time of a step, from two short runs, and the peak memory of this process in GB."""
+def measure(data: Data, method: Method) -> None:
+    """Print as JSON the seconds per step, from two short runs, and the peak memory of this process in GB."""
     times = []
     for steps in (5, 45):
         output = data.folder / "cost" / f"{method.name}-{steps}"
         shutil.rmtree(output, ignore_errors=True)
         job = Job(data, method, NEW[0], 1)
         began = time.monotonic()
-        with damaged(method):
+        with initial_rows(method):
             run_recipe(output, [*job.flags(steps), "--coqpit.run_eval=false"])
         times.append(time.monotonic() - began)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -274,7 +292,7 @@ def main() -> None:
         sys.exit(f"usage: {sys.argv[0]} OUTPUT_FOLDER [methods|init|cost …]")
     data = Data(Path(sys.argv[1]).absolute())
     if "--one" in sys.argv:
-        one(data, METHODS[int(sys.argv[-1])])
+        measure(data, METHODS[int(sys.argv[-1])])
         return
     data.prepare()
     questions: dict[str, Callable[[], list[list[str]]]] = {

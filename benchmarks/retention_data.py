@@ -1,7 +1,7 @@
-"""What the runs of the retention benchmark share: a trained base, encoded speech, vocabularies, a replay set.
+"""Shared data of the retention benchmark: a trained base model, encoded speech, vocabularies and a replay set.
 
-A mini base of 4 layers × 128 channels is trained on English and Spanish until its curve is flat; all speech is
-espeak-ng's, encoded once. What is in the folder already is not made again.
+A mini base of 4 layers × 128 channels is trained on English and Spanish until its loss curve is flat. All speech is
+made with espeak-ng and encoded once. Files in the folder are reused.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from xtts_extend.speech.replay import make_replay
 from xtts_extend.text.extend import extend_vocabulary
 
 OLD, NEW = texts.BASE_LANGUAGES, ("am", "sw")
-#: Utterances of the base's training, of a new language's, of real replay, and of each evaluation.
+#: Number of utterances to train the base model, to train a new language, to replay, and to validate.
 _BASE, _TRAIN, _REPLAY, _VAL = 1500, 1200, 600, 24
 _BASE_STEPS, _BASE_RATE = 3000, 2e-3
-#: Shorter than for speech of people: espeak-ng has four voices, and the attention over it is most of the work.
+#: Conditioning length in seconds. It is short because espeak-ng has four voices and attention dominates the time.
 _SLICE_S = (0.5, 1.0)
 _REPLAY_HOURS = 1.0
 
 
 @dataclass(frozen=True)
 class Data:
-    """Everything that runs share, in one folder."""
+    """The folder with everything that the runs share."""
 
     folder: Path
 
@@ -61,7 +61,7 @@ class Data:
         return self.folder / "replay"
 
     def prepare(self) -> None:
-        """Make what is missing: base with a trained DVAE, speech, codes, a trained GPT, vocabularies, a replay set."""
+        """Make what is missing: speech, codes, vocabularies, a replay set, and a trained base model."""
         raw = self.folder / "base-untrained"
         if not raw.exists():
             make_mini_base(raw, steps=1)
@@ -72,11 +72,11 @@ class Data:
                 extend_vocabulary(raw / "vocab.json", language, self.vocab(language), texts=[text], size=300)
         for language in (*OLD, *NEW):
             vocab = self.vocab(language) if language in NEW else None
-            own = _BASE + _REPLAY if language in OLD else _TRAIN
-            written = texts.sentences(language, own + _VAL)
-            parts = {"train": written[:own], "val": written[own:]}
+            count = _BASE + _REPLAY if language in OLD else _TRAIN
+            sentences = texts.sentences(language, count + _VAL)
+            parts = {"train": sentences[:count], "val": sentences[count:]}
             if language in OLD:
-                parts |= {"train": written[:_BASE], "replay": written[_BASE:own]}
+                parts |= {"train": sentences[:_BASE], "replay": sentences[_BASE:count]}
             for part, lines in parts.items():
                 make_corpus(lines, language, self.folder / "speech" / language / part)
                 encode([self.manifest(language, part)], raw, self.codes, vocab=vocab)
@@ -96,7 +96,7 @@ class Data:
         )
 
     def _train_base(self, raw: Path) -> None:
-        """Train with the recipe; the base appears when it is trained."""
+        """Train the base model with the recipe."""
         flags: list[str] = [f"--train-manifest={self.manifest(language, 'train')}" for language in OLD]
         flags += [f"--val-manifest={self.manifest(language, 'val')}" for language in OLD]
         flags += [f"--codes={self.codes}", "--language=en", "--eval-step=500", *SLICES]
@@ -104,7 +104,7 @@ class Data:
 
 
 def slices(shortest_s: float, longest_s: float) -> list[str]:
-    """The recipe's flags for how much of a recording conditions an utterance."""
+    """Return the recipe's flags for the shortest and longest conditioning in seconds."""
     return [
         f"--coqpit.model_args.{name}_conditioning_length={round(22050 * value)}"
         for name, value in (("min", shortest_s), ("max", longest_s))
@@ -115,7 +115,7 @@ SLICES = slices(*_SLICE_S)
 
 
 def train_base(raw: Path, base: Path, flags: list[str], steps: int) -> None:
-    """Train an untrained base with the recipe, in batches of eight; the trained one appears when it is complete."""
+    """Train the untrained base model `raw` with the recipe, and write the result to `base` when it is complete."""
     schedule = json.dumps({"max_lr": _BASE_RATE, "total_steps": steps, "pct_start": 0.05})
     output = base.with_name("base-runs")
     run_recipe(
@@ -130,12 +130,12 @@ def train_base(raw: Path, base: Path, flags: list[str], steps: int) -> None:
 
 
 def newest_weights(output: Path) -> dict[str, Tensor]:
-    """The model of the one run in a folder, as it was saved last."""
+    """Return the weights of the newest checkpoint of the only run in a folder."""
     return xtts_weights(load_checkpoint(Path(inspect_checkpoint(only_run(output)).path))[0]["model"])
 
 
 def copy_with(base: Path, weights: dict[str, Tensor], output: Path) -> None:
-    """A copy of a base directory with other weights; it appears when it is complete."""
+    """Copy a base directory and replace its weights; the copy appears when it is complete."""
     partial = output.with_name(f"{output.name}-partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(base, partial)
@@ -145,7 +145,7 @@ def copy_with(base: Path, weights: dict[str, Tensor], output: Path) -> None:
 
 
 def run_recipe(output: Path, flags: list[str]) -> None:
-    """The recipe in this process, unless it has run already."""
+    """Run the recipe in this process unless `output` already has a checkpoint."""
     if not list(output.glob("*/checkpoint_*.pth")):
         shutil.rmtree(output, ignore_errors=True)
         main = runpy.run_path(str(find_recipe()))["main"]

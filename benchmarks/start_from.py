@@ -1,9 +1,9 @@
-"""A language after its neighbour: Tigrinya from the base, and from the base with a pack of Amharic.
+"""Compare learning Tigrinya from the base model and from the base model with a pack of the related Amharic.
 
     python benchmarks/start_from.py OUTPUT_FOLDER
 
-Both runs see the same recordings in the same order, with the same rate; printed are the losses of Tigrinya on unseen
-recordings after some numbers of steps, and the steps after which the run from the pack is where the other one ends.
+Both runs see the same recordings in the same order, at the same learning rate. Prints the validation losses of Tigrinya
+during training, and the step at which the run from the pack reaches the final loss of the other run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TRAIN, _VAL, _TOKENS = 200, 20, 300
 
 
 def main() -> None:
-    """Train both and print them."""
+    """Train both runs and print their losses."""
     mini = MiniRuns(output_argument())
     folder = mini.output / "am-model"
     if not folder.exists():
@@ -39,13 +39,13 @@ def main() -> None:
         write_manifest(samples[:_TRAIN], speech / "train.csv")
         write_manifest(samples[_TRAIN:], mini.manifests[LANGUAGE])
     curves = {}
-    for name, base, more in (
+    for name, base, flags in (
         ("from the base", mini.base / "vocab.json", {}),
         ("from am", f"{folder}:am", {"start_from": f"{folder}:am"}),
     ):
         vocab = mini.output / f"vocab {name}.json"
         extend_vocabulary(vocabulary_of(str(base)), LANGUAGE, vocab, texts=[text], size=_TOKENS)
-        run = mini.start(name, STEPS, LANGUAGE, vocab=vocab, eval_step=EVERY, **more)
+        run = mini.start(name, STEPS, LANGUAGE, vocab=vocab, eval_step=EVERY, **flags)
         lines_of_run = [line for line in read_metrics(run)[1] if line["language"] == LANGUAGE]
         curves[name] = {line["step"]: finite(line["loss_mel_ce"]) for line in lines_of_run}
     steps = sorted(curves["from the base"])
@@ -57,7 +57,7 @@ def main() -> None:
     )
     end = curves["from the base"][steps[-1]]
     reached = next((step for step in steps if curves["from am"][step] <= end), None)
-    print(f"\nfrom am is where the other run ends after {reached} of {steps[-1]} steps")
+    print(f"\nThe run from am reaches the final loss of the other run after {reached} of {steps[-1]} steps.")
 
 
 if __name__ == "__main__":

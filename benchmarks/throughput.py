@@ -1,12 +1,12 @@
-"""How fast the recipe trains, beside the stock recipe: the tables of docs/performance.md.
+"""Compare the training speed of our recipe and coqui's: the tables of docs/performance.md.
 
     python benchmarks/throughput.py OUTPUT_FOLDER [speed|curves …] [--layers 8] [--channels 512] [--batch 4]
 
-`speed`: stock as shipped, stock with its best settings, and ours are three processes that train the same model on the
-same recordings and take turns, some steps each, so that what else the machine does falls on all of them. `curves`: the
-stock forward pass in float32 and ours as it trains by default make the same 200 updates, the voice side frozen in both.
-Ours is timed with it frozen, as a run with new tokens trains; stock trains it. Speech is espeak-ng's, with lengths like
-those of LJ Speech; recordings are read without FFmpeg by all.
+`speed`: coqui's recipe with several settings and ours train the same model on the same recordings, each in its own
+process. They take turns of a few steps, so that other load on the machine affects all of them. Ours trains with the
+voice side frozen, as a run with new tokens does; coqui's trains it. `curves`: coqui's forward pass in float32 and ours
+with its defaults make the same 200 updates, both with the voice side frozen. The speech is made with espeak-ng, with
+utterance lengths as in LJ Speech. All read the recordings without FFmpeg.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from xtts_extend.demo.speech import make_corpus
 from xtts_extend.model.forward import AUDIO_STOPS
 from xtts_extend.text.tokenizer import load_tokenizer
 
-#: Sentences that are joined to an utterance: lengths like those of LJ Speech, 1 to 10 s with a mean of 6.6 s.
+#: Number of sentences per utterance, drawn at random: gives lengths as in LJ Speech, 1 to 10 s with a mean of 6.6 s.
 _SENTENCES = (1, 1, 2, 2, 2)
 _UTTERANCES = 240
-_RATE, _SAMPLES_OF_A_CODE = 22050, 1024
-#: Steps of a turn, turns of each contestant, and turns that warm up.
-_STEPS, _TURNS, _WARM = 3, 7, 1
+_RATE, _SAMPLES_PER_CODE = 22050, 1024
+#: Steps per turn, timed turns of each contestant, and warm-up turns before them.
+_STEPS, _TURNS, _WARM_UP_TURNS = 3, 7, 1
 
 
 class Contestant:
-    """The other side of the pipe."""
+    """A contestant's process and the pipe to it."""
 
     def __init__(self, name: str, folder: Path, batch: int) -> None:
         script = Path(__file__).with_name("throughput_contestant.py")
@@ -53,103 +53,104 @@ class Contestant:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("w"), text=True
         )
-        self.answer()
+        self.read_answer()
         self.start_up_s = time.monotonic() - self.began
 
-    def answer(self) -> dict[str, Any]:
+    def read_answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("@"):
                 return dict(json.loads(line[1:]))
-        sys.exit(f"A contestant ended; see {self.log}.")
+        sys.exit(f"A contestant stopped unexpectedly. Its output is in {self.log}.")
 
-    def turn(self, steps: int) -> dict[str, Any]:
+    def train(self, steps: int) -> dict[str, Any]:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
-        return self.answer()
+        return self.read_answer()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
 
 def speed(folder: Path, batch: int) -> None:
-    """Turns of all contestants, and the table of their medians."""
-    # codes are made on first use: that start-up is a number of its own
+    """Time all contestants in turns and print a table of their medians."""
+    # The first start encodes the recordings, so it is timed separately.
     first = Contestant("ours", folder, batch)
     encoding_s = first.start_up_s
-    first.end()
+    first.stop()
     running = {name: Contestant(name, folder, batch) for name in CONTESTANTS}
     rates: dict[str, list[float]] = defaultdict(list)
     shares: dict[str, dict[str, float]] = {name: defaultdict(float) for name in CONTESTANTS}
     memory: dict[str, float] = {}
-    for turn in range(_TURNS + _WARM):
-        for name, one in running.items():
-            answer = one.turn(_STEPS)
-            if turn < _WARM:
+    for turn in range(_TURNS + _WARM_UP_TURNS):
+        for name, contestant in running.items():
+            answer = contestant.train(_STEPS)
+            if turn < _WARM_UP_TURNS:
                 continue
             seconds = answer["seconds"]
             rates[name].append(answer["audio"] / (seconds["step"] + seconds["data"]))
             for part, value in seconds.items():
                 shares[name][part] += value
             memory[name] = answer["memory"] / 1e9
-    for one in running.values():
-        one.end()
+    for contestant in running.values():
+        contestant.stop()
     parts = ("data", "mel, codes", "forward", "backward", "optimizer")
     flops = {voice: flops_per_second_of_audio(folder, voice) for voice in ("trained", "frozen")}
-    head = ["", "audio s / s", "× shipped", "spread", "TFLOP/s", *parts, "rest", "memory, GB", "start-up, s"]
-    rows = [head]
+    rows = [["", "audio s / s", "× shipped", "spread", "TFLOP/s", *parts, "rest", "memory, GB", "start-up, s"]]
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, median in medians.items():
         own_flops = flops["trained" if name.startswith("stock") else "frozen"]
-        all_s = shares[name]["step"] + shares[name]["data"]
-        of_parts = [shares[name][part] / all_s for part in parts]
+        total_s = shares[name]["step"] + shares[name]["data"]
+        part_shares = [shares[name][part] / total_s for part in parts]
         rows.append(
             [
                 name, f"{median:.2f}", f"{median / medians['stock, as shipped']:.2f}",
                 f"{min(rates[name]):.2f}–{max(rates[name]):.2f}", f"{own_flops * median / 1e12:.3f}",
-                *(f"{share:.1%}" for share in of_parts),
-                f"{1 - sum(of_parts):.1%}", f"{memory[name]:.2f}", f"{running[name].start_up_s:.1f}",
+                *(f"{share:.1%}" for share in part_shares),
+                f"{1 - sum(part_shares):.1%}", f"{memory[name]:.2f}", f"{running[name].start_up_s:.1f}",
             ]
         )  # fmt: skip
     best = max(median for name, median in medians.items() if name.startswith("stock"))
     print(table(rows))
     ours = medians["ours"]
-    print(f"\nours: {ours / medians['stock, as shipped']:.2f} × as shipped, {ours / best:.2f} × best")
+    print(
+        f"\nOurs: {ours / medians['stock, as shipped']:.2f} × stock as shipped, {ours / best:.2f} × the fastest stock."
+    )
     share = ours * flops["frozen"] / matrix_product_flops()
     for voice, count in flops.items():
-        print(f"{count / 1e9:.0f} GFLOP per second of audio with the voice side {voice}")
-    print(f"ours does {share:.0%} of the operations per second that a large matrix product does")
-    print(f"start-up with encoding {_UTTERANCES} utterances: {encoding_s:.1f} s")
+        print(f"{count / 1e9:.0f} GFLOP per second of audio with the voice side {voice}.")
+    print(f"Ours reaches {share:.0%} of the FLOP/s of a large matrix product.")
+    print(f"Start-up including encoding {_UTTERANCES} utterances: {encoding_s:.1f} s.")
     for line in (folder / "ours.log").read_text(encoding="utf-8").splitlines():
         if "padding" in line:
             print(line)
     print(
-        f"padding of random batches of {batch}, text and audio apart, as in stock: {stock_padding(folder, batch):.1%}"
+        f"Padding of random batches of {batch}, text and audio apart as in stock: {stock_padding(folder, batch):.1%}."
     )
 
 
 def stock_padding(folder: Path, batch: int) -> float:
-    """Share of padding in random batches whose texts and audio are padded apart, as the stock recipe makes them."""
+    """Return the share of padding in random batches with texts and audio padded separately, as in coqui's recipe."""
     tokenizer = load_tokenizer(folder / "base" / "vocab.json")
     samples = read_manifests([str(folder / "speech" / "metadata.csv")], "en")
     audio = [load_audio(sample.audio_file, _RATE).shape[-1] for sample in samples]
     parts = (
         [len(tokenizer.encode(sample.text, "en")) + 2 for sample in samples],
-        [-(-length // _SAMPLES_OF_A_CODE) + AUDIO_STOPS for length in audio],
+        [-(-length // _SAMPLES_PER_CODE) + AUDIO_STOPS for length in audio],
     )
     order = random.Random(0).sample(range(len(samples)), len(samples))
     batches = [order[start : start + batch] for start in range(0, len(order), batch)]
-    places = sum(len(drawn) * max(part[index] for index in drawn) for drawn in batches for part in parts)
-    return 1 - sum(map(sum, parts)) / places
+    padded = sum(len(indices) * max(part[index] for index in indices) for indices in batches for part in parts)
+    return 1 - sum(map(sum, parts)) / padded
 
 
 def prepare(folder: Path, layers: int, channels: int) -> None:
-    """The base and the speech, as far as they are not there."""
+    """Make the base model and the speech unless they exist."""
     if not (folder / "base").exists():
-        # one step, so that the DVAE is trained: an untrained one gives nearly all sounds the same few codes
+        # One step trains the DVAE as well. An untrained one encodes nearly all sounds as the same few codes.
         make_mini_base(folder / "base", layers=layers, channels=channels, heads=channels // 64, steps=1)
     generator = random.Random(0)
     sentences = iter(texts.sentences("en", _UTTERANCES * max(_SENTENCES)))
@@ -159,17 +160,23 @@ def prepare(folder: Path, layers: int, channels: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("what", nargs="*", default=["speed", "curves"])
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--channels", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("folder", type=Path, metavar="OUTPUT_FOLDER", help="Folder for all files.")
+    parser.add_argument(
+        "tables",
+        nargs="*",
+        metavar="TABLE",
+        default=["speed", "curves"],
+        help="speed or curves. [both]",
+    )
+    parser.add_argument("--layers", type=int, default=8, help="Layers of the model. [8]")
+    parser.add_argument("--channels", type=int, default=512, help="Channels of the model. [512]")
+    parser.add_argument("--batch", type=int, default=4, help="Batch size. [4]")
     args = parser.parse_args()
     folder = args.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder, args.layers, args.channels)
-    for what in args.what:
-        {"speed": speed, "curves": curves}[what](folder, args.batch)
+    for name in args.tables:
+        {"speed": speed, "curves": curves}[name](folder, args.batch)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A contestant of throughput.py: a process that trains some steps whenever it is told to.
+"""Train as a contestant of throughput.py: read numbers of steps from stdin and answer each with measurements.
 
 python benchmarks/throughput_contestant.py OUTPUT_FOLDER BATCH NAME
 """
@@ -31,7 +31,7 @@ from xtts_extend.run.config import copy_architecture, read_json
 from xtts_extend.setup.base import use_base
 from xtts_extend.training.trainer import ResumableTrainer
 
-#: Mean frames of an utterance of the corpus: a budget of N times this holds about N utterances.
+#: Mean frames per utterance of the corpus: a frame budget of N times this gives batches of about N utterances.
 _FRAMES = 262
 _RATE = 22050
 _GPU = torch.cuda.is_available()
@@ -46,7 +46,7 @@ CONTESTANTS = {
 
 
 class Parts:
-    """Seconds that the parts of the steps of this process take."""
+    """The time in seconds that each part of the steps takes."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -59,28 +59,28 @@ class Parts:
             torch.cuda.synchronize()
         self.seconds[name] += time.perf_counter() - began
 
-    def watch(self, owner: Any, method: str, name: str) -> None:
-        """Count the time of a method as a part."""
+    def time_method(self, owner: Any, method: str, name: str) -> None:
+        """Count the time of a method as the part `name`."""
         original = getattr(owner, method)
 
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             with self.part(name):
                 return original(*args, **kwargs)
 
-        setattr(owner, method, watched)
+        setattr(owner, method, timed)
 
 
-def contestant(name: str, folder: Path, batch: int) -> None:
-    """One process: it trains when it reads a number of steps, and answers with what they took."""
+def run_contestant(name: str, folder: Path, batch: int) -> None:
+    """Train as the contestant `name` until stdin is closed."""
     settings = CONTESTANTS[name]
     parts = Parts()
     xtts_extend.enable()
     dataset.load_audio = load_audio
     owner = GPTTrainer if settings["stock"] else ExtendedGPTTrainer
-    parts.watch(owner, "format_batch_on_device", "mel, codes")
-    parts.watch(owner, "train_step", "forward")
-    parts.watch(torch.Tensor, "backward", "backward")
-    parts.watch(torch.optim.AdamW, "step", "optimizer")
+    parts.time_method(owner, "format_batch_on_device", "mel, codes")
+    parts.time_method(owner, "train_step", "forward")
+    parts.time_method(torch.Tensor, "backward", "backward")
+    parts.time_method(torch.optim.AdamW, "step", "optimizer")
     gate = Gate(parts)
     trainer_class = Trainer if settings["stock"] else ResumableTrainer
     trainer_class.train_step = gate.guard(trainer_class.train_step)
@@ -93,7 +93,7 @@ def contestant(name: str, folder: Path, batch: int) -> None:
 
 
 class Gate:
-    """Lets a trainer's steps through when the other side of the pipe says so."""
+    """A gate that blocks a trainer's steps until the other side of the pipe asks for them."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -126,10 +126,10 @@ class Gate:
         )
         answer = {"audio": self.audio, "seconds": dict(self.parts.seconds), "memory": memory}
         print("@" + json.dumps(answer), flush=True)
-        said = sys.stdin.readline()
-        if not said:
+        steps = sys.stdin.readline()
+        if not steps:
             os._exit(0)
-        self.left, self.audio = int(said), 0.0
+        self.left, self.audio = int(steps), 0.0
         self.parts.seconds.clear()
 
 
@@ -157,11 +157,11 @@ def _run_ours(folder: Path, output: Path, batch: int, bf16: bool) -> None:
             f"--base-dir={folder / 'base'}", "--language=en", "--grad-accum-steps=1", f"--output-dir={output}",
             f"--train-manifest={folder / 'speech' / 'metadata.csv'}", f"--batch-frames={batch * _FRAMES}",
             f"--codes={folder / 'codes'}", f"--amp={'bf16' if bf16 else 'none'}", "--save-step=1000000",
-            # as a run with new tokens does; this one has none
+            # This is the default for runs with new tokens, which this one does not have.
             "--voice=frozen",
         ]
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    contestant(sys.argv[3], Path(sys.argv[1]), int(sys.argv[2]))
+    run_contestant(sys.argv[3], Path(sys.argv[1]), int(sys.argv[2]))

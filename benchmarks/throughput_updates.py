@@ -1,4 +1,4 @@
-"""Updates of several models on the same batches, for throughput.py: losses side by side, and what a step computes."""
+"""Update several models on the same batches for throughput.py, to compare their losses and count their operations."""
 
 from __future__ import annotations
 
@@ -27,24 +27,23 @@ from xtts_extend.setup.base import config_for_base
 _RATE = 22050
 _CURVE_STEPS = 200
 _CURVE_RATE = 1e-4
-#: Utterances whose operations are counted; side of the matrices whose product is timed, and how often.
+#: Number of utterances whose operations are counted; size of the matrix whose product is timed, and number of times.
 _FLOP_UTTERANCES = 16
 _MATRIX, _PRODUCTS = 4096, 5
 _GPU = torch.cuda.is_available()
 
 
 class Updates:
-    """Models of one base that make updates on the same batches.
+    """Models that start from one base model and are updated on the same batches.
 
     Args:
-        folder: with base and speech.
-        kinds: the classes of the models.
-        batch: samples of a batch, in stock's random order.
-        voice: "frozen" or "trained", for all of them.
+        folder: Folder with the base model and the speech.
+        kinds: Classes of the models.
+        batch: Batch size; samples are in random order, as in coqui's recipe.
+        voice: "frozen" or "trained", the voice side of all models.
     """
 
     def __init__(self, folder: Path, kinds: Sequence[type], batch: int, voice: str) -> None:
-
         config = config_for_base(folder / "base")
         config.lr = _CURVE_RATE
         weights = xtts_weights(load_checkpoint(folder / "base" / "model.pth")[0]["model"])
@@ -69,22 +68,21 @@ class Updates:
         self._sampler = EpochBatchSampler(samples, batch, seed=1)
 
     def batches(self, count: int) -> Iterator[dict[str, Any]]:
-        """The first batches, as the models take them."""
+        """Yield the first `count` batches in the format of the models."""
         for step in range(count):
-            epoch, place = divmod(step, len(self._sampler))
-            if place == 0:
+            epoch, index_in_epoch = divmod(step, len(self._sampler))
+            if index_in_epoch == 0:
                 self._sampler.set_position(epoch)
                 self._data.set_epoch(epoch)
-            collated = self._data.collate_fn([self._data[index] for index in self._sampler.batch(place)])
+            collated = self._data.collate_fn([self._data[index] for index in self._sampler.batch(index_in_epoch)])
             yield self._formatter.formatted(collated)
 
 
 def flops_per_second_of_audio(folder: Path, voice: str) -> float:
-    """What the model's forward and backward pass costs: of utterances one by one, where nothing is padded."""
-
+    """Return the operations of forward and backward pass per second of audio, for batches of one without padding."""
     updates = Updates(folder, [ExtendedGPTTrainer], 1, voice)
     audio, counter = 0.0, FlopCounterMode(display=False)
-    # in matrix products, which the counter knows on every device
+    # The counter supports matrix products on every device, unlike fused attention.
     with sdpa_kernel(SDPBackend.MATH), counter:
         for batch in updates.batches(_FLOP_UTTERANCES):
             audio += float(batch["wav_lengths"].sum()) / _RATE
@@ -93,7 +91,7 @@ def flops_per_second_of_audio(folder: Path, voice: str) -> float:
 
 
 def matrix_product_flops() -> float:
-    """Operations per second of a large matrix product in bfloat16 on this machine: the median of some."""
+    """Return the operations per second of a large matrix product in bfloat16 on this machine, the median of several."""
     matrix = torch.randn(_MATRIX, _MATRIX, device="cuda" if _GPU else "cpu").bfloat16()
     seconds = []
     for _ in range(_PRODUCTS):
@@ -106,25 +104,24 @@ def matrix_product_flops() -> float:
 
 
 def curves(folder: Path, batch: int) -> None:
-    """The same updates by the stock forward pass in float32 and by ours in bfloat16: the losses, side by side.
+    """Print the losses of the same updates with coqui's forward pass in float32 and with ours in bfloat16.
 
-    The voice side is frozen in all of them.
+    The voice side is frozen in all models.
     """
-
     updates = Updates(folder, [GPTTrainer, GPTTrainer, ExtendedGPTTrainer], batch, "frozen")
     optimizers = [model.get_optimizer() for model in updates.models]
     losses: list[list[float]] = [[], [], []]
     for step, batch_of_step in enumerate(with_progress(updates.batches(_CURVE_STEPS), _CURVE_STEPS, "updates")):
-        # stock twice, with other dropout: how far apart two runs of the same thing are
+        # Stock runs twice with different dropout, which shows how far apart two equal runs are.
         for number, (model, optimizer) in enumerate(zip(updates.models, optimizers, strict=True)):
             torch.manual_seed(1000 * number + step)
             losses[number].append(_update(model, optimizer, batch_of_step, ours=number == 2))
     rows = [["updates", "stock", "stock, other dropout", "ours"]]
     for end in range(25, _CURVE_STEPS + 1, 25):
-        rows.append([f"{end - 24}–{end}", *(f"{statistics.fmean(one[end - 25 : end]):.4f}" for one in losses)])
+        rows.append([f"{end - 24}–{end}", *(f"{statistics.fmean(curve[end - 25 : end]):.4f}" for curve in losses)])
     print(table(rows))
     gaps = [statistics.fmean(abs(a - b) for a, b in zip(losses[0], other, strict=True)) for other in losses[1:]]
-    print(f"\nmean distance of two losses of one update: stock and stock {gaps[0]:.4f}, stock and ours {gaps[1]:.4f}")
+    print(f"\nMean difference of the losses of an update: stock and stock {gaps[0]:.4f}, stock and ours {gaps[1]:.4f}.")
 
 
 def _update(model: Any, optimizer: torch.optim.Optimizer, batch: Mapping[str, Any], *, ours: bool) -> float:

@@ -1,13 +1,13 @@
-"""What a frozen voice side costs a new language: recordings of people, voices that the base has not heard, three seeds.
+"""Measure what freezing the voice side costs a new language, with human speech, unseen voices and three seeds.
 
     python benchmarks/voice_side.py OUTPUT_FOLDER --download [LANGUAGE …]
 
-A mini base that has heard people in six languages (voice_side_data.py) learns Bulgarian (letters that it knows) and
-Greek (letters that it does not), with two runs a seed that differ in --voice alone. Measured are the mel loss on
-held-out recordings, and how much sentences spoken in unheard voices are like those voices: by the model's own speaker
-encoder (of a mini model, untrained) and, where it is installed, by Resemblyzer. The mini vocoder is untrained, so that
-the codes are heard through the DVAE and Griffin-Lim, and so are the people that they are compared with. Prints two
-tables; what is in the folder already is not made again.
+A mini base that was trained on human speech in six languages (voice_side_data.py) learns Bulgarian (known letters) and
+Greek (new letters), with two runs per seed that differ only in --voice. The measures are the mel loss on held-out
+recordings, and the similarity of sentences spoken in unseen voices to these voices, by the model's own speaker encoder
+(untrained, as it is a mini model's) and by Resemblyzer if it is installed. The mini vocoder is untrained, so the codes
+are turned into audio with the DVAE and Griffin-Lim, as are the recordings that they are compared with. Prints two
+tables. Files in the folder are reused.
 """
 
 from __future__ import annotations
@@ -49,25 +49,25 @@ except ModuleNotFoundError:
 SEEDS = (1, 2, 3)
 SIDES = ("frozen", "trained")
 STEPS, RATE = 200, 5e-4
-#: Sentences that each unheard voice speaks, the longest held-out ones, and the codes that one may have (21.5 a second).
-_SENTENCES, _FEWEST_CODES, _MOST_CODES = 4, 22, 130
-#: A cost, in shares of the loss and in similarity.
+#: Number of held-out sentences (the longest) that each unseen voice speaks, and codes per sentence (21.5 per second).
+_SENTENCES, _MIN_CODES, _MAX_CODES = 4, 22, 130
+#: Smallest differences that count as a cost: share of the loss, and similarity.
 _LOSS_COST, _SIMILARITY_COST = 0.005, 0.01
 
-#: Mono audio (samples,) at `REFERENCE_RATE` → a unit vector.
-Judge = Callable[[Tensor], np.ndarray]
+#: Speaker encoder: mono audio, [samples] at `REFERENCE_RATE`, → unit vector.
+SpeakerEncoder = Callable[[Tensor], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Heard:
-    """Mean cosine with the voice that was asked for, and with the other ones, by each judge."""
+class Similarity:
+    """Mean cosine similarity to the requested voice and to the other voices, by speaker encoder."""
 
     own: dict[str, float]
     others: dict[str, float]
 
 
-class Ear:
-    """Judges, the codec, and the unheard voices as the judges know them."""
+class Listener:
+    """The speaker encoders, the codec, and the embeddings of the unseen voices."""
 
     def __init__(self, data: Data) -> None:
         self.voices = data.voices()
@@ -77,58 +77,58 @@ class Ear:
         self._base = load_model(data.base)
 
     @cached_property
-    def judges(self) -> dict[str, Judge]:
-        """By name."""
-        judges: dict[str, Judge] = {"speaker encoder": self._by_model}
+    def encoders(self) -> dict[str, SpeakerEncoder]:
+        """The speaker encoders by name."""
+        encoders: dict[str, SpeakerEncoder] = {"speaker encoder": self._embed_with_model}
         if VoiceEncoder is None:
-            print("Resemblyzer is not installed: similarity by the model's own speaker encoder alone.")
-            return judges
+            print("Resemblyzer is not installed. Only the model's own speaker encoder measures similarity.")
+            return encoders
         encoder = VoiceEncoder("cpu", verbose=False)
 
-        def by_resemblyzer(audio: Tensor) -> np.ndarray:
+        def embed_with_resemblyzer(audio: Tensor) -> np.ndarray:
             at_16k = torchaudio.functional.resample(audio, REFERENCE_RATE, 16000).numpy()
             return np.asarray(encoder.embed_utterance(preprocess_wav(at_16k)))
 
-        return judges | {"Resemblyzer": by_resemblyzer}
+        return encoders | {"Resemblyzer": embed_with_resemblyzer}
 
     @torch.inference_mode()
-    def _by_model(self, audio: Tensor) -> np.ndarray:
+    def _embed_with_model(self, audio: Tensor) -> np.ndarray:
         return self._base.get_speaker_embedding(audio[None], REFERENCE_RATE).flatten().numpy()
 
     @cached_property
-    def known(self) -> dict[str, list[np.ndarray]]:
-        """Each judge's vectors of the references, in the order of the voices."""
-        references = [
+    def references(self) -> dict[str, list[np.ndarray]]:
+        """The embeddings of the reference recordings by speaker encoder, in the order of the voices."""
+        audios = [
             torch.cat([load_audio(file, REFERENCE_RATE)[0] for file in voice.references]) for voice in self.voices
         ]
-        return {name: [judge(audio) for audio in references] for name, judge in self.judges.items()}
+        return {name: [embed(audio) for audio in audios] for name, embed in self.encoders.items()}
 
-    def sound(self, codes: Tensor) -> Tensor:
-        """What codes sound like without a vocoder."""
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the audio of codes, decoded without a vocoder."""
         return codes_to_audio(codes, self.codec.dvae, self.mel_stats)
 
-    def compare(self, spoken: Sequence[tuple[int, Tensor]]) -> Heard:
-        """Sentences, each with the number of the voice that it should have."""
+    def compare(self, spoken: Sequence[tuple[int, Tensor]]) -> Similarity:
+        """Return the similarity of sentences to the voices; each sentence comes with the index of its voice."""
         own: dict[str, float] = {}
         others: dict[str, float] = {}
-        for name, judge in self.judges.items():
-            right, wrong = [], []
-            for number, audio in spoken:
-                vector = judge(audio)
-                cosines = [float(vector @ known) for known in self.known[name]]
-                right.append(cosines.pop(number))
-                wrong.append(fmean(cosines))
-            own[name], others[name] = fmean(right), fmean(wrong)
-        return Heard(own, others)
+        for name, embed in self.encoders.items():
+            to_own, to_others = [], []
+            for index, audio in spoken:
+                embedding = embed(audio)
+                cosines = [float(embedding @ reference) for reference in self.references[name]]
+                to_own.append(cosines.pop(index))
+                to_others.append(fmean(cosines))
+            own[name], others[name] = fmean(to_own), fmean(to_others)
+        return Similarity(own, others)
 
-    def people(self) -> dict[str, Heard]:
-        """The best that there can be: other recordings of the same people, as they are and through the codec."""
+    def upper_bounds(self) -> dict[str, Similarity]:
+        """Return the similarity of other recordings of the same people, unchanged and passed through the codec."""
         audios = [
             (number, load_audio(file, REFERENCE_RATE))
             for number, voice in enumerate(self.voices)
             for file in voice.others
         ]
-        coded = [(number, self.sound(self.codec.encode(audio))) for number, audio in audios]
+        coded = [(number, self.decode(self.codec.encode(audio))) for number, audio in audios]
         return {
             "people": self.compare([(number, audio[0]) for number, audio in audios]),
             "people, through the codec": self.compare(coded),
@@ -137,7 +137,7 @@ class Ear:
 
 @dataclass(frozen=True)
 class Run:
-    """A language, a seed, and what becomes of the voice side."""
+    """A run with one language and seed, and the voice side frozen or trained."""
 
     data: Data
     language: str
@@ -168,22 +168,22 @@ class Run:
         lines = read_metrics(only_run(self.output))[1]
         return lines[0]["loss_mel_ce"], lines[-1]["loss_mel_ce"]
 
-    def listen(self, ear: Ear) -> Heard:
-        """Every unheard voice speaks the same sentences, in all runs with the same random numbers."""
-        noted = self.output / "heard.json"
-        if not noted.is_file():
-            heard = ear.compare(self._speak(ear.voices, ear.sound))
-            noted.write_text(json.dumps([heard.own, heard.others]), encoding="utf-8")
-        return Heard(*json.loads(noted.read_text(encoding="utf-8")))
+    def similarity(self, listener: Listener) -> Similarity:
+        """Return the similarity of sentences in all unseen voices, spoken with the same random numbers in all runs."""
+        cache = self.output / "heard.json"
+        if not cache.is_file():
+            result = listener.compare(self._speak(listener.voices, listener.decode))
+            cache.write_text(json.dumps([result.own, result.others]), encoding="utf-8")
+        return Similarity(*json.loads(cache.read_text(encoding="utf-8")))
 
     @torch.inference_mode()
-    def _speak(self, voices: Sequence[Voice], sound: Callable[[Tensor], Tensor]) -> list[tuple[int, Tensor]]:
+    def _speak(self, voices: Sequence[Voice], decode: Callable[[Tensor], Tensor]) -> list[tuple[int, Tensor]]:
         folder = self.output / "model"
         if not folder.is_dir():
             copy_with(self.data.base, newest_weights(self.output), folder)
             shutil.copyfile(self.data.vocab(self.language), folder / "vocab.json")
         xtts = load_model(folder)
-        xtts.gpt.max_gen_mel_tokens = _MOST_CODES
+        xtts.gpt.max_gen_mel_tokens = _MAX_CODES
         texts = [sample.text for sample in read_manifests([self.data.manifest(self.language, "val")], self.language)]
         spoken = []
         latents = torch.cat(
@@ -192,8 +192,8 @@ class Run:
                 for voice in voices
             ]
         )
-        for place, text in enumerate(sorted(texts, key=len)[-_SENTENCES:]):
-            torch.manual_seed(place)
+        for seed, text in enumerate(sorted(texts, key=len)[-_SENTENCES:]):
+            torch.manual_seed(seed)
             tokens = torch.tensor([xtts.tokenizer.encode(text, self.language)] * len(voices))
             codes = xtts.gpt.generate(
                 cond_latents=latents,
@@ -202,38 +202,38 @@ class Run:
                 top_k=50,
                 top_p=0.85,
                 temperature=0.75,
-                min_new_tokens=_FEWEST_CODES,
+                min_new_tokens=_MIN_CODES,
             )
-            spoken += [(number, sound(row[row < AUDIO_CODES])) for number, row in enumerate(codes)]
+            spoken += [(index, decode(row[row < AUDIO_CODES])) for index, row in enumerate(codes)]
         shutil.rmtree(folder)
         return spoken
 
 
-def shown(values: Sequence[float], digits: int = 4) -> str:
-    """Mean ± standard deviation over the seeds; of one value, itself."""
+def mean_and_spread(values: Sequence[float], digits: int = 4) -> str:
+    """Return the mean ± standard deviation over the seeds as text, or a single value alone."""
     spread = f" ± {pstdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{fmean(values):.{digits}f}{spread}"
 
 
-def compared(language: str, what: str, values: dict[str, list[float]], *, relative: bool) -> list[str]:
-    """A row: frozen, trained, what freezing costs, seed by seed, and whether that is a cost."""
+def cost_row(language: str, measure: str, values: dict[str, list[float]], *, relative: bool) -> list[str]:
+    """Return a table row: the values frozen and trained, the cost of freezing over the seeds, and a verdict."""
     frozen, trained = (values[side] for side in SIDES)
     if relative:
-        costs = [100 * (one / other - 1) for one, other in zip(frozen, trained, strict=True)]
+        costs = [100 * (loss / other - 1) for loss, other in zip(frozen, trained, strict=True)]
         cost, limit = f"{fmean(costs):+.2f} % ± {pstdev(costs):.2f}", 100 * _LOSS_COST
     else:
-        costs = [other - one for one, other in zip(frozen, trained, strict=True)]
+        costs = [other - value for value, other in zip(frozen, trained, strict=True)]
         cost, limit = f"{fmean(costs):+.4f} ± {pstdev(costs):.4f}", _SIMILARITY_COST
     verdict = "a cost" if fmean(costs) > limit else "no cost"
-    return [language, what, shown(frozen), shown(trained), cost, verdict]
+    return [language, measure, mean_and_spread(frozen), mean_and_spread(trained), cost, verdict]
 
 
-def similarities(name: str, heard: Sequence[Heard]) -> list[str]:
-    """A row: by each judge, with the voice that was asked for and with the others."""
+def similarity_row(name: str, results: Sequence[Similarity]) -> list[str]:
+    """Return a table row: by each speaker encoder, the similarity to the requested voice and to the others."""
     cells = [
-        shown([values[judge] for values in which])
-        for judge in heard[0].own
-        for which in ([one.own for one in heard], [one.others for one in heard])
+        mean_and_spread([values[encoder] for values in column])
+        for encoder in results[0].own
+        for column in ([result.own for result in results], [result.others for result in results])
     ]
     return [name, *cells]
 
@@ -241,36 +241,41 @@ def similarities(name: str, heard: Sequence[Heard]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="OUTPUT_FOLDER")
-    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help="of bg and el [both]")
-    parser.add_argument("--download", action="store_true", help="fetch the packages with apt-get, 360 MB")
+    parser.add_argument("languages", nargs="*", metavar="LANGUAGE", help="bg or el. [both]")
+    parser.add_argument("--download", action="store_true", help="Fetch the packages with apt-get (360 MB).")
     args = parser.parse_args()
     languages = args.languages or list(NEW)
     if unknown := set(languages) - set(NEW):
-        sys.exit(f"There are no recordings for {', '.join(sorted(unknown))}. Give {' or '.join(NEW)}.")
+        sys.exit(f"There are no recordings for {', '.join(sorted(unknown))}. Pass {' or '.join(NEW)}.")
     torch.set_num_threads(1)
     data = Data(args.output.absolute())
     data.prepare(languages, download=args.download)
-    ear = Ear(data)
+    listener = Listener(data)
     rows = [["language", "", *SIDES, "cost of frozen", "verdict"]]
     references = [
-        ["similarity with", *(f"{judge}: {which}" for judge in ear.judges for which in ("own voice", "others"))]
+        [
+            "similarity to",
+            *(f"{encoder}: {column}" for encoder in listener.encoders for column in ("own voice", "others")),
+        ]
     ]
-    references += [similarities(name, [heard]) for name, heard in ear.people().items()]
+    references += [similarity_row(name, [result]) for name, result in listener.upper_bounds().items()]
     for language in languages:
         runs = {side: [Run(data, language, seed, side) for seed in SEEDS] for side in SIDES}
         for seed in range(len(SEEDS)):
             for side in SIDES:
                 run = runs[side][seed]
                 run.train()
-                print(f"{language}, seed {run.seed}, {side}: {run.losses[1]:.4f}, {run.listen(ear)}", flush=True)
+                print(
+                    f"{language}, seed {run.seed}, {side}: {run.losses[1]:.4f}, {run.similarity(listener)}", flush=True
+                )
         starts = fmean(run.losses[0] for run in runs["frozen"])
         losses = {side: [run.losses[1] for run in runs[side]] for side in SIDES}
-        rows.append(compared(language, f"mel loss (from {starts:.3f})", losses, relative=True))
-        heard = {side: [run.listen(ear) for run in runs[side]] for side in SIDES}
-        for judge in ear.judges:
-            own = {side: [one.own[judge] for one in heard[side]] for side in SIDES}
-            rows.append(compared(language, f"similarity, {judge}", own, relative=False))
-        references += [similarities(f"{language}, {side}", heard[side]) for side in SIDES]
+        rows.append(cost_row(language, f"mel loss (from {starts:.3f})", losses, relative=True))
+        results = {side: [run.similarity(listener) for run in runs[side]] for side in SIDES}
+        for encoder in listener.encoders:
+            own = {side: [result.own[encoder] for result in results[side]] for side in SIDES}
+            rows.append(cost_row(language, f"similarity, {encoder}", own, relative=False))
+        references += [similarity_row(f"{language}, {side}", results[side]) for side in SIDES]
     print(f"\n{table(rows)}\n\n{table(references)}")
 
 

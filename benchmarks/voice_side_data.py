@@ -1,7 +1,7 @@
-"""What the runs of the voice side's benchmark share: a base that has heard people, a new language, and unheard voices.
+"""Shared data of the voice side benchmark: a base model trained on human speech, new languages and unseen voices.
 
-A mini base with a released vocabulary is trained on recordings of six languages, its DVAE on some of them. What is in
-the folder already is not made again.
+A mini base with a released vocabulary is trained on recordings in six languages, and its DVAE on some of them. Files in
+the folder are reused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from xtts_extend.text.extend import extend_vocabulary
 
 _PROMPTED = ("en", "es", "fr", "it", "ru")
 OLD = (*_PROMPTED, "cs")
-#: In the words of one or two people each.
+#: New languages, each recorded by one or two speakers.
 NEW = ("bg", "el")
 _PACKAGES = [
     *PACKAGES,
@@ -45,30 +45,36 @@ _PACKAGES = [
     *(f"asterisk-core-sounds-{language}{form}" for language in _PROMPTED for form in ("", "-g722")),
 ]
 _STAMPS = ("ro", "ca", "da", "be")
-#: Recordings of each old language, of the one in which several people speak, and of the DVAE's training.
-_OF_EACH, _OF_SEVERAL, _OF_DVAE = 200, 500, 150
+#: Number of recordings of each old language with one speaker, of the one with several, and to train the DVAE.
+_SINGLE_SPEAKER, _SEVERAL_SPEAKERS, _DVAE = 200, 500, 150
 _DECODER_STEPS = 50
 _BASE_STEPS = 400
-#: Every tenth recording of the new language is for validation.
+#: Every n-th recording of a new language is in the validation set.
 _VALIDATION = 10
-#: Seconds of a recording that training takes whole, letters of a text, and seconds of a reference.
-_DURATION_S, _LETTERS, _REFERENCE_S = (0.55, 11.0), 180, 6.0
-#: Seconds that condition an utterance; most of the new languages' recordings are this short.
+#: Shortest and longest usable recording in seconds, longest text in characters, and length of a reference in seconds.
+_DURATION_S, _MAX_CHARACTERS, _REFERENCE_S = (0.55, 11.0), 180, 6.0
+#: Conditioning length in seconds; most recordings of the new languages are this short.
 SLICES = slices(1.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Voice:
-    """Somebody whom neither the base nor a run has heard."""
+    """A speaker who is in the training data of neither the base model nor a run.
+
+    Attributes:
+        name: Name in messages.
+        references: Recordings from which the voice is made.
+        others: Other recordings of the same speaker.
+    """
 
     name: str
     references: list[Path]
-    others: list[Path]  # of the same person
+    others: list[Path]
 
 
 @dataclass(frozen=True)
 class Data:
-    """Everything that runs share, in one folder."""
+    """The folder with everything that the runs share."""
 
     folder: Path
 
@@ -91,7 +97,7 @@ class Data:
         return f"{self.folder / f'{language}-{part}.csv'}:{language}"
 
     def prepare(self, languages: Sequence[str], *, download: bool) -> None:
-        """Make what is missing: manifests, a DVAE, codes, vocabularies, a trained base."""
+        """Make what is missing: manifests, codes, vocabularies, and a base model with trained DVAE and GPT."""
         unpack(self.packages, _PACKAGES, download=download)
         old = {language: self._old(language) for language in OLD}
         for language, recordings in old.items():
@@ -116,7 +122,7 @@ class Data:
             train_base(raw, self.base, flags, _BASE_STEPS)
 
     def _old(self, language: str) -> list[Recording]:
-        read, count = (read_dialogues, _OF_SEVERAL) if language == "cs" else (read_prompts, _OF_EACH)
+        read, count = (read_dialogues, _SEVERAL_SPEAKERS) if language == "cs" else (read_prompts, _SINGLE_SPEAKER)
         usable = list(_usable(read(self.packages, language).recordings))
         return random.Random(0).sample(usable, min(count, len(usable)))
 
@@ -125,46 +131,51 @@ class Data:
         (self.folder / f"{language}-{part}.csv").write_text(f"audio_file|text\n{rows}", encoding="utf-8")
 
     def _make_untrained(self, raw: Path, recordings: Sequence[Path]) -> None:
-        """A base with a DVAE that has heard people, and a GPT as drawn."""
+        """Make a base model whose DVAE is trained on human speech and whose GPT is untrained."""
         partial = raw.with_name(f"{raw.name}-partial")
         shutil.rmtree(partial, ignore_errors=True)
         make_mini_base(partial, vocab=RELEASED_VOCAB)
         torch.manual_seed(0)
-        mels, dvae = log_mels(random.Random(0).sample(recordings, _OF_DVAE)), make_dvae(AUDIO_CODES)
+        mels, dvae = log_mels(random.Random(0).sample(recordings, _DVAE)), make_dvae(AUDIO_CODES)
         mel_stats = mel_statistics(mels)
         report = train_dvae(dvae, mels / mel_stats[:, None], decoder_steps=_DECODER_STEPS)
-        print(f"DVAE: {report.codes_used} codes in use, {report.missed_variance:.0%} of the mels' variance missed")
+        print(f"DVAE: {report.codes_used} codes in use, {report.missed_variance:.0%} of the mel variance lost.")
         torch.save(dvae.state_dict(), partial / "dvae.pth")
         torch.save(mel_stats, partial / "mel_stats.pth")
         content = load_pickled(partial / "model.pth", map_location="cpu")
         content["model"]["mel_stats"] = mel_stats
-        # not over the file that these tensors are read from
+        # The tensors are read from the old file, so it must not be overwritten in place.
         with atomic_write(partial / "model.pth") as file:
             torch.save(content, file)
         partial.rename(raw)
 
     def voices(self) -> list[Voice]:
-        """Two fish in Dutch, and the readers of four more languages of Tux Paint."""
+        """Return the voices: two fish of the Dutch game, and the speakers of four more languages of Tux Paint."""
         dutch = read_dialogues(self.packages, "nl").recordings
-        people = {f"nl {fish}": [one for one in dutch if f"-{fish}-" in one.file.name] for fish in ("m", "v")}
+        people = {
+            f"nl {fish}": [recording for recording in dutch if f"-{fish}-" in recording.file.name]
+            for fish in ("m", "v")
+        }
         people |= {language: read_stamps(self.packages, language).recordings for language in _STAMPS}
-        return [_voice(name, [one.file for one in _usable(recordings)]) for name, recordings in people.items()]
+        return [
+            _voice(name, [recording.file for recording in _usable(recordings)]) for name, recordings in people.items()
+        ]
 
 
 def _usable(recordings: Sequence[Recording]) -> Iterator[Recording]:
-    """Those that training takes; none whose text or whose bytes came before."""
+    """Yield the recordings of usable length, without those whose text or content is a duplicate."""
     seen: set[str] = set()
     shortest, longest = _DURATION_S
     for recording in recordings:
         keys = {recording.text, hashlib.sha256(recording.file.read_bytes()).hexdigest()}
         duration = soundfile.info(recording.file).duration
-        if not keys & seen and shortest <= duration <= longest and len(recording.text) <= _LETTERS:
+        if not keys & seen and shortest <= duration <= longest and len(recording.text) <= _MAX_CHARACTERS:
             yield recording
         seen |= keys
 
 
 def _voice(name: str, files: Sequence[Path]) -> Voice:
-    """Some seconds of reference, and as many of other recordings, drawn at random."""
+    """Return a voice with some seconds of reference and as many of other recordings, drawn at random."""
     shuffled = random.Random(0).sample(files, len(files))
     parts: list[list[Path]] = [[], []]
     for part in parts:

@@ -99,6 +99,10 @@ def load_audio(path: Path | str, sample_rate: int) -> Tensor:
 def audio_length(path: Path | str, sample_rate: int) -> int:
     """Return the number of samples that `load_audio` returns, without decoding the file if its header has the length.
 
+    Args:
+        path: Audio file in a format that libsndfile or FFmpeg reads.
+        sample_rate: Sample rate of the result in Hz.
+
     Raises:
         DataError: The file is missing or unreadable.
     """
@@ -131,10 +135,10 @@ def _require_resampling(path: Path | str, file_rate: int, sample_rate: int) -> N
 
 
 def resampling_problem(file_rate: int, sample_rate: int) -> str:
-    """Return why a sample rate cannot be resampled and how to fix it, as a predicate whose subject is the file."""
+    """Return why a sample rate cannot be resampled and how to fix it, as a predicate to follow the file name."""
     return (
-        f"has a sample rate of {file_rate:,} Hz, which cannot be resampled to {sample_rate:,} Hz because their common "
-        f"divisor is too small. Convert it with `ffmpeg -i IN -ar {sample_rate} OUT.wav`."
+        f"has a sample rate of {file_rate:,} Hz, which cannot be resampled to {sample_rate:,} Hz because the greatest "
+        f"common divisor is too small. Convert it with `ffmpeg -i IN -ar {sample_rate} OUT.wav`."
     )
 
 
@@ -194,7 +198,7 @@ def _mono(path: Path | str, frames: Frames) -> Tensor:
 
 
 def describe_out_of_range(peak: float, level: float) -> str:
-    """Return what is wrong with unscaled samples and how to fix it, as a predicate whose subject is the file.
+    """Return what is wrong with unscaled samples and how to fix it, as a predicate to follow the file name.
 
     Args:
         peak: Largest absolute sample.
@@ -301,13 +305,13 @@ def describe_sound(share: float) -> str:
 
 
 def _levels(mono: Frames, window: int) -> Frames:
-    """Return half the range of the samples in each window; a shorter rest at the end is dropped."""
+    """Return half the range of the samples in each complete window."""
     windows = mono[: len(mono) // window * window].reshape(-1, window)
     return np.ptp(windows, axis=1) / 2
 
 
 def _sound(levels: Sequence[Frames]) -> float:
-    """Return the share of the windows that are sound, given the levels of their blocks."""
+    """Return the share of windows that are sound; `levels` has an array of window levels per block."""
     window_levels = np.concatenate(levels)
     loudest = window_levels.max(initial=0)
     if not len(window_levels):

@@ -32,7 +32,7 @@ _FFMPEG_FORMATS = (
 _COUNTED_FORMATS = ("ape", "tta", "tak", "wv")
 #: Beginnings of the libsndfile subtypes that decode to the same samples after a seek.
 _EXACT_SUBTYPES = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC")
-#: Bytes in mp3 frames, about two frames, from which on a file is an mp3 and not one by chance.
+#: Smallest total size in bytes of mp3 frames, about two frames, that other files do not contain by chance.
 _MIN_MP3_BYTES = 3000
 _SKIP_BLOCK_FRAMES = 1 << 16
 _AGAIN = "Copy it again, or export it again from its source."

@@ -29,7 +29,7 @@ _REPAIR = "`ffmpeg -i {name} fixed.wav` repairs it."
 _PLAUSIBLE_RATES = range(4_000, 768_001)
 #: Number of bytes after the audio in which a second file is searched for.
 _SEARCH_BYTES = 1 << 20
-#: Number of bytes by which a declared size may be too large: some writers count the header, which rarely is longer.
+#: Number of bytes by which a declared size may be too large: some writers count the header, which is rarely longer.
 _LONGEST_HEADER = 128
 #: Beginnings of audio files that are unlikely to occur inside one.
 _AUDIO_START = re.compile(
@@ -38,7 +38,7 @@ _AUDIO_START = re.compile(
     rb"|Creative Voice File\x1a|ALawSoundFile|MATLAB 5\.0|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
     re.DOTALL,
 )
-#: Magic numbers of formats that declare no size, and the length in bytes of a beginning that cannot occur in the audio.
+#: Magic numbers of formats that declare no size, and the number of leading bytes that cannot occur in the audio.
 #: Decoders read only the first of such files if they are joined, or decode the next header as audio.
 _MAGIC_NUMBERS = {
     b"TTA1": 6, b"FLV\x01": 9, b"#!AMR": 5, b"MAC ": 6, b"tBaK": 8, b"MPCK": 8, b"MP+": 4, b"DSD ": 12, b"FRM8": 8,
@@ -49,7 +49,7 @@ _MAGIC_NUMBERS = {
 
 _RIFF = (b"RIFF", b"RF64", b"RIFX", b"BW64")
 
-#: Beginnings of files that are no audio but end up among recordings: what they are, and what to do.
+#: Beginnings of files that are not audio but end up among recordings: what they are, and what to do.
 _NOT_AUDIO = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull` in its repository",
     b"/annex/objects/": "a git-annex pointer; run `git annex get` in its repository",
