@@ -133,5 +133,5 @@ def test_a_batch_of_recordings_and_codes(dataset):
 
 def test_a_slice_beyond_the_recording(dataset):
     dataset.samples[1] = replace(dataset.samples[1], conditioning_slice=(RATE - 1000, RATE + 1000))
-    with pytest.raises(DataError, match="ends before sample 23050 at 22050 Hz"):
+    with pytest.raises(DataError, match="ends before sample 23,050 at 22,050 Hz"):
         dataset[1]
