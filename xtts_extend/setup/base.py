@@ -1,6 +1,6 @@
-"""What is assumed of a base directory, each assumption beside what was found.
+"""Checks of a base directory. Each finding pairs an assumption with what was found.
 
-The recipe asks for the few that it cannot do without; `check-base` asks for all of them.
+The recipe runs the few checks that it depends on. `check-base` runs all of them.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from xtts_extend.run.config import NewLanguageConfig, copy_architecture, read_js
 from xtts_extend.text.vocabulary import load_vocabulary
 
 FILES = ("config.json", "model.pth", "vocab.json", "dvae.pth", "mel_stats.pth")
-#: Bytes of a parameter in float32; of its gradient and AdamW's two moments, where it trains; of these two alone.
+#: Bytes per parameter in float32: its value, its gradient with AdamW's two moments, and the two moments alone.
 _WEIGHT_BYTES, _TRAINING_BYTES, _MOMENT_BYTES = 4, 12, 8
 
 
 def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
-    """Let the configuration name the base's files; an own vocabulary stays.
+    """Write the paths of the base's files into a configuration. A vocabulary that is set already stays.
 
     Raises:
-        ConfigError: the folder or a file that training needs is missing.
+        ConfigError: The folder or a file that training needs is missing.
     """
     if not base_dir.is_dir():
-        raise ConfigError(f"The base directory {base_dir} does not exist. Give the folder with {', '.join(FILES)}.")
-    # model.pth may lie elsewhere (--checkpoint), the vocabulary as well (--vocab)
+        raise ConfigError(f"The base directory {base_dir} does not exist. Pass the folder with {', '.join(FILES)}.")
+    # Weights and vocabulary may be elsewhere (--checkpoint, --vocab).
     missing = [name for name in ("dvae.pth", "mel_stats.pth") if not (base_dir / name).is_file()]
     if missing:
         raise ConfigError(
-            f"{base_dir} lacks {' and '.join(missing)}, which training needs. Download them beside the model's other "
-            "files (the tutorial in docs/ says where from)."
+            f"{base_dir} has no {' and no '.join(missing)}, which training needs. Download the missing files into that "
+            "folder (docs/tutorial.md says from where)."
         )
     config.base_dir = str(base_dir)
     config.model_args.dvae_checkpoint = str(base_dir / "dvae.pth")
@@ -51,15 +51,15 @@ def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
 
 
 def config_for_base(base_dir: Path, vocab: Path | None = None, *, model: Path | None = None) -> NewLanguageConfig:
-    """The configuration of a network on a base: its sizes, and the files that training needs.
+    """Return a configuration with a base's architecture and the paths of the files that training needs.
 
     Args:
-        base_dir: where `dvae.pth` and `mel_stats.pth` are.
-        vocab: the vocabulary; by default the base's.
-        model: the model folder whose `config.json` has the sizes; by default the base.
+        base_dir: Folder with `dvae.pth` and `mel_stats.pth`.
+        vocab: Vocabulary file; the base's by default.
+        model: Model folder whose `config.json` has the architecture; `base_dir` by default.
 
     Raises:
-        ConfigError: the folder or a file is missing, or `config.json` has no architecture.
+        ConfigError: The folder or a file is missing, or `config.json` has no architecture.
     """
     config = NewLanguageConfig()
     copy_architecture(config, read_json((model or base_dir) / "config.json"))
@@ -69,7 +69,7 @@ def config_for_base(base_dir: Path, vocab: Path | None = None, *, model: Path | 
 
 
 def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
-    """Whether a DVAE file holds all tensors of the right shapes; coqui loads it with `strict=False`, in silence."""
+    """Check that a DVAE file has all tensors in the right shapes. coqui loads it with `strict=False`, silently."""
     state = load_pickled(path, map_location="meta")
     if not isinstance(state, Mapping):
         yield Finding("dvae.pth is a state dict", type(state).__name__, False)
@@ -77,12 +77,12 @@ def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
     with BlankWeights():
         expected = make_dvae(num_tokens).state_dict()
     missing = sorted(set(expected) - set(state))
-    yield Finding("dvae.pth is complete", f"missing: {', '.join(missing[:5]) or 'nothing'}", not missing)
+    yield Finding("dvae.pth is complete", f"missing: {', '.join(missing[:5]) or 'none'}", not missing)
     left_over = sorted(set(state) - set(expected))
     if left_over:
-        yield Finding("dvae.pth holds nothing else", f"unused: {', '.join(map(str, left_over[:5]))}", None)
+        yield Finding("dvae.pth has no other tensors", f"unused: {', '.join(map(str, left_over[:5]))}", None)
     wrong = [
-        f"{key}: {tuple(state[key].shape)}, {tuple(tensor.shape)} expected"
+        f"{key}: expected {tuple(tensor.shape)}, got {tuple(state[key].shape)}"
         for key, tensor in expected.items()
         if isinstance(state.get(key), Tensor) and state[key].shape != tensor.shape
     ]
@@ -92,19 +92,19 @@ def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
 
 
 def mel_stats_finding(path: Path) -> Finding:
-    """Whether the mel statistics are 80 finite numbers other than zero (mels are divided by them)."""
+    """Check that the mel statistics are 80 finite numbers other than zero (mels are divided by them)."""
     stats = load_pickled(path, map_location="cpu")
     if not isinstance(stats, Tensor):
         return Finding("mel_stats.pth is a tensor", type(stats).__name__, False)
-    sound = tuple(stats.shape) == (80,) and bool(torch.isfinite(stats).all()) and bool((stats != 0).all())
-    return Finding("mel_stats.pth has 80 numbers, finite and not zero", f"shape {tuple(stats.shape)}", sound)
+    is_valid = tuple(stats.shape) == (80,) and bool(torch.isfinite(stats).all()) and bool((stats != 0).all())
+    return Finding("mel_stats.pth has 80 finite, nonzero numbers", f"shape {tuple(stats.shape)}", is_valid)
 
 
 def require_codec(config: NewLanguageConfig) -> None:
-    """Stop before training with a DVAE or mel statistics that do not fit.
+    """Raise unless the DVAE and the mel statistics fit the model.
 
     Raises:
-        CheckpointError: what was found, and what was expected.
+        CheckpointError: A file is incomplete or has unexpected shapes or values.
     """
     model_args = config.model_args
     findings = [
@@ -114,25 +114,28 @@ def require_codec(config: NewLanguageConfig) -> None:
     failed = [finding for finding in findings if finding.holds is False]
     if failed:
         raise CheckpointError(
-            f"The base's files in {config.base_dir} do not fit:\n  "
+            f"The base's files in {config.base_dir} failed these checks:\n  "
             + "\n  ".join(f"{finding.assumption}: {finding.found}" for finding in failed)
-            + "\nTake the files that belong to this base."
+            + "\nUse the files that belong to this base."
         )
 
 
 def check_base(base_dir: Path) -> list[Finding]:
-    """Try on a base directory everything that is assumed of it; a later assumption needs the earlier ones.
+    """Run all checks on a base directory, in order. Later checks depend on earlier ones.
+
+    Returns:
+        All findings, including those that hold.
 
     Raises:
-        ConfigError: the directory does not exist.
+        ConfigError: The directory does not exist.
     """
     if not base_dir.is_dir():
-        raise ConfigError(f"{base_dir} does not exist. Give the folder with {', '.join(FILES)}.")
+        raise ConfigError(f"{base_dir} does not exist. Pass the folder with {', '.join(FILES)}.")
     findings: list[Finding] = []
     try:
         findings.extend(_check(base_dir, findings))
     except XttsExtendError as error:
-        findings.append(Finding("the check can go on", str(error), False))
+        findings.append(Finding("all checks can run", str(error), False))
     return findings
 
 
@@ -140,9 +143,9 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
     for name in FILES:
         path = base_dir / name
         found = f"{path.stat().st_size / 1e6:,.1f} MB" if path.is_file() else "missing"
-        yield Finding(f"{name} is there", found, path.is_file())
+        yield Finding(f"{name} exists", found, path.is_file())
     speakers = base_dir / "speakers_xtts.pth"
-    yield Finding("speakers_xtts.pth (optional)", "there" if speakers.is_file() else "missing", None)
+    yield Finding("speakers_xtts.pth (optional)", "found" if speakers.is_file() else "missing", None)
     if not all((base_dir / name).is_file() for name in FILES):
         return
 
@@ -158,10 +161,10 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
     layers = len({key.split(".")[3] for key in plain if key.startswith("gpt.gpt.h.")})
     rows, channels = plain["gpt.text_embedding.weight"].shape
     yield Finding(
-        "layers as in config.json", f"{layers} / {config.model_args.gpt_layers}", layers == config.model_args.gpt_layers
+        "layers match config.json", f"{layers} / {config.model_args.gpt_layers}", layers == config.model_args.gpt_layers
     )
     yield Finding(
-        "channels as in config.json",
+        "channels match config.json",
         f"{channels} / {config.model_args.gpt_n_model_channels}",
         channels == config.model_args.gpt_n_model_channels,
     )
@@ -170,24 +173,24 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
         yield Finding(f"{name} has {rows} rows", f"shape {shape}" if shape else "missing", shape[:1] == (rows,))
     dropped = len(weights) - len(plain)
     if dropped:
-        yield Finding("model.pth holds one copy of the transformer", f"{dropped} more tensors, left out", None)
+        yield Finding("model.pth has one copy of the transformer", f"{dropped} extra tensors, ignored", None)
 
     vocabulary = load_vocabulary(base_dir / "vocab.json")
-    yield Finding("a row for each token id", f"{rows} rows, ids 0–{vocabulary.size - 1}", rows == vocabulary.size)
+    yield Finding("one row per token id", f"{rows} rows, ids 0–{vocabulary.size - 1}", rows == vocabulary.size)
     stated = stated_args.get("gpt_number_text_tokens")
     yield Finding(
         "config.json's gpt_number_text_tokens is the number of rows", f"{stated}", None if stated != rows else True
     )
     usual = {"[STOP]": 0, "[UNK]": 1, "[SPACE]": 2, "[START]": 261}
     specials = {token: vocabulary.tokens.get(token) for token in usual}
-    yield Finding("special tokens are there", str(specials), None not in specials.values())
+    yield Finding("special tokens exist", str(specials), None not in specials.values())
     if specials != usual:
         yield Finding("special tokens have the usual ids", f"usual: {usual}", None)
-    without = [code for code in config.languages if code not in vocabulary.languages]
-    yield Finding("each language of config.json has its tag", f"no tag: {', '.join(without) or 'none'}", not without)
+    untagged = [code for code in config.languages if code not in vocabulary.languages]
+    yield Finding("all languages of config.json have a tag", f"no tag: {', '.join(untagged) or 'none'}", not untagged)
     audio_tokens = config.model_args.gpt_num_audio_tokens
     embedded = plain["gpt.mel_embedding.weight"].shape[0]
-    yield Finding("audio tokens as in config.json", f"{embedded} / {audio_tokens}", embedded == audio_tokens)
+    yield Finding("audio tokens match config.json", f"{embedded} / {audio_tokens}", embedded == audio_tokens)
     ends = (config.model_args.gpt_start_audio_token, config.model_args.gpt_stop_audio_token)
     yield Finding(
         "audio start and stop are the last two tokens", str(ends), ends == (audio_tokens - 2, audio_tokens - 1)
@@ -201,12 +204,12 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
 
 
 def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Finding]:
-    """Load everything, run one forward pass on two seconds of noise, and estimate what training needs."""
+    """Load all files, run one forward pass on two seconds of noise, and estimate the memory and disk for training."""
     model = ExtendedGPTTrainer(config)
     content = load_pickled(base_dir / "model.pth", map_location="cpu")
     weights = xtts_weights(weights_of(content, base_dir / "model.pth")[0])
     model.load_base(weights, model.vocab_size)
-    yield Finding("every tensor of model.pth has its place", f"{len(weights)} tensors", True)
+    yield Finding("all tensors of model.pth can be loaded", f"{len(weights)} tensors", True)
     bad = [key for key, tensor in weights.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     yield Finding("all weights are finite", ", ".join(bad[:5]) or "yes", not bad)
     model.eval()
@@ -230,10 +233,10 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
         _, losses = model.train_step(batch, None)
     codes = batch["audio_codes"].unique().numel()
     yield Finding("one forward pass gives a finite loss", f"{losses['loss']:.3f}", bool(torch.isfinite(losses["loss"])))
-    # an untrained one gives a single code; training then has no content to learn, but nothing fails
-    heard = f"{codes} different ones of {batch['audio_codes'].numel()} for two seconds of noise"
-    yield Finding("the DVAE gives different codes", heard, True if codes > 1 else None)
-    # as a run with new tokens does
+    # An untrained DVAE encodes everything as one code. Training then runs, but learns nothing.
+    diversity = f"{codes} different codes among {batch['audio_codes'].numel()} for two seconds of noise"
+    yield Finding("the DVAE produces different codes", diversity, True if codes > 1 else None)
+    # Runs with new tokens freeze the voice side, which reduces the estimates.
     model.freeze_voice()
     everything = sum(parameter.numel() for parameter in model.xtts.gpt.parameters())
     trained = sum(parameter.numel() for parameter in model.xtts.gpt.parameters() if parameter.requires_grad)
@@ -241,13 +244,13 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
     free = psutil.virtual_memory().available / 1e9
     yield Finding(
         "memory for weights, gradients and AdamW in float32",
-        f"{memory:.1f} GB and activations; {free:.1f} GB free here",
+        f"{memory:.1f} GB plus activations; {free:.1f} GB free here",
         None,
     )
     decoder = sum(tensor.nbytes for key, tensor in weights.items() if not key.startswith("gpt."))
     size = (everything * _WEIGHT_BYTES + trained * _MOMENT_BYTES + decoder) / 1e9
     disk = shutil.disk_usage(base_dir).free / 1e9
-    # the newest three, one being written, the old and the new best
+    # Six files: the newest three, one that is being written, the old best and the new best.
     yield Finding(
         "disk for a run that keeps three checkpoints",
         f"{6 * size:.1f} GB ({size:.1f} GB each); {disk:.1f} GB free here",

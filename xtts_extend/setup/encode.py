@@ -1,4 +1,4 @@
-"""The codes of manifests, made once and beforehand: what training reads in the place of the recordings."""
+"""Encoding the recordings of manifests in advance, so that training reads their codes instead."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ def encode(
     columns: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> dict[str, object]:
-    """Encode the usable utterances of manifests, as far as they are not in the set; the recipe takes it as `--codes`.
+    """Encode the usable utterances of manifests that are not in a set of codes yet. Pass the set as `--codes` later.
 
     Args:
-        manifests: PATH or PATH:LANG each.
-        base_dir: its DVAE and mel statistics make the codes.
-        output: the folder of the set; it may serve several manifests, languages and vocabularies.
-        vocab: of the token ids; the base's by default.
-        language: of manifests that name none.
-        manifest_format, columns: as for the recipe.
-        progress: show bars.
+        manifests: Manifests, each as PATH or PATH:LANG.
+        base_dir: Base directory whose DVAE and mel statistics compute the codes.
+        output: Folder of the set. One set can serve several manifests, languages and vocabularies.
+        vocab: Vocabulary of the token ids; the base's by default.
+        language: Language of manifests that do not name one.
+        manifest_format: Format of the manifests, as for the recipe.
+        columns: Columns of the manifests by role, as for the recipe.
+        progress: Whether to show progress bars.
 
     Returns:
-        `utterances` of these manifests that are in the set, `hours`, `encoded`, the recordings that were encoded now,
-        `unusable`, and `output`.
+        `utterances`: usable utterances of these manifests, all of which are in the set now; `hours`: their duration;
+        `encoded`: recordings encoded by this call; `unusable`: skipped utterances; `output`: the folder.
 
     Raises:
-        ConfigError: the base lacks files, or the folder holds something else.
-        CheckpointError: the DVAE or the statistics do not fit.
-        DataError: a manifest cannot be read, or nothing in it is usable.
-        LanguageError: the vocabulary does not know a language.
-        MachineError: the disk is full.
+        ConfigError: The base has missing files, or the folder contains something else.
+        CheckpointError: The DVAE or the mel statistics do not fit.
+        DataError: A manifest cannot be read, or nothing in it is usable.
+        LanguageError: The vocabulary has no tag for a language.
+        MachineError: The disk is full.
     """
     require_free(output)
     config = config_for_base(base_dir, vocab)
@@ -59,13 +60,13 @@ def encode(
     report = check_samples(samples, tokenizer, limits_of(config), cache=output / CHECKED, progress=progress)
     logger.info(" > %s", report.summary())
     if not report.usable:
-        raise DataError("There is not one usable sample. The problems are named above.")
+        raise DataError("No sample is usable. Fix the problems listed above.")
     codec, digest = Codec.load(config), codec_digest(config)
-    found, made = encode_into(output.absolute(), report.usable, config, codec, tokenizer, digest, progress)
+    encoded, count = encode_into(output.absolute(), report.usable, config, codec, tokenizer, digest, progress)
     return {
-        "utterances": len(found),
-        "hours": sum(sample.duration_s for sample in found) / 3600,
-        "encoded": made,
+        "utterances": len(encoded),
+        "hours": sum(sample.duration_s for sample in encoded) / 3600,
+        "encoded": count,
         "unusable": len(samples) - len(report.usable),
         "output": str(output),
     }

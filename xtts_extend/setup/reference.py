@@ -1,4 +1,4 @@
-"""The base that a run is compared with: distilled from, pulled towards, measured against."""
+"""The base model that a run distills from, is pulled towards, and measures retention against."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ logger = logging.getLogger("trainer")
 
 
 def _needs_teacher(config: NewLanguageConfig, samples: Sequence[Sample]) -> bool:
-    """Whether there are replayed samples whose distributions the base has yet to say."""
+    """Return whether the base has to compute distributions for some replayed samples."""
     return config.distill_weight > 0 and any(
         sample.replay and not (sample.encoded and sample.encoded.has_distribution) for sample in samples
     )
 
 
 def _needs_base(config: NewLanguageConfig, samples: Sequence[Sample]) -> bool:
-    """Whether training compares with the base's weights."""
+    """Return whether training compares the model with the base's weights."""
     return _needs_teacher(config, samples) or config.l2_sp > 0
 
 
 def _base_file(config: NewLanguageConfig) -> Path:
-    """The file whose weights the run started from; where it is not there, as on another machine, the base's."""
-    recorded, beside = Path(config.started_from), Path(config.base_dir) / "model.pth"
-    return recorded if config.started_from and (recorded.is_file() or not beside.is_file()) else beside
+    """Return the file that the run started from, or the base's if it is missing, as on another machine."""
+    recorded, base_model = Path(config.started_from), Path(config.base_dir) / "model.pth"
+    return recorded if config.started_from and (recorded.is_file() or not base_model.is_file()) else base_model
 
 
 def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
-    """The digest of the file that a run is compared with, the very file that made its replay sets.
+    """Return the SHA-256 of the file that a run is compared with, which must also have made its replay sets.
 
     Returns:
-        As recorded, or nothing, where the run is compared with none.
+        The digest; if the run is compared with no file, the recorded digest, which may be empty.
 
     Raises:
-        ConfigError: another model made a set, or the file has changed since the run began.
+        ConfigError: The file is missing or has changed since the run began, or another model made a replay set.
     """
     sets = [Path(path) for path in config.replay if is_encoded_set(Path(path))]
     if not sets and not _needs_base(config, samples):
@@ -56,27 +56,27 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
     file = _base_file(config)
     if not file.is_file():
         raise ConfigError(
-            f"The run is compared with the model that it started from, and {file} is not there any more. Put it back."
+            f"The run is compared with the model that it started from, but {file} is missing. Restore the file."
         )
     digest = file_digest(file)
     if config.started_from_digest not in ("", digest):
         raise ConfigError(
-            f"{file} is not the file that the run started from, {config.started_from}: its digest is another one. Put "
-            "the file back that was there, or give its folder as --base-dir."
+            f"{file} is not the file that the run started from, {config.started_from}: the digests differ. Restore the "
+            "original file, or pass its folder as --base-dir."
         )
     longest = config.model_args.max_conditioning_length
     for folder in sets:
         index = read_index(folder)
         if index.get("base_digest", digest) != digest:
             raise ConfigError(
-                f"The replay set {folder} was made by another model than {file}: it would teach what that one says. "
-                "Make a set with make-replay and this model; export a run's checkpoint first, and start from what it "
-                "exported."
+                f"The replay set {folder} was made by another model than {file} and would teach that model's speech. "
+                "Make a set from this model with make-replay. To start from a run's checkpoint, export it first and "
+                "start from the export."
             )
         if index.get("conditioning", [longest])[-1] != longest:
             raise ConfigError(
-                f"The replay set {folder} was made with conditioning of up to {index['conditioning'][-1]} samples; "
-                f"max_conditioning_length is {longest} here. Make the set with the same --conditioning-s."
+                f"The replay set {folder} was made with conditioning of up to {index['conditioning'][-1]} samples, but "
+                f"max_conditioning_length is {longest} here. Make the set again with the same --conditioning-s."
             )
     return digest
 
@@ -84,21 +84,22 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
 def load_reference(
     model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: RunSamples, record: RunRecord | None
 ) -> bool:
-    """Load the weights that a run started from into the model of a resume, if it is compared with them.
+    """Load the weights that a resumed run started from, if the run is compared with them.
 
     Args:
-        model: of the run; the checkpoint's own weights come later.
-        config, samples: of the run.
-        record: of the checkpoint, which may hold the losses of the base already.
+        model: The run's model. The checkpoint's own weights are loaded later.
+        config: The run's configuration.
+        samples: The run's samples.
+        record: The checkpoint's record, which may already hold the base's losses.
 
     Returns:
-        Whether the model holds them.
+        Whether the weights were loaded.
 
     Raises:
-        XttsExtendError: they are needed, and the file is not there, damaged, or does not fit.
+        XttsExtendError: The weights are needed, but the file is missing, is damaged or does not fit.
     """
     if _needs_base(config, samples.train):
-        _load_base_of(model, config)
+        _load_starting_weights(model, config)
         return True
     measured = (
         record is not None and record.evaluations_comparable and record.val_digest == data_digest(samples.evaluation)
@@ -106,32 +107,37 @@ def load_reference(
     if measured or not samples.evaluation:
         return False
     try:
-        _load_base_of(model, config)
+        _load_starting_weights(model, config)
     except XttsExtendError as error:
         if config.min_retention:
             raise
         logger.warning(
-            " > the start is not measured again, and retention of old languages cannot be measured: %s", error
+            " > Training continues without measuring retention: the starting model's losses are unknown. %s", error
         )
         return False
     return True
 
 
-def _load_base_of(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None:
+def _load_starting_weights(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None:
     start = start_from(_base_file(config))
-    # as it was started from, which was allowed then
-    began = copy.copy(config)
-    began.checkpoint_vocab, began.on_vocab_change = config.started_from_vocab, "migrate"
-    logger.info(" > compared with the model that the run started from, %s", start.path)
-    weights, _ = resize_embeddings(start, began, match_vocabulary(began, start))
+    # The original start accepted these weights, so a migration that was allowed then must be allowed again.
+    start_config = copy.copy(config)
+    start_config.checkpoint_vocab, start_config.on_vocab_change = config.started_from_vocab, "migrate"
+    logger.info(" > Comparing with the model that the run started from: %s.", start.path)
+    weights, _ = resize_embeddings(start, start_config, match_vocabulary(start_config, start))
     model.xtts.load_state_dict(weights)
 
 
 def prepare_training(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample]) -> None:
-    """Give a model that holds the base's weights, its rows frozen, what its configuration trains it with.
+    """Set up a model for training: checkpointing, compilation, teacher, anchor and adapter, as configured.
+
+    Args:
+        model: The run's model. It holds the base's weights and its base rows are frozen.
+        config: The run's configuration.
+        samples: The training samples.
 
     Raises:
-        ConfigError: two ways exclude each other.
+        ConfigError: Two of the configured methods exclude each other.
     """
     if config.gradient_checkpointing:
         model.xtts.gpt.gpt.gradient_checkpointing = True
@@ -146,41 +152,42 @@ def prepare_training(model: ExtendedGPTTrainer, config: NewLanguageConfig, sampl
         model.anchor = Anchor(model.xtts.gpt, model.base_rows)
     if config.adapter == "lora":
         if model.anchor is not None:
-            raise ConfigError("l2_sp pulls the transformer, which --adapter lora does not train. Leave one away.")
+            raise ConfigError("l2_sp pulls the transformer's weights, which --adapter lora freezes. Omit one of them.")
         model.add_adapter(config.adapter_rank)
 
 
 def old_languages(languages: Iterable[str], model: ExtendedGPTTrainer, config: NewLanguageConfig) -> list[str]:
-    """Those of the languages that the base knew: their tag is a token of it, and they are not the one to learn."""
+    """Return the languages that the base knows: it has a token for their tag, and they are not the one to learn."""
     return [language for language in languages if language != config.language and not _is_new(language, model)]
 
 
 def _is_new(language: str, model: ExtendedGPTTrainer) -> bool:
-    """Whether the base has no token for the tag of a language."""
+    """Return whether the base has no token for a language's tag."""
     return bool(model.xtts.tokenizer.tokenizer.token_to_id(language_tag(language)) >= model.base_rows)
 
 
 def can_export_as_pack(model: ExtendedGPTTrainer, samples: Sequence[Sample]) -> bool:
-    """Whether what a run learns can be kept apart from its base, for one new language: voices and old rows are frozen.
+    """Return whether a run can be exported as a language pack.
 
-    In a model folder the base then speaks all other languages exactly as before.
+    It can if the voice side and old rows are frozen and exactly one language is new. In a model folder, the base then
+    speaks all other languages exactly as before.
 
     Args:
-        model: of the run.
-        samples: that it is trained on.
+        model: The run's model.
+        samples: The training samples.
     """
-    new = [language for language in {sample.language for sample in samples} if _is_new(language, model)]
-    return model.voice_frozen and model.rows_frozen and len(new) == 1
+    new_languages = [language for language in {sample.language for sample in samples} if _is_new(language, model)]
+    return model.voice_frozen and model.rows_frozen and len(new_languages) == 1
 
 
 def require_old_languages(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample]) -> None:
-    """A limit on what is kept needs something to measure.
+    """Raise unless retention can be measured, if it is limited.
 
     Raises:
-        ConfigError: there is a limit, and no old language is evaluated.
+        ConfigError: --min-retention is set, but no old language is evaluated.
     """
     if config.min_retention and not old_languages({sample.language for sample in samples}, model, config):
         raise ConfigError(
-            "--min-retention is set, and no language that the base knows is evaluated. Give recordings in those to "
-            "keep, as --val-manifest PATH:LANG."
+            "--min-retention is set, but no language that the base knows is evaluated. Pass recordings in the "
+            "languages to keep as --val-manifest PATH:LANG."
         )

@@ -1,4 +1,4 @@
-"""The configuration of a run: our defaults, then the base's or the recorded values, then flags, then overrides."""
+"""Building a run's configuration: our defaults, then the base's or the recorded values, then flags, then overrides."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from xtts_extend.text.vocabulary import load_vocabulary
 
 
 def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguageConfig:
-    """The values of a run, each from the last place that names it; `validate_config` says whether they make sense.
+    """Return a run's configuration. Its values are checked later, by `validate_config`.
 
     Args:
-        flags: the command line.
-        start: what the path is.
-        processes: how many train together. A resume keeps the batch of all of them together.
+        flags: The parsed command line.
+        start: The checkpoint that the run starts from or resumes.
+        processes: Number of processes that train together. A resumed run keeps its total batch size.
 
     Raises:
-        ConfigError: flags contradict each other, or something needed is missing.
+        ConfigError: Flags contradict each other, or a required one is missing.
     """
     config = NewLanguageConfig()
     if start.resumed:
@@ -34,16 +34,16 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
         own_vocabulary = (start.run_folder or start.path.parent) / "vocab.json"
         if own_vocabulary.is_file():
             config.model_args.tokenizer_file = str(own_vocabulary)
-        # weights are loaded by us; the stock Trainer records paths here
+        # The stock Trainer records paths here, but we load weights ourselves.
         config.model_args.xtts_checkpoint = config.model_args.gpt_checkpoint = ""
-    given = flags.base_dir or config.base_dir
-    if not given and flags.values.get("start_from"):
-        given = str(start.path.parent)
-    if not given:
+    folder = flags.base_dir or config.base_dir
+    if not folder and flags.values.get("start_from"):
+        folder = str(start.path.parent)
+    if not folder:
         raise ConfigError(
-            "--base-dir is missing: DVAE and mel statistics are read from there. Give the folder of the base model."
+            "--base-dir is missing. Pass the base model's folder: DVAE and mel statistics are read from it."
         )
-    base_dir = Path(given).expanduser().absolute()
+    base_dir = Path(folder).expanduser().absolute()
     if not start.resumed:
         config.started_from, config.started_from_digest = str(start.path.absolute()), ""
         copy_architecture(config, read_json(base_dir / "config.json"))
@@ -74,30 +74,30 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
 
 
 def _apply_recorded(config: NewLanguageConfig, checkpoint: TrainingCheckpoint, flags: Flags) -> None:
-    """The values that the run of a checkpoint recorded, and what a run of the stock Trainer does not record."""
+    """Copy a checkpoint's recorded values, and fill in what the stock Trainer does not record."""
     copy_recorded(config, checkpoint.config)
-    # they were asked for another start
+    # These flags applied to the original start, not to this resume.
     config.checkpoint_vocab, config.on_vocab_change = "", "stop"
     if checkpoint.record is not None:
         return
-    # where new folders are made: beside its own, not where stock's record says; a file without its run folder (stock's
-    # has a config.json) has no place beside it
+    # New run folders go beside the stock one, because the recorded path may be of another machine. A checkpoint that
+    # was moved out of its run folder (no config.json beside it) gives no such place.
     folder = checkpoint.path.absolute().parent
-    beside = (folder / "config.json").is_file()
-    config.output_path = str(folder.parent) if beside else NewLanguageConfig.output_path
+    is_run_folder = (folder / "config.json").is_file()
+    config.output_path = str(folder.parent) if is_run_folder else NewLanguageConfig.output_path
     if "grad_accum_steps" not in checkpoint.config and not _is_given(flags, "grad_accum_steps"):
         config.grad_accum_steps = _counted_accumulation(checkpoint)
 
 
 def _is_given(flags: Flags, key: str) -> bool:
-    """Whether a flag or an override gives a value of the configuration."""
+    """Return whether a flag or an override sets a configuration value."""
     return key in flags.values or any(item.startswith(f"--coqpit.{key}=") for item in flags.overrides)
 
 
 def _default_voice(config: NewLanguageConfig, start: Start) -> str:
-    """Whether the voice side trains in a run that starts and does not say: not beside new tokens or an adapter.
+    """Return the default of `--voice` for a new run: frozen with new tokens or an adapter, otherwise trained.
 
-    New are the tokens that the base does not know, whatever the weights knew of them that the run starts from.
+    A token is new if the base lacks it, even if the run starts from weights that already have it.
     """
     if config.adapter != "none":
         return "frozen"
@@ -112,30 +112,30 @@ def _default_voice(config: NewLanguageConfig, start: Start) -> str:
 
 
 def _counted_accumulation(checkpoint: TrainingCheckpoint) -> int:
-    """Batches per update of a run that did not record it.
+    """Return the batches per optimizer step of a run that did not record them.
 
     Raises:
-        ConfigError: its counters do not tell.
+        ConfigError: The run's counters do not determine the number.
     """
-    accumulated, counted = checkpoint.accumulation
+    accumulated, evidence = checkpoint.accumulation
     if accumulated:
         return accumulated
     raise ConfigError(
-        f"{checkpoint.path} does not record how many batches were accumulated for an update ({counted}). Give "
-        "--grad-accum-steps as it was: the grad_accum_steps of its TrainerArgs, 1 if there were none."
+        f"{checkpoint.path} does not record how many batches made up an optimizer step ({evidence}). Pass the run's "
+        "value as --grad-accum-steps: grad_accum_steps in its TrainerArgs, or 1 if it was not set."
     )
 
 
 def _batch_per_process(total: int, processes: int) -> int:
-    """Samples per batch and process, so that the batch of all processes together stays as it was."""
+    """Return the batch size of one process that keeps the total over all processes."""
     if total % processes:
         raise ConfigError(
-            f"The run's batches have {total} samples, which {processes} processes cannot share evenly. "
+            f"The run's batch size is {total}, which {processes} processes cannot divide evenly. "
             f"Start a number of processes that divides {total}."
         )
     return total // processes
 
 
 def _absolute(spec: object) -> str:
-    """A path (or a manifest's PATH:LANG) that a resume finds from another working directory."""
+    """Make a path (or a manifest's PATH:LANG) absolute, so that a resume finds it from any working directory."""
     return str(Path(str(spec)).expanduser().absolute())

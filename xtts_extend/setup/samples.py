@@ -1,4 +1,4 @@
-"""The samples of a run: read from manifests and replay sets, checked, and what is unusable named and left out."""
+"""The samples of a run, read from manifests and replay sets and checked. Unusable ones are reported and skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 from xtts_extend.text.vocabulary import load_vocabulary
 
 logger = logging.getLogger("trainer")
-#: What was read of recordings, in an output folder or a set.
+#: Name of the data check's cache in an output folder or a set of codes.
 CHECKED = ".data-check.jsonl"
 
 
@@ -35,8 +35,8 @@ class RunSamples:
     """The usable samples of a run.
 
     Attributes:
-        train: with those to replay, which are marked `replay`, at the end.
-        evaluation: empty when the run evaluates nothing.
+        train: Training samples. Replayed ones come last and are marked `replay`.
+        evaluation: Validation set; empty if the run evaluates nothing.
     """
 
     train: list[Sample]
@@ -44,13 +44,13 @@ class RunSamples:
 
 
 def data_digest(samples: Sequence[Sample]) -> str:
-    """SHA-256 of what the manifests say: file names as written there, texts and languages, in order."""
+    """Return the SHA-256 of the manifests' file names (as written there), texts and languages, in order."""
     digest = hashlib.sha256()
     for sample in samples:
-        said = [sample.manifest_audio_file, sample.text, sample.language]
+        values = [sample.manifest_audio_file, sample.text, sample.language]
         if sample.encoded is not None and sample.encoded.part_digest is not None:
-            said.append(sample.encoded.part_digest)
-        for value in said:
+            values.append(sample.encoded.part_digest)
+        for value in values:
             digest.update(value.encode() + b"\0")
         if sample.replay:
             digest.update(b"replay\0")
@@ -58,9 +58,9 @@ def data_digest(samples: Sequence[Sample]) -> str:
 
 
 def limits_of(config: NewLanguageConfig) -> DataLimits:
-    """The longest audio and text: what training is configured for, and never more than the model has positions for."""
+    """Return the maximum lengths of audio and text: as configured, but at most as many positions as the model has."""
     model_args = config.model_args
-    # GPT.forward adds three codes, a silence and a start token to the audio, start and stop to the text
+    # GPT.forward adds three codes, a silence and a start token to the audio, and start and stop tokens to the text.
     positions = (model_args.gpt_max_audio_tokens + 3 - 5) * model_args.gpt_code_stride_len
     return DataLimits(
         sample_rate=config.audio.sample_rate,
@@ -70,23 +70,24 @@ def limits_of(config: NewLanguageConfig) -> DataLimits:
 
 
 def load_samples(config: NewLanguageConfig) -> RunSamples:
-    """Read and check manifests and replay sets; what is unusable is left out and said.
+    """Read and check manifests and replay sets. Unusable samples are reported and skipped.
 
     Raises:
-        ConfigError: the language to learn is to be replayed.
-        DataError: a manifest cannot be read, nothing is usable, or more than `max_bad_share` is unusable.
+        ConfigError: A replay set contains the language to learn.
+        DataError: A manifest cannot be read, nothing is usable, or more than `max_bad_share` is unusable.
+        MachineError: The folder of the cache cannot be created.
     """
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     if config.codes:
         require_free(Path(config.codes))
-    # what encode read, or an earlier run, is not read again
+    # Shared with `encode` and earlier runs, so that recordings are not measured again.
     cache = Path(config.codes or config.output_path) / CHECKED
     require_creatable(cache.parent)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(
-            f"The folder {cache.parent} cannot be made: {error.strerror}. Give another --output-dir or --codes."
+            f"Cannot create the folder {cache.parent}: {error.strerror}. Pass another --output-dir or --codes."
         ) from error
     reports: dict[str, DataReport] = {}
     parts = {"training": config.train_manifests, "replay": config.replay, "evaluation": config.val_manifests}
@@ -99,24 +100,25 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
             require_tag(tokenizer, language)
         if name == "replay" and config.language in languages:
             raise ConfigError(
-                f"--replay holds utterances in {config.language}, the language to learn. Replay is for the languages "
-                "that the base knows; give new speech as --train-manifest."
+                f"--replay contains utterances in {config.language}, the language to learn. Replay is for languages "
+                "that the base knows. Pass new speech as --train-manifest."
             )
         report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
-        logger.info(" > %s data\n%s", name, report.summary(20, name_warnings=False))
+        logger.info(" > Checked the %s data:\n%s", name, report.summary(20, name_warnings=False))
         if report.unusable_share > config.max_bad_share:
             raise DataError(
                 f"{len(samples) - len(report.usable)} of {len(samples)} {name} samples are unusable "
                 f"({report.unusable_share:.1%}; --max-bad-share allows {config.max_bad_share:.1%}). They are listed "
-                "above. Fix them, write only the usable ones with check-data --write-clean, or raise the limit."
+                "above. Fix them, write a manifest of the usable ones with check-data --write-clean, or raise the "
+                "limit."
             )
         if not report.usable:
-            raise DataError(f"There is not one usable {name} sample. The problems are named above.")
+            raise DataError(f"No {name} sample is usable. Fix the problems listed above.")
         reports[name] = report
     usable = {name: report.usable for name, report in reports.items()}
     _warn_of_overlap(usable["training"], usable.get("evaluation", []))
     train = usable["training"] + [replace(sample, replay=True) for sample in usable.get("replay", [])]
-    # weights that do not fit the languages are an error of this sampler
+    # Constructed only to check the language weights: the sampler raises if they do not match the languages.
     EpochBatchSampler(
         train,
         config.batch_size,
@@ -128,36 +130,38 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
 
 
 def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
-    """Name validation recordings that are trained on, by the bytes of their files."""
+    """Warn if validation recordings are also trained on. Recordings are compared by the bytes of their files."""
     trained = {sample.audio_digest for sample in train if sample.audio_digest is not None}
-    both = [sample.manifest_audio_file for sample in evaluation if sample.audio_digest in trained]
-    if both:
+    overlap = [sample.manifest_audio_file for sample in evaluation if sample.audio_digest in trained]
+    if overlap:
         logger.warning(
-            " > %d of %d validation recordings are also trained on (%s%s): their losses say nothing about new speech, "
-            "and the best model is chosen by them. Take them out of one of the two manifests.",
-            len(both),
+            " > %d of %d validation recordings are also training recordings (%s%s). Their losses say nothing about "
+            "new speech, and yet they decide which model is the best. Remove them from one of the manifests.",
+            len(overlap),
             len(evaluation),
-            ", ".join(both[:5]),
-            ", …" if len(both) > 5 else "",
+            ", ".join(overlap[:5]),
+            ", …" if len(overlap) > 5 else "",
         )
 
 
 def encode_run(
     samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: VoiceBpeTokenizer
 ) -> RunSamples:
-    """The samples with codes and token ids, which are made once and kept: in `codes`, or beside the runs.
+    """Add codes and token ids to the samples. They are computed once and cached in `codes`, or beside the runs.
 
     Raises:
-        ConfigError, DataError, MachineError: as `encode_samples`.
+        ConfigError: The folder of the codes contains something else, or codes of another DVAE.
+        DataError: A recording cannot be read.
+        MachineError: The disk is full.
     """
     digest = codec_digest(config)
     folder = Path(config.codes or Path(config.output_path).absolute() / ".codes" / digest[:16])
-    found, made = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer, digest)
-    # nothing is left for it to do on a GPU
+    encoded, count = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer, digest)
+    # Free GPU memory: the codec is not needed any more.
     codec.to(torch.device("cpu"))
-    if made:
-        logger.info(" > %d recordings were encoded; their codes are kept in %s", made, folder)
-    return RunSamples(found[: len(samples.train)], found[len(samples.train) :])
+    if count:
+        logger.info(" > Encoded %d recordings and saved their codes in %s.", count, folder)
+    return RunSamples(encoded[: len(samples.train)], encoded[len(samples.train) :])
 
 
 def encode_into(
@@ -169,7 +173,20 @@ def encode_into(
     digest: str,
     progress: bool = True,
 ) -> tuple[list[Sample], int]:
-    """`encode_samples` with what a configuration names, its `codec_digest` among it, on the GPU if there is one."""
+    """Run `encode_samples` with a configuration's vocabulary and sample rate, on the GPU if there is one.
+
+    Args:
+        folder: Folder of the set of codes.
+        samples: Samples to encode.
+        config: Configuration with the vocabulary and the sample rate.
+        codec: DVAE that computes the codes.
+        tokenizer: Tokenizer of the vocabulary.
+        digest: The configuration's `codec_digest`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The samples with codes and token ids, and how many recordings were encoded now.
+    """
     vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return encode_samples(
@@ -178,7 +195,7 @@ def encode_into(
         tokenizer.encode,
         folder,
         codec_digest=digest,
-        # another release may clean texts in another way
+        # Another release may clean texts differently.
         text_digest=f"{vocabulary.digest} {xtts_extend.__version__}",
         sample_rate=config.audio.sample_rate,
         progress=progress,
@@ -186,13 +203,13 @@ def encode_into(
 
 
 def codec_digest(config: NewLanguageConfig) -> str:
-    """Of the files that make codes of audio."""
+    """Return the SHA-256 of the DVAE and mel statistics, which determine the codes of a recording."""
     files = (config.model_args.dvae_checkpoint, config.model_args.mel_norm_file)
     return hashlib.sha256("".join(file_digest(Path(file)) for file in files).encode()).hexdigest()
 
 
 def _read(specs: Sequence[str], config: NewLanguageConfig) -> list[Sample]:
-    """The samples of manifests (PATH or PATH:LANG) and of replay sets."""
+    """Read the samples of manifests (PATH or PATH:LANG) and replay sets."""
     samples: list[Sample] = []
     for spec in specs:
         if is_encoded_set(Path(spec)):

@@ -1,4 +1,4 @@
-"""What the given path is, by its content, and what is done with it: start from it, or resume it."""
+"""What a given path contains, and whether a run starts from it or resumes it."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ logger = logging.getLogger("trainer")
 
 
 class Mode(Enum):
-    """What is done with a path."""
+    """How a run uses a path."""
 
-    #: The weights of a base model, at step 0.
+    #: Start from a base model's weights, at step 0.
     START = "start"
-    #: The weights of a training checkpoint, at step 0.
+    #: Start from a training checkpoint's weights, at step 0.
     START_FRESH = "start fresh"
-    #: A run that ended before its first checkpoint: once more, in its folder and with its settings.
+    #: Restart a run that ended before its first checkpoint, in its folder and with its settings.
     START_AGAIN = "start again"
-    #: A training checkpoint, at its next batch.
+    #: Resume a training checkpoint at its next batch.
     RESUME = "resume"
 
 
 @dataclass(frozen=True)
 class Start:
-    """A checkpoint, and what is done with it.
+    """A checkpoint and how a run uses it.
 
     Attributes:
-        mode: what is done.
-        info: the header of the file.
-        training: what a training checkpoint records; None of a base model.
-        run_folder: of `Mode.START_AGAIN`.
-        settings: the configuration that its run recorded there.
+        mode: How the run uses the checkpoint.
+        info: Header of the file.
+        training: Content of a training checkpoint; None for a base model.
+        run_folder: Folder of the run to restart; None unless the mode is `Mode.START_AGAIN`.
+        settings: Configuration recorded in `run_folder`; otherwise empty.
     """
 
     mode: Mode
@@ -55,15 +55,15 @@ class Start:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return Path(self.info.path)
 
     @property
     def checkpoint(self) -> TrainingCheckpoint:
-        """The training checkpoint.
+        """Content of the training checkpoint.
 
         Raises:
-            CheckpointError: it is a base model.
+            CheckpointError: The file is a base model.
         """
         if self.training is None:
             raise not_a_run_error(self.path)
@@ -71,25 +71,25 @@ class Start:
 
     @property
     def resumed(self) -> TrainingCheckpoint | None:
-        """The training checkpoint, if it is resumed."""
+        """Content of the training checkpoint if the run resumes it, else None."""
         return self.training if self.mode is Mode.RESUME else None
 
 
 def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
-    """Decide by content what `--checkpoint` (default: the base's `model.pth`) is, and open it.
+    """Open `--checkpoint` (default: the base's `model.pth`) and decide from its content how the run uses it.
 
-    Of a run folder it is the newest sound checkpoint. Checksums are compared once, by rank 0, which tells the others
-    the file.
+    For a run folder, this is the newest intact checkpoint. Only rank 0 verifies checksums; it sends the path to the
+    other ranks.
 
     Raises:
-        CheckpointError: it is no sound checkpoint, or one of a run that does not say where it was.
-        ConfigError: neither `--checkpoint` nor `--base-dir` was given, or `--start-from` beside a checkpoint.
+        CheckpointError: There is no intact checkpoint, or it does not record the run's position.
+        ConfigError: Neither `--checkpoint` nor `--base-dir` is given, or `--start-from` is given with `--checkpoint`.
     """
     start_from = str(flags.values.get("start_from") or "")
     if start_from and flags.checkpoint is not None:
         raise ConfigError(
-            "--start-from begins a run with a language pack, and --checkpoint names what to start from or to resume. "
-            "Omit one of the two."
+            "--start-from starts a run from a language pack, and --checkpoint names another file to start from or "
+            "resume. Omit one of them."
         )
     if start_from:
         target = open_spec(start_from)[0].model
@@ -98,7 +98,7 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     elif flags.base_dir:
         target = Path(flags.base_dir).expanduser() / "model.pth"
     else:
-        raise ConfigError("Neither --base-dir nor --checkpoint was given: there is nothing to start from.")
+        raise ConfigError("Neither --base-dir nor --checkpoint is given. Pass one of them to start from or resume.")
     if _stopped_before_first_checkpoint(target):
         return _restart_run(target)
     file = Path(ranks.from_main(inspect_checkpoint(target, verify=True).path if ranks.is_main else ""))
@@ -107,14 +107,14 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     if start.training is None:
         if info.has_optimizer and flags.checkpoint is not None and not flags.start_fresh:
             raise CheckpointError(
-                f"{file} holds an optimizer state but no {info.missing_position}: the position of its run is unknown, "
-                "so it cannot be resumed. Use a checkpoint that records it, or start at step 0 from its weights with "
-                "--start-fresh."
+                f"{file} has optimizer state but no {info.missing_position}, so the position of its run is unknown and "
+                "it cannot be resumed. Use a checkpoint that records the position, or start at step 0 from these "
+                "weights with --start-fresh."
             )
-        _explain_base(start)
+        _log_base(start)
         return start
-    verb = "only its weights are taken (--start-fresh)" if flags.start_fresh else "it is continued"
-    logger.info(" > %s is a training checkpoint (step %s, epoch %s): %s.", file, info.step, info.epoch, verb)
+    action = "Using only its weights (--start-fresh)" if flags.start_fresh else "Resuming the run"
+    logger.info(" > %s is a training checkpoint (step %s, epoch %s). %s.", file, info.step, info.epoch, action)
     if flags.start_fresh:
         return start
     start.training.require_config()
@@ -122,19 +122,19 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
 
 
 def start_from(path: Path) -> Start:
-    """The start of a run from the weights of a file, whatever else the file holds.
+    """Open a file to start a run from its weights, even if it is a training checkpoint.
 
     Args:
-        path: the file, or a base directory.
+        path: A file, a run folder or a base directory.
 
     Raises:
-        CheckpointError: it is no sound checkpoint.
+        CheckpointError: There is no intact checkpoint.
     """
     return _open(Path(inspect_checkpoint(path, verify=True).path))
 
 
 def _open(file: Path) -> Start:
-    """A file that is known to be sound."""
+    """Open a file that is known to be intact."""
     content, info = load_checkpoint(file)
     if info.kind == "base":
         return Start(Mode.START, info)
@@ -142,36 +142,36 @@ def _open(file: Path) -> Start:
 
 
 def _stopped_before_first_checkpoint(target: Path) -> bool:
-    """Whether this is the folder of a run that ended before its first checkpoint.
+    """Return whether this is the folder of a run that ended before its first checkpoint.
 
     Raises:
-        CheckpointError: it was made to continue another run.
+        CheckpointError: The run was resuming a checkpoint of another folder.
     """
     if not target.is_dir() or run_checkpoints(target):
         return False
     if source := resumed_from(target):
         raise CheckpointError(
-            f"{target} holds no checkpoint yet: it was made to continue {source}, and was stopped too early. Pass that "
-            "checkpoint to --checkpoint again."
+            f"{target} has no checkpoint yet: its run resumed {source} and stopped before saving one. Pass that file "
+            "as --checkpoint again."
         )
     config = target / "config.json"
     return config.is_file() and bool(read_json(config).get("started_from"))
 
 
 def _restart_run(run: Path) -> Start:
-    """Start the run of a folder again, with the settings and from the weights that it recorded."""
+    """Restart the run of a folder with the settings and from the weights that it recorded."""
     settings = read_json(run / "config.json")
     start = start_from(Path(str(settings["started_from"])))
-    logger.info(" > %s holds no checkpoint: its run starts again, from %s.", run, start.path)
+    logger.info(" > %s has no checkpoint. Restarting its run from %s.", run, start.path)
     return Start(Mode.START_AGAIN, start.info, start.training, run.absolute(), settings)
 
 
-def _explain_base(start: Start) -> None:
+def _log_base(start: Start) -> None:
     info = start.info
     logger.info(
-        " > %s is a base model (weights only, %d token rows): training starts at step 0.", start.path, info.vocab_size
+        " > %s is a base model (weights only, %d token rows). Training starts at step 0.", start.path, info.vocab_size
     )
     if not info.has_optimizer and parse_name(start.path):
         logger.warning(
-            " > It is named like a training checkpoint, but its optimizer was stripped: there is no run to continue."
+            " > It is named like a training checkpoint but has no optimizer state, so there is no run to resume."
         )

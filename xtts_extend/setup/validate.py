@@ -1,4 +1,4 @@
-"""Whether the values of a configuration make sense, together and with the files, before data and weights are read."""
+"""Checks of a configuration, by itself and against the files, before data and weights are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xtts_extend.setup.start import Start
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 
-#: What coqui's trainer can log to.
+#: Dashboards that coqui's Trainer supports.
 DASHBOARDS = ("tensorboard", "wandb", "mlflow", "aim", "clearml")
 _AT_LEAST_ONE = (
     "batch_size",
@@ -37,26 +37,26 @@ _AT_LEAST_ONE = (
 
 
 def validate_config(config: NewLanguageConfig, start: Start) -> None:
-    """Stop at what cannot be trained with. Nothing is changed.
+    """Raise unless a run can be trained with this configuration. Nothing is changed.
 
     Args:
-        config: of the run, resolved.
-        start: what the path is.
+        config: The run's resolved configuration.
+        start: The checkpoint that the run starts from or resumes.
 
     Raises:
-        CheckpointError: DVAE or mel statistics do not fit.
-        ConfigError: values contradict each other or the files, or something needed is missing.
-        DataError: the voice of a test sentence cannot be read.
-        LanguageError: the language has no tag in the vocabulary.
+        CheckpointError: The DVAE or the mel statistics do not fit.
+        ConfigError: Values contradict each other or the files, or a required value is missing.
+        DataError: The voice of a test sentence cannot be read.
+        LanguageError: A language has no tag in the vocabulary.
     """
     _require_numbers(config)
     if not config.language:
-        raise ConfigError("--language is missing: give the code of the language to learn, as in its vocabulary tag.")
+        raise ConfigError("--language is missing. Pass the code of the language to learn, as in its vocabulary tag.")
     validate_code(config.language)
     if not config.train_manifests:
-        raise ConfigError("--train-manifest is missing: give at least one manifest.")
+        raise ConfigError("--train-manifest is missing. Pass at least one manifest.")
     if config.adapter != "none" and config.voice == "trained":
-        raise ConfigError("--adapter lora leaves the voice side as it is. Leave --voice trained out.")
+        raise ConfigError("--adapter lora freezes the voice side. Omit --voice trained.")
     _require_fit(config, start)
     _require_valid_overrides(config)
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
@@ -67,8 +67,8 @@ def validate_config(config: NewLanguageConfig, start: Start) -> None:
             load_audio(file, REFERENCE_RATE)
     if config.start_from and config.adapter != "none" and not start.resumed:
         raise ConfigError(
-            "--start-from begins with weights that a language pack changed, and an adapter trains beside the base's. "
-            "Omit --adapter."
+            "--start-from starts from weights that a language pack changed, but an adapter needs the base's own "
+            "weights. Omit --adapter."
         )
     _require_device(config)
     require_codec(config)
@@ -78,18 +78,18 @@ def _require_numbers(config: NewLanguageConfig) -> None:
     for key in _AT_LEAST_ONE:
         value = getattr(config, key)
         if value is not None and (type(value) is not int or value < 1):
-            raise ConfigError(f"{key} is {value}; a whole number of at least 1 was expected.")
+            raise ConfigError(f"{key}: expected an integer of at least 1, got {value}.")
     for key, value, known in (
         ("init", config.init, INIT_METHODS),
         ("voice", config.voice, VOICE_MODES),
         ("adapter", config.adapter, ADAPTERS),
     ):
         if value not in known:
-            raise ConfigError(f"{key} is {value!r}; choose one of {', '.join(known)}.")
+            raise ConfigError(f"{key}: expected one of {', '.join(known)}, got {value!r}.")
 
 
 def _require_fit(config: NewLanguageConfig, start: Start) -> None:
-    """The configuration's sizes against those of the weights, before a model is built from them."""
+    """Raise unless the configuration's sizes are those of the weights, before a model is built."""
     model_args, found = config.model_args, start.info.architecture
     for name, stated, actual in (
         ("gpt_layers", model_args.gpt_layers, found.layers),
@@ -97,18 +97,18 @@ def _require_fit(config: NewLanguageConfig, start: Start) -> None:
     ):
         if stated != actual:
             raise ConfigError(
-                f"config.json says {name} = {stated}, and {start.path} has {actual}. "
-                "Take the config.json that belongs to these weights."
+                f"config.json has {name} = {stated}, but {start.path} has {actual}. "
+                "Use the config.json that belongs to these weights."
             )
     if model_args.gpt_n_heads < 1 or found.channels % model_args.gpt_n_heads:
         raise ConfigError(
             f"gpt_n_heads = {model_args.gpt_n_heads} does not divide gpt_n_model_channels = {found.channels}. "
-            "Take the config.json that belongs to these weights."
+            "Use the config.json that belongs to these weights."
         )
 
 
 def _require_valid_overrides(config: NewLanguageConfig) -> None:
-    """What overrides can set to anything."""
+    """Raise unless values that an override can set to anything are valid."""
     try:
         optimizer = get_optimizer(
             config.optimizer, config.optimizer_params, config.lr, parameters=iter([torch.nn.Parameter(torch.zeros(1))])
@@ -116,32 +116,32 @@ def _require_valid_overrides(config: NewLanguageConfig) -> None:
         get_scheduler(config.lr_scheduler, config.lr_scheduler_params, optimizer)
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"The optimizer {config.optimizer} {config.optimizer_params} with the schedule {config.lr_scheduler} "
-            f"{config.lr_scheduler_params} cannot be made: {error}. Names and parameters are those of torch.optim."
+            f"Cannot create the optimizer {config.optimizer} {config.optimizer_params} with the schedule "
+            f"{config.lr_scheduler} {config.lr_scheduler_params}: {error}. Use names and parameters of torch.optim."
         ) from error
     if config.dashboard_logger not in DASHBOARDS:
-        raise ConfigError(f"dashboard_logger is {config.dashboard_logger!r}; one of {', '.join(DASHBOARDS)} is known.")
+        raise ConfigError(
+            f"dashboard_logger: expected one of {', '.join(DASHBOARDS)}, got {config.dashboard_logger!r}."
+        )
     for key in ("sample_rate", "dvae_sample_rate", "output_sample_rate"):
         if getattr(config.audio, key) < 1:
             raise ConfigError(
-                f"audio.{key} is {getattr(config.audio, key)}; leave it as the base's config.json has it."
+                f"audio.{key}: expected a rate in Hz, got {getattr(config.audio, key)}. Keep the base's value."
             )
     for sentence in config.test_sentences:
         if not isinstance(sentence, dict) or not {"text", "language", "speaker_wav"} <= sentence.keys():
-            raise ConfigError(
-                f"A test sentence is {sentence!r}; an object with text, language, speaker_wav is expected."
-            )
+            raise ConfigError(f"test_sentences: expected an object with text, language, speaker_wav, got {sentence!r}.")
 
 
 def _require_device(config: NewLanguageConfig) -> None:
     if not torch.cuda.is_available():
         if config.mixed_precision and config.precision == "fp16":
-            raise ConfigError("--amp fp16 needs a GPU, and none is visible. Use --amp bf16 or none.")
+            raise ConfigError("--amp fp16 needs a GPU, but none is visible. Use --amp bf16 or none.")
         if config.use_grad_scaler:
-            raise ConfigError("use_grad_scaler needs a GPU, and none is visible. Set --coqpit.use_grad_scaler=false.")
+            raise ConfigError("use_grad_scaler needs a GPU, but none is visible. Set --coqpit.use_grad_scaler=false.")
     if torch.cuda.device_count() > 1:
         raise ConfigError(
-            f"{torch.cuda.device_count()} GPUs are visible, and a process uses one. Choose it with "
-            "CUDA_VISIBLE_DEVICES=0 before the command, or use all with torchrun --nproc_per_node "
-            f"{torch.cuda.device_count()} in the place of python."
+            f"{torch.cuda.device_count()} GPUs are visible, but one process uses one GPU. Choose it with "
+            "CUDA_VISIBLE_DEVICES=0 before the command, or use all of them with torchrun --nproc_per_node "
+            f"{torch.cuda.device_count()} instead of python."
         )

@@ -1,4 +1,4 @@
-"""Which vocabulary a checkpoint was trained with, and what happens when it is continued with another one."""
+"""Finding the vocabulary that a checkpoint was trained with, and resuming with a different one."""
 
 from __future__ import annotations
 
@@ -33,74 +33,88 @@ from xtts_extend.text.vocabulary import (
 
 logger = logging.getLogger("trainer")
 
-#: Two rows that point in directions as similar as this belong to one token. In a mini base the rows of two tokens have
-#: cosines of up to 0.34; rows of one token before and after 300 steps of training have 0.999 or more.
+#: Minimum cosine between two rows of the same token. In a mini base, rows of different tokens have cosines of up to
+#: 0.34; rows of one token before and after 300 training steps have 0.999 or more.
 SAME_TOKEN_COSINE = 0.9
 
 
 @dataclass(frozen=True)
 class CheckpointVocabulary:
-    """The vocabulary that a checkpoint was trained with: token → id, the digest, and how it is known."""
+    """The vocabulary that a checkpoint was trained with.
+
+    Attributes:
+        tokens: Token → id.
+        digest: SHA-256 of the vocabulary.
+        source: Where it was found, in words.
+    """
 
     tokens: Mapping[str, int]
     digest: str
     source: str
 
 
-def checkpoint_vocabulary(checkpoint: TrainingCheckpoint, given: str = "") -> tuple[CheckpointVocabulary | None, str]:
-    """The vocabulary of a checkpoint: recorded in it, named by the user, beside it, or where its run read it.
+def checkpoint_vocabulary(
+    checkpoint: TrainingCheckpoint, user_vocab: str = ""
+) -> tuple[CheckpointVocabulary | None, str]:
+    """Find a checkpoint's vocabulary: recorded in it, named by the user, beside it, or named in its configuration.
 
     Args:
-        checkpoint: of ours or of the stock Trainer.
-        given: `--checkpoint-vocab`, or nothing.
+        checkpoint: A checkpoint of ours or of the stock Trainer.
+        user_vocab: Value of `--checkpoint-vocab`; empty if omitted.
 
     Returns:
-        The vocabulary; or None, and what was found that is not it.
+        The vocabulary and an empty string; or None and the reason why the vocabularies that were found do not match.
 
     Raises:
-        ConfigError: the given one is not that of the checkpoint.
-        VocabularyError: a file cannot be read.
+        ConfigError: `user_vocab` is not the checkpoint's vocabulary.
+        VocabularyError: A vocabulary file cannot be read.
     """
     info = checkpoint.info
     if checkpoint.record is not None and checkpoint.record.vocabulary is not None:
         tokens, digest = checkpoint.record.vocabulary.tokens, checkpoint.record.vocabulary.digest
-        if given and load_vocabulary(given).digest != digest:
+        if user_vocab and load_vocabulary(user_vocab).digest != digest:
             raise ConfigError(
-                f"{info.path} records its vocabulary, and --checkpoint-vocab {given} is another one. Leave it away."
+                f"{info.path} records its vocabulary, but --checkpoint-vocab {user_vocab} is another. Omit the flag."
             )
         if (size := max(tokens.values()) + 1) != info.vocab_size:
             return None, f"the one recorded in it has {size} tokens, so the file was edited"
         return CheckpointVocabulary(tokens, digest, "recorded in it"), ""
     model_args = checkpoint.config.get("model_args")
-    places = {
-        "--checkpoint-vocab": given,
+    candidates = {
+        "--checkpoint-vocab": user_vocab,
         "beside it": checkpoint.path.parent / "vocab.json",
         "named in its configuration": model_args.get("tokenizer_file") if isinstance(model_args, Mapping) else None,
     }
     reasons = []
-    for where, place in places.items():
-        if not place or (where != "--checkpoint-vocab" and not Path(place).is_file()):
+    for source, file in candidates.items():
+        if not file or (source != "--checkpoint-vocab" and not Path(file).is_file()):
             continue
-        vocabulary = load_vocabulary(place)
+        vocabulary = load_vocabulary(file)
         if vocabulary.size == info.vocab_size:
-            return CheckpointVocabulary(vocabulary.tokens, vocabulary.digest, f"{place}, {where}"), ""
-        reasons.append(f"{place} ({where}) has {vocabulary.size} tokens and is not it")
-        if where == "--checkpoint-vocab":
-            raise ConfigError(f"{info.path} has {info.vocab_size} token rows, and {reasons[0]}. Give the right one.")
+            return CheckpointVocabulary(vocabulary.tokens, vocabulary.digest, f"{file}, {source}"), ""
+        reasons.append(f"{file} ({source}) has {vocabulary.size} tokens")
+        if source == "--checkpoint-vocab":
+            raise ConfigError(
+                f"{info.path} has {info.vocab_size} token rows, but {reasons[0]}. Pass the vocabulary that the "
+                "checkpoint was trained with."
+            )
     return None, "; ".join(reasons)
 
 
 def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tuple[Vocabulary, Vocabulary]:
-    """The vocabulary of the weights that a run starts from, and that of the run, which has to extend it.
+    """Load the vocabulary of the weights that a run starts from, and the run's own, which must extend it.
 
     Args:
-        config: of the run.
-        path: the file with the weights.
-        rows: how many token rows they have.
+        config: The run's configuration.
+        path: The file with the weights.
+        rows: Number of token rows in the weights.
+
+    Returns:
+        The vocabulary of the weights and the run's vocabulary.
 
     Raises:
-        CheckpointError: weights and their vocabulary do not belong together.
-        VocabularyError: the vocabulary does not extend theirs.
+        CheckpointError: The weights and their vocabulary do not belong together.
+        VocabularyError: The run's vocabulary does not extend that of the weights.
     """
     vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
     beside = path.parent / "vocab.json"
@@ -109,22 +123,22 @@ def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tupl
     )
     if rows > vocabulary.size:
         closed = count_closed_gaps(old.tokens, vocabulary.tokens)
-        why = f" The base's gaps were closed, which moved {closed} ids." if closed else ""
+        cause = f" Closing gaps between the base's ids moved {closed} of them." if closed else ""
         raise VocabularyError(
-            f"{path} has {rows} token rows, and {vocabulary.path} only {vocabulary.size} tokens: "
-            f"it is not an extension of the base's vocabulary.{why} Make one with `xtts-extend extend-vocab`."
+            f"{path} has {rows} token rows, but {vocabulary.path} has only {vocabulary.size} tokens, so it does not "
+            f"extend the base's vocabulary.{cause} Make an extended one with `xtts-extend extend-vocab`."
         )
     if old.size != rows:
         raise CheckpointError(
-            f"{path} has {rows} token rows, and {old.path} has {old.size} tokens: they do not belong together. "
-            "Name the vocabulary of these weights with --checkpoint-vocab, or put it beside them."
+            f"{path} has {rows} token rows, but {old.path} has {old.size} tokens: they do not belong together. "
+            "Pass the vocabulary of these weights as --checkpoint-vocab, or put it beside them as vocab.json."
         )
     require_extension(old, vocabulary)
-    # those without merges were named when the vocabulary was loaded
+    # load_vocabulary has already warned of entries without merges.
     if dead := [token for token in dead_entries(old, vocabulary) if token not in vocabulary.without_merges]:
         warn_once(
-            f"{vocabulary.path}: {len(dead)} of its {len(vocabulary.tokens) - len(old.tokens)} new entries are never "
-            f"given, because other merges come before theirs, and their rows learn nothing: {first_ten(dead)}."
+            f"{vocabulary.path}: {len(dead)} of its {len(vocabulary.tokens) - len(old.tokens)} new tokens never occur, "
+            f"because other merges take precedence. Their rows will learn nothing: {first_ten(dead)}."
         )
     return old, vocabulary
 
@@ -132,44 +146,48 @@ def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tupl
 def require_same_vocabulary(
     known: CheckpointVocabulary | None, reason: str, vocabulary: Vocabulary, info: CheckpointInfo
 ) -> None:
-    """A checkpoint is continued only with the vocabulary that it was trained with, or migrated.
+    """Raise unless a checkpoint was trained with the run's vocabulary.
 
     Args:
-        known, reason: what `checkpoint_vocabulary` returned.
-        vocabulary: of the run.
-        info: the checkpoint's header.
+        known: The checkpoint's vocabulary from `checkpoint_vocabulary`, or None.
+        reason: The reason from `checkpoint_vocabulary` if `known` is None.
+        vocabulary: The run's vocabulary.
+        info: Header of the checkpoint.
 
     Raises:
-        VocabularyError: it is another one, or not known; what differs is said in words, with the ways on.
+        VocabularyError: The checkpoint's vocabulary is unknown or differs. The message lists the differences and the
+            flags that help.
     """
     if known is None:
         raise VocabularyError(
-            f"The vocabulary that {info.path} ({info.vocab_size} token rows) was trained with is not known: "
-            f"{reason or 'it records none, and no vocab.json lies beside it'}. Name it with --checkpoint-vocab; or "
-            "take only weights, with the rows of tokens that can be recognised, with --start-fresh."
+            f"The vocabulary that {info.path} ({info.vocab_size} token rows) was trained with is unknown: "
+            f"{reason or 'it records none, and there is no vocab.json beside it'}. Pass the vocabulary as "
+            "--checkpoint-vocab, or use only the weights, with the rows of tokens that can be recognized, with "
+            "--start-fresh."
         )
     if known.digest == vocabulary.digest:
         return
     change = compare_tokens(known.tokens, vocabulary.tokens)
-    differs = change.describe() if change else "  the same tokens with the same ids, but other merges"
+    differences = change.describe() if change else "  the same tokens with the same ids, but different merges"
     raise VocabularyError(
-        f"{info.path} was trained with another vocabulary ({known.source}) than {vocabulary.path}:\n{differs}\n"
-        "Its rows and moments belong to those tokens. Continue with the vocabulary of the run (--vocab), or let every "
-        "row follow its token: --on-vocab-change migrate, which goes on in a new run folder."
+        f"{info.path} was trained with another vocabulary ({known.source}) than {vocabulary.path}:\n{differences}\n"
+        "Its rows and optimizer moments belong to those tokens. Pass the run's vocabulary as --vocab, or move every "
+        "row to its token's new id with --on-vocab-change migrate, which resumes in a new run folder."
     )
 
 
 def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | None:
-    """How the rows of the weights get to the places of the run's vocabulary; None where they are there.
+    """Return the migration of a checkpoint's rows to the run's vocabulary, or None if none is needed.
 
     Args:
-        config: of the run.
-        start: the file with the weights, and what is done with it.
+        config: The run's configuration.
+        start: The file with the weights, and how the run uses it.
 
     Raises:
-        CheckpointError: the weights of a base and their vocabulary do not belong together.
-        ConfigError, VocabularyError: the vocabulary does not extend the base's; or that of a training checkpoint is
-            another one, and a migration was not asked for; or it is not known; or frozen rows would not come first.
+        CheckpointError: The weights of a base model and their vocabulary do not belong together.
+        ConfigError: `--checkpoint-vocab` is not the checkpoint's vocabulary.
+        VocabularyError: The vocabulary does not extend the base's; a training checkpoint's vocabulary is unknown, or
+            differs and no migration was requested; or frozen rows would not come first.
     """
     info = start.info
     if start.training is None:
@@ -183,7 +201,7 @@ def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | Non
         return None
     tokens: Mapping[str, int]
     if known is None:
-        tokens = recognised_tokens(start.training, Path(config.base_dir))
+        tokens = recognized_tokens(start.training, Path(config.base_dir))
     elif resume and known.digest == vocabulary.digest:
         return None
     else:
@@ -203,10 +221,10 @@ def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | Non
     else:
         frozen = set(tokens) & set(load_vocabulary(Path(config.base_dir) / "vocab.json").tokens)
     if change:
-        logger.info(" > every row follows its token (%d rows, now %d):", info.vocab_size, vocabulary.size)
+        logger.info(" > Migrating rows to the new vocabulary (from %d to %d rows):", info.vocab_size, vocabulary.size)
         logger.info("%s", change.describe())
         for first in range(10, len(change.removed), 10):
-            logger.info("  removed, too: %s", ", ".join(change.removed[first : first + 10]))
+            logger.info("  also removed: %s", ", ".join(change.removed[first : first + 10]))
     migration = Migration.between(
         tokens,
         vocabulary.tokens,
@@ -218,9 +236,9 @@ def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | Non
     )
     if config.freeze_base_rows and frozen and not migration.base_rows:
         raise VocabularyError(
-            f"The ids of {vocabulary.path} mix the {len(frozen)} tokens whose rows are frozen with others: only the "
-            "first rows of a model can be frozen. Append new tokens (`xtts-extend extend-vocab`), or train all rows "
-            "from here on with --no-freeze-base-rows."
+            f"Only the first rows of a model can be frozen, but {vocabulary.path} has other tokens among the "
+            f"{len(frozen)} frozen ones. Append new tokens at the end (`xtts-extend extend-vocab`), or train all rows "
+            "with --no-freeze-base-rows."
         )
     return migration
 
@@ -228,7 +246,7 @@ def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | Non
 def _spellings(
     added: list[str], tokens: Mapping[str, int], vocabulary: Vocabulary, config: NewLanguageConfig
 ) -> dict[str, list[str]]:
-    """Tokens of the checkpoint that spell each added one in the base's vocabulary, for the init "romanized"."""
+    """Return the checkpoint's tokens that spell each added token in the base's vocabulary, for --init romanized."""
     if config.init != "romanized" or not added:
         return {}
     base = load_vocabulary(Path(config.base_dir) / "vocab.json")
@@ -243,17 +261,17 @@ def _spellings(
 def migrate_checkpoint(
     checkpoint: TrainingCheckpoint, migration: Migration, config: NewLanguageConfig
 ) -> TrainingCheckpoint:
-    """A training checkpoint with its weights and its record carried to another vocabulary; see `Migration`.
+    """Return a training checkpoint with its weights and record migrated to another vocabulary.
 
-    The optimizer's moments stay as they are: `restore` carries them, which knows whose they are.
+    The optimizer's moments are migrated later, by `restore`, which knows the parameters that they belong to.
 
     Args:
-        checkpoint: to be resumed.
-        migration: to the vocabulary of the run that goes on.
-        config: of that run.
+        checkpoint: The checkpoint to resume.
+        migration: Mapping of its rows to the resumed run's vocabulary.
+        config: Configuration of the resumed run.
 
     Raises:
-        CheckpointError: rows that the checkpoint's run froze are not what they were.
+        CheckpointError: Frozen rows have changed.
     """
     _, prefix = weights_of({"model": checkpoint.model}, checkpoint.path)
     weights = migration.weights(checkpoint.model, prefix)
@@ -263,8 +281,7 @@ def migrate_checkpoint(
     before = record.base_rows
     if before.frozen and row_digests(checkpoint.model, before.rows, prefix) != before.digests:
         raise CheckpointError(
-            f"{checkpoint.path}: rows that its run froze have changed all the same: the file was edited. Use an "
-            "earlier one."
+            f"{checkpoint.path}: frozen rows have changed, so the file was edited. Use an earlier checkpoint."
         )
     vocabulary = load_vocabulary(config.model_args.tokenizer_file)
     frozen = before.frozen and config.freeze_base_rows
@@ -273,50 +290,57 @@ def migrate_checkpoint(
         record,
         vocabulary=RecordedVocabulary(vocabulary.tokens, vocabulary.digest),
         base_rows=BaseRows(rows, frozen, row_digests(weights, rows, prefix) if frozen else {}),
-        # a loss of other tokens is no measure for the best model
+        # Losses before and after the migration are of different tokens and cannot be compared.
         state={**record.state, **no_best_model()},
     )
     settings = {**checkpoint.config, "freeze_base_rows": config.freeze_base_rows}
     return replace(checkpoint, model=weights, record=now, config=settings)
 
 
-def recognised_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[str, int]:
-    """Tokens of the base that rows of a checkpoint can be recognised as, because they point where the base's do.
+def recognized_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[str, int]:
+    """Recognize a checkpoint's rows as tokens of the base by the cosine similarity to the base's rows.
+
+    Args:
+        checkpoint: A checkpoint whose vocabulary is unknown.
+        base_dir: Base directory with `model.pth` and `vocab.json`.
 
     Returns:
-        token → row of the checkpoint.
+        Token → row of the checkpoint.
 
     Raises:
-        ConfigError: the base has no weights to compare with.
-        VocabularyError: not one row is recognised.
+        ConfigError: The base has no weights to compare with.
+        VocabularyError: No row is recognized.
     """
     file = base_dir / "model.pth"
     if not file.is_file():
-        raise ConfigError(f"{base_dir} holds no model.pth, which the rows have to be compared with.")
+        raise ConfigError(
+            f"{base_dir} has no model.pth to compare the checkpoint's rows with. Pass the base model's folder as "
+            "--base-dir."
+        )
     base, _ = load_checkpoint(file)
     vocabulary = load_vocabulary(base_dir / "vocab.json")
     info = checkpoint.info
     rows = xtts_weights(checkpoint.model)[f"gpt.{TOKEN_TENSORS[0]}"]
     nearest, cosines = nearest_rows(rows, merged_weights(base)[f"gpt.{TOKEN_TENSORS[0]}"])
     names = {number: token for token, number in vocabulary.tokens.items()}
-    found: dict[str, int] = {}
-    # the most similar row first: a token has one row
+    recognized: dict[str, int] = {}
+    # The most similar row comes first, because each token takes only one row.
     for row in cosines.argsort(descending=True, stable=True).tolist():
         token = names.get(int(nearest[row]))
         if cosines[row] < SAME_TOKEN_COSINE:
             break
         if token is not None:
-            found.setdefault(token, row)
-    if not found:
+            recognized.setdefault(token, row)
+    if not recognized:
         raise VocabularyError(
-            f"Not one of the {info.vocab_size} token rows of {info.path} resembles a row of {file}: it comes from "
-            "another base, or its rows are noise. Start from the base."
+            f"None of the {info.vocab_size} token rows of {info.path} resembles a row of {file}: it comes from "
+            "another base, or its rows are noise. Start from the base instead."
         )
-    missing = [token for token in vocabulary.tokens if token not in found]
+    missing = [token for token in vocabulary.tokens if token not in recognized]
     logger.info(
-        " > its vocabulary is not known: %d of the base's %d tokens are recognised by their rows%s",
-        len(found),
+        " > The checkpoint's vocabulary is unknown. Recognized %d of the base's %d tokens by their rows%s.",
+        len(recognized),
         len(vocabulary.tokens),
-        f"; not: {first_ten(missing)}" if missing else "",
+        f"; not recognized: {first_ten(missing)}" if missing else "",
     )
-    return found
+    return recognized

@@ -26,19 +26,19 @@ logger = logging.getLogger("trainer")
 def resize_embeddings(
     start: Start, config: NewLanguageConfig, migration: Migration | None = None
 ) -> tuple[dict[str, Tensor], int]:
-    """Read the weights that a run starts from, and give its new tokens their rows.
+    """Read the weights that a run starts from, and add rows for new tokens.
 
     Args:
-        start: the file.
-        config: of the run.
-        migration: of a training checkpoint whose weights are taken; None for a base model.
+        start: The file with the weights.
+        config: The run's configuration.
+        migration: Mapping of a training checkpoint's rows to the run's vocabulary; None for a base model.
 
     Returns:
         The weights of `Xtts`, and how many of their token rows are the base's.
 
     Raises:
-        CheckpointError: weights and base vocabulary do not belong together.
-        VocabularyError: the vocabulary does not extend the base's.
+        CheckpointError: The weights and the base vocabulary do not belong together.
+        VocabularyError: The vocabulary does not extend the base's.
     """
     weights = merged_weights(load_checkpoint(start.path)[0])
     if migration:
@@ -52,7 +52,7 @@ def resize_embeddings(
 def _with_new_rows(
     weights: dict[str, Tensor], old: Vocabulary, vocabulary: Vocabulary, config: NewLanguageConfig
 ) -> dict[str, Tensor]:
-    """Weights with rows for the tokens that a vocabulary has after an old one's, which may be none."""
+    """Return the weights with rows for the tokens, if any, that a vocabulary adds to an old one."""
     if vocabulary.size == old.size:
         return weights
     spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
@@ -60,18 +60,18 @@ def _with_new_rows(
 
 
 def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None:
-    """Load into a model that holds the base's weights those of the language pack that a run starts from.
+    """Load the language pack that a run starts from into a model that holds the base's weights.
 
-    The rows of the pack's tokens are ordinary new rows: they train on. Digests and frozen rows stay the base's.
+    The rows of the pack's tokens are trained like other new rows. Digests and frozen rows remain the base's.
 
     Args:
-        model: of the run.
-        config: of the run, with `start_from`.
+        model: The run's model.
+        config: The run's configuration, with `start_from` set.
 
     Raises:
-        ConfigError: there is no such folder.
-        PackError: there is no such pack, or it is damaged.
-        VocabularyError: the run's vocabulary does not extend the pack's.
+        ConfigError: The model folder does not exist.
+        PackError: The pack does not exist or is damaged.
+        VocabularyError: The run's vocabulary does not extend the pack's.
     """
     folder, pack = open_spec(config.start_from)
     pack.require_intact()
@@ -81,11 +81,11 @@ def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> Non
         require_extension(joined, vocabulary)
     except VocabularyError as error:
         raise VocabularyError(
-            f"{error} For --start-from {config.start_from} that is: extend-vocab --base-vocab {config.start_from}."
+            f"{error} For --start-from {config.start_from}, use: extend-vocab --base-vocab {config.start_from}."
         ) from error
     model.xtts.load_state_dict(_with_new_rows(pack.weights(folder.weights), joined, vocabulary, config))
     logger.info(
-        " > starts from the language pack %s (%d steps); all is compared with its base.",
+        " > Starting from the language pack %s (%d steps). Comparisons are with its base.",
         pack.path,
         pack.info.training.steps,
     )
@@ -94,17 +94,17 @@ def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> Non
 def stock_base_rows(
     checkpoint: TrainingCheckpoint, config: NewLanguageConfig, vocab_size: int, migration: Migration | None = None
 ) -> BaseRows:
-    """The base's rows in a run of the stock Trainer, which trains all: frozen only if they still equal the base's.
+    """Return the base rows of a stock Trainer's run. They are frozen only if they still equal the base's.
 
     Args:
-        checkpoint: of the stock Trainer.
-        config: of the run that goes on.
-        vocab_size: rows of that run.
-        migration: to its vocabulary.
+        checkpoint: A checkpoint of the stock Trainer, which trains all rows.
+        config: Configuration of the resumed run.
+        vocab_size: Number of token rows of the resumed run.
+        migration: Mapping of the checkpoint's rows to the resumed run's vocabulary, if it changed.
     """
     base_file = Path(config.base_dir) / "model.pth"
     if not base_file.is_file():
-        logger.info(" > no model.pth in %s to compare old rows with: all rows are trained.", config.base_dir)
+        logger.info(" > No model.pth in %s to compare old rows with. Training all rows.", config.base_dir)
         return BaseRows(vocab_size)
     base = merged_weights(load_checkpoint(base_file)[0])
     rows = base["gpt.text_embedding.weight"].shape[0]
