@@ -1,1 +1,1 @@
-"""What a run is: its configuration, record, position, folder, history, metrics and curves."""
+"""The parts of a run: configuration, record, position, folder, history, metrics and curves."""

@@ -1,7 +1,7 @@
-"""The configuration of a run: what the base says, what an earlier run recorded, flags, and `--coqpit.KEY=VALUE`.
+"""The configuration of a run.
 
-Later ones win, in this order: our defaults, the base's `config.json` (architecture, audio, languages), the values that
-a checkpoint recorded, flags, overrides.
+Sources, in order of increasing precedence: our defaults, the base's `config.json` (architecture, audio, languages), the
+values recorded in a checkpoint, flags, and `--coqpit.KEY=VALUE` overrides.
 """
 
 from __future__ import annotations
@@ -20,45 +20,52 @@ from xtts_extend.model.coqui_trainer import GPTTrainerConfig
 
 
 @dataclass
-class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # of the base, which ships no types
-    """coqui's `GPTTrainerConfig` and what a new language needs beside it; saved as the run's `config.json`."""
+class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The base class ships no types.
+    """coqui's `GPTTrainerConfig` with the settings for a new language. It is saved as the run's `config.json`.
+
+    >>> config = NewLanguageConfig(language="am", max_steps=1000)
+    >>> config.lr, config.batch_size, config.grad_accum_steps
+    (5e-06, 4, 64)
+    """
 
     language: str = field(default="", metadata={"help": "Code of the language to learn."})
     base_dir: str = field(default="", metadata={"help": "Folder with the base model's files."})
-    train_manifests: list[str] = field(default_factory=list, metadata={"help": "PATH or PATH:LANG each."})
-    val_manifests: list[str] = field(default_factory=list, metadata={"help": "PATH or PATH:LANG each."})
+    train_manifests: list[str] = field(default_factory=list, metadata={"help": "Each PATH or PATH:LANG."})
+    val_manifests: list[str] = field(default_factory=list, metadata={"help": "Each PATH or PATH:LANG."})
     manifest_format: str = field(default="auto", metadata={"help": "auto, or a formatter registered with coqui."})
     columns: dict[str, str] = field(default_factory=dict, metadata={"help": "Role → column of the manifests."})
-    language_weights: dict[str, float] = field(default_factory=dict, metadata={"help": "Shares of audio hours."})
-    codes: str = field(default="", metadata={"help": "Set of codes that encode made, or is to be made."})
-    max_bad_share: float = field(default=0.01, metadata={"help": "Stop when more of the samples are unusable."})
+    language_weights: dict[str, float] = field(default_factory=dict, metadata={"help": "Share of audio per language."})
+    codes: str = field(default="", metadata={"help": "Folder of the set of codes to use or create."})
+    max_bad_share: float = field(default=0.01, metadata={"help": "Stop if a larger share of samples is unusable."})
     replay: list[str] = field(default_factory=list, metadata={"help": "Sets or manifests of languages to keep."})
-    replay_share: float = field(default=0.25, metadata={"help": "Share of replay among the samples, if there is any."})
-    distill_weight: float = field(default=1.0, metadata={"help": "Of the divergence from the base on replay."})
-    adapter: str = field(default="none", metadata={"help": "none, or lora: the transformer itself is not trained."})
+    replay_share: float = field(default=0.25, metadata={"help": "Share of replayed samples, if any."})
+    distill_weight: float = field(default=1.0, metadata={"help": "Weight of the divergence from the base on replay."})
+    adapter: str = field(default="none", metadata={"help": "none, or lora: the transformer itself is frozen."})
     adapter_rank: int = field(default=16, metadata={"help": "Rank of the adapter's matrices."})
-    # what older runs recorded and resume with; no flag sets them, and the next release removes them (`OF_OLDER_RUNS`)
-    l2_sp: float = field(default=0.0, metadata={"help": "Of older runs: pull of the weights towards the base's."})
-    layer_decay: float = field(default=1.0, metadata={"help": "Of older runs: rate of a layer by the one above's."})
-    new_row_learning_rate: float | None = field(default=None, metadata={"help": "Of older runs: of new tokens' rows."})
-    min_retention: float | None = field(default=None, metadata={"help": "The best model keeps old languages so well."})
-    patience: int | None = field(default=None, metadata={"help": "Evaluations without a better model before the end."})
-    init: str = field(default="romanized", metadata={"help": "Start of the new rows."})
-    freeze_base_rows: bool = field(default=True, metadata={"help": "Keep the rows of old tokens as they are."})
-    voice: str = field(default="trained", metadata={"help": "frozen, or trained: what makes a voice of recordings."})
-    batch_frames: int | None = field(default=None, metadata={"help": "Budget of a batch instead of a count; 0: auto."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Compute again instead of keeping."})
+    # Only resumes of older runs use these (`OF_OLDER_RUNS`). No flag sets them, and the next release removes them.
+    l2_sp: float = field(default=0.0, metadata={"help": "Older runs only: L2-SP weight, a pull towards the base."})
+    layer_decay: float = field(default=1.0, metadata={"help": "Older runs only: learning rate decay per layer."})
+    new_row_learning_rate: float | None = field(
+        default=None, metadata={"help": "Older runs only: learning rate of new token rows."}
+    )
+    min_retention: float | None = field(default=None, metadata={"help": "Minimum retention of the best model."})
+    patience: int | None = field(default=None, metadata={"help": "Stop after N evaluations without a new best model."})
+    init: str = field(default="romanized", metadata={"help": "Initial values of new token rows."})
+    freeze_base_rows: bool = field(default=True, metadata={"help": "Freeze the rows of old tokens."})
+    voice: str = field(default="trained", metadata={"help": "Voice side: frozen or trained."})
+    batch_frames: int | None = field(default=None, metadata={"help": "Frames per batch, not samples; 0: automatic."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
     compile: bool = field(default=False, metadata={"help": "Compile the transformer's layers with torch.compile."})
     grad_accum_steps: int = field(default=64, metadata={"help": "Batches per optimizer step."})
     max_steps: int | None = field(default=None, metadata={"help": "Stop after this many batches."})
-    max_minutes: float | None = field(default=None, metadata={"help": "Save and stop before so many minutes are over."})
-    checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of the checkpoint, where it has none."})
-    on_vocab_change: str = field(default="stop", metadata={"help": "stop, or migrate: every row follows its token."})
+    max_minutes: float | None = field(default=None, metadata={"help": "Save and stop within this many minutes."})
+    checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of a checkpoint that records none."})
+    on_vocab_change: str = field(default="stop", metadata={"help": "stop, or migrate rows to their tokens' new ids."})
     started_from: str = field(default="", metadata={"help": "File whose weights the run started from."})
-    started_from_vocab: str = field(default="", metadata={"help": "Vocabulary of that file, if one was named."})
+    started_from_vocab: str = field(default="", metadata={"help": "Vocabulary of that file, if one was passed."})
     start_from: str = field(default="", metadata={"help": "FOLDER:LANG of the language pack to start from."})
-    started_from_digest: str = field(default="", metadata={"help": "SHA-256 of that file, if it is compared with."})
-    # what is known to work for XTTS, from coqui's own recipe
+    started_from_digest: str = field(default="", metadata={"help": "SHA-256 of that file, if the run needs it again."})
+    # Values known to work for XTTS, from coqui's own recipe.
     lr: float = 5e-6
     optimizer: str = "AdamW"
     optimizer_params: dict[str, object] = field(
@@ -79,9 +86,10 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # of t
     run_description: str = "XTTS learns a new language"
 
 
-#: Settings that lost in our measurements or never had one (docs/log.md): only a run that recorded a value has it.
+#: Deprecated settings that did not help in our measurements or were never measured (docs/log.md). Only older runs have
+#: them.
 OF_OLDER_RUNS = ("l2_sp", "layer_decay", "new_row_learning_rate")
-#: What the saved optimizer and schedule depend on: it cannot change within a run. Names as in the configuration.
+#: Configuration keys that cannot change within a run, because the saved optimizer and schedule depend on them.
 FIXED_FOR_THE_RUN = (
     "freeze_base_rows",
     "voice",
@@ -92,7 +100,7 @@ FIXED_FOR_THE_RUN = (
     "adapter",
     "adapter_rank",
 )
-#: What makes a run another run when it changes between a checkpoint and its resume.
+#: Configuration keys that define a run. A resume with other values needs `--allow-changes`.
 DEFINES_THE_RUN = (
     "language",
     "batch_size",
@@ -117,7 +125,7 @@ DEFINES_THE_RUN = (
 )
 
 
-#: What a run that recorded nothing of it trained with: the defaults.
+#: Configuration keys whose missing value in an older checkpoint means the default.
 _NEVER_WITHOUT = (
     "voice",
     "batch_frames",
@@ -129,25 +137,25 @@ _NEVER_WITHOUT = (
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
-        ConfigError: the file is missing, unreadable, not UTF-8, or no JSON object.
+        ConfigError: The file is missing, unreadable, not UTF-8 or not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist. A base directory has a config.json; check --base-dir.") from error
+        raise ConfigError(f"{path} does not exist. Check --base-dir: a base directory has a config.json.") from error
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON in UTF-8: {error}. Take the file that came with the model.") from error
+        raise ConfigError(f"{path} is not JSON in UTF-8: {error}. Use the file that came with the model.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds a {type(content).__name__}; a JSON object was expected.")
+        raise ConfigError(f"{path}: expected a JSON object, got a {type(content).__name__}.")
     return content
 
 
-#: How a model speaks and takes up a voice: an exported model speaks with the base's settings.
+#: Configuration keys for inference, which an exported model copies from its base.
 SAMPLING = (
     "temperature",
     "length_penalty",
@@ -163,17 +171,21 @@ SAMPLING = (
 
 
 def copy_architecture(config: NewLanguageConfig, base: Mapping[str, object]) -> None:
-    """Copy architecture, audio, languages and sampling of a base's configuration; not its training values.
+    """Copy a base's architecture, audio, language and inference settings, but not its training values.
+
+    Args:
+        config: Configuration to write to.
+        base: Content of the base's `config.json`.
 
     Raises:
-        ConfigError: the architecture is not there.
+        ConfigError: The base's configuration has no architecture.
     """
     model_args = base.get("model_args")
     if not isinstance(model_args, Mapping) or "gpt_layers" not in model_args:
         raise ConfigError(
-            "The base's config.json has no 'model_args' with 'gpt_layers'. Take the config.json of an XTTS model."
+            "The base's config.json has no 'model_args' with 'gpt_layers'. Use the config.json of an XTTS model."
         )
-    # paths of other machines, and values that the vocabulary decides
+    # Paths of another machine, and a value that depends on the vocabulary.
     skipped = {"tokenizer_file", "gpt_checkpoint", "gpt_number_text_tokens", "mel_norm_file", "dvae_checkpoint"}
     audio = base.get("audio")
     for part, values in ((config.model_args, model_args), (config.audio, audio if isinstance(audio, Mapping) else {})):
@@ -189,7 +201,7 @@ def copy_architecture(config: NewLanguageConfig, base: Mapping[str, object]) -> 
 
 
 def copy_recorded(config: Coqpit, recorded: Mapping[str, object]) -> None:
-    """Copy the values that a checkpoint recorded; keys that this version does not know are left alone."""
+    """Copy the values that a checkpoint recorded. Unknown keys are ignored."""
     for item in fields(config):
         if item.name not in recorded:
             continue
@@ -201,25 +213,31 @@ def copy_recorded(config: Coqpit, recorded: Mapping[str, object]) -> None:
 
 
 def recordings(sentence: Mapping[str, object]) -> list[str]:
-    """The recordings of the voice that speaks a test sentence: coqui's `speaker_wav` is one path or several."""
+    """Return the recordings of a test sentence's voice. coqui's `speaker_wav` is one path or a list."""
     voice = sentence["speaker_wav"]
     return list(voice) if isinstance(voice, list) else [str(voice)]
 
 
 def apply_override(config: Coqpit, override: str) -> str:
-    """Apply one `--coqpit.KEY=VALUE`; KEY may lead into nested configurations, dicts and lists.
+    """Apply one `--coqpit.KEY=VALUE`. Dots in KEY lead into nested configurations, dicts and lists.
 
-    VALUE is read as JSON (`true`, `null`, `5e-6`, `[1, 2]`) and as plain text otherwise.
+    VALUE is parsed as JSON (`true`, `null`, `5e-6`, `[1, 2]`), or taken as text if it is not JSON.
+
+    >>> config = NewLanguageConfig()
+    >>> apply_override(config, "--coqpit.optimizer_params.betas.1=0.999")
+    'optimizer_params.betas.1'
+    >>> config.optimizer_params["betas"]
+    [0.9, 0.999]
 
     Returns:
         The KEY.
 
     Raises:
-        ConfigError: there is no such key, or the value has another type.
+        ConfigError: The key does not exist, or the value has the wrong type.
     """
     key, separator, text = override.removeprefix("--coqpit.").partition("=")
     if not separator:
-        raise ConfigError(f"{override} has no value; write --coqpit.KEY=VALUE.")
+        raise ConfigError(f"{override} has no value. Write --coqpit.KEY=VALUE.")
     *parents, last = key.split(".")
     target: object = config
     try:
@@ -252,7 +270,7 @@ def _item(container: object, name: str, may_be_new: bool = False) -> object:
 
 
 def _coerce(value: object, text: str, expected: object, key: str) -> object:
-    """`value` if it has the expected type, with the conversions that lose nothing (1 → 1.0, anything → text)."""
+    """Return the value as the expected type, converting only without loss (1 → 1.0, anything → text)."""
     kinds = typing.get_args(expected) if typing.get_origin(expected) in (typing.Union, types.UnionType) else (expected,)
     kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
     if any(isinstance(kind, type) and type(value) is kind for kind in kinds):
@@ -262,30 +280,33 @@ def _coerce(value: object, text: str, expected: object, key: str) -> object:
     if str in kinds:
         return text
     names = " or ".join(kind.__name__ for kind in kinds)
-    raise ConfigError(f"--coqpit.{key}={text}: {names.replace('NoneType', 'null')} was expected.")
+    raise ConfigError(f"--coqpit.{key}: expected {names.replace('NoneType', 'null')}, got {text}.")
 
 
-#: What `lookup` gives for a key that is not there.
+#: Result of `lookup` for a missing key.
 ABSENT = object()
 
 
 def lookup(values: object, key: str) -> object:
-    """The value under a dotted key of a configuration or of its recorded dict; `ABSENT` when it is not there."""
+    """Return the value of a dotted key in a configuration or its recorded dict, or `ABSENT` if it is missing."""
     for name in key.split("."):
         values = values.get(name, ABSENT) if isinstance(values, Mapping) else getattr(values, name, ABSENT)
     return values
 
 
 def changes(recorded: Mapping[str, object], config: Coqpit, keys: Sequence[str] = DEFINES_THE_RUN) -> list[str]:
-    """What would make a resumed run another run: a line "key: recorded → now" each.
+    """Return the values that differ from the recorded ones, each as a line "key: recorded → now".
 
-    Keys that are not recorded do not count, but for those of which the default was always meant.
+    Args:
+        recorded: Configuration recorded in a checkpoint.
+        config: Configuration of the resumed run.
+        keys: Dotted keys to compare. Keys that are not recorded are skipped unless their absence means the default.
     """
-    found = []
+    changed = []
     for key in keys:
         before, now = lookup(recorded, key), lookup(config, key)
         if before is ABSENT and key in _NEVER_WITHOUT:
             before = NewLanguageConfig.__dataclass_fields__[key].default
         if before is not ABSENT and before != now:
-            found.append(f"{key}: {before} → {now}")
-    return found
+            changed.append(f"{key}: {before} → {now}")
+    return changed

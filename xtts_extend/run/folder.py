@@ -1,4 +1,4 @@
-"""The folder that a run writes to: made or taken up again, held by one process, and put in order."""
+"""The folder that a run writes to: creation, locking and cleanup."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from xtts_extend.checkpoint.store import lock_run, make_run_folder, move_later_c
 from xtts_extend.files import atomic_path, atomic_write
 from xtts_extend.text.vocabulary import load_vocabulary
 
-#: Folder of a run with its test sentences, as STEP-NUMBER-LANG.wav.
+#: Subfolder with a run's spoken test sentences, as STEP-NUMBER-LANG.wav.
 SAMPLES = "samples"
 
 
 class RunFolder:
-    """A run folder, held by this process until `release`.
+    """A run folder that this process locks until `release`.
 
-    Nothing but the lock is written into the folder of a run that goes on before `prepare`.
+    Before `prepare`, only the lock is written into the folder of a resumed run.
 
     Args:
-        run: the folder of a run that goes on; None for a new one.
-        output_dir: where new ones are made.
-        run_name: begins the name of a new one.
-        is_main: this process writes; the others, whose files do not count, get a temporary folder.
+        run: Folder of the run to resume; None to create a new one.
+        output_dir: Folder in which a new run folder is created.
+        run_name: Prefix of a new folder's name.
+        is_main: Whether this process writes the run's files. Other processes use a temporary folder.
 
     Attributes:
-        path: the folder; of processes that do not write, `scratch`.
-        scratch: a temporary folder for what is written before a start has succeeded.
-        is_new: this run made it.
+        path: The run folder, or `scratch` in processes that do not write.
+        scratch: Temporary folder for files that are written before the run has started successfully.
+        is_new: Whether this run created the folder.
 
     Raises:
-        ConfigError: another process trains in it, or there can be no folder.
-        MachineError: it cannot be made.
+        ConfigError: Another process trains in the folder, or `output_dir` cannot be a folder.
+        MachineError: The folder cannot be created.
     """
 
     def __init__(self, run: Path | None, output_dir: Path, run_name: str, *, is_main: bool) -> None:
@@ -44,7 +44,14 @@ class RunFolder:
             self._lock = lock_run(self.path)
 
     def prepare(self, vocabulary: Path, step: int) -> None:
-        """Remove what a killed process left, set later checkpoints aside, take configuration and vocabulary along."""
+        """Prepare the folder for training.
+
+        Remove leftovers of killed processes, move later checkpoints aside, and copy configuration and vocabulary.
+
+        Args:
+            vocabulary: The run's vocabulary file.
+            step: Step at which the run starts or resumes.
+        """
         remove_leftovers(self.path)
         move_later_checkpoints(self.path, step)
         if self.path != self.scratch:
@@ -55,13 +62,13 @@ class RunFolder:
                 file.write(load_vocabulary(vocabulary).content.encode())
 
     def discard(self) -> None:
-        """Remove the folder if this run made it."""
+        """Release the folder, and remove it if this run created it."""
         self.release()
         if self.is_new and self.path != self.scratch:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def release(self) -> None:
-        """Let another process train in it."""
+        """Unlock the folder and remove the temporary one."""
         if hasattr(self, "_lock"):
             self._lock.release()
         self._scratch.cleanup()

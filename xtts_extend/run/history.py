@@ -1,4 +1,4 @@
-"""`history.jsonl`: when a run started, was taken up again and ended, with what; for whoever looks at it later."""
+"""`history.jsonl`: when a run started, resumed and ended, and with which data and settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE_NAME = "history.jsonl"
 
 
 class Tokens(TypedDict):
-    """Token rows of a run: those of its base, and new ones."""
+    """Numbers of token rows of a run: the base's rows and new rows."""
 
     base: int
     new: int
@@ -39,14 +39,19 @@ Event = TypedDict(
     },
     total=False,
 )
-"""A line of history.jsonl."""
+"""A line of `history.jsonl`."""
 
 
 def append_event(run: Path, event: str, **values: object) -> None:
     """Append an event to a run's history.
 
+    Args:
+        run: Run folder.
+        event: `start`, `resume` or `end`.
+        values: Other values of the line; see `Event`.
+
     Raises:
-        MachineError: the disk is full, or the run folder vanished or cannot be written to.
+        MachineError: The disk is full, or the run folder is missing or read-only.
     """
     line = {"event": event, "time": datetime.now(timezone.utc).isoformat(timespec="seconds"), **values}
     try:
@@ -54,12 +59,16 @@ def append_event(run: Path, event: str, **values: object) -> None:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as error:
         raise MachineError(
-            f"{run / FILE_NAME} could not be written: {error.strerror}. Make room or mend the folder, then start again."
+            f"Cannot write {run / FILE_NAME}: {error.strerror}. Free disk space or fix the folder, then resume."
         ) from error
 
 
 def read_history(run: Path) -> list[Event]:
-    """The events of a run, in order; half a line, as a kill leaves it, is passed over."""
+    """Return a run's events in order. Incomplete lines, which a killed process can leave, are skipped.
+
+    >>> [(event["event"], event["step"]) for event in read_history(Path("runs/RUN"))]
+    [('start', 0), ('end', 4)]
+    """
     file = run / FILE_NAME
     events: list[Event] = []
     for line in file.read_bytes().splitlines() if file.is_file() else []:
@@ -71,34 +80,34 @@ def read_history(run: Path) -> list[Event]:
 
 
 def resumed_from(run: Path) -> Path | None:
-    """The checkpoint that a run folder was made to continue; None for a run that started in it."""
+    """Return the checkpoint of another folder that a run resumed in this folder, or None if it started here."""
     first = next(iter(read_history(run)), Event())
     source = first.get("from")
     return Path(source) if first.get("event") == "resume" and source else None
 
 
 def continuations(output_dir: Path, run: Path) -> list[Path]:
-    """The run folders in a folder that were made to continue a checkpoint of another run."""
+    """Return the run folders in `output_dir` that resumed a checkpoint of the folder `run`."""
     folders = (entry for entry in sorted(output_dir.iterdir()) if entry.is_dir())
     return [folder for folder in folders if (file := resumed_from(folder)) is not None and file.parent == run]
 
 
 def log_new_folder(source: Path, run: Path) -> None:
-    """Say where a run of the stock Trainer goes on, and which run folders have continued it before.
+    """Log the new folder in which a stock Trainer's run resumes, and any folders that resumed it earlier.
 
     Args:
-        source: its folder.
-        run: the new run folder.
+        source: Folder of the stock Trainer's run.
+        run: New run folder.
     """
-    logger.info(" > Written by the stock Trainer: resuming in a new run folder, %s; %s is left unchanged.", run, source)
+    logger.info(" > Written by the stock Trainer. Resuming in a new run folder, %s. %s stays unchanged.", run, source)
     for other in continuations(run.parent, source):
-        logger.warning(" > %s has continued this run before. To go on there: --checkpoint %s", other, other)
+        logger.warning(" > %s has already resumed this run. To resume there instead: --checkpoint %s", other, other)
 
 
 def hours(samples: Sequence[Sample]) -> dict[str, float]:
-    """Hours of samples by language; those to replay as "replay LANG"."""
-    found: dict[str, float] = {}
+    """Return the hours of samples by language. Replayed samples count as "replay LANG"."""
+    totals: dict[str, float] = {}
     for sample in samples:
         name = f"replay {sample.language}" if sample.replay else sample.language
-        found[name] = found.get(name, 0.0) + sample.duration_s / 3600
-    return found
+        totals[name] = totals.get(name, 0.0) + sample.duration_s / 3600
+    return totals

@@ -1,4 +1,4 @@
-"""What a run writes down: `metrics.jsonl`, cut back on a resume so that it reads like one run, and the dashboard."""
+"""`metrics.jsonl` and the dashboard of a run. A resume removes later lines, so that the file reads like one run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import Position
 
 FILE_NAME = "metrics.jsonl"
-#: Which measure the lines of evaluations are of. Lines without one are of the first, which depended on how samples were
+#: Version of the evaluation measure. Lines without one have version 1, whose losses depended on how samples were
 #: batched.
 MEASURE = 2
 
 
 class MetricsLine(TypedDict, total=False):
-    """A line of metrics.jsonl: of a step, or, with `eval`, of a language in an evaluation; None is not finite."""
+    """A line of `metrics.jsonl`: a step, or with `eval`, one language of an evaluation. None is not finite."""
 
     step: int
     epoch: int
@@ -45,11 +45,11 @@ class MetricsLine(TypedDict, total=False):
 
 
 class MetricsLog:
-    """Lines are held in memory until `flush`, which is called before every checkpoint.
+    """Writer of `metrics.jsonl`. It buffers lines until `flush`, which is called before every checkpoint.
 
     Args:
-        run: the run folder.
-        step: the steps that the run has done; lines of later steps are cut off, damaged lines as well.
+        run: Run folder.
+        step: Finished steps of the run. Lines of later steps and damaged lines are removed.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -62,8 +62,8 @@ class MetricsLog:
             file.writelines(kept)
 
     def add(self, **values: object) -> None:
-        """Add a line; numbers are written so that reading them gives the same value, null where they are not finite."""
-        # JSON has no word for what is not finite
+        """Add a line. Numbers keep their full precision; those that are not finite become null."""
+        # JSON has no representation of NaN and infinity.
         written = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
@@ -71,10 +71,10 @@ class MetricsLog:
         self._pending.append(json.dumps(written, ensure_ascii=False, allow_nan=False) + "\n")
 
     def flush(self) -> None:
-        """Append what is pending to the file, and flush it to the disk.
+        """Append the buffered lines to the file and flush it to disk.
 
         Raises:
-            MachineError: the disk is full, or the run folder vanished or cannot be written to.
+            MachineError: The disk is full, or the run folder is missing or read-only.
         """
         try:
             with self.path.open("a", encoding="utf-8") as file:
@@ -83,20 +83,20 @@ class MetricsLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise MachineError(
-                f"{self.path} could not be written: {error.strerror}. The last checkpoint is untouched. "
-                "Make room or mend the folder, then start again."
+                f"Cannot write {self.path}: {error.strerror}. The last checkpoint is intact. "
+                "Free disk space or fix the folder, then resume."
             ) from error
         self._pending.clear()
 
 
 class StepLosses:
-    """Losses of finished steps: they stay on the device until they are read, all at once.
+    """Losses of finished steps. They stay on the device until `read` transfers all of them at once.
 
     Args:
-        metrics: gets a line per step.
-        dashboard: gets a point at every multiple of one of `every`.
-        every: steps between points: `plot_step`, and `print_step`, so that a printed line has its point.
-        read: the losses of some steps as numbers, as `Updater.read`.
+        metrics: Log that gets a line per step.
+        dashboard: Dashboard that gets a point at every multiple of a number in `every`.
+        every: Steps between points: `plot_step` and `print_step`, so that every printed step has a point.
+        read: Function that converts the losses of several steps to numbers, such as `Updater.read`.
     """
 
     def __init__(
@@ -110,27 +110,34 @@ class StepLosses:
         self._unread: list[tuple[MetricsLine, dict[str, Tensor]]] = []
 
     def add(self, losses: dict[str, Tensor], line: MetricsLine) -> None:
-        """Keep the losses of a step; `line` is what else its line in the metrics says."""
+        """Keep the losses of a step, with the other values of its line in `metrics.jsonl`."""
         self._unread.append((line, losses))
 
     def read(self, position: Position) -> dict[str, float]:
-        """Write the lines of the steps since the last time and count their losses; the last one's are returned."""
+        """Write the lines of the steps since the previous call, and add their losses to the position.
+
+        Args:
+            position: The run's position. Finite losses are added to its training loss.
+
+        Returns:
+            The losses of the last step; empty if there was none.
+        """
         unread, self._unread = self._unread, []
         losses: dict[str, float] = {}
         for (line, _), losses in zip(unread, self._read([values for _, values in unread]), strict=True):
             step, rate = line["step"], line["learning_rate"]
-            finite = math.isfinite(losses["loss"])
-            if finite:
+            is_finite = math.isfinite(losses["loss"])
+            if is_finite:
                 position.train_loss_sum += losses["loss"]
                 position.train_loss_count += 1
             self._metrics.add(step=step, epoch=line["epoch"], **losses, learning_rate=rate, samples=line["samples"])
-            if finite and any(step % every == 0 for every in self._every):
+            if is_finite and any(step % every == 0 for every in self._every):
                 self._dashboard.train_step_stats(step, {**losses, "current_lr": rate})
         return losses
 
 
 def _line_step(line: bytes) -> float:
-    """The step of a line; infinity where a kill left half a line."""
+    """Return the step of a line, or infinity if the line is incomplete."""
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else float("inf")
     except (ValueError, KeyError, TypeError):
@@ -138,26 +145,37 @@ def _line_step(line: bytes) -> float:
 
 
 def read_metrics(run: Path) -> tuple[list[MetricsLine], list[MetricsLine]]:
-    """The lines of steps and the lines of evaluations of a run, in order; half a line at the end is passed over."""
+    """Return a run's lines of steps and its lines of evaluations, in order. Incomplete lines are skipped.
+
+    >>> steps, evaluations = read_metrics(Path("runs/RUN"))
+    >>> [line["step"] for line in steps]
+    [1, 2, 3, 4]
+    >>> evaluations
+    []
+    """
     content = (run / FILE_NAME).read_bytes().splitlines(keepends=True)
     lines = [cast(MetricsLine, json.loads(line)) for line in content if math.isfinite(_line_step(line))]
     return [line for line in lines if not line.get("eval")], [line for line in lines if line.get("eval")]
 
 
 def finite(value: float | None) -> float:
-    """A loss for arithmetic: NaN where it was not finite."""
+    """Return a recorded loss as a float: NaN if it was not finite."""
     return math.nan if value is None else value
 
 
 def comparable(evaluations: Sequence[MetricsLine]) -> list[MetricsLine]:
-    """The lines of evaluations that are of one measure, the run's last: a run may have begun with an older release."""
+    """Return the lines with the same measure as the last one: an older release may have written the first lines."""
     return [line for line in evaluations if line.get("measure") == evaluations[-1].get("measure")]
 
 
 def make_dashboard(config: NewLanguageConfig, run: Path, step: int) -> BaseDashboardLogger:
-    """The configured dashboard; TensorBoard drops what an interrupted run logged after `step`.
+    """Return the configured dashboard.
 
-    A run that starts again in its folder evaluates before its first step again: nothing of step 0 is kept.
+    Args:
+        config: The run's configuration.
+        run: Run folder.
+        step: Finished steps of the run. TensorBoard drops later points; at step 0, it drops all points, because a run
+            that restarts evaluates again before its first step.
     """
     folder = Path(config.logger_uri or run)
     if config.dashboard_logger != "tensorboard" or not any(folder.glob("events.out.tfevents*")):

@@ -1,4 +1,4 @@
-"""Where a run is: what every checkpoint records beside weights, optimizer and scheduler."""
+"""The position of a run: what every checkpoint records besides weights, optimizer and scheduler."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 
 from xtts_extend.checkpoint.store import require_fit
 
-#: Fields that checkpoints hold under another name.
+#: Fields that have another name in checkpoints.
 _RECORDED_AS = {"micro_batches": "parts"}
 
 
 def no_best_model() -> dict[str, object]:
-    """What a position says of the best model when no evaluation counts."""
+    """Return the position's fields about the best model, as they are before any evaluation."""
     return {
         "best_value": float("inf"),
         "best_retention": {},
@@ -23,23 +23,23 @@ def no_best_model() -> dict[str, object]:
 
 @dataclass
 class Position:
-    """Where a run is, always between two optimizer steps.
+    """The position of a run, always between two optimizer steps.
 
     Attributes:
-        step: finished batches.
-        epoch: the current epoch, from 0.
-        batch: finished batches of this epoch.
-        train_loss_sum: sum of the training losses of this epoch's batches, as far as they are finite.
-        train_loss_count: how many these are.
-        failed_updates: optimizer steps in a row, up to here, that a loss or gradient that is not finite prevented.
-        evaluation_due: an evaluation fell due here and is not complete.
-        best_value: the loss of the best model so far, and before there is one, the loss before the first step.
-        best_retention: what the best model so far keeps of each old language.
-        start_value: the loss before the first step; infinite where it is not known.
-        last_value: the loss that the last evaluation gave; infinite where it kept too little of an old language.
-        evaluations_without_best: evaluations in a row, up to here, that gave no better model.
-        base_losses: the mel loss of each old language before the first step, which retention is measured by.
-        micro_batches: how many parts each batch is split into, because all of it did not fit into GPU memory.
+        step: Number of finished batches.
+        epoch: Current epoch, from 0.
+        batch: Number of finished batches in this epoch.
+        train_loss_sum: Sum of the finite training losses of this epoch's batches.
+        train_loss_count: Number of losses in `train_loss_sum`.
+        failed_updates: Consecutive optimizer steps that were skipped because of a loss or gradient that is not finite.
+        evaluation_due: Whether an evaluation is due at this step and not complete.
+        best_value: Loss of the best model so far; until there is one, the loss before the first step.
+        best_retention: Retention of each old language in the best model so far.
+        start_value: Loss before the first step; infinite if it is unknown.
+        last_value: Loss in the last evaluation; infinite if retention was below the limit.
+        evaluations_without_best: Consecutive evaluations without a new best model.
+        base_losses: Mel loss of each old language before the first step, the reference for retention.
+        micro_batches: Number of micro-batches per batch; more than 1 if a batch did not fit into GPU memory.
     """
 
     step: int = 0
@@ -59,7 +59,7 @@ class Position:
 
     @property
     def train_loss(self) -> float:
-        """Mean training loss of this epoch so far."""
+        """Mean training loss of this epoch so far; infinite if there is none."""
         return self.train_loss_sum / self.train_loss_count if self.train_loss_count else float("inf")
 
     def start_epoch(self, epoch: int) -> None:
@@ -67,16 +67,20 @@ class Position:
         self.epoch, self.batch, self.train_loss_sum, self.train_loss_count = epoch, 0, 0.0, 0
 
     def forget_best(self) -> None:
-        """Let no evaluation so far count: they measured something else."""
+        """Forget all evaluations so far, because their losses cannot be compared with later ones."""
         for name, value in no_best_model().items():
             setattr(self, name, value)
 
     def state_dict(self) -> dict[str, object]:
-        """All fields as plain values, under the names that checkpoints use."""
+        """Return all fields as plain values, under their names in checkpoints."""
         return {_RECORDED_AS.get(name, name): value for name, value in asdict(self).items()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take over all fields; a missing or left-over one is a CheckpointError that names it."""
+        """Set all fields.
+
+        Raises:
+            CheckpointError: A field is missing or unknown.
+        """
         names = {_RECORDED_AS.get(item.name, item.name): item.name for item in fields(self)}
         require_fit(set(names), set(state), "checkpoint's position")
         for recorded, value in state.items():

@@ -1,4 +1,4 @@
-"""The processes of a run: one, or several that torchrun started, which train one model together."""
+"""The processes of a run: a single one, or several started by torchrun that train one model together."""
 
 from __future__ import annotations
 
@@ -16,66 +16,67 @@ from xtts_extend.errors import ConfigError
 
 T = TypeVar("T")
 logger = logging.getLogger("trainer")
-#: Longer than rank 0 takes to encode any corpus while the others wait; torchrun itself sees a process that died.
+#: Timeout of `wait`, long enough for rank 0 to encode any corpus. torchrun detects processes that die.
 _LONGEST_WAIT = datetime.timedelta(days=7)
 
 
 class Ranks:
-    """This process's place among `size` processes, and what they tell each other; with one of them nothing is sent.
+    """The rank of this process and its communication with the others. A single process sends nothing.
 
     Args:
-        rank, size: see below.
-        opened: the process group that waits for slow work, where there are several.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        slow_group: Process group with a long timeout, for `wait`; None for a single process.
 
     Attributes:
-        rank: this process's number, from 0; rank 0 writes all files.
-        size: how many there are.
+        rank: Number of this process, from 0. Rank 0 writes all files.
+        size: Number of processes.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, opened: dist.ProcessGroup | None = None) -> None:
-        self.rank, self.size, self._patient = rank, size, opened
+    def __init__(self, rank: int = 0, size: int = 1, slow_group: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.size, self._slow_group = rank, size, slow_group
 
     @classmethod
     @contextlib.contextmanager
     def join(cls) -> Iterator[Ranks]:
-        """Join the processes that torchrun started (by its environment), or be the only one.
+        """Join the processes that torchrun started (according to its environment variables), or be the only one.
 
-        Each takes one GPU, if there are any: before CUDA is initialised.
+        Each process selects one GPU, if there are any. Call this before CUDA is initialized.
 
         Raises:
-            ConfigError: there are fewer GPUs than processes.
+            ConfigError: There are fewer GPUs than processes.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             yield cls()
             return
         rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-        # asked of the driver's management library: CUDA reads the variable once, at the first question to itself
+        # device_count() asks NVML and does not initialize CUDA, which reads CUDA_VISIBLE_DEVICES only once.
         gpus = torch.cuda.device_count()
         if gpus:
             if local >= gpus:
                 raise ConfigError(
-                    f"Process {local + 1} of this machine has no GPU: {gpus} are visible, and each process uses one. "
-                    f"Give --nproc_per_node {gpus}."
+                    f"Process {local + 1} of this machine has no GPU: {gpus} are visible, and each process needs one. "
+                    f"Pass --nproc_per_node {gpus} to torchrun."
                 )
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local] if visible else str(local)
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
-        opened = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+        slow_group = dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
         if rank:
             logger.setLevel(logging.WARNING)
         try:
-            yield cls(rank, size, opened)
+            yield cls(rank, size, slow_group)
         finally:
             dist.destroy_process_group()
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and the log."""
+        """Whether this is rank 0, which writes the files and the log."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The values summed over all processes, in double precision."""
+        """Return the values summed over all processes, in double precision."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -83,11 +84,11 @@ class Ranks:
         return total.tolist()
 
     def any(self, value: bool) -> bool:
-        """Whether it is true in any process."""
+        """Return whether the value is true in any process."""
         return self.sum([float(value)])[0] > 0
 
     def from_main(self, value: T) -> T:
-        """Rank 0's value, in every process."""
+        """Return rank 0's value in every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -95,13 +96,13 @@ class Ranks:
         return box[0]
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has called this."""
         if self.size > 1:
-            dist.barrier(group=self._patient)
+            dist.barrier(group=self._slow_group)
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """A block that rank 0 runs before the others, for example to fill a cache that they read."""
+        """Run a block on rank 0 before the others, for example to fill a cache that they read."""
         if not self.is_main:
             self.wait()
         yield

@@ -1,4 +1,4 @@
-"""The `xtts_extend` key of a checkpoint: what a run of ours records beside configuration, weights and optimizer."""
+"""The `xtts_extend` key of a checkpoint: what our runs record besides configuration, weights and optimizer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from xtts_extend.model.frozen_rows import BaseRows
 from xtts_extend.run.history import hours
 from xtts_extend.run.position import Position, no_best_model
 
-#: The last version of checkpoints whose evaluations depended on how they were batched.
+#: The last format version whose evaluation losses depended on how samples were batched.
 _LAST_BATCHED_VERSION = 2
-#: How many texts of the language that is learned a checkpoint holds.
+#: Maximum number of training texts in a checkpoint.
 _TEXTS = 50
 
 
 @dataclass(frozen=True)
 class RecordedVocabulary:
-    """The vocabulary of a run: token → id, and its digest."""
+    """The vocabulary of a run: token → id, and its SHA-256."""
 
     tokens: Mapping[str, int]
     digest: str
@@ -34,7 +34,7 @@ class RecordedVocabulary:
 
 @dataclass(frozen=True)
 class RecordedAdapter:
-    """The adapter of a run; of rank 0 and empty without one."""
+    """The adapter of a run. Without one, the rank is 0 and there are no tensors."""
 
     rank: int = 0
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -42,12 +42,13 @@ class RecordedAdapter:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What a run learned from, without what it replays.
+    """A summary of a run's training data, without replay.
 
     Attributes:
-        hours, utterances: by language.
-        texts: up to fifty of the language that is learned, spread evenly over its samples, as manifests have them,
-            each with the token ids that it was trained as.
+        hours: Hours of audio by language.
+        utterances: Number of utterances by language.
+        texts: Up to 50 texts of the language to learn, as in the manifests and spread evenly over the samples, each
+            with its token ids.
     """
 
     hours: Mapping[str, float]
@@ -56,19 +57,19 @@ class TrainedOn:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], language: str, encode: Callable[[str, str], list[int]]) -> TrainedOn:
-        """Count training samples.
+        """Summarize training samples.
 
         Args:
-            samples: of a run, checked.
-            language: that is learned.
-            encode: token ids of a text in a language.
+            samples: The run's usable samples.
+            language: Code of the language to learn.
+            encode: Function from a text and its language to token ids.
         """
-        learned = [sample for sample in samples if not sample.replay]
-        texts = [sample.text for sample in learned if sample.language == language]
+        new_samples = [sample for sample in samples if not sample.replay]
+        texts = [sample.text for sample in new_samples if sample.language == language]
         count = min(_TEXTS, len(texts))
         spread = [texts[number * len(texts) // count] for number in range(count)]
-        counts = dict(Counter(sample.language for sample in learned))
-        return cls(hours(learned), counts, {text: encode(text, language) for text in spread})
+        counts = dict(Counter(sample.language for sample in new_samples))
+        return cls(hours(new_samples), counts, {text: encode(text, language) for text in spread})
 
 
 class _Adapter(TypedDict):
@@ -94,7 +95,7 @@ class _TrainedOn(TypedDict):
 
 
 class _Written(TypedDict, total=False):
-    """The key as it lies in the file; docs/architecture.md says what each value is."""
+    """The key as it is stored in the file. docs/architecture.md describes each value."""
 
     version: int
     vocabulary: _Vocabulary
@@ -110,18 +111,19 @@ class _Written(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run of ours recorded.
+    """The content of the `xtts_extend` key.
 
     Attributes:
-        vocabulary: of the run; None where an edited file lacks it.
-        base_rows: the token rows that are the base's.
-        state: the position, as `Position.state_dict` gives it; `position` reads it.
-        base_dir: where the base was.
-        adapter: of the run.
-        processes: how many trained together; the recorded batch size is that of one.
-        data_digest, val_digest: of the samples, see `setup.samples.data_digest`; None where they are not recorded.
-        trained_on: what it learned from; None in checkpoints of releases that did not record it.
-        version: of the format.
+        vocabulary: The run's vocabulary; None if an edited file has none.
+        base_rows: The token rows that belong to the base.
+        state: The position as a dict, see `Position.state_dict`. `position` parses it.
+        base_dir: Path of the base directory.
+        adapter: The run's adapter.
+        processes: Number of processes that trained together. The recorded batch size is that of one process.
+        data_digest: Digest of the training samples, see `setup.samples.data_digest`; None if it is not recorded.
+        val_digest: Digest of the validation set; None if it is not recorded.
+        trained_on: Summary of the training data; None in checkpoints of releases that did not record it.
+        version: Version of the format.
     """
 
     vocabulary: RecordedVocabulary | None
@@ -137,16 +139,16 @@ class RunRecord:
 
     @classmethod
     def of(cls, content: Mapping[str, object]) -> RunRecord | None:
-        """The record in a loaded checkpoint; None in one of the stock Trainer.
+        """Read the record of a loaded checkpoint. Return None for a checkpoint of the stock Trainer.
 
         Raises:
-            CheckpointError: it lacks a part.
+            CheckpointError: A required part is missing.
         """
         if not content.get(RECORD_KEY):
             return None
         written = cast(_Written, content[RECORD_KEY])
         try:
-            rows, vocabulary, learned = written["base_rows"], written.get("vocabulary"), written.get("trained_on")
+            rows, vocabulary, trained = written["base_rows"], written.get("vocabulary"), written.get("trained_on")
             adapter = written.get("adapter") or _Adapter(rank=0, tensors={})
             return cls(
                 vocabulary=RecordedVocabulary(vocabulary["tokens"], vocabulary["digest"]) if vocabulary else None,
@@ -157,16 +159,16 @@ class RunRecord:
                 processes=written.get("processes", 1),
                 data_digest=written.get("data_digest"),
                 val_digest=written.get("val_digest"),
-                trained_on=TrainedOn(learned["hours"], learned["utterances"], learned["texts"]) if learned else None,
+                trained_on=TrainedOn(trained["hours"], trained["utterances"], trained["texts"]) if trained else None,
                 version=written.get("version", 0),
             )
         except KeyError as error:
             raise CheckpointError(
-                f"The checkpoint's record of its run lacks {error}: the file was edited. Use an earlier checkpoint."
+                f"The checkpoint's record of its run has no {error}, so the file was edited. Use an earlier checkpoint."
             ) from error
 
     def to_dict(self) -> dict[str, object]:
-        """The key as it is written."""
+        """Return the value of the key for a checkpoint."""
         written: dict[str, object] = {
             "version": self.version,
             "base_rows": {
@@ -183,28 +185,28 @@ class RunRecord:
         }
         if self.vocabulary is not None:
             written["vocabulary"] = {"tokens": dict(self.vocabulary.tokens), "digest": self.vocabulary.digest}
-        if (learned := self.trained_on) is not None:
+        if (trained_on := self.trained_on) is not None:
             written["trained_on"] = {
-                "hours": dict(learned.hours),
-                "utterances": dict(learned.utterances),
-                "texts": {text: list(ids) for text, ids in learned.texts.items()},
+                "hours": dict(trained_on.hours),
+                "utterances": dict(trained_on.utterances),
+                "texts": {text: list(ids) for text, ids in trained_on.texts.items()},
             }
         return written
 
     @property
     def position(self) -> Position:
-        """Where the run was.
+        """Position of the run.
 
         Raises:
-            CheckpointError: another release wrote it, or a value is missing or left over.
+            CheckpointError: The format version is not supported, or a value is missing or unknown.
         """
         if self.version not in range(1, FORMAT_VERSION + 1):
             raise CheckpointError(
                 f"The checkpoint has format version {self.version}; this release reads 1 to {FORMAT_VERSION}. Use the "
                 "release of xtts_extend that wrote it."
             )
-        # version 1 did not measure what is kept, and a batch was always trained at once; up to version 2 the
-        # evaluation before the first step did not compete
+        # Version 1 had no retention and no micro-batches. Up to version 2, the evaluation before the first step was not
+        # a candidate for the best model.
         added = {1: {**no_best_model(), "base_losses": {}, "parts": 1}, 2: no_best_model()}.get(self.version, {})
         position = Position()
         position.load_state_dict({**added, **self.state})
@@ -212,11 +214,11 @@ class RunRecord:
 
     @property
     def evaluations_comparable(self) -> bool:
-        """Whether its evaluations can be compared with this release's."""
+        """Whether the run's evaluation losses can be compared with those of this release."""
         return self.version > _LAST_BATCHED_VERSION
 
     @property
     def has_evaluated(self) -> bool:
-        """Whether the run had evaluated, so that there is a start to compare with."""
+        """Whether the run has a finite best loss, to which later evaluations can be compared."""
         best = self.state.get("best_value", math.inf)
         return isinstance(best, float) and math.isfinite(best)

@@ -1,7 +1,7 @@
-"""A training checkpoint, each value with the meaning that it had for the trainer that wrote it.
+"""Training checkpoints of any trainer and release, with their values interpreted as the writer meant them.
 
-The stock Trainer's parsing of the command line turns empty values into None, other releases lack keys or keep a single
-optimizer outside of a list, and what is computed depends on the device. This is the one place that knows.
+The stock Trainer's command line turns empty values into None, other releases omit keys or save a single optimizer
+without a list, and precision depends on the device. Only this module deals with these differences.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ from xtts_extend.run.record import RunRecord
 
 logger = logging.getLogger("trainer")
 
-#: Key of a copy that `repair` wrote into a folder of its own.
+#: Key that marks a copy which `repair` wrote into a folder of its own.
 REPAIRED_FOLDER = "repaired_folder"
 
 
 class OptimizerState(TypedDict):
-    """As torch's optimizers save it: number of a parameter → its moments by name; options and numbers by group."""
+    """The state dict of a torch optimizer.
+
+    Attributes:
+        state: Index of a parameter → its moments by name.
+        param_groups: Options and parameter indices of each group.
+    """
 
     state: dict[int, dict[str, Tensor]]
     param_groups: list[dict[str, object]]
@@ -38,19 +43,19 @@ class OptimizerState(TypedDict):
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """See the module. Tensors are mapped from the file.
+    """A training checkpoint of our trainer or the stock one. Tensors are memory-mapped from the file.
 
     Attributes:
-        info: the header.
-        config: the complete configuration of the run; empty where neither the file nor its folder holds one.
-        has_config: the file itself holds one.
-        record: of a run of ours; None of one of the stock Trainer.
-        model: its tensors, under the names that the file has.
-        optimizer: usually one.
-        scheduler: as many, or none.
-        scaler: of fp16; None without one.
-        epoch: as the file says.
-        in_own_folder: a copy that `repair` wrote into a folder of its own.
+        info: Header of the file.
+        config: Complete configuration of the run; empty if neither the file nor its folder has one.
+        has_config: Whether the file itself has a configuration.
+        record: Record of our trainer; None in a checkpoint of the stock Trainer.
+        model: Tensors by their names in the file.
+        optimizer: Optimizer states, usually one.
+        scheduler: Scheduler states, one per optimizer or none.
+        scaler: State of the fp16 loss scaler, or None.
+        epoch: Recorded epoch, from 0.
+        in_own_folder: Whether `repair` wrote this copy into a folder of its own.
     """
 
     info: CheckpointInfo
@@ -66,10 +71,10 @@ class TrainingCheckpoint:
 
     @classmethod
     def open(cls, path: Path) -> TrainingCheckpoint:
-        """Open a file.
+        """Open a training checkpoint.
 
         Raises:
-            CheckpointError: it is no sound training checkpoint.
+            CheckpointError: The file is damaged or not a training checkpoint.
         """
         content, info = load_checkpoint(path)
         if info.kind != "training":
@@ -78,25 +83,25 @@ class TrainingCheckpoint:
 
     @classmethod
     def of(cls, content: Mapping[str, object], info: CheckpointInfo) -> TrainingCheckpoint:
-        """Read what was loaded.
+        """Interpret the content of a file. If it has no configuration, use the one in its run folder, if any.
 
         Args:
-            content: of the file.
-            info: its header. Where the file holds no configuration, that of its run folder counts, if there is one.
+            content: Loaded content of the file.
+            info: Header of the file.
         """
         record = RunRecord.of(content)
-        own = content.get("config")
-        found = own or _config_of_folder(Path(info.path).parent)
-        config = dict(found) if isinstance(found, Mapping) else {}
+        own_config = content.get("config")
+        recorded = own_config or _config_of_folder(Path(info.path).parent)
+        config = dict(recorded) if isinstance(recorded, Mapping) else {}
         if config and record is None:
             config = _stock_config(config)
         if config.get("adapter", "none") != "none":
-            # releases that did not record it trained nothing of it beside an adapter
+            # Releases that did not record `voice` froze the voice side if there was an adapter.
             config.setdefault("voice", "frozen")
-        # one for all optimizers; some releases put it into a list
+        # There is one scaler for all optimizers, but some releases put it into a list.
         scaler = next(iter(_as_list(content.get("scaler"))), None)
         if not scaler:
-            # there is none without CUDA: fp16 is computed as bf16 there, and nothing is scaled
+            # Without CUDA there is no scaler: fp16 runs as bf16, and losses are not scaled.
             if config.get("mixed_precision"):
                 config["precision"] = "bf16"
             if "use_grad_scaler" in config:
@@ -104,7 +109,7 @@ class TrainingCheckpoint:
         return cls(
             info,
             config,
-            bool(own),
+            bool(own_config),
             record,
             cast("dict[str, Tensor]", content.get("model", {})),
             cast("list[OptimizerState]", _as_list(content.get("optimizer"))),
@@ -116,31 +121,31 @@ class TrainingCheckpoint:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return Path(self.info.path)
 
     @property
     def is_stock_run(self) -> bool:
-        """Whether it lies in a folder of the stock Trainer, into which nothing is written."""
+        """Whether the file is in a run folder of the stock Trainer, where we write nothing."""
         return self.record is None and not self.in_own_folder
 
     @property
     def processes(self) -> int:
-        """How many trained together; the recorded batch size is that of one."""
+        """Number of processes that trained together. The recorded batch size is that of one process."""
         return self.record.processes if self.record else 1
 
     @property
     def position(self) -> Position:
-        """Where the run was.
+        """Position of the run.
 
-        The stock Trainer saves `checkpoint_N` before it counts batch N + 1 and `best_model_N` after, both with `step`
-        N. The number of updates tells them apart when there was no gradient accumulation; else it is taken for the
-        former. It does not record the place within the epoch, so that the epoch starts again. Its best loss is no
-        measure for ours: it is a mean over batches but the first, of samples that are not recorded, or the training
-        loss of an epoch by the batches of an accumulation.
+        The stock Trainer records `step` N in both `checkpoint_N`, saved before it counts batch N + 1, and
+        `best_model_N`, saved after. Without gradient accumulation, the number of updates tells them apart; otherwise
+        the file is treated as the former. The batch within the epoch is not recorded, so the epoch starts again. The
+        stock best loss is ignored: it is either a mean over all batches but the first, of unrecorded samples, or the
+        epoch's training loss divided by the accumulation steps.
 
         Raises:
-            CheckpointError: another release wrote it, or a value is missing or left over.
+            CheckpointError: The format version is not supported, or a value is missing or unknown.
         """
         if self.record is not None:
             return self.record.position
@@ -149,9 +154,9 @@ class TrainingCheckpoint:
 
     @property
     def updates(self) -> set[int]:
-        """How many updates the optimizer made, by its own counters, or else by its schedule's; one number.
+        """Number of updates by the optimizer's own counters, or else by its schedule's, as a set of one number.
 
-        Empty where nothing counted them; several numbers where the counters contradict each other.
+        The set is empty if nothing counted them, and has several numbers if the counters contradict each other.
         """
         counted = {
             int(moments["step"])
@@ -165,63 +170,63 @@ class TrainingCheckpoint:
 
     @property
     def accumulation(self) -> tuple[int | None, str]:
-        """How many batches the run accumulated for an update, and how that is known.
+        """Number of batches per update, and the evidence for it.
 
-        What the configuration records; else 1, if as many updates as batches were made; else None: stock makes an
-        update more at the end of an epoch and loses some where it is stopped, so that no division tells the number. The
-        words say what was counted; they are empty where it is recorded.
+        The number is the recorded one; else 1 if there were as many updates as batches; else None. It cannot be
+        computed by division, because the stock Trainer adds an update at the end of an epoch and loses some when it is
+        stopped. The evidence is a description of the counters, or empty if the number is recorded.
         """
         recorded = self.config.get("grad_accum_steps")
         if isinstance(recorded, int) and recorded:
             return recorded, ""
         updates, step = self.updates, self.info.step
         if len(updates) != 1 or step is None:
-            return None, "it counted no updates"
+            return None, "updates were not counted"
         made, batches = updates.pop(), step + 1
         return 1 if made in (batches, batches - 1) else None, f"about {batches} batches made {made} updates"
 
     def require_config(self) -> None:
-        """Stop where the settings of the run are not known, which a resume and an export need; say where they are from.
+        """Raise unless the run's configuration is known. Log a message if it comes from the folder, not the file.
 
         Raises:
-            ConfigError: neither the file nor its folder holds them.
+            ConfigError: Neither the file nor its folder has the configuration.
         """
         if self.has_config:
             return
         if not self.config:
             raise ConfigError(
                 f"{self.path} does not record the settings of its run (no 'config' in it), and there is no config.json "
-                "of a run beside it. Put the config.json of its run folder there, or start anew from its weights with "
-                "--start-fresh."
+                "of a run beside it. Put the config.json of its run folder there, or start a new run from its weights "
+                "with --start-fresh."
             )
         logger.info(
-            " > %s does not record the settings of its run: those of the config.json beside it are taken.", self.path
+            " > %s does not record the settings of its run. Using those of the config.json beside it.", self.path
         )
 
 
 def not_a_run_error(path: Path) -> CheckpointError:
-    """The error where a base model is asked for its run."""
+    """Return the error for a base model where a training checkpoint is needed."""
     return CheckpointError(
-        f"{path} is a base model (weights alone): there is no run in it to continue. Start from it: "
-        "model.load_base(), and no restore_path."
+        f"{path} is a base model (weights only), so there is no run to resume. Start a run from it: call "
+        "model.load_base() and omit restore_path."
     )
 
 
 def _stock_config(config: Mapping[str, object]) -> dict[str, object]:
     filled = _with_stock_defaults(config, GPTTrainerConfig())
     for sentence in cast("list[dict[str, object]]", filled["test_sentences"]):
-        # coqui's recipe gives a list of recordings
+        # coqui's recipe records a list of recordings.
         voice = sentence.get("speaker_wav")
         if isinstance(voice, list) and len(voice) == 1:
             sentence["speaker_wav"] = voice[0]
     if filled["dashboard_logger"] == "tensorboard":
-        # the folder of its curves, which stay as they are
+        # The recorded folder holds the stock run's curves, which must not change.
         filled["logger_uri"] = None
     return filled
 
 
 def _with_stock_defaults(config: Mapping[str, object], stock: Coqpit) -> dict[str, object]:
-    """The values with the stock configuration's own where they are missing or None."""
+    """Replace missing values and None by the stock configuration's defaults."""
     filled = dict(config)
     for item in fields(stock):
         default, value = getattr(stock, item.name), config.get(item.name)
@@ -233,14 +238,14 @@ def _with_stock_defaults(config: Mapping[str, object], stock: Coqpit) -> dict[st
 
 
 def _config_of_folder(folder: Path) -> Mapping[str, object]:
-    """The settings of a run folder of the stock Trainer; the config.json of a base directory says nothing of a run."""
+    """Return the settings in a run folder of the stock Trainer. Ignore the config.json of a base directory."""
     file = folder / "config.json"
     config = read_json(file) if file.is_file() else {}
     return config if "optimizer_wd_only_on_weights" in config else {}
 
 
 def _as_list(states: object) -> list[dict[str, object]]:
-    """The states of optimizers, schedulers or scalers: there was one, a list of them, or a dict of them by name."""
+    """Return optimizer, scheduler or scaler states as a list. They are saved alone, in a list, or by name."""
     if isinstance(states, Mapping) and states and all(isinstance(state, Mapping) for state in states.values()):
         states = list(states.values())
     listed = states if isinstance(states, list) else [states]

@@ -1,4 +1,4 @@
-"""What the log says at a start and at a resume: rows, parameters, samples, batches, and how far the run goes."""
+"""The summary in the log when a run starts or resumes: rows, parameters, samples, batches and limits."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ def log_run_summary(
     ranks: Ranks,
     checkpoint: TrainingCheckpoint | None,
 ) -> None:
-    """Log what a run is about to do.
+    """Log a summary of a run before it trains.
 
     Args:
-        model: its base loaded or its rows frozen, and equipped.
-        config, train_samples, eval_samples, ranks: of the run.
-        checkpoint: that is resumed; None at a start.
+        model: The run's model, with its weights loaded and prepared for training.
+        config: The run's configuration.
+        train_samples: Training samples.
+        eval_samples: Validation set.
+        ranks: Processes of the run.
+        checkpoint: The checkpoint that the run resumes; None for a new run.
     """
-    logger.info(model.describe_rows(f"start: {config.init}" if checkpoint is None else "as in the checkpoint"))
+    logger.info(model.describe_rows(f"init: {config.init}" if checkpoint is None else "as in the checkpoint"))
     logger.info(describe_run(config, train_samples, eval_samples, ranks.size))
     if checkpoint is None or checkpoint.record is None or not ranks.is_main:
         return
@@ -41,56 +44,57 @@ def log_run_summary(
 def describe_run(
     config: NewLanguageConfig, train_samples: Sequence[Sample], eval_samples: Sequence[Sample], processes: int
 ) -> str:
-    """Samples, batches and limits of a run, as lines of the log.
+    """Return the samples, batches and limits of a run as log lines.
 
     Args:
-        config: of the run.
-        train_samples, eval_samples: of the run.
-        processes: how many train together.
+        config: The run's configuration.
+        train_samples: Training samples.
+        eval_samples: Validation set.
+        processes: Number of processes that train together.
     """
-    shared = f" over {processes} processes" if processes > 1 else ""
+    over = f" over {processes} processes" if processes > 1 else ""
     replayed = sum(sample.replay for sample in train_samples)
-    until = [f"{config.epochs} epochs"]
-    until += [f"step {config.max_steps}"] if config.max_steps else []
+    limits = [f"{config.epochs} epochs"]
+    limits += [f"step {config.max_steps}"] if config.max_steps else []
     lines = [
-        f"{len(train_samples)} training samples{f' ({replayed} of them replay)' if replayed else ''}, "
-        f"{len(eval_samples)} evaluation samples",
-        f"{_batches(config, processes)}{shared} · {config.grad_accum_steps} per optimizer step · "
-        f"learning rate {config.lr:.3g} · until {' or '.join(until)}",
+        f"{len(train_samples):,} training samples{f' ({replayed:,} of them replay)' if replayed else ''}, "
+        f"{len(eval_samples):,} validation samples.",
+        f"Training in {_batches(config, processes)}{over}, {config.grad_accum_steps} per optimizer step, "
+        f"at a learning rate of {config.lr:.3g}, until {' or '.join(limits)}.",
     ]
     return "\n".join(f" > {line}" for line in lines)
 
 
 def _batches(config: NewLanguageConfig, processes: int) -> str:
-    """The batch of some processes together, in words."""
+    """Return the batch size of several processes together, in words."""
     frames = config.batch_frames
     if frames is None:
         return f"batches of {config.batch_size * processes}"
-    return f"batches of up to {frames * processes} frames" if frames else "batches as large as memory allows"
+    return f"batches of up to {frames * processes:,} frames" if frames else "batches as large as memory allows"
 
 
 def describe_processes(before: int, config: NewLanguageConfig, processes: int) -> str:
-    """What another number of processes than before changes; empty when it is the same.
+    """Return what a changed number of processes means for a run, or an empty string if it has not changed.
 
     Args:
-        before: how many trained when the checkpoint was written.
-        config: of the resumed run, with the batch of one process.
-        processes: how many train now.
+        before: Number of processes when the checkpoint was written.
+        config: Configuration of the resumed run, with the batch size of one process.
+        processes: Number of processes now.
     """
     if before == processes:
         return ""
     return (
-        f" > The number of processes changed from {before} to {processes}; each now has "
-        f"{_batches(config, 1)}. Every step still sees the same samples, but dropout and rounding differ: the run does "
-        "not continue bit for bit."
+        f" > The number of processes changed from {before} to {processes}; each now has {_batches(config, 1)}. Every "
+        "step still sees the same samples, but dropout and rounding differ: the run does not continue bit for bit."
     )
 
 
 @contextlib.contextmanager
 def hide_stock_parameter_count() -> Iterator[None]:
-    """Leave out stock's "Model has N parameters", which counts GPT, DVAE and vocoder together, without frozen rows.
+    """Suppress the stock Trainer's log line "Model has N parameters".
 
-    `ExtendedGPTTrainer.describe_rows` tells them apart.
+    It counts GPT, DVAE and vocoder together but omits frozen rows. `ExtendedGPTTrainer.describe_rows` reports them
+    separately.
     """
 
     def keep(record: logging.LogRecord) -> bool:

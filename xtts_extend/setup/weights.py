@@ -85,7 +85,7 @@ def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> Non
         ) from error
     model.xtts.load_state_dict(_with_new_rows(pack.weights(folder.weights), joined, vocabulary, config))
     logger.info(
-        " > Starting from the language pack %s (%d steps). Comparisons are with its base.",
+        " > Starting from the language pack %s (%d steps). Frozen rows and retention refer to its base.",
         pack.path,
         pack.info.training.steps,
     )
