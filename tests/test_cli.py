@@ -57,7 +57,7 @@ def test_check_base(capsys, mini_base, tmp_path):
     torch.save({}, tmp_path / "dvae.pth")
     code, out, _ = run(capsys, "check-base", "--base-dir", tmp_path)
     assert code == 1
-    assert "FAIL  model.pth is there: missing" in out
+    assert "FAIL  model.pth exists: missing" in out
     code, _, err = run(capsys, "check-base", "--base-dir", tmp_path / "none")
     assert (code, "does not exist" in err) == (2, True)
 

@@ -285,15 +285,15 @@ def test_a_run_uses_the_codes_of_encode(corpus, recipe, tmp_path, capsys, caplog
     before = {file.name: file.read_bytes() for file in codes.iterdir()}
     flags_of_run = {"output_dir": tmp_path / "runs", "val_manifest": None, "max_steps": 2}
     with caplog.at_level("INFO", "trainer"):
-        recipe(corpus.flags(codes=codes, **flags_of_run))
-        assert "were encoded" not in caplog.text
+        recipe(corpus.flags(codes=codes, **given))
+        assert " > Encoded " not in caplog.text
         assert {file.name: file.read_bytes() for file in codes.iterdir()} == before
         assert not (tmp_path / "runs" / ".codes").exists()
         # A resume remembers the folder, and creates it if it is missing.
         shutil.rmtree(codes)
         run = only_run(tmp_path / "runs")
         recipe(["--checkpoint", str(run), "--max-steps", "4"])
-        assert f"12 recordings were encoded; their codes are kept in {codes}" in caplog.text
+        assert f" > Encoded 12 recordings and saved their codes in {codes}." in caplog.text
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
     # The run is the same if the codes are not made beforehand.
     recipe(corpus.flags(codes=None, **flags_of_run | {"output_dir": tmp_path / "other", "max_steps": 4}))

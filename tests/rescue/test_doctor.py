@@ -120,7 +120,7 @@ def test_a_vocabulary_of_another_size_beside_a_stock_file(healthy_stock, corpus,
     changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", add=["፨፨"])
     found = examine(file, corpus.base)
     assert found.verdict == "wrong-vocabulary"
-    assert "has 551 tokens and is not it" in found.reason
+    assert "has 551 tokens and does not match" in found.reason
 
 
 @pytest.fixture(scope="module")

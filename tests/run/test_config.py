@@ -1,4 +1,4 @@
-"""Values of a configuration: overridden by name, and compared with what was recorded."""
+"""Configuration values: overrides, and comparison with recorded values."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from xtts_extend.run.config import NewLanguageConfig, apply_override, changes
 
 
 @pytest.mark.parametrize(
-    ("override", "read"),
+    ("override", "is_applied"),
     [
         ("lr=6e-6", lambda c: c.lr == 6e-6),
         ("lr=1", lambda c: c.lr == 1.0 and type(c.lr) is float),
@@ -22,11 +22,11 @@ from xtts_extend.run.config import NewLanguageConfig, apply_override, changes
         ('test_sentences=[{"text": "a=b"}]', lambda c: c.test_sentences == [{"text": "a=b"}]),
     ],
 )
-def test_overrides(override, read):
+def test_overrides(override, is_applied):
     config = NewLanguageConfig(max_steps=9)
-    assert not read(config)
+    assert not is_applied(config)
     apply_override(config, f"--coqpit.{override}")
-    assert read(config)
+    assert is_applied(config)
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_overrides(override, read):
         ("lrr=1", "no such key"),
         ("model_args.nothing=1", "no such key"),
         ("optimizer_params.betas.7=1", "no such key"),
-        ("lr=abc", "float was expected"),
-        ("epochs=1.5", "int was expected"),
-        ("mixed_precision=2", "bool was expected"),
-        ("optimizer_params=3", "dict or list or null was expected|dict was expected"),
+        ("lr=abc", "expected float, got abc"),
+        ("epochs=1.5", r"expected int, got 1\.5"),
+        ("mixed_precision=2", "expected bool, got 2"),
+        ("optimizer_params=3", "expected dict or list or null, got 3|expected dict, got 3"),
         ("lr", "has no value"),
     ],
 )
-def test_overrides_that_make_no_sense(override, message):
+def test_invalid_overrides(override, message):
     with pytest.raises(ConfigError, match=message):
         apply_override(NewLanguageConfig(), f"--coqpit.{override}")
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl reads like one run."""
+"""Writing metrics.jsonl, reading it back, and cutting it on a resume."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def test_written_at_flush_and_read_back(tmp_path):
     )
 
 
-def test_a_resume_cuts_later_and_damaged_lines(tmp_path):
+def test_resume_removes_later_and_damaged_lines(tmp_path):
     lines = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3, 4)]
     lines.insert(2, json.dumps({"step": 2, "eval": True}) + "\n")
     (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"step": 2, "lo', encoding="utf-8")
@@ -27,12 +27,12 @@ def test_a_resume_cuts_later_and_damaged_lines(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == "".join(lines[:3])
 
 
-def test_half_a_line_is_passed_over_while_a_run_goes_on(tmp_path):
+def test_incomplete_line_is_skipped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "lo', encoding="utf-8")
     assert read_metrics(tmp_path) == ([{"step": 1, "loss": 2.5}], [])
 
 
-def test_what_is_not_finite_is_null(tmp_path):
+def test_values_that_are_not_finite_are_null(tmp_path):
     log = MetricsLog(tmp_path, 0)
     log.add(eval=True, step=4, language="en", loss=math.nan, loss_mel_ce=math.inf, retention=0.5)
     log.flush()

@@ -1,4 +1,4 @@
-"""What a process does before it meets the others."""
+"""How the processes of torchrun select their GPUs and join."""
 
 import os
 
@@ -12,20 +12,20 @@ from xtts_extend.run.ranks import Ranks
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    """Two GPUs are visible, and two processes; returns what the process group was made with."""
-    made = []
+    """Simulate two GPUs and two processes. Return the arguments with which process groups are created."""
+    arguments = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("it reads CUDA_VISIBLE_DEVICES, once"))
-    monkeypatch.setattr(dist, "init_process_group", lambda backend: made.append(backend))
-    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: made.append((backend, timeout.days)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("This initializes CUDA too early."))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend: arguments.append(backend))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: arguments.append((backend, timeout.days)))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return made
+    return arguments
 
 
 @pytest.mark.parametrize(("visible", "local", "expected"), [("", 1, "1"), ("5,3", 1, "3"), ("5,3", 0, "5")])
-def test_each_process_takes_its_gpu(two_gpus, monkeypatch, visible, local, expected):
+def test_each_process_selects_its_gpu(two_gpus, monkeypatch, visible, local, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setenv("RANK", str(local))
     monkeypatch.setenv("LOCAL_RANK", str(local))

@@ -1,4 +1,4 @@
-"""Values of a checkpoint have the meaning that they had for the trainer that wrote it."""
+"""Checkpoint values are interpreted as the trainer that wrote them meant them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FP16 = {"mixed_precision": True, "precision": "fp16", "use_grad_scaler": True}
 
 
 def read(path="checkpoint_4.pth", **content):
-    """A loaded file as a checkpoint."""
+    """Return a TrainingCheckpoint with the given content."""
     return TrainingCheckpoint.of(content, SimpleNamespace(path=str(path), step=5, epoch=0))
 
 
-def of_stock(config, **content):
+def read_stock_config(config, **content):
     return read(**{"config": config, "optimizer": [], "scheduler": [], "scaler": None, **content}).config
 
 
@@ -51,15 +51,15 @@ def of_stock(config, **content):
         pytest.param({"adapter": "lora"}, {}, {"voice": "frozen"}, id="adapter of an older release"),
     ],
 )
-def test_a_recorded_value_is_read_for_what_it_means(config, content, expected):
-    found = of_stock(config, **content)
-    assert {key: found[key] for key in expected} == expected
+def test_recorded_values_are_interpreted(config, content, expected):
+    values = read_stock_config(config, **content)
+    assert {key: values[key] for key in expected} == expected
 
 
-def test_nested_values_are_filled_too():
-    found = of_stock({"model_args": {"max_wav_length": None, "gpt_layers": 3}})["model_args"]
+def test_nested_values_get_defaults():
+    values = read_stock_config({"model_args": {"max_wav_length": None, "gpt_layers": 3}})["model_args"]
     default = NewLanguageConfig().model_args.max_wav_length
-    assert found.items() >= {"max_wav_length": default, "gpt_layers": 3}.items()
+    assert values.items() >= {"max_wav_length": default, "gpt_layers": 3}.items()
 
 
 STATE = {"state": {0: {"step": 5}}, "param_groups": []}
@@ -68,10 +68,10 @@ STATE = {"state": {0: {"step": 5}}, "param_groups": []}
 @pytest.mark.parametrize("optimizer", [STATE, [STATE], {"default": STATE}], ids=["by itself", "in a list", "by name"])
 @pytest.mark.parametrize("others", [{}, {"scheduler": None, "scaler": None}, {"scheduler": [], "scaler": []}])
 def test_optimizers_of_all_releases(optimizer, others):
-    """Before 0.4 the Trainer saved what it had: one, a list, or several by name; before 0.3 no schedule."""
-    found = read(config={"lr": 1.0}, optimizer=optimizer, **others)
-    assert (found.optimizer, found.scheduler, found.updates) == ([STATE], [], {5})
-    assert found.scaler is None
+    """Before 0.4, the Trainer saved one optimizer, a list, or several by name; before 0.3, it saved no schedule."""
+    read_back = read(config={"lr": 1.0}, optimizer=optimizer, **others)
+    assert (read_back.optimizer, read_back.scheduler, read_back.updates) == ([STATE], [], {5})
+    assert read_back.scaler is None
 
 
 SCALER = {"scale": 65536.0, "growth_factor": 2.0}
@@ -82,35 +82,35 @@ def test_scalers_of_all_releases(saved):
     assert read(config=FP16, optimizer=[], scaler=saved).scaler == SCALER
 
 
-def test_settings_that_are_nowhere(tmp_path):
+def test_missing_settings(tmp_path):
     with pytest.raises(ConfigError, match=r"no 'config' in it.* config\.json of its run folder"):
         read(tmp_path / "checkpoint_4.pth", model={}, optimizer=STATE).require_config()
 
 
-def test_settings_of_a_base_directory_are_not_a_runs(tmp_path):
+def test_settings_of_a_base_directory_are_ignored(tmp_path):
     (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer": "radam"}')
     with pytest.raises(ConfigError, match="does not record the settings"):
         read(tmp_path / "checkpoint_4.pth", model={}, optimizer=STATE).require_config()
 
 
-def test_settings_that_are_only_in_the_run_folder(tmp_path, caplog):
+def test_settings_are_read_from_the_run_folder(tmp_path, caplog):
     caplog.set_level("INFO", "trainer")
     (tmp_path / "config.json").write_text('{"lr": 0.1, "optimizer_wd_only_on_weights": true, "grad_clip": null}')
-    found = read(tmp_path / "checkpoint_4.pth", model={}, optimizer=STATE)
-    found.require_config()
-    recorded = found.config
+    read_back = read(tmp_path / "checkpoint_4.pth", model={}, optimizer=STATE)
+    read_back.require_config()
+    recorded = read_back.config
     assert (recorded["lr"], recorded["grad_clip"], recorded["optimizer_wd_only_on_weights"]) == (0.1, 0.0, True)
-    assert "those of the config.json beside it are taken" in caplog.text
+    assert "Using those of the config.json beside it" in caplog.text
 
 
 @pytest.mark.parametrize(("by_epoch", "updates"), [(True, set()), (False, {7})])
-def test_a_schedule_counts_updates_where_the_optimizer_does_not(by_epoch, updates):
+def test_updates_are_counted_by_the_schedule_if_the_optimizer_has_no_count(by_epoch, updates):
     optimizer = {"state": {0: {"momentum_buffer": None}}, "param_groups": []}
     config = {"scheduler_after_epoch": by_epoch}
     assert read(config=config, optimizer=[optimizer], scheduler=[{"last_epoch": 7}]).updates == updates
 
 
-def test_an_accumulation_that_is_not_recorded_is_asked_for(stock_file, corpus, fails, tmp_path):
+def test_unrecorded_accumulation_must_be_passed(stock_file, corpus, fails, tmp_path):
     file = edited(stock_file, tmp_path, at_step(40))
     code, message = fails(corpus.stock_flags(file, output_dir=tmp_path))
     assert (code, "about 41 batches made 5 updates" in message) == (2, True)

@@ -1,4 +1,4 @@
-"""A run's page: everything on it, nothing from outside of it, whatever the run's texts hold."""
+"""The report page: complete, self-contained, and with all texts escaped."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ SENTENCE = "<script>alert('ሰላም')</script> & house"
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the visible text."""
+    """A parsed page: its tags with attributes, and its visible text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(corpus, recipe, tmp_path_factory):
-    """A run that was stopped, taken up again, and spoke a sentence at each evaluation."""
+    """A run that was stopped and resumed, and spoke a test sentence at every evaluation."""
     output = tmp_path_factory.mktemp("ሪፖርት & report")
     voice = corpus.english.parent / "wavs" / "en_00000.wav"
-    # an untrained model speaks until it may not any more: few evaluations
+    # Few evaluations, because an untrained model speaks up to the maximum length, which is slow.
     flags = corpus.flags(output_dir=output, eval_step=3, max_steps=3)
     flags += [f"--val-manifest={corpus.english}:en", f"--test-sentence=en:{voice}:{SENTENCE}"]
     recipe(flags)
@@ -49,13 +49,13 @@ def run(corpus, recipe, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(run):
-    made = write_report(run)
-    assert made["output"] == str(run / "report.html")
-    assert (made["steps"], made["evaluations"], made["samples"]) == (6, 6, 3)
+    report = write_report(run)
+    assert report["output"] == str(run / "report.html")
+    assert (report["steps"], report["evaluations"], report["samples"]) == (6, 6, 3)
     return Page((run / "report.html").read_text(encoding="utf-8"))
 
 
-def test_it_needs_nothing_from_outside(page):
+def test_page_is_self_contained(page):
     for tag, attributes in page.tags:
         assert tag not in ("link", "script", "iframe", "img"), tag
         for name in ("src", "href", "xlink:href"):
@@ -64,11 +64,11 @@ def test_it_needs_nothing_from_outside(page):
 
 
 def not_finite(line):
-    """An evaluation of which no value was a number."""
+    """Return the line of an evaluation with all values null."""
     return line | {name: None for name in line if name.startswith("loss") or name == "retention"}
 
 
-def test_an_evaluation_that_was_not_finite(run, tmp_path):
+def test_evaluation_that_is_not_finite(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     steps, evaluations = read_metrics(run)
     earlier, last = ([line for line in evaluations if (line["step"] == 6) is is_last] for is_last in (False, True))
@@ -79,12 +79,12 @@ def test_an_evaluation_that_was_not_finite(run, tmp_path):
     assert f"–{english['loss_mel_ce']:.4f}3–" in "".join(page.text.split())
 
 
-def test_it_says_what_the_run_wrote(run, page):
+def test_page_shows_the_content_of_the_run(run, page):
     lines = [line for line in read_metrics(run)[1] if line["language"] == "en"]
     assert f"{lines[0]['loss_mel_ce']:.4f}" in page.text
     assert f"{lines[-1]['retention']:.4f}" in page.text
     cells = "".join(page.text.split())
-    assert "tokensofthebase400newtokens" in cells
+    assert "basetokens400newtokens" in cells
     assert " tensors, optimizer (" in page.text
     assert SENTENCE in page.text
     assert "checkpoint_6.pth" in page.text
@@ -92,17 +92,17 @@ def test_it_says_what_the_run_wrote(run, page):
     assert [event["step"] for event in read_history(run)] == [0, 3, 3, 6]
 
 
-def test_retention_is_that_of_the_merged_weights_where_the_base_is_kept_apart(run, page, tmp_path):
-    told = ("retention, merged weights", "en, merged weights", "In the model folder, where what was learned is kept")
-    assert all(text in page.text for text in told)
+def test_retention_of_merged_weights_is_labeled(run, page, tmp_path):
+    labels = ("retention, merged weights", "en, merged weights", "In the model folder, the new language is in a pack")
+    assert all(text in page.text for text in labels)
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*.pth"))
     steps, evaluations = read_metrics(run)
     merged = [{name: value for name, value in line.items() if name != "retention_in_folder"} for line in evaluations]
     write_metrics(tmp_path / "run", [*steps, *merged])
     write_report(tmp_path / "run")
     other = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8")).text
-    assert not any(text in other for text in told)
-    assert "The base's mel loss over the model's" in other
+    assert not any(text in other for text in labels)
+    assert "Retention is the base's mel loss divided by the model's" in other
 
 
 def test_speech_is_on_the_page(run, page):
@@ -112,7 +112,7 @@ def test_speech_is_on_the_page(run, page):
     assert [base64.b64decode(sound.split(",")[1]) for sound in sounds] == [file.read_bytes() for file in files]
 
 
-def test_the_first_and_the_last_sentences_are_on_the_page(tmp_path):
+def test_first_and_last_evaluations_have_audio(tmp_path):
     (tmp_path / "samples").mkdir()
     for step in range(0, 90, 10):
         for number, language in enumerate(("am", "en")):
@@ -122,16 +122,16 @@ def test_the_first_and_the_last_sentences_are_on_the_page(tmp_path):
     assert sorted({int(file.name[:8]) for file in chosen}) == [0, 60, 70, 80]
 
 
-def test_a_run_without_anything(short_run, tmp_path):
-    made = write_report(short_run, tmp_path / "page.html")
+def test_run_without_evaluations_and_speech(short_run, tmp_path):
+    report = write_report(short_run, tmp_path / "page.html")
     text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
-    assert (made["evaluations"], made["samples"]) == (0, 0)
+    assert (report["evaluations"], report["samples"]) == (0, 0)
     assert "Nothing was evaluated" in text
     assert "No old language was evaluated" in text
-    assert "None were spoken" in text
+    assert "The run has no test sentences" in text
 
 
-def test_settings_that_only_older_runs_have(short_run, tmp_path):
+def test_deprecated_settings(short_run, tmp_path):
     def settings(run):
         write_report(run, tmp_path / "page.html")
         return "".join(Page((tmp_path / "page.html").read_text(encoding="utf-8")).text.split())
@@ -144,22 +144,22 @@ def test_settings_that_only_older_runs_have(short_run, tmp_path):
     assert "layer_decay" not in settings(run)
 
 
-def test_half_a_history(short_run, tmp_path):
+def test_incomplete_history(short_run, tmp_path):
     (tmp_path / "history.jsonl").write_text('{"event": "start", "step": 0}\n[1]\n{"event": "res', encoding="utf-8")
     assert read_history(tmp_path) == [{"event": "start", "step": 0}]
     assert read_history(tmp_path / "none") == []
 
 
-def test_what_is_no_run(tmp_path):
-    with pytest.raises(ConfigError, match="no run folder of ours"):
+def test_folder_without_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="not an xtts_extend run folder"):
         write_report(tmp_path)
 
 
-def test_a_folder_is_no_output(short_run, tmp_path):
+def test_output_cannot_be_a_folder(short_run, tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         write_report(short_run, tmp_path)
 
 
-def test_the_command(short_run, tmp_path, capsys):
+def test_report_command(short_run, tmp_path, capsys):
     assert main(["report", str(short_run), "--output", str(tmp_path / "p.html"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 4

@@ -1,4 +1,4 @@
-"""What is assumed of a base directory: each assumption is tried, and each one that fails is named."""
+"""check-base: every assumption about a base directory is checked, and failures are reported."""
 
 import json
 import os
@@ -35,18 +35,18 @@ def failed(base):
     return {finding.assumption: finding.found for finding in check_base(base) if finding.holds is False}
 
 
-def test_a_sound_base_meets_every_assumption(mini_base):
+def test_intact_base_passes_all_checks(mini_base):
     findings = check_base(mini_base)
     assert [finding for finding in findings if finding.holds is False] == []
     found = {finding.assumption: finding.found for finding in findings}
-    assert found["layers as in config.json"] == "2 / 2"
-    assert found["a row for each token id"] == "400 rows, ids 0–399"
-    assert "different ones of 44" in found["the DVAE gives different codes"]
+    assert found["layers match config.json"] == "2 / 2"
+    assert found["one row per token id"] == "400 rows, ids 0–399"
+    assert "different codes among 44" in found["the DVAE produces different codes"]
     assert found["memory for weights, gradients and AdamW in float32"].endswith("free here")
 
 
-def test_a_base_that_was_saved_in_other_ways_at_once(base):
-    """Distributed and compiled, in half precision, by an early release, as a bare state dict: it checks and speaks."""
+def test_base_with_unusual_weight_format(base):
+    """Weights from a distributed and compiled model, in half precision, old names, as a bare state dict."""
     content = torch.load(base / "model.pth", weights_only=True)["model"]
     half = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in content.items()}
     saved = {f"module.{key.replace('.gpt.', '.gpt._orig_mod.')}": tensor for key, tensor in half.items()}
@@ -61,15 +61,15 @@ def test_a_base_that_was_saved_in_other_ways_at_once(base):
     assert all(torch.equal(speaking[key], tensor.to(speaking[key].dtype)) for key, tensor in half.items())
 
 
-def test_missing_files_are_named(base):
+def test_missing_files(base):
     (base / "dvae.pth").unlink()
     (base / "vocab.json").unlink()
-    assert failed(base) == {"vocab.json is there": "missing", "dvae.pth is there": "missing"}
+    assert failed(base) == {"vocab.json exists": "missing", "dvae.pth exists": "missing"}
 
 
 @pytest.fixture
 def odd_base(base):
-    """One that differs from coqui's in each of its files."""
+    """A base that differs from coqui's in every file."""
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     config["model_args"] |= {"gpt_layers": 30, "gpt_num_audio_tokens": 8194, "gpt_new_thing": 1}
     config["languages"].append("de")
@@ -82,39 +82,40 @@ def odd_base(base):
     return base
 
 
-def test_what_differs_is_said(odd_base):
+def test_differences_are_reported(odd_base):
     found = failed(odd_base)
-    assert found["layers as in config.json"] == "2 / 30"
-    assert found["audio tokens as in config.json"] == "1026 / 8194"
-    assert found["each language of config.json has its tag"] == "no tag: de"
+    assert found["layers match config.json"] == "2 / 30"
+    assert found["audio tokens match config.json"] == "1026 / 8194"
+    assert found["all languages of config.json have a tag"] == "no tag: de"
     assert found["dvae.pth is complete"] == "missing: encoder.0.0.weight"
-    assert "codebook.embed: (512, 8)" in found["dvae.pth has 8192 codes and coqui's sizes"]
-    assert found["mel_stats.pth has 80 numbers, finite and not zero"] == "shape (80,)"
+    assert "codebook.embed: expected (" in found["dvae.pth has 8192 codes and coqui's sizes"]
+    assert ", got (512, 8)" in found["dvae.pth has 8192 codes and coqui's sizes"]
+    assert found["mel_stats.pth has 80 finite, nonzero numbers"] == "shape (80,)"
     unknown = [finding for finding in check_base(odd_base) if "unknown model_args" in finding.assumption]
     assert [(finding.found, finding.holds) for finding in unknown] == [("gpt_new_thing", None)]
 
 
-def test_weights_that_are_not_finite(base):
+def test_weights_with_nan(base):
     content = torch.load(base / "model.pth", weights_only=True)
     content["model"]["gpt.final_norm.bias"][0] = float("nan")
     replace(base / "model.pth", content)
     assert failed(base)["all weights are finite"] == "gpt.final_norm.bias"
 
 
-def test_a_damaged_file_ends_the_check_with_its_reason(base, mini_base):
+def test_damaged_file_stops_the_check(base, mini_base):
     path = base / "model.pth"
     path.unlink()
     shutil.copyfile(mini_base / "model.pth", path)
     cut(path, path.stat().st_size // 2)
-    assert "truncated" in failed(base)["the check can go on"]
+    assert "truncated" in failed(base)["all checks can run"]
 
 
-def test_no_folder(tmp_path):
+def test_missing_base_folder(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         check_base(tmp_path / "none")
 
 
-def test_the_configuration_of_a_base(mini_base, tmp_path):
+def test_config_for_base(mini_base, tmp_path):
     config = config_for_base(mini_base)
     sizes = read_json(mini_base / "config.json")["model_args"]
     args = config.model_args
@@ -129,7 +130,7 @@ def test_the_configuration_of_a_base(mini_base, tmp_path):
     assert other.model_args.tokenizer_file == str(tmp_path / "vocab.json")
 
 
-def test_the_published_config_is_understood(shared_data):
+def test_published_config_is_read(shared_data):
     config = NewLanguageConfig()
     copy_architecture(config, read_json(shared_data / "xtts_v2_config.json"))
     args = config.model_args
@@ -137,13 +138,13 @@ def test_the_published_config_is_understood(shared_data):
     assert (args.gpt_num_audio_tokens, args.gpt_start_audio_token, args.gpt_stop_audio_token) == (1026, 1024, 1025)
     assert config.audio.dvae_sample_rate == 22050
     assert len(config.languages) == 17
-    # nothing infinite or null gets in from it
+    # The published file has null and infinite values, which must not replace our defaults.
     assert (config.epochs, config.optimizer) == (1000, "AdamW")
 
 
 @pytest.mark.slow
-def test_a_base_made_with_nothing_but_stock_coqui_works(mini_base, tmp_path, corpus, recipe):
-    """`Xtts(config).state_dict()`, `config.save_json`, an untrained `DiscreteVAE`."""
+def test_base_made_with_stock_coqui(mini_base, tmp_path, corpus, recipe):
+    """The base is made with `Xtts(config).state_dict()`, `config.save_json` and an untrained `DiscreteVAE`."""
     base = tmp_path / "stock base"
     base.mkdir()
     shutil.copy(mini_base / "vocab.json", base / "vocab.json")

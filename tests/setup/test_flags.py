@@ -1,4 +1,4 @@
-"""Flags, overrides and what a checkpoint recorded become one configuration, or one clear line."""
+"""Flags, overrides and recorded values are combined into one configuration. Errors are one clear line."""
 
 import shutil
 
@@ -13,17 +13,17 @@ def configure(*argv: object) -> NewLanguageConfig:
     return configured(argv)[1]
 
 
-def test_the_architecture_is_the_bases(corpus):
+def test_architecture_comes_from_the_base(corpus):
     config = configure(*corpus.flags())
     assert (config.model_args.gpt_layers, config.model_args.gpt_n_model_channels) == (2, 64)
     assert config.model_args.gpt_num_audio_tokens == 1026
     assert config.model_args.gpt_use_perceiver_resampler is True
     assert config.languages == ["en", "es", "am"]
-    # what the base's config says about training does not count
+    # The base's training values are ignored.
     assert (config.optimizer, config.epochs, config.lr) == ("AdamW", 2, 1e-3)
 
 
-def test_a_resume_takes_what_was_recorded(tuned_run):
+def test_resume_uses_recorded_values(tuned_run):
     config = configure("--checkpoint", tuned_run)
     assert config.lr == 1e-3
     assert config.optimizer_params["weight_decay"] == 0.05
@@ -32,7 +32,7 @@ def test_a_resume_takes_what_was_recorded(tuned_run):
     assert config.model_args.tokenizer_file == str(tuned_run / "vocab.json")
 
 
-def test_overrides_beat_flags_and_flags_beat_the_record(tuned_run):
+def test_precedence_of_overrides_flags_and_recorded_values(tuned_run):
     flags, overrides = ["--learning-rate", 0.5, "--seed", 9], ["--coqpit.lr=0.25", "--coqpit.save_step", 3]
     config = configure("--checkpoint", tuned_run, *flags, *overrides)
     assert (config.lr, config.training_seed, config.save_step) == (0.25, 9, 3)
@@ -40,15 +40,15 @@ def test_overrides_beat_flags_and_flags_beat_the_record(tuned_run):
     assert config.optimizer_params["weight_decay"] == 0.3
 
 
-def test_new_folders_of_a_stock_run_lie_beside_its_own(stock_file, corpus, tmp_path):
-    beside = configure(*corpus.stock_flags(stock_file.parent))
-    assert beside.output_path == str(stock_file.parent.parent)
-    # moved out of its folder, it has no place beside it: not the parent of, say, a home folder
+def test_stock_run_resumes_in_a_folder_beside_its_own(stock_file, corpus, tmp_path):
+    config = configure(*corpus.stock_flags(stock_file.parent))
+    assert config.output_path == str(stock_file.parent.parent)
+    # A file that was moved out of its run folder must not put runs beside, say, the user's home folder.
     moved = shutil.copyfile(stock_file, tmp_path / "checkpoint_4.pth")
     assert configure(*corpus.stock_flags(moved)).output_path == "runs"
 
 
-def test_amp_is_two_values(corpus):
+def test_amp_sets_two_configuration_values(corpus):
     config = configure(*corpus.flags(amp="bf16"))
     assert (config.mixed_precision, config.precision) == (True, "bf16")
     assert configure(*corpus.flags(amp="none")).mixed_precision is False
@@ -65,20 +65,20 @@ def test_amp_is_two_values(corpus):
         ({"train_manifest": None}, "--train-manifest is missing"),
         ({"vocab": "/nowhere/vocab.json"}, "cannot be read: No such file"),
         pytest.param(
-            {"amp": "fp16"}, "needs a GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it works here")
+            {"amp": "fp16"}, "needs a GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
         ),
         ({"test_sentence": "am:/nowhere/voice.wav:ሰላም"}, "no such file"),
         ({"language_weights": "am=1,en=2"}, "language weights are for am, en, but the samples are in am"),
     ],
 )
-def test_bad_flags_are_one_clear_line(corpus, fails, tmp_path, flags, message):
+def test_invalid_flags(corpus, fails, tmp_path, flags, message):
     code, printed = fails(corpus.flags(output_dir=tmp_path, **flags))
     assert code == 2
     assert message in printed
     assert printed.startswith("error: ")
 
 
-def test_nothing_to_start_from(fails):
+def test_neither_base_nor_checkpoint(fails):
     code, message = fails(["--language", "am"])
     assert code == 2
     assert "Neither --base-dir nor --checkpoint" in message
@@ -87,8 +87,8 @@ def test_nothing_to_start_from(fails):
 @pytest.mark.parametrize(
     "flags", [["--rank", "16"], ["--epoch", "3"], ["--batch-size", "0"], ["--learning-rate", "nan"]]
 )
-def test_flags_are_not_guessed(recipe, flags):
-    """TrainerArgs accepts abbreviations and its own names: `--rank 16` became the process rank."""
+def test_abbreviated_and_invalid_flags_are_rejected(recipe, flags):
+    """TrainerArgs accepts abbreviations and flags of its own: `--rank 16` would set the process rank."""
     with pytest.raises(SystemExit) as caught:
         recipe(flags)
     assert caught.value.code == 2
@@ -98,16 +98,16 @@ def test_flags_are_not_guessed(recipe, flags):
     ("override", "message"),
     [
         ("optimizer_params.wait_decay=0.1", "unexpected keyword argument 'wait_decay'"),
-        ("optimizer=AdamX", "The optimizer AdamX"),
+        ("optimizer=AdamX", "Cannot create the optimizer AdamX"),
         ("lr_scheduler=NopeLR", "the schedule NopeLR"),
         ("lr_scheduler=StepLR", "step_size"),
         ("dashboard_logger=foo", "one of tensorboard, wandb"),
         ("test_sentences=[1]", "an object with text, language"),
-        ("audio.sample_rate=0", "leave it as the base's"),
+        ("audio.sample_rate=0", "Keep the base's value"),
     ],
 )
-def test_overrides_of_which_nothing_can_be_made(corpus, fails, tmp_path, override, message):
+def test_invalid_overrides(corpus, fails, tmp_path, override, message):
     code, printed = fails([*corpus.flags(output_dir=tmp_path), f"--coqpit.{override}"])
     assert code == 2
     assert message in printed
-    assert not any(tmp_path.glob("xtts-*")), "a refused start leaves no run folder"
+    assert not any(tmp_path.glob("xtts-*")), "A failed start left a run folder."

@@ -1,4 +1,4 @@
-"""When what a run learns can be kept apart from its base."""
+"""Which runs can be exported as a language pack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from samples import make_sample
 
 from xtts_extend.setup.reference import can_export_as_pack
 
-#: Rows of the tags; the base has 10.
+#: Language tag → token id. The base has 10 tokens.
 TAGS = {"[en]": 3, "[zh-cn]": 4, "[am]": 10, "[ti]": 11}
 
 
@@ -31,6 +31,6 @@ def model(*, voice_frozen=True, rows_frozen=True):
         pytest.param({"rows_frozen": False}, ["am"], False, id="old rows trained"),
     ],
 )
-def test_what_can_be_a_pack(frozen, languages, expected):
+def test_can_export_as_pack(frozen, languages, expected):
     samples = [make_sample(language=language) for language in (*languages, languages[0])]
     assert can_export_as_pack(model(**frozen), samples) is expected

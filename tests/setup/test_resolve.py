@@ -1,4 +1,4 @@
-"""What a start decides by itself: whether the voice side trains."""
+"""The default of --voice for new, restarted and resumed runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from runs import configured
 
 from xtts_extend.setup.start import Mode
 
+#: Flags of a run in a language that the base knows, without new tokens.
 KNOWN = {"vocab": None, "language": "en"}
 
 
@@ -28,7 +29,7 @@ KNOWN = {"vocab": None, "language": "en"}
         pytest.param({"voice": "frozen"}, ["--coqpit.voice=trained"], "trained", id="an override beats a flag"),
     ],
 )
-def test_a_start_from_the_base(corpus, flags, override, expected):
+def test_voice_of_a_start_from_the_base(corpus, flags, override, expected):
     assert configured([*corpus.flags(**flags), *override])[1].voice == expected
 
 
@@ -42,8 +43,8 @@ def test_a_start_from_the_base(corpus, flags, override, expected):
         pytest.param([stripped_of("optimizer")], {}, "trained", id="weights whose tokens are all known"),
     ],
 )
-def test_only_weights_are_taken(corpus, tuned_run, tmp_path, edits, flags, expected):
-    """Tokens are new that the base does not know, whatever was trained on them before."""
+def test_voice_of_a_start_from_checkpoint_weights(corpus, tuned_run, tmp_path, edits, flags, expected):
+    """Tokens that the base lacks are new, even if the checkpoint was trained on them."""
     file = edited(tuned_run / "checkpoint_2.pth", tmp_path / "run", *edits)
     start, config = configured(corpus.flags(checkpoint=file, start_fresh=True, **flags))
     assert start.mode is (Mode.START if expected == "trained" and not flags else Mode.START_FRESH)
@@ -58,7 +59,7 @@ def test_only_weights_are_taken(corpus, tuned_run, tmp_path, edits, flags, expec
         pytest.param(None, [], "frozen", id="not recorded"),
     ],
 )
-def test_a_run_that_starts_again_keeps_it(tuned_run, tmp_path, recorded, flags, expected):
+def test_voice_of_a_restarted_run(tuned_run, tmp_path, recorded, flags, expected):
     run = shutil.copytree(tuned_run, tmp_path / "run", ignore=shutil.ignore_patterns("*.pth"))
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert settings.pop("voice") == "frozen"
@@ -69,7 +70,8 @@ def test_a_run_that_starts_again_keeps_it(tuned_run, tmp_path, recorded, flags, 
     assert (start.mode, config.voice) == (Mode.START_AGAIN, expected)
 
 
-def test_a_resume_takes_what_was_recorded_or_what_older_runs_did(tuned_run, tmp_path):
+def test_voice_of_a_resumed_run(tuned_run, tmp_path):
+    """Runs of releases that did not record it trained the voice side."""
     assert configured([f"--checkpoint={tuned_run}"])[1].voice == "frozen"
     older = edited(tuned_run / "checkpoint_2.pth", tmp_path / "older", without("config", "voice"))
     assert configured([f"--checkpoint={older}"])[1].voice == "trained"

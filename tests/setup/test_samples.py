@@ -13,10 +13,10 @@ from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.setup.samples import data_digest, load_samples
 
 
-def test_validation_recordings_that_are_trained_on_are_counted(corpus, tmp_path, caplog) -> None:
+def test_overlap_of_training_and_validation_recordings(corpus, tmp_path, caplog) -> None:
     shutil.copytree(corpus.train.parent, tmp_path / "am")
     lines = (tmp_path / "am" / "train.csv").read_text(encoding="utf-8").splitlines(keepends=True)
-    # one under another name, whose bytes are the same
+    # Recordings are compared by content, so a copy under another name counts too.
     name = lines[1].split("|")[0]
     shutil.copy(tmp_path / "am" / name, tmp_path / "am" / "copy.wav")
     held_out = (tmp_path / "am" / "val.csv").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -38,7 +38,8 @@ def test_validation_recordings_that_are_trained_on_are_counted(corpus, tmp_path,
     (warning,) = warnings("both.csv")
     second, third = (line.split("|")[0] for line in lines[2:4])
     assert warning.startswith(
-        f" > 3 of {len(both) - 1} validation recordings are also trained on (copy.wav, {second}, {third}): their losses"
+        f" > 3 of {len(both) - 1} validation recordings are also training recordings (copy.wav, {second}, {third}). "
+        "Their losses"
     )
     assert warnings("val.csv") == []
 
@@ -59,6 +60,6 @@ SPOKEN = make_sample("ሰላም", language="am", manifest_audio_file="wavs/a b.w
     ],
     ids=["recorded", "encoded", "replayed recording", "replay set"],
 )
-def test_the_digest_that_checkpoints_compare(sample, text) -> None:
-    """Not a byte of it may change: checkpoints that were written before could not be resumed."""
+def test_data_digest(sample, text) -> None:
+    """The digest must never change, or older checkpoints could not be resumed."""
     assert data_digest([sample, sample]) == hashlib.sha256(2 * text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the recipe makes of a path, a base and data before the first batch."""
+"""What the recipe does with a path, a base and data before the first batch."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def run(tuned_run):
     return tuned_run
 
 
-def test_a_changed_run_needs_a_word(run, fails, recipe, tmp_path, caplog):
+def test_changed_values_need_allow_changes(run, fails, recipe, tmp_path, caplog):
     copy = shutil.copytree(run, tmp_path / "run")
     code, message = fails(["--checkpoint", copy, "--learning-rate", "0.5", "--max-steps", "3"])
     assert code == 2
@@ -35,27 +35,27 @@ def test_a_changed_run_needs_a_word(run, fails, recipe, tmp_path, caplog):
     assert [group["weight_decay"] for group in groups] == [0.05, 0]
 
 
-def test_what_the_optimizer_depends_on_cannot_change(run, fails):
+def test_optimizer_settings_cannot_change(run, fails):
     code, message = fails(["--checkpoint", run, "--warmup-steps", "10", "--allow-changes"])
     assert code == 2
     assert "cannot change within a run" in message
     assert "lr_scheduler: None → LinearLR" in message
 
 
-def test_a_changed_manifest_is_noticed(run, corpus, fails, tmp_path):
+def test_changed_manifest_is_refused(run, corpus, fails, tmp_path):
     shorter = corpus.train.with_name("shorter.csv")
     shorter.write_text("".join(corpus.train.read_text(encoding="utf-8").splitlines(True)[:-1]), encoding="utf-8")
     code, message = fails(["--checkpoint", run, "--train-manifest", str(shorter)])
     assert (code, "training samples: digest" in message) == (2, True)
 
 
-def test_another_vocabulary_is_refused(run, corpus, fails):
+def test_changed_vocabulary_is_refused(run, corpus, fails):
     code, message = fails(["--checkpoint", run, "--vocab", str(corpus.base / "vocab.json"), "--language", "en"])
     assert code == 2
     assert "trained with another vocabulary" in message
 
 
-def test_a_finished_run_says_so(run, recipe, tmp_path, caplog):
+def test_finished_run(run, recipe, tmp_path, caplog):
     copy = shutil.copytree(run, tmp_path / "run")
     before = (copy / "metrics.jsonl").read_bytes()
     recipe(["--checkpoint", copy])
@@ -63,19 +63,19 @@ def test_a_finished_run_says_so(run, recipe, tmp_path, caplog):
     assert (copy / "metrics.jsonl").read_bytes() == before
 
 
-def test_start_fresh_takes_only_weights(run, corpus, recipe, tmp_path, caplog):
+def test_start_fresh_uses_only_weights(run, corpus, recipe, tmp_path, caplog):
     recipe(corpus.flags(checkpoint=run, start_fresh=True, output_dir=tmp_path, max_steps=1, learning_rate=0))
-    assert "only its weights are taken" in caplog.text
+    assert "Using only its weights (--start-fresh)" in caplog.text
     fresh, old = checkpoint(only_run(tmp_path), 1), checkpoint(run, 2)
     assert fresh["step"] == 1
     assert {int(moments["step"]) for moments in fresh["optimizer"][0]["state"].values()} == {1}
     for key, tensor in old["model"].items():
         assert torch.equal(fresh["model"][key], tensor), key
-    # the rows that the base brought stay frozen
+    # The base's rows stay frozen in the new run.
     assert fresh["xtts_extend"]["base_rows"] == old["xtts_extend"]["base_rows"]
 
 
-def test_a_stripped_checkpoint_is_a_base_and_we_say_so(run, corpus, recipe, tmp_path, caplog):
+def test_checkpoint_without_optimizer_is_a_base_model(run, corpus, recipe, tmp_path, caplog):
     file = tmp_path / "checkpoint_17000.pth"
     torch.save({"model": checkpoint(run, 2)["model"], "step": 17000, "epoch": 3}, file)
     shutil.copy(run / "vocab.json", tmp_path / "vocab.json")
@@ -86,7 +86,7 @@ def test_a_stripped_checkpoint_is_a_base_and_we_say_so(run, corpus, recipe, tmp_
     assert checkpoint(only_run(tmp_path / "runs"), 1)["step"] == 1
 
 
-def test_a_new_run_folder_on_request(run, recipe, tmp_path):
+def test_new_run_resumes_in_a_new_folder(run, recipe, tmp_path):
     before = sorted(file.name for file in run.iterdir())
     recipe(["--checkpoint", run, "--new-run", "--output-dir", str(tmp_path / "እዚህ here"), "--max-steps", "3"])
     new = only_run(tmp_path / "እዚህ here")
@@ -94,7 +94,7 @@ def test_a_new_run_folder_on_request(run, recipe, tmp_path):
     assert sorted(file.name for file in run.iterdir()) == before
 
 
-def test_a_known_language_is_plain_fine_tuning(corpus, recipe, tmp_path, caplog):
+def test_known_language_is_fine_tuned_without_frozen_rows(corpus, recipe, tmp_path, caplog):
     flags = corpus.flags(
         vocab=None, language="en", train_manifest=corpus.english, val_manifest=None, output_dir=tmp_path, max_steps=1
     )
@@ -107,101 +107,101 @@ def test_a_known_language_is_plain_fine_tuning(corpus, recipe, tmp_path, caplog)
     assert not saved["xtts_extend"]["base_rows"]["frozen"]
 
 
-def test_all_rows_train_on_request(corpus, recipe, tmp_path):
+def test_no_freeze_base_rows_trains_all_rows(corpus, recipe, tmp_path):
     recipe(corpus.flags(output_dir=tmp_path, max_steps=1, no_freeze_base_rows=True))
     state = checkpoint(only_run(tmp_path), 1)["model"]
     base = base_weights(corpus.base)["gpt.text_head.weight"]
     assert not torch.equal(state["xtts.gpt.text_head.weight"][: len(base)], base)
 
 
-def of_configuration(edit):
-    """Damage to the base's config.json."""
+def edit_config(edit):
+    """Return a function that edits a base's config.json."""
 
-    def spoil(base):
+    def damage(base):
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
         edit(config)
         rewrite(base / "config.json", json.dumps(config))
 
-    return spoil
+    return damage
 
 
 def rewrite(file, text):
-    """In the place of a file that is a file of all tests by another name."""
+    """Replace a file. Writing to it would change the shared file that it is a hard link to."""
     file.unlink()
     file.write_text(text, encoding="utf-8")
 
 
-def flat_mel_stats(base):
+def zero_mel_stats(base):
     (base / "mel_stats.pth").unlink()
     torch.save(torch.zeros(80), base / "mel_stats.pth")
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         *(
             pytest.param(lambda base, name=name: (base / name).unlink(), name, id=name)
             for name in ("dvae.pth", "mel_stats.pth", "config.json", "model.pth")
         ),
-        pytest.param(of_configuration(put(3, "model_args", "gpt_layers")), "gpt_layers = 3", id="layers"),
-        pytest.param(of_configuration(put(7, "model_args", "gpt_n_heads")), "does not divide", id="heads"),
-        pytest.param(of_configuration(without("model_args")), "no 'model_args'", id="no architecture"),
+        pytest.param(edit_config(put(3, "model_args", "gpt_layers")), "gpt_layers = 3", id="layers"),
+        pytest.param(edit_config(put(7, "model_args", "gpt_n_heads")), "does not divide", id="heads"),
+        pytest.param(edit_config(without("model_args")), "no 'model_args'", id="no architecture"),
         pytest.param(lambda base: rewrite(base / "config.json", "{"), "is not JSON", id="not json"),
-        pytest.param(flat_mel_stats, "80 numbers", id="mel stats"),
+        pytest.param(zero_mel_stats, "80 finite, nonzero numbers", id="mel stats"),
     ],
 )
-def test_a_base_that_does_not_fit(corpus, fails, tmp_path, spoil, message):
+def test_damaged_base_is_refused(corpus, fails, tmp_path, damage, message):
     base = shutil.copytree(corpus.base, tmp_path / "base", copy_function=os.link)
-    spoil(base)
+    damage(base)
     code, printed = fails(corpus.flags(base_dir=base, output_dir=tmp_path / "runs"))
     assert code == 2
     assert message in printed
     assert not list((tmp_path / "runs").glob("*/")) or not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("lacking", ["step", "epoch"])
-def test_an_optimizer_without_a_count_is_no_run(tmp_path, caplog, lacking):
+@pytest.mark.parametrize("missing", ["step", "epoch"])
+def test_optimizer_without_a_position_cannot_be_resumed(tmp_path, caplog, missing):
     weights = {f"gpt.{name}": torch.zeros(3, 2) for name in ("text_embedding.weight", "gpt.h.0.ln_1.weight")}
     moments = {0: {"step": torch.tensor(5.0), "exp_avg": torch.zeros(3, 2)}}
     content = {"model": weights, "optimizer": {"state": moments, "param_groups": [{"params": [0]}]}}
-    torch.save({**content, "step": 5, "epoch": 1, lacking: None}, tmp_path / "checkpoint_5.pth")
+    torch.save({**content, "step": 5, "epoch": 1, missing: None}, tmp_path / "checkpoint_5.pth")
     caplog.set_level("INFO", "trainer")
     file = tmp_path / "checkpoint_5.pth"
-    with pytest.raises(CheckpointError, match=rf"an optimizer state but no {lacking}: .* with --start-fresh"):
+    with pytest.raises(CheckpointError, match=rf"has optimizer state but no {missing}, .* with --start-fresh"):
         open_checkpoint(Flags(checkpoint=str(file)), Ranks())
-    with pytest.raises(CheckpointError, match=rf"checkpoint_5\.pth holds no {lacking}"):
+    with pytest.raises(CheckpointError, match=rf"checkpoint_5\.pth holds no {missing}"):
         open_checkpoint(Flags(checkpoint=str(tmp_path)), Ranks())
     start = open_checkpoint(Flags(checkpoint=str(file), start_fresh=True), Ranks())
     assert (start.mode, start.info.kind) == (Mode.START, "base")
-    assert "was stripped" not in caplog.text
+    assert "named like a training checkpoint" not in caplog.text
 
 
 @pytest.mark.slow
-def test_a_run_in_half_precision_resumes(run, recipe, tmp_path, caplog):
-    """Its weights become float32, and so do its moments; the optimizer counts on."""
+def test_run_in_half_precision_resumes(run, recipe, tmp_path, caplog):
+    """Weights and moments are converted to float32, and the optimizer keeps its step count."""
     file = edited(run / "checkpoint_2.pth", tmp_path / "half", in_half_precision)
     recipe(["--checkpoint", str(file), "--max-steps", "3", "--learning-rate", "0", "--allow-changes"])
-    before, after = (torch.load(one, weights_only=True) for one in (file, file.parent / "checkpoint_3.pth"))
+    before, after = (torch.load(path, weights_only=True) for path in (file, file.parent / "checkpoint_3.pth"))
     for key, tensor in before["model"].items():
         assert torch.equal(after["model"][key], tensor.to(after["model"][key].dtype)), key
-    assert {one.dtype for one in after["model"].values() if one.is_floating_point()} == {torch.float32}
+    assert {tensor.dtype for tensor in after["model"].values() if tensor.is_floating_point()} == {torch.float32}
     moments = after["optimizer"][0]["state"][0]
     assert (int(moments["step"]), moments["exp_avg"].dtype) == (3, torch.float32)
     assert "in half precision (torch.bfloat16): training continues in float32" in caplog.text
     assert "The frozen rows no longer equal the base model's" in caplog.text
 
 
-def test_a_vocabulary_smaller_than_the_base(corpus, run, fails, tmp_path):
+def test_vocabulary_smaller_than_the_weights(corpus, run, fails, tmp_path):
     stripped = tmp_path / "model.pth"
     torch.save({"model": checkpoint(run, 2)["model"]}, stripped)
     code, message = fails(
         corpus.flags(checkpoint=stripped, vocab=corpus.base / "vocab.json", language="en", output_dir=tmp_path)
     )
     assert code == 2
-    assert "is not an extension of the base's vocabulary" in message
+    assert "so it does not extend the base's vocabulary" in message
 
 
-def test_an_empty_manifest(corpus, fails, tmp_path):
+def test_empty_manifest(corpus, fails, tmp_path):
     empty = tmp_path / "train.csv"
     empty.write_text("", encoding="utf-8")
     code, message = fails(corpus.flags(train_manifest=empty, output_dir=tmp_path))
@@ -209,7 +209,7 @@ def test_an_empty_manifest(corpus, fails, tmp_path):
     assert "empty" in message
 
 
-def test_too_many_bad_samples_stop_the_run(corpus, fails, recipe, tmp_path, caplog):
+def test_too_many_unusable_samples_stop_the_run(corpus, fails, recipe, tmp_path, caplog):
     bad = corpus.train.with_name("bad.csv")
     bad.write_text(corpus.train.read_text(encoding="utf-8") + "wavs/none.wav|ሰላም|x\n", encoding="utf-8")
     code, message = fails(corpus.flags(train_manifest=bad, output_dir=tmp_path))
@@ -219,7 +219,7 @@ def test_too_many_bad_samples_stop_the_run(corpus, fails, recipe, tmp_path, capl
     assert "none.wav" in caplog.text
 
 
-def test_a_refused_resume_writes_nothing(run, corpus, fails, tmp_path):
+def test_refused_resume_writes_nothing(run, corpus, fails, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
     code, printed = fails(["--checkpoint", copy, "--batch-size", "3"])
@@ -227,16 +227,16 @@ def test_a_refused_resume_writes_nothing(run, corpus, fails, tmp_path):
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
 
 
-def test_one_process_at_a_time(run, fails, tmp_path, monkeypatch):
+def test_locked_run_folder_is_refused(run, fails, tmp_path, monkeypatch):
     monkeypatch.setattr("xtts_extend.checkpoint.store._LOCK_TIMEOUT_S", 0.1)
     copy = shutil.copytree(run, tmp_path / "run")
-    held = lock_run(copy)
+    lock = lock_run(copy)
     code, printed = fails(["--checkpoint", copy, "--epochs", "9"])
     assert (code, "Another process trains in" in printed) == (2, True)
-    held.release()
+    lock.release()
 
 
-def test_less_data_ends_the_epoch_and_other_evaluation_data_forget_the_best(run, corpus, recipe, tmp_path, caplog):
+def test_less_data_ends_the_epoch_and_a_new_validation_set_resets_the_best(run, corpus, recipe, tmp_path, caplog):
     caplog.set_level("INFO")
     copy = shutil.copytree(run, tmp_path / "run")
     lines = corpus.train.read_text(encoding="utf-8").splitlines(True)

@@ -249,7 +249,7 @@ def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_pat
     )
     with caplog.at_level(logging.INFO):
         recipe(flags)
-    assert "starts from the language pack" in caplog.text
+    assert "Starting from the language pack" in caplog.text
     run = only_run(tmp_path / "runs")
     base = base_weights(corpus.base)
     rows = len(base["gpt.text_embedding.weight"])
@@ -277,9 +277,7 @@ def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_pat
     [
         pytest.param({"start_from": "{folder}:sw"}, "has no pack of sw", id="language"),
         pytest.param({"start_from": "{folder}"}, "expected FOLDER:LANG", id="no language"),
-        pytest.param(
-            {"start_from": "{folder}:am", "checkpoint": "{folder}/model.pth"}, "Omit one of the two", id="both"
-        ),
+        pytest.param({"start_from": "{folder}:am", "checkpoint": "{folder}/model.pth"}, "Omit one of them", id="both"),
         pytest.param({"start_from": "{folder}:am", "adapter": "lora"}, "Omit --adapter", id="adapter"),
     ],
 )

@@ -141,7 +141,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, re
         shutil.copyfile(uninterrupted / name, run / name)
     (run / ".checkpoint_4.pth.123.tmp").write_bytes(b"half")
     recipe(["--checkpoint", run])
-    assert "holds no checkpoint: its run starts again" in caplog.text
+    assert "has no checkpoint. Restarting its run" in caplog.text
     require_same_run(run, uninterrupted, STEPS)
     assert list(run.glob(".*.tmp")) == []
 

@@ -156,14 +156,14 @@ def test_the_base_is_measured_again_on_another_validation_set(corpus, recipe, re
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--replay={train}"], "--replay holds utterances in am"),
-        (["--replay-share=0.5"], "there is nothing to replay"),
+        (["--replay={train}"], "--replay contains utterances in am"),
+        (["--replay-share=0.5"], "--replay-share needs something to replay"),
         (["--replay={folder}"], "is a folder"),
         (["--replay={replay}", "--coqpit.model_args.max_conditioning_length=70000"], "with the same --conditioning-s"),
         (["--min-retention=0.9"], "no language that the base knows is evaluated"),
         (["--adapter=lora", "--coqpit.l2_sp=1"], "l2_sp pulls the transformer"),
         (["--adapter=lora", "--no-freeze-base-rows"], "An adapter needs frozen base rows"),
-        (["--adapter=lora", "--voice=trained"], "leaves the voice side as it is"),
+        (["--adapter=lora", "--voice=trained"], "--adapter lora freezes the voice side"),
     ],
 )
 def test_flags_that_contradict_each_other(corpus, fails, replay, tmp_path, given, message):
@@ -244,8 +244,8 @@ def test_a_base_that_changed(corpus, own_base, resume, fails, tmp_path):
 @pytest.mark.slow
 def test_a_base_that_is_missing(corpus, own_base, resume, fails, recipe, tmp_path):
     (own_base / "base" / "model.pth").unlink(missing_ok=True)
-    assert "is not there any more. Put it back" in fails(resume)[1]
-    # On another machine, the base may be in another folder.
+    assert "is missing. Restore the file" in fails(resume)[1]
+    # on another machine the base lies elsewhere
     recipe([*resume, f"--base-dir={corpus.base}"])
     assert (tmp_path / "run" / "checkpoint_2.pth").is_file()
 

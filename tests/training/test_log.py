@@ -47,14 +47,15 @@ def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
     recipe(["--checkpoint", str(run), "--patience", "4"])
     resumed = caplog.text
 
-    for text, rows in ((started, "start: romanized"), (resumed, "as in the checkpoint")):
+    for text, rows in ((started, "init: romanized"), (resumed, "as in the checkpoint")):
         assert text.count("base tokens 0–399 (pretrained, frozen)") == 1
         assert text.count(f"new tokens 400–549 (150, {rows})") == 1
         assert text.count("487,736 of 804,432 parameters of the GPT are frozen") == 1
-        assert text.count("12 training samples, 4 evaluation samples") == 1
-        assert text.count("batches of 2 · 1 per optimizer step · learning rate 0 · until 10 epochs") == 1
-        assert text.count("Stopping early: ") == 1
-        # The parameter counts of the GPT and of the whole model are on one line.
+        assert text.count("12 training samples, 4 validation samples.") == 1
+        described = "Training in batches of 2, 1 per optimizer step, at a learning rate of 0, until 10 epochs."
+        assert text.count(described) == 1
+        assert text.count("the run ends here") == 1
+        # the whole model and the GPT are told apart, in one place
         assert text.count("the whole model has ") == 1
         assert "Model has" not in text
     caplog.clear()
@@ -146,24 +147,24 @@ def test_a_warning_about_the_data_is_one_line(corpus, recipe, tmp_path, caplog):
     assert "the same as " not in caplog.text
 
 
-REST = "64 per optimizer step · learning rate 5e-06 · until 1000 epochs"
+REST = "64 per optimizer step, at a learning rate of 5e-06, until 1000 epochs"
 
 
 @pytest.mark.parametrize(
     ("config", "processes", "line"),
     [
-        ({}, 1, f"batches of 4 · {REST}"),
-        ({"max_steps": 9}, 2, f"batches of 8 over 2 processes · {REST} or step 9"),
-        ({"batch_frames": 500}, 1, f"batches of up to 500 frames · {REST}"),
-        ({"batch_frames": 0}, 1, f"batches as large as memory allows · {REST}"),
+        ({}, 1, f"batches of 4, {REST}"),
+        ({"max_steps": 9}, 2, f"batches of 8 over 2 processes, {REST} or step 9"),
+        ({"batch_frames": 500}, 1, f"batches of up to 500 frames, {REST}"),
+        ({"batch_frames": 0}, 1, f"batches as large as memory allows, {REST}"),
     ],
     ids=["samples", "processes and steps", "frames", "memory"],
 )
 def test_the_batch_size_is_described(config, processes, line):
     samples = [make_sample(replay=True), make_sample()]
     lines = describe_run(NewLanguageConfig(**config), samples, [], processes).splitlines()
-    index = lines.index(" > 2 training samples (1 of them replay), 0 evaluation samples")
-    assert lines[index + 1] == f" > {line}"
+    place = lines.index(" > 2 training samples (1 of them replay), 0 validation samples.")
+    assert lines[place + 1] == f" > Training in {line}."
 
 
 def test_a_changed_number_of_processes_is_described():

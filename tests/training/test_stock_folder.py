@@ -43,10 +43,10 @@ def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe,
     recipe(corpus.stock_flags(stock_folder, max_steps=7))
     assert listing(stock_folder) == before
     (run,) = {entry for entry in stock_folder.parent.iterdir() if entry.name[0] != "."} - {stock_folder}
-    assert f"Written by the stock Trainer: resuming in a new run folder, {run}" in caplog.text
-    assert caplog.text.count("Best loss unknown") == 1
-    assert "Measured the loss" not in caplog.text, "The first evaluation counts, not the base model's."
-    # Evaluated before training continues.
+    assert f"Written by the stock Trainer. Resuming in a new run folder, {run}" in caplog.text
+    assert caplog.text.count("best loss unknown") == 1
+    assert "measured again" not in caplog.text, "its own first evaluation is the one to beat, not the base's"
+    # measured before it goes on
     assert {"best_model_6.pth", "checkpoint_7.pth", "config.json", "vocab.json"} <= {
         file.name for file in run.iterdir()
     }
@@ -59,7 +59,7 @@ def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe,
     assert "Best loss unknown" not in caplog.text
     output = stock_folder.parent
     recipe(corpus.stock_flags(stock_folder, max_steps=7, output_dir=output))
-    assert f"{run} has continued this run before" in caplog.text
+    assert f"{run} has already resumed this run" in caplog.text
     assert len([entry for entry in output.iterdir() if entry.name[0] != "."]) == 3
     assert listing(stock_folder) == before
 

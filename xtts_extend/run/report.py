@@ -69,8 +69,8 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
     run = run.absolute()
     if not (run / "config.json").is_file() or not (run / FILE_NAME).is_file():
         raise ConfigError(
-            f"{run} needs both config.json and {FILE_NAME}, so it is not an xtts_extend run folder or its run has not "
-            "trained yet. Pass a folder in which a run has trained."
+            f"{run} has no config.json or no {FILE_NAME}, so it is not an xtts_extend run folder or its run has not "
+            "trained yet. Pass a run folder that has both."
         )
     output = output or run / "report.html"
     if output.is_dir():

@@ -92,7 +92,7 @@ def checkpoint_vocabulary(
         vocabulary = load_vocabulary(file)
         if vocabulary.size == info.vocab_size:
             return CheckpointVocabulary(vocabulary.tokens, vocabulary.digest, f"{file}, {source}"), ""
-        reasons.append(f"{file} ({source}) has {vocabulary.size} tokens")
+        reasons.append(f"{file} ({source}) has {vocabulary.size} tokens and does not match")
         if source == "--checkpoint-vocab":
             raise ConfigError(
                 f"{info.path} has {info.vocab_size} token rows, but {reasons[0]}. Pass the vocabulary that the "
