@@ -58,7 +58,7 @@ def flags_of_run(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[s
         # A new run's default for `voice` depends on its tokens, so a recorded value is always passed.
         if value == lookup(current, key) and not (key == "voice" and "voice" in recorded):
             continue
-        # apply_flags rejects --batch-size beside --batch-frames, and --replay-share without --replay.
+        # apply_flags rejects --batch-size with --batch-frames, and --replay-share without --replay.
         if (key == "batch_size" and wanted.batch_frames is not None) or (key == "replay_share" and not wanted.replay):
             continue
         if parts := _format_flag(action, value):

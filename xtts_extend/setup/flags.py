@@ -143,7 +143,7 @@ def make_parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--init",
         choices=INIT_METHODS,
-        help="Initial values of new token rows. romanized: close to the token's sound. Default: romanized.",
+        help="Initial values of new token rows. romanized: from old tokens that sound alike. Default: romanized.",
     )
     start.add_argument(
         "--no-freeze-base-rows",
@@ -166,7 +166,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--max-minutes", type=_at_least_zero, help="Save and exit with code 0 within this time. Default: no limit."
     )
     training.add_argument(
-        "--batch-size", type=_positive, help="Utterances per batch. Default: 4, an effective 256 with 64 accumulated."
+        "--batch-size", type=_positive, help="Utterances per batch. Default: 4 (256 with 64 accumulated batches)."
     )
     training.add_argument(
         "--batch-frames",
@@ -178,7 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--grad-accum-steps",
         type=_positive,
-        help="Batches per optimizer step. Default: 64, an effective 256 (coqui's recipe asks for 252 or more).",
+        help="Batches per optimizer step. Default: 64, an effective batch of 256 (coqui asks for 252 or more).",
     )
     training.add_argument(
         "--learning-rate", type=_at_least_zero, help="Learning rate. Default: 5e-6, coqui's value for fine-tuning XTTS."
@@ -197,7 +197,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--mel-loss-weight", type=_at_least_zero, help="Audio code loss weight. Default: 1.0, which sets the scale."
     )
     training.add_argument(
-        "--weight-decay", type=_at_least_zero, help="For weight matrices only. Default: 0.01, coqui's value."
+        "--weight-decay", type=_at_least_zero, help="Weight decay, for matrices only. Default: 0.01, coqui's value."
     )
     training.add_argument(
         "--grad-clip", type=_at_least_zero, help="Maximum gradient norm. Default: 0, no limit, as in coqui's recipe."

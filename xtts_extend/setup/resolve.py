@@ -80,8 +80,8 @@ def _apply_recorded(config: NewLanguageConfig, checkpoint: TrainingCheckpoint, f
     config.checkpoint_vocab, config.on_vocab_change = "", "stop"
     if checkpoint.record is not None:
         return
-    # New run folders go beside the stock one, because the recorded path may be of another machine. A checkpoint that
-    # was moved out of its run folder (no config.json beside it) gives no such place.
+    # The recorded path may belong to another machine, so new run folders go beside the stock one. If there is no
+    # config.json, the file was moved out of its run folder, and the default applies.
     folder = checkpoint.path.absolute().parent
     is_run_folder = (folder / "config.json").is_file()
     config.output_path = str(folder.parent) if is_run_folder else NewLanguageConfig.output_path

@@ -157,7 +157,7 @@ def encode_run(
     digest = codec_digest(config)
     folder = Path(config.codes or Path(config.output_path).absolute() / ".codes" / digest[:16])
     encoded, count = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer, digest)
-    # Free GPU memory: the codec is not needed any more.
+    # Free GPU memory, because the codec is no longer needed.
     codec.to(torch.device("cpu"))
     if count:
         logger.info(" > Encoded %d recordings and saved their codes in %s.", count, folder)
