@@ -86,7 +86,7 @@ def test_differences_are_reported(odd_base):
     found = failed(odd_base)
     assert found["layers match config.json"] == "2 / 30"
     assert found["audio tokens match config.json"] == "1026 / 8194"
-    assert found["all languages of config.json have a tag"] == "no tag: de"
+    assert found["all languages of config.json have a tag"] == "missing: de"
     assert found["dvae.pth is complete"] == "missing: encoder.0.0.weight"
     assert "codebook.embed: expected (" in found["dvae.pth has 8192 codes and coqui's sizes"]
     assert ", got (512, 8)" in found["dvae.pth has 8192 codes and coqui's sizes"]

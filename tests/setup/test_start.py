@@ -52,7 +52,7 @@ def test_changed_manifest_is_refused(run, corpus, fails, tmp_path):
 def test_changed_vocabulary_is_refused(run, corpus, fails):
     code, message = fails(["--checkpoint", run, "--vocab", str(corpus.base / "vocab.json"), "--language", "en"])
     assert code == 2
-    assert "trained with another vocabulary" in message
+    assert "trained with a different vocabulary" in message
 
 
 def test_finished_run(run, recipe, tmp_path, caplog):

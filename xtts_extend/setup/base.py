@@ -187,7 +187,7 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
     if specials != usual:
         yield Finding("special tokens have the usual ids", f"usual: {usual}", None)
     untagged = [code for code in config.languages if code not in vocabulary.languages]
-    yield Finding("all languages of config.json have a tag", f"no tag: {', '.join(untagged) or 'none'}", not untagged)
+    yield Finding("all languages of config.json have a tag", f"missing: {', '.join(untagged) or 'none'}", not untagged)
     audio_tokens = config.model_args.gpt_num_audio_tokens
     embedded = plain["gpt.mel_embedding.weight"].shape[0]
     yield Finding("audio tokens match config.json", f"{embedded} / {audio_tokens}", embedded == audio_tokens)

@@ -134,8 +134,8 @@ def make_parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--on-vocab-change",
         choices=("stop", "migrate"),
-        help="If the checkpoint was trained with another vocabulary: stop and list the differences, or migrate every "
-        "token's row and optimizer moments to a new run folder. Default: stop.",
+        help="If the checkpoint was trained with a different vocabulary: stop and list the differences, or migrate "
+        "every token's row and optimizer moments and resume in a new run folder. Default: stop.",
     )
     start.add_argument(
         "--checkpoint-vocab", help="Vocabulary of a checkpoint that does not record it and has no vocab.json beside it."

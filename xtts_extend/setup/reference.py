@@ -69,7 +69,7 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
         index = read_index(folder)
         if index.get("base_digest", digest) != digest:
             raise ConfigError(
-                f"The replay set {folder} was made by another model than {file} and would teach that model's speech. "
+                f"The replay set {folder} was made by a different model than {file} and would teach its speech. "
                 "Make a set from this model with make-replay. To start from a run's checkpoint, export it first and "
                 "start from the export."
             )

@@ -136,7 +136,7 @@ def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> N
     if overlap:
         logger.warning(
             " > %d of %d validation recordings are also training recordings (%s%s). Their losses say nothing about "
-            "new speech, and yet they decide which model is the best. Remove them from one of the manifests.",
+            "new speech, and yet they decide which model is best. Remove them from one of the manifests.",
             len(overlap),
             len(evaluation),
             ", ".join(overlap[:5]),

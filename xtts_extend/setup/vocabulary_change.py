@@ -74,7 +74,7 @@ def checkpoint_vocabulary(
         tokens, digest = checkpoint.record.vocabulary.tokens, checkpoint.record.vocabulary.digest
         if user_vocab and load_vocabulary(user_vocab).digest != digest:
             raise ConfigError(
-                f"{info.path} records its vocabulary, but --checkpoint-vocab {user_vocab} is another. Omit the flag."
+                f"{info.path} records its vocabulary, but --checkpoint-vocab {user_vocab} differs. Omit the flag."
             )
         if (size := max(tokens.values()) + 1) != info.vocab_size:
             return None, f"the one recorded in it has {size} tokens, so the file was edited"
@@ -170,7 +170,7 @@ def require_same_vocabulary(
     change = compare_tokens(known.tokens, vocabulary.tokens)
     differences = change.describe() if change else "  the same tokens with the same ids, but different merges"
     raise VocabularyError(
-        f"{info.path} was trained with another vocabulary ({known.source}) than {vocabulary.path}:\n{differences}\n"
+        f"{info.path} was trained with a different vocabulary ({known.source}) than {vocabulary.path}:\n{differences}\n"
         "Its rows and optimizer moments belong to those tokens. Pass the run's vocabulary as --vocab, or move every "
         "row to its token's new id with --on-vocab-change migrate, which resumes in a new run folder."
     )
