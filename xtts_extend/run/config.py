@@ -30,8 +30,8 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
 
     language: str = field(default="", metadata={"help": "Code of the language to learn."})
     base_dir: str = field(default="", metadata={"help": "Folder with the base model's files."})
-    train_manifests: list[str] = field(default_factory=list, metadata={"help": "Each PATH or PATH:LANG."})
-    val_manifests: list[str] = field(default_factory=list, metadata={"help": "Each PATH or PATH:LANG."})
+    train_manifests: list[str] = field(default_factory=list, metadata={"help": "Training data: PATH or PATH:LANG."})
+    val_manifests: list[str] = field(default_factory=list, metadata={"help": "Validation set: PATH or PATH:LANG."})
     manifest_format: str = field(default="auto", metadata={"help": "auto, or a formatter registered with coqui."})
     columns: dict[str, str] = field(default_factory=dict, metadata={"help": "Role → column of the manifests."})
     language_weights: dict[str, float] = field(default_factory=dict, metadata={"help": "Share of audio per language."})
@@ -53,7 +53,9 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
     init: str = field(default="romanized", metadata={"help": "Initial values of new token rows."})
     freeze_base_rows: bool = field(default=True, metadata={"help": "Freeze the rows of old tokens."})
     voice: str = field(default="trained", metadata={"help": "Voice side: frozen or trained."})
-    batch_frames: int | None = field(default=None, metadata={"help": "Frames per batch, not samples; 0: automatic."})
+    batch_frames: int | None = field(
+        default=None, metadata={"help": "Frames per batch, replacing batch_size. 0: auto."}
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
     compile: bool = field(default=False, metadata={"help": "Compile the transformer's layers with torch.compile."})
     grad_accum_steps: int = field(default=64, metadata={"help": "Batches per optimizer step."})
@@ -62,9 +64,9 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
     checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of a checkpoint that records none."})
     on_vocab_change: str = field(default="stop", metadata={"help": "stop, or migrate rows to their tokens' new ids."})
     started_from: str = field(default="", metadata={"help": "File whose weights the run started from."})
-    started_from_vocab: str = field(default="", metadata={"help": "Vocabulary of that file, if one was passed."})
+    started_from_vocab: str = field(default="", metadata={"help": "Vocabulary of `started_from`, if one was passed."})
     start_from: str = field(default="", metadata={"help": "FOLDER:LANG of the language pack to start from."})
-    started_from_digest: str = field(default="", metadata={"help": "SHA-256 of that file, if the run needs it again."})
+    started_from_digest: str = field(default="", metadata={"help": "SHA-256 of `started_from`, if it is needed again."})
     # Values known to work for XTTS, from coqui's own recipe.
     lr: float = 5e-6
     optimizer: str = "AdamW"
