@@ -1,4 +1,4 @@
-"""What a path is, by content; and that no file runs code or is written to."""
+"""Paths are identified by their content, and no file is executed or written to."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ def test_a_training_checkpoint(tmp_path):
     }
 
 
-def test_ours_is_recognised(tmp_path):
+def test_our_checkpoints_are_recognized(tmp_path):
     assert (
         inspect_checkpoint(save({**training(), "xtts_extend": {"version": 1}}, tmp_path / "a")).written_by
         == "xtts_extend"
@@ -80,7 +80,7 @@ def test_weights_without_a_run_are_a_base_whatever_the_name(tmp_path, content):
 
 
 def test_a_published_file_with_old_config_classes_is_read_and_not_written(tmp_path, monkeypatch):
-    """The real model.pth pickles an XttsConfig whose args class lived in another module."""
+    """The published model.pth pickles an XttsConfig whose args class was in another module."""
     from TTS.tts.configs import xtts_config
     from TTS.tts.models import xtts
 
@@ -104,10 +104,10 @@ class _Malicious:
         return os.system, (f"touch '{self.marker}'",)
 
 
-def test_a_file_that_wants_to_run_code_is_refused(tmp_path):
+def test_a_file_that_would_run_code_is_refused(tmp_path):
     marker = tmp_path / "was run"
     path = save({**training(), "scaler": _Malicious(marker)}, tmp_path / "checkpoint_1.pth")
-    with pytest.raises(CheckpointError, match=r"wants to run code on loading \(posix\.system\)"):
+    with pytest.raises(CheckpointError, match=r"would run code when loaded \(posix\.system\)"):
         inspect_checkpoint(path)
     path.write_bytes(pickle.dumps(_Malicious(marker)))
     with pytest.raises(CheckpointError):
@@ -139,7 +139,7 @@ def plain_zip() -> bytes:
     ],
     ids=["empty", "truncated", "wav", "zip", "json"],
 )
-def test_what_is_no_checkpoint(tmp_path, content, message):
+def test_files_that_are_not_checkpoints(tmp_path, content, message):
     path = tmp_path / "ሞዴል with space.pth"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -148,7 +148,7 @@ def test_what_is_no_checkpoint(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_other_tensors_are_no_model(tmp_path):
+def test_other_tensors_are_not_a_model(tmp_path):
     with pytest.raises(CheckpointError, match="holds no XTTS model.*codebook"):
         inspect_checkpoint(save({"codebook.embed": torch.zeros(3)}, tmp_path / "dvae.pth"))
     with pytest.raises(CheckpointError, match="holds no XTTS model"):
@@ -162,7 +162,7 @@ def test_missing_and_unreadable(tmp_path):
         inspect_checkpoint(tmp_path)
 
 
-def test_a_run_folder_is_its_newest_sound_checkpoint(tmp_path, caplog):
+def test_a_run_folder_is_its_newest_intact_checkpoint(tmp_path, caplog):
     save(training(20), tmp_path / "checkpoint_20.pth")
     save(training(30), tmp_path / "best_model_30.pth")
     (tmp_path / "checkpoint_40.pth").write_bytes(truncated())
@@ -170,11 +170,11 @@ def test_a_run_folder_is_its_newest_sound_checkpoint(tmp_path, caplog):
     assert Path(newest_checkpoint(tmp_path).path).name == "best_model_30.pth"
     for name, reason in (("checkpoint_40.pth", "cannot be opened"), ("checkpoint_50.pth", "no training state")):
         (line,) = [record.getMessage() for record in caplog.records if name in record.getMessage()]
-        assert "passed over" in line
+        assert "Skipped a checkpoint" in line
         assert reason in line
     assert inspect_checkpoint(tmp_path).step == 30
-    # of a run that was never better than its start
-    with pytest.raises(CheckpointError, match=r"does not exist.* sound checkpoint beside it is .*best_model_30\.pth"):
+    # A run that never improved has no best_model.pth.
+    with pytest.raises(CheckpointError, match=r"does not exist.* intact checkpoint beside it is .*best_model_30\.pth"):
         inspect_checkpoint(tmp_path / "best_model.pth")
 
 
@@ -184,7 +184,7 @@ def test_the_recorded_step_decides_not_the_number_in_the_name(tmp_path):
     assert Path(newest_checkpoint(tmp_path).path).name == "checkpoint_20.pth"
 
 
-def test_a_run_without_a_sound_checkpoint_names_the_damaged_ones(tmp_path):
+def test_a_run_without_an_intact_checkpoint_names_the_damaged_ones(tmp_path):
     (tmp_path / "checkpoint_40.pth").write_bytes(truncated())
     with pytest.raises(CheckpointError, match=r"checkpoint_40\.pth cannot be opened"):
         inspect_checkpoint(tmp_path)

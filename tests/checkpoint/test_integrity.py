@@ -1,4 +1,4 @@
-"""A changed byte is noticed, wherever it is."""
+"""A changed byte is detected wherever it is."""
 
 import random
 
@@ -13,49 +13,49 @@ from xtts_extend.errors import CheckpointError
 
 
 @pytest.fixture
-def sound(tmp_path):
+def intact(tmp_path):
     path = tmp_path / "checkpoint_20.pth"
     torch.save({**training(20), "ballast": torch.arange(50_000.0)}, path)
     return path
 
 
-def test_what_was_written_is_sound(sound):
-    require_intact(sound)
-    assert inspect_checkpoint(sound, verify=True).step == 20
+def test_an_unchanged_file_is_intact(intact):
+    require_intact(intact)
+    assert inspect_checkpoint(intact, verify=True).step == 20
 
 
-def test_every_flipped_bit_of_a_tensor_is_noticed(sound):
-    content = sound.read_bytes()
+def test_every_flipped_bit_of_a_tensor_is_detected(intact):
+    content = intact.read_bytes()
     start = content.index(torch.arange(100.0).numpy().tobytes())
     generator = random.Random(0)
     for _ in range(50):
         position, bit = generator.randrange(start, start + 200_000), generator.randrange(8)
         changed = bytearray(content)
         changed[position] ^= 1 << bit
-        sound.write_bytes(changed)
-        with pytest.raises(CheckpointError, match="1 of .* records are not what was written"):
-            require_intact(sound)
+        intact.write_bytes(changed)
+        with pytest.raises(CheckpointError, match="is damaged: 1 of .* records failed their checksum"):
+            require_intact(intact)
 
 
-def test_any_flipped_byte_is_noticed_or_does_no_harm(sound):
-    """Padding and times between the records mean nothing; everything else is noticed on the way in."""
-    content = sound.read_bytes()
-    plain = torch.load(sound, weights_only=True)
+def test_any_flipped_byte_is_detected_or_harmless(intact):
+    """Padding and timestamps between the records mean nothing; every other change is detected on loading."""
+    content = intact.read_bytes()
+    plain = torch.load(intact, weights_only=True)
     generator = random.Random(1)
-    noticed = 0
+    detected = 0
     for _ in range(100):
         changed = bytearray(content)
         changed[generator.randrange(len(content))] ^= 255
-        sound.write_bytes(changed)
+        intact.write_bytes(changed)
         try:
-            inspect_checkpoint(sound, verify=True)
+            inspect_checkpoint(intact, verify=True)
         except CheckpointError:
-            noticed += 1
+            detected += 1
         else:
-            loaded = torch.load(sound, weights_only=True)
+            loaded = torch.load(intact, weights_only=True)
             assert torch.equal(loaded["ballast"], plain["ballast"])
             assert loaded["step"] == 20
-    assert noticed > 80
+    assert detected > 80
 
 
 LOCAL, DIRECTORY, END = b"PK\3\4", b"PK\1\2", b"PK\6\6"
@@ -79,31 +79,31 @@ LOCAL, DIRECTORY, END = b"PK\3\4", b"PK\1\2", b"PK\6\6"
         pytest.param(END, 55, 0xFF, id="start of the directory beyond all bounds"),
     ],
 )
-def test_damage_to_what_says_where_the_records_are(sound, part, offset, bits):
-    content = bytearray(sound.read_bytes())
+def test_damage_to_the_archive_directory(intact, part, offset, bits):
+    content = bytearray(intact.read_bytes())
     content[content.index(part) + offset] ^= bits
-    sound.write_bytes(content)
+    intact.write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged"):
-        require_intact(sound)
+        require_intact(intact)
 
 
 @pytest.mark.parametrize("size", [0, 10, 1000, 100_000])
-def test_truncated(sound, size):
-    cut(sound, size)
+def test_truncated(intact, size):
+    cut(intact, size)
     with pytest.raises(CheckpointError, match="is damaged"):
-        require_intact(sound)
+        require_intact(intact)
 
 
-def test_a_run_passes_over_a_flipped_bit_and_a_named_file_names_the_sound_one(sound, tmp_path, caplog):
+def test_a_run_skips_a_damaged_checkpoint_and_an_error_names_the_intact_one(intact, tmp_path, caplog):
     later = tmp_path / "checkpoint_30.pth"
     torch.save({**training(30), "ballast": torch.arange(50_000.0)}, later)
     flip_a_bit(later)
-    assert inspect_checkpoint(tmp_path).step == 30, "the header says nothing of it"
+    assert inspect_checkpoint(tmp_path).step == 30, "the header is intact"
     assert inspect_checkpoint(tmp_path, verify=True).step == 20
-    assert "passed over" in caplog.text
+    assert "Skipped a checkpoint" in caplog.text
     assert "checkpoint_30.pth is damaged" in caplog.text
     with pytest.raises(CheckpointError, match=r"checkpoint_30\.pth is damaged.* beside it is .*checkpoint_20\.pth"):
         inspect_checkpoint(later, verify=True)
-    flip_a_bit(sound)
+    flip_a_bit(intact)
     with pytest.raises(CheckpointError, match="no checkpoint that can be resumed"):
         inspect_checkpoint(tmp_path, verify=True)

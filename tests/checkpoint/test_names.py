@@ -1,4 +1,4 @@
-"""Names of a run's checkpoints."""
+"""File names of a run's checkpoints."""
 
 from pathlib import Path
 
@@ -32,11 +32,11 @@ def test_a_name_is_parsed_as_it_is_written(name):
         "checkpoint_8.pth/optimizer",
     ],
 )
-def test_other_names_are_none_of_a_checkpoint(file):
+def test_other_names_are_not_checkpoint_names(file):
     assert parse_name(Path(file)) is None
 
 
-def test_checkpoints_of_a_folder(tmp_path):
+def test_checkpoints_in_a_folder(tmp_path):
     for file in ("checkpoint_8.pth", "best_model_4.pth", "best_model.pth", "config.json"):
         (tmp_path / file).touch()
     assert {file.name: name.step for file, name in named_checkpoints(tmp_path)} == {

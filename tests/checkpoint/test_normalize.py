@@ -1,4 +1,4 @@
-"""Tensors have the names of XTTS whatever wrapped the model, and counts are integers whatever they were kept as."""
+"""Tensors get XTTS's names whatever wrapped the model, and counts become integers whatever their type was."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from xtts_extend.checkpoint.inspect import load_pickled
 from xtts_extend.errors import CheckpointError
 
 NAMES = ("text_embedding.weight", "gpt.h.0.ln_1.weight", "gpt.h.1.ln_1.weight", "gpt.h.10.ln_1.weight")
-OURS = {f"xtts.gpt.{name}": torch.full((3, 2), float(at)) for at, name in enumerate(NAMES)}
+OURS = {f"xtts.gpt.{name}": torch.full((3, 2), float(index)) for index, name in enumerate(NAMES)}
 PUBLISHED = {name.removeprefix("xtts."): tensor for name, tensor in OURS.items()}
 
 
@@ -45,7 +45,7 @@ def renamed(state, old, new):
     ],
 )
 @pytest.mark.parametrize("bare", [False, True], ids=["", "a bare state dict"])
-def test_prefixes_are_taken_off(tmp_path, state, plain, bare):
+def test_prefixes_are_removed(tmp_path, state, plain, bare):
     file = tmp_path / "a.pth"
     torch.save(state if bare else {"model": state, "step": 1}, file)
     content = load_pickled(file, map_location="cpu")
@@ -57,7 +57,7 @@ def test_prefixes_are_taken_off(tmp_path, state, plain, bare):
 
 
 def test_weight_norm_of_early_releases():
-    """coqui-tts 0.20 had torch's first weight norm in the vocoder; current ones its parametrization."""
+    """coqui-tts 0.20 used torch's first weight norm in the vocoder; current releases use its parametrization."""
     from torch.nn.utils import parametrizations, weight_norm
 
     from xtts_extend.checkpoint.normalize import normalize_content
@@ -66,10 +66,12 @@ def test_weight_norm_of_early_releases():
     old, new = weight_norm(layer).state_dict(), parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 1)).state_dict()
     found = normalize_content(old, None)
     assert found.keys() == new.keys()
-    assert {name: tensor.shape for name, tensor in found.items()} == {name: one.shape for name, one in new.items()}
+    assert {name: tensor.shape for name, tensor in found.items()} == {
+        name: tensor.shape for name, tensor in new.items()
+    }
 
 
-def test_two_tensors_of_one_name(tmp_path):
+def test_two_tensors_with_the_same_name(tmp_path):
     torch.save({"model": {**OURS, "module.xtts.gpt.text_embedding.weight": torch.zeros(3, 2)}}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"two tensors that are both called xtts\.gpt\.text_embedding\.weight"):
         inspect_checkpoint(tmp_path / "a.pth")
@@ -78,9 +80,11 @@ def test_two_tensors_of_one_name(tmp_path):
 @pytest.mark.parametrize(
     "name", ["gpt.text_embedding.weight", "text_embedding.weight", "module.gpt.text_embedding.weight"]
 )
-def test_a_file_without_layers_is_no_xtts(tmp_path, name):
+def test_a_file_without_layers_is_not_an_xtts_model(tmp_path, name):
     torch.save({"model": {name: torch.zeros(7, 2), "decoder.layers.0.weight": torch.zeros(1)}}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="is no XTTS: it holds a text embedding of 7 rows, and not one layer"):
+    with pytest.raises(
+        CheckpointError, match="is not an XTTS model: it has a text embedding of 7 rows but no transformer layers"
+    ):
         inspect_checkpoint(tmp_path / "a.pth")
 
 
@@ -127,7 +131,7 @@ def test_counts(tmp_path, step, found):
     assert (info.has_optimizer, info.missing_position) == (True, "step or epoch" if found is None else "")
 
 
-def test_a_codec_has_plain_names_too(tmp_path):
+def test_a_codec_gets_plain_names_too(tmp_path):
     torch.save(
         {"module.codebook.embed": torch.zeros(2), "module.encoder.0.weight": torch.ones(1)}, tmp_path / "dvae.pth"
     )
@@ -135,7 +139,7 @@ def test_a_codec_has_plain_names_too(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["state_dict", "model_state_dict", "module"])
-def test_weights_under_the_names_of_other_trainers(tmp_path, name):
+def test_weights_under_other_trainers_keys(tmp_path, name):
     torch.save({"epoch": 3, name: renamed(PUBLISHED, "", "model.")}, tmp_path / "a.ckpt")
     loaded = load_pickled(tmp_path / "a.ckpt", map_location="cpu")
     assert (set(loaded), loaded["model"].keys()) == ({"epoch", "model"}, PUBLISHED.keys())
@@ -165,7 +169,7 @@ OPTIMIZER = {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"param
     ],
     ids=["Lightning", "tuples", "a dict of optimizers", "torch's tutorials"],
 )
-def test_runs_under_the_names_of_other_trainers(tmp_path, content, step, epoch):
+def test_runs_under_other_trainers_keys(tmp_path, content, step, epoch):
     torch.save({"state_dict": renamed(PUBLISHED, "", "model."), **content}, tmp_path / "a.ckpt")
     info = inspect_checkpoint(tmp_path / "a.ckpt")
     assert (info.kind, info.step, info.epoch, info.has_scheduler) == ("training", step, epoch, True)
@@ -186,14 +190,14 @@ def test_runs_under_the_names_of_other_trainers(tmp_path, content, step, epoch):
     ],
     ids=["model in model", "state_dict with more", "three levels", "ema", "generator", "model beside its average"],
 )
-def test_the_weights_are_found_however_deep(tmp_path, caplog, content, beside):
+def test_nested_weights_are_found(tmp_path, caplog, content, beside):
     torch.save(content, tmp_path / "a.pth")
     found = load_pickled(tmp_path / "a.pth", map_location="cpu")
     weights = found.pop("model")
     assert weights.keys() == OURS.keys()
     assert found.keys() == beside.keys()
     assert found.get("step") == beside.get("step")
-    assert ("models of XTTS" in caplog.text) == ("ema" in beside)
+    assert ("XTTS models" in caplog.text) == ("ema" in beside)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_the_weights_are_found_however_deep(tmp_path, caplog, content, beside):
     ],
     ids=["by key", "by prefix"],
 )
-def test_which_of_two_models_counts_is_not_guessed(tmp_path, content):
+def test_two_models_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"holds 2 models of XTTS \((student, ema|ema, student)\)"):
+    with pytest.raises(CheckpointError, match=r"holds 2 XTTS models \((student, ema|ema, student)\)"):
         inspect_checkpoint(tmp_path / "a.pth")

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold beside tensors is read as plain values; everything else is named, and nothing is run."""
+"""Known objects in a checkpoint are read as plain values; others are named in an error, and no code runs."""
 
 import argparse
 import builtins
@@ -82,8 +82,8 @@ def test_plain_values(tmp_path, saved, read):
         assert type(found) is type(read)
 
 
-def test_configurations_that_were_pickled_as_objects(tmp_path):
-    """Scripts that call torch.save themselves keep coqui's objects; their paths, and those inside of them, are text."""
+def test_configurations_pickled_as_objects(tmp_path):
+    """Scripts that call torch.save themselves store coqui's objects; paths in them are read as text."""
     from TTS.config.shared_configs import BaseDatasetConfig
     from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTArgs, GPTTrainerConfig
 
@@ -98,7 +98,7 @@ def test_configurations_that_were_pickled_as_objects(tmp_path):
 
 
 def test_configurations_of_omegaconf(tmp_path, monkeypatch):
-    """What hydra and Lightning leave in their files: each value is an object, which knows its parent."""
+    """Hydra and Lightning store these in their files: each value is an object that refers to its parent."""
 
     def make(module, name, **fields):
         kind = type(name, (), {"__module__": f"omegaconf.{module}"})
@@ -108,10 +108,10 @@ def test_configurations_of_omegaconf(tmp_path, monkeypatch):
         return node
 
     monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
-    about = make("base", "ContainerMetadata", ref_type=typing.Any, object_type=dict)
-    rate = make("nodes", "FloatNode", _val=5e-6, _metadata=about)
-    layers = make("listconfig", "ListConfig", _content=[rate, rate], _metadata=about)
-    config = make("dictconfig", "DictConfig", _content={"rates": layers, "lr": rate}, _metadata=about, _parent=None)
+    metadata = make("base", "ContainerMetadata", ref_type=typing.Any, object_type=dict)
+    rate = make("nodes", "FloatNode", _val=5e-6, _metadata=metadata)
+    layers = make("listconfig", "ListConfig", _content=[rate, rate], _metadata=metadata)
+    config = make("dictconfig", "DictConfig", _content={"rates": layers, "lr": rate}, _metadata=metadata, _parent=None)
     vars(rate)["_parent"] = config
     torch.save({"config": config}, tmp_path / "a.pth")
     found = load_pickled(tmp_path / "a.pth", map_location="cpu")
@@ -147,11 +147,11 @@ class Kind(enum.Enum):
         "itemgetter",
     ],
 )
-def test_another_object_is_named_without_an_accusation(tmp_path, value, name):
+def test_other_objects_are_refused_but_not_called_code(tmp_path, value, name):
     torch.save({"date": value}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"holds an object of \S*") as caught:
+    with pytest.raises(CheckpointError, match=r"holds an object of type \S*") as caught:
         load_pickled(tmp_path / "a.pth", map_location="meta")
-    assert f"holds an object of {name}, and is not opened" in str(caught.value)
+    assert f"holds an object of type {name} and was not opened" in str(caught.value)
     assert "run code" not in str(caught.value)
 
 
@@ -178,20 +178,20 @@ class Call:
 def test_a_function_that_runs_code_is_refused(tmp_path, function, name):
     torch.save({"date": Call(function, f"touch '{tmp_path}/it ran'")}, tmp_path / "a.pth")
     with pytest.raises(
-        CheckpointError, match=rf"wants to run code on loading \({name}\): refused, and nothing was run"
+        CheckpointError, match=rf"would run code when loaded \({name}\)\. It was refused, and nothing was run"
     ):
         load_pickled(tmp_path / "a.pth", map_location="cpu")
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
 
 
 @pytest.mark.parametrize("function", [len, max, print], ids=lambda function: function.__name__)
-def test_nothing_else_is_called(tmp_path, function):
+def test_harmless_functions_are_not_called_either(tmp_path, function):
     torch.save({"date": Call(function, "abc")}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="is not opened"):
+    with pytest.raises(CheckpointError, match="was not opened"):
         load_pickled(tmp_path / "a.pth", map_location="cpu")
 
 
-def test_another_way_to_pickle_is_named(tmp_path):
+def test_another_pickle_protocol_is_named(tmp_path):
     torch.save({"step": 1}, tmp_path / "a.pth", pickle_protocol=4)
-    with pytest.raises(CheckpointError, match="pickled in another way than torch.save does by default"):
+    with pytest.raises(CheckpointError, match="was not pickled with torch.save's default protocol"):
         load_pickled(tmp_path / "a.pth", map_location="cpu")

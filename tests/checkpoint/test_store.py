@@ -1,4 +1,4 @@
-"""A checkpoint is there complete, or not at all."""
+"""A checkpoint is written completely or not at all."""
 
 import errno
 import os
@@ -20,13 +20,13 @@ WEIGHTS = {
 STATE = {"model": WEIGHTS, "step": 3}
 
 
-def test_an_embedding_of_one_dimension_is_no_xtts(tmp_path):
+def test_an_embedding_with_one_dimension_is_not_an_xtts_model(tmp_path):
     torch.save({"model": {**WEIGHTS, "xtts.gpt.text_embedding.weight": torch.ones(3)}}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="holds no XTTS model"):
         store.load_checkpoint(tmp_path / "a.pth")
 
 
-def test_written_and_read_again(tmp_path):
+def test_a_written_checkpoint_is_read_back(tmp_path):
     store.write_checkpoint(STATE, tmp_path / "checkpoint_3.pth")
     content, info = store.load_checkpoint(tmp_path / "checkpoint_3.pth")
     assert torch.equal(content["model"]["xtts.gpt.text_embedding.weight"], torch.arange(6.0).reshape(3, 2))
@@ -34,7 +34,7 @@ def test_written_and_read_again(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_3.pth"]
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint_3.pth"
     store.write_checkpoint(STATE, path)
     before = path.read_bytes()
@@ -70,12 +70,12 @@ def test_an_interruption_leaves_no_partial_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_vanished_folder_is_an_error(tmp_path):
-    with pytest.raises(MachineError, match="has vanished"):
+def test_a_missing_run_folder_is_an_error(tmp_path):
+    with pytest.raises(MachineError, match="its run folder .*gone no longer exists"):
         store.write_checkpoint(STATE, tmp_path / "gone" / "checkpoint_3.pth")
 
 
-def test_runs_that_start_together_have_folders_of_their_own(tmp_path):
+def test_runs_that_start_together_get_different_folders(tmp_path):
     folders = {store.make_run_folder(tmp_path / "ሩጫ [v2]", "xtts") for _ in range(5)}
     assert len(folders) == 5
     assert all(folder.is_dir() for folder in folders)
@@ -93,7 +93,7 @@ def state(step):
     return {**STATE, "step": step}
 
 
-def test_the_best_model_is_a_link_and_older_ones_go(tmp_path):
+def test_the_best_model_is_a_link_and_older_ones_are_removed(tmp_path):
     for step in (5, 10):
         store.save_step(state(step), tmp_path, f"best_model_{step}.pth", 3)
     assert {file.name for file in tmp_path.iterdir()} == {"best_model_10.pth", "best_model.pth"}
@@ -101,7 +101,7 @@ def test_the_best_model_is_a_link_and_older_ones_go(tmp_path):
     assert store.load_checkpoint(tmp_path / "best_model.pth")[1].step == 10
 
 
-def test_two_names_are_one_file(tmp_path):
+def test_a_second_name_is_the_same_file(tmp_path):
     store.save_step(state(5), tmp_path, "best_model_5.pth", 3)
     store.save_second_name(tmp_path, "best_model_5.pth", "checkpoint_5.pth", 3)
     assert {file.name for file in tmp_path.iterdir()} == {"best_model_5.pth", "best_model.pth", "checkpoint_5.pth"}
@@ -119,10 +119,10 @@ def test_the_best_model_is_a_copy_where_links_fail(tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {"best_model_5.pth", "best_model.pth"}
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     store.save_step(state(3), tmp_path, "checkpoint_3.pth", 1)
     broken = {"model": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}, "step": 4}
-    with pytest.raises(CheckFailed, match=r"1 weights are not finite at step 4 \(the first: b\)"):
+    with pytest.raises(CheckFailed, match=r"NaN or infinity at step 4 in 1 weight tensors \(first: b\)"):
         store.save_step(broken, tmp_path, "checkpoint_4.pth", 1)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_3.pth"]
 
@@ -134,7 +134,7 @@ def small_disk(tmp_path):
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("no right to mount a file system")
+        pytest.skip("not permitted to mount a file system")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
@@ -144,12 +144,12 @@ def heavy(step, kilobytes=240):
 
 
 def test_a_disk_that_is_really_full(small_disk, caplog):
-    """Four files of 240 kB fit into 1 MB, five do not: the oldest beyond two goes for one more try."""
+    """Four files of 240 kB fit into 1 MB and five do not: all but the newest two are removed, and writing works."""
     for step in (1, 2, 3, 4):
         store.save_step(heavy(step), small_disk, f"checkpoint_{step}.pth", 9)
     kept = {step: (small_disk / f"checkpoint_{step}.pth").read_bytes() for step in (3, 4)}
     store.save_step(heavy(5), small_disk, "checkpoint_5.pth", 9)
-    assert "2 of the older checkpoints were removed, for one more try" in caplog.text
+    assert "Removed 2 older checkpoints; trying once more" in caplog.text
     assert {file.name for file in small_disk.iterdir()} == {f"checkpoint_{step}.pth" for step in (3, 4, 5)}
     assert all((small_disk / f"checkpoint_{step}.pth").read_bytes() == content for step, content in kept.items())
 
@@ -170,13 +170,13 @@ def test_a_read_only_folder(small_disk):
     assert store.load_checkpoint(small_disk / "checkpoint_3.pth")[1].step == 3
 
 
-def test_room_is_checked_with_what_is_there_already(tmp_path, monkeypatch, caplog):
+def test_required_space_counts_files_already_written(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("xtts_extend.checkpoint.store.shutil.disk_usage", lambda path: usage._replace(free=500))
     store.require_space(tmp_path, size=100, keep=2)
     assert "the run may need 0.0 GB more: 2 checkpoints of 0.0 GB" in caplog.text
-    with pytest.raises(MachineError, match="give another --output-dir, or keep fewer"):
+    with pytest.raises(MachineError, match="use another --output-dir, or lower --keep-checkpoints"):
         store.require_space(tmp_path, size=101, keep=2)
     (tmp_path / "checkpoint_1.pth").write_bytes(b"x" * 101)
     (tmp_path / "best_model.pth").hardlink_to(tmp_path / "checkpoint_1.pth")
@@ -185,20 +185,20 @@ def test_room_is_checked_with_what_is_there_already(tmp_path, monkeypatch, caplo
         store.require_space(tmp_path, size=121, keep=2)
 
 
-def test_leftovers_of_a_kill_are_removed(tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     for name in (".checkpoint_5.pth.tmp", ".data-check.jsonl", "checkpoint_4.pth"):
         (tmp_path / name).touch()
     store.remove_leftovers(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {".data-check.jsonl", "checkpoint_4.pth"}
 
 
-def test_fit_names_missing_and_left_over():
+def test_missing_and_unexpected_names_are_listed():
     store.require_fit({"a", "b"}, {"a", "b"}, "position")
-    with pytest.raises(CheckpointError, match="1 missing: a; 1 left over: c"):
+    with pytest.raises(CheckpointError, match="1 missing: a; 1 unexpected: c"):
         store.require_fit({"a", "b"}, {"b", "c"}, "position")
 
 
-def test_later_checkpoints_are_set_aside_and_not_lost(tmp_path):
+def test_later_checkpoints_are_moved_and_not_lost(tmp_path):
     for name in ("checkpoint_4.pth", "checkpoint_8.pth", "best_model_4.pth", "best_model_8.pth"):
         (tmp_path / name).write_text(name)
     (tmp_path / "best_model.pth").hardlink_to(tmp_path / "best_model_8.pth")

@@ -29,8 +29,8 @@ MOMENTS = ("optimizer", 0, "state", 5)
         pytest.param(put([], "scheduler"), "has 0 schedulers", id="scheduler"),
         pytest.param(without("scheduler", 0, "last_epoch"), "1 missing: last_epoch", id="scheduler key"),
         pytest.param(without("xtts_extend", "state", "batch"), "1 missing: batch", id="position"),
-        pytest.param(put(3, "xtts_extend", "state", "mood"), "1 left over: mood", id="left-over position"),
-        pytest.param(put(torch.zeros(3, 3, 3), *MOMENTS, "exp_avg"), r"exp_avg of .*, got \(3, 3, 3\)", id="shape"),
+        pytest.param(put(3, "xtts_extend", "state", "mood"), "1 unexpected: mood", id="left-over position"),
+        pytest.param(put(torch.zeros(3, 3, 3), *MOMENTS, "exp_avg"), r"has shape \(3, 3, 3\)", id="shape"),
         pytest.param(
             without("model", "xtts.gpt.final_norm.bias"), r"missing: xtts\.gpt\.final_norm\.bias", id="weight"
         ),
@@ -102,7 +102,7 @@ def test_non_finite_weights_are_never_saved(corpus, fails, tmp_path, monkeypatch
     monkeypatch.setattr(torch.optim.AdamW, "step", overflow)
     code, error = fails(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2))
     assert code == 1
-    assert "weights are not finite at step 4" in error
+    assert "NaN or infinity at step 4 in " in error
     assert [file.name for file in only_run(tmp_path).glob("*.pth")] == ["checkpoint_2.pth"]
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_newest_checkpoint_is_skipped(uninterrupted, recipe, fails, tm
     assert code == 2
     assert re.search(r"checkpoint_12\.pth is damaged: 1 of .* beside it is .*checkpoint_8\.pth", error)
     recipe(["--checkpoint", run])
-    assert caplog.text.count("passed over") >= 2
+    assert caplog.text.count("Skipped a checkpoint") >= 2
     require_same_run(run, uninterrupted, STEPS)
 
 

@@ -103,7 +103,7 @@ def test_as_a_checkpoint(run, bomb, tmp_path, capsys, command):
     with pytest.raises(SystemExit) as caught:
         cli.main([part.format(file=file, output=tmp_path / "m") for part in command.split()])
     assert caught.value.code == 2
-    assert "wants to run code on loading" in capsys.readouterr().err
+    assert "would run code when loaded" in capsys.readouterr().err
     assert not marker.exists()
 
 
@@ -112,7 +112,7 @@ def test_as_a_checkpoint_that_is_resumed(run, fails, bomb, tmp_path):
     marker = bomb(file)
     code, message = fails(["--checkpoint", file, "--epochs", 9])
     assert code == 2
-    assert "wants to run code on loading" in message
+    assert "would run code when loaded" in message
     assert not marker.exists()
 
 

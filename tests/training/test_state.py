@@ -46,5 +46,5 @@ def test_a_missing_or_unknown_key_raises(kind):
     for key in state:
         with pytest.raises(CheckpointError, match=f"1 missing: {key}"):
             kind().load_state_dict({name: value for name, value in state.items() if name != key})
-    with pytest.raises(CheckpointError, match="1 left over: other"):
+    with pytest.raises(CheckpointError, match="1 unexpected: other"):
         kind().load_state_dict({**state, "other": 1})

@@ -1,1 +1,1 @@
-"""Steps become files and files become steps: inspection and storage."""
+"""Inspect, write and read checkpoints."""

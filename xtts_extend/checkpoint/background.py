@@ -1,4 +1,4 @@
-"""Training goes on while a checkpoint is written: the state is copied, and a thread writes the copy."""
+"""Write checkpoints in the background: training continues while a thread writes a copy of the state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def snapshot(value: Any) -> Any:
-    """A copy in the CPU's memory of nested dicts and lists of tensors, which later steps do not change."""
+    """Return a CPU copy of nested dicts and lists of tensors, which later steps do not change."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):
@@ -21,31 +21,36 @@ def snapshot(value: Any) -> Any:
 
 
 class BackgroundWriter:
-    """Runs one write at a time in a thread of its own.
+    """A writer that runs one write at a time in its own thread.
 
-    An error of a write is raised by the next call of any method. The interpreter does not end before a write is done.
+    If a write fails, the next call of any method raises its error. The interpreter exits only when a write is done.
     """
 
     def __init__(self) -> None:
         self._pending: Future[None] | None = None
 
     def submit(self, write: Callable[..., None], *arguments: Any) -> None:
-        """Start a write, after the one before it is done."""
+        """Start a write once the previous one is done.
+
+        Args:
+            write: Function that writes the file.
+            arguments: Arguments of `write`.
+        """
         self.wait()
         pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending = pool.submit(write, *arguments)
-        # The thread ends with its work. Torch gives each thread that computes a team of OpenMP threads, and with more
-        # of them than cores they no longer wait for each other by spinning: an operation that two cores share takes
-        # 100 µs longer then, which makes the steps of small models half as slow again, to the end of the run.
+        # The thread ends with its write. Torch gives each computing thread a team of OpenMP threads. With more of those
+        # than cores, they no longer spin while they wait for each other, and an operation shared by two cores takes
+        # 100 µs longer. Steps of small models would take half as long again for the rest of the run.
         pool.shutdown(wait=False)
 
     def check(self) -> None:
-        """Raise the error of a write that has failed; does not wait."""
+        """Raise the error of a write that has failed, without waiting."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the write under way, if there is one."""
+        """Wait for the current write, if there is one, and raise its error."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()

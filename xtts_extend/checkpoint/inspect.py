@@ -1,7 +1,7 @@
-"""Say what a path is, from its content and never from its name.
+"""Find out what a checkpoint file or folder is by its content, never by its name.
 
 Only the pickled header of a checkpoint is read: tensors are mapped to the "meta" device, so a file of several gigabytes
-takes a fraction of a second, and `weights_only=True` keeps a file from running code.
+takes a fraction of a second. `weights_only=True` keeps files from running code.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from xtts_extend.errors import CheckpointError, DamagedError
 
 logger = logging.getLogger("trainer")
 
-#: Key of what a run of ours records beside what a stock checkpoint holds.
+#: Key of what our runs record in addition to the contents of a stock checkpoint.
 RECORD_KEY = "xtts_extend"
-#: Prefixes under which the text embedding is found: coqui's trainer, `Xtts.state_dict()`.
+#: Prefixes of the GPT's tensors: those of coqui's trainer and of `Xtts.state_dict()`.
 _GPT_PREFIXES = ("xtts.gpt.", "gpt.")
-#: As many bytes of a file as tell what it is.
+#: Bytes at the start of a file that are enough to identify it.
 _START = 512
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the GPT; `heads` is not visible in the weights and is None when no config travels with them."""
+    """Sizes of the GPT; `heads` is None if the file has no config, since the weights do not show it."""
 
     layers: int
     channels: int
@@ -54,7 +54,20 @@ class Architecture:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What the header of a checkpoint says."""
+    """Facts from the header of a checkpoint.
+
+    Attributes:
+        kind: "training" (has optimizer state, step and epoch) or "base".
+        vocab_size: Number of token rows.
+        step: Recorded step; None if there is no integer.
+        epoch: Recorded epoch; None if there is no integer.
+        has_optimizer: Whether it holds optimizer state.
+        has_scheduler: Whether it holds scheduler state.
+        written_by: "xtts_extend" or "coqui".
+        architecture: Sizes of the GPT.
+        size_bytes: Size of the file in bytes.
+        path: The file.
+    """
 
     kind: str
     vocab_size: int
@@ -69,27 +82,27 @@ class CheckpointInfo:
 
     @property
     def missing_position(self) -> str:
-        """What is missing of a whole number of steps and one of epochs, in words; nothing where both are there."""
+        """The missing part of the position: "step", "epoch", "step or epoch", or an empty string if nothing is."""
         return " or ".join(name for name in ("step", "epoch") if getattr(self, name) is None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
+        """Return the fields as plain values for JSON."""
         return asdict(self)
 
 
 def load_pickled(path: Path, *, map_location: str) -> Any:
-    """`torch.load` with `weights_only=True` that also opens published XTTS files, and speaks clearly when it fails.
+    """Load a checkpoint without running code: `torch.load` that also opens published XTTS files and safetensors.
 
     Args:
-        path: the file.
+        path: The file.
         map_location: "cpu" (tensors are mapped from the file), or "meta" to read everything but the tensors.
 
     Raises:
-        DamagedError: the file is empty or truncated.
-        CheckpointError: the path is missing, unreadable, no checkpoint, or wants to run code.
+        DamagedError: The file is empty, truncated or damaged.
+        CheckpointError: The path is missing, unreadable, not a checkpoint, or would run code.
     """
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, and a file was expected.")
+        raise CheckpointError(f"{path} is a folder. Expected a file.")
     try:
         with path.open("rb") as file:
             start = file.read(_START)
@@ -124,13 +137,14 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
         AssertionError,
         MemoryError,
     ) as error:
-        raise DamagedError(f"{path} cannot be opened: it is damaged, or no archive of torch.save.") from error
+        raise DamagedError(f"{path} cannot be opened: it is damaged or was not written by torch.save.") from error
 
 
 def loads_in_stock(path: Path) -> bool:
-    """Whether stock coqui-tts loads a base's file as it is: an archive of tensors and plain values, with a "model".
+    """Return whether stock coqui-tts loads a base model's file and leaves it unchanged.
 
-    Stock writes a file with objects of its own in it, as the published ones have, again in place.
+    It does if the file is an archive of tensors and plain values with a "model" key. Files that hold coqui's own
+    objects, such as the published ones, are rewritten in place by stock.
     """
     if not zipfile.is_zipfile(path):
         return False
@@ -142,29 +156,33 @@ def loads_in_stock(path: Path) -> bool:
 
 
 def _forbidden_content(error: str) -> str:
-    """What a file holds that is not opened, from torch's error."""
+    """Return why torch refused a file, as the rest of a sentence, from torch's error."""
     found = re.search(r"GLOBAL (\S+)", error)
     if found and could_run_code(found.group(1)):
         return (
-            f"wants to run code on loading ({found.group(1)}): refused, and nothing was run. "
-            "A checkpoint holds tensors and plain values only; do not use this file."
+            f"would run code when loaded ({found.group(1)}). It was refused, and nothing was run. "
+            "Do not use this file: a checkpoint needs only tensors and plain values."
         )
     if found:
         return (
-            f"holds an object of {found.group(1)}, and is not opened: only tensors, numbers, text, dates, paths and "
-            "plain containers are read, because other objects can bring code with them. Save the file again without "
-            "this object; of a whole model, its state_dict()."
+            f"holds an object of type {found.group(1)} and was not opened. Only tensors, numbers, text, dates, paths "
+            "and plain containers are read, because other objects can carry code. Save the file again without this "
+            "object. If it is a model, save its state_dict()."
         )
     if "Unsupported operand" in error:
-        return "is pickled in another way than torch.save does by default. Save it again, without pickle_protocol."
-    return "is not a checkpoint: its content is not a pickle of tensors."
+        return "was not pickled with torch.save's default protocol. Save it again without pickle_protocol."
+    return "is not a checkpoint: it does not contain a pickle of tensors."
 
 
 def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
-    """The state dict in a loaded file, and the prefix of its GPT (as in "xtts.gpt.").
+    """Return the state dict of a loaded file, and the prefix of its GPT's tensors (such as "xtts.gpt.").
+
+    Args:
+        content: What `load_pickled` returned.
+        path: The file, for messages.
 
     Raises:
-        CheckpointError: there is no XTTS text embedding in it.
+        CheckpointError: It has no XTTS text embedding.
     """
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if isinstance(state, Mapping):
@@ -174,25 +192,33 @@ def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
                 return dict(state), prefix
     names = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else type(content).__name__
     raise CheckpointError(
-        f"{path} holds no XTTS model: no 'text_embedding.weight' (found: {names or 'nothing'})."
-        f"{describe_shard(path)} Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
+        f"{path} holds no XTTS model: 'text_embedding.weight' is missing (found: {names or 'nothing'})."
+        f"{describe_shard(path)} Pass a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
     )
 
 
 def _has_state(value: Any) -> bool:
-    """Whether a saved optimizer or scheduler (or a list of them) holds anything."""
+    """Return whether a saved optimizer or scheduler, or a list of them, holds any state."""
     parts = value if isinstance(value, list) else [value]
     return any(bool(part.get("state", part)) or _is_stateless(part) for part in parts if isinstance(part, Mapping))
 
 
 def _is_stateless(optimizer: Mapping[str, Any]) -> bool:
-    """Whether a saved optimizer is SGD without momentum, whose state is empty at any time."""
+    """Return whether a saved optimizer is SGD without momentum, whose state is always empty."""
     groups = optimizer.get("param_groups") or [{}]
     return all("dampening" in group and not group.get("momentum") for group in groups)
 
 
 def describe(content: Any, path: Path) -> CheckpointInfo:
-    """What a loaded file is: *training* with optimizer state, step and epoch; else *base*. Meta tensors will do."""
+    """Return what a loaded file is: *training* if it has optimizer state, step and epoch, else *base*.
+
+    Args:
+        content: What `load_pickled` returned; tensors on the meta device are enough.
+        path: The file.
+
+    Raises:
+        CheckpointError: It is not an XTTS model.
+    """
     state, prefix = weights_of(content, path)
     top = content if "model" in content else {}
     rows, channels = state[f"{prefix}text_embedding.weight"].shape
@@ -201,8 +227,8 @@ def describe(content: Any, path: Path) -> CheckpointInfo:
     has_optimizer = _has_state(top.get("optimizer"))
     if not blocks:
         raise CheckpointError(
-            f"{path} is no XTTS: it holds a text embedding of {rows} rows, and not one layer of a transformer "
-            "(gpt.gpt.h.0 and so on). Give a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
+            f"{path} is not an XTTS model: it has a text embedding of {rows:,} rows but no transformer layers "
+            "(gpt.gpt.h.0 and so on). Pass a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
         )
     config = top.get("config")
     model_args = config.get("model_args") if isinstance(config, Mapping) else None
@@ -222,15 +248,21 @@ def describe(content: Any, path: Path) -> CheckpointInfo:
 
 
 def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointInfo:
-    """Describe a checkpoint, a run folder (its newest sound checkpoint) or a base directory (its `model.pth`).
+    """Describe a checkpoint, a run folder (its newest intact checkpoint) or a base directory (its `model.pth`).
 
     Args:
-        path: the file or folder.
-        verify: also read training checkpoints to their end and compare their checksums; of a run folder the newest
-            whose bytes are right is taken then. Without it only headers are read.
+        path: The file or folder.
+        verify: Also read training checkpoints to the end and compare their checksums. In a run folder, files that fail
+            are skipped. By default, only headers are read.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it is damaged, or it wants to run code.
+        CheckpointError: There is no checkpoint, or it is damaged or would run code.
+
+    >>> info = inspect_checkpoint("runs/RUN", verify=True)
+    >>> info.kind, info.step, info.has_optimizer
+    ('training', 4, True)
+    >>> inspect_checkpoint("XTTS").kind
+    'base'
     """
     path = Path(path)
     if path.is_dir():
@@ -240,7 +272,7 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
         if not path.exists():
             raise CheckpointError(
                 f"{path.parent} is neither a run (no checkpoint_N.pth or best_model_N.pth) nor a base directory "
-                f"(no model.pth). Give one of them, or a file.{folder_without_model(path.parent)}"
+                f"(no model.pth). Pass one of these, or a checkpoint file.{folder_without_model(path.parent)}"
             )
     try:
         info = describe(load_pickled(path, map_location="meta"), path)
@@ -252,36 +284,36 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
 
 
 def run_checkpoints(run: Path) -> list[Path]:
-    """The checkpoint files of a run folder, in no particular order; the name only finds candidates."""
+    """Return the files of a run folder that are named like checkpoints, in no particular order."""
     return [file for file, _ in named_checkpoints(run)]
 
 
 def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
-    """The sound checkpoint of a run folder with the most steps, by the steps that the files record.
+    """Return the newest intact training checkpoint of a run folder, by the step recorded in each file.
 
     Args:
-        run: the folder.
-        verify: a file is sound only if its checksums are right; otherwise a readable header is enough.
+        run: The folder.
+        verify: Compare checksums; by default, a file with a readable header counts as intact.
 
     Raises:
-        DamagedError: all training checkpoints of the folder are damaged; each is named with its reason.
-        CheckpointError: it holds none.
+        DamagedError: All training checkpoints in the folder are damaged. The message gives the reason for each.
+        CheckpointError: The folder has no training checkpoint.
     """
     candidates: list[CheckpointInfo] = []
-    damaged: list[str] = []
+    skipped: list[str] = []
     kind: type[CheckpointError] = CheckpointError
     for file in run_checkpoints(run):
         try:
             info = describe(load_pickled(file, map_location="meta"), file)
         except CheckpointError as error:
-            damaged.append(str(error))
+            skipped.append(str(error))
             kind = DamagedError if isinstance(error, DamagedError) else kind
             continue
         if info.kind == "training":
             candidates.append(info)
         else:
             missing = f"no {info.missing_position}" if info.has_optimizer else "no training state"
-            damaged.append(f"{file} holds {missing}.")
+            skipped.append(f"{file} holds {missing}.")
     newest = None
     for info in sorted(candidates, key=lambda info: (info.step, Path(info.path).name), reverse=True):
         try:
@@ -290,22 +322,25 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
             newest = info
             break
         except CheckpointError as error:
-            damaged.append(str(error))
+            skipped.append(str(error))
             kind = DamagedError
-    for line in damaged:
-        logger.warning(" > passed over: %s", line)
+    for line in skipped:
+        logger.warning(" > Skipped a checkpoint: %s", line)
     if newest is None:
-        listed = "\n  ".join(damaged) or "no checkpoint_N.pth or best_model_N.pth in it"
-        raise kind(f"{run} holds no checkpoint that can be resumed:\n  {listed}")
+        listed = "\n  ".join(skipped) or "It has no checkpoint_N.pth or best_model_N.pth."
+        raise kind(f"{run} has no checkpoint that can be resumed:\n  {listed}")
     return newest
 
 
-def suggest_other_checkpoint(damaged: Path) -> str:
-    """Names the newest sound checkpoint beside a damaged or missing one, if there is one."""
-    known = parse_name(damaged) or damaged.name == BEST_MODEL
-    if not known or not damaged.parent.is_dir():
+def suggest_other_checkpoint(unusable: Path) -> str:
+    """Return a sentence that names the newest intact checkpoint in the folder of a damaged or missing one.
+
+    It starts with a space. The result is empty if there is none, or if the file is not named like a checkpoint.
+    """
+    is_checkpoint = parse_name(unusable) or unusable.name == BEST_MODEL
+    if not is_checkpoint or not unusable.parent.is_dir():
         return ""
     try:
-        return f" The newest sound checkpoint beside it is {newest_checkpoint(damaged.parent, verify=True).path}."
+        return f" The newest intact checkpoint beside it is {newest_checkpoint(unusable.parent, verify=True).path}."
     except CheckpointError:
         return ""

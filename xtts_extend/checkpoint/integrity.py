@@ -1,6 +1,6 @@
-"""Whether every byte of a file is as it was written: the CRC-32 that torch.save keeps of each record (each tensor).
+"""Detect damaged checkpoints by the CRC-32 checksum that torch.save stores for each record (each tensor).
 
-torch.load does not look at it. Checkpoints of the stock Trainer have it too.
+torch.load does not check it. Checkpoints of the stock Trainer have it too.
 """
 
 from __future__ import annotations
@@ -16,46 +16,51 @@ from xtts_extend.errors import DamagedError
 from xtts_extend.notices import warn_once
 
 _BLOCK = 1 << 20
-#: More than the two that compute: disks give more when several blocks are asked for at a time.
+#: More than computing needs: disks are faster when several blocks are requested at a time.
 _THREADS = 4
 
 
 def require_intact(path: Path) -> None:
-    """Read a whole file and compare each record with its checksum. A file of torch before 1.6 has none, which is said.
+    """Read a file to the end and compare each record with its checksum.
+
+    Files written by PyTorch before 1.6 have no checksums: they get a warning.
 
     Raises:
-        DamagedError: a byte was changed, or the file cannot be read; the first damaged record is named.
+        DamagedError: A byte was changed, or the file cannot be read. The message names the first damaged record.
     """
     try:
         with path.open("rb") as file:
             if is_legacy(file.read(32)):
                 warn_once(
-                    f"{path} is in the format of torch before 1.6, which keeps no checksums: whether its bytes are as "
-                    "they were written is not known."
+                    f"{path} was written by PyTorch before 1.6, whose format has no checksums. Continuing without a "
+                    "check for damage."
                 )
                 return
         with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
             names = archive.namelist()
             damaged = sorted(itertools.chain(*pool.map(partial(_damaged, path), range(_THREADS))))
-    # a changed byte in the archive's directory can ask zipfile for anything
+    # Damage to the archive's directory can make zipfile raise any of these.
     except (OSError, RuntimeError, ValueError, OverflowError, zipfile.BadZipFile) as error:
         raise DamagedError(f"{path} is damaged: {error}. Use another file.") from error
     if damaged:
         raise DamagedError(
-            f"{path} is damaged: {len(damaged)} of {len(names)} records are not what was written (the first: "
+            f"{path} is damaged: {len(damaged)} of {len(names)} records failed their checksum (first: "
             f"{names[damaged[0]]}). Use another file."
         )
 
 
 def _damaged(path: Path, first: int) -> list[int]:
-    """The places of damaged records among all, of every `_THREADS`-th one; a thread has the file open for itself."""
+    """Return the indices of damaged records among every `_THREADS`-th record, starting at `first`."""
     with zipfile.ZipFile(path) as archive:
         records = list(enumerate(archive.infolist()))[first::_THREADS]
-        return [place for place, record in records if not _is_intact(archive, record)]
+        return [index for index, record in records if not _is_intact(archive, record)]
 
 
 def _is_intact(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
-    """Whether a record's bytes have the length and the checksum of the directory; torch.save compresses nothing."""
+    """Return whether a record has the length and checksum that the archive's directory gives.
+
+    A compressed record is damaged: torch.save compresses nothing.
+    """
     if record.compress_type != zipfile.ZIP_STORED:
         return False
     try:

@@ -1,6 +1,6 @@
-"""The names of a run's checkpoints, `checkpoint_N.pth` and `best_model_N.pth`, as coqui's Trainer gives them.
+"""Names of a run's checkpoints, `checkpoint_N.pth` and `best_model_N.pth`, as coqui's Trainer writes them.
 
-A name finds candidates, and says which of our own files are the oldest; what a file is, its content says.
+Names are used to find candidates and to order our own files by age. What a file is depends on its content alone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Literal, cast
 
 Kind = Literal["checkpoint", "best_model"]
-#: The second name of the newest `best_model_N.pth`.
+#: Second name of the newest `best_model_N.pth`.
 BEST_MODEL = "best_model.pth"
 _PATTERN = re.compile(r"(checkpoint|best_model)_(\d+)\.pth")
 
 
 @dataclass(frozen=True)
 class CheckpointName:
-    """What the name of a checkpoint says; `str` of it is the file's name."""
+    """Kind and step in a checkpoint's file name; `str` gives the file name."""
 
     kind: Kind
     step: int
@@ -29,13 +29,13 @@ class CheckpointName:
 
 
 def parse_name(file: Path) -> CheckpointName | None:
-    """What the name of a file says; None where it is not the name of a run's checkpoint."""
+    """Return the kind and step in a file's name, or None if it is not the name of a run's checkpoint."""
     found = _PATTERN.fullmatch(file.name)
     return CheckpointName(cast(Kind, found[1]), int(found[2])) if found else None
 
 
 def named_checkpoints(run: Path) -> Iterator[tuple[Path, CheckpointName]]:
-    """The files of a run folder that are named like checkpoints, in no particular order."""
+    """Yield the files of a run folder that are named like checkpoints, in no particular order."""
     for file in run.iterdir():
         if name := parse_name(file):
             yield file, name

@@ -1,7 +1,7 @@
-"""What a file holds, as the rest of the package knows it: plain values, and tensors under the names of XTTS.
+"""Convert loaded checkpoints to one form: plain values, coqui's keys, and tensors under the names that XTTS uses.
 
-What wrapped a model while it was saved is left in the names (DistributedDataParallel, torch.compile), and so is the
-release that it was saved with. Other trainers keep the weights, the optimizer and the counts under keys of their own.
+Tensor names depend on the wrapper the model was saved in (DistributedDataParallel, torch.compile) and on the release.
+Other trainers store weights, optimizer, step and epoch under their own keys.
 """
 
 from __future__ import annotations
@@ -16,94 +16,97 @@ from xtts_extend.checkpoint.stand_ins import resolve_stand_ins
 from xtts_extend.errors import CheckpointError
 from xtts_extend.notices import warn_once
 
-#: What a wrapped module is called inside of DistributedDataParallel, torch.compile, FSDP, checkpointing and DeepSpeed.
+#: Attribute of the wrapped module in DistributedDataParallel, torch.compile, FSDP, checkpointing and DeepSpeed.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-#: The two parts of a weight with weight norm, up to coqui-tts 0.20 and since.
+#: Names of the two parts of a weight with weight norm, up to coqui-tts 0.20 → since then.
 _WEIGHT_NORM = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
 }
 _ROWS = "text_embedding.weight"
-#: What trainers call the weights in a checkpoint: coqui's, scripts of torch's tutorials, Lightning, DeepSpeed. Where a
-#: file holds several models, as with a moving average, those of the first of these names count.
+#: Keys of the weights in checkpoints of coqui, PyTorch's tutorials, Lightning and DeepSpeed. If a file holds several
+#: models, such as a moving average, the one under the first of these keys is used.
 _STATES = ("model", "model_state_dict", "state_dict", "module")
-#: Coqui's keys of a checkpoint, and what Lightning, accelerate and scripts call the same.
+#: Coqui's keys of a checkpoint → keys that Lightning, accelerate and other scripts use for the same.
 _OTHER_NAMES = {
     "step": ("global_step", "global_steps", "iteration", "iter", "steps", "total_steps"),
     "epoch": ("current_epoch", "epochs"),
     "optimizer": ("optimizer_states", "optimizer_state_dict", "optimizer_state", "optimizers", "optim"),
     "scheduler": ("lr_schedulers", "lr_scheduler", "scheduler_state_dict", "lr_scheduler_state_dict", "schedulers"),
 }
+#: Nesting of dicts in which weights are searched for.
 _DEPTH = 5
 
 
 def normalize_content(content: Any, path: Path) -> Any:
-    """Loaded content with plain names, a configuration that is a dict, and `step` and `epoch` that are integers.
+    """Return loaded content with XTTS's tensor names, a dict as configuration, and integers as `step` and `epoch`.
 
     Args:
-        content: as torch loads it.
-        path: of the file.
+        content: What torch loaded.
+        path: The file, for messages.
 
     Raises:
-        CheckpointError: two tensors would have one name, or the file holds several models.
+        CheckpointError: Two tensors would get the same name, or the file holds several models.
     """
     content = resolve_stand_ins(content)
     if not isinstance(content, Mapping):
         return content
-    place = _place(content, path)
+    weights_path = _weights_path(content, path)
     outer: dict[Any, Any] = {}
-    for key in place:
-        # what is further out counts
+    for key in weights_path:
+        # Keys of outer dicts win.
         outer = {**{name: value for name, value in content.items() if name != key}, **outer}
         content = content[key]
     weights = _with_plain_names(content, path)
-    return {**_with_known_keys(outer), "model": weights} if place else weights
+    return {**_with_known_keys(outer), "model": weights} if weights_path else weights
 
 
 def has_tensor_counts(content: Any) -> bool:
-    """Whether step or epoch are tensors of a load without tensors, which does not know their numbers."""
+    """Return whether step or epoch are tensors on the meta device, whose values are unknown."""
     counts = (content.get(key) for key in ("step", "epoch")) if isinstance(content, Mapping) else ()
     return any(isinstance(count, Tensor) and count.is_meta for count in counts)
 
 
-def _place(content: Mapping[Any, Any], path: Path) -> tuple[Any, ...]:
-    """The keys that lead to the state dict of an XTTS; of a file without one, to what is called a state."""
-    places = list(_places(content, _DEPTH))
-    if not places:
+def _weights_path(content: Mapping[Any, Any], path: Path) -> tuple[Any, ...]:
+    """Return the keys that lead to the state dict of an XTTS model, or else to anything under one of `_STATES`."""
+    candidates = list(_find_weights(content, _DEPTH))
+    if not candidates:
         return next(((name,) for name in _STATES if isinstance(content.get(name), Mapping)), ())
-    return _one_of(places, path)
+    return _choose_model(candidates, path)
 
 
-def _places(content: Mapping[Any, Any], depth: int) -> Iterator[tuple[Any, ...]]:
+def _find_weights(content: Mapping[Any, Any], depth: int) -> Iterator[tuple[Any, ...]]:
+    """Yield the keys that lead to each state dict of an XTTS model."""
     if any(_is_rows(name) and isinstance(value, Tensor) for name, value in content.items()):
         yield ()
         return
     for key, value in content.items():
         if isinstance(value, Mapping) and depth:
-            yield from ((key, *rest) for rest in _places(value, depth - 1))
+            yield from ((key, *rest) for rest in _find_weights(value, depth - 1))
 
 
 def _is_rows(name: Any) -> bool:
     return isinstance(name, str) and f".{_plain_name(name)}".endswith(f".{_ROWS}")
 
 
-def _one_of(places: list[tuple[Any, ...]], path: Path) -> tuple[Any, ...]:
-    """The place of the model itself, where a file holds others beside it (a moving average, a teacher)."""
-    if len(places) == 1:
-        return places[0]
-    names = ", ".join(".".join(map(str, place)) or "without a prefix" for place in places)
-    if known := [place for place in places if set(place) <= set(_STATES)]:
-        taken = min(known, key=lambda place: [_STATES.index(key) for key in place])
-        warn_once(f"{path} holds {len(places)} models of XTTS ({names}); {'.'.join(taken) or 'that'} is taken.")
-        return taken
+def _choose_model(candidates: list[tuple[Any, ...]], path: Path) -> tuple[Any, ...]:
+    """Return the keys of the model itself if a file also holds others (a moving average, a teacher)."""
+    if len(candidates) == 1:
+        return candidates[0]
+    names = ", ".join(".".join(map(str, keys)) or "without a prefix" for keys in candidates)
+    if known := [keys for keys in candidates if set(keys) <= set(_STATES)]:
+        chosen = min(known, key=lambda keys: [_STATES.index(key) for key in keys])
+        used = ".".join(chosen) or "the one without a prefix"
+        warn_once(f"{path} holds {len(candidates)} XTTS models ({names}). Using {used}.")
+        return chosen
     raise CheckpointError(
-        f"{path} holds {len(places)} models of XTTS ({names}), and which of them counts is not known. Save the one to "
-        "use in a file of its own: torch.save({'model': its state dict}, FILE)."
+        f"{path} holds {len(candidates)} XTTS models ({names}), and it is unclear which one to use. Save that one to a "
+        "file of its own: torch.save({'model': its state dict}, FILE)."
     )
 
 
 def _with_known_keys(outer: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What a checkpoint holds beside the weights, under coqui's keys, with counts that are integers."""
+    """Return what a checkpoint holds besides the weights, under coqui's keys, with integers as step and epoch."""
     known = dict(outer)
     for key, others in _OTHER_NAMES.items():
         name = next((name for name in (key, *others) if known.get(name) is not None), key)
@@ -119,7 +122,7 @@ def _with_known_keys(outer: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _as_integer(value: Any) -> Any:
-    """A count as an integer, where it was kept as a tensor, a list of one, a float or text."""
+    """Return a count as an integer if it was saved as a tensor, a list with one item, a float or text."""
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
         value = value.item()
     if isinstance(value, (list, tuple)) and len(value) == 1:
@@ -133,36 +136,40 @@ def _as_integer(value: Any) -> Any:
 
 
 def _with_plain_names(state: Mapping[Any, Any], path: Path) -> dict[Any, Any]:
+    """Return a state dict under XTTS's names."""
     names = {key: _plain_name(key) for key in state if isinstance(key, str)}
-    lead, in_its_place = _common_prefix(set(names.values()), path)
+    prefix, replacement = _common_prefix(set(names.values()), path)
     plain: dict[Any, Any] = {}
     for key, tensor in state.items():
         name = names.get(key, key)
-        if isinstance(name, str) and name.startswith(lead):
-            name = in_its_place + name.removeprefix(lead)
+        if isinstance(name, str) and name.startswith(prefix):
+            name = replacement + name.removeprefix(prefix)
         if name in plain:
             raise CheckpointError(
-                f"{path} holds two tensors that are both called {name} without their prefixes: which of them counts is "
-                "not known. Save the state dict of the model once, without what it is wrapped in."
+                f"{path} holds two tensors that are both called {name} once their prefixes are removed, and it is "
+                "unclear which one to use. Save the model's state dict once, without its wrapper."
             )
         plain[name] = tensor
     return plain
 
 
 def _plain_name(key: str) -> str:
+    """Return a tensor's name without wrappers, with the current names of weight norm."""
     parts = [part for part in key.split(".") if part not in _WRAPPERS] or [key]
     return ".".join([*parts[:-1], _WEIGHT_NORM.get(parts[-1], parts[-1])])
 
 
 def _common_prefix(names: Collection[str], path: Path) -> tuple[str, str]:
-    """What precedes all names, as the attribute of somebody's own module does, and what names begin with instead.
+    """Return the prefix that a user's own module adds to all names, and what replaces it.
 
-    That is nothing where the GPT is called `gpt`, and "gpt." in a file of the GPT alone.
+    The replacement is empty if the GPT is called `gpt`, and "gpt." if the file holds the GPT only.
     """
-    before = {name.removesuffix(_ROWS) for name in names if f".{name}".endswith(f".{_ROWS}")}
-    leads = {lead.removesuffix("gpt.").removesuffix("xtts.") for lead in before if f".{lead}".endswith(".gpt.")}
-    found = leads or before
-    if not found:
+    gpt_prefixes = {name.removesuffix(_ROWS) for name in names if f".{name}".endswith(f".{_ROWS}")}
+    outer_prefixes = {
+        prefix.removesuffix("gpt.").removesuffix("xtts.") for prefix in gpt_prefixes if f".{prefix}".endswith(".gpt.")
+    }
+    candidates = outer_prefixes or gpt_prefixes
+    if not candidates:
         return "", ""
-    place = _one_of([tuple(lead.split(".")[:-1]) for lead in sorted(found)], path)
-    return "".join(f"{part}." for part in place), "" if leads else "gpt."
+    chosen = _choose_model([tuple(prefix.split(".")[:-1]) for prefix in sorted(candidates)], path)
+    return "".join(f"{part}." for part in chosen), "" if outer_prefixes else "gpt."

@@ -1,7 +1,7 @@
-"""What a checkpoint may hold beside tensors and plain values, and the plain value that takes the place of each.
+"""Objects that a checkpoint may hold besides tensors and plain values, and the plain value that replaces each.
 
-With `weights_only=True` torch refuses every name that it is not told of. For the names here it gets a function or a
-class that does nothing but keep values: nothing that a file names is imported or called.
+With `weights_only=True`, torch refuses every name that is not registered. The names here are registered with functions
+and classes that only store values, so nothing that a file names is imported or called.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-#: Modules and builtins that are of no use in a checkpoint but to run code.
+#: Modules and builtins whose only use in a checkpoint is to run code.
 _RUNS_CODE = {
     "codeop", "commands", "ctypes", "importlib", "marshal", "nt", "operator", "os", "pickle", "posix", "pty", "runpy",
     "shutil", "socket", "subprocess", "sys", "webbrowser",
     "__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "open", "setattr",
 }  # fmt: skip
-#: Names in these modules that only describe something.
+#: Names in these modules that run nothing.
 _HARMLESS = {
     "operator.itemgetter", "os.stat_result", "os.terminal_size", "os.uname_result", "posix.stat_result",
     "posix.terminal_size", "posix.uname_result", "sys.flags", "sys.float_info", "sys.version_info",
@@ -28,20 +28,20 @@ _HARMLESS = {
 
 
 class _Fields:
-    """An object of which only the attributes count: `argparse.Namespace`, and coqui's configurations."""
+    """An object reduced to its attributes: `argparse.Namespace`, or one of coqui's configurations."""
 
 
 class _OmegaConf:
     """A node of an omegaconf configuration: a value, or nodes in a dict or a list."""
 
     def plain(self) -> Any:
-        """The values; interpolations stay the texts that they are."""
-        held = vars(self)
-        return resolve_stand_ins(held.get("_content", held.get("_val")))
+        """Return the values; interpolations stay text."""
+        attributes = vars(self)
+        return resolve_stand_ins(attributes.get("_content", attributes.get("_val")))
 
 
 class _Zone(datetime.tzinfo):
-    """A time zone by its name, whose rules are of no use here."""
+    """The name of a time zone, without its rules."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
@@ -60,34 +60,34 @@ def _zone(name: str, *_: Any) -> _Zone:
 
 
 def _getattr(*arguments: Any) -> Any:
-    """The one attribute that is asked for by files that hold nothing but a time zone."""
+    """Return the one attribute that harmless files look up, to restore a time zone; refuse all others."""
     if arguments == (_Zone, "_unpickle"):
         return _zone
     raise pickle.UnpicklingError("Unsupported global: GLOBAL getattr")
 
 
 class _Numpy:
-    """A numpy array or dtype: what it is made of, and its state."""
+    """A numpy array or dtype: the arguments it was constructed with, and its pickled state."""
 
-    def __init__(self, *made_of: Any) -> None:
-        self.made_of: tuple[Any, ...] = made_of
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments: tuple[Any, ...] = arguments
         self.state: tuple[Any, ...] = ()
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.state = state
 
     def plain(self) -> Any:
-        """An array as lists of numbers; its bytes where it holds none; a dtype as its name."""
+        """Return an array as nested lists, or as bytes if it has no plain values; a dtype as its name."""
         if not self.state or not isinstance(self.state[-1], (bytes, list)):
-            return str(self.made_of[0])
+            return str(self.arguments[0])
         _, shape, dtype, is_fortran, data = self.state
-        values = _numbers(dtype, data)
+        values = _plain_array(dtype, data)
         return values.reshape(shape, order="F" if is_fortran else "C").tolist() if values is not None else data
 
 
-def _numbers(dtype: _Numpy, data: Any) -> Any:
-    """The array of what numpy calls numbers or texts, dates among them; None for records and objects."""
-    name, byte_order = dtype.made_of[0], dtype.state[1]
+def _plain_array(dtype: _Numpy, data: Any) -> Any:
+    """Return an array of numbers, texts or dates from its bytes; None for records and objects."""
+    name, byte_order = dtype.arguments[0], dtype.state[1]
     if name[0] in "mM" and isinstance(data, bytes):
         unit, count = dtype.state[-1][1][:2]
         return np.frombuffer(data, np.dtype(f"{name}[{count}{unit.decode()}]").newbyteorder(byte_order)).astype(str)
@@ -97,22 +97,22 @@ def _numbers(dtype: _Numpy, data: Any) -> Any:
 
 
 def _scalar(dtype: _Numpy, data: Any = None) -> Any:
-    """A numpy scalar as Python's own number or text."""
-    values = _numbers(dtype, data)
+    """Return a numpy scalar as a Python number or text."""
+    values = _plain_array(dtype, data)
     return data if values is None else values[0].item()
 
 
 def _nothing() -> None:
-    """What stands in the place of `typing.Any`."""
+    """Stand in for `typing.Any`."""
 
 
 def _dict(*_: Any) -> dict[Any, Any]:
-    """A `defaultdict` without what it makes missing values of; its items follow."""
+    """Return an empty dict for a `defaultdict`, without its default factory; the unpickler adds the items."""
     return {}
 
 
 def _list(*_: Any) -> list[Any]:
-    """A `deque` without its limit; its items follow."""
+    """Return an empty list for a `deque`, without its maximum length; the unpickler adds the items."""
     return []
 
 
@@ -128,7 +128,7 @@ def _windows(*parts: str) -> str:
     return str(PureWindowsPath(*parts))
 
 
-#: Modules under which releases of coqui-tts and its Trainer have had their configuration classes, and Python's own.
+#: Configuration classes of Python, and of all releases of coqui-tts and its Trainer, by module.
 _WITH_FIELDS = {
     "coqpit": ("Coqpit",),
     "coqpit.coqpit": ("Coqpit",),
@@ -149,14 +149,14 @@ _OMEGACONF = {
     "listconfig": ("ListConfig",),
     "nodes": ("AnyNode", "BooleanNode", "BytesNode", "FloatNode", "IntegerNode", "PathNode", "StringNode"),
 }
-#: Types of numpy that configurations hold, and Python's.
+#: NumPy scalar types found in configurations → Python types.
 _NUMBERS = {
     **dict.fromkeys(("float16", "float32", "float64"), float),
     **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"), int),
 }
 _DATES = (datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone)
 
-#: The functions and classes that files may name, each with a name.
+#: Functions and classes that files may name; in a pair, the second item is the name in the file.
 STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *((_Fields, f"{module}.{name}") for module, names in _WITH_FIELDS.items() for name in names),
     *((kind, f"builtins.{kind.__name__}") for kind in _PLAIN),
@@ -173,25 +173,29 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_list, "collections.deque"),
     *(
         (_windows if name.endswith("WindowsPath") else _posix, f"{module}.{name}")
-        # Python 3.13 has them in the latter
+        # Python 3.13 moved them to pathlib._local.
         for module in ("pathlib", "pathlib._local")
         for name in ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
     ),
     (_Numpy, "numpy.dtype"),
     (_Numpy, "numpy.ndarray"),
-    # numpy 2 has them in the latter
+    # NumPy 2 moved them to _core.
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     *((_Numpy, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]
 
 
 def could_run_code(name: str) -> bool:
-    """Whether a name that is not allowed, as torch's error gives it, has no other use in a file than to run code."""
+    """Return whether the only use of a name that torch refused is to run code.
+
+    Args:
+        name: The name as given in torch's error.
+    """
     return name.partition(".")[0] in _RUNS_CODE and name not in _HARMLESS
 
 
 def resolve_stand_ins(value: Any) -> Any:
-    """Loaded content as dicts, lists, tuples, plain values and tensors alone; private attributes are left out."""
+    """Return loaded content as dicts, lists, tuples, plain values and tensors only, without private attributes."""
     if isinstance(value, (_Numpy, _OmegaConf)):
         return value.plain()
     if isinstance(value, _Zone):

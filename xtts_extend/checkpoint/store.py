@@ -1,6 +1,6 @@
-"""Steps become files: a checkpoint is written aside, flushed to the disk and renamed, so that its name is never a lie.
+"""Write checkpoints atomically: to a temporary file, which is flushed to the disk and then renamed.
 
-Temporary files begin with a dot: coqui's own retention globs `checkpoint_*`.
+Temporary files start with a dot because coqui deletes old checkpoints by the pattern `checkpoint_*`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xtts_extend.files import atomic_path, atomic_write, require_creatable
 
 logger = logging.getLogger("trainer")
 
-#: Version of what `RECORD_KEY` holds.
+#: Format version of the value of `RECORD_KEY`.
 FORMAT_VERSION = 3
 _LOCK_TIMEOUT_S = 15
 
@@ -32,31 +32,53 @@ _LOCK_TIMEOUT_S = 15
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint dict atomically.
 
+    Args:
+        state: The checkpoint; `date` is added.
+        path: The file to write.
+
     Raises:
-        MachineError: it could not be written; no partial file is left.
+        MachineError: It could not be written. No partial file is left.
     """
     if not path.parent.is_dir():
-        raise MachineError(f"The run folder {path.parent} has vanished; {path.name} was not written.")
+        raise MachineError(f"{path.name} was not written: its run folder {path.parent} no longer exists.")
     with atomic_write(path) as file:
         torch.save({**state, "date": datetime.date.today().strftime("%B %d, %Y")}, file)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], CheckpointInfo]:
-    """A checkpoint's content (tensors mapped from the file, on the CPU) and its description; runs no code.
+    """Load a checkpoint without running code.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content, with tensors mapped from the file on the CPU, and its description.
 
     Raises:
-        CheckpointError: see `inspect.load_pickled`.
+        CheckpointError: The file is missing, damaged or not an XTTS checkpoint, or would run code.
+
+    >>> content, info = load_checkpoint(Path("runs/RUN/checkpoint_4.pth"))
+    >>> content["step"], info.kind
+    (4, 'training')
+    >>> content["model"]["xtts.gpt.text_embedding.weight"].shape[0] == info.vocab_size
+    True
     """
     content = load_pickled(path, map_location="cpu")
     return content, describe(content, path)
 
 
 def make_run_folder(output_dir: Path, run_name: str) -> Path:
-    """A new folder, named by the time of the start, that no other run shares even when both start in one second.
+    """Create a new run folder, named after the run and the current time.
+
+    Runs that start in the same second get different folders.
+
+    Args:
+        output_dir: The folder for all runs; created if missing.
+        run_name: First part of the folder's name.
 
     Raises:
-        ConfigError: a file has the name of one of its parents.
-        MachineError: the folder cannot be made.
+        ConfigError: One of its parents is a file.
+        MachineError: The folder cannot be created.
     """
     require_creatable(output_dir)
     name = f"{run_name}-{datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S')}"
@@ -69,25 +91,29 @@ def make_run_folder(output_dir: Path, run_name: str) -> Path:
                 return folder
     except OSError as error:
         raise MachineError(
-            f"No run folder can be made in {output_dir}: {error.strerror}. Give another --output-dir."
+            f"Could not create a run folder in {output_dir}: {error.strerror}. Use another --output-dir."
         ) from error
-    raise MachineError(f"{output_dir} already holds a thousand runs called {name}. Give another --output-dir.")
+    raise MachineError(f"{output_dir} already has 999 runs named {name}. Use another --output-dir.")
 
 
 def lock_run(run: Path) -> FileLock:
-    """Hold a run folder for this process; released by `release`, or when the process ends, however it ends.
+    """Lock a run folder for this process.
+
+    Waits up to 15 s, because data loader processes of a killed run may live for some seconds more.
+
+    Returns:
+        The lock. `release` frees it, and so does the end of the process.
 
     Raises:
-        ConfigError: another process trains in it. One that was killed may have loader processes that live for some
-            seconds more; they are waited for.
+        ConfigError: Another process is training in the folder.
     """
     lock = FileLock(run / ".lock", timeout=_LOCK_TIMEOUT_S)
     try:
         lock.acquire()
     except Timeout as error:
         raise ConfigError(
-            f"Another process trains in {run} and writes its files. Wait until it ends, stop it, or continue in a new "
-            "folder with --new-run."
+            f"Another process is training in {run}. Wait until it ends, stop it, or continue in a new folder with "
+            "--new-run."
         ) from error
     return lock
 
@@ -100,9 +126,13 @@ def remove_leftovers(run: Path) -> None:
 
 
 def move_later_checkpoints(run: Path, step: int) -> None:
-    """Move checkpoints of later steps, from which the run does not continue, into a folder `set-aside`.
+    """Move checkpoints of later steps than the one to resume from into a folder `set-aside`.
 
-    They would take the place of the new ones: as the newest of the run, and in the retention.
+    Otherwise they would count as the newest of the run, and new checkpoints would be deleted instead of them.
+
+    Args:
+        run: The run folder.
+        step: The step to resume from.
     """
     for file, name in sorted(named_checkpoints(run), key=lambda named: named[0]):
         if name.step > step:
@@ -116,22 +146,24 @@ def move_later_checkpoints(run: Path, step: int) -> None:
                 number += 1
                 target = folder / f"{file.stem}_{number}.pth"
             file.replace(target)
-            logger.warning(
-                " > %s is later than step %d, where the run continues: moved to %s.", file.name, step, folder
-            )
+            logger.warning(" > Resuming at step %d: moved the later %s to %s.", step, file.name, folder)
 
 
 def adapter_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of the adapter that a checkpoint holds beside its weights; none in a base's file."""
+    """Return the tensors of the adapter in a checkpoint; empty if it has none."""
     tensors: dict[str, torch.Tensor] = (content.get(RECORD_KEY) or {}).get("adapter", {}).get("tensors", {})
     return tensors
 
 
 def keep_newest(run: Path, count: int) -> int:
-    """Remove all `checkpoint_N.pth` but the `count` with the most steps (by name: these are our own files).
+    """Remove all `checkpoint_N.pth` except the newest, by the step in the name.
+
+    Args:
+        run: The run folder.
+        count: Number of files to keep.
 
     Returns:
-        How many were removed.
+        Number of files removed.
     """
     files = [(name.step, file) for file, name in named_checkpoints(run) if name.kind == "checkpoint"]
     for _, file in sorted(files)[:-count]:
@@ -140,27 +172,28 @@ def keep_newest(run: Path, count: int) -> int:
 
 
 def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None:
-    """Write a state as `checkpoint_N.pth` or `best_model_N.pth`, then remove the files that it replaces.
+    """Write a state as `checkpoint_N.pth` or `best_model_N.pth`, then remove the files it replaces.
 
-    When the disk is full, all but the newest two earlier checkpoints are given up for one more try.
+    If the disk is full, all earlier checkpoints except the newest two are removed and writing is tried once more.
 
     Args:
-        state: the checkpoint.
-        run: the run folder.
-        name: of the file.
-        keep: how many `checkpoint_N.pth` to keep.
+        state: The checkpoint.
+        run: The run folder.
+        name: Name of the file to write.
+        keep: Number of `checkpoint_N.pth` to keep.
 
     Raises:
-        MachineError: it could not be written; what was there before is as it was, but for what was given up.
-        CheckFailed: a weight is not finite.
+        MachineError: It could not be written. Other files are unchanged, except for checkpoints removed to make space.
+        CheckFailed: A weight is not finite.
     """
     broken = [
         key for key, tensor in {**state["model"], **adapter_tensors(state)}.items() if not torch.isfinite(tensor).all()
     ]
     if broken:
         raise CheckFailed(
-            f"{len(broken)} weights are not finite at step {state['step']} (the first: {broken[0]}): no checkpoint is "
-            "written, and the earlier ones are as they were. Continue one with a lower learning rate or --grad-clip 1."
+            f"NaN or infinity at step {state['step']} in {len(broken)} weight tensors (first: {broken[0]}). No "
+            "checkpoint was written, and earlier ones are unchanged. Resume from an earlier one with a lower "
+            "--learning-rate or --grad-clip 1."
         )
     path = run / name
     try:
@@ -169,7 +202,7 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
         removed = keep_newest(run, 2)
         if not removed:
             raise
-        logger.warning(" > The disk is full: %d of the older checkpoints were removed, for one more try.", removed)
+        logger.warning(" > The disk is full. Removed %d older checkpoints; trying once more.", removed)
         write_checkpoint(state, path)
     written = parse_name(path)
     if written and written.kind == "best_model":
@@ -181,39 +214,51 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
 
 
 def save_second_name(run: Path, name: str, checkpoint: str, keep: int) -> None:
-    """Give a file that was just written a second name, `checkpoint_N.pth`; then as `save_step`."""
+    """Give a file that was just written a second name, then remove old checkpoints.
+
+    Args:
+        run: The run folder.
+        name: Name of the file.
+        checkpoint: The second name, `checkpoint_N.pth`.
+        keep: Number of `checkpoint_N.pth` to keep.
+    """
     _link(run / name, run / checkpoint)
     keep_newest(run, keep)
 
 
 def require_space(run: Path, size: int, keep: int) -> None:
-    """Compare the room on the disk with what a run needs at its worst, and say both.
+    """Log the free disk space and the most that a run can need, and raise unless it fits.
 
-    That is `keep` checkpoints, one being written, the old and the new best model.
+    A run needs up to `keep` checkpoints, one being written, and the old and the new best model.
+
+    Args:
+        run: The run folder; checkpoints already in it are counted.
+        size: Size of a checkpoint in bytes.
+        keep: Number of checkpoints to keep.
 
     Raises:
-        MachineError: the room does not suffice.
+        MachineError: There is not enough space.
     """
     sizes = {(status := file.stat()).st_ino: status.st_size for file in run.glob("*.pth")}
     needed = max(0, (keep + 3) * size - sum(sizes.values()))
     free = shutil.disk_usage(run).free
     numbers = (
         f"{free / 1e9:.1f} GB are free for {run}, and the run may need {needed / 1e9:.1f} GB more: {keep} checkpoints "
-        f"of {size / 1e9:.1f} GB, one being written, the old and the new best model"
+        f"of {size / 1e9:.1f} GB, one being written, and the old and the new best model."
     )
     if free < needed:
-        raise MachineError(f"{numbers}. Make room, give another --output-dir, or keep fewer with --keep-checkpoints.")
-    logger.info(" > disk: %s", numbers)
+        raise MachineError(f"{numbers} Free some space, use another --output-dir, or lower --keep-checkpoints.")
+    logger.info(" > Disk space: %s", numbers)
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, atomically: a hard link, or a copy on file systems without them."""
+    """Give a file a second name atomically: a hard link, or a copy if the file system has none."""
     link = target.with_name(f".{target.name}.link.tmp")
     link.unlink(missing_ok=True)
     try:
         link.hardlink_to(source)
     except OSError as error:
-        logger.info("No hard links in %s (%s): %s is a copy.", target.parent, error.strerror, target.name)
+        logger.info(" > Could not hard-link in %s (%s): made %s a copy.", target.parent, error.strerror, target.name)
         with atomic_path(target) as copy:
             shutil.copyfile(source, copy)
     else:
@@ -221,18 +266,23 @@ def _link(source: Path, target: Path) -> None:
 
 
 def require_fit(expected: set[str], found: set[str], what: str) -> None:
-    """Compare the names in a saved state with the names that it must have.
+    """Raise unless a saved state has exactly the expected names.
+
+    Args:
+        expected: The names it must have.
+        found: The names it has.
+        what: Name of the state, for the message ("The … does not match this model").
 
     Raises:
-        CheckpointError: a name is missing or left over; each is listed.
+        CheckpointError: Names are missing or unexpected. The message lists up to ten of each.
     """
     problems = []
-    for label, names in (("missing", expected - found), ("left over", found - expected)):
+    for label, names in (("missing", expected - found), ("unexpected", found - expected)):
         if names:
             listed = ", ".join(sorted(names)[:10]) + (", …" if len(names) > 10 else "")
             problems.append(f"{len(names)} {label}: {listed}")
     if problems:
         raise CheckpointError(
-            f"The {what} does not fit this model ({'; '.join(problems)}). It was written for another architecture or "
-            "another version; give the files that belong together."
+            f"The {what} does not match this model ({'; '.join(problems)}). It was written for another architecture "
+            "or version. Pass files that belong together."
         )
