@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packs import make_pack
 
 PACKAGE = Path(__file__).resolve().parents[1] / "xtts_extend"
 MODULES = {
@@ -21,8 +22,8 @@ MODULES = {
 def user_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the files that the module's examples use.
 
-    `XTTS` is a base model, `train.csv`, `val.csv` and `am.txt` are an Amharic corpus, `am/vocab.json` is its extended
-    vocabulary, and `runs/RUN` is a run of four steps.
+    `XTTS`: a base model. `train.csv`, `val.csv`, `am.txt`: an Amharic corpus. `am/vocab.json`: its extended vocabulary.
+    `runs/RUN`: a run of four steps. `am.safetensors`: a pack for Amharic, made for the base model.
     """
     source = MODULES[request.getfixturevalue("module")].read_text(encoding="utf-8")
     if any(name in source for name in ("XTTS", "am/vocab.json", "train.csv", "am.txt", "runs/RUN")):
@@ -33,6 +34,8 @@ def user_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyt
         (tmp_path / "am.txt").symlink_to(corpus.folder / "am.txt")
         for file in [*(corpus.folder / "am").glob("*.csv"), corpus.folder / "am" / "wavs"]:
             (tmp_path / file.name).symlink_to(file)
+    if "am.safetensors" in source:
+        make_pack(request.getfixturevalue("mini_base"), "am", tmp_path / "am.safetensors")
     if "runs/RUN" in source:
         (tmp_path / "runs").mkdir()
         (tmp_path / "runs" / "RUN").symlink_to(request.getfixturevalue("short_run"))

@@ -1,4 +1,4 @@
-"""A base with the tags of all of XTTS's languages, and its folder with packs of three more."""
+"""A base with the tags of all of XTTS's languages, and its folder with packs for three more."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.text.languages import STOCK_LANGUAGES, language_tag
 from xtts_extend.text.vocabulary import append_entries, load_vocabulary
 
-#: The seeds of their weights, by language.
+#: Language → seed of its pack's weights.
 PACKED = {"am": 1, "ti": 2, "el": 3}
 
 
 @pytest.fixture(scope="session")
 def all_languages(mini_base, made_once) -> Path:
-    """The mini base with the tags of all 17 languages, as far as speech needs a base; not to be written to."""
+    """The mini base with the tags of all 17 languages and the files that speech needs; tests must not change it."""
 
     def fill(folder: Path) -> None:
         known = load_vocabulary(mini_base / "vocab.json")
@@ -50,7 +50,7 @@ def all_languages(mini_base, made_once) -> Path:
 
 @pytest.fixture(scope="session")
 def packed(all_languages, made_once) -> Path:
-    """That base's folder with packs of Amharic, Tigrinya and Greek; not to be written to."""
+    """That base's folder with packs for Amharic, Tigrinya and Greek; tests must not change it."""
 
     def fill(folder: Path) -> None:
         shutil.copytree(all_languages, folder / "model")
@@ -64,6 +64,6 @@ def packed(all_languages, made_once) -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(packed):
-    """`Xtts` as stock loads that folder, enabled; not to be changed."""
+    """`Xtts` as stock loads that folder after `enable()`; tests must not change it."""
     xtts_extend.enable()
     return load(packed)

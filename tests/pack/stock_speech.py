@@ -1,4 +1,4 @@
-"""Speech of model folders through stock coqui-tts; as a script in a process that never imports xtts_extend."""
+"""Speak with model folders through stock coqui-tts; run as a script, it never imports xtts_extend."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ SENTENCES = {
     "tr": "Merhaba dünya.",
     "zh": "你好，世界。",
 }
-#: What coqui's cleaning of a language needs besides coqui-tts.
+#: Language → modules that coqui's cleaning needs besides coqui-tts.
 EXTRAS = {"ja": ("cutlet", "unidic_lite"), "zh": ("pypinyin",)}
 WAYS = ("inference", "inference_stream", "synthesize")
 SPEAKER = "untrained"
 
 
 def load(folder: Path) -> Any:
-    """A model folder as stock's documentation loads it."""
+    """Load a model folder as in stock's documentation."""
     config = XttsConfig()
     config.load_json(folder / "config.json")
     model = Xtts(config)
@@ -47,13 +47,13 @@ def load(folder: Path) -> Any:
 
 
 def voice(model: Any) -> list[torch.Tensor]:
-    """Conditioning latents and speaker embedding, of the type of the model's weights."""
+    """Return conditioning latents and speaker embedding in the type of the model's weights."""
     dtype = next(model.gpt.parameters()).dtype
     return [tensor.to(dtype) for tensor in model.speaker_manager.speakers[SPEAKER].values()]
 
 
 def speak(model: Any, text: str, language: str, way: str = "inference", **settings: Any) -> np.ndarray:
-    """The waveform of a text, with the same seed every time."""
+    """Return the waveform of a text, always with the same seed."""
     torch.manual_seed(5)
     if way == "synthesize":
         return model.synthesize(text, language=language, speaker=SPEAKER, **settings)["wav"]
@@ -64,7 +64,7 @@ def speak(model: Any, text: str, language: str, way: str = "inference", **settin
 
 
 def main() -> None:
-    """Write the waveforms of all sentences: OUTPUT LANGUAGE,LANGUAGE,… FOLDER…"""
+    """Write the waveforms of all sentences. Arguments: OUTPUT LANGUAGE,LANGUAGE,… FOLDER…"""
     output, languages, *folders = sys.argv[1:]
     waveforms = {}
     for folder in folders:

@@ -1,4 +1,4 @@
-"""A call computes with the tensors of its language, whatever happened before and around it."""
+"""A call uses the tensors of its language, whatever happened before and whatever else is running."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ EQUAL = {"rtol": 0, "atol": 0}
 
 
 def parameters(model):
-    """The objects, by all their names."""
+    """Return the ids of all parameter objects, by all their names."""
     return {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
 class Vocoder(torch.nn.Module):
-    """In the place of coqui's, which no pack changes and which takes most of the time here: latents as samples."""
+    """A fast stand-in for coqui's slow vocoder, which no pack changes: it returns latents as samples."""
 
     def forward(self, latents, g):
         return latents.flatten(1).repeat_interleave(16, 1)
@@ -55,13 +55,13 @@ def loaded_quickly(packed):
 
 @pytest.fixture
 def model(loaded_quickly):
-    """`Xtts` of the folder with packs, for one test."""
+    """A copy of the folder's `Xtts`, for one test."""
     return copy.deepcopy(loaded_quickly)
 
 
 @pytest.fixture(scope="module")
 def alone(loaded_quickly):
-    """What each language sounds like when nothing else was spoken."""
+    """The waveform of each language, spoken by a model that speaks nothing else."""
     spoken = {}
     for language, text in TEXT.items():
         spoken[language] = speak(copy.deepcopy(loaded_quickly), text, language)
@@ -71,7 +71,7 @@ def alone(loaded_quickly):
 
 @pytest.fixture(scope="module")
 def merged(all_languages, packed, tmp_path_factory):
-    """A folder of the base with a pack's weights in the place of its own, by language; `keep` are left the base's."""
+    """A function that loads the base with a pack's weights merged in, except those that start with `keep`."""
 
     def make(language, keep=()):
         pack = Pack.open(packed / "packs" / f"{language}.safetensors")
@@ -96,13 +96,13 @@ def test_languages_in_any_order(model, alone):
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_a_pack_is_what_its_weights_would_be_in_place_of_the_base_s(language, merged, alone):
+def test_a_pack_speaks_like_a_model_with_its_weights(language, merged, alone):
     assert np.array_equal(speak(merged(language), TEXT[language], language), alone[language])
     other = merged(language, keep=("gpt.gpt.",))
     assert not np.array_equal(speak(other, TEXT[language], language), alone[language])
 
 
-def test_the_languages_are_listed(model, packed, all_languages):
+def test_the_model_lists_the_languages_of_its_packs(model, packed, all_languages):
     base = load_vocabulary(all_languages / "vocab.json").languages
     assert model.config.languages == [*base, "am", "el", "ti"]
     ids = model.language_manager.name_to_id
@@ -111,7 +111,7 @@ def test_the_languages_are_listed(model, packed, all_languages):
         speak(model, "a", "sw", "synthesize")
 
 
-def test_another_load_detaches(model, packed, all_languages):
+def test_loading_another_folder_detaches_packs(model, packed, all_languages):
     config = model.config
     speak(model, TEXT["am"], "am")
     with BlankWeights():
@@ -126,7 +126,7 @@ def test_another_load_detaches(model, packed, all_languages):
     assert list(model.packs.packs) == ["am", "el", "ti"]
 
 
-def test_weights_beside_model_pth_have_no_packs(model, packed, tmp_path, caplog):
+def test_other_files_than_model_pth_have_no_packs(model, packed, tmp_path, caplog):
     for file in packed.rglob("*.*"):
         (tmp_path / file.relative_to(packed)).parent.mkdir(exist_ok=True)
         (tmp_path / file.relative_to(packed)).symlink_to(file)
@@ -134,11 +134,11 @@ def test_weights_beside_model_pth_have_no_packs(model, packed, tmp_path, caplog)
     with BlankWeights():
         model.load_checkpoint(model.config, checkpoint_path=tmp_path / "mine.pth", eval=True)
     assert not hasattr(model, "packs")
-    assert f"the packs in {tmp_path / 'packs'} are left out" in caplog.text
+    assert f"The packs in {tmp_path / 'packs'} are not used" in caplog.text
 
 
 @pytest.mark.parametrize("by_file", [True, False])
-def test_coqui_s_api(by_file, packed, alone):
+def test_the_coqui_api(by_file, packed, alone):
     path = packed / "model.pth" if by_file else packed
     with BlankWeights():
         tts = TTS(model_path=str(path), config_path=str(packed / "config.json"), progress_bar=False)
@@ -175,7 +175,7 @@ def test_the_first_call_in_inference_mode(first, model, alone):
 
 
 def logits(model, language):
-    """Of the first code after a text, and of all places before it."""
+    """Return the logits of the first code after a text and of all positions before it."""
     ids = torch.tensor([model.tokenizer.encode(TEXT[language], language)])
     return model.gpt.gpt_inference(model.gpt.compute_embeddings(voice(model)[0], ids)).logits
 
@@ -236,7 +236,7 @@ def test_packs_in_memory(model, alone):
     packs.resident = 1
     speak(model, TEXT["am"], "am")
     assert read() == ["am"]
-    # in memory of its own, and not that of the file
+    # The tensors are copies, and those mapped from the file were freed.
     assert "stored" not in vars(packs.packs["am"])
 
 
@@ -288,10 +288,10 @@ def test_deepspeed(model, alone):
 
 def test_modules_that_were_replaced(model, alone):
     before = parameters(model)
-    kept, model.gpt.mel_head = model.gpt.mel_head, torch.nn.Identity()
+    original, model.gpt.mel_head = model.gpt.mel_head, torch.nn.Identity()
     with pytest.raises(PackError, match="no parameter gpt.mel_head"):
         speak(model, TEXT["am"], "am")
-    model.gpt.mel_head = kept
+    model.gpt.mel_head = original
     assert parameters(model) == before
     for language in ("en", "am"):
         assert np.array_equal(speak(model, TEXT[language], language), alone[language])
@@ -305,7 +305,7 @@ def stream(model, language):
     return model.inference_stream(TEXT[language], language, *voice(model), stream_chunk_size=2)
 
 
-def end(chunks):
+def exhaust(chunks):
     for _ in chunks:
         pass
 
@@ -316,11 +316,11 @@ def fail(chunks):
 
 
 ENDS = {
-    "exhausted": end,
+    "exhausted": exhaust,
     "closed": lambda chunks: chunks.close(),
     "failed": fail,
     "closed elsewhere": lambda chunks: _in_thread(chunks.close),
-    "read on elsewhere": lambda chunks: _in_thread(lambda: end(chunks)),
+    "read on elsewhere": lambda chunks: _in_thread(lambda: exhaust(chunks)),
 }
 
 
@@ -332,10 +332,10 @@ def _in_thread(work):
 
 @pytest.mark.parametrize("ending", ENDS)
 @pytest.mark.parametrize("language", ["am", "en"])
-def test_a_stream_holds_the_model(language, ending, model, alone):
+def test_a_stream_locks_the_model(language, ending, model, alone):
     before = parameters(model)
     chunks = stream(model, language)
-    assert np.array_equal(speak(model, TEXT["ti"], "ti"), alone["ti"]), "not before its first chunk"
+    assert np.array_equal(speak(model, TEXT["ti"], "ti"), alone["ti"]), "not locked before its first chunk"
     next(chunks)
     assert (parameters(model) == before) == (language == "en")
     for other in ("am", "en", "ti"):
@@ -351,7 +351,7 @@ def test_a_stream_holds_the_model(language, ending, model, alone):
         assert np.array_equal(speak(model, TEXT[other], other), alone[other])
 
 
-def test_a_stream_that_is_forgotten(model, alone):
+def test_a_stream_that_is_garbage_collected(model, alone):
     before = parameters(model)
     chunks = stream(model, "am")
     next(chunks)
@@ -369,13 +369,13 @@ def test_another_thread_waits_for_a_stream(model, alone):
     thread.start()
     time.sleep(0.3)
     assert spoken == []
-    end(chunks)
+    exhaust(chunks)
     thread.join()
     assert np.array_equal(spoken[0], alone["en"])
 
 
 def test_threads_in_several_languages(model):
-    """Greedy: threads share what chance draws from."""
+    """Decoding is greedy because threads share the random generator."""
     expected = {language: speak(model, text, language, do_sample=False) for language, text in TEXT.items()}
     assert len({waveform.tobytes() for waveform in expected.values()}) == len(TEXT)
     wrong, done = [], []
@@ -397,16 +397,16 @@ def test_threads_in_several_languages(model):
 # --- routed
 
 
-def test_calls_inside_use_what_is_in_place(model, alone):
+def test_calls_inside_a_block_use_its_tensors(model, alone):
     before = parameters(model)
     with routed(model, "am"):
         assert np.array_equal(speak(model, TEXT["am"], "am"), alone["am"])
         assert not np.array_equal(speak(model, TEXT["en"], "en"), alone["en"])
         with routed(model, "am"):
             assert np.array_equal(speak(model, TEXT["am"], "am", "synthesize"), alone["am"])
-        with pytest.raises(PackError, match="is routed to the pack of am, and 'ti' needs other tensors"):
+        with pytest.raises(PackError, match="is routed to the pack for am, and 'ti' needs other tensors"):
             speak(model, TEXT["ti"], "ti")
-        with pytest.raises(PackError, match="is routed to the pack of am, and 'en'"), routed(model, "en"):
+        with pytest.raises(PackError, match="is routed to the pack for am, and 'en'"), routed(model, "en"):
             pass
     with routed(model, "en"):
         assert parameters(model) == before
@@ -428,18 +428,18 @@ def test_a_stream_outlives_the_block_it_was_opened_in(model, alone):
     with routed(model, "am"):
         chunks = stream(model, "am")
         next(chunks)
-        _in_thread(lambda: end(chunks))
+        _in_thread(lambda: exhaust(chunks))
         assert np.array_equal(speak(model, TEXT["am"], "am"), alone["am"])
     assert parameters(model) == before
 
 
-def test_a_model_without_packs_is_as_before(model, all_languages):
+def test_a_model_without_packs_is_unchanged(model, all_languages):
     plain = load_quickly(all_languages)
     before = parameters(plain)
     with routed(plain, "am"), routed(plain, "en"):
         assert parameters(plain) == before
-    one, other = stream(plain, "en"), stream(plain, "es")
-    assert len([next(one), next(other)]) == 2, "two streams at a time, as in stock"
+    first, second = stream(plain, "en"), stream(plain, "es")
+    assert len([next(first), next(second)]) == 2, "two streams at a time, as in stock"
     assert not hasattr(plain, "packs")
 
 
@@ -463,7 +463,7 @@ def test_a_copy_of_a_model(model, alone):
     assert copied.packs is not model.packs
     assert copied.packs.resident == 1
     with routed(model, "am"):
-        assert np.array_equal(speak(copied, TEXT["en"], "en"), alone["en"]), "not held with the other one"
+        assert np.array_equal(speak(copied, TEXT["en"], "en"), alone["en"]), "the copy is not locked with the original"
     assert np.array_equal(speak(copied, TEXT["am"], "am"), alone["am"])
 
 
@@ -474,8 +474,8 @@ def test_enabling_twice_is_enabling_once():
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_packs_with_the_same_tokens_do_not_know_each_other(number, model, all_languages, tmp_path):
-    """ሰ, ላ and ም are in both, with other ids; a merge is in one of them alone."""
+def test_packs_with_the_same_tokens_are_independent(number, model, all_languages, tmp_path):
+    """ሰ, ላ and ም are in both with different ids, and only one of them has a merge."""
     merges = [("ሰ", "ላ")]
     files = [
         make_pack(all_languages, "am", tmp_path / "am.safetensors", seed=1, merges=merges),

@@ -1,4 +1,4 @@
-"""XTTS's own languages, sample by sample: the untouched base in stock coqui-tts against a folder with packs."""
+"""XTTS's own languages sound the same, sample by sample, in stock coqui-tts and in a folder with packs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from xtts_extend.data.encoded import file_digest
 from xtts_extend.pack.route import routed
 from xtts_extend.text.languages import STOCK_LANGUAGES
 
-LACKING = {
+UNAVAILABLE = {
     language
     for language, modules in EXTRAS.items()
     if any(importlib.util.find_spec(module) is None for module in modules)
 }
-#: All of them take half a minute of computing.
+#: Languages of the quick tests; all 17 take half a minute.
 QUICK = ("en", "es", "ru")
 CASES = [pytest.param(language, marks=() if language in QUICK else pytest.mark.slow) for language in SENTENCES]
 
@@ -34,40 +34,40 @@ def digests(*folders: Path) -> dict[Path, str]:
 
 @pytest.fixture(scope="module")
 def stock(request, all_languages, packed, tmp_path_factory):
-    """Waveforms of the base and of the folder, by folder, language and way, from a process without xtts_extend."""
+    """A function that returns the waveform for a folder, a language and a way to speak, without xtts_extend."""
     output = tmp_path_factory.mktemp("stock") / "waveforms.npz"
-    asked = {
+    languages = {
         item.callspec.params["language"]
         for item in request.session.items
         if item.path == request.path and hasattr(item, "callspec")
-    } - LACKING
+    } - UNAVAILABLE
     before = digests(all_languages, packed)
     subprocess.run(
-        [sys.executable, stock_speech.__file__, output, ",".join(sorted(asked)), all_languages, packed],
+        [sys.executable, stock_speech.__file__, output, ",".join(sorted(languages)), all_languages, packed],
         check=True,
         capture_output=True,
     )
     assert digests(all_languages, packed) == before
     waveforms = np.load(output)
-    assert len(waveforms) == 2 * len(asked) * len(WAYS)
+    assert len(waveforms) == 2 * len(languages) * len(WAYS)
     return lambda folder, language, way: waveforms[f"{folder} {language} {way}"]
 
 
 @pytest.fixture(scope="module")
 def model(loaded):
-    """A copy: `synthesize` adds zh to the languages that are listed."""
+    """A copy, because `synthesize` adds zh to the model's list of languages."""
     return copy.deepcopy(loaded)
 
 
-def test_all_of_them_are_asked():
+def test_all_languages_are_tested():
     assert SENTENCES.keys() == STOCK_LANGUAGES
     assert len(SENTENCES) == 17
-    assert not LACKING, "the extra 'test' has what coqui's cleaning of these languages needs"
+    assert not UNAVAILABLE, "the extra 'test' has what coqui's cleaning of these languages needs"
 
 
 @pytest.mark.parametrize("language", CASES)
 def test_a_language_of_the_base(language, model, all_languages, packed, stock):
-    if language in LACKING:
+    if language in UNAVAILABLE:
         pytest.skip(f"coqui's extra for {language} is not installed")
     for way, other in zip(WAYS, TEXTS, strict=True):
         expected = stock(all_languages, language, way)

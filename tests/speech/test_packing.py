@@ -275,9 +275,11 @@ def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_pat
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        pytest.param({"start_from": "{folder}:sw"}, "has no pack of sw", id="language"),
-        pytest.param({"start_from": "{folder}"}, "expected FOLDER:LANG", id="no language"),
-        pytest.param({"start_from": "{folder}:am", "checkpoint": "{folder}/model.pth"}, "Omit one of them", id="both"),
+        pytest.param({"start_from": "{folder}:sw"}, "has no pack for sw", id="language"),
+        pytest.param({"start_from": "{folder}"}, "Expected FOLDER:LANG", id="no language"),
+        pytest.param(
+            {"start_from": "{folder}:am", "checkpoint": "{folder}/model.pth"}, "Omit one of the two", id="both"
+        ),
         pytest.param({"start_from": "{folder}:am", "adapter": "lora"}, "Omit --adapter", id="adapter"),
     ],
 )

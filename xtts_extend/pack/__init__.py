@@ -1,1 +1,1 @@
-"""A language as a file: write and read it, keep many beside a base, and let the language of a call decide."""
+"""Language packs: write and read them, keep them in a model folder, and speak with them."""

@@ -1,8 +1,8 @@
-"""A model folder: a base's files, and a folder `packs` with a file for each language beside them.
+"""Model folders: a base model's files, and a folder `packs` with one file per language.
 
-Every tensor of the base and of a pack is compared when a pack is added. What was compared is recorded then, so that
-loading asks only for the checksums that torch.save keeps in the archive; where these are other ones, or a file lies
-there that nobody added, everything is compared again.
+Adding a pack compares every tensor of the base and of the pack, and records the result. Loading then reads only the
+checksums that torch.save stores in the archive. If these changed, or a file was put there by hand, everything is
+compared again.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger("trainer")
 
+#: Name of the folder with the packs.
 PACKS = "packs"
-#: What was compared, in the folder of the packs.
+#: File in it that records which packs were compared with which base.
 RECORD = "compared.json"
 _NEEDED = ("config.json", "model.pth", "vocab.json")
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What `RECORD` says.
+    """Content of `RECORD`.
 
     Attributes:
-        base: checksum of the base's weights.
-        packs: digest of the metadata of each pack that fits it, by its language.
+        base: Checksum of the base's weights.
+        packs: Language → digest of the metadata, for each pack that fits the base.
     """
 
     base: str = ""
@@ -52,10 +53,16 @@ class _Record:
 
 
 class ModelFolder:
-    """A base's folder with its packs.
+    """A base model's folder with its language packs.
 
     Raises:
-        ConfigError: it does not exist, or lacks a file.
+        ConfigError: The folder or a file in it is missing.
+
+    >>> folder = ModelFolder(Path("XTTS"))
+    >>> folder.packs()
+    {}
+    >>> "en" in folder.vocabulary.languages
+    True
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,51 +70,51 @@ class ModelFolder:
         if missing:
             raise ConfigError(
                 f"{path} is not a model folder: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. "
-                "Give the folder of a base model, or one that `xtts-extend export` wrote."
+                "Pass the folder of a base model, or one written by `xtts-extend export`."
             )
         self.path = path
 
     @property
     def model(self) -> Path:
-        """The base's weights."""
+        """File with the base's weights."""
         return self.path / "model.pth"
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The base's."""
+        """Vocabulary of the base."""
         return load_vocabulary(self.path / "vocab.json")
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The base's tensors under the names of `Xtts`, mapped from the file."""
+        """Tensors of the base by their names in `Xtts`, mapped from the file."""
         if inspect_checkpoint(self.model).kind == "training":
             raise PackError(
-                f"{self.model} is a training checkpoint; a pack lies beside the base that it was trained from. Give "
-                "that base's folder."
+                f"{self.model} is a training checkpoint. A pack needs the base that it was trained from. Pass the "
+                "folder of that base."
             )
         return merged_weights(load_checkpoint(self.model)[0])
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Of the base's tensors, by their names; this reads all of them."""
+        """Digests of the base's tensors by name; reads all of them on first use."""
         return digests(self.weights)
 
     def packs(self) -> dict[str, Pack]:
-        """The packs by their languages, each known to fit the base; their tensors are not read.
+        """Return the packs by language, each checked to fit the base; their tensors are not read.
 
         Raises:
-            PackError: one is damaged, or of another base, or two are of one language.
+            PackError: A pack is damaged or was made for another base, or two are for the same language.
         """
         return self._matching_base(self._open_packs())
 
     def _matching_base(self, packs: Iterable[Pack]) -> dict[str, Pack]:
-        """Packs by their languages, as `packs`."""
+        """Return packs by language, after comparing those with the base that are not on record; see `packs`."""
         found: dict[str, Pack] = {}
         for pack in packs:
             first = found.setdefault(pack.info.language, pack)
             if first is not pack:
                 raise PackError(
-                    f"{first.path} and {pack.path} are both packs of {pack.info.language}. Remove one of them."
+                    f"{first.path} and {pack.path} are both packs for {pack.info.language}. Remove one of them."
                 )
         if not found:
             return {}
@@ -119,8 +126,8 @@ class ModelFolder:
         }
         if new:
             logger.info(
-                " > %s: every tensor of the base is compared, because %s or the base changed since `xtts-extend pack "
-                "add` compared them last.",
+                " > Comparing every tensor of the base in %s, because %s or the base changed since the last "
+                "`xtts-extend pack add`.",
                 self.path,
                 ", ".join(pack.path.name for pack in new.values()),
             )
@@ -131,28 +138,34 @@ class ModelFolder:
     def add(self, file: Path) -> Pack:
         """Compare a pack with the base and copy it into the folder.
 
+        A pack that is already in the folder under another name is renamed.
+
+        Args:
+            file: The pack to add.
+
         Returns:
-            The copy.
+            The pack in the folder.
 
         Raises:
-            PackError: it is damaged, of another base, or of a language that the folder speaks already; nothing changed.
-            MachineError: the folder cannot be written to; nothing changed.
+            PackError: The pack is damaged, was made for another base, or is for a language that the folder already
+                speaks. Nothing is changed.
+            MachineError: The folder cannot be written to. Nothing is changed.
         """
         pack = Pack.open(file)
         language = pack.info.language
         target = self.path / PACKS / f"{language}{SUFFIX}"
         self.require_new(language, file)
         if target.exists() and not target.samefile(file):
-            raise PackError(f"{target} exists already, and is a pack of another language. Remove or rename it first.")
+            raise PackError(f"{target} already exists and is a pack for another language. Remove or rename it first.")
         self.compare(pack)
         others = self._matching_base(other for other in self._open_packs() if other.info.language != language)
-        compared = {code: _digest(one) for code, one in {**others, language: pack}.items()}
+        compared = {code: _digest(each) for code, each in {**others, language: pack}.items()}
         with _without_new_folder(target.parent):
             if target.parent.exists() and file.parent.samefile(target.parent):
                 try:
                     file.rename(target)
                 except OSError as error:
-                    raise MachineError(f"{file} cannot be renamed to {target.name}: {error.strerror}.") from error
+                    raise MachineError(f"Could not rename {file} to {target.name}: {error.strerror}.") from error
                 self._write({"base": archive_checksum(self.model), "packs": compared})
                 return Pack.open(target)
             with atomic_path(target) as temporary:
@@ -165,74 +178,78 @@ class ModelFolder:
         return Pack.open(target)
 
     def require_new(self, language: str, file: Path) -> None:
-        """Stop where the base or another pack speaks a language already.
+        """Raise if the base or another pack already speaks a language.
+
+        Args:
+            language: The language's code.
+            file: A pack that does not count: the one to add.
 
         Raises:
-            PackError: it does.
+            PackError: The folder already speaks the language.
         """
         if language_tag(language) in self.vocabulary.tokens:
             raise PackError(
-                f"The base in {self.path} speaks {language} itself. A pack adds a language, and never takes the place "
-                "of one of the base's."
+                f"The base in {self.path} already speaks {language}. A pack can add a language, but not replace one of "
+                "the base's."
             )
         for other in self._open_packs():
             if other.info.language == language and not (file.exists() and other.path.samefile(file)):
                 raise PackError(
-                    f"{self.path} has a pack of {language} already: {other.path}. Remove it first with `xtts-extend "
+                    f"{self.path} already has a pack for {language}: {other.path}. Remove it first with `xtts-extend "
                     f"pack remove {language} --model {self.path}`."
                 )
 
     def compare(self, pack: Pack) -> None:
-        """Compare everything of a pack: its own tensors, the base's, and the ids of its texts.
+        """Compare the base's tensors, the pack's tensors and the token ids of its sample texts with its metadata.
 
         Raises:
-            PackError: something is not as it was when the pack was made.
+            PackError: Something differs from when the pack was made.
         """
         pack.require_base(self.digests, self.model)
         pack.require_intact()
-        pack.speaks(self.vocabulary)
+        pack.packed_language(self.vocabulary)
 
     def remove(self, language: str) -> Path:
-        """Remove the pack of a language.
+        """Remove the pack for a language.
 
         Returns:
-            The file that was removed.
+            The removed file.
 
         Raises:
-            PackError: there is none.
-            MachineError: the folder cannot be written to.
+            PackError: There is no pack for the language.
+            MachineError: The folder cannot be written to.
         """
         file = self.path / PACKS / f"{language}{SUFFIX}"
-        # by its name, so that a damaged one can be removed
+        # Found by its name first, so that a damaged pack can be removed.
         if not file.is_file():
             opened = {pack.info.language: pack.path for pack in self._open_packs()}
             file = opened.get(language) or self._no_pack(language, opened)
         try:
             file.unlink()
         except OSError as error:
-            raise MachineError(f"{file} cannot be removed: {error.strerror}.") from error
+            raise MachineError(f"Could not remove {file}: {error.strerror}.") from error
         compared = self._read_record()
         packs = {other: digest for other, digest in compared.packs.items() if other != language}
         self._write({"base": compared.base, "packs": packs})
         return file
 
     def pack(self, language: str) -> Pack:
-        """The pack of a language.
+        """Return the pack for a language.
 
         Raises:
-            PackError: there is none, or as `packs`.
+            PackError: There is no pack for the language, or `packs` raises.
         """
         packs = self.packs()
         return packs.get(language) or self._no_pack(language, packs)
 
     def _no_pack(self, language: str, packs: Iterable[str]) -> NoReturn:
-        raise PackError(f"{self.path} has no pack of {language}. Its packs: {', '.join(packs) or 'none'}.")
+        raise PackError(f"{self.path} has no pack for {language}. Its packs: {', '.join(packs) or 'none'}.")
 
     def _open_packs(self) -> Iterator[Pack]:
         yield from map(Pack.open, _files(self.path))
 
     def _read_record(self) -> _Record:
-        """What was compared; nothing where the record is missing or not to be read, and all is compared again."""
+        """Return the record; empty if it is missing or unreadable, so that everything is compared again."""
         try:
             values = json.loads((self.path / PACKS / RECORD).read_text(encoding="utf-8"))
             return _Record(str(values["base"]), dict(values["packs"]))
@@ -245,39 +262,42 @@ class ModelFolder:
 
 
 def open_packs(folder: Path) -> dict[str, Pack]:
-    """The packs beside the model of a folder, by their languages; none where it has none.
+    """Return the packs in a model folder by language; empty if it has none.
 
     Raises:
-        PackError: one is damaged, or of another base, or two are of one language.
+        PackError: A pack is damaged or was made for another base, or two are for the same language.
     """
     return ModelFolder(folder).packs() if _files(folder) else {}
 
 
 def _files(folder: Path) -> list[Path]:
-    """Of the packs; hidden ones are what a killed copy or a Mac leaves."""
+    """Return the files of the packs, without hidden ones, which killed copies and macOS leave behind."""
     return sorted(file for file in (folder / PACKS).glob(f"*{SUFFIX}") if not file.name.startswith("."))
 
 
 def open_spec(spec: str) -> tuple[ModelFolder, Pack]:
-    """The model folder and the pack that FOLDER:LANG names.
+    """Return the model folder and the pack that FOLDER:LANG names.
 
     Raises:
-        ConfigError: it names no folder and language, or no model folder.
-        PackError: the folder has no pack of the language, or one that does not fit.
+        ConfigError: The text is not of this form, or the folder is not a model folder.
+        PackError: The folder has no pack for the language, or one that does not fit its base.
     """
     path, _, language = spec.rpartition(":")
     if not path or not language:
-        raise ConfigError(f"{spec!r}: expected FOLDER:LANG, a model folder and the language of one of its packs.")
+        raise ConfigError(f"Expected FOLDER:LANG (a model folder and the language of one of its packs), got {spec!r}.")
     folder = ModelFolder(Path(path).expanduser())
     return folder, folder.pack(language)
 
 
 def vocabulary_of(spec: str) -> Vocabulary:
-    """The vocabulary that is extended: of a file, or of FOLDER:LANG, the base's with what a pack has after it.
+    """Return the vocabulary in a file, or that of FOLDER:LANG: the base's with the entries of a pack.
+
+    Args:
+        spec: A path, or FOLDER:LANG.
 
     Raises:
-        ConfigError, PackError: as `open_spec`.
-        VocabularyError: the file is no vocabulary.
+        ConfigError, PackError: See `open_spec`.
+        VocabularyError: The file is not a vocabulary.
     """
     if Path(spec).exists() or ":" not in spec:
         return load_vocabulary(Path(spec))
@@ -286,9 +306,9 @@ def vocabulary_of(spec: str) -> Vocabulary:
 
 
 def archive_checksum(path: Path) -> str:
-    """A digest of the checksums that torch.save keeps of a file's tensors; where it keeps none, of the file's bytes.
+    """Return a digest of the checksums that torch.save stores for tensors; without checksums, of the file's bytes.
 
-    It is the same for a file that was saved again with the same tensors in the same order.
+    Saving the same tensors again in the same order gives the same digest.
     """
     records: list[tuple[str, int, int]] = []
     if zipfile.is_zipfile(path):
@@ -306,13 +326,13 @@ def archive_checksum(path: Path) -> str:
 
 
 def _digest(pack: Pack) -> str:
-    """Of the metadata, which has the digests of all tensors."""
+    """Return a digest of a pack's metadata, which includes the digests of all tensors."""
     return hashlib.sha256(json.dumps(pack.info.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def _without_new_folder(folder: Path) -> Iterator[None]:
-    """Remove a folder that the block made and left empty."""
+    """Remove a folder that the block creates and leaves empty."""
     existed = folder.exists()
     try:
         yield

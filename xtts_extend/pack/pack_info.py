@@ -1,4 +1,4 @@
-"""The metadata of a language pack: what it fits, what its vocabulary adds, how text is cleaned, how it was trained."""
+"""Metadata of a language pack: the base it fits, its vocabulary entries, its text cleaning and its training."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from xtts_extend.text.cleaning import Cleaning
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.vocabulary import Merge, Vocabulary, append_exactly, parse_vocabulary
 
+#: Version of the metadata's format.
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class PackedVocabulary:
-    """What a vocabulary has after the base's entries.
+    """Entries and merges that a vocabulary appends to the base's.
 
     Attributes:
-        base_digest: `Vocabulary.digest` of the base's.
-        base_size: its size.
-        entries: token → id, in the order of the ids.
-        tags: those of them that are added tokens: language tags.
-        merges: those after the base's.
+        base_digest: `Vocabulary.digest` of the base's vocabulary.
+        base_size: Number of token ids in the base's vocabulary.
+        entries: New token → id, ordered by id.
+        tags: Language tags among the new tokens.
+        merges: New merges, in order.
     """
 
     base_digest: str
@@ -35,10 +36,10 @@ class PackedVocabulary:
 
     @classmethod
     def between(cls, base: Vocabulary, extended: Vocabulary) -> PackedVocabulary:
-        """What `extended` adds to `base`.
+        """Return what `extended` appends to `base`.
 
         Raises:
-            PackError: it is not the base's with entries and merges after the last ones.
+            PackError: `extended` changes the base's entries or merges.
         """
         entries = {token: index for token, index in extended.tokens.items() if token not in base.tokens}
         packed = cls(
@@ -50,21 +51,21 @@ class PackedVocabulary:
         )
         if packed.joined(base).digest != extended.digest:
             raise PackError(
-                f"{extended.path} is not {base.path} with entries and merges after the last ones: entries in other "
-                "places cannot be kept apart from the base's."
+                f"{extended.path} does more than append entries and merges to {base.path}. Entries in other positions "
+                "cannot be separated from the base's, so no pack can be made."
             )
         return packed
 
     def joined(self, base: Vocabulary) -> Vocabulary:
-        """The base's vocabulary with these entries.
+        """Return the base's vocabulary with these entries and merges appended.
 
         Raises:
-            PackError: it is another base vocabulary than the one that they were made for.
+            PackError: They were made for another base vocabulary.
         """
         if base.digest != self.base_digest:
             raise PackError(
-                f"{base.path} is not the vocabulary of the pack's base: {base.size} token ids here, {self.base_size} "
-                "there, or other merges. Use the folder of the base that the pack was made for."
+                f"{base.path} is not the vocabulary of the pack's base. Expected {self.base_size:,} token ids with the "
+                f"base's tokens and merges, got {base.size:,}. Use the folder of the base that the pack was made for."
             )
         return parse_vocabulary(append_exactly(base, self.entries, self.tags, self.merges), base.path, quiet=True)
 
@@ -74,14 +75,14 @@ class Training:
     """How a pack was trained.
 
     Attributes:
-        steps: batches.
-        hours: of recordings, by language, replay left out; empty where the run did not record them.
-        utterances: as `hours`.
-        losses: mel losses on the validation set in the pack's language, where they were measured: "base" or, of a run
-            that began with another pack, "start"; and "trained".
-        replay: whether old languages were replayed.
-        began_with: language of the pack that the run began with; empty where it began with the base.
-        xtts_extend: version of this package that wrote the pack.
+        steps: Number of batches.
+        hours: Language → hours of recordings, without replay; empty if the run did not record them.
+        utterances: Language → number of utterances, without replay; empty if the run did not record them.
+        losses: Mel losses on the validation set in the pack's language, if they were measured: "base" (or "start" if
+            the run began with another pack) and "trained".
+        replay: Whether old languages were replayed.
+        began_with: Language of the pack that the run began with; empty if it began with the base.
+        xtts_extend: Version of this package that wrote the pack.
     """
 
     steps: int
@@ -94,7 +95,7 @@ class Training:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Training:
-        """Read what `dataclasses.asdict` gave."""
+        """Return the object for values from `dataclasses.asdict`."""
         kinds: dict[str, Callable[[Any], Any]] = {
             "steps": int,
             "hours": lambda hours: {str(code): float(value) for code, value in hours.items()},
@@ -106,23 +107,22 @@ class Training:
 
 @dataclass(frozen=True)
 class PackInfo:
-    """The metadata of a pack.
+    """Metadata of a language pack.
 
     Attributes:
-        language: its code.
-        base: SHA-256 of each of the base's tensors, by its name in `Xtts`, see `tensor_digest`.
-        vocabulary: what it has after the base's.
-        cleaning: from text as it is written to text that is tokenized.
-        char_limit: characters up to which an utterance is good.
-        texts: some texts of the run, as they were written, each with its token ids; a reader tokenizes them and
-            compares.
-        training: how it was trained.
-        licence: of what it was trained on, in the words of who made it; empty where nothing was said.
-        created: date, as YYYY-MM-DD.
-        dtype: of the stored tensors, such as "float32".
-        rank: of the change of the transformer's matrices, None where it is whole.
-        num2words: version that wrote numbers as words in `texts`.
-        tensors: SHA-256 of each stored tensor.
+        language: Code of the language.
+        base: Name in `Xtts` → SHA-256 of each of the base's tensors, see `tensor_digest`.
+        vocabulary: Entries and merges after the base's.
+        cleaning: Steps that turn written text into the text that is tokenized.
+        char_limit: Length in characters up to which utterances are spoken well.
+        texts: Sample texts of the run as written → token ids. Readers tokenize them and compare.
+        training: How the pack was trained.
+        licence: Licence of the training data, as stated by the pack's author; empty if none was stated.
+        created: Date as YYYY-MM-DD.
+        dtype: Type of the stored tensors, such as "float32".
+        rank: Rank of the changes to the transformer's matrices; None if full tensors are stored.
+        num2words: Version of num2words that wrote the numbers in `texts` as words.
+        tensors: Name → SHA-256 of each stored tensor.
     """
 
     language: str
@@ -140,35 +140,35 @@ class PackInfo:
     tensors: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written."""
+        """Return the metadata as plain values for JSON."""
         return {"format": FORMAT_VERSION, **asdict(self), "cleaning": self.cleaning.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PackInfo:
-        """Read what `to_dict` gave.
+        """Return the object for values from `to_dict`.
 
         Raises:
-            KeyError, TypeError: a value is missing or left over.
-            LanguageError: a step of its cleaning is not known here.
+            KeyError, TypeError: A value is missing or unexpected.
+            LanguageError: The language code is malformed, or a cleaning step is unknown.
         """
-        given = {key: value for key, value in values.items() if key != "format"}
-        written = given.pop("vocabulary")
+        remaining = {key: value for key, value in values.items() if key != "format"}
+        vocabulary = remaining.pop("vocabulary")
         return cls(
-            language=validate_code(given.pop("language")),
-            base={str(name): str(digest) for name, digest in given.pop("base").items()},
+            language=validate_code(remaining.pop("language")),
+            base={str(name): str(digest) for name, digest in remaining.pop("base").items()},
             vocabulary=PackedVocabulary(
                 **{
-                    **written,
-                    "entries": {str(token): int(index) for token, index in written["entries"].items()},
-                    "merges": [(first, second) for first, second in written["merges"]],
+                    **vocabulary,
+                    "entries": {str(token): int(index) for token, index in vocabulary["entries"].items()},
+                    "merges": [(first, second) for first, second in vocabulary["merges"]],
                 }
             ),
-            cleaning=Cleaning.from_dict(given.pop("cleaning")),
-            char_limit=int(given.pop("char_limit")),
-            texts={str(text): [*map(int, ids)] for text, ids in given.pop("texts").items()},
-            training=Training.from_dict(given.pop("training")),
-            tensors={str(name): str(digest) for name, digest in given.pop("tensors").items()},
-            **given,
+            cleaning=Cleaning.from_dict(remaining.pop("cleaning")),
+            char_limit=int(remaining.pop("char_limit")),
+            texts={str(text): [*map(int, ids)] for text, ids in remaining.pop("texts").items()},
+            training=Training.from_dict(remaining.pop("training")),
+            tensors={str(name): str(digest) for name, digest in remaining.pop("tensors").items()},
+            **remaining,
         )
 
 

@@ -1,8 +1,8 @@
-"""Which tensors a call of `Xtts` computes with: those of its language's pack, or the base's very same ones.
+"""Run each call of `Xtts` with the tensors of its language's pack, or with the base's own.
 
-For the time of a call a pack's tensors take the places of the base's in the modules' tables of parameters. The modules
-stay: coqui's GPT shares them with what it generates with, and makes that anew at every `eval()`. Afterwards the same
-parameter objects as before are put back, so the base is neither computed again nor copied.
+During a call, a pack's tensors replace the base's in the modules' parameter dicts. The modules themselves stay, because
+coqui's GPT shares them with its generation wrapper, which it builds anew at every `eval()`. Afterwards the same
+parameter objects are put back, so the base is neither recomputed nor copied.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger("trainer")
 
-#: Packs whose tensors stay in memory; the published model's take up to 1.6 GB each.
+#: Number of packs whose tensors stay in memory; those of the published model take up to 1.6 GB each.
 RESIDENT = 2
 
+#: Attribute that marks `Xtts` as patched.
 _MARK = "_xtts_extend_routed"
 
 
 class _Slot(NamedTuple):
-    """Where a module keeps a parameter, and what it keeps there now."""
+    """An entry in a module's parameter dict, and the parameter that is in it now."""
 
     parameters: dict[str, Any]
     key: str
@@ -41,52 +42,52 @@ class _Slot(NamedTuple):
 
 
 class Packs:
-    """The packs of a model, which are its attribute `packs`.
+    """The packs of a model, stored as its attribute `packs`.
 
-    A call holds the model from its routing to its end, in a base's language as well; calls of other threads wait. A
-    stream holds it from its first chunk until it is exhausted, closed or collected.
+    Each call locks the model until it ends, in the base's languages too; calls from other threads wait. A stream locks
+    it from its first chunk until it is exhausted, closed or garbage-collected.
 
     Attributes:
-        packs: by their languages.
-        added: those languages that the model did not list before.
-        resident: packs whose tensors stay in memory once they were read; the least recently used one leaves first.
+        packs: Language → pack.
+        added: Languages that the model did not list before.
+        resident: Number of packs whose tensors stay in memory; the least recently used pack is dropped first.
     """
 
     def __init__(self, packs: Mapping[str, Pack], added: tuple[str, ...] = (), resident: int = RESIDENT) -> None:
         self.packs = dict(packs)
         self.added = added
         self.resident = resident
-        # the least recently used one first
+        # Language → tensors, the least recently used language first.
         self._read: dict[str, dict[str, Parameter]] = {}
-        # not an RLock: a stream may be read on, or collected, by another thread than the one that began it
+        # Not an RLock: another thread than the one that started a stream may read the rest of it or collect it.
         self._lock = threading.Lock()
-        # not its number, which a later thread can have
+        # The object, not its ident: a later thread can get the same ident.
         self._thread: threading.Thread | None = None
         self._pack: Pack | None = None
         self._calls = self._streams = 0
         self._base: list[_Slot] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy of a model shares neither the lock nor what was read."""
+        """Copy without the lock and the tensors in memory, so that copies of a model share neither."""
         return type(self), (self.packs, self.added, self.resident)
 
     @contextmanager
-    def held(self, model: Any, language: str, *, alone: bool = False) -> Iterator[None]:
-        """Hold the model, with the tensors of a language in place.
+    def hold(self, model: Any, language: str, *, exact: bool = False) -> Iterator[None]:
+        """Lock the model while the tensors of a language are in place.
 
-        Within it calls of the same thread use what is in place, see `routed`.
+        Nested calls from the same thread use the same tensors, see `routed`.
 
         Args:
-            model: whose packs these are.
-            language: of the call.
-            alone: no tensors but those of this language will do.
+            model: The model that these packs belong to.
+            language: Language of the call.
+            exact: If nested, raise even if the language is the base's and a pack's tensors are in place.
 
         Raises:
-            PackError: the pack is damaged, the model cannot be routed, or the thread holds the model for another one.
+            PackError: The pack is damaged, the model cannot be routed, or this thread has locked it for another pack.
         """
         pack = self.packs.get(language.split("-")[0])
         if self._thread is threading.current_thread():
-            self._require_nested(pack, language, alone)
+            self._require_nested(pack, language, exact)
         else:
             self._lock.acquire()
             try:
@@ -105,57 +106,59 @@ class Packs:
                 self._calls -= 1
 
     def stream(self, model: Any, language: str, chunks: Generator[Any, None, None]) -> Iterator[Any]:
-        """The chunks of a stream, which holds the model from the first one on."""
-        with self.held(model, language):
-            begun_by = self._thread
+        """Yield the chunks of a stream, and lock the model from the first chunk on."""
+        with self.hold(model, language):
+            first_thread = self._thread
             self._streams += 1
             try:
                 with closing(chunks):
                     for chunk in chunks:
                         yield chunk
-                        # servers read each chunk in another thread of a pool
+                        # Servers may read each chunk in another thread of a pool.
                         self._thread = threading.current_thread()
             finally:
-                # the last one out releases; until then the thread that has the stream must not pass as nested
+                # A `routed` block around the stream still holds the model: give it back to the block's thread.
                 if self._calls > 1:
                     self._streams -= 1
-                    self._thread = begun_by
+                    self._thread = first_thread
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Wait until nobody speaks, and let nobody begin.
+        """Lock the model while no call is running; calls that start meanwhile wait.
 
         Raises:
-            PackError: this thread speaks itself.
+            PackError: This thread itself has a stream or a `routed` block open.
         """
         if self._thread is threading.current_thread():
             raise PackError(
-                "The model cannot get other weights or packs while this thread has a stream or a `routed` block of it "
+                "Cannot load other weights or packs while this thread has a stream or a `routed` block of the model "
                 "open. Close it first."
             )
         with self._lock:
             yield
 
-    def _require_nested(self, pack: Pack | None, language: str, alone: bool) -> None:
-        here = "the base" if self._pack is None else f"the pack of {self._pack.info.language}"
+    def _require_nested(self, pack: Pack | None, language: str, exact: bool) -> None:
+        """Raise unless a nested call can use the tensors in place."""
+        in_place = "the base" if self._pack is None else f"the pack for {self._pack.info.language}"
         if self._streams:
             raise PackError(
-                f"This thread has a stream of the model open, which a call in '{language}' would wait for forever. "
-                "Read the stream to its end, or close() it, or call from another thread."
+                f"This thread has a stream of the model open, and a call in '{language}' would wait for it forever. "
+                "Read the stream to its end, close() it, or call from another thread."
             )
-        if pack is not self._pack and (alone or pack is not None):
+        if pack is not self._pack and (exact or pack is not None):
             raise PackError(
-                f"The model is routed to {here}, and '{language}' needs other tensors. Leave that `routed` block first."
+                f"The model is routed to {in_place}, and '{language}' needs other tensors. Exit that `routed` block "
+                "first."
             )
 
     def _route(self, model: Any, pack: Pack | None) -> None:
-        """Put a pack's tensors in place; all of them or, after an error, none."""
+        """Put a pack's tensors in place: all of them or, after an error, none."""
         if pack is None:
             return
         if hasattr(model.gpt, "ds_engine"):
             raise PackError(
-                f"DeepSpeed's engine speaks with its own copies of the base's weights, so {pack.path} has no effect in "
-                "it. Load the model without use_deepspeed."
+                f"DeepSpeed uses its own copies of the base's weights, so {pack.path} would have no effect. Load the "
+                "model without use_deepspeed."
             )
         tensors = self._tensors(model, pack)
         self._base = [_slot(model, name) for name in tensors]
@@ -163,41 +166,42 @@ class Packs:
             slot.parameters[slot.key] = tensor
 
     def _release(self) -> None:
+        """Put the base's parameters back and unlock the model."""
         self._thread = None
         for slot in self._base:
             now = slot.parameters[slot.key]
             if now.device != slot.parameter.device or now.dtype != slot.parameter.dtype:
-                # moved meanwhile, with all others
+                # The model was moved to another device or type during the call.
                 slot.parameter.data = slot.parameter.data.to(now.device, now.dtype)
             slot.parameters[slot.key] = slot.parameter
         self._base, self._pack, self._calls, self._streams = [], None, 0, 0
         self._lock.release()
 
     def _tensors(self, model: Any, pack: Pack) -> dict[str, Parameter]:
-        """A pack's tensors, read on first use, where and of the type that the base's are now."""
+        """Return a pack's tensors on the device and of the type of the base's, reading them on first use."""
         language = pack.info.language
         tensors = self._read.pop(language, None)
         if tensors is None:
             while self._read and len(self._read) >= self.resident:
                 del self._read[next(iter(self._read))]
-            tensors = _read(model, pack)
-        tensors = {name: _beside(tensor, _slot(model, name).parameter) for name, tensor in tensors.items()}
+            tensors = _read_tensors(model, pack)
+        tensors = {name: _match_base(tensor, _slot(model, name).parameter) for name, tensor in tensors.items()}
         self._read[language] = tensors
         return tensors
 
 
 def attach(model: Any, packs: Mapping[str, Pack], base_vocabulary: Vocabulary) -> None:
-    """Let a model speak the languages of packs, in place of those of the packs that it had; none are fine.
+    """Let a model speak the languages of packs, instead of those of the packs it had before.
 
     Args:
-        model: `Xtts`, with the base's weights and tokenizer, `enable()` being called.
-        packs: of its base, by their languages.
-        base_vocabulary: of the base.
+        model: `Xtts` with the base's weights and tokenizer, loaded after `enable()`.
+        packs: Language → pack for its base; may be empty.
+        base_vocabulary: Vocabulary of the base.
 
     Raises:
-        PackError: a pack's texts become other tokens here than they were trained with; nothing is changed.
+        PackError: A pack's sample texts are tokenized differently here than in training. Nothing is changed.
     """
-    spoken = {language.split("-")[0]: pack.speaks(base_vocabulary) for language, pack in packs.items()}
+    spoken = {language.split("-")[0]: pack.packed_language(base_vocabulary) for language, pack in packs.items()}
     _detach(model)
     if not packs:
         return
@@ -212,32 +216,32 @@ def attach(model: Any, packs: Mapping[str, Pack], base_vocabulary: Vocabulary) -
 
 @contextmanager
 def routed(model: Any, language: str) -> Iterator[None]:
-    """Run something else than speech with the tensors of a language: its pack's, or the base's.
+    """Run a block of code with the tensors of a language: its pack's, or the base's.
 
-    The model is held as in a call. Calls of this thread inside use what is in place, so a sentence in one of the base's
-    languages is spoken with the pack's tensors; a stream that is opened inside keeps them in place until it ends. A
-    model without packs is left as it is.
+    The model is locked as in a call. Calls from this thread inside the block use the same tensors, so a sentence in one
+    of the base's languages is spoken with the pack's tensors. A stream opened inside the block keeps them in place
+    until it ends. Models without packs are unaffected.
 
     Args:
         model: `Xtts`.
-        language: a code.
+        language: Code of the language.
 
     Raises:
-        PackError: the pack is damaged, or this thread holds the model for another language already.
+        PackError: The pack is damaged, or this thread has already locked the model for other tensors.
     """
     packs = _packs_of(model)
     if packs is None:
         yield
         return
-    with packs.held(model, language, alone=True):
+    with packs.hold(model, language, exact=True):
         yield
 
 
 def enable() -> None:
-    """Let `Xtts.load_checkpoint` find the packs of a model folder, and speech use them; twice is harmless.
+    """Patch `Xtts` to load the packs of a model folder and to speak with them; calling it again changes nothing.
 
-    Patched are `load_checkpoint`, `inference` and `inference_stream`; `synthesize` speaks through `inference`. What
-    they do for a model without packs stays as it is.
+    Patches `load_checkpoint`, `inference` and `inference_stream`; `synthesize` calls `inference`. Models without packs
+    behave as before.
     """
     from TTS.tts.models.xtts import Xtts
 
@@ -267,7 +271,7 @@ def enable() -> None:
         packs = _packs_of(self)
         if packs is None:
             return inference(self, text, language, *args, **kwargs)
-        with packs.held(self, language):
+        with packs.hold(self, language):
             return inference(self, text, language, *args, **kwargs)
 
     @functools.wraps(inference_stream)
@@ -283,14 +287,15 @@ def enable() -> None:
 
 
 def _attach_beside(model: Any, weights: Path, vocab_path: Any) -> None:
-    # Here and not above: it loads the trainer.
+    """Attach the packs in the folder of a `model.pth`; warn if packs there belong to another file."""
+    # Imported here because it imports the trainer.
     from xtts_extend.pack.model_folder import PACKS, open_packs
 
     folder = weights.parent
     if weights.name != "model.pth":
         if (folder / PACKS).is_dir():
             logger.warning(
-                " > the packs in %s are left out: they belong to model.pth, and %s was loaded.",
+                " > The packs in %s are not used: they belong to model.pth, and %s was loaded.",
                 folder / PACKS,
                 weights.name,
             )
@@ -304,6 +309,7 @@ def _packs_of(model: Any) -> Packs | None:
 
 
 def _detach(model: Any) -> None:
+    """Remove a model's packs and the languages they added."""
     packs = _packs_of(model)
     if packs is None:
         return
@@ -315,12 +321,12 @@ def _detach(model: Any) -> None:
             model.language_manager.name_to_id.pop(code, None)
 
 
-def _read(model: Any, pack: Pack) -> dict[str, Parameter]:
-    """A pack's tensors, compared with their digests, in memory of their own.
+def _read_tensors(model: Any, pack: Pack) -> dict[str, Parameter]:
+    """Return a pack's tensors, checked against their digests and copied from the file.
 
-    They are computed on the CPU in float32, as an export does, so that they are the same wherever the model is.
+    They are computed on the CPU in float32, as in an export, so that they do not depend on the model's device.
     """
-    # a copy: what the pack keeps of its file leaves the memory with it
+    # A copy of the pack, so that the cached tensors of its file are freed on return.
     pack = dataclasses.replace(pack)
     pack.require_intact()
     with torch.inference_mode(False), torch.no_grad():
@@ -334,8 +340,8 @@ def _read(model: Any, pack: Pack) -> dict[str, Parameter]:
         }
 
 
-def _beside(tensor: Parameter, base: Parameter) -> Parameter:
-    """The same parameter if it is where its base's is and of its type; else one that is."""
+def _match_base(tensor: Parameter, base: Parameter) -> Parameter:
+    """Return a parameter on the device and of the type of the base's: the same object if it is there already."""
     if tensor.device == base.device and tensor.dtype == base.dtype:
         return tensor
     with torch.inference_mode(False):
@@ -343,10 +349,10 @@ def _beside(tensor: Parameter, base: Parameter) -> Parameter:
 
 
 def _slot(model: Any, name: str) -> _Slot:
-    """The place of a parameter.
+    """Return the slot of a parameter in its module.
 
     Raises:
-        PackError: the model has none of this name: it was rebuilt after it was loaded.
+        PackError: The model has no such parameter, because it was rebuilt after loading.
     """
     path, _, key = name.rpartition(".")
     try:
@@ -354,6 +360,6 @@ def _slot(model: Any, name: str) -> _Slot:
         return _Slot(parameters, key, parameters[key])
     except (AttributeError, KeyError) as error:
         raise PackError(
-            f"The model has no parameter {name}, which the pack changes: its modules were replaced (quantized, given "
-            "adapters) after it was loaded. Speak with the model as `load_checkpoint` leaves it."
+            f"The model has no parameter {name}, which the pack changes: its modules were replaced after loading "
+            "(quantized, or given adapters). Use the model as loaded by `load_checkpoint`."
         ) from error
