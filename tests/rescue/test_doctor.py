@@ -1,4 +1,4 @@
-"""The doctor's verdicts, on files of coqui's Trainer and of ours."""
+"""Verdicts of the doctor on checkpoints of coqui's Trainer and of ours."""
 
 import json
 import math
@@ -38,7 +38,7 @@ RECIPE_COMMAND = "python recipes/new_language/train_gpt_xtts.py"
 
 
 ####################
-# ILL
+# VERDICTS
 ####################
 
 
@@ -76,7 +76,7 @@ def test_not_finite(healthy, corpus, tmp_path, edit, named):
 
 
 def test_same_size_another_tokenizer(healthy, corpus, tmp_path):
-    """No size check notices: the tokens are compared, with those recorded in the file or in the file that it names."""
+    """A size check would miss this: tokens are compared with those recorded in the checkpoint or in its vocabulary."""
     tokens = sorted(load_vocabulary(corpus.vocab).tokens.items(), key=lambda item: item[1])
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", exchange={tokens[-1][0]: tokens[-9][0]})
     found = examine(healthy, corpus.base, vocab)
@@ -85,7 +85,7 @@ def test_same_size_another_tokenizer(healthy, corpus, tmp_path):
 
 
 def test_rows_of_other_tokens(healthy_stock, corpus, tmp_path):
-    """Nothing but the rows tells which vocabulary it had: they are compared with the base's."""
+    """Only the rows show which vocabulary it had: they are compared with the base's."""
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "anew.json", exchange={"a": "b", "[en]": "[es]"})
     file = edited(healthy_stock, tmp_path, naming_no_vocabulary)
     assert examine(file, corpus.base, corpus.vocab).verdict == "healthy"
@@ -96,7 +96,7 @@ def test_rows_of_other_tokens(healthy_stock, corpus, tmp_path):
     assert found.measurements["old_rows"]["changed"] < base_rows(corpus)
 
 
-def test_a_token_too_many(healthy, corpus, tmp_path):
+def test_a_vocabulary_with_a_token_less(healthy, corpus, tmp_path):
     last = max(load_vocabulary(corpus.vocab).tokens.items(), key=lambda item: item[1])[0]
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "smaller.json", remove=[last])
     found = examine(healthy, corpus.base, vocab)
@@ -105,14 +105,14 @@ def test_a_token_too_many(healthy, corpus, tmp_path):
     assert "--on-vocab-change migrate" in found.next_command
 
 
-def test_a_row_too_many(healthy_stock, corpus, tmp_path):
-    """No vocabulary is recorded: the rows are counted."""
+def test_a_checkpoint_with_a_row_more(healthy_stock, corpus, tmp_path):
+    """Without a recorded vocabulary, only the number of rows is compared."""
     last = max(load_vocabulary(corpus.vocab).tokens.items(), key=lambda item: item[1])[0]
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "smaller.json", remove=[last])
     file = edited(healthy_stock, tmp_path, naming_no_vocabulary)
     found = examine(file, corpus.base, vocab)
     assert found.verdict == "wrong-vocabulary"
-    assert "has 549 tokens, and the checkpoint 550 rows" in found.reason
+    assert "has 549 tokens, and the checkpoint has 550 rows" in found.reason
 
 
 def test_a_vocabulary_of_another_size_beside_a_stock_file(healthy_stock, corpus, tmp_path):
@@ -125,7 +125,7 @@ def test_a_vocabulary_of_another_size_beside_a_stock_file(healthy_stock, corpus,
 
 @pytest.fixture(scope="module")
 def with_token_moments(healthy_stock, corpus):
-    """An edit of the moments of all tokens' rows."""
+    """A function that turns a change of moments into an edit of all token rows' moments."""
     opened = open_checkpoint_with_base(healthy_stock, corpus.base, None)
     moments = moments_by_name(opened)
     numbers = {id(state): number for number, state in opened.content["optimizer"][0]["state"].items()}
@@ -142,22 +142,22 @@ def with_token_moments(healthy_stock, corpus):
     return changed
 
 
-def test_moments_of_a_row_more(healthy_stock, with_token_moments, corpus, tmp_path):
+def test_moments_with_a_row_more(healthy_stock, with_token_moments, corpus, tmp_path):
     grown = with_token_moments(lambda rows: torch.cat([rows, rows[:1]]))
     found = examine(edited(healthy_stock, tmp_path, grown), corpus.base)
     assert found.verdict == "wrong-vocabulary"
-    assert "exp_avg of text_embedding.weight has shape (551, 64), the weight (550, 64)" in found.reason
+    assert "exp_avg of text_embedding.weight has shape (551, 64), expected (550, 64)" in found.reason
 
 
 def test_moments_of_other_rows(healthy_stock, with_token_moments, corpus, tmp_path):
     rolled = with_token_moments(lambda rows: rows.roll(7, dims=0))
     found = examine(edited(healthy_stock, tmp_path, rolled), corpus.base)
     assert found.verdict == "wrong-vocabulary"
-    assert "have moments and never moved" in found.reason
+    assert "have moments but never moved" in found.reason
     assert f" --start-fresh --base-dir {corpus.base} --vocab '{corpus.vocab}' --language " in found.next_command
 
 
-def test_frozen_rows_that_are_not_the_bases(short_run, corpus, tmp_path):
+def test_frozen_rows_that_differ_from_the_base(short_run, corpus, tmp_path):
     found = examine(edited(short_run / "checkpoint_4.pth", tmp_path, nudged(HEAD, 5, 0)), corpus.base)
     assert found.verdict == "old-rows-drifted"
     assert found.reason.startswith(f"1 of {base_rows(corpus)} old rows differ from the base's")
@@ -166,26 +166,26 @@ def test_frozen_rows_that_are_not_the_bases(short_run, corpus, tmp_path):
 
 @pytest.mark.slow
 def test_rows_of_a_stock_run_that_moved_far(healthy_stock, corpus, tmp_path):
-    """By random steps of a known length."""
+    """The rows are moved by random steps of a known length."""
     found = examine(edited(healthy_stock, tmp_path / "stock", rows_moved_by(0.3)), corpus.base)
     assert found.verdict == "old-rows-drifted"
-    assert "the run trained all rows" in found.reason
+    assert "The run trained all rows" in found.reason
     assert found.measurements["old_rows"]["moved_embedding"] == pytest.approx(0.3, abs=0.01)
 
 
 @pytest.mark.slow
-def test_rows_of_ours_that_moved_far(corpus, recipe, tmp_path):
-    """At a rate far too high."""
+def test_rows_of_our_run_that_moved_far(corpus, recipe, tmp_path):
+    """The learning rate is far too high."""
     flags = {"no_freeze_base_rows": True, "learning_rate": 0.08, "max_steps": 8, "val_manifest": None}
     recipe(corpus.flags(output_dir=tmp_path / "ours", **flags))
     found = examine(only_run(tmp_path / "ours"), corpus.base)
     assert found.verdict == "old-rows-drifted"
-    assert "the run trained all rows" in found.reason
+    assert "The run trained all rows" in found.reason
 
 
 @pytest.mark.slow
 def test_rows_behind_a_hook(corpus, recipe, tmp_path, monkeypatch):
-    """A hook that zeroes the gradient of old rows; weight decay moves those of the head all the same."""
+    """A hook zeroes the gradient of old rows, but weight decay still moves those of the head."""
     from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 
     load_base = ExtendedGPTTrainer.load_base
@@ -199,15 +199,15 @@ def test_rows_behind_a_hook(corpus, recipe, tmp_path, monkeypatch):
     recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, max_steps=3, no_freeze_base_rows=True))
     found = examine(only_run(tmp_path), corpus.base)
     assert found.verdict == "old-rows-drifted"
-    assert f"the gradient of {base_rows(corpus)} old rows was zeroed (a hook)" in found.reason
+    assert f"A hook zeroed the gradient of {base_rows(corpus)} old rows" in found.reason
 
 
 def test_rows_of_noise(stock_file, corpus):
-    """Stock's own start, at a rate so high that old rows moved as well."""
+    """Stock's own initialization, with a learning rate so high that old rows moved as well."""
     found = examine(stock_file, corpus.base)
     assert found.verdict == "new-rows-untrained"
     assert found.measurements["new_rows"]["norm_head"] > 5
-    # the last new row has the values of the base's last one
+    # Stock copies the base's last row into the last new one.
     assert found.measurements["new_rows"]["noise"] == 149
     assert found.next_command.endswith("--reinit-untrained")
 
@@ -222,28 +222,28 @@ def test_rows_of_noise_in_healthy_files(stock_file, healthy, corpus, tmp_path):
 
 @pytest.mark.slow
 def test_rows_that_never_moved(corpus, recipe, tmp_path):
-    """A language is named, and its speech is never trained on: only English is."""
+    """The run names a new language but trains on English only."""
     manifest = f"{corpus.english}:en"
     recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, train_manifest=manifest, epochs=6, save_step=4))
     found = examine(only_run(tmp_path), corpus.base)
     assert found.verdict == "new-rows-untrained"
-    assert "none of the 150 new rows has moved in 12 updates" in found.reason
+    assert "None of the 150 new rows moved in 12 updates" in found.reason
 
 
-def test_tokens_that_can_never_be_given(corpus, recipe, tmp_path):
-    """Whole words without merges."""
+def test_tokens_that_can_never_be_produced(corpus, recipe, tmp_path):
+    """The vocabulary has words without merges."""
     words = [f"ቃል{letter}{other}" for letter in "አለመሠረሰሸቀበ" for other in "ተቸነኘከወዘየደገ"]
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", add=[*words, *(word + "ሀ" for word in words)])
     recipe(corpus.flags(output_dir=tmp_path / "runs", vocab=vocab, val_manifest=None, max_steps=1))
     found = examine(only_run(tmp_path / "runs"), corpus.base)
     assert found.verdict == "new-rows-untrained"
-    assert f"{2 * len(words)} of {150 + 2 * len(words)} new tokens can never be given" in found.reason
+    assert f"can never produce {2 * len(words)} of {150 + 2 * len(words)} new tokens" in found.reason
 
 
-def test_the_first_of_several_verdicts_counts_and_the_others_are_listed(stock_file, corpus, tmp_path):
+def test_the_first_of_several_verdicts_wins_and_the_others_are_listed(stock_file, corpus, tmp_path):
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "bigger.json", add=["፨፨"])
-    illnesses = (put(math.inf, "model", MEL_HEAD, (0, 0)), drifted_rows(base_rows(corpus)))
-    found = examine(edited(stock_file, tmp_path / "ill", *illnesses), corpus.base, vocab)
+    edits = (put(math.inf, "model", MEL_HEAD, (0, 0)), drifted_rows(base_rows(corpus)))
+    found = examine(edited(stock_file, tmp_path / "edited", *edits), corpus.base, vocab)
     assert found.verdict == "not-finite"
     assert list(found.also) == ["wrong-vocabulary", "old-rows-drifted", "new-rows-untrained"]
     assert list(VERDICTS) == [
@@ -252,14 +252,14 @@ def test_the_first_of_several_verdicts_counts_and_the_others_are_listed(stock_fi
     ]  # fmt: skip
 
 
-def test_a_transformer_that_was_wrecked(healthy, corpus, tmp_path):
+def test_a_transformer_that_diverged(healthy, corpus, tmp_path):
     found = examine(edited(healthy, tmp_path, wrecked), corpus.base)
     assert found.verdict == "diverged"
-    assert "the layers of the transformer moved by " in found.reason
+    assert "The transformer layers moved by " in found.reason
 
 
 @pytest.mark.slow
-def test_the_way_on_from_what_is_not_finite_is_an_earlier_sound_checkpoint(short_run, corpus, tmp_path):
+def test_a_run_that_is_not_finite_resumes_from_an_earlier_intact_checkpoint(short_run, corpus, tmp_path):
     def add(step, *edits):
         file = edited(short_run / "checkpoint_4.pth", tmp_path / f"from {step}", at_step(step), *edits)
         return file.replace(tmp_path / f"checkpoint_{step}.pth")
@@ -269,28 +269,28 @@ def test_the_way_on_from_what_is_not_finite_is_an_earlier_sound_checkpoint(short
     found = examine(add(3, not_finite), corpus.base)
     assert found.verdict == "not-finite"
     assert "checkpoint_1.pth' --grad-clip" in found.next_command or "checkpoint_1.pth --grad" in found.next_command
-    # of a folder the newest sound one counts, and a newer one is named
+    # In a folder, the newest intact checkpoint is examined, and newer ones are named.
     (tmp_path / "checkpoint_5.pth").write_bytes(b"PK half")
     found = examine(tmp_path, corpus.base)
     assert found.verdict == "healthy"
-    assert found.notes == ["checkpoint_5.pth is newer, and cannot be used: see the warning"]
+    assert found.notes == ["checkpoint_5.pth is newer but cannot be used. See the warning."]
 
 
 def test_without_new_tokens(corpus, recipe, tmp_path):
-    """Plain fine-tuning: there is no new row to look at."""
+    """Plain fine-tuning has no new rows."""
     flags = {"vocab": None, "language": "en", "train_manifest": f"{corpus.english}:en", "val_manifest": None}
     recipe(corpus.flags(output_dir=tmp_path, max_steps=1, learning_rate=1e-5, **flags))
     found = examine(only_run(tmp_path), corpus.base)
     assert (found.verdict, found.measurements["new_rows"]) == ("healthy", None)
 
 
-def test_a_base_of_the_same_size_that_is_another(short_run, corpus, tmp_path):
+def test_another_base_of_the_same_size(short_run, corpus, tmp_path):
     other = edited(corpus.base / "model.pth", tmp_path, drawn_again)
-    with pytest.raises(CheckpointError, match="did not come from this base"):
+    with pytest.raises(CheckpointError, match="the run did not start from this base"):
         examine(short_run, other)
 
 
-def test_a_base_with_a_value_that_is_no_number(short_run, corpus, tmp_path):
+def test_a_base_with_a_value_that_is_not_finite(short_run, corpus, tmp_path):
     base = edited(corpus.base / "model.pth", tmp_path, put(math.nan, "model", "gpt.mel_head.weight", (0, 0)))
     with pytest.raises(CheckpointError, match=r"The base .* holds NaN or infinity \(gpt.mel_head.weight\)"):
         examine(short_run, base)
@@ -301,7 +301,7 @@ def test_a_base_with_a_value_that_is_no_number(short_run, corpus, tmp_path):
     [without("model", HEAD), put(torch.zeros(3, 64), "model", PREFIX + "text_pos_embedding.emb.weight")],
     ids=["no head", "another shape"],
 )
-def test_files_that_do_not_belong_to_the_base_are_refused_in_words(healthy, corpus, tmp_path, edit):
+def test_checkpoints_with_other_tensors_than_the_base_are_refused(healthy, corpus, tmp_path, edit):
     file = edited(healthy, tmp_path, edit)
     with pytest.raises(CheckpointError, match="differ in 1 tensors or their shapes"):
         examine(file, corpus.base)

@@ -1,4 +1,4 @@
-"""What the doctor says of a run's losses: metrics of ours, TensorBoard of coqui's Trainer."""
+"""Verdicts from a run's losses: metrics of ours, TensorBoard files of coqui's Trainer."""
 
 import json
 
@@ -11,7 +11,7 @@ from xtts_extend.rescue.doctor import examine
 
 
 def curve(evaluations, rising_train=False):
-    """Lines of a metrics.jsonl: forty steps between evaluations."""
+    """Return the lines of a metrics.jsonl with 40 steps between evaluations."""
     lines = []
     for number, loss in enumerate(evaluations):
         for step in range(40 * number + 1, 40 * number + 41):
@@ -52,7 +52,7 @@ def test_curves(short_run, corpus, tmp_path, lines, step, verdict, reason):
     assert reason in found.reason
 
 
-def test_drifted_rows_and_bad_losses_are_no_case_for_a_repair(healthy_stock, corpus, tmp_path):
+def test_no_repair_for_drifted_rows_with_bad_losses(healthy_stock, corpus, tmp_path):
     file = edited(healthy_stock, tmp_path, at_step(80), drifted_rows(base_rows(corpus)))
     assert examine(file, corpus.base).next_command.startswith("xtts-extend repair ")
     (tmp_path / "metrics.jsonl").write_text(START + curve([3.6, 3.4]), encoding="utf-8")
@@ -63,7 +63,7 @@ def test_drifted_rows_and_bad_losses_are_no_case_for_a_repair(healthy_stock, cor
 
 
 def test_curves_of_a_stock_run(healthy_stock, corpus, tmp_path):
-    """As coqui's logger writes them."""
+    """The scalars have the names that coqui's logger gives them."""
     file = edited(healthy_stock, tmp_path, at_step(200))
     writer = SummaryWriter(tmp_path)
     for step in range(25, 201, 25):
@@ -74,14 +74,14 @@ def test_curves_of_a_stock_run(healthy_stock, corpus, tmp_path):
     assert examine(file, corpus.base).verdict == "overfitted"
 
 
-def test_a_loss_that_stands_still_is_a_note(short_run, corpus, tmp_path):
+def test_a_stalled_loss_is_a_note(short_run, corpus, tmp_path):
     file = edited(short_run / "checkpoint_4.pth", tmp_path, at_step(100))
     write_metrics(tmp_path, ({"step": step, "loss": 4.2} for step in range(1, 101)))
     found = examine(file, corpus.base)
     assert found.verdict == "healthy"
-    assert found.notes == ["the training loss has stalled: 4.2000 in the middle of the run, 4.2000 at its end"]
+    assert found.notes == ["The training loss stands still: 4.2000 in the middle of the run, 4.2000 at its end."]
 
 
-def test_an_accumulation_that_was_cut_off(healthy_stock, corpus, tmp_path):
+def test_an_incomplete_accumulation_is_a_note(healthy_stock, corpus, tmp_path):
     found = examine(edited(healthy_stock, tmp_path, at_step(21)), corpus.base)
     assert "5 updates in 22 batches, about one in 4" in found.notes[0]

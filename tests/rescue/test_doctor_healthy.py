@@ -1,4 +1,4 @@
-"""What the doctor finds healthy, what it measures there, and what it refuses to judge."""
+"""Checkpoints that the doctor finds healthy, their measurements, and bases that it refuses."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def test_a_healthy_checkpoint(healthy, corpus):
     assert examine(healthy, corpus.base / "model.pth", corpus.vocab).verdict == "healthy"
 
 
-def test_what_is_measured_is_so(short_run, corpus):
+def test_measurements_match_the_weights(short_run, corpus):
     found = examine(short_run, corpus.base).measurements
     assert found["old_rows"]["changed"] == 0
     assert found["old_rows"]["cosine_min"] == pytest.approx(1, abs=1e-6)
@@ -37,14 +37,14 @@ def test_what_is_measured_is_so(short_run, corpus):
     assert not torch.equal(content["model"]["xtts." + key], base[key])
     norms = [table.norm(dim=1).median() for table in (content["model"][HEAD][-150:], base["gpt.text_head.weight"])]
     assert found["new_rows"]["norm_head"] == pytest.approx(float(norms[0] / norms[1]))
-    # a token that occurs has moved
+    # Tokens that occur have moved, and the others have not.
     line = json.loads((short_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert line["step"] == 1
     assert 0 < found["new_rows"]["never_moved"] < 150
 
 
 def healthy_run(corpus, recipe, folder, *overrides, **flags):
-    """What the doctor notes of a run that it finds healthy."""
+    """Train, require a healthy verdict, and return the doctor's notes."""
     recipe([*corpus.flags(output_dir=folder, val_manifest=None, **flags), *overrides])
     found = examine(only_run(folder), corpus.base)
     assert (found.verdict, found.also) == ("healthy", {})
@@ -66,7 +66,7 @@ def healthy_run(corpus, recipe, folder, *overrides, **flags):
 )
 def test_healthy_runs_of_other_kinds(flags, corpus, recipe, tmp_path):
     notes = healthy_run(corpus, recipe, tmp_path, **flags)
-    assert "schedule is at its end" not in notes
+    assert "schedule has ended" not in notes
     assert "trained all rows" not in notes
 
 
@@ -77,20 +77,20 @@ def test_healthy_runs_of_other_kinds(flags, corpus, recipe, tmp_path):
 def test_a_healthy_run_that_trained_all_rows_is_noted(flags, corpus, recipe, tmp_path):
     notes = healthy_run(corpus, recipe, tmp_path, no_freeze_base_rows=True, learning_rate=1e-5, **flags)
     assert "trained all rows" in notes
-    assert "schedule is at its end" not in notes
+    assert "schedule has ended" not in notes
 
 
 @pytest.mark.slow
-def test_a_schedule_at_its_end_is_noted(corpus, recipe, tmp_path):
-    # its rate is 0 there
+def test_a_schedule_that_has_ended_is_noted(corpus, recipe, tmp_path):
+    # The schedule ends at a rate of 0.
     schedule = {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 6}
     overrides = ["--coqpit.lr_scheduler=LinearLR", f"--coqpit.lr_scheduler_params={json.dumps(schedule)}"]
     notes = healthy_run(corpus, recipe, tmp_path, *overrides, max_steps=6)
-    assert "schedule is at its end" in notes
+    assert "schedule has ended" in notes
     assert "trained all rows" not in notes
 
 
-def test_weights_without_a_run(short_run, corpus, tmp_path):
+def test_weights_without_training_state(short_run, corpus, tmp_path):
     assert examine(corpus.base, corpus.base).verdict == "healthy"
     weights = edited(short_run / "checkpoint_4.pth", tmp_path, stripped_of("optimizer", "scheduler", "xtts_extend"))
     found = examine(weights, corpus.base)
@@ -100,8 +100,8 @@ def test_weights_without_a_run(short_run, corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_began_with_other_rows(corpus, recipe, tmp_path):
-    """From the weights of a run that trained all rows: they are not the base's, and did not move since."""
+def test_a_run_that_started_from_other_rows(corpus, recipe, tmp_path):
+    """It started from a run that trained all rows: they are not the base's, and have not moved since."""
     flags = {"val_manifest": None, "max_steps": 2}
     recipe(corpus.flags(output_dir=tmp_path / "a", no_freeze_base_rows=True, **flags))
     recipe(corpus.flags(output_dir=tmp_path / "b", checkpoint=only_run(tmp_path / "a"), start_fresh=True, **flags))
@@ -114,7 +114,8 @@ def test_another_base_is_an_error(short_run, tmp_path):
     from xtts_extend.demo.mini_base import make_mini_base
 
     other = make_mini_base(tmp_path / "other", layers=1, channels=64, heads=2)
-    with pytest.raises(CheckpointError, match=r"2 layers × 64 and .* 1 layers × 64: it did not come from this base"):
+    message = r"2 layers × 64 channels and .* 1 layers × 64 channels, so it was not trained from this base"
+    with pytest.raises(CheckpointError, match=message):
         examine(short_run, other)
 
 

@@ -1,4 +1,4 @@
-"""The doctor's next commands: other weights, a lower rate, and what the run recorded."""
+"""The doctor's next commands: other weights, a lower learning rate, and the run's recorded settings."""
 
 import json
 import math
@@ -27,8 +27,8 @@ from xtts_extend.setup.command_line import NOT_CARRIED, flags_of_run
 from xtts_extend.setup.start import Mode
 
 
-def pasted(command):
-    """A printed command as a shell and the recipe read it."""
+def parsed(command):
+    """Parse a printed command like a shell and the recipe."""
     program, recipe, *argv = shlex.split(command)
     assert (program, recipe) == ("python", "recipes/new_language/train_gpt_xtts.py")
     assert RECIPE.as_posix().endswith(recipe)
@@ -36,7 +36,7 @@ def pasted(command):
 
 
 def differences(recorded, config, changed=()):
-    """Keys whose values are others than the recorded ones, nested ones with dots."""
+    """Return the keys whose values differ from the recorded ones; nested keys have dots."""
     now = config.to_dict()
     nested = ("model_args", "audio")
     keys = {*now} - {*nested} | {f"{part}.{key}" for part in nested for key in now[part]}
@@ -50,8 +50,8 @@ def differences(recorded, config, changed=()):
 
 
 @pytest.fixture
-def again(corpus, tmp_path):
-    """The flags that give the configuration of some flags again, as a line of a shell."""
+def reproduced(corpus, tmp_path):
+    """A function that records the configuration of some flags and returns the flags that give it again, as a line."""
 
     def make(*overrides, **flags):
         argv = corpus.flags(output_dir=tmp_path / "Мои модели ሰላም", **flags)
@@ -78,9 +78,9 @@ def again(corpus, tmp_path):
     ],
     ids=["batches", "adapter", "weights", "rows", "losses", "voice"],
 )  # fmt: skip
-def test_flags_give_recorded_values_again(again, flags):
-    line = again(**flags)
-    # what has a flag is said with it
+def test_flags_reproduce_recorded_values(reproduced, flags):
+    line = reproduced(**flags)
+    # Settings that have a flag do not become overrides.
     for flag in [as_flag(key, value)[0] for key, value in flags.items() if value is not None]:
         assert flag in line
     assert "--coqpit." not in line
@@ -97,20 +97,20 @@ def test_flags_give_recorded_values_again(again, flags):
     ],
     ids=["overrides", "optimizer", "adapter", "rows"],
 )  # fmt: skip
-def test_overrides_give_recorded_values_again(again, flags, overrides):
-    line = again(*(f"--coqpit.{key}={value}" for key, value in overrides.items()), **flags)
+def test_overrides_reproduce_recorded_values(reproduced, flags, overrides):
+    line = reproduced(*(f"--coqpit.{key}={value}" for key, value in overrides.items()), **flags)
     for key in overrides:
         assert f"--coqpit.{key}" in line
     assert line.count("--coqpit.") == len(overrides)
 
 
-def test_a_value_that_looks_like_a_flag_is_no_value_of_one(again):
-    line = again(seed=-5)
+def test_a_value_that_looks_like_a_flag_is_an_override(reproduced):
+    line = reproduced(seed=-5)
     assert "--coqpit.training_seed=-5" in line
     assert line.count("--coqpit.") == 1
 
 
-def test_what_no_flag_can_say_is_an_override_or_named(corpus):
+def test_settings_without_a_flag_are_overrides_or_listed(corpus):
     sentences = [{"text": "ሰላም", "language": "am", "speaker_wav": "C:/voice.wav"}]
     flags, left_out = flags_of_run({"test_sentences": sentences, "epochs": "many", "lr": None}, corpus.base)
     assert flags == [f"--coqpit.test_sentences={json.dumps(sentences, ensure_ascii=False)}"]
@@ -128,7 +128,7 @@ OLDER = with_settings(l2_sp=20.0, layer_decay=0.7, new_row_learning_rate=3e-3)
 
 
 def metrics(folder, *, ran_away_after):
-    """Evaluations before the first step and every 20; the training loss is low up to a step and high from there on."""
+    """Write evaluations before the first step and every 20 steps; the losses are high after a given step."""
     lines = [{"eval": True, "step": 0, "language": "am", "loss": 5.0}]
     for step in range(1, 61):
         high = step > ran_away_after
@@ -140,7 +140,7 @@ def metrics(folder, *, ran_away_after):
 
 @pytest.fixture
 def wrecked_run(short_run, tmp_path):
-    """A run folder, and a function that puts a checkpoint of a step and of weights of its own into it."""
+    """A run folder, and a function that adds a checkpoint with a given step and scale of weights."""
     folder = tmp_path / "Мой бег"
 
     settings = with_settings(
@@ -157,46 +157,45 @@ def wrecked_run(short_run, tmp_path):
     return folder, add
 
 
-def copied(source, target):
+def copy(source, target):
     shutil.copyfile(source, target)
 
 
 @pytest.mark.parametrize(
     "second_name",
-    [lambda one, other: other.hardlink_to(one), pytest.param(copied, marks=pytest.mark.slow)],
+    [lambda source, target: target.hardlink_to(source), pytest.param(copy, marks=pytest.mark.slow)],
     ids=["link", "copy"],
 )
-def test_the_best_model_of_a_wrecked_run(wrecked_run, corpus, second_name):
-    """Ours is a second name of `best_model_N.pth`, the stock Trainer's a copy: neither is the next command's."""
+def test_the_best_model_of_a_diverged_run(wrecked_run, corpus, second_name):
+    """Ours is a second name of `best_model_N.pth`, the stock Trainer's a copy: the next command uses neither."""
     folder, add = wrecked_run
     second_name(add("best_model_40.pth", 40, 1.5), folder / "best_model.pth")
-    # as wrecked, and before the other one
+    # An earlier checkpoint that diverged too.
     add("checkpoint_30.pth", 30, 1.2)
     found = examine(folder / "best_model.pth", corpus.base)
     assert found.verdict == "diverged"
     assert (
-        found.reason == "the evaluation loss was 5.0000 before the first step and is 9.9500 now, so training made the "
-        "model worse"
+        found.reason == "The evaluation loss was 5.0000 before the first step and is 9.9500 now: the run made it worse."
     )
-    start, config = pasted(found.next_command)
+    start, config = parsed(found.next_command)
     assert (start.mode is Mode.RESUME, start.path) == (False, corpus.base / "model.pth")
     recorded = torch.load(folder / "best_model.pth", weights_only=True)["config"]
     assert config.lr == 1e-4
     assert (config.batch_size, config.grad_accum_steps, config.grad_clip, config.plot_step) == (3, 5, 2.5, 7)
     assert differences(recorded, config, {"lr"}) == set()
 
-    # one that is healthy is continued, at a lower rate
+    # A healthy one is resumed at a lower learning rate.
     add("checkpoint_20.pth", 20, 1.0)
-    way = f"--checkpoint '{folder / 'checkpoint_20.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
+    flags = f"--checkpoint '{folder / 'checkpoint_20.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
     found = examine(folder / "best_model.pth", corpus.base)
-    assert found.next_command.endswith(way)
-    start, config = pasted(found.next_command)
+    assert found.next_command.endswith(flags)
+    start, config = parsed(found.next_command)
     assert (start.mode is Mode.RESUME, start.path.name, config.lr) == (True, "checkpoint_20.pth", 1e-4)
     assert differences(recorded, config, {"lr"}) == set()
 
 
 @pytest.mark.slow
-def test_no_way_out_leads_to_the_same_weights_or_to_what_is_not_finite_or_a_base(wrecked_run, corpus):
+def test_the_same_weights_damaged_files_and_bases_are_not_suggested(wrecked_run, corpus):
     folder, add = wrecked_run
     file = add("best_model_40.pth", 40, 1.5)
     add("checkpoint_20.pth", 20, 1.5)
@@ -207,7 +206,7 @@ def test_no_way_out_leads_to_the_same_weights_or_to_what_is_not_finite_or_a_base
 
 
 @pytest.mark.slow
-def test_an_overfitted_run_goes_on_from_its_best_evaluation(wrecked_run, corpus):
+def test_an_overfitted_run_resumes_from_its_best_evaluation(wrecked_run, corpus):
     folder, add = wrecked_run
     lines = [{"step": step, "loss": 3 - step / 100} for step in range(1, 101)]
     evaluations = zip(range(20, 101, 20), (3, 2.5, 2.7, 2.8, 2.9), strict=True)
@@ -217,24 +216,24 @@ def test_an_overfitted_run_goes_on_from_its_best_evaluation(wrecked_run, corpus)
         add(name, step, scale)
     found = examine(add("checkpoint_100.pth", 100, 1.3), corpus.base)
     assert found.verdict == "overfitted"
-    way = f"{folder / 'best_model_40.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
-    assert found.next_command.endswith(way)
+    flags = f"{folder / 'best_model_40.pth'}' --learning-rate 0.0001 --new-run --allow-changes"
+    assert found.next_command.endswith(flags)
 
 
 @pytest.mark.slow
-def test_a_rate_that_an_older_run_recorded_for_new_rows_is_lowered_too(wrecked_run, corpus):
+def test_an_old_runs_learning_rate_of_new_rows_is_lowered_too(wrecked_run, corpus):
     _, add = wrecked_run
     file = add("checkpoint_40.pth", 40, 1.5, OLDER)
-    start, config = pasted(examine(file, corpus.base).next_command)
+    start, config = parsed(examine(file, corpus.base).next_command)
     assert start.mode is not Mode.RESUME
     assert (config.lr, config.new_row_learning_rate, config.l2_sp, config.layer_decay) == (1e-4, 3e-4, 20, 0.7)
 
     add("checkpoint_20.pth", 20, 1.0, OLDER)
-    start, config = pasted(examine(file, corpus.base).next_command)
+    start, config = parsed(examine(file, corpus.base).next_command)
     assert (start.mode is Mode.RESUME, config.lr, config.new_row_learning_rate) == (True, 1e-4, 3e-4)
 
 
-def test_a_finished_healthy_run_is_exported_and_another_one_continued(wrecked_run, corpus):
+def test_a_healthy_run_is_resumed_or_exported_if_finished(wrecked_run, corpus):
     folder, add = wrecked_run
     metrics(folder, ran_away_after=60)
     file = add("checkpoint_40.pth", 40, 1.0)
@@ -245,7 +244,7 @@ def test_a_finished_healthy_run_is_exported_and_another_one_continued(wrecked_ru
     assert command == ["xtts-extend", "export", "--checkpoint", str(file), "--output", "MODEL"]
 
 
-def test_a_damaged_file_of_a_run_takes_the_settings_of_its_folder(wrecked_run, corpus, short_run):
+def test_settings_of_a_damaged_file_come_from_its_folder(wrecked_run, corpus, short_run):
     folder, add = wrecked_run
     file = add("checkpoint_40.pth", 40, 1.0)
     recorded = torch.load(file, weights_only=True)["config"]
@@ -253,18 +252,18 @@ def test_a_damaged_file_of_a_run_takes_the_settings_of_its_folder(wrecked_run, c
     cut(file, 9000)
     found = examine(file, corpus.base)
     assert (found.verdict, found.notes) == ("truncated", [])
-    assert differences(recorded, pasted(found.next_command)[1]) == set()
+    assert differences(recorded, parsed(found.next_command)[1]) == set()
 
 
-def test_what_no_file_records_is_said(healthy_stock, corpus, tmp_path):
-    """A stock run: no languages, manifests and accumulation; stripped weights: nothing at all."""
+def test_unrecorded_settings_are_noted(healthy_stock, corpus, tmp_path):
+    """A stock run does not record languages, manifests and accumulation; stripped weights record nothing."""
     found = examine(healthy_stock, corpus.base)
     assert found.next_command.endswith(
         f"--base-dir {corpus.base} --language LANGUAGE --train-manifest MANIFEST --grad-accum-steps 1"
     )
     assert found.notes[-2:] == [
-        "the stock Trainer does not record the gradient accumulation: about 5 batches made 5 updates",
-        "fill in (not recorded in any file): LANGUAGE, MANIFEST",
+        "The stock Trainer does not record gradient accumulation: about 5 batches made 5 updates.",
+        "Fill in (not recorded in any file): LANGUAGE, MANIFEST.",
     ]
     stripped = edited(healthy_stock, tmp_path, stripped_of("optimizer", "config"))
     shutil.copyfile(corpus.vocab, tmp_path / "vocab.json")
@@ -274,25 +273,25 @@ def test_what_no_file_records_is_said(healthy_stock, corpus, tmp_path):
     assert any(f"(batch size {default.batch_size}, learning rate {default.lr:g}" in note for note in found.notes)
 
 
-def test_a_run_of_several_processes_starts_with_as_many(wrecked_run, corpus):
+def test_a_run_of_several_processes_starts_with_the_same_number(wrecked_run, corpus):
     folder, add = wrecked_run
     file = add("checkpoint_40.pth", 40, 1.0, put(2, "xtts_extend", "processes"))
     recipe = "torchrun --nproc_per_node 2 recipes/new_language/train_gpt_xtts.py"
     found = examine(file, corpus.base)
     assert found.next_command.startswith(f"{recipe} --base-dir")
     assert " ".join(as_flag("batch_size", 3)) in found.next_command
-    # and goes on with as many
+    # A resume uses the same number.
     metrics(folder, ran_away_after=60)
     assert examine(file, corpus.base).next_command == f"{recipe} --checkpoint {shlex.quote(str(file))}"
 
 
-#: As if five updates had taken forty batches.
+#: An edit that makes five updates look as if they had taken 40 batches.
 accumulated = at_step(39)
 
 
 @pytest.mark.slow
 def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, corpus, tmp_path):
-    """The recipe asks for it, too: no command lacks it, whichever checkpoint it names."""
+    """The recipe requires it, so every suggested command has it."""
     file = edited(healthy_stock, tmp_path / "run", accumulated)
     argv = shlex.split(examine(file, corpus.base).next_command)[2:]
     filled = {"LANGUAGE": "am", "MANIFEST": str(corpus.train), "N": "8"}
@@ -306,7 +305,7 @@ def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, 
     found = examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base)
     assert (found.verdict, f"--checkpoint {file} " in found.next_command) == ("not-finite", True)
     assert "--grad-accum-steps N --grad-clip 1 " in found.next_command
-    assert "the stock Trainer does not record the gradient accumulation: about 40 batches made 5 updates" in found.notes
+    assert "The stock Trainer does not record gradient accumulation: about 40 batches made 5 updates." in found.notes
 
     file.unlink()
     assert "--grad-accum-steps N " in examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base).next_command

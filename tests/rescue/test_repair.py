@@ -1,4 +1,4 @@
-"""A repaired copy: the base's rows bit for bit, a blend, rows that start again; it resumes and exports."""
+"""Repaired copies have the base's rows bit for bit, blends and re-initialized rows; they resume and export."""
 
 import json
 import math
@@ -40,7 +40,7 @@ not_finite = put(math.nan, "model", MEL_HEAD, ...)
 
 @pytest.fixture(scope="module")
 def drifted(corpus, recipe, tmp_path_factory):
-    """A run of ours that trained all rows, far too fast."""
+    """A run of ours that trained all rows at a learning rate far too high."""
     output = tmp_path_factory.mktemp("drifted")
     flags = {"no_freeze_base_rows": True, "learning_rate": 0.03, "max_steps": 5, "val_manifest": None}
     recipe(corpus.flags(output_dir=output, **flags))
@@ -52,12 +52,12 @@ def broken_file(request):
     return request.getfixturevalue("drifted" if request.param == "ours" else "stock_file")
 
 
-def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(broken_file, corpus, tmp_path):
+def test_old_rows_become_the_bases_and_everything_else_is_unchanged(broken_file, corpus, tmp_path):
     content = broken_file.read_bytes()
     done = repair(broken_file, corpus.base, tmp_path / "repaired")
     assert broken_file.read_bytes() == content
     (file,) = (tmp_path / "repaired").glob("checkpoint_*.pth")
-    old, new = (torch.load(one, weights_only=True) for one in (broken_file, file))
+    old, new = (torch.load(path, weights_only=True) for path in (broken_file, file))
     base = base_weights(corpus.base)
     rows = base["gpt.text_head.bias"].shape[0]
     for key, tensor in new["model"].items():
@@ -76,7 +76,7 @@ def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(broken_file, co
             was, now = before[name][key], state[key]
             if name in TOKEN_TENSORS:
                 assert was[:rows].any()
-                # frozen from here on, ours has no moments of them
+                # In our runs these rows are now frozen and have no moments.
                 now = now if len(now) == len(was) else torch.cat([torch.zeros_like(was[:rows]), now])
                 was = was.clone()
                 was[:rows] = 0
@@ -91,7 +91,7 @@ def test_old_rows_are_the_bases_and_everything_else_is_as_it_was(broken_file, co
 @pytest.mark.parametrize(
     ("broken_file", "options"),
     [
-        # the transformer went far at such a rate, too
+        # At this learning rate the transformer moved far, too.
         pytest.param("ours", {"blend": 0.9}, id="ours"),
         pytest.param("stock", {"reinit_untrained": True}, id="stock", marks=pytest.mark.slow),
     ],
@@ -101,7 +101,7 @@ def test_the_repaired_run_resumes_frozen_and_exports(broken_file, options, corpu
     caplog.set_level("INFO", "trainer")
     repair(broken_file, corpus.base, tmp_path / "repaired", **options)
     assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
-    # its folder is a run, whoever trained the original
+    # The folder is a run of ours, whichever trainer wrote the original.
     run = tmp_path / "repaired"
     flags = ["--checkpoint", run, "--max-steps", 8, "--learning-rate", 0.001, "--allow-changes"]
     recipe([*flags, "--base-dir", corpus.base, "--language", "am", "--train-manifest", corpus.train])
@@ -118,8 +118,8 @@ def test_the_repaired_run_resumes_frozen_and_exports(broken_file, options, corpu
     assert examine(run, corpus.base).verdict == "healthy"
 
 
-def test_a_copy_of_a_stock_run_is_ours_in_a_folder_of_its_own_alone(stock_file, corpus, tmp_path):
-    """A file may lie in the folder of others."""
+def test_a_repaired_stock_run_is_ours_only_if_it_gets_its_own_folder(stock_file, corpus, tmp_path):
+    """A repaired file may be in another trainer's folder."""
     repair(stock_file, corpus.base, tmp_path / "repaired")
     repair(tmp_path / "repaired", corpus.base, tmp_path / "repaired.pth")
     files = (stock_file, tmp_path / "repaired" / stock_file.name, tmp_path / "repaired.pth")
@@ -147,7 +147,7 @@ def test_a_blend(broken_file, corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_rows_of_noise_start_again(stock_file, corpus, tmp_path):
+def test_rows_of_noise_are_reinitialized(stock_file, corpus, tmp_path):
     done = repair(stock_file, corpus.base, tmp_path / "repaired", reinit_untrained=True)
     assert done["reinitialised_rows"] == 149
     new, base = (
@@ -159,7 +159,7 @@ def test_rows_of_noise_start_again(stock_file, corpus, tmp_path):
     start = extend_token_tensors(base, extended.size, "romanized", romanized_spellings(old, extended), seed=1)
     for name in TOKEN_TENSORS:
         assert torch.equal(new[PREFIX + name][: extended.size - 1], start[f"gpt.{name}"][:-1])
-        # stock copies the base's last row into the last one: no noise, and it stays as it is
+        # Stock copies the base's last row into the last one, so it is not noise and stays unchanged.
         assert torch.equal(new[PREFIX + name][-1], before[PREFIX + name][-1])
     moments = moments_by_name(open_checkpoint_with_base(tmp_path / "repaired", corpus.base, None))
     for name in TOKEN_TENSORS:
@@ -167,19 +167,19 @@ def test_rows_of_noise_start_again(stock_file, corpus, tmp_path):
     assert examine(tmp_path / "repaired", corpus.base).verdict == "healthy"
 
 
-def test_rows_that_never_moved_start_again_and_others_do_not(short_run, corpus, tmp_path):
-    """In a frozen run the moments cover the new rows alone."""
-    never = examine(short_run, corpus.base).measurements["new_rows"]["never_moved"]
+def test_only_rows_that_never_moved_are_reinitialized(short_run, corpus, tmp_path):
+    """In a run with frozen rows, the moments cover the new rows only."""
+    never_moved = examine(short_run, corpus.base).measurements["new_rows"]["never_moved"]
     done = repair(short_run, corpus.base, tmp_path / "repaired", reinit_untrained=True)
-    assert done["reinitialised_rows"] == never > 0
+    assert done["reinitialised_rows"] == never_moved > 0
     before, new = (checkpoint(run, 4) for run in (short_run, tmp_path / "repaired"))
     assert torch.equal(new["model"][EMBEDDING], before["model"][EMBEDDING])
-    # rows of the head had a gradient all the same
+    # Rows of the head get a gradient even if their token never occurs.
     assert not torch.equal(new["model"][HEAD], before["model"][HEAD])
 
 
 @pytest.mark.slow
-def test_new_rows_that_start_again_are_not_called_ill_for_it(corpus, recipe, tmp_path):
+def test_a_repaired_run_with_reinitialized_rows_is_healthy(corpus, recipe, tmp_path):
     manifest = f"{corpus.english}:en"
     recipe(corpus.flags(output_dir=tmp_path / "a", val_manifest=None, train_manifest=manifest, epochs=6))
     run = only_run(tmp_path / "a")
@@ -187,10 +187,10 @@ def test_new_rows_that_start_again_are_not_called_ill_for_it(corpus, recipe, tmp
     assert repair(run, corpus.base, tmp_path / "repaired", reinit_untrained=True)["reinitialised_rows"] == 150
     found = examine(tmp_path / "repaired", corpus.base)
     assert found.verdict == "healthy"
-    assert "started 150 new rows again" in found.notes[0]
+    assert "A repair re-initialized 150 new rows" in found.notes[0]
 
 
-def test_a_checkpoint_without_settings_under_other_names(short_run, corpus, tmp_path):
+def test_a_compiled_checkpoint_without_settings(short_run, corpus, tmp_path):
     file = edited(short_run / "checkpoint_4.pth", tmp_path / "run", without("config"), with_prefix("_orig_mod."))
     done = repair(file, corpus.base, tmp_path / "repaired")
     assert (done["old_rows"], done["old_rows_restored"], done["frozen_from_here_on"]) == (400, 0, True)
@@ -228,9 +228,9 @@ def test_a_plan_writes_nothing(healthy_stock, corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("edit", "verdict", "pointless"),
     [
-        (as_it_was, "healthy", "the doctor finds nothing to repair"),
-        (wrecked, "diverged", "the transformer diverged"),
-        (not_finite, "not-finite", "what a weight knew is lost"),
+        (as_it_was, "healthy", "There is nothing to repair."),
+        (wrecked, "diverged", "The transformer diverged"),
+        (not_finite, "not-finite", "Weights that are NaN or infinite cannot be restored."),
     ],
     ids=["healthy", "diverged", "not finite"],
 )
@@ -239,14 +239,14 @@ def test_a_plan_says_that_a_repair_is_pointless(short_run, corpus, tmp_path, cap
     require_pointless(file, corpus, tmp_path / "new", verdict, pointless, capsys)
 
 
-def test_a_plan_says_that_a_damaged_file_is_beyond_repair(short_run, corpus, tmp_path, capsys):
+def test_a_plan_says_that_a_damaged_file_cannot_be_repaired(short_run, corpus, tmp_path, capsys):
     file = edited(short_run / "checkpoint_4.pth", tmp_path / "run")
     cut(file, 9000)
-    require_pointless(file, corpus, tmp_path / "new", "truncated", "nothing can be saved from a damaged file", capsys)
+    require_pointless(file, corpus, tmp_path / "new", "truncated", "A damaged file cannot be repaired.", capsys)
 
 
 def require_pointless(file, corpus, output, verdict, pointless, capsys):
-    """The plan of a repair gives a verdict, the reason why it is pointless, and the doctor's way on."""
+    """Require a plan with a verdict, the reason why a repair is pointless, and the doctor's next command."""
     assert main(["repair", str(file), "--base", str(corpus.base), "--output", str(output), "--plan", "--json"]) == 1
     plan = json.loads(capsys.readouterr().out)
     assert (plan["verdict"], plan["written"]) == (verdict, False)
@@ -256,10 +256,10 @@ def require_pointless(file, corpus, output, verdict, pointless, capsys):
 
 @pytest.mark.slow
 def test_a_plan_for_new_rows_of_noise(stock_file, corpus, tmp_path, capsys):
-    """Old rows alone do not help them."""
+    """Restoring old rows does not help new ones."""
     command = ["repair", str(stock_file), "--base", str(corpus.base), "--output", str(tmp_path / "new"), "--plan"]
     assert main(command) == 1
-    assert "new rows stay untrained without --reinit-untrained" in capsys.readouterr().out
+    assert "New rows stay untrained without --reinit-untrained." in capsys.readouterr().out
     assert main([*command, "--reinit-untrained"]) == 0
 
 
@@ -271,7 +271,7 @@ def test_a_truncated_file_cannot_be_repaired(drifted, corpus, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_weight_that_is_no_number_cannot_be_repaired(drifted, corpus, tmp_path):
+def test_a_weight_that_is_not_finite_cannot_be_repaired(drifted, corpus, tmp_path):
     broken = edited(drifted, tmp_path, not_finite)
     with pytest.raises(CheckFailed, match=r"holds NaN or infinity \(gpt\.mel_head\.weight\)"):
         repair(broken, corpus.base, tmp_path / "new")
@@ -281,24 +281,24 @@ def test_a_weight_that_is_no_number_cannot_be_repaired(drifted, corpus, tmp_path
 def test_rows_of_other_tokens_cannot_be_repaired(stock_file, corpus, tmp_path):
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", exchange={"a": "b"})
     rows = base_weights(corpus.base)["gpt.text_embedding.weight"]
-    bases = put(rows, "model", EMBEDDING, slice(len(rows)))
-    renumbered = edited(stock_file, tmp_path, naming_vocabulary(vocab), bases)
-    with pytest.raises(CheckpointError, match="2 rows of .* are those of other tokens"):
+    base_embedding = put(rows, "model", EMBEDDING, slice(len(rows)))
+    renumbered = edited(stock_file, tmp_path, naming_vocabulary(vocab), base_embedding)
+    with pytest.raises(CheckpointError, match="2 rows of .* belong to different tokens than its vocabulary"):
         repair(renumbered, corpus.base, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("blend", [-0.1, 1.5, math.nan])
-def test_a_blend_that_is_no_share(drifted, corpus, tmp_path, blend):
+def test_a_blend_outside_0_to_1(drifted, corpus, tmp_path, blend):
     with pytest.raises(ConfigError, match="a share of the base from 0 to 1"):
         repair(drifted, corpus.base, tmp_path / "new", blend=blend)
 
 
-def test_nothing_is_written_over(drifted, corpus, tmp_path):
+def test_nothing_is_overwritten(drifted, corpus, tmp_path):
     (tmp_path / "there.pth").write_bytes(b"mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine").touch()
     for output in (tmp_path / "there.pth", tmp_path / "folder", drifted, drifted.parent):
-        with pytest.raises(ConfigError, match=re.escape(f"{output} exists already")):
+        with pytest.raises(ConfigError, match=re.escape(f"{output} already exists")):
             repair(drifted, corpus.base, output)
     assert (tmp_path / "there.pth").read_bytes() == b"mine"

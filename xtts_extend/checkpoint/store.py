@@ -126,7 +126,7 @@ def remove_leftovers(run: Path) -> None:
 
 
 def move_later_checkpoints(run: Path, step: int) -> None:
-    """Move checkpoints of later steps than the one to resume from into a folder `set-aside`.
+    """Move checkpoints that are later than the step to resume from into a folder `set-aside`.
 
     Otherwise they would count as the newest of the run, and new checkpoints would be deleted instead of them.
 
@@ -146,7 +146,7 @@ def move_later_checkpoints(run: Path, step: int) -> None:
                 number += 1
                 target = folder / f"{file.stem}_{number}.pth"
             file.replace(target)
-            logger.warning(" > Resuming at step %d: moved the later %s to %s.", step, file.name, folder)
+            logger.warning(" > Resuming at step %s: moved the later %s to %s.", f"{step:,}", file.name, folder)
 
 
 def adapter_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -191,7 +191,7 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
     ]
     if broken:
         raise CheckFailed(
-            f"NaN or infinity at step {state['step']} in {len(broken)} weight tensors (first: {broken[0]}). No "
+            f"NaN or infinity at step {state['step']:,} in {len(broken)} weight tensors (first: {broken[0]}). No "
             "checkpoint was written, and earlier ones are unchanged. Resume from an earlier one with a lower "
             "--learning-rate or --grad-clip 1."
         )

@@ -1,1 +1,1 @@
-"""Runs that went wrong: what is the matter with a checkpoint, and what can be put right."""
+"""Diagnose and repair the checkpoints of runs that went wrong."""

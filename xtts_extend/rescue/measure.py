@@ -1,4 +1,4 @@
-"""What can be measured on a checkpoint beside its base: rows that moved or never did, layers that drifted, moments."""
+"""Compare a checkpoint with its base model in numbers: token rows, transformer layers and optimizer moments."""
 
 from __future__ import annotations
 
@@ -19,22 +19,31 @@ from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
 
 EMBEDDING, HEAD, _ = TOKEN_TENSORS
-#: A row belongs to another token than its place says when it is so much more similar to that one's row.
+#: Margin in cosine similarity above which a row belongs to another token and not to that of its id.
 _CLEARLY_MORE_SIMILAR = 0.1
-#: Rows are noise when their norm is so many times the median of the base's, and at least so much of that of a standard
-#: normal row, with which stock coqui starts new rows: in the head that is ten times the base's norm.
+#: Ratio of a row's norm to the base's median norm above which the row is noise.
 NOISE_NORM_RATIO = 3.0
+#: Smallest ratio of a noise row's norm to that of a standard normal row. Stock coqui starts new rows as standard
+#: normal; in the head, that is ten times the base's norm.
 _NOISE_SIGMA = 0.5
-#: After so many updates without a token its moments are too small for float32, as if it had never been seen.
+#: Updates without a token after which its moments underflow in float32, as if the token had never occurred.
 _MOMENTS_LAST = 1000
 
 
 @dataclass(frozen=True)
 class OldRows:
-    """Rows of the base's tokens against the base's own.
+    """Rows of the base's tokens compared with the base.
 
-    `changed` and `difference_max` (absolute) are over all three token tensors, `moved_*` is ‖row − base‖ / ‖base‖, its
-    mean over rows and its largest. Cosines are those of the embedding.
+    Attributes:
+        count: Number of rows.
+        changed: Rows that differ in any of the three token tensors.
+        difference_max: Largest absolute difference in the three token tensors.
+        moved_embedding: Mean of ‖row − base‖ / ‖base‖ over the rows of the embedding.
+        moved_embedding_max: Maximum of the same.
+        moved_head: Mean of ‖row − base‖ / ‖base‖ over the rows of the head.
+        moved_head_max: Maximum of the same.
+        cosine_min: Smallest cosine similarity of a row of the embedding to the base's.
+        cosine_mean: Mean of the same.
     """
 
     count: int
@@ -50,10 +59,17 @@ class OldRows:
 
 @dataclass(frozen=True)
 class NewRows:
-    """Rows of new tokens. Norms are medians, divided by the base's; spread is the standard deviation of norms, too.
+    """Rows of new tokens compared with the base's distribution.
 
-    `never_moved` is None where the start is not known; `noise` have a norm far from the base's; `dead` can never be
-    given by the tokenizer, None where it is not at hand.
+    Attributes:
+        count: Number of rows.
+        norm_embedding: Median norm in the embedding, divided by the base's.
+        norm_head: Median norm in the head, divided by the base's.
+        spread_embedding: Standard deviation of the norms in the embedding, divided by the base's median norm.
+        spread_head: Standard deviation of the norms in the head, divided by the base's median norm.
+        never_moved: Rows that never moved; None if unknown.
+        noise: Rows with a norm far above the base's.
+        dead: Tokens that the tokenizer can never produce; None if the vocabulary is not available.
     """
 
     count: int
@@ -68,7 +84,13 @@ class NewRows:
 
 @dataclass(frozen=True)
 class Moments:
-    """The optimizer's state: how many updates it made, and what does not fit: rows of tokens; other parameters."""
+    """Optimizer state compared with the weights.
+
+    Attributes:
+        updates: Number of updates made.
+        misfits: Moments of token rows that do not fit, in words.
+        other_misfits: Other optimizer state that does not fit, in words.
+    """
 
     updates: int
     misfits: list[str]
@@ -76,10 +98,10 @@ class Moments:
 
 
 def misplaced_rows(opened: OpenedCheckpoint) -> dict[int, int]:
-    """Rows that clearly resemble another token's row of the base than the one that belongs there.
+    """Find rows that clearly resemble another token's row in the base more than their own.
 
     Returns:
-        row of the checkpoint → row of the base that it resembles.
+        Row of the checkpoint → row of the base that it resembles.
     """
     if not len(opened.rows):
         return {}
@@ -91,15 +113,15 @@ def misplaced_rows(opened: OpenedCheckpoint) -> dict[int, int]:
 
 
 def measure_old_rows(opened: OpenedCheckpoint, misplaced: dict[int, int]) -> OldRows:
-    """How far the rows of the base's tokens are from the base; misplaced ones are left out."""
-    here = torch.tensor([row not in misplaced for row in opened.rows.tolist()], dtype=torch.bool)
-    changed = torch.zeros(int(here.sum()), dtype=torch.bool)
+    """Measure how far the rows of the base's tokens are from the base, without `misplaced` rows."""
+    in_place = torch.tensor([row not in misplaced for row in opened.rows.tolist()], dtype=torch.bool)
+    changed = torch.zeros(int(in_place.sum()), dtype=torch.bool)
     if not len(changed):
         return OldRows(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
     largest, moved = 0.0, {}
     for name in TOKEN_TENSORS:
-        now = opened.weights[f"gpt.{name}"][opened.rows[here]].float().reshape(len(changed), -1)
-        before = opened.base[f"gpt.{name}"][opened.base_rows[here]].float().reshape(len(changed), -1)
+        now = opened.weights[f"gpt.{name}"][opened.rows[in_place]].float().reshape(len(changed), -1)
+        before = opened.base[f"gpt.{name}"][opened.base_rows[in_place]].float().reshape(len(changed), -1)
         difference = now - before
         changed |= (now != before).any(dim=1)
         largest = max(largest, float(difference.abs().max()))
@@ -120,10 +142,10 @@ def measure_old_rows(opened: OpenedCheckpoint, misplaced: dict[int, int]) -> Old
 
 
 def hooked_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> int:
-    """How many old rows of the head changed although their gradient was always zero, as a hook makes it.
+    """Count old rows of the head that changed although their gradient was always zero, as with a gradient hook.
 
-    Every step gives every row of the head a gradient. Rows whose moments are zero, beside new ones that have some, were
-    held by a hook, and weight decay moved them all the same.
+    Every step gives every row of the head a gradient. If old rows have zero moments while new rows have some, a hook
+    zeroed their gradient, and weight decay still moved them.
     """
     state = (moments or {}).get(HEAD, {}).get("exp_avg_sq")
     if state is None or state.shape[0] != opened.info.vocab_size or not state[opened.new_rows].any():
@@ -133,7 +155,7 @@ def hooked_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | N
 
 
 def transformer_drift(opened: OpenedCheckpoint) -> dict[str, float]:
-    """‖weights − base‖ / ‖base‖ of each layer of the transformer, and of the other parts of the GPT."""
+    """Return ‖weights − base‖ / ‖base‖ for each transformer layer ("layer N") and each other part of the GPT."""
     squares: dict[str, list[float]] = {}
     for key, tensor in opened.weights.items():
         name = key.removeprefix("gpt.")
@@ -149,7 +171,7 @@ def transformer_drift(opened: OpenedCheckpoint) -> dict[str, float]:
 
 
 def start_rows(opened: OpenedCheckpoint) -> Tensor | None:
-    """The embedding that the run began with, where the checkpoint records how its new rows started."""
+    """Return the embedding that the run started with, or None if the checkpoint does not record how rows started."""
     base, config = opened.base_vocabulary, opened.recorded
     tokens = opened.tokens
     if not opened.record or base is None or tokens is None or not config.get("init") or not len(opened.new_rows):
@@ -164,19 +186,20 @@ def start_rows(opened: OpenedCheckpoint) -> Tensor | None:
 
 
 def untrained_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> tuple[Tensor, Tensor | None]:
-    """Which of the new rows are noise, and which never moved.
+    """Find new rows that are noise, and those that never moved.
 
-    A row of the head gets a gradient at every step, that of the embedding only where its token occurs: that one tells.
+    Only rows of the embedding show whether a token occurred: rows of the head get a gradient at every step.
 
     Returns:
-        (m,) noise, (m,) never moved; the latter None where neither the start is known nor the moments can tell.
+        Masks over the m new rows, both of shape (m,): noise, and never moved. The latter is None if neither the start
+        nor the moments tell.
     """
     new = opened.new_rows
     noise = torch.zeros(len(new), dtype=torch.bool)
     for name in (EMBEDDING, HEAD):
-        usual = float(opened.base[f"gpt.{name}"].float().norm(dim=1).median())
+        median_norm = float(opened.base[f"gpt.{name}"].float().norm(dim=1).median())
         rows = opened.weights[f"gpt.{name}"][new].float()
-        noise |= rows.norm(dim=1) > max(NOISE_NORM_RATIO * usual, _NOISE_SIGMA * rows.shape[1] ** 0.5)
+        noise |= rows.norm(dim=1) > max(NOISE_NORM_RATIO * median_norm, _NOISE_SIGMA * rows.shape[1] ** 0.5)
     start = start_rows(opened)
     if start is not None:
         return noise, (opened.weights[f"gpt.{EMBEDDING}"][new] == start[new]).all(dim=1)
@@ -190,7 +213,14 @@ def untrained_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] 
 def measure_new_rows(
     opened: OpenedCheckpoint, noise: Tensor, never_moved: Tensor | None, vocabulary: Vocabulary | None
 ) -> NewRows | None:
-    """The new rows beside the distribution of the old ones; None where there are none."""
+    """Compare the new rows with the distribution of the base's; return None if there are no new rows.
+
+    Args:
+        opened: The checkpoint.
+        noise: Mask of noise rows, from `untrained_rows`.
+        never_moved: Mask of rows that never moved, from `untrained_rows`.
+        vocabulary: The checkpoint's vocabulary with merges, if available.
+    """
     new = opened.new_rows
     if not len(new):
         return None
@@ -216,7 +246,7 @@ def measure_new_rows(
 
 
 def not_finite(opened: OpenedCheckpoint) -> list[str]:
-    """Names of weights and moments that hold NaN or infinity."""
+    """Return the names of weights and moments that hold NaN or infinity."""
     names = [key for key, tensor in opened.weights.items() if not torch.isfinite(tensor).all()]
     for optimizer in opened.training.optimizer:
         for number, state in optimizer["state"].items():
@@ -229,26 +259,31 @@ def not_finite(opened: OpenedCheckpoint) -> list[str]:
 
 
 def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> Moments | None:
-    """Whether the optimizer's state belongs to these weights; None where the file holds none."""
+    """Compare the optimizer's state with the weights; return None if the file has none.
+
+    Args:
+        opened: The checkpoint.
+        moments: The optimizer's state by parameter, from `moments_by_name`.
+    """
     if not opened.info.has_optimizer:
         return None
     if moments is None:
-        return Moments(0, [], ["it holds another number of parameters than the model has"])
+        return Moments(0, [], ["a different number of parameters than the model"])
     rows: list[str] = []
     has_adapter = opened.adapter_rank > 0
     others = [
-        f"{key.removeprefix('gpt.')} has none"
+        f"no moments of {key.removeprefix('gpt.')}"
         for key in opened.weights
         if key.startswith("gpt.")
         and key.removeprefix("gpt.") not in moments
-        # beside an adapter only token rows have any
+        # In a run with an adapter, only token rows have moments besides the adapter.
         and (not has_adapter or key.removeprefix("gpt.") in TOKEN_TENSORS)
         and not (opened.voice_was_frozen and key.removeprefix("gpt.").startswith(VOICE_PARTS))
     ]
     for name, state in moments.items():
         expected = expected_shape(opened, name)
         wrong = [
-            f"{key} of {name} has shape {tuple(value.shape)}, the weight {expected}"
+            f"{key} of {name} has shape {tuple(value.shape)}, expected {expected}"
             for key, value in row_moments(state).items()
             if tuple(value.shape) != expected
         ]
@@ -258,52 +293,52 @@ def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]]
 
 
 def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
-    """Moments at rows that never moved, while rows that moved have none: they belong to other rows.
+    """Return why the embedding's moments belong to other rows, as a list with one item; empty if they do not.
 
-    Every update moves the rows that have moments, and only those.
+    Every update moves exactly the rows that have moments. If rows with moments never moved while rows without moments
+    did, the moments belong to other rows.
     """
     state = moments.get(EMBEDDING, {})
     if "exp_avg_sq" not in state or opened.frozen_rows or updates > _MOMENTS_LAST:
         return []
     now, before = opened.weights[f"gpt.{EMBEDDING}"][opened.rows], opened.base[f"gpt.{EMBEDDING}"][opened.base_rows]
     moved = (now != before).any(dim=1)
-    has = state["exp_avg_sq"][opened.rows].any(dim=1)
-    odd, lacking = int((has & ~moved).sum()), int((moved & ~has).sum())
-    if odd and lacking:
+    has_moments = state["exp_avg_sq"][opened.rows].any(dim=1)
+    unmoved, missing = int((has_moments & ~moved).sum()), int((moved & ~has_moments).sum())
+    if unmoved and missing:
         return [
-            f"{odd} rows of {EMBEDDING} have moments and never moved, {lacking} moved and have none: the moments "
-            "belong to other rows"
+            f"{unmoved:,} rows of {EMBEDDING} have moments but never moved, and {missing:,} moved but have no moments"
         ]
     return []
 
 
 def schedule_notes(opened: OpenedCheckpoint, updates: int) -> list[str]:
-    """What the file says of the learning rate and of a gradient accumulation.
+    """Return notes on the learning rate schedule and on an incomplete gradient accumulation.
 
     Args:
-        opened: the checkpoint.
-        updates: how many its optimizer has made.
+        opened: The checkpoint.
+        updates: Number of updates its optimizer has made.
     """
     notes = []
     groups = [group for optimizer in opened.training.optimizer for group in optimizer["param_groups"]]
     rates = [cast(float, group["lr"]) for group in groups]
     if rates and max(rates) < 1e-3 * float(opened.recorded.get("lr") or 0):
         notes.append(
-            f"the learning rate is {max(rates):.3g}, and the run's is {opened.recorded['lr']:.3g}: the schedule is at "
-            "its end, and further steps change next to nothing"
+            f"The learning rate is {max(rates):.3g}, down from {opened.recorded['lr']:.3g}: the schedule has ended, "
+            "and further steps change almost nothing."
         )
     batches = (opened.info.step or 0) + 1
-    # the stock Trainer saves wherever it is, and does not record how many batches it accumulates
+    # The stock Trainer may save during an accumulation, and does not record its number of batches.
     if opened.info.written_by == "coqui" and 0 < updates < batches and batches % round(batches / updates):
         notes.append(
-            f"its optimizer made {updates} updates in {batches} batches, about one in {round(batches / updates)}: it "
-            "was probably written in the middle of an accumulation, and those gradients are lost"
+            f"The optimizer made {updates:,} updates in {batches:,} batches, about one in {round(batches / updates)}. "
+            "The checkpoint was probably written during a gradient accumulation, and those gradients are lost."
         )
     return notes
 
 
 def values(measured: Any) -> dict[str, Any] | None:
-    """A measurement as plain values; None for what is not finite, which JSON cannot say."""
+    """Return a measurement as plain values, with None for values that are not finite, which JSON does not have."""
     if measured is None:
         return None
     plain = measured if isinstance(measured, dict) else asdict(measured)

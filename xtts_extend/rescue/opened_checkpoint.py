@@ -1,4 +1,4 @@
-"""A checkpoint and the base that it came from, side by side, their rows matched by token."""
+"""Open a checkpoint together with its base model, with their token rows matched."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE, CheckpointVocabulary, checkpoint_vocabulary
 from xtts_extend.text.vocabulary import Vocabulary, first_ten, load_vocabulary
 
-#: Key of a repaired file: how many new rows were started again.
+#: Key in a repaired file with the number of new rows that were re-initialized.
 REINITIALISED = "reinitialised_rows"
 
 
 @dataclass(frozen=True)
 class OpenedCheckpoint:
-    """See the module. Tensors are mapped from the files.
+    """A checkpoint and its base model, with tensors mapped from the files.
 
     Attributes:
-        info: the checkpoint's header.
-        content: the checkpoint.
-        prefix: of its GPT's keys.
-        weights: the checkpoint's, under the names of `Xtts`.
-        base: the base's, likewise.
-        base_file: where they are from.
-        base_vocabulary: the one beside the base's weights, if there is one.
-        known: the vocabulary that the checkpoint was trained with, as far as files tell.
-        tokens: token → row of the checkpoint: the known ones, else those that are given; None where there are neither.
-        source: how they are known; or what was found that is not their vocabulary, if anything.
+        info: The checkpoint's header.
+        content: The checkpoint.
+        prefix: Prefix of the GPT's keys in the checkpoint.
+        weights: The checkpoint's tensors by their names in `Xtts`.
+        base: The base's tensors by their names in `Xtts`.
+        base_file: File of the base.
+        base_vocabulary: The vocabulary beside the base's file, if there is one.
+        known: The vocabulary that the checkpoint was trained with, if the files tell.
+        tokens: Token → row of the checkpoint, from `known` or else from the user's vocabulary; None if unknown.
+        source: Where `tokens` come from; if unknown, why the vocabulary found is not the checkpoint's.
         rows: (n,) rows of the checkpoint that belong to tokens of the base.
-        base_rows: (n,) their rows in the base.
+        base_rows: (n,) rows of the same tokens in the base.
     """
 
     info: CheckpointInfo
@@ -67,66 +67,66 @@ class OpenedCheckpoint:
 
     @cached_property
     def training(self) -> TrainingCheckpoint:
-        """The content, with the meaning that its values had for the trainer that wrote it."""
+        """Content with its values read as by the trainer that wrote it."""
         return TrainingCheckpoint.of(self.content, self.info)
 
     @property
     def record(self) -> RunRecord | None:
-        """What a run of ours recorded; None in files of the stock Trainer."""
+        """Record of one of our runs; None in files of the stock Trainer."""
         return self.training.record
 
     @property
     def recorded(self) -> Mapping[str, Any]:
-        """The configuration of the run; empty where none travels with the weights."""
+        """Configuration of the run; empty if unknown."""
         return self.training.config
 
     @property
     def frozen_rows(self) -> int:
-        """How many rows the run froze."""
+        """Number of rows that the run froze."""
         return self.record.base_rows.rows if self.record and self.record.base_rows.frozen else 0
 
     @property
     def adapter_rank(self) -> int:
-        """Of the run's adapter; 0 without one."""
+        """Rank of the run's adapter; 0 without one."""
         return self.record.adapter.rank if self.record else 0
 
     @property
     def voice_was_frozen(self) -> bool:
-        """Whether the run trained nothing of the voice side."""
+        """Whether the run froze the voice side."""
         return bool(self.recorded.get("voice") == "frozen")
 
     @property
     def new_rows(self) -> Tensor:
-        """(m,) rows of the checkpoint that belong to no token of the base, ids without a token left out."""
-        known = set(self.rows.tolist())
-        everything = range(self.info.vocab_size) if self.tokens is None else sorted(self.tokens.values())
-        return torch.tensor([row for row in everything if row not in known], dtype=torch.long)
+        """(m,) rows of the checkpoint for tokens that the base does not have, without ids that have no token."""
+        old = set(self.rows.tolist())
+        all_rows = range(self.info.vocab_size) if self.tokens is None else sorted(self.tokens.values())
+        return torch.tensor([row for row in all_rows if row not in old], dtype=torch.long)
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The checkpoint's tokens as a vocabulary without merges, which no checkpoint records."""
+        """Vocabulary with the checkpoint's tokens but without merges, which checkpoints do not record."""
         return Vocabulary(Path(self.info.path), dict(self.tokens or {}), [], "")
 
     @property
     def token_of(self) -> dict[int, str]:
-        """Row of the checkpoint → token, or "row N" where it is not known."""
+        """Row of the checkpoint → token, or "row N" if tokens are unknown."""
         if self.tokens is None:
             return {row: f"row {row}" for row in range(self.info.vocab_size)}
         return {row: token for token, row in self.tokens.items()}
 
 
 def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) -> OpenedCheckpoint:
-    """Open a checkpoint beside its base.
+    """Open a checkpoint and its base model, and match their token rows.
 
     Args:
-        checkpoint: a file, or a run folder (its newest sound checkpoint).
-        base: a base directory, or its `model.pth`.
-        vocab: the vocabulary to take where that of the checkpoint is not known and the number of rows is right.
+        checkpoint: A file, or a run folder (its newest intact checkpoint).
+        base: A base directory, or its `model.pth`.
+        vocab: The vocabulary to use if the checkpoint's is unknown and the number of rows matches.
 
     Raises:
-        DamagedError: the checkpoint is not what was written.
-        CheckpointError: it or the base is no XTTS, or they have other sizes.
-        VocabularyError: a vocabulary cannot be read.
+        DamagedError: The checkpoint is damaged.
+        CheckpointError: One of them is not an XTTS model, or the checkpoint was not trained from this base.
+        VocabularyError: A vocabulary cannot be read.
     """
     info = inspect_checkpoint(checkpoint, verify=True)
     content, _ = load_checkpoint(Path(info.path))
@@ -136,12 +136,12 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
         base_file = Path(base_info.path)
         require_intact(base_file)
     except DamagedError as error:
-        # it is not the opened
+        # Callers take a DamagedError to be about the checkpoint.
         raise CheckpointError(str(error)) from error
     if _sizes(base_info) != _sizes(info):
         raise CheckpointError(
-            f"{info.path} has {_sizes(info)} and {base_file} has {_sizes(base_info)}: it did not come from this base. "
-            "Give the base that the run started from."
+            f"{info.path} has {_sizes(info)} and {base_file} has {_sizes(base_info)}, so it was not trained from this "
+            "base. Pass the base that the run started from."
         )
     base_content, _ = load_checkpoint(base_file)
     weights, base_weights = merged_weights(content), merged_weights(base_content)
@@ -152,10 +152,10 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
     known, source = checkpoint_vocabulary(training)
     tokens = known.tokens if known else None
     if known is None and vocab is not None and (given := load_vocabulary(vocab)).size == info.vocab_size:
-        tokens, source = given.tokens, f"{vocab}, which was given"
+        tokens, source = given.tokens, f"{vocab}, passed as --vocab"
     if tokens is not None and base_vocabulary is not None:
         pairs = [(tokens[token], row) for token, row in base_vocabulary.tokens.items() if token in tokens]
-        # rows without a token, which released vocabularies have
+        # Released vocabularies have ids without a token.
         unnamed = set(range(base_info.vocab_size)) - set(base_vocabulary.tokens.values()) - set(tokens.values())
         pairs += [(row, row) for row in sorted(unnamed) if row < info.vocab_size]
     else:
@@ -181,21 +181,21 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
 def _require_same_architecture(
     weights: Mapping[str, Tensor], base: Mapping[str, Tensor], path: str, file: Path
 ) -> None:
-    """The tensors of the GPT are the same but for the number of token rows, and the base's are finite."""
+    """Raise unless both have the same GPT tensors, except for the number of token rows, and the base's are finite."""
 
     def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         gpt = {key.removeprefix("gpt."): tuple(tensor.shape) for key, tensor in state.items() if key.startswith("gpt.")}
         return {name: shape[1:] if name in TOKEN_TENSORS else shape for name, shape in gpt.items()}
 
-    one, other = shapes(weights), shapes(base)
-    differ = sorted({name for name in {*one, *other, *TOKEN_TENSORS} if one.get(name) != other.get(name)})
-    if differ or not one.keys() >= set(TOKEN_TENSORS):
+    found, expected = shapes(weights), shapes(base)
+    differ = sorted({name for name in {*found, *expected, *TOKEN_TENSORS} if found.get(name) != expected.get(name)})
+    if differ or not found.keys() >= set(TOKEN_TENSORS):
         raise CheckpointError(
-            f"{path} and {file} differ in {len(differ)} tensors or their shapes ({first_ten(differ) or 'text_head'}): "
-            "the one did not come from the other. Give the base that the run started from."
+            f"{path} and {file} differ in {len(differ)} tensors or their shapes ({first_ten(differ) or 'text_head'}), "
+            "so the former was not trained from the latter. Pass the base that the run started from."
         )
     if broken := [key for key, tensor in base.items() if not torch.isfinite(tensor).all()]:
-        raise CheckpointError(f"The base {file} holds NaN or infinity ({first_ten(broken)}). Use a sound one.")
+        raise CheckpointError(f"The base {file} holds NaN or infinity ({first_ten(broken)}). Use an intact copy.")
 
 
 def _require_its_base(
@@ -207,7 +207,7 @@ def _require_its_base(
     path: str,
     file: Path,
 ) -> None:
-    """A run of ours recorded the rows that it began with: they are this base's, or point in the same directions."""
+    """Raise unless the rows that a run of ours recorded at its start are this base's, or similar to them."""
     if record is None or not record.base_rows.digests or not len(rows):
         return
     count = min(record.base_rows.rows, base["gpt.text_head.bias"].shape[0])
@@ -217,23 +217,24 @@ def _require_its_base(
     _, cosines = nearest_rows(weights[embedding][rows], base[embedding])
     if float(cosines.mean()) < SAME_TOKEN_COSINE / 2:
         raise CheckpointError(
-            f"The rows of {file} are not those that the run of {path} began with, nor anywhere near them: it did not "
-            "come from this base. Give the one that the run started from."
+            f"The token rows of {file} are unlike those that the run of {path} started from, so the run did not start "
+            "from this base. Pass the base that it started from."
         )
 
 
 def _sizes(info: CheckpointInfo) -> str:
-    return f"{info.architecture.layers} layers × {info.architecture.channels}"
+    return f"{info.architecture.layers} layers × {info.architecture.channels} channels"
 
 
 def moments_by_name(opened: OpenedCheckpoint) -> dict[str, dict[str, Any]] | None:
-    """The optimizer's state by the parameter's name in the GPT ("text_head.weight"); frozen rows are not in it.
+    """Return the optimizer's state by the parameter's name in the GPT (such as "text_head.weight").
 
-    The file numbers the parameters. Their order follows from the architecture and the configuration; a GPT without
-    memory stands in for the model. Adapters are left out.
+    Checkpoints number the parameters in an order that follows from architecture and configuration. It is taken from a
+    GPT on the meta device.
 
     Returns:
-        None where the file holds no optimizer state, or one of other parameters.
+        Parameter → state, without frozen rows and adapters. None if the file has no optimizer state, or one for other
+        parameters.
     """
     if not opened.training.optimizer:
         return None
@@ -271,11 +272,11 @@ def moments_by_name(opened: OpenedCheckpoint) -> dict[str, dict[str, Any]] | Non
 
 
 def row_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What an optimizer remembers of each value of a parameter (AdamW: exp_avg and exp_avg_sq), without counters."""
+    """Return an optimizer's state per value of a parameter (for AdamW, exp_avg and exp_avg_sq), without counters."""
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
 
 
 def expected_shape(opened: OpenedCheckpoint, name: str) -> tuple[int, ...]:
-    """The shape of a parameter's moments: the weight's, without the rows that the run froze."""
+    """Return the expected shape of a parameter's moments: the weight's, without rows that the run froze."""
     shape = tuple(opened.weights[f"gpt.{name}"].shape)
     return (shape[0] - opened.frozen_rows, *shape[1:]) if name in TOKEN_TENSORS else shape

@@ -1,4 +1,4 @@
-"""Put right what can be: the base's rows for old tokens, a transformer nearer to it, new rows that start again."""
+"""Repair checkpoints: restore old rows, blend the transformer with the base, and re-initialize new rows."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from xtts_extend.run.recorded import REPAIRED_FOLDER
 from xtts_extend.text.vocabulary import first_ten, load_vocabulary, romanized_spellings
 
 logger = logging.getLogger("trainer")
-#: What the doctor finds where a repair is refused, and why nothing is repaired then.
+#: Verdict → why a checkpoint with it cannot be repaired.
 _REFUSED = {
-    "truncated": "nothing can be saved from a damaged file",
-    "not-finite": "what a weight knew is lost where it is NaN or infinite",
-    "wrong-vocabulary": "rows and moments have to follow their tokens first",
+    "truncated": "A damaged file cannot be repaired.",
+    "not-finite": "Weights that are NaN or infinite cannot be restored.",
+    "wrong-vocabulary": "Rows and moments must be migrated to the right vocabulary first.",
 }
 
 
@@ -51,72 +51,77 @@ def repair(
     reinit_untrained: bool = False,
     plan: bool = False,
 ) -> dict[str, Any]:
-    """Write a repaired copy of a checkpoint, which resumes and exports; the original is only read.
+    """Write a repaired copy of a checkpoint that can be resumed and exported; the original is only read.
 
-    Rows of old tokens become the base's, bit for bit, and their moments zero; a run that goes on from the copy freezes
-    them. Everything else stays, unless it is asked for.
+    Rows of old tokens become the base's, bit for bit, and their moments become zero. A run that resumes from the copy
+    freezes them. Everything else stays unless the arguments say otherwise.
 
     Args:
-        checkpoint: a file, or a run folder (its newest sound checkpoint).
-        base: a base directory, or its `model.pth`.
-        output: a new folder that becomes a run; or a new file, if it ends in ".pth".
-        blend: the share of the base in the rest of the GPT: (1 − blend) · checkpoint + blend · base.
-        reinit_untrained: start new rows again that are noise or never moved.
-        plan: say what would be done and whether it helps, and write nothing.
+        checkpoint: A file, or a run folder (its newest intact checkpoint).
+        base: A base directory, or its `model.pth`.
+        output: A new folder, which becomes a run; or a new file, if it ends in ".pth".
+        blend: Share of the base in the rest of the GPT: (1 − blend) · checkpoint + blend · base.
+        reinit_untrained: Re-initialize new rows that are noise or never moved.
+        plan: Report what would be done and whether it helps, but write nothing.
 
     Returns:
         What was done: `checkpoint`, `output`, `written`, `old_rows`, `old_rows_restored`, `moments_zeroed` (rows),
-        `blend`, `blended_tensors`, `reinitialised_rows`, `frozen_from_here_on`. Of a plan also `verdict` and `next` of
-        the doctor, and `pointless`: why a repair does not help, empty if it does. Where a repair would be refused, a
-        plan returns these three with `checkpoint`, `output` and `written`, in the place of an error.
+        `blend`, `blended_tensors`, `reinitialised_rows`, `frozen_from_here_on`. A plan adds the `verdict` and `next`
+        of `examine`, and `pointless`: why a repair does not help, empty if it does. If a repair would be refused, a
+        plan raises no error and returns these three with `checkpoint`, `output` and `written`.
 
     Raises:
-        CheckpointError: there is no sound checkpoint, it did not come from this base, or its rows are those of other
-            tokens than its vocabulary says.
-        CheckFailed: it holds NaN or infinity.
-        ConfigError: the output exists, or `blend` is no share.
-        MachineError: it could not be written.
+        CheckpointError: There is no intact checkpoint, it was not trained from this base, or its rows belong to
+            different tokens than its vocabulary says.
+        CheckFailed: It holds NaN or infinity.
+        ConfigError: The output exists, or `blend` is not between 0 and 1.
+        MachineError: The output could not be written.
+
+    >>> done = repair(Path("runs/RUN"), Path("XTTS"), Path("repaired"), plan=True)
+    >>> done["verdict"], done["pointless"], done["written"]
+    ('healthy', 'There is nothing to repair.', False)
     """
     if not 0 <= blend <= 1:
-        raise ConfigError(f"--blend is {blend}; a share of the base from 0 to 1 was expected (0.3: 30 % base).")
+        raise ConfigError(f"--blend is {blend}. Expected a share of the base from 0 to 1 (0.3: 30 % base).")
     if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise ConfigError(f"{output} exists already. Name a new folder, or a new file that ends in .pth.")
-    judged: dict[str, Any] = {}
+        raise ConfigError(f"{output} already exists. Name a new folder, or a new file that ends in .pth.")
+    assessment: dict[str, Any] = {}
     if plan:
         diagnosis = examine(checkpoint, base)
-        judged = {
+        assessment = {
             "verdict": diagnosis.verdict,
             "pointless": _reason_not_to_repair(diagnosis, blend=blend, reinit_untrained=reinit_untrained),
             "next": diagnosis.next_command,
         }
         if diagnosis.verdict in _REFUSED:
-            return {"checkpoint": diagnosis.path, "output": str(output), "written": False, **judged}
+            return {"checkpoint": diagnosis.path, "output": str(output), "written": False, **assessment}
     opened = open_checkpoint_with_base(checkpoint, base, None)
     if blend and opened.adapter_rank:
         raise ConfigError(
-            "--blend moves the transformer towards the base, and beside an adapter it is the base's already."
+            "--blend cannot be used with an adapter, whose transformer is already the base's. Omit --blend."
         )
     if broken := not_finite(opened):
         raise CheckFailed(
-            f"{opened.info.path} holds NaN or infinity ({first_ten(broken)}): what it knew is lost there. Go on from "
-            "an earlier checkpoint."
+            f"{opened.info.path} holds NaN or infinity ({first_ten(broken)}), which cannot be repaired. Resume from an "
+            "earlier checkpoint."
         )
     if misplaced := misplaced_rows(opened):
         raise CheckpointError(
-            f"{len(misplaced)} rows of {opened.info.path} are those of other tokens than its vocabulary says: the "
-            "base's rows would replace the wrong ones. Name the vocabulary that it was really trained with "
-            "(--checkpoint-vocab) and migrate it first; where the file records it, it was edited: use an earlier one."
+            f"{len(misplaced):,} rows of {opened.info.path} belong to different tokens than its vocabulary says, so "
+            "the base's rows would replace the wrong ones. Pass the vocabulary that it was really trained with as "
+            "--checkpoint-vocab and migrate it first. If the file records this vocabulary itself, it was edited: use "
+            "an earlier checkpoint."
         )
     moments = moments_by_name(opened)
     noise, never_moved = untrained_rows(opened, moments)
-    again = opened.new_rows[noise if never_moved is None else noise | never_moved]
-    again = again if reinit_untrained else again[:0]
-    weights, blended = _weights(opened, blend, again)
-    zeroed = _zero_moments(opened, moments, torch.cat([opened.rows, again]), dry=plan)
+    reinit_rows = opened.new_rows[noise if never_moved is None else noise | never_moved]
+    reinit_rows = reinit_rows if reinit_untrained else reinit_rows[:0]
+    weights, blended = _repaired_weights(opened, blend, reinit_rows)
+    zeroed = _zero_moments(opened, moments, torch.cat([opened.rows, reinit_rows]), dry_run=plan)
     content: dict[str, Any] = dict(weights)
     if "model" in opened.content:
-        own_folder = output.suffix != ".pth"
-        content = {**opened.content, "model": weights, REINITIALISED: len(again), REPAIRED_FOLDER: own_folder}
+        is_folder = output.suffix != ".pth"
+        content = {**opened.content, "model": weights, REINITIALISED: len(reinit_rows), REPAIRED_FOLDER: is_folder}
     frozen = _record_frozen_rows(opened, content, moments)
     if not plan:
         _write(opened, content, output)
@@ -129,46 +134,46 @@ def repair(
         "moments_zeroed": zeroed,
         "blend": blend,
         "blended_tensors": blended,
-        "reinitialised_rows": len(again),
+        "reinitialised_rows": len(reinit_rows),
         "frozen_from_here_on": frozen,
-        **judged,
+        **assessment,
     }
 
 
 def _reason_not_to_repair(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) -> str:
-    """Why a repair does not help against what the doctor found; empty if it does."""
-    verdict, found = diagnosis.verdict, {diagnosis.verdict, *diagnosis.also}
+    """Return why a repair does not help with a diagnosis; empty if it does."""
+    verdict, verdicts = diagnosis.verdict, {diagnosis.verdict, *diagnosis.also}
     if verdict in _REFUSED:
-        return f"{_REFUSED[verdict]}: {diagnosis.reason}"
-    if "diverged" in found:
-        return "the transformer diverged, and neither the base's rows nor a blend bring back what it knew"
+        return f"{_REFUSED[verdict]} {diagnosis.reason}"
+    if "diverged" in verdicts:
+        return "The transformer diverged, which neither the base's rows nor a blend can undo."
     if verdict == "healthy" and not blend:
-        return "the doctor finds nothing to repair"
+        return "There is nothing to repair."
     if verdict == "overfitted" and not blend:
-        return "repairing rows does not help: it trained for too long, and an earlier checkpoint is better"
+        return "Repairing rows does not help a run that trained for too long. Use an earlier checkpoint."
     if verdict == "new-rows-untrained" and not (reinit_untrained and "--reinit-untrained" in diagnosis.next_command):
         return (
-            "new rows stay untrained without --reinit-untrained"
+            "New rows stay untrained without --reinit-untrained."
             if "--reinit-untrained" in diagnosis.next_command
-            else f"re-initializing the new rows would not help: {diagnosis.reason}"
+            else f"Re-initializing the new rows would not help. {diagnosis.reason}"
         )
     return ""
 
 
-def _weights(opened: OpenedCheckpoint, blend: float, again: Tensor) -> tuple[dict[str, Tensor], int]:
-    """The repaired weights under the checkpoint's own names, and how many tensors were blended."""
+def _repaired_weights(opened: OpenedCheckpoint, blend: float, reinit_rows: Tensor) -> tuple[dict[str, Tensor], int]:
+    """Return the repaired weights under the checkpoint's own names, and the number of blended tensors."""
     state = opened.content.get("model", opened.content)
-    start = _start(opened) if len(again) else {}
+    start = _initial_rows(opened) if len(reinit_rows) else {}
     repaired, blended = {}, 0
     for key, tensor in state.items():
         name = key.removeprefix(opened.prefix)
         base = opened.base.get(f"gpt.{name}") if key.startswith(opened.prefix) else None
         if base is not None and name in TOKEN_TENSORS:
-            # half precision would round the base's rows again
+            # Half precision would round the base's rows.
             tensor = tensor.to(torch.promote_types(tensor.dtype, base.dtype), copy=True)
             tensor[opened.rows] = base[opened.base_rows].to(tensor.dtype)
-            if len(again):
-                tensor[again] = start[f"gpt.{name}"][again].to(tensor.dtype)
+            if len(reinit_rows):
+                tensor[reinit_rows] = start[f"gpt.{name}"][reinit_rows].to(tensor.dtype)
         elif base is not None and blend and tensor.is_floating_point():
             tensor = torch.lerp(tensor.float(), base.float(), blend).to(tensor.dtype)
             blended += 1
@@ -176,55 +181,55 @@ def _weights(opened: OpenedCheckpoint, blend: float, again: Tensor) -> tuple[dic
     return repaired, blended
 
 
-def _start(opened: OpenedCheckpoint) -> dict[str, Tensor]:
-    """Token tensors as a run with this vocabulary starts them: romanized, or the mean where tokens are not known."""
+def _initial_rows(opened: OpenedCheckpoint) -> dict[str, Tensor]:
+    """Return the token tensors of a new run with this vocabulary: romanized, or the mean if tokens are unknown."""
     base, tokens = opened.base_vocabulary, opened.tokens
     if base is None or tokens is None:
-        logger.warning(" > the tokens of the new rows are not known: they start as the mean of the base's rows.")
-        places = {f"row {row}": row for row in range(opened.info.vocab_size)}
+        logger.warning(" > The tokens of the new rows are unknown, so these rows start as the mean of the base's rows.")
+        ids = {f"row {row}": row for row in range(opened.info.vocab_size)}
         pairs = zip(opened.rows.tolist(), opened.base_rows.tolist(), strict=True)
-        before: Mapping[str, int] = {f"row {row}": number for row, number in pairs}
+        base_ids: Mapping[str, int] = {f"row {row}": base_row for row, base_row in pairs}
         spellings: dict[str, list[str]] = {}
     else:
-        places, before = dict(tokens), base.tokens
+        ids, base_ids = dict(tokens), base.tokens
         names = {row: token for token, row in base.tokens.items()}
         token_of = opened.token_of
         spellings = {
-            token_of[row]: [names[part] for part in ids]
-            for row, ids in romanized_spellings(base, opened.vocabulary).items()
+            token_of[row]: [names[part] for part in parts]
+            for row, parts in romanized_spellings(base, opened.vocabulary).items()
         }
     size = opened.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
-    migration = Migration.between(before, places, size, frozenset(), init="romanized", spellings=spellings, seed=1)
+    migration = Migration.between(base_ids, ids, size, frozenset(), init="romanized", spellings=spellings, seed=1)
     return migration.weights(opened.base, "gpt.")
 
 
 def _zero_moments(
-    opened: OpenedCheckpoint, moments: Mapping[str, dict[str, Any]] | None, rows: Tensor, *, dry: bool
+    opened: OpenedCheckpoint, moments: Mapping[str, dict[str, Any]] | None, rows: Tensor, *, dry_run: bool
 ) -> int:
-    """Zero the moments of rows in place (the content is this process' own copy); returns how many had any."""
+    """Zero the moments of rows in the loaded content, unless `dry_run`; return the number of rows that had any."""
     zeroed = set()
     for name in TOKEN_TENSORS:
         state = (moments or {}).get(name, {})
         for key, value in row_moments(state).items():
             first = opened.info.vocab_size - value.shape[0]
-            inside = rows[rows >= first]
-            if not len(inside):
+            trained = rows[rows >= first]
+            if not len(trained):
                 continue
-            had = value[inside - first].reshape(len(inside), -1).any(dim=1)
-            zeroed |= set(inside[had].tolist())
-            if not dry:
+            had_moments = value[trained - first].reshape(len(trained), -1).any(dim=1)
+            zeroed |= set(trained[had_moments].tolist())
+            if not dry_run:
                 state[key] = value.clone()
-                state[key][inside - first] = 0
+                state[key][trained - first] = 0
     return len(zeroed)
 
 
 def _record_frozen_rows(
     opened: OpenedCheckpoint, content: dict[str, Any], moments: Mapping[str, dict[str, Any]] | None
 ) -> bool:
-    """Let a run that goes on freeze the restored rows, if they come first; returns whether it will.
+    """Record the restored rows as frozen if they have the first ids; return whether a resumed run will freeze them.
 
-    Frozen rows have no moments. Of a file of the stock Trainer nothing is changed: its rows are found to be the base's
-    when it is continued.
+    Frozen rows have no moments. Files of the stock Trainer are not changed: when they are resumed, their rows are
+    recognized as the base's.
     """
     count = opened.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
     first = torch.arange(count)
@@ -232,12 +237,12 @@ def _record_frozen_rows(
     if opened.record is None or not comes_first:
         return comes_first and opened.info.kind == "training"
     before = opened.record.base_rows
-    # a run that began with the weights of another one froze its new rows, too
+    # A run that started from the weights of another one also froze that run's new rows.
     rows = before.rows if before.frozen else count
     record = replace(
         opened.record,
         base_rows=BaseRows(rows, True, row_digests(content["model"], rows, opened.prefix)),
-        # the losses before are those of another model
+        # The recorded losses are those of the weights before the repair.
         state={**opened.record.state, **no_best_model()},
     )
     content[RECORD_KEY] = record.to_dict()
@@ -252,7 +257,7 @@ def _record_frozen_rows(
 
 
 def _write(opened: OpenedCheckpoint, content: dict[str, Any], output: Path) -> None:
-    """A run folder with what a resume and an export need; or the file alone, which finds its vocabulary by its path."""
+    """Write a run folder with all that resuming and exporting need, or a file alone if `output` ends in ".pth"."""
     source = Path(opened.info.path)
     if output.suffix == ".pth":
         with atomic_write(output) as file:
