@@ -1,4 +1,4 @@
-"""Networks over the mini base's vocabulary and seven tokens more."""
+"""Networks whose vocabulary is the mini base's plus seven tokens."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Adapters: nothing changes at first, the base never does, and merged weights do what the two did together."""
+"""Adapters: they change no output at first, leave the base unchanged, and can be merged into it exactly."""
 
 import copy
 
@@ -33,17 +33,17 @@ def train(model, steps: int = 5) -> None:
         optimizer.zero_grad()
 
 
-def test_it_changes_nothing_at_first_and_no_name(extended):
+def test_a_new_adapter_changes_no_output_and_no_name(extended):
     before, names = hidden(extended.eval()), extended.checkpoint_state().keys()
     extended.freeze_base_rows()
     extended.add_adapter(4)
     assert torch.equal(hidden(extended), before)
     assert extended.checkpoint_state().keys() == names
-    # two factors of four matrices in each of two layers
+    # Two factors of four matrices in each of two layers.
     assert len(extended.adapter_state()) == 16
 
 
-def test_the_base_does_not_move_and_adapters_and_new_rows_do(adapted):
+def test_training_changes_adapters_and_new_rows_only(adapted):
     adapted.config.lr = 1e-2
     before = {key: tensor.clone() for key, tensor in adapted.checkpoint_state().items()}
     factors = {key: tensor.clone() for key, tensor in adapted.adapter_state().items()}
@@ -56,7 +56,7 @@ def test_the_base_does_not_move_and_adapters_and_new_rows_do(adapted):
     assert all(not torch.equal(tensor, factors[key]) for key, tensor in adapted.adapter_state().items())
 
 
-def test_merged_weights_do_what_base_and_adapter_did(adapted, extended):
+def test_merged_weights_compute_what_base_and_adapter_compute(adapted, extended):
     adapted.config.lr = 1e-2
     train(adapted)
     expected = hidden(adapted)
@@ -73,7 +73,7 @@ def test_merged_weights_do_what_base_and_adapter_did(adapted, extended):
     assert (hidden(adapted) - expected).abs().max() < 1e-4
 
 
-def test_state_goes_there_and_back(adapted, mini_base, larger_vocab):
+def test_adapter_state_is_saved_and_restored(adapted, mini_base, larger_vocab):
     adapted.config.lr = 1e-2
     train(adapted)
     state = {key: tensor.clone() for key, tensor in adapted.checkpoint_state().items()}
@@ -85,7 +85,7 @@ def test_state_goes_there_and_back(adapted, mini_base, larger_vocab):
         assert torch.equal(adapted.adapter_state()[key], tensor)
 
 
-def test_its_start_is_a_function_of_the_seed(extended, mini_base, larger_vocab):
+def test_initialization_depends_on_the_seed_only(extended, mini_base, larger_vocab):
     extended.freeze_base_rows()
     other = copy.deepcopy(extended)
     torch.manual_seed(1)
@@ -99,6 +99,6 @@ def test_its_start_is_a_function_of_the_seed(extended, mini_base, larger_vocab):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_it_needs_frozen_rows(extended):
+def test_an_adapter_needs_frozen_rows(extended):
     with pytest.raises(ConfigError, match="An adapter needs frozen base rows"):
         extended.add_adapter(4)

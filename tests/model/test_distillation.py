@@ -1,4 +1,4 @@
-"""The divergence from the base: against torch's own, at its bounds, and through a whole training step."""
+"""The divergence from the base: compared with torch's, at its bounds, and in a training step."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from xtts_extend.model.distillation import Teacher, divergence, top_distribution
 from xtts_extend.model.forward import Layout
 
 
-def logits(places: int, codes: int, seed: int) -> torch.Tensor:
-    return 3 * torch.randn(places, codes, generator=torch.Generator().manual_seed(seed))
+def logits(positions: int, codes: int, seed: int) -> torch.Tensor:
+    return 3 * torch.randn(positions, codes, generator=torch.Generator().manual_seed(seed))
 
 
-def test_nothing_moved_is_zero_and_anything_moved_is_more():
+def test_divergence_is_zero_only_for_equal_distributions():
     base = logits(50, 1026, 0)
     ids, log_probs = top_distribution(base)
     assert ids.shape == log_probs.shape == (50, TOP_K)
@@ -21,23 +21,23 @@ def test_nothing_moved_is_zero_and_anything_moved_is_more():
     assert divergence(ids, log_probs, base + 0.3 * logits(50, 1026, 1)).min() > 0.01
 
 
-def test_it_is_the_whole_divergence_where_all_codes_are_kept():
+def test_divergence_is_exact_if_all_codes_are_stored():
     base, model = logits(20, TOP_K, 0), logits(20, TOP_K, 1)
-    whole = F.kl_div(model.log_softmax(-1), base.log_softmax(-1), log_target=True, reduction="none").sum(-1)
-    assert (divergence(*top_distribution(base), model) - whole).abs().max() < 1e-4
+    exact = F.kl_div(model.log_softmax(-1), base.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    assert (divergence(*top_distribution(base), model) - exact).abs().max() < 1e-4
 
 
-def test_what_is_kept_is_a_lower_bound():
+def test_divergence_of_stored_codes_is_a_lower_bound():
     base, model = logits(200, 1026, 0), logits(200, 1026, 1)
-    whole = F.kl_div(model.log_softmax(-1), base.log_softmax(-1), log_target=True, reduction="none").sum(-1)
-    kept = divergence(*top_distribution(base), model)
-    assert (kept <= whole + 1e-4).all()
-    assert kept.mean() > 0.8 * whole.mean()
+    exact = F.kl_div(model.log_softmax(-1), base.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    stored = divergence(*top_distribution(base), model)
+    assert (stored <= exact + 1e-4).all()
+    assert stored.mean() > 0.8 * exact.mean()
 
 
 @pytest.fixture
 def batch(extended):
-    """Three formatted samples, the last two replayed, of which one brings the base's distribution."""
+    """Three formatted samples, the last two of them replayed, without stored distributions."""
     generator = torch.Generator().manual_seed(0)
     gpt = extended.xtts.gpt
     lengths = torch.tensor([12, 10, 14])
@@ -57,30 +57,30 @@ def batch(extended):
     }
 
 
-def with_kept(batch, teacher: Teacher, row: int):
-    """The batch with a row's distribution beside it, as a replay set brings it."""
-    one = {name: batch[name][row : row + 1] for name in ("text_inputs", "audio_codes", "cond_mels")}
+def with_stored_distribution(batch, teacher: Teacher, row: int):
+    """Return the batch with the stored distribution of one row, as in a replay set."""
+    sample = {name: batch[name][row : row + 1] for name in ("text_inputs", "audio_codes", "cond_mels")}
     layout = Layout.of(batch["text_lengths"][row : row + 1], batch["wav_lengths"][row : row + 1], None, teacher.gpt)
-    ids, log_probs = (part.unsqueeze(0) for part in teacher.distributions(**one, layout=layout))
+    ids, log_probs = (part.unsqueeze(0) for part in teacher.distributions(**sample, layout=layout))
     count = int(batch["wav_lengths"][row]) // 1024 + 1
-    has = torch.zeros(3, dtype=torch.bool)
-    has[row] = True
-    return batch | {"has_distribution": has, "top_ids": ids[:, :count], "top_log_probs": log_probs[:, :count]}
+    is_stored = torch.zeros(3, dtype=torch.bool)
+    is_stored[row] = True
+    return batch | {"has_distribution": is_stored, "top_ids": ids[:, :count], "top_log_probs": log_probs[:, :count]}
 
 
-def test_a_base_that_has_not_moved_gains_nothing(extended, batch):
+def test_distillation_loss_of_an_unchanged_base_is_zero(extended, batch):
     extended.create_teacher()
     extended.distill_weight = 1.0
     extended.eval()
-    # the switch for what counts in training, without its dropout
+    # This enables the distillation loss, but not dropout.
     extended.xtts.gpt.training = True
     losses = extended.train_step(extended.format_batch(dict(batch)), None)[1]
-    # bfloat16 of the teacher against float32
+    # The tolerance is for the teacher's bfloat16.
     assert 0 <= losses["loss_distill"] < 1e-3
     assert torch.equal(losses["loss"], losses["loss_text_ce"] + losses["loss_mel_ce"] + losses["loss_distill"])
 
 
-def test_only_replayed_samples_count_and_kept_distributions_are_the_teachers(extended, batch):
+def test_only_replayed_samples_count_and_stored_distributions_equal_the_teachers(extended, batch):
     extended.create_teacher()
     extended.distill_weight = 2.0
     with torch.no_grad():
@@ -89,21 +89,23 @@ def test_only_replayed_samples_count_and_kept_distributions_are_the_teachers(ext
     extended.eval()
     extended.xtts.gpt.training = True
 
-    def distilled(given):
-        return float(extended.train_step(extended.format_batch(dict(given)), None)[1]["loss_distill"].detach())
+    def distillation_loss(samples):
+        return float(extended.train_step(extended.format_batch(dict(samples)), None)[1]["loss_distill"].detach())
 
-    asked = distilled(batch)
-    assert asked > 0.01
-    assert distilled(batch | {"replay": torch.zeros(3, dtype=torch.bool)}) == 0
+    expected = distillation_loss(batch)
+    assert expected > 0.01
+    assert distillation_loss(batch | {"replay": torch.zeros(3, dtype=torch.bool)}) == 0
     for row in (1, 2):
-        assert distilled(with_kept(batch, extended.teacher, row)) == pytest.approx(asked, rel=1e-5)
-    # of a sample that is not replayed it does not count, although it is there
-    assert distilled(with_kept(batch, extended.teacher, 0)) == pytest.approx(asked, rel=1e-5)
+        stored = with_stored_distribution(batch, extended.teacher, row)
+        assert distillation_loss(stored) == pytest.approx(expected, rel=1e-5)
+    # Row 0 is not replayed, so its stored distribution is ignored.
+    stored = with_stored_distribution(batch, extended.teacher, 0)
+    assert distillation_loss(stored) == pytest.approx(expected, rel=1e-5)
     extended.distill_weight = 1.0
-    assert distilled(batch) == pytest.approx(asked / 2, rel=1e-5)
+    assert distillation_loss(batch) == pytest.approx(expected / 2, rel=1e-5)
 
 
-def test_an_evaluation_does_not_distill(extended, batch):
+def test_evaluation_has_no_distillation_loss(extended, batch):
     extended.distill_weight = 1.0
     extended.eval()
     assert set(extended.train_step(extended.format_batch(batch), None)[1]) == {"loss", "loss_text_ce", "loss_mel_ce"}

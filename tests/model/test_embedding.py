@@ -1,4 +1,4 @@
-"""Where new rows start."""
+"""Initialization of new rows."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from xtts_extend.model.embedding import TOKEN_TENSORS, extend_rows, extend_token
 OLD = torch.arange(12, dtype=torch.float32).reshape(4, 3)
 
 
-def test_romanized_rows_are_means_of_the_rows_that_spell_them():
+def test_romanized_rows_are_means_of_the_rows_of_their_spelling():
     rows = extend_rows(OLD, 3, "romanized", {4: [0, 2], 5: [], 6: [3]}, seed=0)
     assert torch.equal(rows[:4], OLD)
     assert torch.equal(rows[4], torch.tensor([3.0, 4.0, 5.0]))
@@ -23,7 +23,7 @@ def test_mean_rows_and_bias():
     assert torch.equal(bias, torch.tensor([1.0, 2.0, 6.0, 3.0, 3.0]))
 
 
-def test_normal_rows_have_mean_and_covariance_of_the_old_ones():
+def test_normal_rows_have_the_mean_and_covariance_of_the_old_rows():
     generator = torch.Generator().manual_seed(0)
     old = torch.randn(500, 3, generator=generator) @ torch.tensor([[2.0, 0, 0], [1, 1, 0], [0, 0, 0.1]]) + 5
     drawn = normal_rows(old, 20000, generator)
@@ -31,7 +31,7 @@ def test_normal_rows_have_mean_and_covariance_of_the_old_ones():
     assert (torch.cov(drawn.T) - torch.cov(old.T)).abs().max() < 0.15
 
 
-def test_normal_rows_depend_on_the_seed_alone():
+def test_normal_rows_depend_on_the_seed_only():
     first, again, other = (extend_rows(OLD, 5, "normal", {}, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -1,4 +1,4 @@
-"""Our forward pass against coqui's `GPT.forward`, on the same batch."""
+"""Our forward pass compared with coqui's `GPT.forward` on the same batch."""
 
 import copy
 import math
@@ -12,7 +12,7 @@ from xtts_extend.model.forward import Layout, forward
 
 
 def batch_for(gpt, prompts=None, extra=0):
-    """Four utterances of different lengths; `extra` columns of padding more than they need."""
+    """Return four utterances of different lengths, with `extra` columns of unneeded padding."""
     generator = torch.Generator().manual_seed(0)
     text_lengths, code_counts = torch.tensor([9, 3, 12, 7]), torch.tensor([20, 31, 12, 25])
     codes = torch.randint(gpt.start_audio_token, (4, 31 + extra), generator=generator)
@@ -23,7 +23,7 @@ def batch_for(gpt, prompts=None, extra=0):
         "text_inputs": text,
         "text_lengths": text_lengths,
         "audio_codes": codes,
-        # none ends where a code ends
+        # No recording ends at a code boundary.
         "wav_lengths": code_counts * gpt.code_stride_len - 100,
         "cond_mels": torch.randn(4, 1, 80, 40, generator=generator),
         "cond_idxs": prompts,
@@ -33,7 +33,7 @@ def batch_for(gpt, prompts=None, extra=0):
 PROMPTS = torch.tensor([[0, 3000], [100, 9000], [0, 9999], [600, 4100]])
 
 
-def put_stock_modules_back(gpt):
+def restore_stock_modules(gpt):
     """Undo `use_fast_kernels`."""
     for block in gpt.gpt.h:
         block.attn.config = gpt.gpt.config
@@ -43,11 +43,11 @@ def put_stock_modules_back(gpt):
 
 
 def losses_of(gpt, batch, stock, is_share=False):
-    """Losses and gradients."""
+    """Return the text loss, the audio loss and the gradients by parameter name."""
     gpt.zero_grad()
     if stock:
-        given = {**batch, "cond_idxs": None if batch["cond_idxs"] is None else batch["cond_idxs"].clone()}
-        loss_text, loss_mel, _ = gpt(**given, cond_lens=None)
+        inputs = {**batch, "cond_idxs": None if batch["cond_idxs"] is None else batch["cond_idxs"].clone()}
+        loss_text, loss_mel, _ = gpt(**inputs, cond_lens=None)
     else:
         layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], batch["cond_idxs"], gpt, is_share=is_share)
         outputs = forward(gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout)
@@ -64,10 +64,10 @@ def losses_of(gpt, batch, stock, is_share=False):
 @pytest.mark.parametrize(
     ("dtype", "loss_tolerance", "gradient_tolerance"), [(torch.float64, 1e-10, 1e-10), (torch.float32, 1e-6, 1e-5)]
 )
-def test_losses_and_gradients_are_stocks(
+def test_losses_and_gradients_equal_stocks(
     extended, monkeypatch, frozen, prompts, extra, dtype, loss_tolerance, gradient_tolerance
 ):
-    # it computes in float32 whatever it is given
+    # The original computes in float32 regardless of its input's type.
     monkeypatch.setattr(GroupNorm32, "forward", torch.nn.GroupNorm.forward)
     if frozen:
         extended.freeze_base_rows()
@@ -75,7 +75,7 @@ def test_losses_and_gradients_are_stocks(
     batch = batch_for(gpt, prompts, extra)
     batch["cond_mels"] = batch["cond_mels"].to(dtype)
     ours = losses_of(gpt, batch, stock=False)
-    put_stock_modules_back(gpt)
+    restore_stock_modules(gpt)
     theirs = losses_of(gpt, batch, stock=True)
     assert ours[0] == pytest.approx(theirs[0], rel=loss_tolerance)
     assert ours[1] == pytest.approx(theirs[1], rel=loss_tolerance)
@@ -85,32 +85,32 @@ def test_losses_and_gradients_are_stocks(
     assert (joined[0] - joined[1]).norm() <= gradient_tolerance * joined[1].norm()
 
 
-def test_a_sample_alone_in_its_batch_keeps_targets(extended):
+def test_a_single_sample_keeps_its_targets(extended):
     gpt = extended.eval().xtts.gpt
     batch = {name: value[:1] for name, value in batch_for(gpt, PROMPTS).items()}
-    # a prompt that leaves some targets, as stock has it
+    # This prompt leaves some targets, so the loss equals stock's.
     batch["cond_idxs"] = torch.tensor([[600, 1400]])
     assert losses_of(gpt, batch, stock=False)[1] == pytest.approx(losses_of(gpt, batch, stock=True)[1], rel=1e-6)
     unmasked = losses_of(gpt, batch | {"cond_idxs": None}, stock=False)
     assert losses_of(gpt, batch, stock=False)[1] != unmasked[1]
-    # a third of the recording: in coqui's units all of it
+    # A third of the recording, which is all of it in coqui's units.
     batch["cond_idxs"] = torch.tensor([[0, 20 * 1024 // 3]])
     assert math.isnan(losses_of(gpt, batch, stock=True)[1])
     assert losses_of(gpt, batch, stock=False)[:2] == unmasked[:2]
-    # of a share of a larger batch nothing counts then
+    # In a micro-batch of a larger batch, the sample then has no targets.
     _, loss_mel, gradients = losses_of(gpt, batch, stock=False, is_share=True)
     assert loss_mel == 0
     assert not gradients["mel_head.weight"].any()
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-def test_what_stands_in_the_padding_does_not_count(extended):
+def test_values_in_the_padding_are_ignored(extended):
     extended.eval()
     gpt = extended.xtts.gpt
     batch = batch_for(gpt, PROMPTS, extra=3)
     other = copy.deepcopy(batch)
     other["audio_codes"][torch.arange(34) >= torch.tensor([20, 31, 12, 25]).unsqueeze(1)] = 5
-    # the place after the last token is a target, as coqui has it
+    # The position after the last token is a target, as in coqui.
     other["text_inputs"][torch.arange(15) > batch["text_lengths"].unsqueeze(1)] = 7
     assert losses_of(gpt, batch, stock=False)[:2] == losses_of(gpt, other, stock=False)[:2]
 
@@ -118,10 +118,10 @@ def test_what_stands_in_the_padding_does_not_count(extended):
 def test_a_batch_is_as_wide_as_its_longest_sample(extended):
     batch = batch_for(extended.xtts.gpt)
     layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], None, extended.xtts.gpt)
-    # 3 + 1 and 31 + 4; padded apart they would be 13 + 35
+    # 3 + 1 and 31 + 4. With separate padding, it would be 13 + 35.
     assert layout.order.shape == (4, 39)
-    assert len(layout.text_at) == 9 + 3 + 12 + 7 + 4
-    assert len(layout.audio_at) == 20 + 31 + 12 + 25 + 4 * 4
+    assert len(layout.text_positions) == 9 + 3 + 12 + 7 + 4
+    assert len(layout.audio_positions) == 20 + 31 + 12 + 25 + 4 * 4
 
 
 @pytest.mark.slow
@@ -133,16 +133,16 @@ def test_compiled_layers_are_compiled_once(extended):
         layout = Layout.of(batch["text_lengths"], batch["wav_lengths"], None, gpt)
         return forward(gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout).loss_mel
 
-    # three batches of different widths
+    # Three batches of different widths.
     expected = [loss(samples).item() for samples in (4, 3, 2)]
     for block in gpt.gpt.h:
         block.compile(dynamic=True)
-    found = [loss(4).item()]
+    losses = [loss(4).item()]
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert compiled >= 1
-    found += [loss(3).item(), loss(2).item()]
+    losses += [loss(3).item(), loss(2).item()]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
-    assert found == pytest.approx(expected, rel=1e-5)
+    assert losses == pytest.approx(expected, rel=1e-5)
     gpt.train()
     loss(4).backward()
     trained = torch._dynamo.utils.counters["stats"]["unique_graphs"]

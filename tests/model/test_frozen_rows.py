@@ -1,4 +1,4 @@
-"""Old rows cannot move, new rows do, and to the outside there is one ordinary tensor."""
+"""Old rows cannot change, new rows can, and the state dict has one ordinary tensor."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def modules() -> tuple[nn.Embedding, nn.Linear]:
     return nn.Embedding(OLD + NEW, CHANNELS), nn.Linear(CHANNELS, OLD + NEW)
 
 
-def test_forward_is_that_of_the_joined_table():
+def test_forward_equals_the_ordinary_module():
     embedding, linear = modules()
     ids = torch.tensor([[0, OLD - 1, OLD, OLD + NEW - 1], [5, 99, 80, 79]])
     assert torch.equal(FrozenRowsEmbedding(embedding, OLD)(ids), embedding(ids))
@@ -32,7 +32,7 @@ def test_only_new_rows_are_parameters():
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_state_dict_is_that_of_the_ordinary_module(which):
+def test_state_dict_equals_the_ordinary_modules(which):
     ordinary = modules()[which]
     frozen = (FrozenRowsEmbedding, FrozenRowsLinear)[which](ordinary, OLD)
     wrapped = nn.ModuleDict({"inner": frozen})
@@ -47,18 +47,18 @@ def test_state_dict_is_that_of_the_ordinary_module(which):
         assert torch.equal(tensor, other[key])
 
 
-def test_loading_names_what_does_not_fit():
+def test_loading_names_tensors_that_do_not_match():
     wrapped = nn.ModuleDict({"inner": FrozenRowsEmbedding(modules()[0], OLD)})
     with pytest.raises(RuntimeError, match=r"Missing key.*inner\.weight"):
         wrapped.load_state_dict({})
-    with pytest.raises(RuntimeError, match=r"size mismatch for inner\.weight: \(99, 16\)"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for inner\.weight: expected \(100, 16\), got \(99, 16\)"):
         wrapped.load_state_dict({"inner.weight": torch.zeros(99, CHANNELS)})
     with pytest.raises(RuntimeError, match=r"Unexpected key.*inner\.stranger"):
         wrapped.load_state_dict({"inner.weight": torch.zeros(100, CHANNELS), "inner.stranger": torch.zeros(1)})
 
 
-def test_a_thousand_adamw_steps_move_all_new_rows_and_no_old_row():
-    """Weight decay and moments from earlier steps are what moves rows behind a gradient hook."""
+def test_a_thousand_adamw_steps_change_all_new_rows_and_no_old_row():
+    """With a gradient hook, weight decay and moments from earlier steps would change old rows."""
     embedding, linear = modules()
     before = {
         "e": embedding.weight.detach().clone(),

@@ -1,4 +1,4 @@
-"""The network: base weights into a larger vocabulary, frozen rows, a stock state dict."""
+"""The network: loading a base into a larger vocabulary, frozen rows, stock state dicts."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, GPTTrainer, row_di
 from xtts_extend.setup.base import config_for_base
 
 
-def test_base_rows_are_kept_and_all_other_weights_are_the_bases(extended, mini_base):
+def test_a_loaded_base_keeps_its_rows_and_all_other_weights(extended, mini_base):
     state = extended.xtts.state_dict()
     for key, tensor in base_weights(mini_base).items():
         if key.removeprefix("gpt.") in TOKEN_TENSORS:
@@ -47,7 +47,7 @@ def test_the_optimizer_sees_only_new_rows(extended):
         "text_head.new.bias": (NEW,),
     }
     assert names == {name for name, _ in extended.xtts.gpt.named_parameters()}
-    # coqui's rule: embeddings and biases do not decay, matrices do
+    # As in coqui, matrices are decayed, embeddings and biases are not.
     decayed = {id(parameter) for parameter in optimizer.param_groups[0]["params"]}
     gpt = extended.xtts.gpt
     assert id(gpt.text_head.new.weight) in decayed
@@ -61,8 +61,8 @@ def test_the_log_counts_rows_and_parameters(extended):
     rows = extended.base_rows
     frozen = rows * 64 * 2 + rows
     text = extended.describe_rows("start: mean")
-    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in text
-    assert f"new tokens {rows}–{rows + NEW - 1} (7, start: mean)" in text
+    assert f"Base tokens 0–{rows - 1} (pretrained, frozen)." in text
+    assert f"New tokens {rows}–{rows + NEW - 1} (7, start: mean)." in text
     assert f"{frozen:,} of {total:,} parameters" in text
 
 
@@ -75,7 +75,7 @@ def test_without_new_tokens_nothing_is_frozen(mini_base):
     assert isinstance(model.xtts.gpt.text_embedding, torch.nn.Embedding)
 
 
-def test_the_checkpoint_state_is_loaded_by_stock_xtts(extended, larger_vocab, tmp_path):
+def test_stock_xtts_loads_the_checkpoint_state(extended, larger_vocab, tmp_path):
     extended.freeze_base_rows()
     state = extended.checkpoint_state()
     assert not any(key.startswith(("dvae", "torch_mel")) for key in state)
@@ -90,7 +90,7 @@ def test_the_checkpoint_state_is_loaded_by_stock_xtts(extended, larger_vocab, tm
     assert torch.equal(stock.gpt.text_embedding.weight, extended.xtts.gpt.text_embedding.weight)
 
 
-def test_restore_takes_our_state_and_stocks(extended, mini_base, larger_vocab):
+def test_restore_accepts_our_state_and_stocks(extended, mini_base, larger_vocab):
     fresh = ExtendedGPTTrainer(config_for_base(mini_base, larger_vocab))
     for state in (extended.checkpoint_state(), extended.state_dict()):
         with torch.no_grad():
@@ -99,33 +99,33 @@ def test_restore_takes_our_state_and_stocks(extended, mini_base, larger_vocab):
         assert torch.equal(fresh.xtts.gpt.final_norm.weight, extended.xtts.gpt.final_norm.weight)
 
 
-def test_restore_takes_names_and_precisions_of_other_times(extended):
-    """Without "xtts.", with a second copy of the transformer, in half precision."""
+def test_restore_accepts_names_and_types_of_earlier_releases(extended):
+    """Names without "xtts.", a second copy of the transformer, and other precisions."""
     state = {key.removeprefix("xtts."): tensor for key, tensor in extended.checkpoint_state().items()}
     copies = {"gpt.gpt_inference.lm_head.0.weight": torch.ones(1), "gpt.gpt.wte.weight": torch.ones(1)}
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        saved = {key: one.to(dtype) if one.is_floating_point() else one for key, one in state.items()}
+        saved = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
         extended.restore_state({**saved, **copies})
         weight = extended.xtts.gpt.final_norm.weight
         assert weight.dtype == torch.float32
         assert torch.equal(weight, saved["gpt.final_norm.weight"].float())
 
 
-def test_restore_names_what_does_not_fit(extended):
+def test_restore_names_tensors_that_do_not_match(extended):
     state = extended.checkpoint_state()
     missing = {key: tensor for key, tensor in state.items() if key != "xtts.gpt.final_norm.weight"}
     with pytest.raises(CheckpointError, match=r"missing: xtts\.gpt\.final_norm\.weight"):
         extended.restore_state(missing)
-    with pytest.raises(CheckpointError, match="left over: xtts.stranger"):
+    with pytest.raises(CheckpointError, match="unexpected: xtts.stranger"):
         extended.restore_state({**state, "xtts.stranger": torch.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"final_norm\.bias: \(3,\) in the file, \(64,\) expected"):
+    with pytest.raises(CheckpointError, match=r"final_norm\.bias: expected \(64,\), got \(3,\)"):
         extended.restore_state({**state, "xtts.gpt.final_norm.bias": torch.zeros(3)})
     damaged = {**state, "xtts.gpt.final_norm.bias": torch.full((64,), float("nan"))}
     with pytest.raises(CheckpointError, match=r"1 tensors differ.*final_norm\.bias"):
         extended.restore_state(damaged)
 
 
-def test_weights_of_early_files_lose_their_second_copy():
+def test_the_second_copy_in_early_files_is_omitted():
     keys = ["gpt.text_embedding.weight", "gpt.gpt_inference.lm_head.0.weight", "gpt.gpt.wte.weight", "mel_stats"]
     assert list(xtts_weights({key: torch.zeros(1) for key in keys})) == ["gpt.text_embedding.weight", "mel_stats"]
     trainer_keys = ["xtts.gpt.final_norm.bias", "dvae.codebook.embed", "torch_mel_spectrogram_dvae.mel_stft.window"]
@@ -134,8 +134,8 @@ def test_weights_of_early_files_lose_their_second_copy():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_in_half_precision_become_float32(dtype):
-    found = xtts_weights({"xtts.gpt.final_norm.bias": torch.ones(2, dtype=dtype), "mel_stats": torch.arange(3)})
-    assert {name: tensor.dtype for name, tensor in found.items()} == {
+    weights = xtts_weights({"xtts.gpt.final_norm.bias": torch.ones(2, dtype=dtype), "mel_stats": torch.arange(3)})
+    assert {name: tensor.dtype for name, tensor in weights.items()} == {
         "gpt.final_norm.bias": torch.float32,
         "mel_stats": torch.int64,
     }
@@ -152,8 +152,8 @@ def test_digests_change_with_a_single_bit():
     assert {name for name in TOKEN_TENSORS if after[name] != before[name]} == {"text_head.weight"}
 
 
-def test_weights_are_not_loaded_by_the_config(mini_base):
+def test_a_config_that_loads_weights_is_refused(mini_base):
     config = config_for_base(mini_base)
     config.model_args.gpt_checkpoint = "somewhere.pth"
-    with pytest.raises(ConfigError, match="gpt_checkpoint is set"):
+    with pytest.raises(ConfigError, match=r"gpt_checkpoint is somewhere\.pth; expected no value"):
         ExtendedGPTTrainer(config)

@@ -1,11 +1,11 @@
-"""Rows follow their tokens."""
+"""Migration of rows and moments to another vocabulary."""
 
 import torch
 
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.migration import Migration, nearest_rows
 
-#: id 3 has no token, as in released vocabularies.
+#: A vocabulary in which id 3 has no token, as in released vocabularies.
 BEFORE = {"a": 0, "b": 1, "c": 2, "ሀ": 4, "ለ": 5}
 
 
@@ -33,19 +33,19 @@ def test_the_same_vocabulary_changes_nothing():
 
 def test_rows_of_added_removed_and_moved_tokens():
     now = {"a": 0, "c": 1, "b": 2, "ለ": 3, "መ": 4, "ሀ": 5}
-    carried = migration(now, spellings={"መ": ["a", "ለ"]})
-    assert torch.equal(carried.index, torch.tensor([0, 2, 1, 5, 6, 4]))
-    weights = carried.weights(state(6), "gpt.")
+    migrated = migration(now, spellings={"መ": ["a", "ለ"]})
+    assert torch.equal(migrated.index, torch.tensor([0, 2, 1, 5, 6, 4]))
+    weights = migrated.weights(state(6), "gpt.")
     assert torch.equal(weights["gpt.text_embedding.weight"][:, 0], torch.tensor([0.0, 2.0, 1.0, 5.0, 2.5, 4.0]))
     assert torch.equal(weights["gpt.text_head.bias"], torch.tensor([0.0, 2.0, 1.0, 5.0, 2.5, 4.0]))
-    assert torch.equal(carried.moments(table(6) + 7)[:, 0], torch.tensor([7.0, 9.0, 8.0, 12.0, 0.0, 11.0]))
-    assert carried.base_rows == 3
+    assert torch.equal(migrated.moments(table(6) + 7)[:, 0], torch.tensor([7.0, 9.0, 8.0, 12.0, 0.0, 11.0]))
+    assert migrated.base_rows == 3
 
 
 def test_moments_of_frozen_rows_are_zero():
     now = {"a": 0, "b": 1, "c": 2, "ለ": 4, "ሀ": 5}
     moments = migration(now).moments(torch.tensor([[1.0], [2.0], [3.0]]))
-    # id 3 was the first that trained: it has no token and keeps its place
+    # Id 3 was the first trained row. It has no token and keeps its position.
     assert torch.equal(moments[:, 0], torch.tensor([0.0, 0.0, 0.0, 1.0, 3.0, 2.0]))
 
 
@@ -53,7 +53,7 @@ def test_a_removed_old_token_leaves_fewer_frozen_rows():
     assert migration({"a": 0, "c": 1, "ሀ": 2}).base_rows == 2
 
 
-def test_frozen_tokens_that_do_not_come_first():
+def test_base_rows_are_zero_if_frozen_tokens_do_not_come_first():
     assert migration({"a": 0, "ሀ": 1, "b": 2, "c": 3, "ለ": 4}).base_rows == 0
     assert migration({"a": 0, "b": 1, "c": 2, "መ": 3}).base_rows == 3
 

@@ -1,4 +1,4 @@
-"""The voice side of a network, frozen: no gradient, no graph, no moments."""
+"""A frozen voice side has no gradients, no graph and no moments."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from xtts_extend.model.voice import VOICE_PARTS, freeze_voice, voice_parameters
 
 
 @pytest.fixture
-def voiced(extended):
-    """The names of the parameters of the voice side; there are some in both of its parts."""
+def voice_names(extended):
+    """The names of the voice side's parameters, which are in both of its parts."""
     names = {name for name, _ in extended.xtts.gpt.named_parameters() if name.startswith(VOICE_PARTS)}
     assert {name.split(".")[0] + "." for name in names} == set(VOICE_PARTS)
     return names
 
 
-def with_gradients(gpt):
-    """The names of the parameters that get a gradient in a forward and backward pass."""
+def names_with_gradients(gpt):
+    """Return the names of the parameters that get a gradient in a forward and backward pass."""
     text, codes = torch.randint(2, 60, (2, 5)), torch.randint(1000, (2, 6))
     layout = Layout.of(torch.tensor([5, 3]), torch.tensor([6, 4]) * gpt.code_stride_len, None, gpt)
     outputs = forward(gpt, text, codes, torch.randn(2, 1, 80, 40), layout)
@@ -27,32 +27,32 @@ def with_gradients(gpt):
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
-def test_gradients_and_moments(extended, voiced, frozen):
+def test_gradients_and_moments(extended, voice_names, frozen):
     gpt = extended.xtts.gpt.train()
     if frozen:
         extended.freeze_voice()
     assert extended.voice_frozen is frozen
     conditioning = gpt.get_style_emb(torch.randn(1, 1, 80, 40))
     assert (conditioning.grad_fn is None) is frozen
-    found = with_gradients(gpt)
-    assert found & voiced == (set() if frozen else voiced)
-    # what follows the voice side trains all the same
-    assert {"gpt.h.0.attn.c_attn.weight", "text_embedding.weight", "mel_head.weight"} <= found
+    trained = names_with_gradients(gpt)
+    assert trained & voice_names == (set() if frozen else voice_names)
+    # The modules after the voice side are trained in both cases.
+    assert {"gpt.h.0.attn.c_attn.weight", "text_embedding.weight", "mel_head.weight"} <= trained
     names = {id(parameter): name for name, parameter in gpt.named_parameters()}
     optimizer = extended.get_optimizer()
-    given = {names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]}
-    assert given == set(names.values()) - (voiced if frozen else set())
-    said = f"voice side (conditioning encoder and perceiver) {'frozen' if frozen else 'trained'}"
-    assert said in extended.describe_rows("start: mean")
+    optimized = {names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]}
+    assert optimized == set(names.values()) - (voice_names if frozen else set())
+    line = f"The voice side (conditioning encoder and perceiver) is {'frozen' if frozen else 'trained'}."
+    assert line in extended.describe_rows("start: mean")
 
 
-def test_beside_an_adapter_it_is_frozen(extended):
+def test_the_voice_side_is_frozen_with_an_adapter(extended):
     extended.freeze_base_rows()
     extended.add_adapter(2)
     assert extended.voice_frozen
 
 
-def test_a_network_without_a_perceiver():
+def test_freezing_works_without_a_perceiver():
     gpt = torch.nn.ModuleDict({"conditioning_encoder": torch.nn.Linear(2, 2), "gpt": torch.nn.Linear(2, 2)})
     freeze_voice(gpt)
     assert [parameter.requires_grad for parameter in voice_parameters(gpt)] == [False, False]

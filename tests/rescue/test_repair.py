@@ -107,7 +107,7 @@ def test_the_repaired_run_resumes_frozen_and_exports(broken_file, options, corpu
     recipe([*flags, "--base-dir", corpus.base, "--language", "am", "--train-manifest", corpus.train])
     assert "belongs to a run of others" not in caplog.text
     rows = base_rows(corpus)
-    assert f"base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text
+    assert f"Base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text
     final, base = checkpoint(run, 8), base_weights(corpus.base)
     for name in TOKEN_TENSORS:
         assert torch.equal(final["model"][PREFIX + name][:rows], base[f"gpt.{name}"])

@@ -1,1 +1,1 @@
-"""Base weights become our network: new rows, frozen rows, the GPT trainer."""
+"""The network: rows of new tokens, frozen rows, adapters, losses and voices."""

@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA; Hu et al., 2021) on the transformer's matrices, through peft.
 
-The base's matrices are no longer trained: what is learned lies in small matrices beside them. In a checkpoint and in an
-export the base's tensors keep the names and the values they had, and the adapter is kept apart.
+The base's matrices are frozen, and small matrices beside them are trained instead. In checkpoints and exports, the
+base's tensors keep their names and values, and the adapter is stored separately.
 """
 
 from __future__ import annotations
@@ -15,19 +15,23 @@ from torch import Tensor
 from xtts_extend.model.embedding import TOKEN_TENSORS
 
 KINDS = ("none", "lora")
-#: The matrices of attention and of the feed-forward layers, as transformers' GPT-2 names them.
+#: The matrices of the attention and feed-forward layers, as transformers' GPT-2 names them.
 _TARGETS = ["c_attn", "c_proj", "c_fc"]
-#: The adapter's output is weighted with alpha / rank; so that another rank needs no other learning rate.
+#: The ratio alpha / rank that scales the adapter's output, fixed so that the learning rate does not depend on the rank.
 _ALPHA_PER_RANK = 2
 _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 def add_adapter(gpt: Any, rank: int) -> None:
-    """Put adapters beside the matrices of coqui's `GPT`; they and the rows of new tokens are what trains from here on.
+    """Add adapters to the matrices of coqui's `GPT`, and freeze everything but them and the rows of new tokens.
 
-    At first they change nothing: one factor of each is zero.
+    The outputs do not change at first, because one factor of each adapter is zero.
+
+    Args:
+        gpt: coqui's `GPT`.
+        rank: Rank of the adapters.
     """
-    # some seconds: only who wants an adapter waits for them
+    # This import takes several seconds, so only runs with an adapter wait for it.
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
@@ -39,32 +43,32 @@ def add_adapter(gpt: Any, rank: int) -> None:
 
 
 def plain_name(name: str) -> str:
-    """The name that a tensor has without adapters."""
+    """Return the name that a tensor has without adapters."""
     return name.replace(".base_layer.", ".")
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor of a state dict belongs to an adapter."""
+    """Return whether a tensor of a state dict belongs to an adapter."""
     return ".lora_" in name
 
 
 def matrix_of(name: str) -> str:
-    """What a tensor that `merge` takes changes: of a factor its matrix, of another one the tensor of its name."""
+    """Return the name of the base tensor that a tensor of `merge` changes: a factor's matrix, or its own name."""
     return name.partition(".lora_")[0] + ".weight" if is_adapter(name) else name
 
 
 def merge(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that do without their adapter what they did with it.
+    """Return weights with an adapter merged into them.
 
     Args:
-        weights: of `Xtts`, under plain names.
-        adapter: the two factors of a matrix, as a checkpoint holds them, or a tensor that takes another one's place.
+        weights: Weights of `Xtts`, under plain names.
+        adapter: Pairs of factors, as a checkpoint holds them, and tensors that replace the weights of the same name.
     """
     merged = dict(weights)
     for name, tensor in adapter.items():
         if name.endswith(_A):
             matrix = name.removesuffix(_A) + ".weight"
-            # GPT-2's matrices are stored as (in, out)
+            # GPT-2's matrices are stored as (in, out).
             merged[matrix] = weights[matrix] + _ALPHA_PER_RANK * (adapter[name.removesuffix(_A) + _B] @ tensor).T
         elif not name.endswith(_B):
             merged[name] = tensor
@@ -72,17 +76,17 @@ def merge(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> dict[
 
 
 def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: int | None = None) -> dict[str, Tensor]:
-    """What a run changed of what it started from.
+    """Return what a run changed in the weights that it started from.
 
     Args:
-        weights: of `Xtts`, of a run.
-        base: what it started from; its token tensors may have fewer rows, which are the run's first.
-        rank: of the change of each matrix of the transformer keep this many of its largest directions (truncated
-            singular value decomposition) where the two factors are smaller than the matrix; None keeps all.
+        weights: The run's weights, under the names of `Xtts`.
+        base: The weights that the run started from. Their token tensors may have fewer rows; these are the run's first.
+        rank: How many of the largest directions of each transformer matrix's change to keep (truncated singular value
+            decomposition), where the two factors are smaller than the matrix. None keeps the complete change.
 
     Returns:
-        The new rows of the token tensors, under the names of these; factors, as `merge` takes them; and of all else
-        that differs the run's tensors. `changed_tensors` takes it.
+        The new rows of the token tensors, under the tensors' names; pairs of factors, as `merge` takes them; and the
+        run's version of every other tensor that differs. `changed_tensors` is the inverse.
     """
     changed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -105,11 +109,11 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: 
 
 
 def changed_tensors(base: Mapping[str, Tensor], change: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What takes the place of a base's tensors, in float32: `difference` the other way round.
+    """Return the tensors that replace those of a base, in float32: the inverse of `difference`.
 
     Args:
-        base: of `Xtts`; the tensors that change are enough.
-        change: as `difference` gives it, or factors of an adapter.
+        base: Weights of the base, under the names of `Xtts`; only the tensors that change are needed.
+        change: What `difference` returns, or the factors of an adapter.
     """
     change = {name: tensor.float() for name, tensor in change.items()}
     rows = {

@@ -1,6 +1,6 @@
-"""L2-SP: a pull towards the starting point (Li, Grandvalet and Davoine, 2018), where weight decay pulls towards zero.
+"""L2-SP: weight decay towards the starting point instead of zero (Li, Grandvalet and Davoine, 2018).
 
-As in AdamW, the pull is no part of the gradient: after each step the weights move a little towards the base.
+The decay is decoupled from the gradient, as in AdamW: after each step, the weights move slightly towards the base.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from xtts_extend.model.learning_rates import NEW_ROWS
 
 
 class Anchor:
-    """The base's values of what trains, except the rows of new tokens, which have no base.
+    """The base's values of the trained parameters, except for the rows of new tokens, which the base does not have.
 
     Args:
-        gpt: coqui's `GPT` with the base's weights; they are copied.
-        base_rows: how many token rows are the base's, where they train too.
+        gpt: coqui's `GPT` with the base's weights, which are copied.
+        base_rows: How many token rows are the base's, in case they are trained.
     """
 
     def __init__(self, gpt: Any, base_rows: int) -> None:
@@ -31,7 +31,13 @@ class Anchor:
 
     @torch.no_grad()
     def pull(self, gpt: Any, optimizer: torch.optim.Optimizer, strength: float) -> None:
-        """Move each weight by learning rate × strength of the way to its base; call it after the optimizer's step."""
+        """Move each weight towards its base value by the fraction learning rate × strength, after an optimizer step.
+
+        Args:
+            gpt: coqui's `GPT` that is being trained.
+            optimizer: The optimizer, which holds each parameter's learning rate.
+            strength: Decay per unit of learning rate, like AdamW's weight decay.
+        """
         rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
         for name, parameter in gpt.named_parameters():
             if name in self._base:

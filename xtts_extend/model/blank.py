@@ -1,4 +1,4 @@
-"""Networks that are built to be loaded: what would only be overwritten is not drawn."""
+"""Building networks without random initialization, for weights that are loaded right afterwards."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class BlankWeights(TorchFunctionMode):
-    """A context in which modules are built without drawing their weights, which takes longer than all else about them.
+    """A context in which modules are built without initializing their weights, the slowest part of building them.
 
-    What `torch.nn.init` would fill is whatever the memory held: load every tensor before one is used. As
-    `torch.nn.utils.skip_init`, for modules that others build out of modules.
+    Tensors that `torch.nn.init` would fill hold arbitrary values: load every tensor before using the network. This is
+    `torch.nn.utils.skip_init` for modules that contain other modules.
     """
 
     def __torch_function__(
@@ -22,7 +22,7 @@ class BlankWeights(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Call a function of torch, unless it draws weights."""
+        """Call a torch function, unless it initializes weights."""
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]

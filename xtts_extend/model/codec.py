@@ -1,4 +1,4 @@
-"""The base's DVAE as an encoder: audio becomes codes as coqui's trainer makes them."""
+"""The base's DVAE as an encoder from audio to codes, as in coqui's trainer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from xtts_extend.checkpoint.inspect import load_pickled
 
 
 def make_dvae(num_tokens: int) -> DiscreteVAE:
-    """A DVAE with the sizes that coqui's `GPTTrainer` gives it.
+    """Return an untrained DVAE of the size that coqui's `GPTTrainer` uses.
 
     Args:
-        num_tokens: size of the codebook.
+        num_tokens: Size of the codebook.
     """
     return DiscreteVAE(
         channels=80,
@@ -35,13 +35,13 @@ def make_dvae(num_tokens: int) -> DiscreteVAE:
 
 
 class Codec:
-    """DVAE, its spectrogram and the rates; `load` makes them from a base's files, a trainer gives its own.
+    """A DVAE with its spectrogram and sample rates. `load` reads it from a base's files.
 
     Args:
         dvae: coqui's `DiscreteVAE`, in evaluation mode.
-        spectrogram: coqui's `TorchMelSpectrogram` for it.
-        audio: a configuration's, with `sample_rate` and `dvae_sample_rate`.
-        code_stride: audio samples that a code stands for.
+        spectrogram: coqui's `TorchMelSpectrogram` for this DVAE.
+        audio: The audio section of a configuration, with `sample_rate` and `dvae_sample_rate`.
+        code_stride: Audio samples per code.
     """
 
     def __init__(self, dvae: Any, spectrogram: Any, audio: Any, code_stride: int) -> None:
@@ -49,7 +49,7 @@ class Codec:
 
     @classmethod
     def load(cls, config: Any) -> Codec:
-        """From the files that `model_args` names; coqui's GPT is not built."""
+        """Load the files that the configuration's `model_args` name, without building coqui's GPT."""
         model_args, audio = config.model_args, config.audio
         dvae = make_dvae(model_args.gpt_num_audio_tokens - 2).eval()
         dvae.load_state_dict(load_pickled(Path(model_args.dvae_checkpoint), map_location="cpu"), strict=False)
@@ -57,17 +57,23 @@ class Codec:
         return cls(dvae, spectrogram, audio, model_args.gpt_code_stride_len)
 
     def to(self, device: torch.device) -> Codec:
-        """Move it to a device."""
+        """Move the DVAE and the spectrogram to a device, and return the codec."""
         self.dvae.to(device)
         self.spectrogram.to(device)
         return self
 
     @torch.no_grad()
     def encode(self, wav: Tensor) -> Tensor:
-        """wav (1, samples) of one recording, by itself → its codes, int64 (codes,), on wav's device.
+        """Encode one recording, with coqui's resampling.
 
-        With coqui's resampling. coqui encodes a batch with zeros after the shorter recordings, and these zeros change
-        the last codes before them: there its codes depend on what else is in the batch, and these do not.
+        coqui encodes batches that are padded with zeros. The padding changes the last codes of shorter recordings, so
+        that they depend on the rest of the batch. Encoding each recording alone avoids that.
+
+        Args:
+            wav: The recording, (1, samples).
+
+        Returns:
+            Its codes, int64 (codes,), on the recording's device.
         """
         self.to(wav.device)
         count = -(-wav.shape[-1] // self.code_stride)

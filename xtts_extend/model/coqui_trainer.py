@@ -1,6 +1,6 @@
-"""coqui's `GPTTrainer` and its configuration, without what importing them does to torch.
+"""coqui's `GPTTrainer` and its configuration, imported without a side effect on torch.
 
-coqui's XTTS dataset module, which this import runs, sets torch to one thread for the whole process.
+The import runs coqui's XTTS dataset module, which limits torch to one thread in the entire process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What the base would have said, and how far a model has moved from it, on utterances of the languages it knew.
+"""Knowledge distillation (Hinton et al., 2015) with the base as the teacher, on utterances of the base's languages.
 
-Knowledge distillation (Hinton et al., 2015) with the base as the teacher: the divergence of the two distributions over
-audio codes, at every place of an utterance. Of the base's distribution the most likely codes are kept, and the
-probability of all others as one number: the divergence of these is a lower bound of the whole one, and zero when
-nothing has moved.
+The loss is the divergence between the two models' distributions over audio codes at every position of an utterance.
+Only the base's most likely codes are stored, and the probability of all others as one number. The divergence of these
+is a lower bound of the full divergence, and zero if the model has not changed.
 """
 
 from __future__ import annotations
@@ -21,93 +20,102 @@ from xtts_extend.model.forward import Layout, forward, to_device
 
 
 def top_distribution(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (…, codes) → the `TOP_K` most likely ids and their log probabilities (float32), (…, TOP_K) each."""
+    """Return the `TOP_K` most likely codes and their log probabilities.
+
+    Args:
+        logits: Logits of the codes, (…, codes).
+
+    Returns:
+        Ids and float32 log probabilities, (…, TOP_K) each.
+    """
     log_probs, ids = torch.log_softmax(logits.float(), dim=-1).topk(TOP_K, dim=-1)
     return ids, log_probs
 
 
 def divergence(top_ids: Tensor, top_log_probs: Tensor, logits: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the base's distributions and a model's, at each place.
+    """Return the Kullback-Leibler divergence of a model's distributions from the base's, at each position.
 
     Args:
-        top_ids, top_log_probs: of the base, (places, kept) each.
-        logits: of the model, (places, codes).
+        top_ids: The base's most likely codes, (positions, TOP_K).
+        top_log_probs: Their log probabilities, (positions, TOP_K).
+        logits: The model's logits, (positions, codes).
 
     Returns:
-        (places,), in nats.
+        The divergences in nats, (positions,).
     """
-    own = torch.log_softmax(logits.float(), dim=-1).gather(-1, top_ids)
+    model_log_probs = torch.log_softmax(logits.float(), dim=-1).gather(-1, top_ids)
     probs = top_log_probs.exp()
-    # where nearly nothing is left, a logarithm of rounding errors would say anything
+    # The clamp keeps the logarithm from amplifying rounding errors when almost no probability is left.
     rest = (1 - probs.sum(-1)).clamp(min=1e-4)
-    own_rest = (1 - own.exp().sum(-1)).clamp(min=1e-4)
-    return (probs * (top_log_probs - own)).sum(-1) + rest * (rest.log() - own_rest.log())
+    model_rest = (1 - model_log_probs.exp().sum(-1)).clamp(min=1e-4)
+    return (probs * (top_log_probs - model_log_probs)).sum(-1) + rest * (rest.log() - model_rest.log())
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """Which audio targets of a batch are replayed codes or the stop after them, and what they are compared with.
+    """The audio targets of a batch that are replayed codes or their stop token, and where the base's distribution is.
 
     Attributes:
-        kept_at: (kept targets,), of the batch's audio targets those whose distribution is kept.
-        kept_rows, kept_steps: (kept targets,), their places in the batch's kept distributions.
-        asked_rows: (asked samples,), the samples that the base has to be asked about.
-        asked_layout: of these samples.
-        asked_at: (asked targets,), of the batch's audio targets theirs.
-        asked_places: (asked targets,), the same targets among those of `asked_layout`.
+        stored_targets: Indices of the audio targets whose distribution the batch brings, (stored targets,).
+        stored_rows: Their rows in the batch's stored distributions, (stored targets,).
+        stored_steps: Their steps in the batch's stored distributions, (stored targets,).
+        teacher_rows: The samples whose distributions the teacher has to compute, (teacher samples,).
+        teacher_layout: Layout of these samples, or None if there are none.
+        teacher_targets: Indices of their audio targets in the batch, (teacher targets,).
+        teacher_positions: Indices of the same targets in `teacher_layout`, (teacher targets,).
     """
 
-    kept_at: Tensor
-    kept_rows: Tensor
-    kept_steps: Tensor
-    asked_rows: Tensor
-    asked_layout: Layout | None
-    asked_at: Tensor
-    asked_places: Tensor
+    stored_targets: Tensor
+    stored_rows: Tensor
+    stored_steps: Tensor
+    teacher_rows: Tensor
+    teacher_layout: Layout | None
+    teacher_targets: Tensor
+    teacher_positions: Tensor
 
     @classmethod
     def of(cls, batch: Mapping[str, Any], gpt: Any) -> Replayed:
-        """Work it out for a collated batch with its layout, on the CPU."""
+        """Find the replayed targets of a collated batch that has a layout and is on the CPU."""
         layout: Layout = batch["layout"]
         rows, steps = layout.audio_rows, layout.audio_steps
-        has = batch["has_distribution"]
-        # up to the stop token, which follows the codes
-        counts = batch["replay"][rows] & (steps <= layout.code_counts[rows])
-        kept_at = (counts & has[rows]).nonzero().squeeze(1)
-        asked = batch["replay"] & ~has
-        asked_rows = asked.nonzero().squeeze(1)
-        asked_at = (counts & asked[rows]).nonzero().squeeze(1)
-        asked_layout, asked_places = None, asked_at
-        if len(asked_rows):
-            lengths = batch["text_lengths"][asked_rows], batch["wav_lengths"][asked_rows]
-            asked_layout = Layout.of(*lengths, None, gpt)
-            firsts = (asked_layout.audio_steps == 0).nonzero().squeeze(1)
-            asked_places = firsts[(asked.cumsum(0) - 1)[rows[asked_at]]] + steps[asked_at]
+        is_stored = batch["has_distribution"]
+        # Includes the first stop token after the codes.
+        is_replayed = batch["replay"][rows] & (steps <= layout.code_counts[rows])
+        stored_targets = (is_replayed & is_stored[rows]).nonzero().squeeze(1)
+        needs_teacher = batch["replay"] & ~is_stored
+        teacher_rows = needs_teacher.nonzero().squeeze(1)
+        teacher_targets = (is_replayed & needs_teacher[rows]).nonzero().squeeze(1)
+        teacher_layout, teacher_positions = None, teacher_targets
+        if len(teacher_rows):
+            lengths = batch["text_lengths"][teacher_rows], batch["wav_lengths"][teacher_rows]
+            teacher_layout = Layout.of(*lengths, None, gpt)
+            firsts = (teacher_layout.audio_steps == 0).nonzero().squeeze(1)
+            teacher_positions = firsts[(needs_teacher.cumsum(0) - 1)[rows[teacher_targets]]] + steps[teacher_targets]
         return cls(
-            kept_at=kept_at,
-            kept_rows=(has.cumsum(0) - 1)[rows[kept_at]],
-            kept_steps=steps[kept_at],
-            asked_rows=asked_rows,
-            asked_layout=asked_layout,
-            asked_at=asked_at,
-            asked_places=asked_places,
+            stored_targets=stored_targets,
+            stored_rows=(is_stored.cumsum(0) - 1)[rows[stored_targets]],
+            stored_steps=steps[stored_targets],
+            teacher_rows=teacher_rows,
+            teacher_layout=teacher_layout,
+            teacher_targets=teacher_targets,
+            teacher_positions=teacher_positions,
         )
 
     def to(self, device: torch.device) -> Replayed:
-        """The same on a device."""
+        """Return a copy on a device."""
         return to_device(self, device)
 
 
 class Teacher:
-    """The base as it was: frozen, in bfloat16, without dropout.
+    """A frozen copy of the base in bfloat16, without dropout.
 
     Args:
-        gpt: coqui's `GPT` with the base's weights; it is copied.
+        gpt: coqui's `GPT` with the base's weights.
     """
 
     def __init__(self, gpt: Any) -> None:
         self.gpt = copy.deepcopy(gpt).to(torch.bfloat16).eval().requires_grad_(False)
-        # norms compute in float32, and want their weights so
+        # Norms compute in float32 and expect float32 weights.
         for module in self.gpt.modules():
             if isinstance(module, nn.GroupNorm | nn.LayerNorm):
                 module.float()
@@ -116,7 +124,17 @@ class Teacher:
     def distributions(
         self, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tensor, layout: Layout
     ) -> tuple[Tensor, Tensor]:
-        """The base's distributions at the audio targets of a batch, (audio targets, TOP_K) each; see `forward`."""
+        """Return the base's distributions at the audio targets of a batch.
+
+        Args:
+            text_inputs: Padded token ids, (batch, tokens).
+            audio_codes: Padded codes, (batch, codes).
+            cond_mels: Spectrograms of the conditioning, (batch, 1, 80, frames).
+            layout: Layout of the batch.
+
+        Returns:
+            Ids and log probabilities, (audio targets, TOP_K) each.
+        """
         device = text_inputs.device
         self.gpt.to(device)
         with torch.autocast(device.type, torch.bfloat16):

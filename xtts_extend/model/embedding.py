@@ -1,4 +1,4 @@
-"""Where the rows of new tokens start: a base model's token tensors become those of the larger vocabulary."""
+"""Initialization of new tokens: a base model's token tensors, extended to a larger vocabulary."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor
 
 from xtts_extend.errors import ConfigError
 
-#: The tensors of the GPT that have a row per token.
+#: The GPT's tensors that have one row per token.
 TOKEN_TENSORS = ("text_embedding.weight", "text_head.weight", "text_head.bias")
 INIT_METHODS = ("romanized", "mean", "normal")
 
 
 def normal_rows(old: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Rows drawn from the normal distribution with the mean and the covariance of the old rows.
+    """Draw rows from the normal distribution with the mean and covariance of the old rows.
 
-    A standard normal draw through the centred rows has their covariance exactly, without a decomposition that may
-    fail when there are fewer rows than channels.
+    Multiplying standard normal noise by the centered rows gives their exact covariance, without a decomposition that
+    may fail if there are fewer rows than channels.
 
     Args:
-        old: (rows, channels); at least two rows.
-        count: how many rows to draw.
-        generator: the source of randomness.
+        old: The old rows, (rows, channels), at least two.
+        count: How many rows to draw.
+        generator: The source of randomness.
 
     Returns:
-        (count, channels)
+        The drawn rows, (count, channels).
     """
     mean = old.mean(dim=0)
     noise = torch.randn(count, old.shape[0], generator=generator, dtype=old.dtype)
@@ -34,31 +34,36 @@ def normal_rows(old: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def spelled_rows(old: Tensor, spellings: Sequence[Sequence[int]]) -> Tensor:
-    """For each new token the mean of the old rows that spell it; the mean of all rows where nothing spells it.
+    """Return, for each new token, the mean of the old rows that spell it, or the mean of all rows if none do.
 
     Args:
-        old: (rows, channels).
-        spellings: for each new token the old ids of its romanisation, possibly none.
+        old: The old rows, (rows, channels).
+        spellings: The old ids of each new token's romanization, possibly empty.
 
     Returns:
-        (len(spellings), channels)
+        The new rows, (len(spellings), channels).
     """
-    everything = old.mean(dim=0)
-    return torch.stack([old[list(ids)].mean(dim=0) if ids else everything for ids in spellings])
+    mean = old.mean(dim=0)
+    return torch.stack([old[list(ids)].mean(dim=0) if ids else mean for ids in spellings])
 
 
 def extend_rows(old: Tensor, count: int, method: str, spellings: Mapping[int, Sequence[int]], seed: int) -> Tensor:
-    """A token tensor with `count` more rows; the old ones are unchanged.
+    """Return a token tensor with `count` rows appended; the old rows are unchanged.
 
     Args:
-        old: (rows, channels), or (rows,) for a bias.
-        count: number of new tokens.
-        method: "romanized", "mean" or "normal".
-        spellings: new token id → old ids of its romanisation; read by "romanized" alone.
-        seed: of the draw of "normal".
+        old: The old rows, (rows, channels), or (rows,) for a bias.
+        count: Number of new tokens.
+        method: How new rows are initialized: "romanized", "mean" or "normal".
+        spellings: New token id → old ids of its romanization. Only "romanized" reads it.
+        seed: Seed for "normal".
 
     Raises:
-        ConfigError: an unknown method.
+        ConfigError: The method is unknown.
+
+    >>> extend_rows(torch.tensor([[1.0, 2.0], [3.0, 6.0]]), 1, "mean", {}, seed=0)
+    tensor([[1., 2.],
+            [3., 6.],
+            [2., 4.]])
     """
     rows = old.reshape(old.shape[0], -1).float()
     if method == "romanized":
@@ -68,7 +73,7 @@ def extend_rows(old: Tensor, count: int, method: str, spellings: Mapping[int, Se
     elif method == "normal":
         new = normal_rows(rows, count, torch.Generator().manual_seed(seed))
     else:
-        raise ConfigError(f"--init {method} is unknown; choose one of {', '.join(INIT_METHODS)}.")
+        raise ConfigError(f"--init {method} is unknown. Choose one of {', '.join(INIT_METHODS)}.")
     return torch.cat([old, new.reshape(count, *old.shape[1:]).to(old.dtype)])
 
 
@@ -79,15 +84,17 @@ def extend_token_tensors(
     spellings: Mapping[int, Sequence[int]],
     seed: int,
 ) -> dict[str, Tensor]:
-    """A base model's state dict with its three token tensors grown to `vocab_size` rows.
+    """Return a base model's state dict with its three token tensors extended to `vocab_size` rows.
 
     Args:
-        state: state dict of a base model, with the keys of `Xtts`.
-        vocab_size: rows that the new vocabulary needs; at least as many as there are.
-        method, spellings, seed: see `extend_rows`.
+        state: State dict of a base model, with the keys of `Xtts`.
+        vocab_size: Number of rows of the new vocabulary, at least the present number.
+        method: How new rows are initialized; see `extend_rows`.
+        spellings: New token id → old ids of its romanization; see `extend_rows`.
+        seed: Seed for "normal".
 
     Returns:
-        A new dict; all other tensors are the same objects.
+        A new dict. All other tensors are the same objects.
     """
     extended = dict(state)
     for name in (f"gpt.{name}" for name in TOKEN_TENSORS):

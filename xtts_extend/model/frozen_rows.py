@@ -1,8 +1,9 @@
-"""Token rows of which the old ones cannot move: they are a buffer, and no optimizer ever sees them.
+"""Token layers whose old rows are frozen: they are a buffer that no optimizer sees.
 
-A gradient hook that zeroes the old rows does not freeze them: weight decay and the moments of earlier steps move them
-all the same. Rows that are not parameters cannot move (PEFT's `trainable_tokens` does the same). To the outside there
-is one ordinary `weight` (and `bias`): `state_dict()` joins the two parts, `load_state_dict()` splits them.
+A gradient hook that zeroes the gradients of old rows does not freeze them, because weight decay and the moments of
+earlier steps still change them. Rows that are not parameters cannot change (PEFT's `trainable_tokens` does the same).
+From outside there is one ordinary `weight` (and `bias`): `state_dict()` joins old and new rows, and `load_state_dict()`
+splits them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class BaseRows:
-    """The token rows of a model that are its base's.
+    """A model's token rows that come from its base.
 
     Attributes:
-        rows: how many, from the first one on.
-        frozen: they do not train.
-        digests: SHA-256 of these rows of each token tensor, as `row_digests` returns them; empty where not known.
+        rows: How many of the first rows are the base's.
+        frozen: Whether these rows are frozen.
+        digests: SHA-256 of these rows in each token tensor, as `row_digests` returns them; empty if unknown.
     """
 
     rows: int
@@ -32,9 +33,9 @@ class BaseRows:
 
 
 class _FrozenRows(nn.Module):
-    """Common part: `base_weight` (and `base_bias`) as buffers, `new` as the module that trains."""
+    """Base class with `base_weight` (and `base_bias`) as buffers and `new` as the trained module."""
 
-    #: The names of the joined tensors, as an ordinary module of the same kind has them.
+    #: Names of the joined tensors, as in an ordinary module of the same kind.
     names: tuple[str, ...]
     new: nn.Module
 
@@ -50,7 +51,7 @@ class _FrozenRows(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """All rows, old ones first: (rows, channels). A copy: writing to it changes nothing."""
+        """A copy of all rows, old ones first, (rows, channels)."""
         return self._joined("weight")
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -82,11 +83,11 @@ class _FrozenRows(nn.Module):
             if rows is None:
                 missing_keys.append(prefix + name)
             elif tuple(rows.shape) != expected:
-                error_msgs.append(f"size mismatch for {prefix}{name}: {tuple(rows.shape)} saved, {expected} expected.")
+                error_msgs.append(f"size mismatch for {prefix}{name}: expected {expected}, got {tuple(rows.shape)}.")
             else:
                 with torch.no_grad():
                     base.copy_(rows[: self.base_rows])
-                # the inner module's own turn comes next, and takes its rows from the same dict
+                # The inner module is loaded next, from the same dict.
                 state_dict[f"{prefix}new.{name}"] = rows[self.base_rows :]
 
 
@@ -94,8 +95,8 @@ class FrozenRowsEmbedding(_FrozenRows):
     """An `nn.Embedding` whose first `base_rows` rows are frozen.
 
     Args:
-        embedding: the module to replace; its rows are copied.
-        base_rows: how many rows are old.
+        embedding: The module to replace. Its rows are copied.
+        base_rows: How many rows are old.
     """
 
     names = ("weight",)
@@ -107,7 +108,7 @@ class FrozenRowsEmbedding(_FrozenRows):
         self.new = nn.Embedding.from_pretrained(rows, freeze=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids (b, t) → embeddings (b, t, channels), bit for bit those of the joined table."""
+        """Return the embeddings (b, t, channels) of ids (b, t), bit for bit those of the joined table."""
         is_new = ids >= self.base_rows
         old = F.embedding(ids.masked_fill(is_new, 0), cast(Tensor, self.base_weight))
         new = self.new((ids - self.base_rows).clamp(min=0))
@@ -118,8 +119,8 @@ class FrozenRowsLinear(_FrozenRows):
     """An `nn.Linear` whose first `base_rows` output rows are frozen.
 
     Args:
-        linear: the module to replace (with a bias); its rows are copied.
-        base_rows: how many rows are old.
+        linear: The module to replace, with a bias. Its rows are copied.
+        base_rows: How many rows are old.
     """
 
     names = ("weight", "bias")
@@ -133,6 +134,6 @@ class FrozenRowsLinear(_FrozenRows):
             self.new.bias.copy_(linear.bias[base_rows:])
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """hidden (b, t, channels) → logits (b, t, rows)."""
+        """Return the logits (b, t, rows) of hidden states (b, t, channels)."""
         old = F.linear(hidden, cast(Tensor, self.base_weight), cast(Tensor, self.base_bias))
         return torch.cat([old, self.new(hidden)], dim=-1)

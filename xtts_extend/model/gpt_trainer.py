@@ -1,4 +1,4 @@
-"""coqui's `GPTTrainer` with a vocabulary that grew: base weights in, new rows, frozen old rows, stock state out."""
+"""coqui's `GPTTrainer` for an extended vocabulary: loads a base, freezes old rows, returns stock state dicts."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ from xtts_extend.text.vocabulary import coqui_vocabulary_path
 
 logger = logging.getLogger("trainer")
 
-#: Parts of the model that only training needs and that never train: they come from the base directory every time.
+#: Prefixes of the modules that only training needs and that are never trained. They are always loaded from the base.
 _NEVER_TRAINED = ("dvae.", "torch_mel_spectrogram_style_encoder.", "torch_mel_spectrogram_dvae.")
-#: Optimizers of torch that have a fused form.
+#: Torch optimizers that have a fused implementation.
 _FUSED = ("Adam", "AdamW", "SGD", "Adagrad")
-_OTHER_WAYS = {"foreach", "differentiable"}
-#: The transformer once more, under the names that it has while speaking; some published files hold both.
+#: Optimizer options that rule out the fused implementation.
+_UNFUSED_OPTIONS = {"foreach", "differentiable"}
+#: Prefixes of a second copy of the transformer, used for inference, that some published files contain.
 _INFERENCE_COPIES = ("gpt.gpt_inference.", "gpt.gpt.wte.")
 
 
 def xtts_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of `Xtts` in a base file's or a training checkpoint's state dict, under the names of `Xtts`.
+    """Return the weights of `Xtts` from the state dict of a base file or training checkpoint, under `Xtts`' names.
 
-    What only training needs is left out, and the second copy of the transformer in files of early releases. Weights in
-    half precision become float32, in which a model is trained, compared and spoken with.
+    Tensors that only training needs are omitted, and so is the second copy of the transformer in early releases' files.
+    Half precision weights become float32, which training, comparison and inference use.
     """
     weights = {}
     for key, tensor in state.items():
@@ -54,12 +55,12 @@ def xtts_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def merged_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights of `Xtts` as a loaded base file or checkpoint speaks with them: its adapter is merged into them."""
+    """Return the weights of `Xtts` from a loaded base file or checkpoint, with its adapter merged into them."""
     return merge(xtts_weights(content.get("model", content)), adapter_tensors(content))
 
 
 def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") -> dict[str, str]:
-    """SHA-256 of the first `rows` rows of each token tensor, as float32: tells whether old rows are the base's."""
+    """Return the SHA-256 of the first `rows` rows of each token tensor, as float32, to compare them with the base's."""
     return {
         name: hashlib.sha256(state[prefix + name][:rows].float().cpu().contiguous().numpy().tobytes()).hexdigest()
         for name in TOKEN_TENSORS
@@ -67,26 +68,26 @@ def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") ->
 
 
 class ExtendedGPTTrainer(GPTTrainer):
-    """`GPTTrainer` that takes a base with a smaller vocabulary and can freeze the rows of old tokens.
+    """`GPTTrainer` that loads a base with a smaller vocabulary and can freeze the rows of old tokens.
 
-    It comes without weights: `load_base` or `restore_state` brings them.
+    It has no weights until `load_base` or `restore_state` is called.
 
     Args:
-        config: a `GPTTrainerConfig` whose `model_args` name the vocabulary (`tokenizer_file`), `dvae_checkpoint` and
-            `mel_norm_file`; the architecture is the base's.
+        config: A `GPTTrainerConfig` whose `model_args` name the vocabulary (`tokenizer_file`), `dvae_checkpoint` and
+            `mel_norm_file`, with the base's architecture.
 
     Raises:
-        ConfigError: `model_args` load weights themselves (`xtts_checkpoint`, `gpt_checkpoint`).
+        ConfigError: `model_args` sets `xtts_checkpoint` or `gpt_checkpoint`, with which coqui loads weights itself.
     """
 
     def __init__(self, config: Any) -> None:
         for key in ("xtts_checkpoint", "gpt_checkpoint"):
             if getattr(config.model_args, key):
                 raise ConfigError(
-                    f"model_args.{key} is set to {getattr(config.model_args, key)}: weights are loaded by load_base() "
-                    "or by the trainer's restore_path. Leave it empty."
+                    f"model_args.{key} is {getattr(config.model_args, key)}; expected no value, because load_base() or "
+                    "the trainer's restore_path loads the weights. Leave it empty."
                 )
-        # unknown until the tokenizer is there: otherwise coqui builds the GPT twice
+        # If this is set before the tokenizer is loaded, coqui builds the GPT twice.
         config.model_args.gpt_number_text_tokens = None
         vocabulary = config.model_args.tokenizer_file
         with BlankWeights(), coqui_vocabulary_path(vocabulary) as config.model_args.tokenizer_file:
@@ -104,29 +105,29 @@ class ExtendedGPTTrainer(GPTTrainer):
 
     @property
     def teacher(self) -> Teacher:
-        """The base as it was; `create_teacher` makes it."""
+        """The copy of the base that replayed samples are compared with."""
         if self._teacher is None:
-            raise ConfigError("There is no base to compare replayed samples with. Call take_teacher().")
+            raise ConfigError("There is no teacher to compare replayed samples with. Call create_teacher().")
         return self._teacher
 
     def create_teacher(self) -> None:
-        """Keep the present weights, which are the base's, as what replayed samples are compared with."""
+        """Copy the present weights, which must be the base's, as the teacher for replayed samples."""
         self._teacher = Teacher(self.xtts.gpt)
 
     @property
     def vocab_size(self) -> int:
-        """Number of token rows: the highest id of the vocabulary plus one."""
+        """Number of token rows, which is the vocabulary's highest id plus one."""
         return int(self.xtts.gpt.number_text_tokens)
 
     def load_base(self, weights: Mapping[str, Tensor], base_rows: int) -> None:
-        """Load a base's weights, its token tensors already grown to this vocabulary (`extend_token_tensors`).
+        """Load a base's weights, whose token tensors `extend_token_tensors` has extended to this vocabulary.
 
         Args:
-            weights: as `xtts_weights` returns them.
-            base_rows: how many of the token rows are the base's.
+            weights: Weights as `xtts_weights` returns them.
+            base_rows: How many of the token rows are the base's.
 
         Raises:
-            CheckpointError: a tensor is missing, left over, or of another shape; each is named.
+            CheckpointError: Tensors are missing, unexpected or of another shape. The message lists them.
         """
         self._require_same_tensors(self.xtts.state_dict(), weights, "base model")
         self.xtts.load_state_dict(weights)
@@ -134,9 +135,9 @@ class ExtendedGPTTrainer(GPTTrainer):
         self.base_digests = row_digests(weights, base_rows)
 
     def freeze_base_rows(self) -> None:
-        """Freeze the base's rows of the text embedding and the text head; nothing to do without new tokens.
+        """Freeze the base's rows of the text embedding and the text head. Without new tokens, nothing is frozen.
 
-        The optimizer has to be made after this: it sees only the new rows.
+        Create the optimizer after this, so that it gets only the new rows.
         """
         if self.rows_frozen or self.base_rows >= self.vocab_size:
             return
@@ -146,41 +147,44 @@ class ExtendedGPTTrainer(GPTTrainer):
         self.rows_frozen = True
 
     def restore_frozen_rows(self, base: BaseRows) -> None:
-        """Know the base's rows, and freeze them, as a run did that is resumed; before the optimizer is made."""
+        """Restore which rows are the base's and whether they are frozen. Create the optimizer after this."""
         self.base_rows, self.base_digests = base.rows, dict(base.digests)
         if base.frozen:
             self.freeze_base_rows()
 
     @property
     def base(self) -> BaseRows:
-        """What `restore_frozen_rows` of a later resume needs to know."""
+        """The base's rows, as `restore_frozen_rows` expects them when the run is resumed."""
         return BaseRows(self.base_rows, self.rows_frozen, dict(self.base_digests))
 
     def freeze_voice(self) -> None:
-        """Freeze what makes a voice of reference audio, so that voices stay the base's for every language.
+        """Freeze the voice side, which computes a voice from reference audio, so that voices stay the base's.
 
-        A voice is computed before anyone knows the language that it will speak. The optimizer has to be made after
-        this: it keeps no moments of what is frozen.
+        A voice is computed before its language is known. Create the optimizer after this, so that it keeps no moments
+        of frozen parameters.
         """
         freeze_voice(self.xtts.gpt)
 
     @property
     def voice_frozen(self) -> bool:
-        """Whether nothing of the voice side trains; beside an adapter nothing does."""
+        """Whether the voice side is frozen, as it always is with an adapter."""
         return not any(parameter.requires_grad for parameter in voice_parameters(self.xtts.gpt))
 
     def add_adapter(self, rank: int) -> None:
-        """Train adapters of a rank and the rows of new tokens instead of the transformer; nothing to do a second time.
+        """Train adapters and the rows of new tokens instead of the transformer. Calling it again has no effect.
 
-        The optimizer has to be made after this.
+        Create the optimizer after this.
+
+        Args:
+            rank: Rank of the adapters.
 
         Raises:
-            ConfigError: there are new tokens, and the base's rows are not frozen.
+            ConfigError: There are new tokens, and the base's rows are not frozen.
         """
         if self.base_rows < self.vocab_size and not self.rows_frozen:
             raise ConfigError(
-                "An adapter needs frozen base rows: beside it only the rows of new tokens train. Leave "
-                "--no-freeze-base-rows away."
+                "An adapter needs frozen base rows, because only the rows of new tokens are trained with it. Omit "
+                "--no-freeze-base-rows."
             )
         if not self.adapter_rank:
             with torch.random.fork_rng(devices=[]):
@@ -189,76 +193,78 @@ class ExtendedGPTTrainer(GPTTrainer):
             self.adapter_rank = rank
 
     def get_optimizer(self) -> torch.optim.Optimizer:
-        """coqui's optimizer and groups, with the rates of `learning_rates`."""
+        """Return coqui's optimizer with the parameter groups of `learning_rates`."""
         config = self.config
         groups = configured_groups(self.xtts.gpt, config)
-        # one kernel for all tensors instead of one for each, unless another way is asked for
-        fused = {"fused": True} if config.optimizer in _FUSED and not _OTHER_WAYS & set(config.optimizer_params) else {}
-        return get_optimizer(config.optimizer, {**fused, **config.optimizer_params}, config.lr, parameters=groups)
+        # The fused implementation runs one kernel for all tensors instead of one for each.
+        is_fused = config.optimizer in _FUSED and not _UNFUSED_OPTIONS & set(config.optimizer_params)
+        options = {**({"fused": True} if is_fused else {}), **config.optimizer_params}
+        return get_optimizer(config.optimizer, options, config.lr, parameters=groups)
 
     def cuda(self, device: Any = None) -> ExtendedGPTTrainer:
-        """Move what training uses to the GPU: not the vocoder, nor the DVAE, which `codec` takes along when asked."""
+        """Move the modules that training uses to the GPU, without the vocoder. `codec` moves the DVAE when needed."""
         self.xtts.gpt.cuda(device)
         self.torch_mel_spectrogram_style_encoder.cuda(device)
         return self
 
     def plain_state(self) -> dict[str, Tensor]:
-        """The state dict under the names that it has without adapters, and without them."""
+        """Return the state dict without adapters, under the names that it has without them."""
         return {plain_name(key): tensor for key, tensor in self.state_dict().items() if not is_adapter(key)}
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """The adapters' tensors under the names of `Xtts`; empty without adapters."""
+        """Return the adapters' tensors under the names of `Xtts`, or an empty dict if there are none."""
         return {key: tensor for key, tensor in self.xtts.state_dict().items() if is_adapter(key)}
 
     def checkpoint_state(self) -> dict[str, Tensor]:
-        """The stock state dict without what never trains and is not needed to load the model elsewhere."""
+        """Return the stock state dict without the modules that are never trained and not needed for inference."""
         return {key: tensor for key, tensor in self.plain_state().items() if not key.startswith(_NEVER_TRAINED)}
 
     def restore_state(self, state: Mapping[str, Tensor], adapter: Mapping[str, Tensor] | None = None) -> None:
-        """Load a training checkpoint's model, ours or the stock Trainer's, and check that every tensor arrived.
+        """Load the model of a training checkpoint, ours or the stock Trainer's, and verify every loaded tensor.
 
         Args:
-            state: of the model, under plain names, with or without the "xtts." of coqui's trainer.
-            adapter: of the adapters, if the run has any.
+            state: State dict of the model, under plain names, with or without coqui's prefix "xtts.".
+            adapter: State dict of the adapters, if the run has any.
 
         Raises:
-            CheckpointError: a tensor is missing, left over, or of another shape; each is named.
+            CheckpointError: Tensors are missing, unexpected or of another shape, or changed in loading. The message
+                lists them.
         """
-        own = self.plain_state() | {f"xtts.{key}": tensor for key, tensor in self.adapter_state().items()}
+        expected = self.plain_state() | {f"xtts.{key}": tensor for key, tensor in self.adapter_state().items()}
         never_trained = {key: tensor for key, tensor in state.items() if key.startswith(_NEVER_TRAINED)}
         trained = {**xtts_weights(state), **(adapter or {})}
-        given = {**never_trained, **{f"xtts.{key}": tensor for key, tensor in trained.items()}}
-        # ours does not hold them; the stock Trainer's does
-        absent = {key: tensor for key, tensor in own.items() if key.startswith(_NEVER_TRAINED) and key not in given}
-        self._require_same_tensors(own, {**absent, **given}, "checkpoint")
-        everything = {**absent, **given}
-        self.load_state_dict({key: everything[plain_name(key)] for key in self.state_dict()})
-        arrived = {plain_name(key): tensor for key, tensor in self.state_dict().items()}
+        stored = {**never_trained, **{f"xtts.{key}": tensor for key, tensor in trained.items()}}
+        # The stock Trainer stores the modules that are never trained, ours does not.
+        kept = {key: tensor for key, tensor in expected.items() if key.startswith(_NEVER_TRAINED) and key not in stored}
+        complete = {**kept, **stored}
+        self._require_same_tensors(expected, complete, "checkpoint")
+        self.load_state_dict({key: complete[plain_name(key)] for key in self.state_dict()})
+        loaded = {plain_name(key): tensor for key, tensor in self.state_dict().items()}
         wrong = [
-            key for key, tensor in given.items() if not torch.equal(arrived[key].cpu(), tensor.to(arrived[key].dtype))
+            key for key, tensor in stored.items() if not torch.equal(loaded[key].cpu(), tensor.to(loaded[key].dtype))
         ]
         if wrong:
             raise CheckpointError(
                 f"{len(wrong)} tensors differ from the checkpoint's after loading: {', '.join(wrong[:10])}. "
-                "The file or the memory is damaged, or a value is not a number; use an earlier checkpoint."
+                "The file or the memory is damaged, or a value is NaN. Use an earlier checkpoint."
             )
 
     @staticmethod
-    def _require_same_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:
-        problems = [f"missing: {key}" for key in expected if key not in found]
-        problems += [f"left over: {key}" for key in found if key not in expected]
+    def _require_same_tensors(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], source: str) -> None:
+        problems = [f"missing: {key}" for key in expected if key not in actual]
+        problems += [f"unexpected: {key}" for key in actual if key not in expected]
         problems += [
-            f"{key}: {tuple(found[key].shape)} in the file, {tuple(tensor.shape)} expected"
+            f"{key}: expected {tuple(tensor.shape)}, got {tuple(actual[key].shape)}"
             for key, tensor in expected.items()
-            if key in found and found[key].shape != tensor.shape
+            if key in actual and actual[key].shape != tensor.shape
         ]
         if problems:
             more = f"\n  … and {len(problems) - 10} more" if len(problems) > 10 else ""
             raise CheckpointError(
-                f"The {what} does not fit the configuration and the vocabulary ({len(problems)} tensors):\n  "
+                f"The {source} does not match the configuration and the vocabulary ({len(problems)} tensors):\n  "
                 + "\n  ".join(problems[:10])
                 + more
-                + "\nTake the config.json and the vocab.json that belong to these weights."
+                + "\nUse the config.json and vocab.json that belong to these weights."
             )
 
     ####################
@@ -266,7 +272,7 @@ class ExtendedGPTTrainer(GPTTrainer):
     ####################
 
     def format_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Work out, on the CPU, where things lie in a collated batch: adds `layout`, and `replayed` if that counts."""
+        """Add `layout` to a collated batch on the CPU, and `replayed` when training with distillation."""
         gpt = self.xtts.gpt
         lengths = batch["text_lengths"], batch["wav_lengths"]
         batch["layout"] = Layout.of(*lengths, batch["cond_idxs"], gpt, is_share=batch.get("is_share", False))
@@ -276,10 +282,10 @@ class ExtendedGPTTrainer(GPTTrainer):
 
     @torch.no_grad()
     def format_batch_on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Spectrograms of the conditioning, and codes of what is not encoded yet, on the device.
+        """Compute the spectrograms of the conditioning, and the codes of samples that are not encoded yet.
 
-        As coqui's, which encodes every sample. Adds `cond_mels` (batch, 1, 80, frames), `audio_codes` (batch, codes)
-        and `text_inputs`; removes `padded_text`, `wav`, `codes` and `conditioning`.
+        coqui's version encodes every sample. Adds `cond_mels` (batch, 1, 80, frames), `audio_codes` (batch, codes) and
+        `text_inputs`, and removes `padded_text`, `wav`, `codes` and `conditioning`.
         """
         batch["text_inputs"] = batch.pop("padded_text")
         for name in ("layout", "replayed"):
@@ -290,10 +296,10 @@ class ExtendedGPTTrainer(GPTTrainer):
         wav, codes, is_encoded = batch.pop("wav"), batch.pop("codes"), batch["is_encoded"]
         parts = []
         if wav is not None:
-            # each by itself: its codes are the same whatever else is in the batch
+            # Each recording is encoded alone, so that its codes do not depend on the rest of the batch.
             lengths = batch["wav_lengths"][~is_encoded].tolist()
-            own = [self.codec.encode(one[:, :length]) for one, length in zip(wav, lengths, strict=True)]
-            parts.append((~is_encoded, pad_sequence(own, batch_first=True)))
+            encoded = [self.codec.encode(audio[:, :length]) for audio, length in zip(wav, lengths, strict=True)]
+            parts.append((~is_encoded, pad_sequence(encoded, batch_first=True)))
         parts += [(is_encoded, codes)] if codes is not None else []
         if len(parts) == 1:
             batch["audio_codes"] = parts[0][1]
@@ -305,7 +311,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return batch
 
     def formatted(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A collated batch as `train_step` takes it, on the model's device; the trainer does the same."""
+        """Return a collated batch formatted for `train_step`, on the model's device, as the trainer formats it."""
         batch, device = self.format_batch(batch), next(self.xtts.gpt.parameters()).device
         return self.format_batch_on_device(
             {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
@@ -314,12 +320,12 @@ class ExtendedGPTTrainer(GPTTrainer):
     def train_step(
         self, batch: dict[str, Any], criterion: Any, optimizer_idx: int | None = None
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """coqui's losses, and in training the divergence from the base on replayed samples.
+        """Compute coqui's losses and, in training, the divergence from the base on replayed samples.
 
         Returns:
-            `loss_text_ce` and `loss_mel_ce` with their weights, in training `loss_distill` with its, and `loss`, their
-            sum. The divergence is summed over the replayed codes and divided by all audio targets of the batch, as the
-            cross entropy is.
+            The weighted losses `loss_text_ce`, `loss_mel_ce` and, in training, `loss_distill`, and their sum, `loss`.
+            The divergence is summed over the replayed codes and divided by all audio targets of the batch, like the
+            cross entropy.
         """
         layout: Layout = batch["layout"]
         outputs = forward(self.xtts.gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout)
@@ -334,28 +340,35 @@ class ExtendedGPTTrainer(GPTTrainer):
         return {"model_outputs": None}, losses
 
     def _divergence(self, batch: Mapping[str, Any], logits: Tensor) -> Tensor:
-        """The divergence from the base, summed over the replayed codes and their stop tokens.
+        """Return the divergence from the base, summed over the replayed codes and their stop tokens.
 
         Args:
-            batch: formatted.
-            logits: of the audio targets, (audio targets, codes).
+            batch: A formatted batch.
+            logits: Logits of the audio targets, (audio targets, codes).
         """
         replayed: Replayed = batch["replayed"]
         sums = []
-        if len(replayed.kept_at):
-            place = replayed.kept_rows, replayed.kept_steps
-            kept = batch["top_ids"][place], batch["top_log_probs"][place]
-            sums.append(divergence(*kept, logits[replayed.kept_at]).sum())
-        if replayed.asked_layout is not None:
-            rows, places = replayed.asked_rows, replayed.asked_places
+        if len(replayed.stored_targets):
+            index = replayed.stored_rows, replayed.stored_steps
+            stored = batch["top_ids"][index], batch["top_log_probs"][index]
+            sums.append(divergence(*stored, logits[replayed.stored_targets]).sum())
+        if replayed.teacher_layout is not None:
+            rows, positions = replayed.teacher_rows, replayed.teacher_positions
             ids, log_probs = self.teacher.distributions(
-                batch["text_inputs"][rows], batch["audio_codes"][rows], batch["cond_mels"][rows], replayed.asked_layout
+                batch["text_inputs"][rows],
+                batch["audio_codes"][rows],
+                batch["cond_mels"][rows],
+                replayed.teacher_layout,
             )
-            sums.append(divergence(ids[places], log_probs[places], logits[replayed.asked_at]).sum())
+            sums.append(divergence(ids[positions], log_probs[positions], logits[replayed.teacher_targets]).sum())
         return torch.stack(sums).sum() if sums else logits.new_zeros(())
 
     def describe_rows(self, init: str) -> str:
-        """What the log says at the start about old and new tokens and about frozen parameters."""
+        """Return the log lines about old and new tokens and about frozen parameters.
+
+        Args:
+            init: How the new tokens' rows were initialized.
+        """
         new = self.vocab_size - self.base_rows
         gpt = self.xtts.gpt
         trained = sum(parameter.numel() for parameter in gpt.parameters() if parameter.requires_grad)
@@ -363,13 +376,15 @@ class ExtendedGPTTrainer(GPTTrainer):
         if self.rows_frozen:
             tables = (gpt.text_embedding, gpt.text_head)
             frozen += sum(getattr(table, f"base_{name}").numel() for table in tables for name in table.names)
-        lines = [f"base tokens 0–{self.base_rows - 1} (pretrained{', frozen' if self.rows_frozen else ''})"]
+        lines = [f"Base tokens 0–{self.base_rows - 1} (pretrained{', frozen' if self.rows_frozen else ''})."]
         if new:
-            lines.append(f"new tokens {self.base_rows}–{self.vocab_size - 1} ({new}, {init})")
-        lines.append(f"voice side (conditioning encoder and perceiver) {'frozen' if self.voice_frozen else 'trained'}")
+            lines.append(f"New tokens {self.base_rows}–{self.vocab_size - 1} ({new}, {init}).")
+        state = "frozen" if self.voice_frozen else "trained"
+        lines.append(f"The voice side (conditioning encoder and perceiver) is {state}.")
         others = sum(part.numel() for name, part in self.named_parameters() if not name.startswith("xtts.gpt."))
-        lines.append(f"{frozen:,} of {trained + frozen:,} parameters of the GPT are frozen")
+        lines.append(f"{frozen:,} of {trained + frozen:,} parameters of the GPT are frozen.")
         lines.append(
-            f"the whole model has {trained + frozen + others:,} parameters: DVAE and vocoder ({others:,}) never train"
+            f"The model has {trained + frozen + others:,} parameters, including {others:,} of the DVAE and vocoder, "
+            "which are never trained."
         )
         return "\n".join(f" > {line}" for line in lines)

@@ -1,4 +1,4 @@
-"""The same computations as coqui's and transformers' modules, in fewer or faster kernels."""
+"""Replacements for modules of coqui and transformers that compute the same with fewer or faster kernels."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ _NAME = "xtts_extend"
 
 
 def use_fast_kernels(gpt: Any) -> None:
-    """Replace, in coqui's `GPT`, what has a faster equal; names and values of its tensors stay."""
+    """Replace modules of coqui's `GPT` with faster equivalents, keeping the names and values of its tensors."""
     config = copy.copy(gpt.gpt.config)
     config._attn_implementation_internal = _NAME
     gpt.gpt.drop = QuickDropout(gpt.gpt.drop.p)
     for block in gpt.gpt.h:
-        # only the layers' own view of the configuration: masks are made as before
+        # Only the layers see this configuration, so that masks are still created as before.
         block.attn.config = config
         block.attn.resid_dropout = QuickDropout(block.attn.resid_dropout.p)
         block.mlp.dropout = QuickDropout(block.mlp.dropout.p)
-        # transformers computes it in eight kernels
+        # transformers' implementation takes eight kernels.
         block.mlp.act = nn.GELU(approximate="tanh")
     for block in gpt.conditioning_encoder.attn:
         block.attention = ConditioningAttention(block.num_heads)
 
 
 def quick_dropout(x: Tensor, p: float) -> Tensor:
-    """Dropout of which a 64-bit random number decides four places: on a CPU drawing them takes longest.
+    """Apply dropout with one 64-bit random number per four elements, since drawing numbers is the slowest part on CPUs.
 
-    The share that is dropped is `p` to within 1 / 65536.
+    Args:
+        x: Input of any shape.
+        p: Dropout probability, rounded to a multiple of 1 / 65,536.
     """
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     dropped = (draws.view(torch.int16)[: x.numel()] < round(p * 65536) - 32768).view(x.shape)
@@ -41,10 +43,10 @@ def quick_dropout(x: Tensor, p: float) -> Tensor:
 
 
 class QuickDropout(nn.Dropout):
-    """`nn.Dropout`, with `quick_dropout` on the CPU."""
+    """`nn.Dropout` that uses `quick_dropout` on the CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x of any shape."""
+        """Apply dropout to an input of any shape."""
         if self.training and self.p and x.device.type == "cpu":
             return quick_dropout(x, self.p)
         return super().forward(x)
@@ -60,18 +62,18 @@ def attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention with PyTorch's kernels; with dropout on the CPU, where there is none, causal by hand.
+    """Compute attention with PyTorch's kernels, or explicitly for dropout on the CPU, for which there is no kernel.
 
-    Args as transformers has them; query, key and value are (batch, heads, places, channels).
+    The arguments are those of transformers; query, key and value are (batch, heads, positions, channels).
     """
     if query.device.type != "cpu" or not dropout or attention_mask is not None or scaling is None:
-        found: tuple[Tensor, None] = sdpa_attention_forward(
+        output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-        return found
-    places = query.shape[2]
-    later = torch.full((places, places), -torch.inf, dtype=query.dtype).triu(1)
-    weights = torch.softmax((query * scaling) @ key.transpose(-1, -2) + later, dim=-1)
+        return output
+    positions = query.shape[2]
+    causal_mask = torch.full((positions, positions), -torch.inf, dtype=query.dtype).triu(1)
+    weights = torch.softmax((query * scaling) @ key.transpose(-1, -2) + causal_mask, dim=-1)
     attended = quick_dropout(weights, dropout).to(value.dtype) @ value
     return attended.transpose(1, 2).contiguous(), None
 
@@ -80,10 +82,10 @@ ALL_ATTENTION_FUNCTIONS.register(_NAME, attention_forward)
 
 
 class ConditioningAttention(nn.Module):
-    """coqui's `QKVAttentionLegacy` without its table of places × places.
+    """coqui's `QKVAttentionLegacy` without the positions × positions matrix in memory.
 
     Args:
-        heads: how many.
+        heads: Number of attention heads.
     """
 
     def __init__(self, heads: int) -> None:
@@ -91,9 +93,9 @@ class ConditioningAttention(nn.Module):
         self.heads = heads
 
     def forward(self, qkv: Tensor, mask: None = None, rel_pos: None = None) -> Tensor:
-        """qkv (batch, 3 × channels, places), head by head → (batch, channels, places)."""
-        batch, width, places = qkv.shape
-        parts = qkv.reshape(batch, self.heads, -1, places).chunk(3, dim=2)
+        """Return the attention output (batch, channels, positions) for qkv (batch, 3 × channels, positions)."""
+        batch, width, positions = qkv.shape
+        parts = qkv.reshape(batch, self.heads, -1, positions).chunk(3, dim=2)
         query, key, value = (part.transpose(-1, -2).contiguous() for part in parts)
         attended = F.scaled_dot_product_attention(query, key, value)
-        return attended.transpose(-1, -2).reshape(batch, width // 3, places)
+        return attended.transpose(-1, -2).reshape(batch, width // 3, positions)

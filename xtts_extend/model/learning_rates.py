@@ -1,4 +1,4 @@
-"""Which parameters share a learning rate and a weight decay: the optimizer's groups."""
+"""The optimizer's parameter groups, each with one learning rate and one weight decay."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm)
-#: The modules of the rows of new tokens, where the old ones are frozen.
+#: Prefixes of the parameters that hold the rows of new tokens if old rows are frozen.
 NEW_ROWS = ("text_embedding.new.", "text_head.new.")
-#: What follows the last layer.
+#: Prefixes of the parameters after the last transformer layer.
 _TOP = ("gpt.ln_f.", "final_norm.", "mel_head.", "text_head.")
 
 
 def configured_groups(gpt: Any, config: Any) -> list[dict[str, Any]]:
-    """`parameter_groups` as a `NewLanguageConfig` wants them."""
+    """Return the parameter groups for a `NewLanguageConfig`; see `parameter_groups`."""
     return parameter_groups(
         gpt,
         rate=config.lr,
@@ -33,16 +33,16 @@ def parameter_groups(
     layer_decay: float,
     weight_decay: float | None,
 ) -> list[dict[str, Any]]:
-    """The trained parameters of coqui's `GPT` in groups of one rate and one weight decay.
+    """Return the trained parameters of coqui's `GPT` in groups with one learning rate and one weight decay.
 
     Args:
-        gpt: with frozen rows and adapters in place.
-        rate: of the last layer and of what follows it.
-        new_row_rate: of the rows of new tokens; `rate` when None.
-        layer_decay: each layer's rate is that of the layer above it times this; embeddings and conditioning lie below
-            the first one (discriminative fine-tuning; Howard and Ruder, 2018).
-        weight_decay: of weight matrices, while biases, norms and embeddings have none, as in coqui's GPTTrainer; None
-            leaves it to the optimizer's own value for all.
+        gpt: coqui's `GPT`, with frozen rows and adapters in place.
+        rate: Learning rate of the last layer and the modules after it.
+        new_row_rate: Learning rate of the rows of new tokens. None means `rate`.
+        layer_decay: Ratio of each layer's rate to that of the layer above. Embeddings and conditioning count as below
+            the first layer (discriminative fine-tuning; Howard and Ruder, 2018).
+        weight_decay: Weight decay of weight matrices. Biases, norms and embeddings are not decayed, as in coqui's
+            GPTTrainer. None uses the optimizer's own value for all parameters.
     """
     undecayed = set()
     for name, module in gpt.named_modules():
@@ -52,22 +52,22 @@ def parameter_groups(
     groups: dict[tuple[float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in gpt.named_parameters():
         if parameter.requires_grad:
-            own_rate = _rate(name, gpt.layers, rate, new_row_rate, layer_decay)
-            key = (own_rate, weight_decay is not None and name in undecayed)
+            parameter_rate = _rate(name, gpt.layers, rate, new_row_rate, layer_decay)
+            key = (parameter_rate, weight_decay is not None and name in undecayed)
             groups.setdefault(key, []).append((name, parameter))
     if weight_decay is None:
-        return [{"params": [parameter for _, parameter in part], "lr": key[0]} for key, part in groups.items()]
+        return [{"params": [parameter for _, parameter in group], "lr": key[0]} for key, group in groups.items()]
     return [
-        # coqui's order: weights, then the rest, each by name
+        # coqui's order: weights first, then the rest, each sorted by name.
         {
-            "params": [parameter for _, parameter in sorted(groups[own_rate, bare])],
-            "weight_decay": 0 if bare else weight_decay,
-            "lr": own_rate,
+            "params": [parameter for _, parameter in sorted(groups[group_rate, is_undecayed])],
+            "weight_decay": 0 if is_undecayed else weight_decay,
+            "lr": group_rate,
         }
-        # the run's own rate first: it is the one that is logged
-        for own_rate in sorted({own_rate for own_rate, _ in groups}, key=lambda own_rate: (own_rate != rate, -own_rate))
-        for bare in (False, True)
-        if (own_rate, bare) in groups
+        # The run's rate comes first because the first group's rate is logged.
+        for group_rate in sorted({group_rate for group_rate, _ in groups}, key=lambda value: (value != rate, -value))
+        for is_undecayed in (False, True)
+        if (group_rate, is_undecayed) in groups
     ]
 
 

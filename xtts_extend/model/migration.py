@@ -1,7 +1,7 @@
-"""Rows follow their tokens: the token tensors of one vocabulary, and the optimizer's moments, in the order of another.
+"""Migration of token tensors and optimizer moments from one vocabulary to another.
 
-Rows belong to tokens and not to positions. A model whose rows are read by position with another vocabulary loads
-without an error, and has learned other words than those that it is given.
+Rows belong to tokens, not to positions. With another vocabulary, a model that is read by position loads without an
+error but maps tokens to the wrong rows.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from xtts_extend.model.embedding import TOKEN_TENSORS, extend_rows
 
 @dataclass(frozen=True)
 class Migration:
-    """Where each row of the new vocabulary comes from.
+    """A mapping from the rows of a new vocabulary to those of the old one.
 
     Attributes:
-        index: (new rows,) for each new id the old row that it gets; the n-th added token gets old_rows + n.
-        old_rows: rows of the old token tensors.
-        base_rows: the first so many new rows are those that are frozen, or were; 0 when they do not come first.
-        init, spellings, seed: the start of added rows, see `extend_rows`; spellings are old ids.
+        index: Old row of each new id, (new rows,). The n-th added token, counted from 0, has old_rows + n.
+        old_rows: Number of rows of the old token tensors.
+        base_rows: How many of the first new rows are, or were, frozen; 0 if the frozen rows do not come first.
+        init: How added rows are initialized; see `extend_rows`.
+        spellings: Id of an added row → old ids that spell its token; see `extend_rows`.
+        seed: Seed for "normal".
     """
 
     index: Tensor
@@ -45,18 +47,19 @@ class Migration:
         spellings: Mapping[str, Sequence[str]],
         seed: int,
     ) -> Migration:
-        """From the places of `before` to those of `now`.
+        """Return the migration from the vocabulary `before` to the vocabulary `now`.
 
         Args:
-            before, now: token → id. An id without a token keeps its row where it has none in `now` either.
-            old_rows: rows of the tensors that belong to `before`.
-            frozen: the tokens whose rows are, or may be, frozen.
-            init: the start of added rows.
-            spellings: added token → tokens of `before` that spell it, for the init "romanized".
-            seed: of the init "normal".
+            before: Token → id in the old vocabulary.
+            now: Token → id in the new vocabulary. An id without a token in either vocabulary keeps its row.
+            old_rows: Number of rows of the tensors that belong to `before`.
+            frozen: The tokens whose rows are, or may be, frozen.
+            init: How added rows are initialized; see `extend_rows`.
+            spellings: Added token → tokens of `before` that spell it, for the init "romanized".
+            seed: Seed for the init "normal".
         """
         tokens = {number: token for token, number in now.items()}
-        unnamed = set(range(old_rows)) - set(before.values())
+        unused = set(range(old_rows)) - set(before.values())
         index: list[int] = []
         spelled: dict[int, list[int]] = {}
         added = old_rows
@@ -64,43 +67,42 @@ class Migration:
             token = tokens.get(number)
             if token is not None and token in before:
                 index.append(before[token])
-            elif token is None and number in unnamed:
+            elif token is None and number in unused:
                 index.append(number)
             else:
                 spelled[added] = [before[part] for part in spellings.get(token or "", ())]
                 index.append(added)
                 added += 1
-        places = [now[token] for token in frozen if token in now]
-        base_rows = max(places, default=-1) + 1
+        base_rows = max((now[token] for token in frozen if token in now), default=-1) + 1
         if any(tokens.get(number, "") not in frozen for number in range(base_rows) if number in tokens):
             base_rows = 0
         return cls(torch.tensor(index), old_rows, base_rows, init, spelled, seed)
 
     @property
     def added(self) -> int:
-        """How many rows start anew."""
+        """Number of rows that are added, and so initialized."""
         return int((self.index >= self.old_rows).sum())
 
     def weights(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """A state dict with its three token tensors carried; all others are the same objects.
+        """Return a state dict with its three token tensors migrated. All other tensors are the same objects.
 
         Args:
-            state: of a model with `old_rows` token rows.
-            prefix: of the GPT's keys, as in "gpt." or "xtts.gpt.".
+            state: State dict of a model with `old_rows` token rows.
+            prefix: Prefix of the GPT's keys, such as "gpt." or "xtts.gpt.".
         """
-        carried = dict(state)
+        migrated = dict(state)
         for name in TOKEN_TENSORS:
             rows = state[prefix + name]
             if self.added:
                 rows = extend_rows(rows, self.added, self.init, self.spellings, self.seed)
-            carried[prefix + name] = rows[self.index]
-        return carried
+            migrated[prefix + name] = rows[self.index]
+        return migrated
 
     def moments(self, rows: Tensor) -> Tensor:
-        """The moments of all new rows: (new rows, …). Zero for added tokens, and for frozen ones, which have none.
+        """Return the moments of all new rows, (new rows, …), with zeros for added tokens and for frozen rows.
 
         Args:
-            rows: (old rows, …), or those of the last rows where the first ones were frozen.
+            rows: Moments of the old rows, (old rows, …). If the first rows were frozen, those of the remaining rows.
         """
         frozen = rows.new_zeros(self.old_rows - rows.shape[0], *rows.shape[1:])
         added = rows.new_zeros(self.added, *rows.shape[1:])
@@ -108,20 +110,20 @@ class Migration:
 
 
 def nearest_rows(rows: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
-    """For each row of a token table the row of the base's that points in the most similar direction.
+    """Return, for each row of a token tensor, the base's row with the highest cosine similarity.
 
-    Training turns a row only a little: that tells which token a row belonged to where nothing else does.
+    Training changes a row's direction only slightly, so this identifies a row's token if nothing else does.
 
     Args:
-        rows: (n, channels).
-        base: (m, channels).
+        rows: Rows to identify, (n, channels).
+        base: Rows of the base, (m, channels).
 
     Returns:
-        (n,) indices into `base` and (n,) cosines.
+        Indices into `base`, (n,), and cosine similarities, (n,).
     """
 
-    def directions(table: Tensor) -> Tensor:
+    def normalized(table: Tensor) -> Tensor:
         return torch.nn.functional.normalize(table.float(), dim=1)
 
-    cosines, nearest = (directions(rows) @ directions(base).T).max(dim=1)
+    cosines, nearest = (normalized(rows) @ normalized(base).T).max(dim=1)
     return nearest, cosines

@@ -1,7 +1,4 @@
-"""A reference recording becomes a voice, and text in that voice becomes audio, through the stock `Xtts`.
-
-What of the GPT makes voices can be frozen here, for training.
-"""
+"""Voices from reference recordings, speech in these voices, and the freezing of the voice side for training."""
 
 from __future__ import annotations
 
@@ -24,45 +21,50 @@ logger = logging.getLogger("trainer")
 
 #: Sample rate of reference audio, as `Xtts.get_conditioning_latents` loads it.
 REFERENCE_RATE = 22050
-#: What coqui's encoders need, in seconds.
+#: The shortest recording that coqui's encoders accept, in seconds.
 _SHORTEST_S = 0.33
-#: The voice side of coqui's `GPT`, which makes a voice of reference audio: the beginnings of its parameters' names.
-#: XTTS v1 has no perceiver.
+#: Prefixes of the parameters of the voice side of coqui's `GPT`, which computes a voice from reference audio. XTTS v1
+#: has no perceiver.
 VOICE_PARTS = ("conditioning_encoder.", "conditioning_perceiver.")
-#: What training does with it.
+#: How training treats the voice side.
 VOICE_MODES = ("frozen", "trained")
 
 
 @dataclass(frozen=True)
 class Voice:
-    """What XTTS knows of a speaker: conditioning latents (1, 32, channels) and a speaker embedding (1, 512, 1)."""
+    """XTTS's representation of a speaker.
+
+    Attributes:
+        latents: Conditioning latents, (1, 32, channels).
+        embedding: Speaker embedding, (1, 512, 1).
+    """
 
     latents: Tensor
     embedding: Tensor
 
 
 def voice_parameters(gpt: Any) -> list[Parameter]:
-    """The parameters of the voice side of coqui's `GPT`."""
+    """Return the parameters of the voice side of coqui's `GPT`."""
     return [parameter for name, parameter in gpt.named_parameters() if name.startswith(VOICE_PARTS)]
 
 
 def freeze_voice(gpt: Any) -> None:
-    """Let the voice side of coqui's `GPT` have no gradients, so that no graph is built of it and nothing moves it."""
+    """Freeze the voice side of coqui's `GPT`, so that it gets no gradients and no graph is built for it."""
     for parameter in voice_parameters(gpt):
         parameter.requires_grad_(False)
 
 
 @torch.inference_mode()
 def make_voice(xtts: Any, references: Sequence[Tensor], names: Sequence[str] = ()) -> Voice:
-    """`Xtts.get_conditioning_latents` for audio that is loaded already: no FFmpeg is needed.
+    """Compute a voice like `Xtts.get_conditioning_latents`, from audio that is already loaded, without FFmpeg.
 
     Args:
-        xtts: a stock `Xtts`.
-        references: audio (1, samples) at `REFERENCE_RATE`, one or several of the same speaker.
-        names: what they are called in messages.
+        xtts: A stock `Xtts`.
+        references: One or more recordings of a speaker, (1, samples) each, at `REFERENCE_RATE`.
+        names: Names of the recordings in error messages.
 
     Raises:
-        DataError: one of them is shorter than a third of a second, or silent.
+        DataError: A recording is shorter than 0.33 s, or silent.
     """
     config = xtts.config
     audios = [audio[:, : REFERENCE_RATE * config.max_ref_len].to(xtts.device) for audio in references]
@@ -79,53 +81,62 @@ def make_voice(xtts: Any, references: Sequence[Tensor], names: Sequence[str] = (
 
 
 def require_voice(audio: Tensor, name: str) -> None:
-    """coqui's encoders fail on a recording that is too short, and make NaN of a silent one."""
+    """Raise DataError if a recording is too short or silent: coqui's encoders would fail or return NaN.
+
+    Args:
+        audio: The recording, (1, samples), at `REFERENCE_RATE`.
+        name: Name of the recording in the message.
+    """
     if audio.shape[-1] < REFERENCE_RATE * _SHORTEST_S:
         raise DataError(
-            f"{name} is {audio.shape[-1] / REFERENCE_RATE:.2f} s long; a reference voice needs at least {_SHORTEST_S} "
-            "s, and some 6 s are better. Give a longer recording."
+            f"{name} is {audio.shape[-1] / REFERENCE_RATE:.2f} s long. A reference voice needs at least {_SHORTEST_S} "
+            "s, and about 6 s is better. Give a longer recording."
         )
     if not audio.max() - audio.min() > 2 * SILENCE_LEVEL:
-        raise DataError(f"{name} is silent: nobody can be heard in it. Give another recording of the reference voice.")
+        raise DataError(f"{name} is silent. Give another recording of the reference voice.")
 
 
 def require_speech(audio: Tensor, name: str) -> None:
-    """Raise DataError for a reference with less sound in it than a voice needs; warn where most of it is silence."""
+    """Raise DataError if a recording has too little sound for a voice, and log a warning if it is mostly silence.
+
+    Args:
+        audio: The recording, (1, samples), at `REFERENCE_RATE`.
+        name: Name of the recording in the message.
+    """
     require_voice(audio, name)
     share = sound_share(audio[0].numpy(), REFERENCE_RATE)
     if share >= LITTLE_SOUND:
         return
     if share * audio.shape[-1] < _SHORTEST_S * REFERENCE_RATE:
         raise DataError(
-            f"{name} has hardly any speech in it: {describe_sound(share)}. A click makes no voice. Give a recording of "
-            "some 6 s of speech."
+            f"{name} contains hardly any speech: {describe_sound(share)}. Give a recording with about 6 s of speech."
         )
     logger.warning(
-        " > %s is mostly silence: %s. A recording that is all speech gives a better voice.", name, describe_sound(share)
+        " > %s is mostly silence: %s. A recording without pauses gives a better voice.", name, describe_sound(share)
     )
 
 
 def read_text(xtts: Any, text: str, language: str) -> SpokenText:
-    """The sentences of a text that a model can speak; characters that its vocabulary lacks are named in a warning.
+    """Return the sentences of a text that a model can speak, and log characters that are not in its vocabulary.
 
     Args:
-        xtts: a stock `Xtts`.
-        text: of any length.
-        language: a code whose tag the vocabulary holds.
+        xtts: A stock `Xtts`.
+        text: Text of any length.
+        language: Language code whose tag is in the vocabulary.
 
     Raises:
-        DataError: nothing of the text is spoken.
+        DataError: The text contains nothing that the model can speak.
     """
-    # tokens that start and stop the text take two of the places
+    # The start and stop tokens take two positions.
     spoken = spoken_text(xtts.tokenizer, text, language, int(xtts.args.gpt_max_text_tokens) - 2)
     if spoken.unknown:
         names = first_ten([name_character(character) for character in spoken.unknown])
-        logger.warning(" > characters that the vocabulary lacks are left out, or written as other marks: %s", names)
+        logger.warning(" > Characters that are not in the vocabulary were omitted or replaced: %s.", names)
     return spoken
 
 
 def speak(xtts: Any, text: str, language: str, voice: Voice) -> Iterator[tuple[str, Any]]:
-    """Speak text sentence by sentence, as `speak_sentences` does with those of `read_text`."""
+    """Speak a text sentence by sentence; see `read_text` and `speak_sentences`."""
     yield from speak_sentences(xtts, read_text(xtts, text, language).sentences, language, voice)
 
 
@@ -133,21 +144,21 @@ def speak_sentences(xtts: Any, sentences: Iterable[str], language: str, voice: V
     """Speak sentences with the sampling settings of the model's configuration.
 
     Args:
-        xtts: a stock `Xtts` that is ready for inference.
-        sentences: from `read_text`.
-        language: a code whose tag the vocabulary holds.
-        voice: from `make_voice`.
+        xtts: A stock `Xtts` that is ready for inference.
+        sentences: Sentences from `read_text`.
+        language: Language code whose tag is in the vocabulary.
+        voice: Voice from `make_voice`.
 
     Yields:
-        A sentence and what `Xtts.inference` returned for it: "wav" (samples,) at `xtts.config.audio.output_sample_rate`
-        and "gpt_latents".
+        A sentence and the result of `Xtts.inference`: "wav" (samples,) at `xtts.config.audio.output_sample_rate`, and
+        "gpt_latents".
     """
     config = xtts.config
     for sentence in sentences:
         yield (
             sentence,
             xtts.inference(
-                # it lower-cases before the cleaner sees the text
+                # Xtts.inference lower-cases the text before the cleaner runs.
                 lower_dotted_i(sentence, language),
                 language,
                 voice.latents,
