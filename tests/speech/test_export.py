@@ -1,4 +1,4 @@
-"""A run becomes one set of weights, a folder that stock coqui-tts loads and that speaks; old rows are proven."""
+"""Merged exports: stock coqui-tts loads them, they speak, and old rows are verified."""
 
 import json
 import shutil
@@ -54,8 +54,8 @@ def test_the_folder_is_complete(run, exported, corpus):
 
 
 @pytest.mark.slow
-def test_stock_loads_it_strictly_and_speaks_the_old_languages_as_it_is(exported, corpus, tmp_path):
-    """In a process that never imports xtts_extend."""
+def test_stock_loads_a_merged_export_strictly_and_speaks_old_languages(exported, corpus, tmp_path):
+    """This runs in a process that never imports xtts_extend."""
     code = """
 import sys, torch
 from TTS.tts.configs.xtts_config import XttsConfig
@@ -69,13 +69,13 @@ out = model.inference("hello there", "en", torch.zeros(1, 32, 64), torch.zeros(1
 assert out["wav"].size > 1000 and "xtts_extend" not in sys.modules
 print(ids, "am" in config.languages)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "-c", code, str(exported)], capture_output=True, text=True, check=True)
     from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
-    assert done.stdout.strip() == f"{VoiceBpeTokenizer(corpus.base / 'vocab.json').encode('hello there', 'en')} True"
+    assert process.stdout.strip() == f"{VoiceBpeTokenizer(corpus.base / 'vocab.json').encode('hello there', 'en')} True"
 
 
-def test_the_readme_loads_it(exported, monkeypatch):
+def test_the_readmes_code_loads_the_model(exported, monkeypatch):
     text = (exported / "README.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(exported)
@@ -86,13 +86,13 @@ def test_the_readme_loads_it(exported, monkeypatch):
     assert 1 not in ids
 
 
-def test_old_rows_are_proven(run, corpus, tmp_path):
+def test_old_rows_are_verified(run, corpus, tmp_path):
     assert export(run, tmp_path / "again", corpus.base, merged=True)["base_rows_checked"] is True
 
 
 def test_old_rows_that_are_not_the_bases(run, tmp_path):
     broken = edited(run / "checkpoint_2.pth", tmp_path / "run", nudged(HEAD, 3, 0))
-    with pytest.raises(CheckFailed, match=r"rows of text_head\.weight are not the base's"):
+    with pytest.raises(CheckFailed, match=r"rows of text_head\.weight are no longer the base's"):
         export(broken, tmp_path / "broken", merged=True)
     assert not (tmp_path / "broken").exists()
 
@@ -101,7 +101,7 @@ def test_old_rows_of_another_base(run, corpus, tmp_path):
     other = edited(
         corpus.base / "model.pth", tmp_path / "other base", put(0, "model", "gpt.text_embedding.weight", ...)
     )
-    with pytest.raises(CheckFailed, match="are not the first of the 400 that the run froze"):
+    with pytest.raises(CheckFailed, match="are not the first of the 400 rows that the run froze"):
         export(run, tmp_path / "broken", other.parent, merged=True)
 
 
@@ -109,51 +109,52 @@ def test_old_rows_of_another_base(run, corpus, tmp_path):
     ("half", "is_base_given"), [(torch.float16, True), (torch.bfloat16, False)], ids=["base given", "base recorded"]
 )
 def test_rows_in_half_precision_are_not_the_base_s(run, corpus, tmp_path, half, is_base_given):
-    """The cause is named, and what its way out leads to is exported."""
+    """The message names the cause, and following its advice gives a checkpoint that can be exported."""
     file = edited(run / "checkpoint_2.pth", tmp_path / "run", weights_in(half))
     base = corpus.base if is_base_given else None
-    with pytest.raises(CheckFailed, match=rf"in half precision \({half}\): they are the base's, rounded.* repair"):
+    with pytest.raises(CheckFailed, match=rf"are the base's rounded to half precision \({half}\).* repair"):
         export(file, tmp_path / "out", base, merged=True)
     repair(file, corpus.base, tmp_path / "repaired")
     assert export(tmp_path / "repaired", tmp_path / "out", base, merged=True)["base_rows_checked"] is True
 
 
 def test_a_base_is_not_exported(corpus, tmp_path):
-    with pytest.raises(CheckpointError, match="only a run's checkpoint"):
+    with pytest.raises(CheckpointError, match="is a base model; expected a training checkpoint"):
         export(corpus.base, tmp_path / "a", merged=True)
 
 
-def test_nothing_is_exported_over_what_is_there(run, exported):
-    with pytest.raises(ConfigError, match="exists already"):
+def test_existing_folders_are_not_overwritten(run, exported):
+    with pytest.raises(ConfigError, match="already exists"):
         export(run, exported, merged=True)
 
 
 def test_a_base_without_a_model(run, tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no model\.pth"):
+    with pytest.raises(ConfigError, match=r"has no model\.pth"):
         export(run, tmp_path / "a", tmp_path, merged=True)
 
 
-def test_no_run_to_export(tmp_path):
+def test_a_run_that_does_not_exist(tmp_path):
     with pytest.raises(CheckpointError, match="does not exist|neither a run"):
         export(tmp_path / "none", tmp_path / "a", merged=True)
 
 
 def test_long_text_is_written_sentence_by_sentence(exported, corpus, tmp_path, monkeypatch):
-    """The network's part is replaced: a second of audio for each sentence."""
-    asked = []
+    """The network is replaced by a function that returns a second of audio for each sentence."""
+    calls = []
 
     def inference(self, text, language, latents, embedding, **settings):
-        asked.append((text, language, tuple(latents.shape), tuple(embedding.shape), settings["temperature"]))
+        calls.append((text, language, tuple(latents.shape), tuple(embedding.shape), settings["temperature"]))
         return {"wav": np.full(24000, 0.25, dtype=np.float32)}
 
     monkeypatch.setattr(Xtts, "inference", inference)
     output = tmp_path / "ድምፅ" / "out.wav"
-    said = []
+    text = "ሰላም ለዓለም። ደህና ናችሁ።" * 20
+    spoken = []
     result = speak_to_file(
-        exported, "am", [corpus.voice], "ሰላም ለዓለም። ደህና ናችሁ።" * 20, output, on_sentence=lambda *part: said.append(part)
+        exported, "am", [corpus.voice], text, output, on_sentence=lambda *sentence: spoken.append(sentence)
     )
-    assert len(asked) == len(said) == result["sentences"] == 40
-    assert asked[0] == (said[0][0], "am", (1, 32, 64), (1, 512, 1), 0.75)
+    assert len(calls) == len(spoken) == result["sentences"] == 40
+    assert calls[0] == (spoken[0][0], "am", (1, 32, 64), (1, 512, 1), 0.75)
     audio, rate = soundfile.read(output)
     assert (rate, len(audio), result["audio_s"]) == (24000, 40 * 24000, 40.0)
     assert abs(audio - 0.25).max() < 1e-4
@@ -161,7 +162,7 @@ def test_long_text_is_written_sentence_by_sentence(exported, corpus, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("given", "error", "message"),
+    ("changed", "error", "message"),
     [
         pytest.param({"language": "ka", "text": "გამარჯობა"}, LanguageError, r"no tag \[ka\]", id="language"),
         pytest.param({"text": "  "}, DataError, "text is empty", id="text"),
@@ -169,15 +170,15 @@ def test_long_text_is_written_sentence_by_sentence(exported, corpus, tmp_path, m
         pytest.param({"folder": Path(__file__).parent}, ConfigError, "not a model folder", id="model"),
     ],
 )
-def test_what_cannot_be_spoken(exported, corpus, tmp_path, given, error, message):
-    sound = {"folder": exported, "language": "am", "references": [corpus.voice], "text": "ሰላም"}
+def test_arguments_that_cannot_be_spoken(exported, corpus, tmp_path, changed, error, message):
+    valid = {"folder": exported, "language": "am", "references": [corpus.voice], "text": "ሰላም"}
     with pytest.raises(error, match=message):
-        speak_to_file(**{**sound, **given}, output=tmp_path / "out.wav")
+        speak_to_file(**{**valid, **changed}, output=tmp_path / "out.wav")
     assert not (tmp_path / "out.wav").exists()
 
 
 def test_synthesize_accepts_the_new_language_after_enable(exported, corpus, monkeypatch):
-    """`Xtts.synthesize` of stock, with a voice that is loaded without FFmpeg."""
+    """This calls the stock `Xtts.synthesize`, with a voice that is loaded without FFmpeg."""
     import TTS.tts.models.xtts as stock
 
     import xtts_extend
@@ -194,9 +195,10 @@ def test_synthesize_accepts_the_new_language_after_enable(exported, corpus, monk
 
 
 @pytest.mark.parametrize(
-    ("output", "message"), [("voice.wav", "is the recording of the voice"), ("manifest.csv", "ends in .wav")]
+    ("output", "message"),
+    [("voice.wav", "is a reference recording and will not be overwritten"), ("manifest.csv", "ends in .wav")],
 )
-def test_speak_writes_over_nothing_that_it_was_given(exported, corpus, tmp_path, output, message):
+def test_speak_does_not_overwrite_its_inputs(exported, corpus, tmp_path, output, message):
     voice = tmp_path / "voice.wav"
     shutil.copyfile(corpus.voice, voice)
     with pytest.raises(ConfigError, match=message):
@@ -204,7 +206,7 @@ def test_speak_writes_over_nothing_that_it_was_given(exported, corpus, tmp_path,
     assert voice.read_bytes() == corpus.voice.read_bytes()
 
 
-def test_silence_is_no_voice(exported, tmp_path):
+def test_a_silent_reference_is_refused(exported, tmp_path):
     voice = tmp_path / "voice.wav"
     soundfile.write(voice, np.zeros(22050), 22050)
     with pytest.raises(DataError, match="silent"):
@@ -212,8 +214,8 @@ def test_silence_is_no_voice(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_language_after_the_other_is_exported_with_the_first_base(run, corpus, recipe, tmp_path):
-    """The second run froze the base's rows and the first run's new ones; the base holds only the former."""
+def test_a_second_language_is_exported_with_the_first_base(run, corpus, recipe, tmp_path):
+    """The second run froze the base's rows and the first run's new rows. The base has only the former."""
     vocab = tmp_path / "vocab.json"
     text = tmp_path / "ka.txt"
     text.write_text("გამარჯობა მსოფლიო", encoding="utf-8")

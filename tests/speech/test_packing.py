@@ -1,4 +1,4 @@
-"""A run becomes a pack that computes what the run computed, in a folder that is the base for all else."""
+"""Exported packs compute what the run computed, and their folder is the base for all other languages."""
 
 import json
 import logging
@@ -38,11 +38,11 @@ def folder(run, tmp_path_factory):
     return output
 
 
-def test_the_folder_is_the_base_and_a_pack(run, folder, corpus):
+def test_the_folder_has_the_base_and_a_pack(run, folder, corpus):
     base = {file.name: file_digest(file) for file in corpus.base.iterdir()}
-    found = {str(file.relative_to(folder)): file_digest(file) for file in folder.rglob("*") if file.is_file()}
-    assert found.keys() - base.keys() == {"README.md", "packs/am.safetensors", "packs/compared.json"}
-    assert found.items() >= base.items()
+    exported = {str(file.relative_to(folder)): file_digest(file) for file in folder.rglob("*") if file.is_file()}
+    assert exported.keys() - base.keys() == {"README.md", "packs/am.safetensors", "packs/compared.json"}
+    assert exported.items() >= base.items()
     assert all(not file.samefile(corpus.base / file.name) for file in folder.iterdir() if file.name in base)
     info = Pack.open(folder / "packs" / "am.safetensors").info
     assert (info.language, info.training.steps, info.licence, info.rank) == ("am", STEPS, "CC-BY 4.0", None)
@@ -52,13 +52,13 @@ def test_the_folder_is_the_base_and_a_pack(run, folder, corpus):
     assert info.training.losses == {"base": lines[0], "trained": lines[max(lines)]}
 
 
-def test_it_computes_what_the_run_computed(run, folder, corpus):
+def test_a_pack_computes_what_the_run_computed(run, folder, corpus):
     pack = Pack.open(folder / "packs" / "am.safetensors")
     trained = xtts_weights(checkpoint(run, STEPS)["model"])
-    given = pack.weights(base_weights(corpus.base))
-    assert given.keys() == trained.keys()
+    packed = pack.weights(base_weights(corpus.base))
+    assert packed.keys() == trained.keys()
     for name, tensor in trained.items():
-        assert torch.equal(given[name], tensor), name
+        assert torch.equal(packed[name], tensor), name
     model = load_model(folder)
     name = "gpt.gpt.h.0.attn.c_attn.weight"
     assert torch.equal(model.state_dict()[name], base_weights(corpus.base)[name])
@@ -67,22 +67,22 @@ def test_it_computes_what_the_run_computed(run, folder, corpus):
 
 
 @pytest.mark.parametrize("language", ["am", "en"])
-def test_its_losses_are_those_of_the_run_and_of_the_base(run, folder, corpus, language):
+def test_losses_equal_the_runs_and_the_bases(run, folder, corpus, language):
     lines = {line["step"]: line for line in read_metrics(run)[1] if line["language"] == language}
     manifest = {"am": corpus.val, "en": corpus.english}[language]
-    found = evaluate(folder, [f"{manifest}:{language}"], language, count=0, progress=False)
+    result = evaluate(folder, [f"{manifest}:{language}"], language, count=0, progress=False)
     base = (
         evaluate(corpus.base, [f"{manifest}:{language}"], language, count=0, progress=False) if language == "en" else {}
     )
     if language == "am":
-        assert found["loss_mel_ce"] == pytest.approx(lines[max(lines)]["loss_mel_ce"], rel=1e-5)
+        assert result["loss_mel_ce"] == pytest.approx(lines[max(lines)]["loss_mel_ce"], rel=1e-5)
     else:
-        assert found == base
+        assert result == base
 
 
-def test_the_readme_loads_it(folder, monkeypatch):
+def test_the_readmes_code_loads_the_model(folder, monkeypatch):
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "Recordings: CC-BY 4.0." in text
+    assert "License of the recordings:\nCC-BY 4.0." in text
     monkeypatch.chdir(folder)
     names: dict = {}
     exec(text.split("```python\n")[1].split("```")[0], names)
@@ -92,8 +92,8 @@ def test_the_readme_loads_it(folder, monkeypatch):
     assert 1 not in model.tokenizer.encode("ሰላም ለዓለም", "am")
 
 
-def test_a_base_that_stock_would_write_again_is_saved_plainly(run, corpus, tmp_path):
-    """A published file holds a configuration as an object, and stock's load_checkpoint writes such a file again."""
+def test_a_base_that_stock_would_rewrite_is_saved_without_its_config(run, corpus, tmp_path):
+    """Published files contain a configuration object, and stock's load_checkpoint rewrites such files."""
     from TTS.tts.configs.xtts_config import XttsConfig
 
     base = shutil.copytree(corpus.base, tmp_path / "base")
@@ -107,15 +107,15 @@ def test_a_base_that_stock_would_write_again_is_saved_plainly(run, corpus, tmp_p
 
 
 @pytest.mark.slow
-def test_a_pack_alone_in_a_smaller_form(run, corpus, tmp_path, capsys):
+def test_lower_rank_and_precision_give_smaller_packs(run, corpus, tmp_path, capsys):
     sizes = {}
     for flags in ((), ("--rank", "4"), ("--rank", "4", "--dtype", "bfloat16")):
         output = tmp_path / f"{len(sizes)}.safetensors"
         assert main(["export", "--checkpoint", str(run), "--output", str(output), "--json", *flags]) == 0
-        done = json.loads(capsys.readouterr().out)
-        assert done["form"] == "pack"
-        assert done["pack_bytes"] == output.stat().st_size
-        sizes[flags] = done["pack_bytes"]
+        result = json.loads(capsys.readouterr().out)
+        assert result["form"] == "pack"
+        assert result["pack_bytes"] == output.stat().st_size
+        sizes[flags] = result["pack_bytes"]
         ModelFolder(corpus.base).compare(Pack.open(output))
     assert sorted(sizes.values(), reverse=True) == list(sizes.values())
 
@@ -128,7 +128,7 @@ def test_a_pack_alone_in_a_smaller_form(run, corpus, tmp_path, capsys):
         pytest.param(["--rank", "0"], "--rank 0: expected 1 or more", id="rank"),
         pytest.param(["--dtype", "int8"], "--dtype int8: expected one of float32", id="dtype"),
         pytest.param(["--merged", "--licence", "CC0"], "--licence is written into a", id="merged licence"),
-        pytest.param(["--merged", "--rank", "2"], "--merged writes a folder with whole weights", id="merged rank"),
+        pytest.param(["--merged", "--rank", "2"], "--merged writes a folder with complete weights", id="merged rank"),
     ],
 )
 def test_flags_that_are_refused(run, tmp_path, flags, message, capsys):
@@ -155,10 +155,10 @@ NEW_HEAD = ("model", "xtts.gpt.text_head.weight")
         pytest.param(
             [put({"am": 1.0, "ti": 1.0}, "xtts_extend", "trained_on", "hours")], "trained 2 new languages", id="two"
         ),
-        pytest.param([put("en", "config", "language")], "which its base speaks already", id="known language"),
+        pytest.param([put("en", "config", "language")], "which its base already speaks", id="known language"),
     ],
 )
-def test_what_cannot_be_a_pack(run, tmp_path, change, message):
+def test_runs_that_cannot_be_a_pack(run, tmp_path, change, message):
     broken = edited(run / f"checkpoint_{STEPS}.pth", tmp_path / "run", *change)
     with pytest.raises(PackError, match=message) as caught:
         export(broken, tmp_path / "out")
@@ -167,34 +167,36 @@ def test_what_cannot_be_a_pack(run, tmp_path, change, message):
 
 
 def test_an_export_of_an_earlier_release(folder, tmp_path):
-    """With --keep-adapter: its language would be spoken by the base."""
+    """The base would speak the language of an export with --keep-adapter, so it is refused."""
     old = shutil.copytree(folder, tmp_path / "old")
     (old / "adapter.safetensors").write_bytes(b"")
-    with pytest.raises(PackError, match="Export its run again"):
+    with pytest.raises(PackError, match="Export the run again"):
         load_model(old)
 
 
 def test_a_run_that_started_from_another_run(run, tmp_path):
     start = str(run / "checkpoint_4.pth")
     broken = edited(run / f"checkpoint_{STEPS}.pth", tmp_path / "run", put(start, "config", "started_from"))
-    with pytest.raises(PackError, match="started from the weights of another run.* --merged"):
+    with pytest.raises(
+        PackError, match=r"started from .*checkpoint_4\.pth, which is another run's checkpoint.* --merged"
+    ):
         export(broken, tmp_path / "am.safetensors")
     assert not (tmp_path / "am.safetensors").exists()
 
 
 @pytest.fixture
 def amharic():
-    """The registry's Amharic, which is put back."""
-    known = get_language("am")
-    yield known
-    register_language(known)
+    """The registered Amharic, which is restored afterwards."""
+    registered = get_language("am")
+    yield registered
+    register_language(registered)
 
 
-def test_a_cleaner_in_python_cannot_travel(run, amharic, tmp_path):
+def test_a_cleaner_in_python_cannot_be_packed(run, amharic, tmp_path):
     register_language(Language("am", lambda text: text.lower()))
     with pytest.raises(PackError, match="is Python code .* --merged"):
         export(run, tmp_path / "out")
-    # another cleaning than that of the run
+    # A cleaning that differs from the run's.
     register_language(Language("am", Cleaning((Step("replacements", 1, {"texts": {"ሰ": "ለ"}, "whole_words": False}),))))
     with pytest.raises(PackError, match="are tokenized differently here"):
         export(run, tmp_path / "out")
@@ -202,7 +204,7 @@ def test_a_cleaner_in_python_cannot_travel(run, amharic, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_in_a_language_of_the_base_is_merged(corpus, recipe, tmp_path):
+def test_a_run_in_a_language_of_the_base_can_only_be_merged(corpus, recipe, tmp_path):
     flags = corpus.flags(
         vocab=None,
         language="en",
@@ -212,13 +214,13 @@ def test_a_run_in_a_language_of_the_base_is_merged(corpus, recipe, tmp_path):
         max_steps=1,
     )
     recipe(flags)
-    with pytest.raises(PackError, match="which its base speaks already"):
+    with pytest.raises(PackError, match="which its base already speaks"):
         export(only_run(tmp_path / "r"), tmp_path / "out")
     assert export(only_run(tmp_path / "r"), tmp_path / "out", merged=True)["form"] == "merged"
 
 
-def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_path, caplog):
-    """Tigrinya from the base with Amharic's pack: its rows train on, the rest refers to the base."""
+def test_a_run_starts_from_another_languages_pack(folder, corpus, recipe, tmp_path, caplog):
+    """Tigrinya starts from Amharic's pack. The pack's rows are trained further, everything else refers to the base."""
     text = tmp_path / "ti.txt"
     text.write_text("ሰላም ዓለም\nከመይ ኣለኻ", encoding="utf-8")
     vocab = tmp_path / "vocab.json"
@@ -243,9 +245,9 @@ def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_pat
     manifest = tmp_path / "ti.csv"
     manifest.write_text(corpus.train.read_text(encoding="utf-8"), encoding="utf-8")
     os.symlink(corpus.train.parent / "wavs", tmp_path / "wavs")
-    given = {"base_dir": None, "vocab": vocab, "language": "ti", "train_manifest": f"{manifest}:ti", "max_steps": 2}
+    changed = {"base_dir": None, "vocab": vocab, "language": "ti", "train_manifest": f"{manifest}:ti", "max_steps": 2}
     flags = corpus.flags(
-        output_dir=tmp_path / "runs", val_manifest=f"{corpus.english}:en", start_from=f"{folder}:am", **given
+        output_dir=tmp_path / "runs", val_manifest=f"{corpus.english}:en", start_from=f"{folder}:am", **changed
     )
     with caplog.at_level(logging.INFO):
         recipe(flags)
@@ -255,13 +257,13 @@ def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_pat
     rows = len(base["gpt.text_embedding.weight"])
     trained = checkpoint(run, 2)
     assert trained["xtts_extend"]["base_rows"]["rows"] == rows
-    known = Pack.open(folder / "packs" / "am.safetensors").weights(base)["gpt.text_embedding.weight"]
-    now = trained["model"]["xtts.gpt.text_embedding.weight"]
-    assert torch.equal(now[:rows], base["gpt.text_embedding.weight"])
-    # a step from where they were, and not where the base would start them
-    moved = (now[rows : len(known)] - known[rows:]).abs().max()
+    start = Pack.open(folder / "packs" / "am.safetensors").weights(base)["gpt.text_embedding.weight"]
+    embedding = trained["model"]["xtts.gpt.text_embedding.weight"]
+    assert torch.equal(embedding[:rows], base["gpt.text_embedding.weight"])
+    # The pack's rows moved a little, so they were not initialized from the base.
+    moved = (embedding[rows : len(start)] - start[rows:]).abs().max()
     assert 0 < float(moved) < 0.1
-    # retention is of the base, not of what the run started with
+    # Retention is measured against the base, not the pack that the run started from.
     measured = evaluate(corpus.base, [f"{corpus.english}:en"], "en", count=0, progress=False)["loss_mel_ce"]
     assert trained["xtts_extend"]["state"]["base_losses"]["en"] == pytest.approx(measured, rel=1e-5)
     export(run, tmp_path / "ti.safetensors")
@@ -273,7 +275,7 @@ def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("changed", "message"),
     [
         pytest.param({"start_from": "{folder}:sw"}, "has no pack for sw", id="language"),
         pytest.param({"start_from": "{folder}"}, "Expected FOLDER:LANG", id="no language"),
@@ -283,8 +285,8 @@ def test_one_language_begins_where_another_ended(folder, corpus, recipe, tmp_pat
         pytest.param({"start_from": "{folder}:am", "adapter": "lora"}, "Omit --adapter", id="adapter"),
     ],
 )
-def test_what_a_run_cannot_start_from(folder, corpus, fails, tmp_path, given, message):
-    flags = {key: value.format(folder=folder) for key, value in given.items()}
-    code, said = fails(corpus.flags(output_dir=tmp_path / "runs", base_dir=None, max_steps=1, **flags))
+def test_flags_that_a_run_cannot_start_from(folder, corpus, fails, tmp_path, changed, message):
+    flags = {key: value.format(folder=folder) for key, value in changed.items()}
+    code, error = fails(corpus.flags(output_dir=tmp_path / "runs", base_dir=None, max_steps=1, **flags))
     assert code == 2
-    assert message in said
+    assert message in error

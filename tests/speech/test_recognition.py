@@ -1,4 +1,4 @@
-"""Character errors, and a recogniser of transformers that is made here, without weights from anywhere."""
+"""Character errors, and a recognizer of transformers that is created here, without a download."""
 
 import json
 
@@ -19,17 +19,17 @@ from xtts_extend.speech.recognition import character_errors, load_recogniser
         ("Hello, World!", "hello   world", (0, 11)),
         ("Hello", "", (5, 5)),
         ("a", "abcd", (3, 1)),
-        # composed and decomposed, wide and narrow
+        # Composed and decomposed, full-width and half-width.
         ("café Ａ", "cafe\u0301 a", (0, 6)),
     ],
 )
-def test_what_cannot_be_heard_does_not_count(spoken, heard, expected):
+def test_inaudible_differences_are_ignored(spoken, heard, expected):
     assert character_errors(spoken, heard) == expected
 
 
 @pytest.fixture(scope="module")
 def recogniser_folder(tmp_path_factory):
-    """wav2vec2 with two layers that hears the letter "b" in everything."""
+    """A wav2vec2 model with two layers that always recognizes the letter "b"."""
     folder = tmp_path_factory.mktemp("asr ሰማ")
     letters = {"<pad>": 0, "<unk>": 1, "|": 2, "a": 3, "b": 4}
     (folder / "vocab.json").write_text(json.dumps(letters), encoding="utf-8")
@@ -48,9 +48,9 @@ def recogniser_folder(tmp_path_factory):
     return folder
 
 
-def test_a_folder_of_transformers_is_a_recogniser(recogniser_folder):
+def test_a_folder_of_transformers_is_a_recognizer(recogniser_folder):
     recognise = load_recogniser(str(recogniser_folder), "am")
-    # at another rate than the model's
+    # The sample rate differs from the model's.
     audio = np.sin(np.arange(24000, dtype=np.float32) / 20)
     assert recognise(audio, 24000) == "b"
 
@@ -61,6 +61,6 @@ def nowhere(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["tmp_path", "mini_base", "nowhere"])
-def test_no_model_for_speech(request, folder):
-    with pytest.raises(ConfigError, match="transformers cannot load it as a model for speech recognition"):
+def test_folders_that_are_no_recognizer(request, folder):
+    with pytest.raises(ConfigError, match="transformers cannot load this as a speech recognition model"):
         load_recogniser(str(request.getfixturevalue(folder)), "am")

@@ -1,4 +1,4 @@
-"""A base model makes a replay set: what is kept is what it said, and making goes on where it was interrupted."""
+"""Replay sets contain what the base generates, and interrupted sets can be resumed."""
 
 import json
 from dataclasses import replace
@@ -21,8 +21,8 @@ LINES = ["Hello world.", "A small house.", "The old farmer sings.", "My sister r
 
 
 @pytest.fixture
-def given(mini_base, tmp_path):
-    """Arguments of make_replay: two languages, two voices, paths that are not Latin."""
+def arguments(mini_base, tmp_path):
+    """Arguments of make_replay: two languages, two voices, paths with non-Latin characters."""
     folder = tmp_path / "ጽሑፍ texts"
     folder.mkdir()
     (folder / "en.txt").write_text("\n".join(LINES * 3), encoding="utf-8")
@@ -42,7 +42,7 @@ def given(mini_base, tmp_path):
 
 
 def rows(folder):
-    """What a set holds, whatever parts it is in."""
+    """Return the content of a set, regardless of how it is divided into parts."""
     return [
         (
             sample.text,
@@ -56,23 +56,23 @@ def rows(folder):
     ]
 
 
-def test_a_set_is_what_the_base_said(given, mini_base):
-    made = make_replay(**given)
-    samples = read_encoded(given["output"], 1024, RATE)
-    assert made["utterances"] == len(samples)
-    assert set(made["hours"]) == {"en", "es"}
-    for language, hours in made["hours"].items():
+def test_a_set_contains_what_the_base_generates(arguments, mini_base):
+    result = make_replay(**arguments)
+    samples = read_encoded(arguments["output"], 1024, RATE)
+    assert result["utterances"] == len(samples)
+    assert set(result["hours"]) == {"en", "es"}
+    for language, hours in result["hours"].items():
         spoken = sum(sample.duration_s for sample in samples if sample.language == language)
         assert spoken == pytest.approx(3600 * hours)
         assert spoken >= 20
-    # too short ones are counted, and not kept
-    assert made["empty"] > 0
+    # Utterances that are too short are counted, but not stored.
+    assert result["empty"] > 0
     assert min(sample.duration_s for sample in samples) >= 0.5
     assert {sample.text for sample in samples if sample.language == "es"} == {"Hola amigo.", "La casa es grande."}
     assert {sample.speaker_name for sample in samples} == {"voice-000", "voice-001"}
 
-    # the distribution that is kept is the base's, for the very conditioning that training will give it
-    speaker = replay_module._Speaker(mini_base, given["conditioning_s"])
+    # The stored distribution is the base's, with the same conditioning as in training.
+    speaker = replay_module._Speaker(mini_base, arguments["conditioning_s"])
     sample = samples[3]
     start, end = sample.conditioning_slice
     voice = load_audio(sample.audio_file, RATE)[:, start:end]
@@ -91,9 +91,9 @@ def test_a_set_is_what_the_base_said(given, mini_base):
 
 
 @pytest.mark.slow
-def test_making_goes_on_where_it_was_interrupted(given, monkeypatch, tmp_path):
-    make_replay(**given)
-    other = given | {"output": tmp_path / "interrupted"}
+def test_an_interrupted_set_is_resumed(arguments, monkeypatch, tmp_path):
+    make_replay(**arguments)
+    resumed = arguments | {"output": tmp_path / "interrupted"}
     speak, calls = replay_module._speak_batch, []
 
     def interrupted(*arguments):
@@ -105,38 +105,38 @@ def test_making_goes_on_where_it_was_interrupted(given, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(replay_module, "_speak_batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            make_replay(**other)
-    # what was spoken before is kept
-    assert sum(read_index(other["output"])["batches"].values()) == 2
-    make_replay(**other)
-    assert rows(other["output"]) == rows(given["output"])
-    parts = sorted(file.name for file in other["output"].glob("part-*"))
-    make_replay(**other)
-    assert sorted(file.name for file in other["output"].glob("part-*")) == parts
+            make_replay(**resumed)
+    # Batches from before the interruption are stored.
+    assert sum(read_index(resumed["output"])["batches"].values()) == 2
+    make_replay(**resumed)
+    assert rows(resumed["output"]) == rows(arguments["output"])
+    parts = sorted(file.name for file in resumed["output"].glob("part-*"))
+    make_replay(**resumed)
+    assert sorted(file.name for file in resumed["output"].glob("part-*")) == parts
 
 
 @pytest.mark.slow
-def test_a_part_without_an_entry_does_not_count(given):
-    make_replay(**given)
-    whole = rows(given["output"])
-    index = read_index(given["output"])
-    # killed between the part and the index
-    (given["output"] / f"part-{len(index['parts']):05d}.arrow").write_bytes(b"half")
-    assert rows(given["output"]) == whole
+def test_a_part_without_an_index_entry_is_ignored(arguments):
+    make_replay(**arguments)
+    expected = rows(arguments["output"])
+    index = read_index(arguments["output"])
+    # As if the process was killed between writing the part and the index.
+    (arguments["output"] / f"part-{len(index['parts']):05d}.arrow").write_bytes(b"half")
+    assert rows(arguments["output"]) == expected
 
 
 @pytest.mark.slow
-def test_other_settings_do_not_go_on_with_a_set(given):
-    make_replay(**given)
-    before = rows(given["output"])
+def test_a_set_is_not_resumed_with_other_settings(arguments):
+    make_replay(**arguments)
+    before = rows(arguments["output"])
     with pytest.raises(ConfigError, match="the voices, the seed changed"):
-        make_replay(**given | {"seed": 1, "references": given["references"][:1]})
-    assert rows(given["output"]) == before
+        make_replay(**arguments | {"seed": 1, "references": arguments["references"][:1]})
+    assert rows(arguments["output"]) == before
 
 
 @pytest.fixture
 def odd(tmp_path):
-    """A folder with what is no text and no set."""
+    """A folder with an empty text and a folder that is not a set."""
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
@@ -146,15 +146,15 @@ def odd(tmp_path):
 @pytest.mark.parametrize(
     ("other", "error", "message"),
     [
-        ({"conditioning_s": None}, DataError, r"shortest slice that conditions \(3\.0 s\)"),
+        ({"conditioning_s": None}, DataError, r"shortest conditioning slice \(3\.0 s\)"),
         ({"hours": float("nan")}, ConfigError, "above 0"),
         ({"conditioning_s": (2.0, 1.0)}, ConfigError, "0 < shortest <= longest"),
     ],
     ids=["slices that no voice has", "hours", "slices the wrong way round"],
 )
-def test_settings_that_make_no_set(given, other, error, message):
+def test_settings_that_are_refused(arguments, other, error, message):
     with pytest.raises(error, match=message):
-        make_replay(**given | other)
+        make_replay(**arguments | other)
 
 
 @pytest.mark.parametrize(
@@ -166,67 +166,67 @@ def test_settings_that_make_no_set(given, other, error, message):
     ],
     ids=["language", "empty", "missing"],
 )
-def test_texts_that_make_no_set(given, odd, language, name, error, message):
+def test_texts_that_are_refused(arguments, odd, language, name, error, message):
     with pytest.raises(error, match=message):
-        make_replay(**given | {"texts": {language: [odd / name]}})
+        make_replay(**arguments | {"texts": {language: [odd / name]}})
 
 
-def test_a_folder_of_other_things_is_no_set(given, odd):
-    with pytest.raises(ConfigError, match="other exists but is not a set of encoded utterances"):
-        make_replay(**given | {"output": odd / "other"})
+def test_a_folder_with_other_files_is_refused(arguments, odd):
+    with pytest.raises(ConfigError, match="other exists and is no set of encoded utterances"):
+        make_replay(**arguments | {"output": odd / "other"})
 
 
 @pytest.mark.slow
-def test_a_language_that_the_base_does_not_speak_is_given_up(given, monkeypatch):
+def test_a_language_that_the_base_does_not_speak_is_an_error(arguments, monkeypatch):
     speak = replay_module._Speaker.speak
 
     def without_spanish(self, ids, voice):
-        found = speak(self, ids, voice)
-        return [None] * len(found) if ids[0, 0] == self.tokenizer.encode("a", "es")[0] else found
+        results = speak(self, ids, voice)
+        return [None] * len(results) if ids[0, 0] == self.tokenizer.encode("a", "es")[0] else results
 
     monkeypatch.setattr(replay_module._Speaker, "speak", without_spanish)
-    with pytest.raises(DataError, match="Nothing of the first 20 batches in es can be used"):
-        make_replay(**given)
+    with pytest.raises(DataError, match="Nothing in the first 20 batches in es is usable"):
+        make_replay(**arguments)
 
 
 @pytest.mark.slow
-def test_what_training_does_not_take_is_left_out(given, monkeypatch):
+def test_utterances_that_are_too_long_for_training_are_skipped(arguments, monkeypatch):
     limits = replay_module.limits_of
 
-    def of(config):
+    def lower_limits(config):
         return replace(limits(config), max_wav_length=20 * 1024, max_text_length=10)
 
-    monkeypatch.setattr(replay_module, "limits_of", of)
-    speaker = replay_module._Speaker(given["base_dir"], given["conditioning_s"])
-    made = make_replay(**given | {"hours": 0.002})
-    samples = read_encoded(given["output"], 1024, RATE)
-    assert made["too_long"] > 0
+    monkeypatch.setattr(replay_module, "limits_of", lower_limits)
+    speaker = replay_module._Speaker(arguments["base_dir"], arguments["conditioning_s"])
+    result = make_replay(**arguments | {"hours": 0.002})
+    samples = read_encoded(arguments["output"], 1024, RATE)
+    assert result["too_long"] > 0
     assert max(sample.encoded.wav_length for sample in samples) <= 20 * 1024
     tokens = {len(speaker.tokenizer.encode(sample.text, sample.language)) for sample in samples}
     assert max(tokens) <= 10 < max(len(speaker.tokenizer.encode(line, "en")) for line in LINES)
 
 
 @pytest.mark.slow
-def test_one_process_at_a_time(given):
-    make_replay(**given)
-    with FileLock(given["output"] / ".lock"), pytest.raises(MachineError, match="Another process makes"):
-        make_replay(**given)
+def test_only_one_process_writes_a_set(arguments):
+    make_replay(**arguments)
+    with FileLock(arguments["output"] / ".lock"), pytest.raises(MachineError, match="Another process is writing"):
+        make_replay(**arguments)
 
 
-def test_the_command(given, capsys):
-    command = ["make-replay", "--json", f"--base-dir={given['base_dir']}", f"--output={given['output']}"]
-    command += [f"--text={code}={file}" for code, (file,) in given["texts"].items()]
-    command += ["--reference", *map(str, given["references"]), "--hours=0.003", "--conditioning-s", "0.5", "1"]
+def test_the_command(arguments, capsys):
+    command = ["make-replay", "--json", f"--base-dir={arguments['base_dir']}", f"--output={arguments['output']}"]
+    command += [f"--text={code}={file}" for code, (file,) in arguments["texts"].items()]
+    command += ["--reference", *map(str, arguments["references"]), "--hours=0.003", "--conditioning-s", "0.5", "1"]
     assert main(command) == 0
-    made = json.loads(capsys.readouterr().out)
-    assert made["utterances"] == len(rows(given["output"]))
+    result = json.loads(capsys.readouterr().out)
+    assert result["utterances"] == len(rows(arguments["output"]))
     with pytest.raises(SystemExit) as caught:
         main([*command, "--text=english.txt"])
     assert caught.value.code == 2
-    assert "LANG=FILE was expected" in capsys.readouterr().err
+    assert "--text english.txt: expected LANG=FILE" in capsys.readouterr().err
 
 
-def test_lines_with_nothing_to_say_are_left_out(mini_base, tmp_path):
+def test_lines_without_words_are_skipped(mini_base, tmp_path):
     speaker = SimpleNamespace(
         tokenizer=load_tokenizer(mini_base / "vocab.json"), limits=SimpleNamespace(max_text_length=200)
     )

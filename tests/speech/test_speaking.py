@@ -1,4 +1,4 @@
-"""`speak` on an untrained base: which recordings are a voice, and which text is spoken."""
+"""`speak` with an untrained base: which recordings and texts it accepts."""
 
 import json
 
@@ -22,16 +22,16 @@ def voice(tmp_path):
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """What the network is asked to say; it says a tenth of a second of nothing."""
-    asked = []
+def spoken_texts(monkeypatch):
+    """The texts that are passed to the network, which is replaced by a function that returns 0.1 s of silence."""
+    texts = []
 
     def inference(self, text, language, latents, embedding, **settings):
-        asked.append(text)
+        texts.append(text)
         return {"wav": np.zeros(2400, dtype=np.float32)}
 
     monkeypatch.setattr(Xtts, "inference", inference)
-    return asked
+    return texts
 
 
 def command(mini_base, voice, *more):
@@ -47,7 +47,7 @@ def command(mini_base, voice, *more):
     ]
 
 
-def test_a_cleaner_that_lacks_a_package_is_named(mini_base, voice, monkeypatch, capsys):
+def test_the_error_names_a_package_that_a_cleaner_is_missing(mini_base, voice, monkeypatch, capsys):
     def fails(*_):
         raise ModuleNotFoundError("No module named 'cutlet'")
 
@@ -60,7 +60,7 @@ def test_a_cleaner_that_lacks_a_package_is_named(mini_base, voice, monkeypatch, 
     )
 
 
-def test_each_reference_is_judged_and_named(mini_base, voice, tmp_path):
+def test_each_unusable_reference_is_named(mini_base, voice, tmp_path):
     samples = soundfile.read(voice)[0]
     for name, content in (("tiny", samples[:200]), ("silent", samples * 0), ("constant", samples * 0 + 0.5)):
         soundfile.write(tmp_path / f"{name}.wav", content, 22050)
@@ -70,7 +70,7 @@ def test_each_reference_is_judged_and_named(mini_base, voice, tmp_path):
         speak_to_file(mini_base, "en", [voice, *(tmp_path / name for name in names)], "hello", tmp_path / "o.wav")
     lines = str(caught.value).splitlines()
     assert [str(tmp_path / name) in line for name, line in zip(names, lines, strict=True)] == [True] * 5
-    assert "is 0.01 s long; a reference voice needs at least 0.33 s" in lines[0]
+    assert "is 0.01 s long. A reference voice needs at least 0.33 s" in lines[0]
     assert "silent" in lines[1]
     assert "silent" in lines[2]
     assert not (tmp_path / "o.wav").exists()
@@ -89,7 +89,7 @@ def test_a_reference_without_speech(mini_base, voice, tmp_path, caplog):
         load_voice(None, [tmp_path / "click.wav", voice, tmp_path / "word.wav"])
     lines = str(caught.value).splitlines()
     assert ["click.wav" in lines[0], "word.wav" in lines[1], len(lines)] == [True, True, 2]
-    assert "has hardly any speech in it: 0% of it is within 26 dB of its loudest moment" in lines[0]
+    assert "contains hardly any speech: 0% of it is louder than 26 dB below its loudest moment" in lines[0]
     caplog.clear()
     require_speech(load_audio(tmp_path / "little.wav", 22050), "little.wav")
     require_speech(load_audio(voice, 22050), "voice.wav")
@@ -97,37 +97,37 @@ def test_a_reference_without_speech(mini_base, voice, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("text", ['"', "😀", "\u200b", "日本語テキスト"])
-def test_nothing_to_say(text, mini_base, voice, heard, capsys):
+def test_texts_without_anything_to_speak(text, mini_base, voice, spoken_texts, capsys):
     with pytest.raises(SystemExit) as caught:
         main(command(mini_base, voice, "--language", "en", "--text", text))
     assert caught.value.code == 2
     message = capsys.readouterr().err
     assert "There is nothing to say" in message
     assert all(repr(character)[1:-1] in message for character in text)
-    assert heard == []
+    assert spoken_texts == []
     assert not (voice.parent / "o.wav").exists()
 
 
-def test_what_the_vocabulary_lacks_is_a_warning(mini_base, voice, heard, capsys, caplog):
+def test_characters_missing_from_the_vocabulary_are_a_warning(mini_base, voice, spoken_texts, capsys, caplog):
     assert main(command(mini_base, voice, "--language", "en", "--text", "Hello, 😀. ... Good day.", "--json")) == 0
-    assert "that the vocabulary lacks are left out, or written as other marks: '😀' (U+1F600)" in caplog.text
-    found = json.loads(capsys.readouterr().out)
-    assert (found["sentences"], found["unknown_characters"]) == (2, ["😀"])
-    assert [text.split() for text in heard] == [["Hello,", "...."], ["Good", "day."]]
+    assert "that are not in the vocabulary were omitted or replaced: '😀' (U+1F600)" in caplog.text
+    result = json.loads(capsys.readouterr().out)
+    assert (result["sentences"], result["unknown_characters"]) == (2, ["😀"])
+    assert [text.split() for text in spoken_texts] == [["Hello,", "...."], ["Good", "day."]]
 
 
-def test_long_numbers_and_many_of_them(mini_base, voice, heard, caplog):
+def test_long_numbers_and_many_numbers(mini_base, voice, spoken_texts, caplog):
     years = " ".join(map(str, range(1950, 2000)))
     assert main(command(mini_base, voice, "--language", "en", "--text", years)) == 0
-    assert " ".join(heard) == years
-    assert len(heard) > 1
+    assert " ".join(spoken_texts) == years
+    assert len(spoken_texts) > 1
     assert main(command(mini_base, voice, "--language", "es", "--text", f"{'1' * 111} {'2' * 90}")) == 0
     assert caplog.text.count("cleaner of 'es' fails on some numbers") == 1
 
 
-def test_the_voice_of_several_recordings(mini_base, voice):
+def test_a_voice_from_several_recordings(mini_base, voice):
     from xtts_extend.speech.speaking import load_model
 
     model = load_model(mini_base)
-    one, two = load_voice(model, [voice]), load_voice(model, [voice, voice])
-    assert one.latents.shape == two.latents.shape == (1, 32, 64)
+    from_one, from_two = load_voice(model, [voice]), load_voice(model, [voice, voice])
+    assert from_one.latents.shape == from_two.latents.shape == (1, 32, 64)

@@ -204,7 +204,7 @@ def test_an_adapter_is_exported_merged_or_as_a_pack_of_its_rank(corpus, adapted,
         assert torch.equal(tensor, merged[name]), name
     # The pack has low-rank factors instead of matrices.
     assert matrix not in pack.info.tensors
-    with pytest.raises(PackError, match="whose own rank is kept"):
+    with pytest.raises(PackError, match="whose rank is kept"):
         export(adapted, tmp_path / "other.safetensors", rank=4)
     assert not (tmp_path / "other.safetensors").exists()
 

@@ -1,1 +1,1 @@
-"""Model folders: written from a run, spoken with, and judged; and what a base says, to be replayed."""
+"""Model folders: export, speech and evaluation, and replay sets spoken by a base model."""

@@ -1,4 +1,4 @@
-"""How well a model folder speaks a language: its losses on recordings, and what its own speech is like."""
+"""Evaluation of a model folder: losses on recordings, and measurements of its speech."""
 
 from __future__ import annotations
 
@@ -49,75 +49,82 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Losses on all samples of a language, and measurements of the first `count`, spoken by the model.
+    """Compute a model's losses on all samples of a language, and measure its speech for the first `count` texts.
 
-    A text is spoken in the voice of its own recording.
+    Each text is spoken in the voice of its own recording.
 
     Args:
-        model: a folder that `export` wrote, or a base directory.
-        manifests: PATH or PATH:LANG each; samples in other languages are left out.
-        language: the one to evaluate.
-        manifest_format, columns: as for the recipe.
-        base_dir: where `dvae.pth` and `mel_stats.pth` are; by default the folder, or the base that it names.
-        recognise: a speech recogniser, for the character error rate.
-        count: how many samples are spoken; 0 for none.
-        seed: of the sampling.
-        progress: show a bar.
+        model: A folder that `export` wrote, or a base directory.
+        manifests: PATH or PATH:LANG each. Samples in other languages are skipped.
+        language: Code of the language to evaluate.
+        manifest_format: `auto`, or the name of a formatter registered with coqui.
+        columns: Role → column of the manifests, as in the recipe's `--columns`.
+        base_dir: Folder with `dvae.pth` and `mel_stats.pth`. By default `model`, or the base that it records.
+        recognise: Speech recognizer for the character error rate.
+        count: How many samples to speak; 0 for none.
+        seed: Seed of the sampling.
+        progress: Whether to show progress.
 
     Returns:
-        `language`, `samples`, `loss_text_ce`, `loss_mel_ce`, `loss`; and with spoken samples `spoken`,
-        `speaker_similarity` (cosine of the model's own speaker embeddings), `characters_per_s` of what was spoken and
-        `recorded_characters_per_s`, `runaway_share` of the sentences without an end, and, with a recogniser,
-        `character_error_rate`.
+        `language`, `samples`, `loss_text_ce`, `loss_mel_ce` and `loss`. If samples are spoken, also `spoken`,
+        `speaker_similarity` (cosine similarity of the model's speaker embeddings), `characters_per_s` of the speech,
+        `recorded_characters_per_s` of the recordings, `runaway_share` (share of sentences that did not end) and, with a
+        recognizer, `character_error_rate`.
 
     Raises:
-        ConfigError: the folder lacks files.
-        DataError: a manifest cannot be read, or holds nothing usable in the language.
-        LanguageError: the model does not know the language.
+        ConfigError: A file is missing from the folder.
+        DataError: A manifest cannot be read, or has no usable sample in the language.
+        LanguageError: The model does not support the language.
+
+    >>> from xtts_extend.speech.export import export
+    >>> exported = export(Path("runs/RUN"), Path("model"))
+    >>> losses = evaluate(Path("model"), ["val.csv"], "am", count=0, progress=False)
+    >>> list(losses)
+    ['language', 'samples', 'loss_text_ce', 'loss_mel_ce', 'loss']
     """
-    speaking = load_model(model)
-    tokenizer = speaking.tokenizer
+    xtts = load_model(model)
+    tokenizer = xtts.tokenizer
     require_tag(tokenizer, language)
-    config = _configure(model, base_dir)
+    config = _evaluation_config(model, base_dir)
     samples = read_manifests(manifests, language, manifest_format, columns)
     samples = [sample for sample in samples if sample.language == language]
     if not samples:
-        raise DataError(f"No sample in {', '.join(manifests)} is in {language}.")
+        raise DataError(f"No sample in {', '.join(manifests)} is in {language}. Give other manifests or --language.")
     report = check_samples(samples, tokenizer, limits_of(config), progress=progress)
     logger.info(" > %s", report.summary())
     if not report.usable:
-        raise DataError("There is not one usable sample. The problems are named above.")
+        raise DataError("No sample is usable. Fix the problems listed above.")
     result: dict[str, Any] = {"language": language, "samples": len(report.usable)}
-    with _vocabulary_file(speaking, model, language) as config.model_args.tokenizer_file, routed(speaking, language):
-        result |= _losses(speaking, config, report.usable, progress)
-    # texts of marks alone have a loss, and cannot be spoken
+    with _vocabulary_file(xtts, model, language) as config.model_args.tokenizer_file, routed(xtts, language):
+        result |= _losses(xtts, config, report.usable, progress)
+    # Texts without letters or digits have a loss but cannot be spoken.
     speakable = [sample for sample in report.usable if any(map(str.isalnum, sample.text))]
     if count and speakable:
         torch.manual_seed(seed)
-        result |= _speech(speaking, speakable[:count], language, recognise, progress)
+        result |= _speech(xtts, speakable[:count], language, recognise, progress)
     return result
 
 
-def _configure(model: Path, base_dir: Path | None) -> NewLanguageConfig:
-    """The configuration of the losses: the model's sizes, and somebody's DVAE."""
-    about = model / "xtts_extend.json"
-    recorded = read_json(about).get("base_dir") if about.is_file() else None
+def _evaluation_config(model: Path, base_dir: Path | None) -> NewLanguageConfig:
+    """Return the configuration for the losses, with the model's sizes and the base's DVAE."""
+    metadata = model / "xtts_extend.json"
+    recorded = read_json(metadata).get("base_dir") if metadata.is_file() else None
     candidates = [base_dir] if base_dir else [model, Path(str(recorded or model))]
-    found = next((folder for folder in candidates if (folder / "dvae.pth").is_file()), None)
-    if found is None:
+    base = next((folder for folder in candidates if (folder / "dvae.pth").is_file()), None)
+    if base is None:
         raise ConfigError(
-            f"Losses need the base's dvae.pth and mel_stats.pth, which are not in {' or '.join(map(str, candidates))}. "
-            "Give their folder with --base-dir."
+            "Computing losses requires the base's dvae.pth and mel_stats.pth, which are not in "
+            f"{' or '.join(map(str, candidates))}. Give their folder as --base-dir."
         )
-    config = config_for_base(found, model / "vocab.json", model=model)
+    config = config_for_base(base, model / "vocab.json", model=model)
     require_codec(config)
     return config
 
 
 @contextmanager
-def _vocabulary_file(speaking: Xtts, model: Path, language: str) -> Iterator[str]:
-    """The vocabulary file of a language: the folder's, or while the context lasts that of its pack."""
-    packs = getattr(speaking, "packs", None)
+def _vocabulary_file(xtts: Xtts, model: Path, language: str) -> Iterator[str]:
+    """Yield the vocabulary file of a language: the folder's, or a temporary file with that of its pack."""
+    packs = getattr(xtts, "packs", None)
     pack = packs.packs.get(language.split("-")[0]) if packs else None
     if pack is None:
         yield str(model / "vocab.json")
@@ -128,12 +135,12 @@ def _vocabulary_file(speaking: Xtts, model: Path, language: str) -> Iterator[str
         yield str(file)
 
 
-def _losses(speaking: Xtts, config: NewLanguageConfig, samples: list[Sample], progress: bool) -> dict[str, float]:
+def _losses(xtts: Xtts, config: NewLanguageConfig, samples: list[Sample], progress: bool) -> dict[str, float]:
     trainer = ExtendedGPTTrainer(config)
-    own = trainer.xtts.state_dict()
-    state = {key: value for key, value in speaking.state_dict().items() if key in own}
+    trained = trainer.xtts.state_dict()
+    state = {key: value for key, value in xtts.state_dict().items() if key in trained}
     trainer.load_base(state, trainer.vocab_size)
-    trainer.to(speaking.device)
+    trainer.to(xtts.device)
     loader = eval_loader(config, trainer.xtts.tokenizer, samples, Ranks())
     return mean_losses(trainer, with_progress(loader, len(loader), "batches", progress), Ranks())
 

@@ -1,4 +1,4 @@
-"""The README of an exported folder: a model card, as the Hugging Face Hub reads it."""
+"""The README of an exported folder, a model card for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ tags:
 
 # XTTS with a language pack: {language}
 
-The base's own files, and `packs/{language}.safetensors`: what a run learned beside them. Every language of the base
-sounds exactly as in the base, sample for sample. `{language}` needs one line, `xtts_extend.enable()`; without it the
-folder is the base.
+This folder contains the files of the base model and a language pack, `packs/{language}.safetensors`. Every language of
+the base model sounds exactly as before, sample for sample. To use `{language}`, call `xtts_extend.enable()` first;
+without this call the folder works as the base model.
 
 ```python
 import xtts_extend; xtts_extend.enable()
@@ -29,12 +29,12 @@ config = XttsConfig(); config.load_json("config.json")
 model = Xtts(config); model.load_checkpoint(config, checkpoint_dir=".", strict=True)
 ```
 
-Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` is audio; `TTS.api.TTS` works as
-well. Or, from the command line and without FFmpeg:
+Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` returns the audio. `TTS.api.TTS`
+works as well. Or use the command line, which does not need FFmpeg:
 
     xtts-extend speak --model . --language {language} --reference voice.wav --text "…" --output hello.wav
 
-Other people's packs of the same base are added with `xtts-extend pack add FILE --model .`.
+To add another pack for the same base model, run `xtts-extend pack add FILE --model .`.
 
 ## Training
 
@@ -47,19 +47,20 @@ Other people's packs of the same base are added with `xtts-extend pack add FILE 
 | replay of old languages | {replay} |
 | new tokens | {tokens} |
 | pack | {dtype}, {rank} |
-| made | {created}, xtts_extend {version} |
+| created | {created}, xtts_extend {version} |
 
-## Licence
+## License
 
-The licence of the base model holds for the base and for what was trained from it. Recordings: {licence}.
+The base model's license applies to the base model and to the weights trained from it. License of the recordings:
+{licence}.
 """
 
 _MERGED = """# XTTS with {language}, merged
 
-A plain XTTS model folder, exported at step {step}: one set of weights for all languages. The languages of the base have
-changed, because the transformer that they share has; a folder with a language pack (`xtts-extend export` without
-`--merged`) keeps them exactly. For {language}, coqui's tokenizer needs one line, `xtts_extend.enable()`; the
-languages of the base work without it.
+This is a plain XTTS model folder with one set of weights for all languages, exported at step {step}. The languages of
+the base model have changed, because all languages share the transformer. A folder with a language pack (`xtts-extend
+export` without `--merged`) keeps them exact. To use {language}, call `xtts_extend.enable()` first; the languages of the
+base model work without it.
 
 ```python
 import xtts_extend; xtts_extend.enable()
@@ -69,17 +70,17 @@ config = XttsConfig(); config.load_json("config.json")
 model = Xtts(config); model.load_checkpoint(config, checkpoint_dir=".", strict=True)
 ```
 
-Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` is audio at {rate} Hz. Or, from the
-command line and without FFmpeg:
+Then `model.synthesize("…", speaker_wav="voice.wav", language="{language}")["wav"]` returns the audio at {rate:,} Hz. Or
+use the command line, which does not need FFmpeg:
 
     xtts-extend speak --model . --language {language} --reference voice.wav --text "…" --output hello.wav
 
-The licence of the base model holds for this model as well.
+The base model's license applies to this model as well.
 """
 
 
 def folder_card(info: PackInfo) -> str:
-    """Of a model folder with one pack."""
+    """Return the model card of a folder with one language pack."""
     training = info.training
     hours = [f"{code} {hours:.2f} h ({training.utterances.get(code, 0)})" for code, hours in training.hours.items()]
     losses = " → ".join(f"{loss:.3f} ({name})" for name, loss in training.losses.items())
@@ -88,11 +89,11 @@ def folder_card(info: PackInfo) -> str:
         steps=training.steps,
         recordings=", ".join(hours) or "not recorded",
         losses=losses or "not measured",
-        start=f"the pack of {training.began_with}" if training.began_with else "the base",
+        start=f"the pack for {training.began_with}" if training.began_with else "the base model",
         replay="yes" if training.replay else "no",
         tokens=len(info.vocabulary.entries),
         dtype=info.dtype,
-        rank=f"rank {info.rank}" if info.rank else "whole",
+        rank=f"rank {info.rank}" if info.rank else "full rank",
         created=info.created,
         version=training.xtts_extend,
         licence=info.licence or "not stated",
@@ -100,5 +101,11 @@ def folder_card(info: PackInfo) -> str:
 
 
 def merged_card(language: str, step: int, rate: int) -> str:
-    """Of a folder with one set of weights."""
+    """Return the model card of a folder with merged weights.
+
+    Args:
+        language: Code of the new language.
+        step: Step of the exported checkpoint.
+        rate: Sample rate of the output in Hz.
+    """
     return _MERGED.format(language=language, step=step, rate=rate)

@@ -1,4 +1,4 @@
-"""A run becomes a language pack: what it changed of its base, and all that a reader needs to know of it."""
+"""Conversion of a run into a language pack: the changes to its base, and their metadata."""
 
 from __future__ import annotations
 
@@ -25,45 +25,48 @@ from xtts_extend.text.tokenizer import PackedLanguage
 
 logger = logging.getLogger("trainer")
 
-#: In what the change of a run is kept.
+#: Types that a pack's tensors can have.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _VOICE_SIDE = tuple(f"gpt.{part}" for part in VOICE_PARTS)
-_MERGED = "Export it with --merged: one set of weights for all languages, in which the old ones change."
+_EXPORT_MERGED = (
+    "Export the run with --merged, which writes one set of weights for all languages but changes the old ones."
+)
+_OR_EXPORT_MERGED = f"Or e{_EXPORT_MERGED[1:]}"
 
 
 def make_pack(
     run: FinishedRun, *, rank: int | None = None, dtype: str = "float32", licence: str = ""
 ) -> tuple[PackInfo, dict[str, Tensor]]:
-    """What a run learned, apart from its base.
+    """Return the metadata and tensors of a run's language pack.
 
     Args:
-        run: that learned a new language.
-        rank: of the change of each matrix keep this many directions; None keeps the whole change. A run with an
-            adapter has its own rank.
-        dtype: of the stored tensors, one of `DTYPES`.
-        licence: of what the run was trained on.
+        run: A run that learned a new language.
+        rank: How many of the largest directions of each matrix's change to keep. None keeps the complete change. A run
+            with an adapter keeps the adapter's rank.
+        dtype: Type of the stored tensors, one of `DTYPES`.
+        licence: License of the training recordings.
 
     Returns:
         Metadata and tensors, as `write_pack` takes them.
 
     Raises:
-        PackError: the run cannot be kept apart from its base; the message says why.
+        PackError: The run cannot be a pack, because it changed more of its base than a pack may change.
     """
     language, base = run.language, run.base_weights
     record = run.checkpoint.record
     if record is None or not language:
         raise PackError(
             f"{run.path} was written by the stock Trainer, which trains all rows and the voice side and does not "
-            f"record its language: it cannot be a language pack. {_MERGED}"
+            f"record the language, so it cannot be a language pack. {_EXPORT_MERGED}"
         )
     if inspect_checkpoint(run.base_model).kind == "training":
         raise PackError(
-            f"{run.path} started from the weights of another run, {run.base_model}, which is not a base. "
-            f"{_MERGED} Or train again from the base, or with --start-from from a pack of that run."
+            f"{run.path} started from {run.base_model}, which is another run's checkpoint instead of a base model. "
+            f"Train again from the base, or from a pack of that run with --start-from. {_OR_EXPORT_MERGED}"
         )
     _require_new_language(run, record.trained_on)
     if rank is not None and run.adapter:
-        raise PackError("--rank: the run trained an adapter, whose own rank is kept. Omit it.")
+        raise PackError("--rank does not apply, because the run trained an adapter, whose rank is kept. Omit --rank.")
     _require_unchanged(run)
     changed = difference(run.weights, base, rank) | dict(run.adapter)
     cleaning, char_limit = _cleaning(language)
@@ -97,33 +100,39 @@ def _require_new_language(run: FinishedRun, trained_on: TrainedOn | None) -> Non
     language, base = run.language, run.base_vocabulary
     if language_tag(language) in base.tokens:
         raise PackError(
-            f"{run.path} trained {language}, which its base speaks already. A pack adds a language and never takes the "
-            f"place of one of the base's. {_MERGED}"
+            f"{run.path} trained {language}, which its base already speaks. A pack adds a language and cannot replace "
+            f"one of the base's. {_EXPORT_MERGED}"
         )
     trained = trained_on.hours if trained_on else [code for code in run.vocabulary.languages if code == language]
     new = [code for code in trained if language_tag(code) not in base.tokens]
     if len(new) > 1:
         raise PackError(
-            f"{run.path} trained {len(new)} new languages, {', '.join(new)}: the transformer learned them together, "
-            f"and a pack is one language. Train each in a run of its own. {_MERGED}"
+            f"{run.path} trained {len(new)} new languages together ({', '.join(new)}), but a pack holds one language. "
+            f"Train each in its own run. {_OR_EXPORT_MERGED}"
         )
 
 
 def _require_unchanged(run: FinishedRun) -> None:
-    """Stop where the run changed what has to be the base's, because it is used before the language is known."""
+    """Raise PackError if the run changed tensors that must be the base's, because all languages share them."""
     reasons = {
-        "the voice side (conditioning encoder and perceiver), which computes a voice before anyone knows the language; "
-        "train with --voice frozen": [name for name in run.weights if name.startswith(_VOICE_SIDE)],
-        "rows of old tokens; train without --no-freeze-base-rows": [f"gpt.{name}" for name in TOKEN_TENSORS],
-        "the vocoder or the speaker encoder": [name for name in run.weights if not name.startswith("gpt.")],
+        "the voice side (conditioning encoder and perceiver), which computes a voice before the language is known. "
+        f"Train with --voice frozen. {_OR_EXPORT_MERGED}": [
+            name for name in run.weights if name.startswith(_VOICE_SIDE)
+        ],
+        f"rows of old tokens. Train without --no-freeze-base-rows. {_OR_EXPORT_MERGED}": [
+            f"gpt.{name}" for name in TOKEN_TENSORS
+        ],
+        f"the vocoder or the speaker encoder. {_EXPORT_MERGED}": [
+            name for name in run.weights if not name.startswith("gpt.")
+        ],
     }
     for reason, names in reasons.items():
         if not all(_starts_with(run.weights[name], run.base_weights[name]) for name in names):
-            raise PackError(f"{run.path} changed {reason}. It cannot be a language pack. {_MERGED}")
+            raise PackError(f"{run.path} cannot be a language pack, because it changed {reason}")
 
 
 def _starts_with(tensor: Tensor, base: Tensor) -> bool:
-    """Whether a tensor, or its first rows, are the base's."""
+    """Return whether a tensor, or its first rows, are the base's."""
     return torch.equal(tensor[: len(base)] if base.ndim else tensor, base)
 
 
@@ -131,32 +140,34 @@ def _cleaning(language: str) -> tuple[Cleaning, int]:
     try:
         return cleaning_of(language)
     except LanguageError as error:
-        raise PackError(f"{error} {_MERGED}") from error
+        raise PackError(
+            f"{error} --merged writes one set of weights for all languages but changes the old ones."
+        ) from error
 
 
 def _texts(spoken: PackedLanguage, trained_on: TrainedOn | None) -> dict[str, list[int]]:
     if trained_on is None:
         logger.warning(
-            " > The run was begun by an earlier release, which recorded no texts: readers of the pack cannot compare "
-            "how texts become tokens."
+            " > The run was started with an earlier release, which did not record texts. Users of the pack cannot "
+            "check that texts are tokenized in the same way. The export continues."
         )
         return {}
     if wrong := other_ids(spoken, trained_on.texts):
         raise PackError(
-            f"{len(wrong)} of {len(trained_on.texts)} texts that the run was trained on are tokenized differently here "
-            f"(the first: {wrong[0]!r}): the run cleaned them with a cleaner that is not registered here. A pack "
-            "carries its cleaning as data: register a Cleaning (docs/languages.md), and export in the same program. "
-            f"{_MERGED}"
+            f"{len(wrong)} of {len(trained_on.texts)} training texts are tokenized differently here (the first: "
+            f"{wrong[0]!r}), because the run used a cleaner that is not registered here. A pack stores its cleaning as "
+            "data: register a Cleaning (docs/languages.md) and export in the same program. "
+            f"{_OR_EXPORT_MERGED}"
         )
     return {text: list(ids) for text, ids in trained_on.texts.items()}
 
 
 def _losses(run: FinishedRun, first: str) -> dict[str, float]:
-    """Mel losses on the validation set in the language, before the first step and at the last evaluation until now."""
+    """Return the language's validation mel losses before the first step and at the last evaluation up to this step."""
     if not (run.path.parent / FILE_NAME).is_file():
         return {}
     _, lines = read_metrics(run.path.parent)
     step = run.checkpoint.info.step or 0
-    own = [line for line in lines if line.get("language") == run.language and line["step"] <= step]
-    names = (first if line["step"] == 0 else "trained" for line in own)
-    return {name: finite(line["loss_mel_ce"]) for name, line in zip(names, own, strict=True)}
+    evaluations = [line for line in lines if line.get("language") == run.language and line["step"] <= step]
+    names = (first if line["step"] == 0 else "trained" for line in evaluations)
+    return {name: finite(line["loss_mel_ce"]) for name, line in zip(names, evaluations, strict=True)}

@@ -1,8 +1,8 @@
-"""What was spoken, heard by a machine: speech recognition as a plug, and the character error rate.
+"""Speech recognition and the character error rate.
 
-The recogniser is any callable from audio to text. The one that comes along is transformers' pipeline, because
-transformers is here already (coqui-tts needs it) and runs wav2vec2, MMS and Whisper alike: of the languages that people
-add to XTTS, many are known to the former only.
+A recognizer is any callable from audio to text. `load_recogniser` returns a pipeline of transformers, which coqui-tts
+already requires. It runs wav2vec2, MMS and Whisper; many of the languages that people add to XTTS are supported only by
+the former two.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import torchaudio
 
 from xtts_extend.errors import ConfigError
 
-#: Audio, float32 (samples,) in [-1, 1], and its rate in Hz → text.
+#: A function from audio, float32 (samples,) in [-1, 1], and its sample rate in Hz to text.
 Recogniser: TypeAlias = Callable[[npt.NDArray[np.float32], int], str]
-#: What recognisers of transformers are trained on, in Hz.
+#: Sample rate in Hz that the recognizers of transformers expect.
 _RATE = 16000
 
 
 def load_recogniser(model: str, language: str) -> Recogniser:
-    """A recogniser of transformers: a folder, or a name on its hub.
+    """Load a speech recognizer with transformers.
 
     Args:
-        model: for example a folder with wav2vec2, or "openai/whisper-small", or "facebook/mms-1b-all".
-        language: told to models that take one: Whisper as "am", MMS as "amh" (ISO 639-3).
+        model: A folder or a name on the Hugging Face Hub, for example "openai/whisper-small" or "facebook/mms-1b-all".
+        language: Language code for models that take one, for example "am" for Whisper and "amh" for MMS (ISO 639-3).
 
     Raises:
-        ConfigError: there is no such model, it recognises no speech, or does not know the language.
+        ConfigError: The model cannot be loaded, is not a speech recognizer, or does not support the language.
     """
     import torch
     from transformers import pipeline
@@ -42,36 +42,43 @@ def load_recogniser(model: str, language: str) -> Recogniser:
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigError(
-            f"--asr {model}: transformers cannot load it as a model for speech recognition: {error}"
+            f"--asr {model}: transformers cannot load this as a speech recognition model: {error}. Give another model."
         ) from error
     if getattr(recognise.model.config, "adapter_attn_dim", None):
-        # MMS: an adapter and an alphabet for each language; English unless one is chosen
+        # MMS has an adapter and an alphabet per language. The default is English.
         try:
             recognise.tokenizer.set_target_lang(language)
             recognise.model.load_adapter(language)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"--asr {model} does not know the language {language!r}: {error}. Its codes have three letters (ISO "
-                "639-3); give the right one with --asr-language, for example amh."
+                f"--asr {model} does not support the language {language!r}: {error}. Its codes have three letters (ISO "
+                "639-3). Give the right one as --asr-language, for example amh."
             ) from error
     options: dict[str, Any] = {}
     if recognise.type == "seq2seq_whisper":
         options["generate_kwargs"] = {"language": language, "task": "transcribe"}
 
     def to_text(audio: npt.NDArray[np.float32], rate: int) -> str:
-        at_rate = torchaudio.functional.resample(torch.from_numpy(audio), rate, _RATE).numpy()
-        return str(recognise({"raw": at_rate, "sampling_rate": _RATE}, **options)["text"])
+        resampled = torchaudio.functional.resample(torch.from_numpy(audio), rate, _RATE).numpy()
+        return str(recognise({"raw": resampled, "sampling_rate": _RATE}, **options)["text"])
 
     return to_text
 
 
 def character_errors(spoken: str, heard: str) -> tuple[int, int]:
-    """Edit distance of two texts, and the number of characters of the first.
+    """Return the edit distance of two texts and the number of characters of the first.
 
-    Compared is what can be heard: letters, marks and digits, in one case, words with single spaces between them.
+    Only letters, combining marks, digits and single spaces between words are compared, ignoring case.
+
+    Args:
+        spoken: The text that was spoken.
+        heard: The recognizer's transcript.
+
+    >>> character_errors("Hello, world!", "hello word")
+    (1, 11)
     """
-    expected, found = _comparable_text(spoken), _comparable_text(heard)
-    return int(torchaudio.functional.edit_distance(expected, found)), len(expected)
+    expected, recognized = _comparable_text(spoken), _comparable_text(heard)
+    return int(torchaudio.functional.edit_distance(expected, recognized)), len(expected)
 
 
 def _comparable_text(text: str) -> str:

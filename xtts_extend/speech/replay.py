@@ -1,8 +1,8 @@
-"""A replay set: the base model speaks texts in the languages that it knows, and what it says is kept as codes.
+"""Replay sets: speech that the base model generates in the languages it knows, stored as codes.
 
-No recording of these languages is needed, and no vocoder. Codes are drawn from the model's whole distribution, at
-temperature 1, so that on average they teach exactly what the model says already; its distribution at each place is kept
-beside them, so that a run can be held to it without loading the base again.
+Neither recordings of these languages nor the vocoder is needed. Codes are sampled from the model's full distribution at
+temperature 1, so that training on them does not change the model on average. The model's distribution at each position
+is stored too, so that a run can be distilled from it without loading the base again.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from xtts_extend.text.verify import read_lines
 
 logger = logging.getLogger("trainer")
 
-#: Utterances that are spoken together; all of one batch have as many tokens, because coqui's generation cannot pad.
+#: Utterances per batch. They all have the same number of tokens, because coqui's generation cannot pad.
 BATCH = 8
-#: Batches in a file of the set: what a kill can cost at most.
+#: Batches per file of the set, the most that are lost if the process is killed.
 _BATCHES_IN_PART = 8
-#: A language of which nothing can be used after so many is given up.
+#: Batches of a language after which it is an error if none of its utterances is usable.
 _BATCHES_TO_JUDGE = 20
-#: What settings are called in messages.
+#: Names of the settings in messages.
 _SETTINGS = {
     "base_digest": "the base model",
     "texts": "the texts",
     "voices": "the voices",
     "seed": "the seed",
-    "conditioning": "the lengths of the conditioning",
+    "conditioning": "the conditioning lengths",
 }
 
 
@@ -62,32 +62,40 @@ def make_replay(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Let a base model speak texts until there are so many hours of codes, as many of each language.
+    """Generate a replay set of a given duration, divided equally among the languages.
 
-    A text is spoken again, drawn anew and by another voice, when all have been. What does not end (runaway), or ends at
-    once (empty), is left out. Calling it again with the same arguments goes on where it was interrupted.
+    When all texts have been spoken, they are spoken again with new samples and voices. Utterances that do not end
+    (runaway) or end at once (empty) are skipped. Calling this again with the same arguments resumes an interrupted set.
 
     Args:
-        base_dir: a base directory, or a folder that `export` wrote beside `dvae.pth` and `mel_stats.pth`.
-        texts: files of text in UTF-8, by language.
-        references: recordings of voices; each batch is conditioned by a slice of one.
-        hours: of speech, of all languages together.
-        output: the folder of the set; recordings of the voices are copied into it.
-        conditioning_s: the shortest and the longest slice; by default those of training, 3 to 6 s.
-        seed: of texts' order, voices, slices and codes.
-        progress: show a bar.
+        base_dir: A base directory, or a folder that `export` wrote and that has `dvae.pth` and `mel_stats.pth`.
+        texts: Language → text files in UTF-8.
+        references: Recordings of voices. Each batch is conditioned on a slice of one recording.
+        hours: Hours of speech, all languages together.
+        output: Folder of the set. The recordings of the voices are copied into it.
+        conditioning_s: Shortest and longest conditioning slice in seconds. By default 3 and 6, as in training.
+        seed: Seed for the order of texts, the voices, the slices and the codes.
+        progress: Whether to show progress.
 
     Returns:
-        `utterances`, `hours` by language, `runaway`, `empty`, `too_long` (more than training takes) and `output`.
+        `utterances`, `hours` by language, `runaway`, `empty`, `too_long` (longer than training accepts) and `output`.
 
     Raises:
-        ConfigError: the base lacks files, or the folder holds something else.
-        DataError: a text or a recording cannot be used, or the model does not say anything that can.
-        LanguageError: the base does not know a language.
-        MachineError: the disk is full, or another process makes this set.
+        ConfigError: A file is missing from the base, or the folder contains something else.
+        DataError: A text or recording cannot be used, or the model generates nothing usable.
+        LanguageError: The base does not support a language.
+        MachineError: The disk is full, or another process is writing this set.
+
+    >>> _ = Path("en.txt").write_text("Hello world.", encoding="utf-8")
+    >>> result = make_replay(
+    ...     Path("XTTS"), {"en": [Path("en.txt")]}, [Path("wavs/am_00001.wav")], hours=0.001, output=Path("replay"),
+    ...     conditioning_s=(0.5, 1.0), progress=False,
+    ... )
+    >>> result["hours"]["en"] >= 0.001
+    True
     """
     if not 0 < hours < float("inf"):
-        raise ConfigError(f"--hours is {hours}; a finite number above 0 was expected.")
+        raise ConfigError(f"--hours is {hours}; expected a finite number above 0.")
     output = output.absolute()
     speaker = _Speaker(base_dir, conditioning_s)
     lines = {language: _speakable_lines(speaker, language, files) for language, files in texts.items()}
@@ -99,24 +107,24 @@ def make_replay(
         "conditioning": list(speaker.slice_lengths),
     }
     voices = [load_audio(reference, speaker.sample_rate) for reference in references]
-    least = speaker.slice_lengths[0]
-    if short := [str(path) for path, voice in zip(references, voices, strict=True) if voice.shape[-1] < least]:
+    shortest = speaker.slice_lengths[0]
+    if short := [str(path) for path, voice in zip(references, voices, strict=True) if voice.shape[-1] < shortest]:
         raise DataError(
-            f"Shorter than the shortest slice that conditions ({least / speaker.sample_rate:.1f} s): "
-            f"{', '.join(short)}. Give longer recordings of these voices."
+            f"Recordings are shorter than the shortest conditioning slice ({shortest / speaker.sample_rate:.1f} s): "
+            f"{', '.join(short)}. Give longer recordings of these voices as --reference."
         )
     counts = {"batches": {}, "seconds": {}, "runaway": 0, "empty": 0, "too_long": 0}
     open_set(output, settings, _SETTINGS, counts)
     lock = FileLock(output / ".lock")
     try:
         with lock.acquire(timeout=0):
-            return _fill(speaker, lines, voices, 3600 * hours, output, settings, progress)
+            return _generate(speaker, lines, voices, 3600 * hours, output, settings, progress)
     except Timeout as error:
-        raise MachineError(f"Another process makes the replay set {output}. Let it finish.") from error
+        raise MachineError(f"Another process is writing the replay set {output}. Wait until it finishes.") from error
 
 
 class _Speaker:
-    """A base model that generates codes, with the conditioning that training gives it."""
+    """A base model that generates codes, conditioned as in training."""
 
     def __init__(self, base_dir: Path, conditioning_s: tuple[float, float] | None) -> None:
         xtts_extend.enable()
@@ -138,20 +146,20 @@ class _Speaker:
                 round(conditioning_s[1] * self.sample_rate),
             )
         if not 0 < self.slice_lengths[0] <= self.slice_lengths[1]:
-            raise ConfigError(f"--conditioning-s {conditioning_s}: 0 < shortest <= longest was expected, in seconds.")
-        # what training will take
+            raise ConfigError(f"--conditioning-s {conditioning_s}: expected 0 < shortest <= longest, in seconds.")
         self.limits = limits_of(config)
 
     @torch.no_grad()
     def speak(self, ids: Tensor, voice: Tensor) -> list[tuple[Tensor, tuple[Tensor, Tensor]] | None]:
-        """Codes and their distributions for texts in a voice.
+        """Generate codes and their distributions for texts in a voice.
 
         Args:
-            ids: (texts, tokens).
-            voice: (1, samples), not longer than the longest conditioning.
+            ids: Token ids, (texts, tokens).
+            voice: Conditioning slice, (1, samples), not longer than the longest slice.
 
         Returns:
-            Of each text codes (codes,) and what `Encoded.distribution` gives; None where there was no end.
+            For each text its codes, (codes,), and their distribution as in `Encoded.distribution`, or None if its
+            speech did not end.
         """
         gpt, device = self.gpt, next(self.gpt.parameters()).device
         padded = torch.nn.functional.pad(voice, (0, self.slice_lengths[1] - voice.shape[-1])).to(device)
@@ -163,7 +171,7 @@ class _Speaker:
         )
         counts = (spoken == gpt.stop_audio_token).int().argmax(dim=1)
         ended = (spoken == gpt.stop_audio_token).any(dim=1)
-        # what was spoken, once more with all places at once
+        # A second pass over all positions at once gives the distributions.
         _, _, logits = gpt(
             ids,
             torch.full((len(ids),), ids.shape[1], device=device),
@@ -183,10 +191,10 @@ class _Speaker:
 
 
 def _speakable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> list[tuple[str, list[int]]]:
-    """Sentences and their ids; those with nothing to say, or that cannot be spelled, are left out, and counted."""
+    """Return the usable sentences and their ids, and log how many sentences were skipped."""
     require_cleanable(speaker.tokenizer, language)
     limit = speaker.tokenizer.char_limits[language.split("-")[0]]
-    found, left_out = [], 0
+    sentences, skipped = [], 0
     for file in files:
         for line in read_lines(file):
             for sentence in split_sentences(line, language, limit):
@@ -196,21 +204,21 @@ def _speakable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) ->
                     ids = []
                 fits = 1 < len(ids) <= speaker.limits.max_text_length
                 if UNKNOWN_ID in ids or STOP_ID in ids or not fits or not any(map(str.isalnum, sentence)):
-                    left_out += 1
+                    skipped += 1
                 else:
-                    found.append((sentence, ids))
+                    sentences.append((sentence, ids))
     logger.info(
-        " > %s: %d sentences, %d more without words, or that the vocabulary cannot spell or fit",
+        " > %s: %d sentences. Skipped %d that have no words, are too long or cannot be tokenized.",
         language,
-        len(found),
-        left_out,
+        len(sentences),
+        skipped,
     )
-    if not found:
+    if not sentences:
         raise DataError(f"No usable sentence in {', '.join(map(str, files))} for {language}. Give other texts.")
-    return found
+    return sentences
 
 
-def _fill(
+def _generate(
     speaker: _Speaker,
     lines: Mapping[str, Sequence[tuple[str, list[int]]]],
     voices: Sequence[Tensor],
@@ -219,38 +227,38 @@ def _fill(
     settings: Mapping[str, Any],
     progress: bool,
 ) -> dict[str, Any]:
-    """Speak until each language has its share of the seconds; parts and index are written as it goes."""
+    """Generate speech until each language has its share of the seconds, writing parts and the index as it proceeds."""
     index = read_index(output)
     for number, voice in enumerate(voices):
         save_wav(output / _voice_name(number), voice, speaker.sample_rate)
-    # as they will be read again
+    # Training reads the copies, whose samples may differ slightly from the originals.
     voices = [load_audio(output / _voice_name(number), speaker.sample_rate) for number in range(len(voices))]
     share = seconds / len(lines)
 
-    def spoken() -> Iterator[None]:
-        """One item for each second of speech."""
+    def spoken_seconds() -> Iterator[None]:
+        """Yield once for each second of speech."""
         pending: list[_Batch] = []
-        counted, said = index, 0
+        counted, reported_s = index, 0
         try:
             while True:
-                now = min(int(seconds), int(sum(counted["seconds"].values())))
-                yield from [None] * (now - said)
-                said = now
-                wanting = [code for code in lines if counted["seconds"].get(code, 0.0) < share]
-                if not wanting:
+                spoken_s = min(int(seconds), int(sum(counted["seconds"].values())))
+                yield from [None] * (spoken_s - reported_s)
+                reported_s = spoken_s
+                unfinished = [code for code in lines if counted["seconds"].get(code, 0.0) < share]
+                if not unfinished:
                     break
-                for language in wanting:
+                for language in unfinished:
                     number = counted["batches"].get(language, 0)
                     pending.append(_speak_batch(speaker, language, lines[language], voices, number, settings["seed"]))
                 counted = _count(index, pending)
-                _require_speech(counted, wanting)
+                _require_speech(counted, unfinished)
                 if len(pending) >= _BATCHES_IN_PART:
-                    _keep(output, index, pending)
+                    _write_pending(output, index, pending)
         finally:
             if pending:
-                _keep(output, index, pending)
+                _write_pending(output, index, pending)
 
-    for _ in with_progress(spoken(), int(seconds), "seconds of speech", progress):
+    for _ in with_progress(spoken_seconds(), int(seconds), "seconds of speech", progress):
         pass
     return {
         "utterances": sum(part["rows"] for part in index["parts"]),
@@ -268,38 +276,45 @@ def _voice_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What the model said of texts that were spoken together, and why some of it is left out."""
+    """Texts that were spoken together.
+
+    Attributes:
+        language: Code of their language.
+        utterances: The usable utterances.
+        seconds: Duration of the usable utterances.
+        skipped: Reason → number of skipped utterances.
+    """
 
     language: str
     utterances: list[Utterance]
     seconds: float
-    left_out: dict[str, int]
+    skipped: dict[str, int]
 
 
 def _count(index: Mapping[str, Any], batches: Sequence[_Batch]) -> dict[str, Any]:
-    """The index as it is with these batches, all but their part."""
+    """Return the index updated by these batches, without the entry of their part."""
     counted = {**index, "batches": dict(index["batches"]), "seconds": dict(index["seconds"])}
     for batch in batches:
         counted["batches"][batch.language] = counted["batches"].get(batch.language, 0) + 1
         counted["seconds"][batch.language] = counted["seconds"].get(batch.language, 0.0) + batch.seconds
-        for reason, number in batch.left_out.items():
+        for reason, number in batch.skipped.items():
             counted[reason] += number
     return counted
 
 
 def _require_speech(index: Mapping[str, Any], languages: Sequence[str]) -> None:
-    """Give up a language of which nothing could be used so far."""
+    """Raise DataError if `_BATCHES_TO_JUDGE` batches of a language have no usable utterance."""
     for language in languages:
         tried = index["batches"][language]
         if tried >= _BATCHES_TO_JUDGE and not index["seconds"][language]:
             raise DataError(
-                f"Nothing of the first {tried} batches in {language} can be used: what the model says does not end, or "
-                "is over at once. It does not speak the language, or not with these voices; try `speak` first."
+                f"Nothing in the first {tried} batches in {language} is usable: the generated speech does not end, or "
+                f"is empty. Check with `xtts-extend speak` that the base speaks {language} with these voices."
             )
 
 
-def _keep(output: Path, index: dict[str, Any], pending: list[_Batch]) -> None:
-    """Write what was spoken as a part, and then the index that counts it; done twice, it is the same."""
+def _write_pending(output: Path, index: dict[str, Any], pending: list[_Batch]) -> None:
+    """Write the pending batches as a part, and then the index. Writing a part again gives the same set."""
     counted = _count(index, pending)
     if utterances := [utterance for batch in pending for utterance in batch.utterances]:
         counted["parts"] = [*index["parts"], write_part(output, len(index["parts"]), utterances)]
@@ -316,45 +331,46 @@ def _speak_batch(
     number: int,
     seed: int,
 ) -> _Batch:
-    """Batch `number` of a language."""
+    """Speak batch `number` of a language."""
     texts = _batch_of_texts(lines, language, number, seed)
-    draw = random.Random(f"replay {seed} {language} {number}")
-    torch.manual_seed(draw.getrandbits(62))
-    chosen = draw.randrange(len(voices))
-    samples = voices[chosen].shape[-1]
-    length = min(draw.randint(*speaker.slice_lengths), samples)
-    start = draw.randint(0, samples - length)
-    found = speaker.speak(torch.tensor([ids for _, ids in texts]), voices[chosen][:, start : start + length])
+    generator = random.Random(f"replay {seed} {language} {number}")
+    torch.manual_seed(generator.getrandbits(62))
+    voice_number = generator.randrange(len(voices))
+    voice = voices[voice_number]
+    samples = voice.shape[-1]
+    length = min(generator.randint(*speaker.slice_lengths), samples)
+    start = generator.randint(0, samples - length)
+    results = speaker.speak(torch.tensor([ids for _, ids in texts]), voice[:, start : start + length])
     utterances = []
-    left_out = dict.fromkeys(("runaway", "empty", "too_long"), 0)
-    for (text, _), result in zip(texts, found, strict=True):
+    skipped = dict.fromkeys(("runaway", "empty", "too_long"), 0)
+    for (text, _), result in zip(texts, results, strict=True):
         if result is None:
-            left_out["runaway"] += 1
+            skipped["runaway"] += 1
             continue
         codes, distribution = result
         samples_spoken = len(codes) * speaker.gpt.code_stride_len
         duration_s = samples_spoken / speaker.sample_rate
         if duration_s < MIN_DURATION_S or samples_spoken > speaker.limits.max_wav_length:
-            left_out["empty" if duration_s < MIN_DURATION_S else "too_long"] += 1
+            skipped["empty" if duration_s < MIN_DURATION_S else "too_long"] += 1
             continue
-        voice = _voice_name(chosen)
-        utterances.append(Utterance(text, language, voice, codes, (start, start + length), distribution))
+        name = _voice_name(voice_number)
+        utterances.append(Utterance(text, language, name, codes, (start, start + length), distribution))
     seconds = sum(len(utterance.codes) for utterance in utterances) * speaker.gpt.code_stride_len / speaker.sample_rate
-    return _Batch(language, utterances, seconds, left_out)
+    return _Batch(language, utterances, seconds, skipped)
 
 
 def _batch_of_texts(
     lines: Sequence[tuple[str, list[int]]], language: str, number: int, seed: int
 ) -> list[tuple[str, list[int]]]:
-    """Batch `number` of endless passes over the lines; all texts of a batch have as many tokens."""
+    """Return batch `number` of endless passes over the lines. All texts of a batch have the same number of tokens."""
     by_length: dict[int, list[tuple[str, list[int]]]] = {}
     for line in lines:
         by_length.setdefault(len(line[1]), []).append(line)
-    size = sum(-(-len(part) // BATCH) for part in by_length.values())
-    turn, place = divmod(number, size)
-    draw = random.Random(f"texts {seed} {language} {turn}")
+    batches_per_pass = sum(-(-len(group) // BATCH) for group in by_length.values())
+    pass_number, index = divmod(number, batches_per_pass)
+    generator = random.Random(f"texts {seed} {language} {pass_number}")
     batches = []
     for length in sorted(by_length):
-        part = draw.sample(by_length[length], len(by_length[length]))
-        batches += [part[start : start + BATCH] for start in range(0, len(part), BATCH)]
-    return draw.sample(batches, len(batches))[place]
+        group = generator.sample(by_length[length], len(by_length[length]))
+        batches += [group[start : start + BATCH] for start in range(0, len(group), BATCH)]
+    return generator.sample(batches, len(batches))[index]

@@ -1,4 +1,4 @@
-"""Text and a reference voice become a wav file, through the stock `Xtts`, without FFmpeg."""
+"""Speech synthesis into a wav file with the stock `Xtts`, without FFmpeg."""
 
 from __future__ import annotations
 
@@ -27,26 +27,33 @@ from xtts_extend.text.tokenizer import load_tokenizer, require_cleanable
 
 
 def load_model(folder: Path) -> Xtts:
-    """A model folder as a stock `Xtts`, ready to speak every language whose tag its vocabulary holds, and its packs'.
+    """Load a model folder as a stock `Xtts`, ready to speak the languages of its vocabulary and its packs.
 
-    `Xtts.load_checkpoint` is not called: it writes a published file again in place, and this file is not ours.
+    This does not call `Xtts.load_checkpoint`, which would rewrite a published model file in place.
+
+    Args:
+        folder: A folder that `export` wrote, or a base directory.
 
     Raises:
-        ConfigError: the folder lacks a file.
-        CheckpointError: the weights are damaged or do not fit.
-        PackError: a language pack is damaged, or of another base.
+        ConfigError: A file is missing from the folder.
+        CheckpointError: The weights are damaged, or do not match config.json and vocab.json.
+        PackError: A language pack is damaged, or belongs to another base.
+
+    >>> model = load_model(Path("XTTS"))
+    >>> model.config.audio.output_sample_rate
+    24000
     """
     vocabulary = ModelFolder(folder).vocabulary
     if (folder / "adapter.safetensors").is_file():
         raise PackError(
-            f"{folder} was exported with --keep-adapter by an earlier release. Export its run again: what was learned "
-            "is a language pack now."
+            f"{folder} was exported with --keep-adapter by an earlier release, whose format is no longer supported. "
+            "Export the run again, as a language pack."
         )
     xtts_extend.enable()
     read_json(folder / "config.json")
     config = XttsConfig()
     config.load_json(folder / "config.json")
-    # unknown until the tokenizer is there: otherwise coqui builds the GPT twice
+    # If this is set before the tokenizer is loaded, coqui builds the GPT twice.
     config.model_args.gpt_number_text_tokens = None
     content, _ = load_checkpoint(folder / "model.pth")
     with BlankWeights():
@@ -56,9 +63,12 @@ def load_model(folder: Path) -> Xtts:
     try:
         model.load_state_dict(xtts_weights(content.get("model", content)))
     except RuntimeError as error:
-        raise CheckpointError(f"{folder / 'model.pth'} does not fit its config.json and vocab.json: {error}") from error
+        raise CheckpointError(
+            f"{folder / 'model.pth'} does not match its config.json and vocab.json. Use the files that belong to these "
+            f"weights. {error}"
+        ) from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    # Xtts.eval() prepares the GPT for inference
+    # This also prepares the GPT for inference.
     model.eval()
     if packs := open_packs(folder):
         attach(model, packs, vocabulary)
@@ -75,31 +85,40 @@ def speak_to_file(
     seed: int | None = None,
     on_sentence: Callable[[str, float], None] = lambda sentence, seconds: None,
 ) -> dict[str, Any]:
-    """Speak text of any length; each sentence is written as soon as it is spoken.
+    """Speak text of any length into a wav file, sentence by sentence.
 
     Args:
-        folder: a model folder.
-        language: a code whose tag the vocabulary holds.
-        references: recordings of the voice.
-        text: what to say.
-        output: the wav file; it appears when all is spoken.
-        seed: makes the sampling repeatable.
-        on_sentence: called with each sentence and the seconds of audio that it gave.
+        folder: A model folder.
+        language: Language code whose tag is in the vocabulary.
+        references: Recordings of the voice.
+        text: Text to speak.
+        output: The wav file, which appears when all sentences are spoken.
+        seed: Seed that makes the sampling repeatable.
+        on_sentence: Called with each sentence and the duration of its audio in seconds.
 
     Returns:
-        `sentences` (how many), `audio_s`, `compute_s`, `sample_rate`, `output`, and the `unknown_characters`, which the
-        vocabulary lacks.
+        `output`, `sentences` (their number), `audio_s`, `compute_s`, `sample_rate` and `unknown_characters`, the
+        characters that are not in the vocabulary.
 
     Raises:
-        ConfigError, CheckpointError, LanguageError, DataError: see the parts.
-        MachineError: the output cannot be written.
+        ConfigError: The output is not a wav file name or is a reference, or a file is missing from the folder.
+        CheckpointError: The weights are damaged, or do not match config.json and vocab.json.
+        PackError: A language pack is damaged, or belongs to another base.
+        LanguageError: The model does not support the language.
+        DataError: The text has nothing to speak, or a reference cannot be used.
+        MachineError: The output cannot be written.
+
+    >>> voice = [Path("wavs/am_00001.wav")]
+    >>> result = speak_to_file(Path("XTTS"), "en", voice, "Hello. How are you?", Path("hello.wav"), seed=0)
+    >>> result["sentences"], result["sample_rate"]
+    (1, 24000)
     """
     if not text.strip():
-        raise DataError("There is nothing to say: the text is empty.")
+        raise DataError("The text is empty. Give a text to speak as --text.")
     if output.suffix.lower() != ".wav" or output.is_dir():
-        raise ConfigError(f"{output} is no name for a wav file. Give an --output that ends in .wav.")
+        raise ConfigError(f"{output} is not a wav file name. Give an --output that ends in .wav.")
     if any(reference.exists() and output.exists() and output.samefile(reference) for reference in references):
-        raise ConfigError(f"{output} is the recording of the voice, which stays as it is. Give another --output.")
+        raise ConfigError(f"{output} is a reference recording and will not be overwritten. Give another --output.")
     model = load_model(folder)
     require_cleanable(model.tokenizer, language)
     spoken = read_text(model, text, language)
@@ -131,18 +150,18 @@ def speak_to_file(
 
 
 def load_voice(model: Xtts, references: Sequence[Path]) -> Voice:
-    """The voice of recordings.
+    """Compute a voice from recordings of a speaker.
 
     Raises:
-        DataError: recordings cannot be read, or cannot be a voice; each is named.
+        DataError: Recordings cannot be read or used. The message has a line for each.
     """
-    audios, faults = [], []
+    audios, problems = [], []
     for reference in references:
         try:
             audios.append(load_audio(reference, REFERENCE_RATE))
             require_speech(audios[-1], str(reference))
         except DataError as error:
-            faults.append(str(error))
-    if faults:
-        raise DataError("\n".join(faults))
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
     return make_voice(model, audios, [str(reference) for reference in references])
