@@ -127,7 +127,7 @@ def test_check_data(capsys, mini_base, tmp_path):
     (tmp_path / "a.wav").unlink()
     code, _, err = run(capsys, *flags, "--columns", "text=Satz,audio=Datei", "--write-clean", tmp_path / "none.csv")
     assert (code, (tmp_path / "none.csv").exists()) == (1, False)
-    assert "Nothing is usable" in err
+    assert "No sample is usable, so" in err
 
 
 def test_standard_input_that_is_not_utf_8(capsys, mini_base, monkeypatch, tmp_path):
@@ -139,7 +139,7 @@ def test_standard_input_that_is_not_utf_8(capsys, mini_base, monkeypatch, tmp_pa
 
 def test_make_mini_base_refuses_a_full_folder(capsys, mini_base):
     code, _, err = run(capsys, "make-mini-base", "--output", mini_base)
-    assert (code, "exists already" in err) == (2, True)
+    assert (code, "already exists" in err) == (2, True)
 
 
 def test_help_does_not_load_torch():
@@ -178,4 +178,4 @@ def test_an_interrupt_prints_one_word(monkeypatch, capsys, mini_base):
     with pytest.raises(SystemExit) as caught:
         cli.main(["inspect", str(mini_base)])
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "Interrupted.\n"

@@ -165,9 +165,9 @@ def test_check_env_reports_the_failed_step_and_skips_the_rest(quick_trial, monke
     values = json.loads(printed.out)
     assert values["ok"] is False
     found = {finding["assumption"]: finding for finding in values["findings"]}
-    assert found["a training step is made"]["holds"] is False
-    assert found["a training step is made"]["found"] == "RuntimeError: no luck"
-    assert "its checkpoint is read back" not in found
+    assert found["train one step"]["holds"] is False
+    assert found["train one step"]["found"] == "RuntimeError: no luck"
+    assert "read the checkpoint" not in found
     assert "what the trainer prints" in printed.err
     assert "in broken" in printed.err
 
@@ -181,7 +181,7 @@ def test_check_env_reports_a_conflict_and_still_runs_all_steps(quick_trial, monk
     (failed,) = (line for line in lines if line.startswith("FAIL"))
     assert "transformers 5.24.0 with coqui-tts 0.28.0 does not work" in failed
     assert 'pip install "transformers<5.24"' in failed
-    assert any(line.startswith("ok    a sentence is generated and decoded: _speak ran") for line in lines)
+    assert any(line.startswith("ok    generate and decode a sentence: _speak ran") for line in lines)
 
 
 def test_unmet_requirements(monkeypatch):
@@ -196,8 +196,8 @@ def test_unmet_requirements(monkeypatch):
     monkeypatch.setattr(check_env.metadata, "requires", required.get)
     monkeypatch.setattr(check_env.metadata, "version", version)
     assert sorted(check_env.unmet_requirements()) == [
-        "peft asks for nowhere, which is not installed",
-        "peft asks for torch >=9, 2.11.0 is installed",
+        "peft requires nowhere, which is not installed",
+        "peft requires torch >=9, but 2.11.0 is installed",
     ]
 
 
@@ -209,10 +209,10 @@ def test_check_env_for_real(with_transformers_5_24):
     assert done.returncode == 0, done.stderr
     held = [finding["assumption"] for finding in json.loads(done.stdout)["findings"] if finding["holds"]]
     assert held[-4:] == [
-        "a tiny base model is made",
-        "a training step is made",
-        "its checkpoint is read back",
-        "a sentence is generated and decoded",
+        "create a tiny base model",
+        "train one step",
+        "read the checkpoint",
+        "generate and decode a sentence",
     ]
     done = subprocess.run(command, env=with_transformers_5_24, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

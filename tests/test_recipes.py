@@ -79,8 +79,8 @@ def test_a_copy_overwrites_nothing(tmp_path, monkeypatch, target):
         (tmp_path / name).write_text("mine")
     (tmp_path / "link.py").symlink_to("nowhere.py")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match="exists already|is a file, and a folder was expected"):
-        recipes.copy_recipe("new_language", Path(target))
+    with pytest.raises(ConfigError, match="already exists|is a file; expected a folder"):
+        recipes.copy_recipe("new_language", Path(given))
     assert sorted(tmp_path.rglob("*")) == before
     assert [(tmp_path / name).read_text() for name in (NAME, "folder/notes")] == ["mine", "mine"]
     assert (tmp_path / "link.py").is_symlink()
@@ -105,7 +105,7 @@ def test_a_copy_records_its_release(tmp_path, monkeypatch, capsys):
     copy = recipes.copy_recipe("new_language", tmp_path)
     lines = copy.read_text(encoding="utf-8").splitlines()
     original = recipes.find_recipe().read_text(encoding="utf-8").splitlines()
-    assert lines[0].startswith(f"# The recipe new_language of xtts_extend {xtts_extend.__version__}, ")
+    assert lines[0].startswith(f"# Editable copy of the recipe new_language of xtts_extend {xtts_extend.__version__}. ")
     ((ours, theirs),) = (pair for pair in zip(lines[2:], original, strict=True) if pair[0] != pair[1])
     assert ours == theirs.replace("()", f'(written_for="{xtts_extend.__version__}")')
 
@@ -116,7 +116,8 @@ def test_a_copy_records_its_release(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, "__version__", "99.0")
     runpy.run_path(str(copy), run_name="copy")
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"warning: {copy} belongs to xtts_extend {xtts_extend.__version__}, and 99.0 is installed.")
+    release = f"written for xtts_extend {xtts_extend.__version__}, but 99.0 is installed."
+    assert line.startswith(f"warning: {copy} was {release}")
     with pytest.raises(SystemExit) as caught:
         main(["--language", "am"])
     assert caught.value.code == 2

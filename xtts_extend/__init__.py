@@ -1,4 +1,4 @@
-"""xtts_extend teaches Coqui's XTTS a new language. Importing it changes nothing and loads nothing heavy."""
+"""Teach Coqui's XTTS a new language. Importing this package patches nothing and loads no heavy module."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ __all__ = ["__version__", "enable", "inspect_checkpoint"]
 
 
 def enable() -> None:
-    """Teach coqui-tts the registered languages and those of language packs. Calling it again changes nothing.
+    """Patch coqui-tts so that it supports the registered languages and language packs.
 
-    See `xtts_extend.text.tokenizer.enable` and `xtts_extend.pack.route.enable`.
+    Calling it again has no effect. See `xtts_extend.text.tokenizer.enable` and `xtts_extend.pack.route.enable`.
+
+    >>> enable()
+    >>> from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
+    >>> VoiceBpeTokenizer("am/vocab.json").preprocess_text("ሰላም ዓለም", "am")
+    'ሰላም አለም'
     """
     from xtts_extend.pack.route import enable as enable_packs
     from xtts_extend.text.tokenizer import enable as enable_tokenizer
@@ -25,9 +30,9 @@ def enable() -> None:
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
-    """Return what a checkpoint file, run folder or base directory is, judged by its content.
+    """Return what kind of checkpoint a file, run folder or base model directory is, judging by its content.
 
-    See `xtts_extend.checkpoint.inspect.inspect_checkpoint` for the errors it raises.
+    See `xtts_extend.checkpoint.inspect.inspect_checkpoint` for the errors that it raises.
 
     >>> info = inspect_checkpoint("runs/RUN")
     >>> info.kind, info.step

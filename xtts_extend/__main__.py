@@ -1,4 +1,4 @@
-"""`python -m xtts_extend`: the `xtts-extend` command, where its script is not on the PATH."""
+"""Entry point of `python -m xtts_extend`: the `xtts-extend` command when its script is not on the PATH."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The `xtts-extend` command: its parser, and what every command has in common."""
+"""The `xtts-extend` command: its parser, error handling and signals."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from xtts_extend.errors import report_errors
 
 
 class Command(Protocol):
-    """A module of `commands/`.
+    """Interface of the modules in `commands/`.
 
     Attributes:
-        HELP: one line, what the command does.
+        HELP: What the command does, in one line.
     """
 
     HELP: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's own; its parser has `--debug`."""
+        """Add the command's arguments to its parser, which already has `--debug`."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Do it, print, and return the exit code."""
+        """Run the command, print its result and return the exit code."""
 
 
-#: In the order of the help.
+#: Command name → module, in the order of the help.
 COMMANDS: dict[str, Command] = {
     "check-env": check_env,
     "inspect": inspect_path,
@@ -72,28 +72,28 @@ COMMANDS: dict[str, Command] = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, each with its `run`.
+    """Return the parser of all commands, which sets `run` to the command's function.
 
-    A command that also works without coqui-tts sets `needs_coqui` to False, and one that runs a script, which sees to
-    errors and signals itself, sets `is_script` to True.
+    A command that works without coqui-tts sets `needs_coqui` to False. A command that runs a script with its own error
+    and signal handling sets `is_script` to True.
     """
     parser = argparse.ArgumentParser(prog="xtts-extend", description="Teach XTTS a new language.", allow_abbrev=False)
-    parser.add_argument("--debug", action="store_true", help="show a traceback on errors")
-    added = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of errors.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        one = added.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
-        one.set_defaults(run=command.run, needs_coqui=True, is_script=False)
-        add_debug(one)
-        command.add_arguments(one)
+        subparser = subparsers.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        subparser.set_defaults(run=command.run, needs_coqui=True, is_script=False)
+        add_debug(subparser)
+        command.add_arguments(subparser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code (2: the user can mend it, 1: a check or the machine failed)."""
+    """Run a command and return its exit code: 2 if the user can fix the error, 1 if a check or the machine failed."""
     args = make_parser().parse_args(argv)
     if args.is_script:
         return int(args.run(args))
-    # leaves like Ctrl-C does: half-written files are removed
+    # Exit the way Ctrl-C does, so that half-written files are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         with report_errors(debug=args.debug):
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return code
     except BrokenPipeError:
-        # the reader has gone (`| head`); the interpreter would complain once more at its end
+        # The reader closed the pipe (`| head`). Without this, the interpreter prints another error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

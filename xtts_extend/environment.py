@@ -1,7 +1,7 @@
-"""Installed packages that are known not to work together, named before any of them is imported.
+"""Checks for installed packages that are known not to work together, run before any of them is imported.
 
-Read from `importlib.metadata` alone: a broken combination may fail at `import torch` or `import TTS` already, or only
-after hours, when the first sentence is spoken. Colab, Kaggle and Lightning come with packages installed.
+Versions come from `importlib.metadata` alone: a broken combination may fail at `import torch` or `import TTS`, or only
+hours later, when the first sentence is spoken. Colab, Kaggle and Lightning come with packages preinstalled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from packaging.version import InvalidVersion
 from xtts_extend import __version__
 from xtts_extend.errors import InstallationError
 
-#: The newest versions that the tests ran with, those of constraints.txt.
+#: The newest versions that the tests ran with, as in constraints.txt.
 TESTED = {
     "coqui-tts": "0.28.0",
     "coqui-tts-trainer": "0.4.0",
@@ -35,7 +35,7 @@ TESTED = {
     "pysbd": "0.3.4",
     "tensorboard": "2.21.0",
 }
-#: Set to 1, known conflicts are warnings: for whoever has patched a package, and to see what else breaks.
+#: Environment variable that turns known conflicts into warnings when it is 1, for users who have patched a package.
 IGNORE_VARIABLE = "XTTS_EXTEND_IGNORE_CONFLICTS"
 
 _TORCH_FIX = '"torch>=2.9,<2.12" "torchaudio>=2.9,<2.11.1" "torchcodec>=0.9,<0.12"'
@@ -43,13 +43,13 @@ _TORCH_FIX = '"torch>=2.9,<2.12" "torchaudio>=2.9,<2.11.1" "torchcodec>=0.9,<0.1
 
 @dataclass(frozen=True)
 class Conflict:
-    """A combination that is known not to work.
+    """A combination of packages that is known not to work.
 
     Attributes:
-        versions: package → a version specifier; "" is any version, None that it is not installed. The combination is
-            there when all of them hold.
-        effect: what breaks, as the end of a sentence.
-        fix: the commands that fix it.
+        versions: Package → version specifier: "" for any version, None for not installed. The conflict applies when
+            all of them match.
+        effect: What breaks, as the end of a sentence.
+        fix: The commands that fix it.
     """
 
     versions: Mapping[str, str | None]
@@ -57,40 +57,40 @@ class Conflict:
     fix: str
 
     def applies(self, installed: Mapping[str, str]) -> bool:
-        """Whether these installed versions are the combination."""
+        """Return whether the installed versions match this combination."""
         return all(
-            package not in installed if specifier is None else _within(installed.get(package), specifier)
+            package not in installed if specifier is None else _satisfies(installed.get(package), specifier)
             for package, specifier in self.versions.items()
         )
 
     def describe(self, installed: Mapping[str, str]) -> str:
-        """One line: what is installed, what breaks, and what to type."""
-        found = " with ".join(f"{package} {installed[package]}" for package in self.versions if package in installed)
+        """Return one line that says what is installed, what breaks and what to type."""
+        present = " with ".join(f"{package} {installed[package]}" for package in self.versions if package in installed)
         missing = " and ".join(package for package in self.versions if package not in installed)
-        if not found:
+        if not present:
             return f"{missing} is not installed: {self.effect}. Run `{self.fix}`."
-        return f"{found}{f' without {missing}' if missing else ''} does not work: {self.effect}. Run `{self.fix}`."
+        return f"{present}{f' without {missing}' if missing else ''} does not work: {self.effect}. Run `{self.fix}`."
 
 
-def _within(version: str | None, specifier: str) -> bool:
+def _satisfies(version: str | None, specifier: str) -> bool:
     if version is None:
         return False
     try:
         return SpecifierSet(specifier).contains(version, prereleases=True)
     except InvalidVersion:
-        # a build by hand; nothing is known of it
+        # A custom build, whose version says nothing.
         return False
 
 
 KNOWN_CONFLICTS = (
     Conflict(
         {"transformers": ">=5.24", "coqui-tts": "<0.29"},
-        "no sentence can be generated ('NoneType' object has no attribute 'get_seq_length')",
+        "speech generation fails ('NoneType' object has no attribute 'get_seq_length')",
         'pip install "transformers<5.24"',
     ),
     Conflict(
         {"torch": ">=2.12", "torchaudio": "<2.12"},
-        "torchaudio up to 2.11 cannot be imported beside it",
+        "torchaudio up to 2.11 cannot be imported with this torch",
         f"pip install {_TORCH_FIX}",
     ),
     Conflict(
@@ -110,7 +110,7 @@ KNOWN_CONFLICTS = (
     ),
     Conflict(
         {"coqpit": ""},
-        "coqui-tts cannot be imported beside the original coqpit",
+        "coqui-tts cannot be imported while the original coqpit is installed",
         "pip uninstall --yes coqpit && pip install --force-reinstall --no-deps coqpit-config",
     ),
     Conflict(
@@ -125,7 +125,7 @@ KNOWN_CONFLICTS = (
     ),
     Conflict(
         {"coqui-tts": "<0.28"},
-        "its trainers and configurations have other signatures",
+        "its trainers and configurations have different signatures",
         'pip install "coqui-tts>=0.28,<0.29"',
     ),
     Conflict(
@@ -133,9 +133,9 @@ KNOWN_CONFLICTS = (
         "the first training step fails ('AdamW' object is not subscriptable)",
         'pip install "coqui-tts-trainer>=0.4,<0.5"',
     ),
-    Conflict({"six": None, "coqui-tts": "<0.29"}, "coqui-tts imports six and does not install it", "pip install six"),
+    Conflict({"six": None, "coqui-tts": "<0.29"}, "coqui-tts imports six but does not install it", "pip install six"),
     *(
-        Conflict({package: None}, "nothing works without it", f'pip install "{requirement}"')
+        Conflict({package: None}, "xtts_extend requires it", f'pip install "{requirement}"')
         for package, requirement in {
             "coqui-tts": "coqui-tts>=0.28,<0.29",
             "coqui-tts-trainer": "coqui-tts-trainer>=0.4,<0.5",
@@ -148,45 +148,53 @@ KNOWN_CONFLICTS = (
 
 
 def installed_versions() -> dict[str, str]:
-    """The versions of the packages that the table of conflicts and the tested versions name, where installed."""
-    found = {}
+    """Return the installed version of each package in `TESTED` and `KNOWN_CONFLICTS`, omitting those not installed.
+
+    >>> installed_versions()["torch"]
+    '2...'
+    """
+    versions = {}
     for package in {*TESTED, *(name for conflict in KNOWN_CONFLICTS for name in conflict.versions)}:
         try:
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-        # a folder that a broken installation left behind has no version
+        # A folder that a broken installation left behind has no version.
         if version:
-            found[package] = version
-    return found
+            versions[package] = version
+    return versions
 
 
 def conflicts(installed: Mapping[str, str]) -> list[str]:
-    """A line for each known combination that these versions are; see `Conflict.describe`."""
+    """Return one line for each known conflict among these versions; see `Conflict.describe`.
+
+    >>> conflicts(installed_versions() | {"transformers": "5.24.0", "coqui-tts": "0.28.0"})
+    ["transformers 5.24.0 with coqui-tts 0.28.0 does not work: ..."]
+    """
     return [conflict.describe(installed) for conflict in KNOWN_CONFLICTS if conflict.applies(installed)]
 
 
 def newer_than_tested(installed: Mapping[str, str]) -> list[str]:
-    """The packages of these versions that are newer than the tested ones, each with both versions."""
+    """Return the packages that are newer than the tested versions, each with both versions."""
     return [
         f"{package} {installed[package]} (tested up to {tested})"
         for package, tested in TESTED.items()
-        if package in installed and _within(installed[package], f">{tested}")
+        if package in installed and _satisfies(installed[package], f">{tested}")
     ]
 
 
 def require_environment(written_for: str | None = None) -> None:
-    """Stop before anything heavy is imported when installed packages are known not to work together.
+    """Raise an error before any heavy import if installed packages are known not to work together.
 
-    Versions that are newer than any tested one are one line on standard error.
+    Print one warning line on standard error for packages that are newer than the tested versions.
 
     Args:
-        written_for: the release of this package that a copied recipe belongs to; that line says so where another one is
-            installed.
+        written_for: The xtts_extend release that a copied recipe was written for; the warning line mentions it if
+            another release is installed.
 
     Raises:
-        InstallationError: each combination, what breaks, and the command that fixes it; unless
-            `XTTS_EXTEND_IGNORE_CONFLICTS` is 1.
+        InstallationError: Packages conflict. The message says what breaks and which command fixes it. With
+            `XTTS_EXTEND_IGNORE_CONFLICTS=1`, conflicts are warnings.
     """
     installed = installed_versions()
     known = conflicts(installed)
@@ -194,12 +202,12 @@ def require_environment(written_for: str | None = None) -> None:
         raise InstallationError(" ".join(known))
     warnings = known
     if newer := newer_than_tested(installed):
-        warnings.append(f"Newer than tested: {', '.join(newer)}. If something fails, run xtts-extend check-env.")
+        warnings.append(f"Newer than tested: {', '.join(newer)}. If something fails, run `xtts-extend check-env`.")
     if written_for not in (None, __version__):
         warnings.append(
-            f"{sys.argv[0]} belongs to xtts_extend {written_for}, and {__version__} is installed. If something fails, "
-            "compare it with what `xtts-extend recipe copy` writes."
+            f"{sys.argv[0]} was written for xtts_extend {written_for}, but {__version__} is installed. If something "
+            "fails, compare it with the file that `xtts-extend recipe copy` writes."
         )
-    # under torchrun one process speaks for all
+    # Under torchrun, only one process prints.
     if warnings and os.environ.get("RANK", "0") == "0":
         print(f"warning: {' '.join(warnings)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code of each: 2 when the user can mend it, 1 when the machine or a check failed.
+"""The package's errors and their exit codes: 2 if the user can fix the error, 1 if the machine or a check failed.
 
 Every message says what was found, what was expected and what to do next.
 """
@@ -12,68 +12,68 @@ from contextlib import contextmanager
 
 
 class XttsExtendError(Exception):
-    """Base of all errors of this package; the command line prints its message and exits with `exit_code`."""
+    """Base class of this package's errors. The command line prints the message and exits with `exit_code`."""
 
     exit_code = 2
 
 
 class CheckpointError(XttsExtendError):
-    """A file is not a checkpoint, is damaged, or does not fit what it is used for."""
+    """Error for a file that is not a checkpoint, is damaged, or does not match its use."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint is not what was written: truncated, empty, or with other bytes."""
+    """Error for a checkpoint that is truncated, empty or corrupted."""
 
 
 class VocabularyError(XttsExtendError):
-    """A vocabulary cannot be read, or does not extend the one that it should extend."""
+    """Error for a vocabulary that cannot be read or does not extend the expected one."""
 
 
 class LanguageError(XttsExtendError):
-    """A language code is malformed, unknown, or has no tag in the vocabulary."""
+    """Error for a language code that is malformed, unknown or has no tag in the vocabulary."""
 
 
 class PackError(XttsExtendError):
-    """A language pack is damaged, does not fit its base, or cannot be made of a run."""
+    """Error for a language pack that is damaged, does not match its base model, or cannot be made from a run."""
 
 
 class DataError(XttsExtendError):
-    """A manifest or its recordings cannot be used."""
+    """Error for a manifest or recordings that cannot be used."""
 
 
 class ConfigError(XttsExtendError):
-    """Flags or configuration values contradict each other or the files."""
+    """Error for flags or configuration values that contradict each other or the files."""
 
 
 class InstallationError(XttsExtendError):
-    """Installed packages are known not to work together."""
+    """Error for installed packages that are known not to work together."""
 
 
 class MachineError(XttsExtendError):
-    """Memory, disk or another resource of the machine does not suffice."""
+    """Error for a machine that has too little memory, disk space or another resource."""
 
     exit_code = 1
 
 
 class DiskFullError(MachineError):
-    """A file could not be written because the disk is full."""
+    """Error for a file that could not be written because the disk is full."""
 
 
 class CheckFailed(XttsExtendError):
-    """A promise was checked and does not hold."""
+    """Error for a check that failed."""
 
     exit_code = 1
 
 
 @contextmanager
 def report_errors(*, debug: bool) -> Iterator[None]:
-    """Print the package's errors as one message on standard error and exit with their code; 130 after Ctrl-C.
+    """Print this package's errors as one message on standard error and exit with their code, or 130 after Ctrl-C.
 
     Args:
-        debug: let errors through with their traceback.
+        debug: Re-raise errors, so that Python prints the traceback.
     """
     logging.getLogger("trainer").setLevel(logging.INFO)
-    # it warns at every start about token ids that XTTS does not use
+    # At every start it warns about token ids that XTTS does not use.
     logging.getLogger("transformers.configuration_utils").setLevel(logging.ERROR)
     try:
         yield
@@ -81,10 +81,10 @@ def report_errors(*, debug: bool) -> Iterator[None]:
         if debug:
             raise
         kind = type(error)
-        # of an error in a loader's worker torch makes one whose message is the whole traceback
+        # For an error in a loader worker, torch raises one whose message is the entire traceback.
         message = str(error).rsplit(f"{kind.__module__}.{kind.__qualname__}: ", 1)[-1].strip()
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("Interrupted.", file=sys.stderr)
         raise SystemExit(130) from None

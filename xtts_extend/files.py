@@ -1,4 +1,4 @@
-"""Files and folders appear under their name complete, or not at all."""
+"""Atomic writes: a file or folder appears under its name complete, or not at all."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from xtts_extend.errors import ConfigError, DiskFullError, MachineError
 
 logger = logging.getLogger("trainer")
 
-#: Linux's request to share a file's blocks, which btrfs, XFS and others understand (linux/fs.h).
+#: The Linux ioctl that shares a file's blocks on btrfs, XFS and others (linux/fs.h).
 _FICLONE = 0x40049409
-_BLOCK = 1 << 24
+_COPY_BUFFER_BYTES = 1 << 24
 
 
 def cache_folder() -> Path:
-    """Where the user's machine keeps what can be made again: xtts_extend below $XDG_CACHE_HOME or ~/.cache."""
+    """Return the user's cache folder, `xtts_extend` in $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xtts_extend"
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; the file appears under `path` flushed to the disk when the block ends well.
+    """Yield a temporary path in the same folder. When the block succeeds, flush the file and rename it to `path`.
 
-    The folder is made if need be.
+    The folder is created if needed.
 
     Raises:
-        ConfigError: there can be no such file, because a folder has its name or a file that of its folder.
-        MachineError: the disk is full, or the folder cannot be written to.
+        ConfigError: `path` is a folder, or one of its parents is a file.
+        MachineError: The disk is full, or the folder is not writable.
     """
     require_creatable(path.parent)
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder, and a file was to be written. Give the name of a file.")
+        raise ConfigError(f"{path} is a folder; expected a file name. Give the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +50,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if full else MachineError)(
-            f"{path} could not be written: {'the disk is full' if full else error}. What was there before is "
-            "untouched. Make room or mend the folder, then start again."
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (DiskFullError if is_full else MachineError)(
+            f"{path} could not be written: {'the disk is full' if is_full else error}. Existing files are unchanged. "
+            "Free disk space or fix the folder, then start again."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -62,83 +62,84 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """As `atomic_path`, with the file opened."""
+    """Do as `atomic_path`, and yield the open binary file."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             yield file
         except RuntimeError as error:
-            # torch reports a failed write of its zip archive so, and does not keep the cause
-            full = shutil.disk_usage(path.parent).free < 1 << 20
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+            # This is how torch reports a failed write of its zip archive, without the cause.
+            is_full = shutil.disk_usage(path.parent).free < 1 << 20
+            raise OSError(errno.ENOSPC if is_full else errno.EIO, str(error)) from error
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that takes its name when the block ends well, and is removed otherwise.
+    """Yield a temporary folder that is renamed to `path` when the block succeeds, and removed otherwise.
 
     Raises:
-        ConfigError: `path` exists and is not an empty folder.
-        MachineError: there can be no folder, or no room in it.
+        ConfigError: `path` exists and is not an empty folder, or one of its parents is a file.
+        MachineError: The folder cannot be created, or the disk is full.
     """
     path = path.absolute()
     require_new_folder(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for other in path.parent.iterdir():
-            found = re.fullmatch(rf"\.{re.escape(path.name)}\.partial-(\d+)", other.name)
-            if found and not psutil.pid_exists(int(found.group(1))):
-                shutil.rmtree(other)
+        for sibling in path.parent.iterdir():
+            match = re.fullmatch(rf"\.{re.escape(path.name)}\.partial-(\d+)", sibling.name)
+            if match and not psutil.pid_exists(int(match.group(1))):
+                shutil.rmtree(sibling)
         partial.mkdir()
         yield partial
         partial.replace(path)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise MachineError(
-            f"{path} could not be written: {reason}. Nothing is left of it. Make room, or name another folder."
+            f"{path} could not be written: {reason}. The partial folder was removed. Free disk space, or name another "
+            "folder."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file; where the file system can, the copy shares the blocks of the original until one of them changes.
+    """Copy a file, as a copy-on-write clone where the file system supports it.
 
     Raises:
-        OSError: of the file system.
+        OSError: The source cannot be read, or the target cannot be written.
     """
-    with source.open("rb") as read, target.open("wb") as written:
+    with source.open("rb") as reader, target.open("wb") as writer:
         try:
-            # not on Windows
+            # Not available on Windows.
             import fcntl
 
-            fcntl.ioctl(written.fileno(), _FICLONE, read.fileno())
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
         except (ImportError, OSError):
-            shutil.copyfileobj(read, written, _BLOCK)
+            shutil.copyfileobj(reader, writer, _COPY_BUFFER_BYTES)
 
 
 def require_new_folder(path: Path) -> None:
-    """There can be a new folder where nothing is, or an empty folder.
+    """Raise an error unless `path` does not exist or is an empty folder.
 
     Raises:
-        ConfigError: something is there.
+        ConfigError: `path` is a file or a folder that is not empty, or one of its parents is a file.
     """
     require_creatable(path.absolute().parent)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConfigError(f"{path} exists already. Name another folder, or remove this one first.")
+        raise ConfigError(f"{path} already exists. Name another folder, or remove this one first.")
 
 
 def require_creatable(folder: Path) -> None:
-    """A folder that does not exist yet can be made unless one of its parents is a file."""
+    """Raise ConfigError if the folder cannot be created because it or one of its parents is a file."""
     for parent in (folder, *folder.parents):
         if parent.exists():
             if not parent.is_dir():
-                raise ConfigError(f"{parent} is a file, and a folder was expected there. Give another path.")
+                raise ConfigError(f"{parent} is a file; expected a folder. Give another path.")
             return
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; file systems that cannot (network and FUSE mounts) get a warning."""
+    """Make a rename durable, or log a warning if the file system does not support it (network and FUSE mounts)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -146,4 +147,4 @@ def _sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        logger.warning("%s: the folder's entries cannot be flushed to the disk here (%s).", folder, error.strerror)
+        logger.warning(" > The entries of %s cannot be flushed to disk (%s).", folder, error.strerror)

@@ -1,4 +1,4 @@
-"""What a check found, as a line for a person and as plain values for JSON."""
+"""Results of a check, as lines for a person and as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_MARKS = {True: "ok  ", False: "FAIL", None: "note"}
+_STATUSES = {True: "ok  ", False: "FAIL", None: "note"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An assumption, what was found, and whether it holds (None: worth knowing, not judged)."""
+    """An assumption, what the check found, and whether the assumption holds (None: for information only)."""
 
     assumption: str
     found: str
     holds: bool | None
 
     def describe(self) -> str:
-        """One line, with a mark in front."""
-        return f"{_MARKS[self.holds]}  {self.assumption}: {self.found}"
+        """Return the finding as one line that starts with its status."""
+        return f"{_STATUSES[self.holds]}  {self.assumption}: {self.found}"
 
 
 def all_hold(findings: Iterable[Finding]) -> bool:
-    """Whether no assumption fails."""
+    """Return whether no assumption fails."""
     return not any(finding.holds is False for finding in findings)
 
 
 def to_dict(findings: list[Finding]) -> dict[str, Any]:
-    """The findings as plain values, for JSON; `ok` when every assumption holds."""
+    """Return the findings as plain values for JSON; `ok` is True if no assumption fails."""
     return {"ok": all_hold(findings), "findings": [asdict(finding) for finding in findings]}
 
 
 def summary(findings: list[Finding]) -> str:
-    """How many of the assumptions that are judged hold."""
+    """Return a sentence that says how many assumptions hold, not counting those for information only."""
     judged = [finding.holds for finding in findings if finding.holds is not None]
-    return f"{judged.count(True)} of {len(judged)} assumptions hold"
+    return f"{judged.count(True)} of {len(judged)} assumptions hold."

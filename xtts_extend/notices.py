@@ -1,4 +1,4 @@
-"""What is said once in a process, however often it is met."""
+"""Warnings that are logged once per process."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ logger = logging.getLogger("trainer")
 
 @cache
 def warn_once(message: str) -> None:
-    """Log a warning the first time that it is given."""
+    """Log a warning, unless this process has logged the same message before."""
     logger.warning(" > %s", message)

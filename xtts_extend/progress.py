@@ -1,4 +1,4 @@
-"""How many of how many, how fast, and the time left: a bar on a terminal, a line now and then elsewhere."""
+"""Progress with count, rate and remaining time: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 T = TypeVar("T")
+#: Seconds between two progress lines where there is no terminal.
 REPORT_INTERVAL_S = 10.0
 
 
@@ -20,29 +21,29 @@ class _RateColumn(ProgressColumn):
         return Text(f"{task.speed or 0:.3g}/s")
 
 
-def with_progress(items: Iterable[T], total: int, what: str, enabled: bool = True) -> Iterator[T]:
-    """Pass the items on and show on stderr how far they have come.
+def with_progress(items: Iterable[T], total: int, unit: str, enabled: bool = True) -> Iterator[T]:
+    """Yield the items and show the progress on standard error.
 
     Args:
-        items: `total` of them.
-        total: how many.
-        what: what they are, as in "12 of 30 recordings".
-        enabled: show something at all.
+        items: The items to yield.
+        total: How many items there are.
+        unit: What the items are, as in "12 of 30 recordings".
+        enabled: Whether to show progress.
     """
     console = Console(stderr=True)
     if not enabled or not total:
         yield from items
     elif console.is_terminal:
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
+        columns = (TextColumn(unit), BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             yield from bar.track(items, total=total)
     else:
-        began = said = time.monotonic()
+        started = last_report = time.monotonic()
         for done, item in enumerate(items, start=1):
             yield item
             now = time.monotonic()
-            if now - said >= REPORT_INTERVAL_S:
-                rate = done / (now - began)
+            if now - last_report >= REPORT_INTERVAL_S:
+                rate = done / (now - started)
                 left = (total - done) / rate
-                print(f"{done} of {total} {what}, {rate:.3g}/s, {left:.0f} s left", file=sys.stderr, flush=True)
-                said = now
+                print(f"{done} of {total} {unit}, {rate:.3g}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+                last_report = now

@@ -59,7 +59,7 @@ def test_a_folder_that_cannot_be_flushed_is_a_warning(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr("xtts_extend.files.os.fsync", files_only)
     store.write_checkpoint(STATE, tmp_path / "checkpoint_3.pth")
-    assert "cannot be flushed to the disk here (Invalid argument)" in caplog.text
+    assert "cannot be flushed to disk (Invalid argument)" in caplog.text
     assert store.load_checkpoint(tmp_path / "checkpoint_3.pth")[1].step == 3
 
 

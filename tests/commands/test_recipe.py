@@ -1,4 +1,4 @@
-"""`xtts-extend recipe`: list, copy, and run, which is the script itself."""
+"""`xtts-extend recipe`: list, copy and run."""
 
 import builtins
 import json
@@ -15,13 +15,13 @@ import xtts_extend
 from xtts_extend import cli
 from xtts_extend.errors import ConfigError
 
-#: `python -m xtts_extend`, as a script.
+#: The script of `python -m xtts_extend`.
 COMMAND = Path(xtts_extend.__file__).with_name("__main__.py")
 
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs a command; exit code, standard output, standard error."""
+    """A function that runs a command and returns its exit code, standard output and standard error."""
     monkeypatch.setattr(sys, "argv", ["xtts-extend"])
 
     def call(*arguments):
@@ -36,7 +36,7 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture
 def recipe_that(monkeypatch, tmp_path):
-    """Puts a script of these lines in the place of the recipe."""
+    """A function that replaces the recipe with a script of the given lines."""
 
     def write(*lines):
         script = tmp_path / "ስክሪፕት script.py"
@@ -61,7 +61,7 @@ def test_copy(command, tmp_path, monkeypatch):
     assert command("copy", "new_language", tmp_path / "a b") == (0, f"{tmp_path / 'a b' / 'train_gpt_xtts.py'}\n", "")
     code, out, err = command("copy", "new_language")
     assert (code, out) == (2, "")
-    assert err == "error: train_gpt_xtts.py exists already and is not overwritten. Give another PATH.\n"
+    assert err == "error: train_gpt_xtts.py already exists and will not be overwritten. Give another PATH.\n"
 
 
 @pytest.mark.parametrize("action", ["copy", "run"])
@@ -71,44 +71,44 @@ def test_unknown_recipe(command, action):
     assert err == "error: There is no recipe 'old_language'. The recipes are: new_language.\n"
 
 
-def test_it_needs_no_coqui(command, monkeypatch, recipe_that):
-    """A script asks itself; its place and its text are there in a broken environment as well."""
-    monkeypatch.setattr(cli, "require_environment", lambda: pytest.fail("the environment was asked for"))
+def test_recipe_commands_do_not_need_coqui(command, monkeypatch, recipe_that):
+    """The script checks the environment itself. Listing and copying work in a broken environment as well."""
+    monkeypatch.setattr(cli, "require_environment", lambda: pytest.fail("the environment was checked"))
     assert command("list")[0] == 0
     recipe_that("")
     assert command("run", "new_language")[0] == 0
 
 
-def test_run_hands_everything_over(command, recipe_that, tmp_path, monkeypatch):
+def test_run_passes_all_arguments_to_the_script(command, recipe_that, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     script = recipe_that("import os, sys", "print([__name__, os.getcwd(), *sys.argv])")
-    given = ["--help", "--debug", "--json", "-h", "--coqpit.lr=1e-5", "--x", "-1", "--", "ሰላም ለዓለም", ""]
-    assert command("run", "new_language", *given) == (0, f"{['__main__', str(tmp_path), str(script), *given]}\n", "")
+    flags = ["--help", "--debug", "--json", "-h", "--coqpit.lr=1e-5", "--x", "-1", "--", "ሰላም ለዓለም", ""]
+    assert command("run", "new_language", *flags) == (0, f"{['__main__', str(tmp_path), str(script), *flags]}\n", "")
 
 
 @pytest.mark.parametrize(
     ("ending", "code"), [("", 0), ("raise SystemExit(130)", 130), ("raise SystemExit(1)", 1)], ids=["end", "130", "1"]
 )
-def test_run_ends_as_the_script(command, recipe_that, ending, code):
+def test_run_returns_the_scripts_exit_code(command, recipe_that, ending, code):
     recipe_that(ending)
     assert command("run", "new_language")[0] == code
 
 
 @pytest.mark.parametrize("error", ["BrokenPipeError", "ZeroDivisionError", "KeyboardInterrupt"])
-def test_errors_of_a_script_are_its_own(command, recipe_that, error):
-    """A reader that has gone is no success of a training, as it is of a listing."""
+def test_errors_of_a_script_are_not_handled(command, recipe_that, error):
+    """A closed pipe counts as success for a listing, but not for training."""
     recipe_that(f"raise {error}")
     with pytest.raises(getattr(builtins, error)):
         command("run", "new_language")
 
 
-def test_signals_are_the_scripts(command, recipe_that):
+def test_run_installs_no_signal_handler(command, recipe_that):
     before = signal.getsignal(signal.SIGTERM)
     recipe_that("import signal", "print(signal.getsignal(signal.SIGTERM))")
     assert command("run", "new_language")[1] == f"{before}\n"
 
 
-def test_the_recipe_itself(command):
+def test_run_with_the_real_recipe(command):
     code, out, _ = command("run", "new_language", "--help")
     assert code == 0
     assert out.startswith("usage: train_gpt_xtts.py ")
@@ -125,7 +125,7 @@ def test_the_recipe_itself(command):
 
 @pytest.mark.slow
 def test_a_run_is_stopped_and_resumed(corpus, tmp_path):
-    """SIGTERM leaves a checkpoint and exit code 143, as with the script; a resume ends with 0."""
+    """As with the script, SIGTERM leads to a checkpoint and exit code 143. The resumed run exits with 0."""
     training = ["recipe", "run", "new_language"]
     flags = corpus.flags(output_dir=tmp_path / "runs", epochs=500, val_manifest=None)
     process = Script(COMMAND, *training, *flags, output=tmp_path / "log")
@@ -139,5 +139,5 @@ def test_a_run_is_stopped_and_resumed(corpus, tmp_path):
     last = int(saved.stem.removeprefix("checkpoint_")) + 2
     run(COMMAND, *training, "--checkpoint", folder, "--max-steps", last, output=tmp_path / "again")
     assert checkpoint(folder, last)["step"] == last
-    # as of a script, it is the run's record of what was started
+    # The run's record of the script that started it, as without the command.
     assert (folder / RECIPE.name).read_bytes() == RECIPE.read_bytes()

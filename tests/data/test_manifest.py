@@ -300,7 +300,7 @@ def test_a_path_that_cannot_be_written(tmp_path: Path) -> None:
     source = write(tmp_path / "m.csv", "audio_file|text\na.wav|x\n")
     (tmp_path / "taken.csv").mkdir()
     for target in (source / "below a file.csv", tmp_path / "taken.csv"):
-        with pytest.raises(ConfigError, match=r"is a file, and a folder|is a folder, and a file"):
+        with pytest.raises(ConfigError, match=r"is a file; expected a folder|is a folder; expected a file"):
             write_manifest(read_manifest(str(source), "en"), target)
     assert sorted(tmp_path.glob(".*")) == []
 

@@ -203,12 +203,12 @@ def test_existing_files_are_not_overwritten(tmp_path):
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "model.pth").write_text("mine")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         make_mini_base(taken, **SMALL)
     assert (taken / "model.pth").read_text() == "mine"
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         make_mini_base(taken / "model.pth", **SMALL)
-    with pytest.raises(ConfigError, match="is a file, and a folder was expected"):
+    with pytest.raises(ConfigError, match="is a file; expected a folder"):
         make_mini_base(taken / "model.pth" / "base", **SMALL)
 
 

@@ -396,7 +396,7 @@ def test_a_failed_write_leaves_the_old_file(
         extend_vocabulary(small_vocab, "am", output, texts=[write_text(AMHARIC)])
     assert os.listdir(output.parent) == ["vocab.json"]
     assert output.read_text() == "old"
-    with pytest.raises(ConfigError, match="is a file, and a folder was expected"):
+    with pytest.raises(ConfigError, match="is a file; expected a folder"):
         extend_vocabulary(small_vocab, "am", output / "below a file.json", texts=[write_text(AMHARIC)])
 
 

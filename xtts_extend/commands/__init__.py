@@ -1,5 +1,5 @@
-"""The commands of xtts-extend: parse, call, print; one module a command.
+"""The commands of xtts-extend, one module each, which parse arguments, call the package and print the result.
 
-Each has `HELP`, `add_arguments(parser)` and `run(args)`, which returns the exit code. What a command does lies in
-another room and is imported when it runs, so that help is quick.
+Each module has `HELP`, `add_arguments(parser)` and `run(args)`, which returns the exit code. The code that does the
+work is imported when a command runs, so that `--help` is fast.
 """

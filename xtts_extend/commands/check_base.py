@@ -1,4 +1,4 @@
-"""`xtts-extend check-base`: a line for each assumption about a base directory."""
+"""`xtts-extend check-base`: test the assumptions about a base directory."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, show_findings
 
-HELP = "try on a base directory everything that is assumed of it"
+HELP = "Test a base directory against every assumption that training makes."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("--base-dir", type=Path, required=True)
+    parser.add_argument("--base-dir", type=Path, required=True, help="The base directory.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 1 when an assumption does not hold."""
+    """Run the command; return 1 if an assumption does not hold."""
     from xtts_extend.setup.base import check_base
 
     return show_findings(check_base(args.base_dir), args.json)

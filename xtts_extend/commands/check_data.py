@@ -1,4 +1,4 @@
-"""`xtts-extend check-data`: what of a manifest is unusable, and why."""
+"""`xtts-extend check-data`: find unusable samples in manifests."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, add_manifests, columns_of, print_values
 
-HELP = "read every recording of a manifest and say what is unusable, and why"
+HELP = "Read every recording of a manifest and list unusable samples with reasons."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
     add_manifests(parser)
-    parser.add_argument("--language", help="language of manifests that do not say it")
-    parser.add_argument("--vocab", type=Path, required=True)
-    parser.add_argument("--write-clean", type=Path, metavar="PATH", help="write a manifest of what is usable")
-    parser.add_argument("--cache", type=Path, help="keep what was read, by file size and time")
+    parser.add_argument("--language", help="Language of manifests that do not specify one.")
+    parser.add_argument("--vocab", type=Path, required=True, help="The run's vocab.json.")
+    parser.add_argument("--write-clean", type=Path, metavar="PATH", help="Write a manifest of the usable samples.")
+    parser.add_argument("--cache", type=Path, help="File that caches measurements by file size and modification time.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 1 when a sample is unusable."""
+    """Run the command; return 1 if a sample is unusable."""
     import xtts_extend
     from xtts_extend.data.check import check_samples
     from xtts_extend.data.manifest import read_manifests, write_manifest
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(report.summary(names=None))
     if args.write_clean and not report.usable:
-        print(f"Nothing is usable: {args.write_clean} was not written.", file=sys.stderr)
+        print(f"No sample is usable, so {args.write_clean} was not written.", file=sys.stderr)
     elif args.write_clean:
         write_manifest(report.usable, args.write_clean)
-        print(f"{len(report.usable)} usable samples written to {args.write_clean}", file=sys.stderr)
+        print(f"Wrote {len(report.usable):,} usable samples to {args.write_clean}.", file=sys.stderr)
     return 0 if not report.unusable_share else 1

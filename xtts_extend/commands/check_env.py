@@ -1,7 +1,7 @@
-"""Try the installation for real: what a bug report starts with.
+"""`xtts-extend check-env`: test the installation, for bug reports.
 
-Versions are compared with the tested ones, and what this package leans on is done once, on a tiny model: train a step,
-write a checkpoint and read it, generate a sentence and decode it. Nothing heavy is imported before it is tried.
+This compares package versions with the tested ones and then runs everything once on a tiny model: train a step, write
+and read a checkpoint, generate and decode a sentence. Heavy modules are imported only inside these trials.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from xtts_extend.commands.common import add_json, show_findings
 from xtts_extend.environment import TESTED, conflicts, installed_versions, newer_than_tested
 from xtts_extend.findings import Finding
 
-HELP = "try the installation and say what is wrong with it"
+HELP = "Test the installation and report problems."
 
 _LANGUAGE = "en"
-#: Characters of a failure's message that its line shows.
+#: How many characters of an error message a finding shows.
 _MESSAGE_LENGTH = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
-    # it is what finds conflicts
+    """Add the command's arguments to its parser."""
+    # This command itself reports conflicts.
     parser.set_defaults(needs_coqui=False)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 1 when something does not work."""
+    """Run the command; return 1 if something does not work."""
     return show_findings(check_environment(), args.json)
 
 
 def check_environment() -> Iterator[Finding]:
-    """Python, machine and packages, and then a tiny model that trains, is saved, loaded, and speaks.
+    """Check Python, the machine and the packages, and then train, save, load and use a tiny model.
 
     Yields:
-        A finding as soon as it is made; what cannot be tried because an earlier trial failed is not tried.
+        Each finding as soon as it is known. After a failed trial, later trials are skipped.
     """
     supported = (3, 10) <= sys.version_info < (3, 14)
     yield Finding("Python 3.10 to 3.13", f"{platform.python_version()} ({sys.executable})", supported)
@@ -62,71 +62,73 @@ def check_environment() -> Iterator[Finding]:
         is_newer = any(line.startswith(f"{package} ") for line in newer)
         yield Finding(package, f"{version} (tested: {tested}{', this is newer' if is_newer else ''})", None)
     known = conflicts(installed)
-    yield Finding("no packages that are known not to work together", " ".join(known) or "none", not known)
+    yield Finding("known package conflicts", " ".join(known) or "none", not known)
     unmet = unmet_requirements()
-    # what works although a package asks for something else is no failure
-    yield Finding("each package has the versions that it asks for", "; ".join(unmet) or "yes", None if unmet else True)
+    # Not a failure, because the packages may work with other versions.
+    yield Finding("package requirements", "; ".join(unmet) or "all met", None if unmet else True)
 
     trial = _Trial()
-    yield trial.attempt("coqui-tts and torch can be imported", _import)
+    yield trial.attempt("import coqui-tts and torch", _import)
     if not trial.failed:
         yield from _machine()
     with tempfile.TemporaryDirectory(prefix="xtts-extend-check-") as folder:
         work = Path(folder)
         for assumption, step in (
-            ("a tiny base model is made", _make_base),
-            ("a training step is made", _train),
-            ("its checkpoint is read back", _read_checkpoint),
-            ("a sentence is generated and decoded", _speak),
+            ("create a tiny base model", _make_base),
+            ("train one step", _train),
+            ("read the checkpoint", _read_checkpoint),
+            ("generate and decode a sentence", _speak),
         ):
             if not trial.failed:
                 yield trial.attempt(assumption, partial(step, work))
 
 
 def unmet_requirements() -> list[str]:
-    """What installed packages ask for and do not find, from this one down to the packages of its packages."""
-    # not at the top: help would take a fifth longer
+    """Return the unmet requirements of this package and, recursively, of its requirements, one per line."""
+    # Imported here because it would slow down `--help` by a fifth.
     from packaging.requirements import Requirement
 
     unmet: list[str] = []
     seen = set()
-    waiting = [("a checkout of it", Requirement("xtts_extend"))]
-    while waiting:
-        asking, requirement = waiting.pop()
+    queue = [("this checkout", Requirement("xtts_extend"))]
+    while queue:
+        dependent, requirement = queue.pop()
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            unmet.append(f"{asking} asks for {requirement.name}, which is not installed")
+            unmet.append(f"{dependent} requires {requirement.name}, which is not installed")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
-            unmet.append(f"{asking} asks for {requirement.name} {requirement.specifier}, {version} is installed")
+            unmet.append(f"{dependent} requires {requirement.name} {requirement.specifier}, but {version} is installed")
         if requirement.name not in seen:
             seen.add(requirement.name)
-            needed = map(Requirement, metadata.requires(requirement.name) or ())
-            waiting += [
-                (requirement.name, one) for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})
+            dependencies = map(Requirement, metadata.requires(requirement.name) or ())
+            queue += [
+                (requirement.name, dependency)
+                for dependency in dependencies
+                if dependency.marker is None or dependency.marker.evaluate({"extra": ""})
             ]
     return unmet
 
 
 class _Trial:
-    """Runs steps that may fail in any way, without letting them write to the terminal."""
+    """A runner for steps that may fail in any way. It captures their output and records whether one has failed."""
 
     def __init__(self) -> None:
         self.failed = False
 
     def attempt(self, assumption: str, step: Callable[[], str]) -> Finding:
-        start, printed = time.monotonic(), io.StringIO()
+        start, output = time.monotonic(), io.StringIO()
         try:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                found = step()
-        # whatever it is, the report says it and the other checks are not lost
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                result = step()
+        # Any error becomes a finding, so that the remaining checks are still reported.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             self.failed = True
             message = f"{type(error).__name__}: {error}".replace("\n", " ")[:_MESSAGE_LENGTH]
-            print(printed.getvalue(), "".join(traceback.format_exception(error)), sep="", file=sys.stderr)
+            print(output.getvalue(), "".join(traceback.format_exception(error)), sep="", file=sys.stderr)
             return Finding(assumption, message, False)
-        return Finding(assumption, f"{found}, {time.monotonic() - start:.1f} s", True)
+        return Finding(assumption, f"{result}, {time.monotonic() - start:.1f} s", True)
 
 
 def _import() -> str:
@@ -156,12 +158,12 @@ def _machine() -> Iterator[Finding]:
                 None,
             )
     else:
-        yield Finding("GPU", "none is visible to torch; training will be slow", None)
-    yield Finding("CUDA of torch", torch.version.cuda or "none", None)
-    yield Finding("bfloat16", "computed in hardware" if has_bf16() else "not computed in hardware", None)
+        yield Finding("GPU", "torch sees none; training will be slow", None)
+    yield Finding("torch's CUDA version", torch.version.cuda or "none", None)
+    yield Finding("bfloat16", "supported in hardware" if has_bf16() else "not supported in hardware", None)
     memory = psutil.virtual_memory()
     yield Finding("memory", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free", None)
-    yield Finding("processors", f"{os.cpu_count()}, torch uses {torch.get_num_threads()} threads", None)
+    yield Finding("CPUs", f"{os.cpu_count()}; torch uses {torch.get_num_threads()} threads", None)
     disk = shutil.disk_usage(Path.cwd())
     yield Finding("disk", f"{disk.free / 1e9:.1f} GB free in {Path.cwd()}", None)
 
@@ -187,7 +189,7 @@ def _train(work: Path) -> str:
         lines.append(f"{index}.wav|this is a sentence|voice")
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     train_base(work / "base", {_LANGUAGE: manifest}, work / "runs", steps=1, seed=0)
-    return "by the recipe's trainer"
+    return "with the recipe's trainer"
 
 
 def _read_checkpoint(work: Path) -> str:

@@ -1,4 +1,4 @@
-"""`xtts-extend check-vocab`: whether a vocabulary extends another one."""
+"""`xtts-extend check-vocab`: check that a vocabulary extends another one."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_columns, add_json, columns_of, print_values
 
-HELP = "prove that an extended vocabulary cuts old text as before"
+HELP = "Check that an extended vocabulary tokenizes old text as before."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("--base-vocab", type=Path, required=True)
-    parser.add_argument("--vocab", type=Path, required=True)
+    parser.add_argument("--base-vocab", type=Path, required=True, help="The base's vocab.json.")
+    parser.add_argument("--vocab", type=Path, required=True, help="The extended vocab.json.")
     parser.add_argument(
-        "--text", type=Path, nargs="+", action="extend", required=True, help="any text, UTF-8, or manifests"
+        "--text", type=Path, nargs="+", action="extend", required=True, help="Text files in UTF-8, or manifests."
     )
     add_columns(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 1 when an old id or an old line has changed."""
+    """Run the command; return 1 if an old id, or the tokens of an old line, changed."""
     from xtts_extend.text.extend import check_vocabulary
 
     check = check_vocabulary(args.base_vocab, args.vocab, args.text, columns_of(args))

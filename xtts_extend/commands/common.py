@@ -1,4 +1,4 @@
-"""What several commands have: arguments of manifests, and how values and findings are printed."""
+"""Arguments and output that several commands share."""
 
 from __future__ import annotations
 
@@ -11,40 +11,48 @@ from xtts_extend.findings import Finding, all_hold, summary, to_dict
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
-    """`--debug` behind a command's name, as before it."""
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show a traceback on errors")
+    """Add `--debug`, so that it can follow a command's name as well as precede it."""
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="Show the traceback of errors.")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`, for a command that prints values."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    """Add `--json` for a command that prints values."""
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
 
 
 def add_manifests(parser: argparse.ArgumentParser) -> None:
-    """`--manifest`, `--manifest-format` and `--columns`."""
-    parser.add_argument("--manifest", action="append", required=True, metavar="PATH[:LANG]")
-    parser.add_argument("--manifest-format", default="auto", help="auto, or a formatter registered with coqui")
+    """Add `--manifest`, `--manifest-format` and `--columns`."""
+    parser.add_argument(
+        "--manifest",
+        action="append",
+        required=True,
+        metavar="PATH[:LANG]",
+        help="A manifest, with the language of its samples; can be repeated.",
+    )
+    parser.add_argument(
+        "--manifest-format", default="auto", help="auto, or the name of a formatter registered with coqui. [auto]"
+    )
     add_columns(parser)
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """`--columns`, which `columns_of` reads."""
+    """Add `--columns`, which `columns_of` parses."""
     parser.add_argument(
         "--columns",
         metavar="ROLE=COLUMN,…",
-        help="which column is audio, text, speaker, language, by name, or by number where there is no header",
+        help="Columns of audio, text, speaker and language, by name, or by number if there is no header.",
     )
 
 
 def columns_of(args: argparse.Namespace) -> dict[str, str]:
-    """Role → column, as `--columns` has them."""
+    """Return the role → column mapping of `--columns`, or an empty dict if it is omitted."""
     from xtts_extend.data.columns import parse_columns
 
     return parse_columns(args.columns) if args.columns else {}
 
 
 def print_values(values: Mapping[str, Any], as_json: bool) -> None:
-    """One JSON object, or a line per value."""
+    """Print one JSON object, or one line per value."""
     if as_json:
         print(json.dumps(values, ensure_ascii=False, indent=2, default=str))
         return
@@ -58,14 +66,14 @@ def print_values(values: Mapping[str, Any], as_json: bool) -> None:
 
 
 def show_findings(findings: Iterable[Finding], as_json: bool) -> int:
-    """One JSON object, or a line as soon as something was found; returns the exit code."""
-    found = []
+    """Print one JSON object, or each finding's line as soon as it is known, and return the exit code."""
+    shown = []
     for finding in findings:
-        found.append(finding)
+        shown.append(finding)
         if not as_json:
             print(finding.describe(), flush=True)
     if as_json:
-        print_values(to_dict(found), True)
+        print_values(to_dict(shown), True)
     else:
-        print(summary(found))
-    return 0 if all_hold(found) else 1
+        print(summary(shown))
+    return 0 if all_hold(shown) else 1

@@ -1,20 +1,20 @@
-"""`xtts-extend demo`: the whole job on the embedded default."""
+"""`xtts-extend demo`: run all steps on a mini base model and synthesized speech."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "the whole job on a mini base model and espeak-ng speech"
+HELP = "Run all steps on a mini base model and espeak-ng speech."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
-    parser.add_argument("--output", type=Path, default=Path("demo"))
+    """Add the command's arguments to its parser."""
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="Folder for all results. [demo]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0; a step that fails raises."""
+    """Run the command and return 0. A step that fails raises an error."""
     from xtts_extend.demo.run import run_demo
 
     run_demo(args.output)

@@ -1,4 +1,4 @@
-"""`xtts-extend encode`: the codes of manifests, beforehand."""
+"""`xtts-extend encode`: encode manifests before training."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, add_manifests, columns_of, print_values
 
-HELP = "make codes and token ids of manifests, once and beforehand"
+HELP = "Compute the codes and token ids of manifests before training."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
     add_manifests(parser)
-    parser.add_argument("--language", help="language of manifests that do not say it")
-    parser.add_argument("--base-dir", type=Path, required=True)
-    parser.add_argument("--vocab", type=Path, help="of the run that will read it [BASE_DIR/vocab.json]")
-    parser.add_argument("--output", type=Path, required=True, help="a new folder, or one to go on with")
+    parser.add_argument("--language", help="Language of manifests that do not specify one.")
+    parser.add_argument("--base-dir", type=Path, required=True, help="The base directory.")
+    parser.add_argument(
+        "--vocab", type=Path, help="Vocabulary of the run that will use the codes. [BASE_DIR/vocab.json]"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="A new folder, or an unfinished one to resume.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0; what cannot be encoded is named."""
+    """Run the command and return 0. Samples that cannot be encoded are listed."""
     from xtts_extend.setup.encode import encode
 
-    made = encode(
+    result = encode(
         args.manifest,
         args.base_dir,
         args.output,
@@ -33,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
         manifest_format=args.manifest_format,
         columns=columns_of(args),
     )
-    print_values(made, args.json)
+    print_values(result, args.json)
     return 0

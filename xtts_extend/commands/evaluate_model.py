@@ -1,4 +1,4 @@
-"""`xtts-extend evaluate`: a model folder on recordings."""
+"""`xtts-extend evaluate`: measure a model folder on recordings."""
 
 from __future__ import annotations
 
@@ -8,31 +8,37 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, add_manifests, columns_of, print_values
 from xtts_extend.errors import ConfigError
 
-HELP = "losses of a model folder on recordings, and what its own speech is like"
+HELP = "Compute a model's losses on recordings, and measure its speech."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("--model", type=Path, required=True, help="a folder that export wrote, or a base directory")
+    parser.add_argument("--model", type=Path, required=True, help="A folder that export wrote, or a base directory.")
     add_manifests(parser)
-    parser.add_argument("--language", required=True)
-    parser.add_argument("--asr", metavar="MODEL", help="a folder or hub name for transformers: character error rate")
-    parser.add_argument("--asr-language", metavar="CODE", help="what the recogniser calls it [the language]; MMS: amh")
-    parser.add_argument("--base-dir", type=Path, help="where dvae.pth and mel_stats.pth are [the model's base]")
-    parser.add_argument("--samples", type=int, default=20, help="how many are spoken; 0: losses alone [20]")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--language", required=True, help="Code of the language to evaluate.")
+    parser.add_argument(
+        "--asr", metavar="MODEL", help="Speech recognition model for the character error rate: a folder or hub name."
+    )
+    parser.add_argument(
+        "--asr-language",
+        metavar="CODE",
+        help="The recognizer's code of the language, such as amh for MMS. [--language]",
+    )
+    parser.add_argument("--base-dir", type=Path, help="Folder with dvae.pth and mel_stats.pth. [the model's base]")
+    parser.add_argument("--samples", type=int, default=20, help="How many samples to speak; 0: only losses. [20]")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the sampling. [0]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0; numbers are not judged."""
+    """Run the command and return 0, whatever the measurements are."""
     from xtts_extend.speech.evaluate import evaluate
     from xtts_extend.speech.recognition import load_recogniser
 
     if args.samples < 0:
-        raise ConfigError(f"--samples {args.samples}: 0 or more was expected.")
+        raise ConfigError(f"--samples {args.samples}: expected 0 or more.")
     recognise = load_recogniser(args.asr, args.asr_language or args.language) if args.asr else None
-    found = evaluate(
+    result = evaluate(
         args.model,
         args.manifest,
         args.language,
@@ -43,5 +49,5 @@ def run(args: argparse.Namespace) -> int:
         count=args.samples,
         seed=args.seed,
     )
-    print_values(found, args.json)
+    print_values(result, args.json)
     return 0

@@ -1,4 +1,4 @@
-"""`xtts-extend extend-vocab`: a vocabulary with a language's tag, letters and merges at its end."""
+"""`xtts-extend extend-vocab`: append a language's tag, letters and merges to a vocabulary."""
 
 from __future__ import annotations
 
@@ -7,37 +7,42 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_columns, add_json, columns_of, print_values
 
-HELP = "add a language's tag, letters and merges to an XTTS vocabulary"
+HELP = "Add a language's tag, letters and merges to an XTTS vocabulary."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
     parser.add_argument(
         "--base-vocab",
         required=True,
         metavar="PATH|FOLDER:LANG",
-        help="vocab.json of the base; or a model folder and the language of one of its packs, to begin with its tokens",
+        help="The base's vocab.json; or a model folder and the language of a pack, to start from the pack's tokens.",
     )
-    parser.add_argument("--language", required=True, help="code of the new language")
+    parser.add_argument("--language", required=True, help="Code of the new language.")
     parser.add_argument(
         "--text",
         type=Path,
         nargs="+",
         action="extend",
-        help="text in the language, UTF-8, or manifests, of which the texts are taken; also repeated",
+        help="Text files of the language in UTF-8, or manifests, whose texts are used; can be repeated.",
     )
     add_columns(parser)
-    parser.add_argument("--size", type=int, help="number of new entries: tag, letters and merges together")
+    parser.add_argument("--size", type=int, help="Number of new entries, including tag, letters and merges.")
     parser.add_argument(
-        "--drop-characters", default="", metavar="CHARACTERS", help="get no entry; one can be written as U+1F600"
+        "--drop-characters",
+        default="",
+        metavar="CHARACTERS",
+        help="Characters that get no entry. A single one can be written as U+1F600.",
     )
-    parser.add_argument("--sentencepiece", type=Path, help="a trained sentencepiece BPE model instead of learning one")
-    parser.add_argument("--output", type=Path, required=True, help="the new vocab.json")
+    parser.add_argument(
+        "--sentencepiece", type=Path, help="A trained sentencepiece BPE model to use instead of training one."
+    )
+    parser.add_argument("--output", type=Path, required=True, help="The new vocab.json.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0; what cannot be extended raises."""
+    """Run the command and return 0. A vocabulary that cannot be extended raises an error."""
     from xtts_extend.pack.model_folder import vocabulary_of
     from xtts_extend.text.extend import extend_vocabulary
 

@@ -1,4 +1,4 @@
-"""`xtts-extend inspect`: what a path is; beside a base, whether it is healthy."""
+"""`xtts-extend inspect`: identify a checkpoint and, given its base, diagnose it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from xtts_extend.commands.common import add_json, print_values
 from xtts_extend.environment import require_environment
 from xtts_extend.errors import ConfigError
 
-HELP = "say what a checkpoint, run folder or base directory is, from its content"
+HELP = "Identify a checkpoint, run folder or base directory by its content."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
-    # without --base it reads a header
+    """Add the command's arguments to its parser."""
+    # Without --base, this only reads a file header.
     parser.set_defaults(needs_coqui=False)
     add_json(parser)
-    parser.add_argument("path", type=Path, metavar="PATH")
-    parser.add_argument("--base", type=Path, help="a base directory or its model.pth: examine PATH beside it")
-    parser.add_argument("--vocab", type=Path, help="with --base: the vocabulary that PATH is to be used with")
+    parser.add_argument("path", type=Path, metavar="PATH", help="A checkpoint, run folder or base directory.")
+    parser.add_argument("--base", type=Path, help="A base directory or its model.pth to compare PATH with.")
+    parser.add_argument("--vocab", type=Path, help="With --base: the vocabulary to use PATH with.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 1 when the verdict beside a base is not `healthy`."""
+    """Run the command; return 1 if the comparison with a base does not give the verdict `healthy`."""
     if args.base is not None:
         require_environment()
         from xtts_extend.rescue.doctor import examine
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             print(diagnosis.describe())
         return 0 if diagnosis.verdict == "healthy" else 1
     if args.vocab is not None:
-        raise ConfigError("--vocab is compared beside the base: give --base as well.")
+        raise ConfigError("--vocab is only used together with --base. Give --base as well.")
     from xtts_extend.checkpoint.inspect import inspect_checkpoint
 
     print_values(inspect_checkpoint(args.path).to_dict(), args.json)

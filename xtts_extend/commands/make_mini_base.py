@@ -1,24 +1,29 @@
-"""`xtts-extend make-mini-base`: a base directory of any size, for trials."""
+"""`xtts-extend make-mini-base`: create a small base directory for tests."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "make a base directory of any size"
-_SIZES = ("layers", "channels", "heads", "steps")
+HELP = "Create a base directory of any size."
+_SIZES = {
+    "layers": "Number of transformer layers.",
+    "channels": "Number of channels of the transformer.",
+    "heads": "Number of attention heads.",
+    "steps": "Training steps; 0: untrained, which takes seconds.",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--vocab", type=Path, help="an XTTS vocab.json; by default a small one is made")
-    for size in _SIZES:
-        parser.add_argument(f"--{size}", type=int, help="0: untrained, in seconds" if size == "steps" else None)
+    """Add the command's arguments to its parser."""
+    parser.add_argument("--output", type=Path, required=True, help="The new base directory.")
+    parser.add_argument("--vocab", type=Path, help="An XTTS vocab.json. By default, a small one is created.")
+    for size, description in _SIZES.items():
+        parser.add_argument(f"--{size}", type=int, help=description)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0."""
+    """Run the command and return 0."""
     from xtts_extend.demo.mini_base import make_mini_base
 
     sizes = {size: getattr(args, size) for size in _SIZES if getattr(args, size) is not None}

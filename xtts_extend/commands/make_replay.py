@@ -1,4 +1,4 @@
-"""`xtts-extend make-replay`: speech of a base model, to replay while it learns."""
+"""`xtts-extend make-replay`: generate speech of a base model to replay during training."""
 
 from __future__ import annotations
 
@@ -8,42 +8,51 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, print_values
 from xtts_extend.errors import ConfigError
 
-HELP = "let a base model speak texts, so that training does not forget them"
+HELP = "Generate speech of a base model, so that training does not forget its languages."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("--base-dir", type=Path, required=True)
+    parser.add_argument("--base-dir", type=Path, required=True, help="The base directory.")
     parser.add_argument(
-        "--text", action="append", required=True, metavar="LANG=FILE", help="UTF-8, in a language of the base; repeat"
+        "--text",
+        action="append",
+        required=True,
+        metavar="LANG=FILE",
+        help="A text file in UTF-8 in a language of the base; can be repeated.",
     )
     parser.add_argument(
-        "--reference", type=Path, nargs="+", action="extend", required=True, help="recordings of voices, some 10 s each"
+        "--reference",
+        type=Path,
+        nargs="+",
+        action="extend",
+        required=True,
+        help="Recordings of voices, about 10 s each.",
     )
-    parser.add_argument("--hours", type=float, required=True, help="of speech, of all languages together")
-    parser.add_argument("--output", type=Path, required=True, help="a new folder, or one to go on with")
+    parser.add_argument("--hours", type=float, required=True, help="Hours of speech, all languages together.")
+    parser.add_argument("--output", type=Path, required=True, help="A new folder, or an unfinished one to resume.")
     parser.add_argument(
         "--conditioning-s",
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="seconds of a voice that an utterance is conditioned by; as in training [3 6]",
+        help="Shortest and longest conditioning slice of a voice, in seconds. [3 6, as in training]",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="Seed of texts, voices and sampling. [0]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0; what cannot be spoken raises."""
+    """Run the command and return 0. Texts or voices that cannot be used raise an error."""
     from xtts_extend.speech.replay import make_replay
 
     texts: dict[str, list[Path]] = {}
-    for given in args.text:
-        language, separator, file = given.partition("=")
+    for argument in args.text:
+        language, separator, file = argument.partition("=")
         if not (language and separator and file):
-            raise ConfigError(f"--text {given}: LANG=FILE was expected, for example --text en=english.txt.")
+            raise ConfigError(f"--text {argument}: expected LANG=FILE, for example --text en=english.txt.")
         texts.setdefault(language, []).append(Path(file))
-    made = make_replay(
+    result = make_replay(
         args.base_dir,
         texts,
         args.reference,
@@ -52,5 +61,5 @@ def run(args: argparse.Namespace) -> int:
         conditioning_s=args.conditioning_s,
         seed=args.seed,
     )
-    print_values(made, args.json)
+    print_values(result, args.json)
     return 0

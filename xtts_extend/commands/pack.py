@@ -1,4 +1,4 @@
-"""`xtts-extend pack`: language packs of a model folder, added, removed, listed and verified."""
+"""`xtts-extend pack`: add, remove, list and verify the language packs of a model folder."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from xtts_extend.commands.common import add_debug, add_json, print_values
 if TYPE_CHECKING:
     from xtts_extend.pack.file import Pack
 
-HELP = "add, remove, list and verify the language packs of a model folder"
+HELP = "Add, remove, list and verify the language packs of a model folder."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser: a parser for each of the four."""
+    """Add a parser for each of the four actions to the command's parser."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, action, text in (
-        ("add", _add, "compare a pack with the base, and copy it into the folder"),
-        ("remove", _remove, "remove the pack of a language"),
-        ("list", _list, "say which packs a folder has"),
-        ("verify", _verify, "compare every tensor of a pack and of a base, and the ids of the texts in the pack"),
+        ("add", _add, "Check that a pack matches the base, and copy it into the folder."),
+        ("remove", _remove, "Remove a language's pack."),
+        ("list", _list, "List the packs of a folder."),
+        ("verify", _verify, "Verify every tensor of a pack and its base, and the token ids of the pack's texts."),
     ):
-        added = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(action=action)
-        add_json(added)
-        add_debug(added)
+        subparser = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        subparser.set_defaults(action=action)
+        add_json(subparser)
+        add_debug(subparser)
         if name in ("add", "verify"):
-            added.add_argument("file", type=Path, metavar="FILE", help="a pack, NAME.safetensors")
+            subparser.add_argument("file", type=Path, metavar="FILE", help="A language pack, NAME.safetensors.")
         if name == "remove":
-            added.add_argument("language", metavar="LANG", help="code of the language")
+            subparser.add_argument("language", metavar="LANG", help="Code of the language.")
         if name == "verify":
-            added.add_argument("--base-dir", type=Path, required=True, metavar="DIR", help="the folder of the base")
+            subparser.add_argument("--base-dir", type=Path, required=True, metavar="DIR", help="The base directory.")
         else:
-            added.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="the model folder")
+            subparser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="The model folder.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0; what does not fit raises."""
+    """Run the command and return 0. A pack that does not match raises an error."""
     values = args.action(args)
     if args.json or not isinstance(values.get("packs"), list):
         print_values(values, args.json)
@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
         print_values(pack, False)
         print()
     count = len(values["packs"])
-    print(f"{count} {'pack' if count == 1 else 'packs'} in {values['model']}")
+    print(f"{values['model']} has {count} {'pack' if count == 1 else 'packs'}.")
     return 0
 
 
 def describe(pack: Pack) -> dict[str, Any]:
-    """A pack in plain values: `language`, `file`, `size_bytes`, and what it says of its training."""
+    """Return a pack's metadata as plain values: `language`, `file`, `size_bytes` and the details of its training."""
     info = pack.info
     return {
         "language": info.language,

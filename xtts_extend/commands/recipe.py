@@ -1,4 +1,4 @@
-"""`xtts-extend recipe`: the scripts that train, for those who have no checkout."""
+"""`xtts-extend recipe`: list, copy and run the training scripts without a checkout."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from pathlib import Path
 from xtts_extend.commands.common import add_debug, add_json, print_values
 from xtts_extend.errors import report_errors
 
-HELP = "list the recipes, copy one to change it, or run it: the scripts that train"
+HELP = "List, copy or run the recipes, which are the training scripts."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser: one of its own for each action, which sets `action`."""
+    """Add a parser for each action, which sets `action`, to the command's parser."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
-    text = "say which recipes there are, what they do, and where they lie"
-    added = actions.add_parser("list", help=text, description=text, allow_abbrev=False)
-    added.set_defaults(action=_list, needs_coqui=False)
-    add_debug(added)
-    add_json(added)
+    text = "List the recipes, what they do and where they are."
+    subparser = actions.add_parser("list", help=text, description=text, allow_abbrev=False)
+    subparser.set_defaults(action=_list, needs_coqui=False)
+    add_debug(subparser)
+    add_json(subparser)
 
-    text = "write a copy to read and to change"
-    added = actions.add_parser("copy", help=text, description=text, allow_abbrev=False)
-    added.set_defaults(action=_copy, needs_coqui=False)
-    add_debug(added)
-    added.add_argument("name", metavar="NAME", help="of the recipe, for example new_language")
-    added.add_argument(
+    text = "Write a copy of a recipe for you to edit."
+    subparser = actions.add_parser("copy", help=text, description=text, allow_abbrev=False)
+    subparser.set_defaults(action=_copy, needs_coqui=False)
+    add_debug(subparser)
+    subparser.add_argument("name", metavar="NAME", help="Name of the recipe, for example new_language.")
+    subparser.add_argument(
         "path",
         type=Path,
         nargs="?",
         metavar="PATH",
-        help="a file that ends in .py, or a folder, which is made if need be; never an existing file [the "
-        "script's own name, in the working directory]",
+        help="A new file that ends in .py, or a folder, which is created if needed. [the script's name, in the working "
+        "directory]",
     )
 
-    added = actions.add_parser(
+    subparser = actions.add_parser(
         "run",
-        help="run a recipe as it is",
-        description="Run a recipe as it is: the same as running its script. For several processes give torchrun a "
-        "script: recipe copy writes one.",
+        help="Run a recipe unchanged.",
+        description="Run a recipe unchanged, like running its script. For several processes, pass torchrun a script "
+        "that `recipe copy` wrote.",
         usage="%(prog)s [-h] NAME [the recipe's flags …]",
         allow_abbrev=False,
     )
-    # the script asks itself whether the environment is sound
-    added.set_defaults(action=_run, needs_coqui=False, is_script=True)
-    added.add_argument("name", metavar="NAME", help="of the recipe, for example new_language")
-    added.add_argument(
-        "arguments", nargs=argparse.REMAINDER, metavar="…", help="go to the recipe as they are; --help lists them"
+    # The script itself checks the environment.
+    subparser.set_defaults(action=_run, needs_coqui=False, is_script=True)
+    subparser.add_argument("name", metavar="NAME", help="Name of the recipe, for example new_language.")
+    subparser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, metavar="…", help="The recipe's flags; `NAME --help` lists them."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns what the action returns."""
+    """Run the command and return the action's exit code."""
     code: int = args.action(args)
     return code
 
@@ -62,11 +62,11 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from xtts_extend.recipes import RECIPES, find_recipe, summarize_recipe
 
-    found = [{"name": name, "summary": summarize_recipe(name), "path": str(find_recipe(name))} for name in RECIPES]
+    recipes = [{"name": name, "summary": summarize_recipe(name), "path": str(find_recipe(name))} for name in RECIPES]
     if args.json:
-        print_values({"recipes": found}, True)
+        print_values({"recipes": recipes}, True)
     else:
-        for recipe in found:
+        for recipe in recipes:
             print(recipe["name"], recipe["summary"], recipe["path"], sep="  ")
     return 0
 
@@ -79,7 +79,7 @@ def _copy(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """In this process, as Python runs a script: its signals, its errors and its exit code are its own."""
+    """Run the script in this process as Python would, with its own signal handling, errors and exit code."""
     from xtts_extend.recipes import find_recipe
 
     with report_errors(debug=args.debug):

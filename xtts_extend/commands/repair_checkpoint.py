@@ -1,4 +1,4 @@
-"""`xtts-extend repair`: a copy of a checkpoint with the base's rows for old tokens."""
+"""`xtts-extend repair`: write a copy of a checkpoint with the base's rows for old tokens."""
 
 from __future__ import annotations
 
@@ -7,31 +7,37 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, print_values
 
-HELP = "write a copy of a checkpoint with the base's rows for old tokens"
+HELP = "Write a copy of a checkpoint with the base's rows for old tokens."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("path", type=Path, metavar="CHECKPOINT", help="a checkpoint or a run folder; it is only read")
-    parser.add_argument("--base", type=Path, required=True, help="a base directory or its model.pth")
-    parser.add_argument("--output", type=Path, required=True, help="a new folder, or a new file that ends in .pth")
     parser.add_argument(
-        "--blend", type=float, default=0.0, metavar="A", help="move the transformer towards the base; 0.3: 30 %% base"
+        "path", type=Path, metavar="CHECKPOINT", help="A checkpoint or a run folder, which stays unchanged."
+    )
+    parser.add_argument("--base", type=Path, required=True, help="A base directory or its model.pth.")
+    parser.add_argument("--output", type=Path, required=True, help="A new folder, or a new file that ends in .pth.")
+    parser.add_argument(
+        "--blend",
+        type=float,
+        default=0.0,
+        metavar="A",
+        help="Fraction by which the transformer moves towards the base; 0.3: 30 %% base. [0]",
     )
     parser.add_argument(
-        "--reinit-untrained", action="store_true", help="start new rows again that are noise or never moved"
+        "--reinit-untrained", action="store_true", help="Reinitialize new rows that are noise or were never trained."
     )
     parser.add_argument(
-        "--plan", action="store_true", help="say what would be done and whether it helps; write nothing"
+        "--plan", action="store_true", help="Show what would be done and whether it helps, without writing anything."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 1 when a repair would not help."""
+    """Run the command; return 1 if a repair would not help."""
     from xtts_extend.rescue.repair import repair
 
-    done = repair(
+    result = repair(
         args.path,
         args.base,
         args.output,
@@ -39,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
         reinit_untrained=args.reinit_untrained,
         plan=args.plan,
     )
-    print_values(done, args.json)
-    return 1 if done.get("pointless") else 0
+    print_values(result, args.json)
+    return 1 if result.get("pointless") else 0

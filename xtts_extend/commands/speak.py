@@ -1,4 +1,4 @@
-"""`xtts-extend speak`: text into a wav file."""
+"""`xtts-extend speak`: speak text into a wav file."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, print_values
 from xtts_extend.errors import DataError
 
-HELP = "speak text with a model folder"
+HELP = "Speak text with a model folder."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command's parser."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("--model", type=Path, required=True, help="a folder that export wrote")
-    parser.add_argument("--language", required=True)
+    parser.add_argument("--model", type=Path, required=True, help="A folder that export wrote, or a base directory.")
+    parser.add_argument("--language", required=True, help="Code of the text's language.")
     parser.add_argument(
-        "--reference", type=Path, nargs="+", action="extend", required=True, help="recordings of the voice"
+        "--reference", type=Path, nargs="+", action="extend", required=True, help="Recordings of the voice."
     )
-    parser.add_argument("--text", required=True, help="what to say; - reads standard input")
-    parser.add_argument("--output", type=Path, required=True, help="the wav file")
-    parser.add_argument("--seed", type=int, help="make the sampling repeatable")
+    parser.add_argument("--text", required=True, help="Text to speak; - reads standard input.")
+    parser.add_argument("--output", type=Path, required=True, help="The wav file to write.")
+    parser.add_argument("--seed", type=int, help="Seed that makes the sampling repeatable.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0; each sentence is shown on standard error when it is spoken."""
+    """Run the command and return 0. Each sentence is printed on standard error when it has been spoken."""
     from xtts_extend.speech.speaking import speak_to_file
 
     def show(sentence: str, seconds: float) -> None:
@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_input() -> str:
-    """Standard input as UTF-8, whatever the terminal's encoding is."""
+    """Return standard input decoded as UTF-8, regardless of the terminal's encoding."""
     content = sys.stdin.buffer.read()
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
             f"Standard input is not UTF-8: byte {error.start} is 0x{content[error.start]:02x}. Convert it, for "
-            "example: iconv -f WINDOWS-1252 -t UTF-8."
+            "example with iconv -f WINDOWS-1252 -t UTF-8."
         ) from error
