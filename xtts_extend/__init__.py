@@ -19,8 +19,8 @@ def enable() -> None:
 
     >>> enable()
     >>> from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
-    >>> VoiceBpeTokenizer("am/vocab.json").preprocess_text("ሰላም ዓለም", "am")
-    'ሰላም አለም'
+    >>> VoiceBpeTokenizer("am/vocab.json").preprocess_text("ሰላም ዓለም። 3", "am")
+    'ሰላም ዓለም. ሦስት'
     """
     from xtts_extend.pack.route import enable as enable_packs
     from xtts_extend.text.tokenizer import enable as enable_tokenizer

@@ -168,8 +168,9 @@ def installed_versions() -> dict[str, str]:
 def conflicts(installed: Mapping[str, str]) -> list[str]:
     """Return one line for each known conflict among these versions; see `Conflict.describe`.
 
-    >>> conflicts(installed_versions() | {"transformers": "5.24.0", "coqui-tts": "0.28.0"})
-    ["transformers 5.24.0 with coqui-tts 0.28.0 does not work: ..."]
+    >>> for line in conflicts(installed_versions() | {"transformers": "5.24.0", "coqui-tts": "0.28.0"}):
+    ...     print(line)
+    transformers 5.24.0 with coqui-tts 0.28.0 does not work: ...
     """
     return [conflict.describe(installed) for conflict in KNOWN_CONFLICTS if conflict.applies(installed)]
 

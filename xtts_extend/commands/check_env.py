@@ -84,7 +84,7 @@ def check_environment() -> Iterator[Finding]:
 
 
 def unmet_requirements() -> list[str]:
-    """Return the unmet requirements of this package and, recursively, of its requirements, one per line."""
+    """Return a description of each unmet requirement of this package and, recursively, of the packages it requires."""
     # Imported here because it would slow down `--help` by a fifth.
     from packaging.requirements import Requirement
 

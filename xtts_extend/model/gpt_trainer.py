@@ -111,7 +111,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return self._teacher
 
     def create_teacher(self) -> None:
-        """Copy the present weights, which must be the base's, as the teacher for replayed samples."""
+        """Copy the current weights, which must be the base's, as the teacher for replayed samples."""
         self._teacher = Teacher(self.xtts.gpt)
 
     @property

@@ -111,7 +111,7 @@ def speak_to_file(
     >>> voice = [Path("wavs/am_00001.wav")]
     >>> result = speak_to_file(Path("XTTS"), "en", voice, "Hello. How are you?", Path("hello.wav"), seed=0)
     >>> result["sentences"], result["sample_rate"]
-    (1, 24000)
+    (2, 24000)
     """
     if not text.strip():
         raise DataError("The text is empty. Give a text to speak as --text.")
