@@ -80,7 +80,7 @@ def test_a_copy_overwrites_nothing(tmp_path, monkeypatch, target):
     (tmp_path / "link.py").symlink_to("nowhere.py")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match="already exists|is a file; expected a folder"):
-        recipes.copy_recipe("new_language", Path(given))
+        recipes.copy_recipe("new_language", Path(target))
     assert sorted(tmp_path.rglob("*")) == before
     assert [(tmp_path / name).read_text() for name in (NAME, "folder/notes")] == ["mine", "mine"]
     assert (tmp_path / "link.py").is_symlink()

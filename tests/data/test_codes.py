@@ -285,7 +285,7 @@ def test_a_run_uses_the_codes_of_encode(corpus, recipe, tmp_path, capsys, caplog
     before = {file.name: file.read_bytes() for file in codes.iterdir()}
     flags_of_run = {"output_dir": tmp_path / "runs", "val_manifest": None, "max_steps": 2}
     with caplog.at_level("INFO", "trainer"):
-        recipe(corpus.flags(codes=codes, **given))
+        recipe(corpus.flags(codes=codes, **flags_of_run))
         assert " > Encoded " not in caplog.text
         assert {file.name: file.read_bytes() for file in codes.iterdir()} == before
         assert not (tmp_path / "runs" / ".codes").exists()

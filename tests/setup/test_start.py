@@ -233,7 +233,7 @@ def test_locked_run_folder_is_refused(run, fails, tmp_path, monkeypatch):
     lock = lock_run(copy)
     code, printed = fails(["--checkpoint", copy, "--epochs", "9"])
     assert (code, "Another process is training in" in printed) == (2, True)
-    held.release()
+    lock.release()
 
 
 def test_less_data_ends_the_epoch_and_a_new_validation_set_resets_the_best(run, corpus, recipe, tmp_path, caplog):
