@@ -35,8 +35,8 @@ START = '{"eval": true, "step": 0, "language": "am", "loss": 3.0}\n'
         (curve([3, 2.5, 2.54, 2.6, 2.7]), 200, "healthy", ""),
         (curve([3, 2.8, 2.7, 2.6, 2.5]), 200, "healthy", ""),
         (START + curve([3.6, 3.4]), 80, "overfitted", "was 3.0000 before the first step and is 3.4000 now"),
-        (curve([3, 2.5, 2.4], rising_train=True), 120, "diverged", "the training loss diverged"),
-        (START + curve([3.6, 3.4], rising_train=True), 80, "diverged", "the training loss diverged"),
+        (curve([3, 2.5, 2.4], rising_train=True), 120, "diverged", "The training loss diverged"),
+        (START + curve([3.6, 3.4], rising_train=True), 80, "diverged", "The training loss diverged"),
         ('{"step": 1, "loss": null}\nhalf a li', 200, "healthy", ""),
     ],
     ids=[
@@ -79,7 +79,7 @@ def test_a_stalled_loss_is_a_note(short_run, corpus, tmp_path):
     write_metrics(tmp_path, ({"step": step, "loss": 4.2} for step in range(1, 101)))
     found = examine(file, corpus.base)
     assert found.verdict == "healthy"
-    assert found.notes == ["The training loss stands still: 4.2000 in the middle of the run, 4.2000 at its end."]
+    assert found.notes == ["The training loss has stalled: 4.2000 in the middle of the run, 4.2000 at its end."]
 
 
 def test_an_incomplete_accumulation_is_a_note(healthy_stock, corpus, tmp_path):
