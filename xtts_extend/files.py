@@ -8,11 +8,13 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+from filelock import FileLock, Timeout
 
 from xtts_extend.errors import ConfigError, DiskFullError, MachineError
 
@@ -116,6 +118,34 @@ def copy_file(source: Path, target: Path) -> None:
             fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
         except (ImportError, OSError):
             shutil.copyfileobj(reader, writer, _COPY_BUFFER_BYTES)
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the `FileLock` of a file, without taking it from one that is about to.
+
+    A process that takes the lock during the probe has to try again, as `FileLock` does until its timeout.
+    """
+    if sys.platform == "win32":
+        try:
+            # Windows has no shared locks that Python can ask for. The folder may have vanished.
+            FileLock(path, timeout=0).acquire().lock.release()
+        except Timeout:
+            return True
+        except OSError:
+            pass
+        return False
+
+    import fcntl
+
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    except OSError:
+        # Held; or the file system has no locks, where `FileLock` makes the file and removes it instead.
+        return True
+    return False
 
 
 def require_new_folder(path: Path) -> None:
