@@ -14,6 +14,7 @@ LEVELS = (
     {"__main__"},
     {"cli"},
     {"commands"},
+    {"page"},
     {"demo"},
     {"rescue", "speech"},
     {"training"},

@@ -1,0 +1,171 @@
+"""Values from a browser → names, paths, texts and numbers that are safe to use, or an error."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol, TypeVar, overload
+
+from xtts_extend.errors import ConfigError
+
+#: Longest name, in characters and in bytes of UTF-8. File systems allow 255 bytes, and we append suffixes.
+LONGEST_NAME = 100
+LONGEST_NAME_BYTES = 200
+_PUNCTUATION = " ._-()+"
+#: Names that Windows keeps for devices, whatever their suffix.
+_DEVICES = {"CON", "PRN", "AUX", "NUL"} | {f"{port}{number}" for port in ("COM", "LPT") for number in range(10)}
+#: Characters of a refused value that its message quotes.
+_QUOTED = 40
+#: A longer text is not a number that anybody types.
+_LONGEST_NUMBER = 40
+
+
+class Named(Protocol):
+    """An item of a listing: a path, a job."""
+
+    @property
+    def name(self) -> str:
+        """The name under which people know it."""
+
+
+Item = TypeVar("Item", bound=str | Named)
+
+
+def checked_name(name: object) -> str:
+    """Return a name unchanged if it can name a file or folder on every operating system.
+
+    >>> checked_name("አማርኛ 2 (draft).csv")
+    'አማርኛ 2 (draft).csv'
+
+    Raises:
+        ConfigError: It is not a text, empty or too long, or has characters or a form that file names cannot have.
+    """
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"Expected a name, got {_quote(name)}. Type one.")
+    if problem := _problem(name):
+        raise ConfigError(
+            f"The name {_quote(name)} {problem}. Use up to {LONGEST_NAME} letters, digits, spaces and . _ - ( ) +, and "
+            "start with a letter or a digit."
+        )
+    return name
+
+
+def _problem(name: str) -> str:
+    """Return what is wrong with a name, or an empty text."""
+    if len(name) > LONGEST_NAME:
+        return f"has {len(name):,} characters, and up to {LONGEST_NAME} are allowed"
+    for character in name:
+        category = unicodedata.category(character)
+        if not (category[0] in "LM" or category == "Nd" or character in _PUNCTUATION):
+            return f"has the character {character!a}, which names cannot have"
+    if (size := len(name.encode("utf-8"))) > LONGEST_NAME_BYTES:
+        return f"has {size:,} bytes in UTF-8, and up to {LONGEST_NAME_BYTES} are allowed"
+    if name[0] in ".- ":
+        return "begins with a dot, a dash or a space"
+    if name[-1] in ". ":
+        return "ends with a dot or a space"
+    if ".." in name:
+        return "has two dots in a row"
+    if name.split(".")[0].rstrip(" ").upper() in _DEVICES:
+        return "is the name of a device on Windows"
+    return ""
+
+
+def pick(name: object, choices: Iterable[Item]) -> Item:
+    """Return the item of a listing that has a name. A browser can send names that were never shown.
+
+    Raises:
+        ConfigError: No item has this name.
+    """
+    if not isinstance(name, str) or not name:
+        raise ConfigError("Nothing is chosen. Choose an item of the list.")
+    for item in choices:
+        if name == (item if isinstance(item, str) else item.name):
+            return item
+    raise ConfigError(f"{_quote(name)} is not in the list, or no longer. Reload the page and choose again.")
+
+
+def inside(folder: Path, name: object) -> Path:
+    """Return the resolved path of a name in a folder, whether the file exists or not.
+
+    Raises:
+        ConfigError: The name is refused by `checked_name`, or is a link that leads out of the folder.
+    """
+    checked = checked_name(name)
+    try:
+        root = folder.resolve()
+        path = (root / checked).resolve()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{folder / checked} cannot be followed ({error}). Remove this link.") from error
+    if root not in path.parents:
+        raise ConfigError(f"{folder / checked} is a link to {path}, outside of {root}. Copy the file into the folder.")
+    return path
+
+
+def checked_text(text: object, limit: int) -> str:
+    """Return a free text, with line ends as newlines, if it can be an argument of a command.
+
+    Pass it as `--flag=TEXT`: it may begin with a dash.
+
+    Args:
+        text: As the browser sent it.
+        limit: Longest text, in characters.
+
+    Raises:
+        ConfigError: It is not a text, longer than the limit, or has control characters other than newline and tab.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"Expected a text, got {_quote(text)}.")
+    if len(text) > limit:
+        raise ConfigError(f"The text has {len(text):,} characters, and up to {limit:,} are allowed. Shorten it.")
+    lines = text.replace("\r\n", "\n")
+    for character in lines:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
+            raise ConfigError(f"The text has the control character {character!a}. Remove it, or type the text again.")
+    return lines
+
+
+@overload
+def checked_number(value: object, least: int, most: int) -> int: ...
+@overload
+def checked_number(value: object, least: float, most: float) -> float: ...
+def checked_number(value: object, least: float, most: float) -> float:
+    """Return a number, or a text that is one, if it lies in a range; a whole number if both limits are whole numbers.
+
+    >>> checked_number(8.0, 1, 64), checked_number("1e-5", 0.0, 1.0)
+    (8, 1e-05)
+
+    Raises:
+        ConfigError: It is not a finite number, not whole where that is needed, or outside of the range.
+    """
+    whole = isinstance(least, int) and isinstance(most, int)
+    number = _number(value)
+    if number is None or not least <= number <= most or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        raise ConfigError(f"Expected {kind} from {least:,} to {most:,}, got {_quote(value)}.")
+    return int(number) if whole else float(number)
+
+
+def _number(value: object) -> int | float | None:
+    """Return what a number field sent, or None if it is not a finite number."""
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _quote(value: object) -> str:
+    """Return a value from a browser for a message: short, and without characters that change how a line is shown."""
+    if value is None or value == "":
+        return "nothing"
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**_LONGEST_NUMBER):
+        return str(value)
+    if not isinstance(value, str):
+        return f"a value of type {type(value).__name__}"
+    return repr(value if len(value) <= _QUOTED else value[:_QUOTED] + "…")
