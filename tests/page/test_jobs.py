@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -19,21 +21,24 @@ from xtts_extend.errors import ConfigError, MachineError
 from xtts_extend.page import job_process, jobs
 from xtts_extend.page.jobs import Job
 
-#: A command that says that it runs, ends with a code when a file `end` appears, and with 7 on SIGINT.
+#: A command that says that it runs, ends with a code when a file `end` appears, and with 7 on SIGINT, and
+#: ignores the signals that it is given.
 COMMAND = """
 import os, pathlib, signal, sys, time
 def stop(number, frame):
     print("stopping", flush=True)
     sys.exit(7)
 signal.signal(signal.SIGINT, stop)
-if "stubborn" in sys.argv:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+for name in sys.argv[2:]:
+    signal.signal(getattr(signal, name), signal.SIG_IGN)
 print("On", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 end = pathlib.Path(sys.argv[1])
 end.with_name("runs").touch()
+latest = time.monotonic() + 60
 while not end.exists():
     time.sleep(0.02)
+    if time.monotonic() > latest:
+        os._exit(99)
 print("error: It ends.\\nGo on.", file=sys.stderr)
 sys.exit(int(end.read_text() or 0))
 """
@@ -220,16 +225,37 @@ def in_this_process(monkeypatch):
         signal.signal(number, handler)
 
 
-def test_a_command_that_does_not_stop_is_killed(project, in_this_process, monkeypatch):
-    monkeypatch.setattr(job_process, "_GRACE_S", 0.1)
-    command = {**json.loads((made(project, "x").folder / "command.json").read_text())}
-    command |= {"program": list(jobs.PROGRAM), "arguments": [str(project / "end"), "stubborn"]}
-    job = made(project, "y", command=command)
+@pytest.mark.parametrize(
+    ("ignored", "code"),
+    [([], 7), (["SIGINT"], -signal.SIGTERM), (["SIGINT", "SIGTERM"], -signal.SIGKILL)],
+    ids=["interrupted", "ended", "killed"],
+)
+def test_a_command_that_does_not_stop_is_killed(project, in_this_process, monkeypatch, ignored, code):
+    monkeypatch.setattr(job_process, "_GRACE_S", 0.1 if ignored else 30)
+    job = made(project, "x")
+    command = {"kind": "check", "program": list(jobs.PROGRAM), "arguments": [str(project / "end"), *ignored]}
+    (job.folder / "command.json").write_text(json.dumps(command), encoding="utf-8")
     cancelling = threading.Thread(target=lambda: until((project / "runs").exists) or (job.folder / "cancel").touch())
     cancelling.start()
     assert in_this_process(job) == 0
     cancelling.join()
-    assert (job.state, job.exit.code) == ("stopped", -signal.SIGKILL)
+    assert (job.state, job.exit.code) == ("stopped", code)
+
+
+@pytest.mark.parametrize("is_alive", [True, False], ids=["waits", "is lost"])
+def test_a_training_lets_an_earlier_one_go_first_that(project, in_this_process, monkeypatch, is_alive):
+    asked = []
+    monkeypatch.setattr(job_process, "take_slot", asked.append)
+    train = {"kind": "train", "label": "l", "arguments": [], "created": "t", "command": "c", "program": ["p"]}
+    earlier, job = (made(project, name, command=train) for name in ("1", "2"))
+    made(project, "3", command=train)
+    timer = threading.Timer(0.3, (job.folder / "cancel").touch)
+    timer.start()
+    with FileLock(earlier.folder / ".lock") if is_alive else contextlib.nullcontext():
+        assert in_this_process(job) == 0
+    timer.join()
+    assert set(asked) == (set() if is_alive else {"0"})
+    assert (job.state, job.exit.code) == ("stopped", None)
 
 
 def test_a_job_whose_program_is_missing_fails_with_a_sentence(project, in_this_process, capsys):
@@ -316,8 +342,15 @@ def test_arguments_that_no_process_can_get_are_refused(project):
 
 
 def test_names_sort_by_time_and_are_never_shared(project, monkeypatch):
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 11, 28, 21, 30, 5)
+
+    monkeypatch.setattr(jobs, "datetime", Frozen)
     folder = project / "jobs"
     made_in_order = [jobs._new_folder(folder, kind).name for kind in ("train", "check", "export") * 4]
+    assert made_in_order[:2] == ["2026-11-28_21-30-05-train", "2026-11-28_21-30-05_002-check"]
     assert sorted(made_in_order) == made_in_order
     together: list[Path] = []
     threads = [threading.Thread(target=lambda: together.append(jobs._new_folder(folder, "x"))) for _ in range(20)]
