@@ -51,7 +51,7 @@ def test_embedded_bytes_are_extracted_once(tmp_path: Path, cache: Path) -> None:
     assert [(sample.text, sample.speaker_name, sample.line) for sample in samples] == [
         ("One", "x", 1), ("nan", "y", 2), ("Three", "x", 3),
     ]  # fmt: skip
-    # A truncated file is written again, an intact one is not.
+    # A truncated file is written again; an intact one is not.
     files[0].write_bytes(WAV[:-1])
     written = files[1].stat().st_mtime_ns
     read(tmp_path, data)
@@ -124,7 +124,7 @@ def test_arrow_files_and_streams(tmp_path: Path) -> None:
     [
         (table(audio=["a"], mood=["x"]), r"has the columns audio, mood\. Expected an audio column"),
         (table(audio=pa.array([{"bytes": None, "path": None}], AUDIO), text=["x"]), "row 1 has no recording"),
-        (table(audio=pa.array([[0.5, 0.25]]), text=["x"]), "row 1 has no recording.*without their rate.*Audio"),
+        (table(audio=pa.array([[0.5, 0.25]]), text=["x"]), "row 1 has no recording.*without a sample rate.*Audio"),
         (table(audio=pa.array([{"array": [0.5], "sampling_rate": None}]), text=["x"]), "row 1 has no recording.*Audio"),
         (table(audio=["a"], text=[["x"]]), r"row 1: Expected a string for text, got \['x'\]"),
         (table(audio=["a", None], text=["x", "y"]), "row 2 has no recording: None"),

@@ -95,7 +95,7 @@ def test_video_needs_an_audio_track(tmp_path: Path) -> None:
         return path
 
     audio = require_agreement(write(tmp_path / "talk.mp4", sound=True))
-    # The mean of two channels, one of which is silent.
+    # This is the mean of two channels, one of which is silent.
     assert 0.2 < audio.abs().max() < 0.35
     with pytest.raises(DataError, match=r"silent\.mp4 cannot be read: it has no audio track"):
         load_audio(write(tmp_path / "silent.mp4", sound=False), 22050)

@@ -1,4 +1,4 @@
-"""Sets of codes: what is encoded, what is reused, and what is left after an interrupt."""
+"""Sets of codes: what is encoded, what is reused, and what is left after an interruption."""
 
 import errno
 import json
@@ -23,7 +23,7 @@ RATE = 22050
 
 
 class FakeCodec:
-    """Encoder whose codes depend on the length of the recording. Records the lengths."""
+    """An encoder whose codes depend on the length of the recording, and which records the lengths."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.encoded: list[int] = []
@@ -146,7 +146,7 @@ def test_unchecked_samples_are_rejected(samples, tmp_path):
 
 def test_folders_with_other_content(samples, tmp_path):
     encode(samples, tmp_path / "set", FakeCodec())
-    with pytest.raises(ConfigError, match="created with other settings: the DVAE changed"):
+    with pytest.raises(ConfigError, match="created with different settings: the DVAE changed"):
         encode(samples, tmp_path / "set", FakeCodec(), dvae="other")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
@@ -289,13 +289,13 @@ def test_a_run_uses_the_codes_of_encode(corpus, recipe, tmp_path, capsys, caplog
         assert " > Encoded " not in caplog.text
         assert {file.name: file.read_bytes() for file in codes.iterdir()} == before
         assert not (tmp_path / "runs" / ".codes").exists()
-        # A resume remembers the folder, and creates it if it is missing.
+        # A resumed run remembers the folder, and creates it if it is missing.
         shutil.rmtree(codes)
         run = only_run(tmp_path / "runs")
         recipe(["--checkpoint", str(run), "--max-steps", "4"])
         assert f" > Encoded 12 recordings and saved their codes in {codes}." in caplog.text
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
-    # The run is the same if the codes are not made beforehand.
+    # The run is the same if the codes are not created in advance.
     recipe(corpus.flags(codes=None, **flags_of_run | {"output_dir": tmp_path / "other", "max_steps": 4}))
     assert (only_run(tmp_path / "other") / "metrics.jsonl").read_text(encoding="utf-8") == lines
     # A set of codes is not a manifest.

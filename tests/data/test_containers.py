@@ -81,7 +81,7 @@ def wav(
 
 
 def tag(size: int) -> bytes:
-    """Return an ID3v2 tag, whose header has the size in bytes of seven bits."""
+    """Return an ID3v2 tag, whose header gives its size in bytes of seven bits each."""
     return b"ID3\x04\x00\x00" + bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0)) + bytes([7]) * size
 
 
@@ -102,14 +102,14 @@ SAMPLES = (8000 * VOICE).astype("<i2").tobytes()
         (wav(SAMPLES, chunks=b"LIST\x04\x00\x00\x00INFO"), 33075),
         (wav(SAMPLES) + b"LIST\x04\x00\x00\x00INFO", 33075),
         (wav(SAMPLES) + b"id3 " + struct.pack("<I", 9000) + bytes(9000), 33075),
-        # Padding of a sound editor.
+        # Sound editors add padding.
         (wav(SAMPLES) + bytes(9000), 33075),
-        # Programs that write to a pipe.
+        # Programs that write to a pipe do not know the size.
         (wav(SAMPLES, declared=0xFFFFFFFF), 33075),
         (wav(SAMPLES, declared=0x7FFFFFFF - 36), 33075),
         (wav(SAMPLES, riff=0), 33075),
         (wav(b""), 0),
-        # Writers that count all or part of the header, or a byte that is missing.
+        # Some writers count all or part of the header, or a byte that is missing.
         *((wav(SAMPLES, declared=len(SAMPLES) + more), 33075) for more in (1, 8, 36, 44)),
         (wav(SAMPLES, declared=len(SAMPLES) - 1), 33074),
         (tag(5000) + wav(SAMPLES), 33075),
@@ -154,7 +154,7 @@ def test_unusual_wav_files_are_intact(tmp_path: Path, content: bytes, frames: in
             wav(SAMPLES, chunks=b"LIST\x05\x00\x00\x00INFOx"),
             "its LIST chunk has 5 bytes, an odd number, and the padding byte is missing",
         ),
-        (wav(SAMPLES, rate=0), "its header declares 0 Hz, expected 4,000 to 768,000 Hz"),
+        (wav(SAMPLES, rate=0), "its header declares 0 Hz; expected 4,000 to 768,000 Hz"),
         (wav(SAMPLES, rate=1), "its header declares 1 Hz"),
         (wav(SAMPLES, rate=4_000_000_000), "its header declares 4,000,000,000 Hz"),
         (b".snd" + struct.pack(">5I", 24, 0, 3, 22050, 1) + SAMPLES, "is unfinished"),
@@ -249,7 +249,7 @@ def test_tags_around_a_recording_are_ignored(tmp_path: Path, encode: Callable[..
         (bytes(3000), "it begins with zeros, like an unfinished download"),
         ('{"error": "Доступ запрещён"}'.encode(), 'got text that begins with \'{"error"'),
         (b"Not found", "it is empty or almost empty|got text"),
-        (bytes(range(256)) * 20, "not audio in a format that .* Raw samples need a header"),
+        (bytes(range(256)) * 20, "not audio in a format that .* If it contains raw samples, add a header"),
     ],
 )
 def test_files_that_are_not_audio_are_identified(tmp_path: Path, content: bytes, message: str) -> None:

@@ -109,7 +109,7 @@ STOPS = {
     ),
     "another key": (
         '{"body": "One"}\n',
-        r"Expected text\. Name other keys, for example --columns text=KEY",
+        r"Expected text\. Name the keys to use, for example --columns text=KEY",
     ),
     "another column": ("text,file\n", "has a header but no rows"),
     "arrays": ('["a1", "One"]\n["a2", "Two"]\n', "has JSON arrays as rows"),

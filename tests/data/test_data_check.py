@@ -191,8 +191,8 @@ def test_warnings(tmp_path: Path, write_voice, tokenizer) -> None:
         "duplicate_text": ["stereo.wav"],
     }
     assert [entry["detail"] for entry in report.warnings["mixed_sample_rates"]] == [
-        "first of 6 at 22,050 Hz",
-        "first of 1 at 48,000 Hz",
+        "the first at 22,050 Hz (6 in total)",
+        "the first at 48,000 Hz (1 in total)",
     ]
     assert report.warnings["duplicate_audio"][0]["detail"] == "the same as good.wav"
     assert len(report.usable) == 7
@@ -235,7 +235,7 @@ def test_warnings_about_texts_and_recordings_that_do_not_match(tmp_path: Path, w
         "markup": ["2.wav"],
     }
     assert report.warnings["markup"][0]["detail"] == "'www.example.com' in 'see www.example.com'"
-    assert report.warnings["mostly_silence"][0]["detail"].startswith("2% of it is within 26 dB")
+    assert report.warnings["mostly_silence"][0]["detail"].startswith("2% of the recording is within 26 dB")
 
 
 def test_converted_recordings_are_reported_last_without_names(tmp_path: Path, write_voice, tokenizer) -> None:
@@ -250,8 +250,9 @@ def test_converted_recordings_are_reported_last_without_names(tmp_path: Path, wr
     lines = report.summary().splitlines()
     assert lines[1] == "Warning: markup: 1 (tags, entities or addresses in the text)"
     assert lines[3:] == [
-        "Converted when read: sample_rate: 1 (not the model's sample rate; resampled), "
-        "mixed_sample_rates: 2 (recordings with different sample rates), channels: 1 (not mono; averaged)."
+        "Converted when read: sample_rate: 1 (a sample rate other than the model's; resampled), "
+        "mixed_sample_rates: 2 (recordings with different sample rates), "
+        "channels: 1 (more than one channel; averaged to mono)."
     ]
     assert names(report.to_dict()["warning_entries"]["channels"]) == ["stereo.wav"]
 
@@ -407,7 +408,7 @@ def test_damaged_cache_is_reported_and_replaced(
     reads = count_reads(monkeypatch)
     assert check_samples(samples, tokenizer, LIMITS, cache=cache, progress=False) == expected
     assert len(reads) == 3
-    assert "is damaged or from another version" in caplog.text
+    assert "is damaged or from a different version" in caplog.text
     assert cache.read_bytes() == content
 
 
@@ -417,9 +418,9 @@ def test_unreadable_cache_is_an_error_and_unwritable_cache_is_not(
     write_voice(tmp_path / "a.wav")
     samples = read_rows(tmp_path, [("a.wav", "one")])
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot be read .*Choose another cache file"):
+    with pytest.raises(DataError, match=r"cannot be read .*Choose a different cache file"):
         check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "file" / "cache", progress=False)
-    with pytest.raises(DataError, match=r"cannot be read .*Choose another cache file"):
+    with pytest.raises(DataError, match=r"cannot be read .*Choose a different cache file"):
         check_samples(samples, tokenizer, LIMITS, cache=tmp_path, progress=False)
     (tmp_path / "dangling").symlink_to("/proc/no such folder/cache")
     assert len(check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "dangling", progress=False).usable) == 1

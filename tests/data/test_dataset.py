@@ -39,7 +39,7 @@ def stock() -> Iterator[ModuleType]:
 
 @pytest.fixture
 def samples(tmp_path: Path, write_voice) -> list[Sample]:
-    """Samples with recordings shorter and longer than a conditioning slice, one at another rate, in two languages."""
+    """Samples in two languages, with recordings shorter and longer than a slice, one at a different rate."""
     texts = ["The first.", "Zweitens, ö", "a third one", "fourth", "the fifth", "sixth"]
     seconds = [0.6, 0.99, 1.0, 1.2, 2.5, 3.0]
     return [
@@ -162,7 +162,7 @@ def test_randomness_is_a_function_of_seed_epoch_and_index(samples, tokenizer) ->
     torch.manual_seed(99)
     assert slices(1, 0, [5, 3, 1, 0, 2, 4, 4]) == first
     assert len({str(slices(seed, epoch, list(range(6)))) for seed in (1, 2) for epoch in (0, 1)}) == 4
-    # The same for every PYTHONHASHSEED, process and version of Python.
+    # The result is the same for every PYTHONHASHSEED, process and version of Python.
     assert first == [[5614, 12229], [2991, 13905], [8274, 19299], [2564, 21726], [3628, 26721], [31819, 63724]]
 
 

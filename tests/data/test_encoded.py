@@ -33,7 +33,7 @@ def distribution(codes: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def folder(tmp_path):
-    """A set of two parts: one has slices and distributions, the other neither."""
+    """A set of two parts: one has slices and distributions, and the other has neither."""
     folder = tmp_path / "set ሁለት"
     folder.mkdir()
     save_wav(folder / "voice ሀ.wav", torch.linspace(-0.5, 0.5, RATE), RATE)
@@ -86,7 +86,7 @@ def test_invalid_indexes(folder):
     with pytest.raises(DataError, match=r"set\.json is damaged"):
         read_index(folder)
     (folder / "set.json").write_text(json.dumps({"version": 9, "parts": []}), encoding="utf-8")
-    with pytest.raises(DataError, match="version 9, but this release reads 2"):
+    with pytest.raises(DataError, match="is version 9, but this release reads version 2"):
         read_index(folder)
     write_index(folder, {"parts": []})
     with pytest.raises(DataError, match="contains no utterances yet"):

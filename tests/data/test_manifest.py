@@ -142,7 +142,7 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("audio_file|text\n", "a header but no rows"),
         ("audio_file|mood\na.wav|x\n", r"the columns audio_file, mood\. Expected"),
         ("mood|text|speaker_name\na.wav|x|y\n", r"the columns mood, text, speaker_name\. Expected"),
-        ("audio_file|text|text\na.wav|x|y\n", "each name once"),
+        ("audio_file|text|text\na.wav|x|y\n", "each name to occur only once"),
         ("audio_file|text\na.wav|x\nb.wav|x|y\nc.wav\n", "Expected 2 columns.*line 3 has 3, line 4 has 1"),
         ("No table at all.\nNone.\n", "unknown format: its first line is 'No table at all"),
         ("one, two\nthree, four\n", "unknown format: its first line has the columns 'one', ' two'.*--columns"),
@@ -265,7 +265,7 @@ def test_several_manifests_keep_their_order(tmp_path: Path) -> None:
     assert [(s.manifest_audio_file, s.language) for s in samples] == [
         ("c.wav", "de"), ("a.wav", "en"), ("b.wav", "en"), ("a.wav", "sw"), ("b.wav", "sw"),
     ]  # fmt: skip
-    with pytest.raises(DataError, match="No manifest given"):
+    with pytest.raises(DataError, match="No manifest was passed"):
         read_manifests([], "en")
 
 
@@ -327,7 +327,7 @@ def test_json_lines_keep_languages_separators_and_line_breaks(tmp_path: Path) ->
         write_manifest(samples, tmp_path / "clean.csv")
     with pytest.raises(DataError, match=r"cannot represent .*\.jsonl"):
         write_manifest(samples[:1], tmp_path / "clean.csv")
-    with pytest.raises(DataError, match="No samples to write"):
+    with pytest.raises(DataError, match="There are no samples to write"):
         write_manifest([], tmp_path / "clean.csv")
     assert not (tmp_path / "clean.csv").exists()
 
@@ -337,7 +337,7 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to(source)
     before = source.read_bytes()
     for target in (source, tmp_path / "link.csv", tmp_path / "a.wav"):
-        with pytest.raises(DataError, match=r"The samples come from .*, which is never overwritten"):
+        with pytest.raises(DataError, match=r"The samples were read from .*, which is never overwritten"):
             write_manifest(read_manifest(str(source), "en"), target)
     assert source.read_bytes() == before
 
@@ -359,6 +359,6 @@ def test_accents_in_coquis_languages_are_composed(tmp_path: Path, caplog: pytest
     read = [sample.text for sample in read_manifest(str(tmp_path / "m.csv"), None)]
     assert read == [unicodedata.normalize("NFC", decomposed), "été", "한국", decomposed, "\u0958"]
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "Composed the separate accents (NFD) of 1 texts in 'fr'.",
-        "Composed the separate accents (NFD) of 1 texts in 'ko'.",
+        "Composed the combining accents (NFD to NFC) in 1 texts in 'fr'.",
+        "Composed the combining accents (NFD to NFC) in 1 texts in 'ko'.",
     ]

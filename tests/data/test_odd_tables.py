@@ -27,8 +27,8 @@ def table(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ('sentence,path\n"One,wavs/a1.wav\nTwo",wavs/a2.wav\nThree,wavs/a3.wav\n', "opened in line 2 is not closed"),
-        ('text;speaker;file\n"One;anna;a1.wav\nTwo";anna;a2.wav\n', "opened in line 2 is not closed"),
+        ('sentence,path\n"One,wavs/a1.wav\nTwo",wavs/a2.wav\nThree,wavs/a3.wav\n', "opened on line 2 is not closed"),
+        ('text;speaker;file\n"One;anna;a1.wav\nTwo";anna;a2.wav\n', "opened on line 2 is not closed"),
         ("a1|one text here|Anna Maria\na2|more text of it|Anna Maria\na3|third text|Ben Ko\n", "looks like speakers"),
         ("a1|one text here|anna\na2|more text|\na3|third text|anna\n", "looks like speakers"),
         ("a1|Hello world|həlˈoʊ wˈɜːld\na2|This|ðˈɪs\n", "column 3 .'həlˈoʊ wˈɜːld'. looks like phonemes.* text=2"),
@@ -70,7 +70,7 @@ def test_unambiguous_tables(table, text: str, texts: list[str]) -> None:
 
 
 def test_one_column_has_one_role() -> None:
-    with pytest.raises(ConfigError, match="gives one column two roles"):
+    with pytest.raises(ConfigError, match="assigns two roles to one column"):
         parse_columns("audio=1,text=1")
 
 
@@ -104,8 +104,8 @@ def test_titles_and_quoted_names_are_logged(table, caplog: pytest.LogCaptureFixt
     read_manifest(f"{table('My data' + chr(10) + 'audio|text' + chr(10) + QUOTED)}:en", None)
     messages = [record.getMessage().partition(": ")[2] for record in caplog.records]
     assert messages == [
-        "Skipped titles or comments above the table: line 1 ('My data').",
-        "Found recordings whose paths differ from the manifest: 1 in wavs/, 1 without quotation marks.",
+        "Skipped titles or comments above the table on these lines: 1 ('My data').",
+        "Found recordings whose paths differ from those in the manifest: 1 in wavs/, 1 without quotation marks.",
     ]
 
 
@@ -117,7 +117,7 @@ QUOTED = '"a1.wav"|"One" and more\n'
     [
         ("a1|One, two\na2|Three, four|five\n", r"Expected 2 columns separated by \|, but line 2 has 3"),
         ("a1|One|two\na2|Two\na3|Three\n", r"Line 1 has 3 columns separated by \|, but 2 of the other 2 lines have 2"),
-        ("a1|One\naudio_file|text\na2|Two\n", "line 2 is another header"),
+        ("a1|One\naudio_file|text\na2|Two\n", "line 2, is a second header"),
         ('a1\t"One"\t0\na2\t"Two\n', "Expected 3 columns separated by tabs, but line 2 has 2"),
     ],
     ids=["a pipe in a text with commas", "the first line", "a header that is no title's", "a lacking field"],

@@ -29,7 +29,9 @@ def test_one_flipped_bit_is_detected(ogg: Path, share: float, bit: int) -> None:
     ogg.write_bytes(content)
     start = content.rindex(b"OggS", 0, offset + 4)
     for read in (measure_recording, lambda path: load_audio(path, 22050)):
-        with pytest.raises(DataError, match=rf"a\.ogg is damaged: the Ogg page at byte {start:,} has a wrong checksum"):
+        with pytest.raises(
+            DataError, match=rf"a\.ogg is damaged: the Ogg page at byte {start:,} has the wrong checksum"
+        ):
             read(ogg)
 
 

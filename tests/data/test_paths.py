@@ -21,14 +21,14 @@ CASES = {
     "in clips, below": ("x/a.mp3", "clips/x/a.mp3", "clips/x/a.mp3", "in clips/"),
     "suffix missing": ("a.b", "wavs/a.b.opus", "wavs/a.b.opus", "with a suffix added"),
     "suffix missing, capitals": ("a", "audio/a.M4A", "audio/a.M4A", "with a suffix added"),
-    "suffix in capitals": ("wavs/a.wav", "wavs/a.WAV", "wavs/a.WAV", "with a suffix in another case"),
-    "suffix in small letters": ("a.FLAC", "a.flac", "a.flac", "with a suffix in another case"),
-    "converted": ("clips/a.mp3", "clips/a.wav", "clips/a.wav", "with another suffix"),
-    "letters in another case": ("Wavs/A.wav", "wavs/a.wav", "wavs/a.wav", "with letters in another case"),
-    "composed": (NFC, NFD, NFD, "in another Unicode form"),
-    "decomposed": (NFD, NFC, NFC, "in another Unicode form"),
+    "suffix in capitals": ("wavs/a.wav", "wavs/a.WAV", "wavs/a.WAV", "with a suffix in a different case"),
+    "suffix in small letters": ("a.FLAC", "a.flac", "a.flac", "with a suffix in a different case"),
+    "converted": ("clips/a.mp3", "clips/a.wav", "clips/a.wav", "with a different suffix"),
+    "letters in another case": ("Wavs/A.wav", "wavs/a.wav", "wavs/a.wav", "with letters in a different case"),
+    "composed": (NFC, NFD, NFD, "in a different Unicode form"),
+    "decomposed": (NFD, NFC, NFC, "in a different Unicode form"),
     "decomposed without suffix": (NFD[:-4], NFC, NFC, "with a suffix added"),
-    "folder decomposed": ("éa/b.wav", BELOW, BELOW, "in a folder with another spelling"),
+    "folder decomposed": ("éa/b.wav", BELOW, BELOW, "in a folder with a different spelling"),
     "backslashes": (r".\wavs\x\a.wav", "wavs/x/a.wav", "./wavs/x/a.wav", "with backslashes read as slashes"),
     "a name with a backslash": (r"a\b.wav", r"a\b.wav", r"a\b.wav", None),
     "spaces": (" wavs/a.wav ", "wavs/a.wav", "wavs/a.wav", "without surrounding spaces"),
@@ -103,9 +103,9 @@ def test_names_that_share_a_file_are_named(
         (tmp_path / "wavs" / name).touch()
     assert None not in find_recordings(names, tmp_path / "m.csv")
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [f"Different names are read as one file: {shared}. If they" in line for line in warnings] == [True] * bool(
-        shared
-    )
+    assert [f"Different names resolve to the same file: {shared}. If they" in line for line in warnings] == [
+        True
+    ] * bool(shared)
 
 
 def test_folders_are_listed_once_without_a_call_per_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,4 +145,4 @@ def test_names_are_listed_unless_every_recording_is_missing(tmp_path: Path, tota
     for names in (None, 20):
         lines = report.summary(names).splitlines()
         assert any("a2 (line 1 of" in line for line in lines) == named
-        assert sum("all 2 recordings: 'a1', for example, is neither in" in line for line in lines) == 1 - named
+        assert sum("all 2 recordings. 'a1', for example, is neither in" in line for line in lines) == 1 - named

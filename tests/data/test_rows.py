@@ -159,10 +159,10 @@ STOPS = {
     "five columns": (f"{A}|x|y|z|One\n", "unknown format.*--columns audio=1,text=2"),
     "comma in a text": (f"file,text\n{A},One, two\n", "2 columns separated by commas, but line 2 has 3.*quotation"),
     "one column of two is known": ("file|text1|text2\na1|One|Two\n", r"the columns file, text1, text2\. Expected"),
-    "another header": (f"audio_file|text\n{A}|One\ntext|audio_file\nTwo|{B}\n", "line 3 is another header"),
-    "quotation mark": (f'file,text\n{A},"One\n{B},Two\n', "opened in line 2 is not closed.*lines 2 to 3"),
-    "two quotation marks": (f'file,text\n{A},"One\n{B},Two"\n', "opened in line 2 is not closed.*lines 2 to 3"),
-    "quotation mark in the last": (f'file,text\n{A},One\n{B},"Two\n', "opened in line 3"),
+    "another header": (f"audio_file|text\n{A}|One\ntext|audio_file\nTwo|{B}\n", "line 3, is a second header"),
+    "quotation mark": (f'file,text\n{A},"One\n{B},Two\n', "opened on line 2 is not closed.*lines 2 to 3"),
+    "two quotation marks": (f'file,text\n{A},"One\n{B},Two"\n', "opened on line 2 is not closed.*lines 2 to 3"),
+    "quotation mark in the last": (f'file,text\n{A},One\n{B},"Two\n', "opened on line 3"),
     "spreadsheet": (b"PK\x03\x04rest", "spreadsheet.*CSV UTF-8"),
     "windows-1252": (f"audio|text\n{A}|caf".encode() + b"\xe9", "not UTF-8.*line 2.*0xe9.*WINDOWS-1252"),
     "parts of recordings": (
@@ -207,8 +207,8 @@ def test_skipped_rows_and_converted_values_are_logged_once(folder: Path, caplog:
     assert read(folder, content) == rows("One", "Two", language="en")
     messages = [record.getMessage().partition(": ")[2] for record in caplog.records]
     assert messages == [
-        "Skipped blank rows: 1, starting at line 3.",
-        "Skipped repeated headers: line 4.",
+        "Skipped blank rows: 1, the first on line 3.",
+        "Skipped repeated headers on these lines: 4.",
         "Reading text from column text, not from transcript.",
         "Reading the language 'EN' as 'en' in 2 rows.",
     ]

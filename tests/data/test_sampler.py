@@ -51,7 +51,7 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     epoch_of(again, 9)
     assert epoch_of(again, 2) == epoch_of(again, 2) == first
     assert epoch_of(EpochBatchSampler(samples, 3, seed=6), 2) != first
-    # The same for every PYTHONHASHSEED, process and version of Python.
+    # The order is the same for every PYTHONHASHSEED, process and version of Python.
     assert first == [[0, 3, 2], [1, 6, 5], [4, 7]]
 
 
@@ -139,7 +139,7 @@ def test_invalid_weights(weights: dict[str, float], message: str) -> None:
 
 
 def test_other_invalid_input() -> None:
-    with pytest.raises(DataError, match="No samples"):
+    with pytest.raises(DataError, match="There are no samples"):
         EpochBatchSampler([], 4, 1)
     with pytest.raises(ConfigError, match="Expected a batch size of 1 or more, got 0"):
         EpochBatchSampler(make_samples(en=[1.0]), 0, 1)
@@ -199,7 +199,7 @@ def test_replay_can_be_started_at_any_batch_and_is_split_among_processes() -> No
 def test_invalid_replay() -> None:
     with pytest.raises(DataError, match="no samples of old languages"):
         EpochBatchSampler(with_replay(10), 4, seed=1, replay_share=0.5)
-    with pytest.raises(DataError, match="No samples to draw"):
+    with pytest.raises(DataError, match="There are no samples to draw"):
         EpochBatchSampler(with_replay(0, en=4), 4, seed=1, replay_share=0.5)
     with pytest.raises(ConfigError, match="less than 1"):
         EpochBatchSampler(with_replay(10, en=4), 4, seed=1, replay_share=1.0)
@@ -220,7 +220,7 @@ def test_batches_by_length_respect_the_budget_and_omit_nothing() -> None:
     assert sorted(index for batch in batches for index in batch) == list(range(500))
     assert max(len(batch) * max(frames[index] for index in batch) for batch in batches) <= 3000
     assert padding_share(batches, frames) < 0.08
-    # Stock batches samples in the order in which they are drawn.
+    # Stock coqui-tts batches samples in the order in which they are drawn.
     size = round(500 / len(batches))
     stock = EpochBatchSampler(samples, size, seed=1).batches()
     assert padding_share(stock, frames) > 0.2

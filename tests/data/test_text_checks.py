@@ -58,7 +58,7 @@ def test_text_without_markup(text: str) -> None:
         ("sw", "mwaka wa 1990", ["digits"]),
         ("el", "το 1990", ["digits"]),
         ("bg", "през хиляда деветстотин", []),
-        # Digits of another script, and numbers with known words.
+        # These are digits of a different script, and numbers whose words are known.
         ("bg", "٣ в", ["digits"]),
         ("am", "በ1990", []),
         ("am", "በ፲፱፻፺", []),
@@ -100,20 +100,22 @@ def sample(text: str, duration_s: float, language: str = "xx") -> Sample:
 )
 def test_speaking_rate_bounds_without_a_median(text: str, duration_s: float, rate: str | None) -> None:
     details = [detail for _, detail in speaking_rates([sample(text, duration_s)])]
-    assert [detail.split(" characters per second, speech has ")[0] for detail in details] == ([rate] if rate else [])
+    assert [detail.split(" characters per second, but speech usually has ")[0] for detail in details] == (
+        [rate] if rate else []
+    )
 
 
 def test_languages_with_fifty_recordings_are_judged_by_their_median() -> None:
-    # A slow language: eight characters per second.
+    # This is a slow language, with eight characters per second.
     usual = [sample("abcd efgh " * 2, 2.0) for _ in range(46)]
     others = [sample("a" * 49, 2.0), sample("a" * 47, 2.0), sample("a" * 10, 4.0), sample("a" * 11, 4.0)]
     other_language = sample("a" * 49, 2.0, "yy")
     implausible = speaking_rates([*usual, *others, other_language])
     assert [len(sample.text) for sample, _ in implausible] == [49, 10]
     assert implausible[0][1] == (
-        "24.5 characters per second, the language's median is 8.0; the text may belong to another recording"
+        "24.5 characters per second, but the language's median is 8.0; the text may belong to a different recording"
     )
-    # With one recording fewer, the general bounds apply.
+    # With one fewer recording, the general bounds apply.
     assert [len(sample.text) for sample, _ in speaking_rates([*usual[1:], *others])] == [10, 11]
 
 
@@ -173,11 +175,11 @@ class _UnknownTokenizer:
 @pytest.mark.parametrize(
     ("text", "kind", "cause"),
     [
-        ("Ã©tÃ©", "unknown_tokens", "UTF-8 decoded as another encoding: 'Ã©tÃ©'"),
-        ("ðˈɪs", "unknown_tokens", "phonetic letters .IPA. instead of ordinary text"),
+        ("Ã©tÃ©", "unknown_tokens", "UTF-8 decoded as a different encoding: 'Ã©tÃ©'"),
+        ("ðˈɪs", "unknown_tokens", "phonetic symbols .IPA. instead of ordinary text"),
         ("<unk> so", "unknown_tokens", "'<unk>' looks like markup"),
         ("ሰ", "unknown_tokens", "in 'ሰ'$"),
-        ("well \ud83d so", "text_error", r"incomplete character \(a truncated escape\) in 'well .ud83d so'"),
+        ("well \ud83d so", "text_error", r"an incomplete character \(a truncated escape\) in 'well .ud83d so'"),
     ],
     ids=["mojibake", "phonemes", "markup", "a letter", "surrogate"],
 )

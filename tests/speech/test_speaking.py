@@ -89,7 +89,7 @@ def test_a_reference_without_speech(mini_base, voice, tmp_path, caplog):
         load_voice(None, [tmp_path / "click.wav", voice, tmp_path / "word.wav"])
     lines = str(caught.value).splitlines()
     assert ["click.wav" in lines[0], "word.wav" in lines[1], len(lines)] == [True, True, 2]
-    assert "contains hardly any speech: 0% of it is louder than 26 dB below its loudest moment" in lines[0]
+    assert "contains hardly any speech: 0% of the recording is within 26 dB of its loudest moment" in lines[0]
     caplog.clear()
     require_speech(load_audio(tmp_path / "little.wav", 22050), "little.wav")
     require_speech(load_audio(voice, 22050), "voice.wav")

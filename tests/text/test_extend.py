@@ -457,7 +457,7 @@ def test_a_wrong_encoding_is_reported(
 ) -> None:
     text = write_text("ọẹ\nẹọ donâ€™t\nọ ẹ itâ€™s\n")
     extend_vocabulary(small_vocab, "yo", tmp_path / "v.json", texts=[text], size=30)
-    assert "corpus.txt: 2 texts have UTF-8 decoded as another encoding: 'ẹọ donâ€™t'." in caplog.text
+    assert "corpus.txt: 2 texts have UTF-8 decoded as a different encoding: 'ẹọ donâ€™t'." in caplog.text
 
 
 @pytest.mark.parametrize("drop", ["ẸX", "E\u0323 x", "U+1EB8 u+0078"])

@@ -120,11 +120,11 @@ def test_warnings_have_one_line_per_kind_and_unusable_samples_are_listed():
     assert lines[21] == "    19.wav (line 1 of list.csv): so"
     assert lines[22:] == [
         "    and 10 more (check-data lists all of them)",
-        "Warning: clipped: 1 sample (recorded too loud; the peaks are cut off). Run check-data for details.",
-        "Warning: digits: 40 samples (numbers that stay digits, because no number words are known). Run check-data for "
-        "details.",
-        "Converted when read: channels: 40 (not mono; averaged), "
-        "sample_rate: 2 (not the model's sample rate; resampled).",
+        "Warning: clipped: 1 sample (recorded too loudly; the peaks are cut off). Run check-data for details.",
+        "Warning: digits: 40 samples (numbers that are left as digits, because the language's number words are "
+        "unknown). Run check-data for details.",
+        "Converted when read: channels: 40 (more than one channel; averaged to mono), "
+        "sample_rate: 2 (a sample rate other than the model's; resampled).",
     ]
     full = report.summary(names=None)
     assert "    29.wav (line 1 of list.csv): so" in full
@@ -140,7 +140,7 @@ def test_a_warning_about_the_data_is_one_line(corpus, recipe, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     recipe(corpus.flags(output_dir=tmp_path / "runs", train_manifest=manifest, val_manifest=None, max_steps=1))
     assert (
-        "Warning: duplicate_audio: 1 sample (same recording as an earlier sample). Run check-data for details."
+        "Warning: duplicate_audio: 1 sample (the same recording as an earlier sample). Run check-data for details."
         in caplog.text
     )
     assert "the same as " not in caplog.text

@@ -1,1 +1,1 @@
-"""A recording becomes a batch: manifests, checks, dataset, sampler."""
+"""Data loading: manifests, checks, the dataset and the batch sampler."""

@@ -1,4 +1,4 @@
-"""Parquet and Arrow tables as Hugging Face writes them, with embedded recordings extracted to files once."""
+"""Read Parquet and Arrow tables as Hugging Face writes them, and extract their embedded recordings to files once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PARQUET = b"PAR1"
 _ARROW_FILE = b"ARROW1"
 _ARROW_STREAM = b"\xff\xff\xff\xff"
 _BATCH_ROWS = 256
-#: Suffixes of audio formats by their first bytes.
+#: File suffixes of audio formats, keyed by the first bytes of the file.
 _SUFFIXES = {
     b"RIFF": ".wav",
     b"fLaC": ".flac",
@@ -53,13 +53,13 @@ def read_arrow(
 ) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     """Yield the rows of a Parquet or Arrow table.
 
-    A row is its number (from 1), its values by role, and the file that its recording was extracted to, or None if the
-    table only names the recording.
+    Each row is a tuple of its number (starting at 1), its values keyed by role, and the file that its recording was
+    extracted to (None if the table only names the recording).
 
     Args:
         path: Parquet or Arrow file.
-        columns: Role → column, as `columns.parse_columns` returns them.
-        texts_only: Skip the recordings. The table may have none.
+        columns: Mapping from role to column, as returned by `columns.parse_columns`.
+        texts_only: Whether to read only the texts. The table may then have no recordings.
 
     Raises:
         DataError: The table is damaged, a column is missing, or a row has no recording.
@@ -78,14 +78,15 @@ def _read(path: Path, columns: Mapping[str, str], texts_only: bool) -> Iterator[
         by_role["audio"] = []
     embedded = [index for index in by_role["audio"] if not _is_text(schema.field(index).type)]
     if embedded and "audio" not in columns:
-        # If the recordings are embedded, a column of names only says where they came from.
+        # If the recordings are embedded, a column of file names only says where they came from.
         by_role["audio"] = embedded
-        logger.info(" > %s: Extracting its recordings to %s.", path, cache_folder() / "recordings")
+        logger.info(" > %s: Extracting the recordings to %s.", path, cache_folder() / "recordings")
     if not by_role["text"] or not (by_role["audio"] or texts_only):
-        audio, flag = ("", "") if texts_only else ("an audio column such as audio and ", "audio=NAME,")
+        audio, flag = ("", "") if texts_only else ('an audio column (such as "audio") and ', "audio=NAME,")
         raise DataError(
-            f"{path} has the columns {', '.join(schema.names)}. Expected {audio}a text column such as text. Name the "
-            f"columns, for example --columns {flag}text=NAME."
+            f"{path} has the columns {', '.join(schema.names)}. Expected {audio}"
+            'a text column (such as "text"). '
+            f"Name the columns, for example --columns {flag}text=NAME."
         )
     labels = {index: _class_names(schema, schema.names[index]) for indices in by_role.values() for index in indices}
     number = 0
@@ -93,7 +94,7 @@ def _read(path: Path, columns: Mapping[str, str], texts_only: bool) -> Iterator[
         recordings: Iterable[Any] = [""] * batch.num_rows
         if not texts_only:
             column = batch.column(by_role["audio"][0])
-            # Embedded recordings are converted one by one, to hold only one of them in memory.
+            # Embedded recordings are converted one at a time, so that only one of them is in memory.
             recordings = map(_to_python, column) if embedded else column.to_pylist()
         values = {
             role: _first_of([_texts(batch.column(index), labels[index]) for index in indices])
@@ -110,7 +111,7 @@ def _read(path: Path, columns: Mapping[str, str], texts_only: bool) -> Iterator[
 
 
 def _texts(column: pa.Array, labels: list[str] | None) -> list[Any]:
-    """Return a column's values. Those of a class column become its labels, or None if they have no label (-1)."""
+    """Return a column's values. The ids in a class column are replaced with their labels, or with None for -1."""
     values = column.to_pylist()
     if labels is None:
         return values
@@ -161,7 +162,7 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
 
 
 def _read_recording(where: str, cell: Any) -> tuple[str, str | None]:
-    """Return the name of a cell's recording and the file it was extracted to, or None if the cell only has a path.
+    """Return the name of a cell's recording and the file it was extracted to (None if the cell only has a path).
 
     A cell holds the bytes of a file, or a struct with a path and either bytes or samples.
     """
@@ -176,15 +177,15 @@ def _read_recording(where: str, cell: Any) -> tuple[str, str | None]:
         return path, None
     else:
         raise DataError(
-            f"{where} has no recording: {str(cell)[:80]}. Expected a file's bytes, its path, or a struct of array and "
-            "sampling_rate. If these are samples without their rate, write the table again with "
+            f"{where} has no recording: {str(cell)[:80]}. Expected a file's bytes, its path, or a struct with array "
+            "and sampling_rate. If these are samples without a sample rate, write the table again with "
             "datasets.Audio(decode=False)."
         )
     return path or os.path.basename(file), file
 
 
 def _encode_au(samples: npt.NDArray[Any], rate: int) -> bytes:
-    """Encode samples, [frames] or [channels, frames], as AU, where equal samples give equal bytes (no timestamps)."""
+    """Encode samples, [frames] or [channels, frames], as AU, which has no timestamps that would vary."""
     subtypes = {"int16": "PCM_16", "int32": "PCM_32"}
     if samples.dtype.name not in subtypes:
         samples = samples.astype(np.float32)
@@ -194,7 +195,7 @@ def _encode_au(samples: npt.NDArray[Any], rate: int) -> bytes:
 
 
 def _extract(content: bytes, name: str) -> str:
-    """Write a recording to the cache, named by its SHA-256, unless the file exists. Return its path."""
+    """Write a recording to the cache, under its SHA-256, unless that file exists, and return the path."""
     digest = hashlib.sha256(content).hexdigest()
     suffix = os.path.splitext(name)[1].lower() if has_suffix(name) else ""
     suffix = suffix or next((known for start, known in _SUFFIXES.items() if content.startswith(start)), "")

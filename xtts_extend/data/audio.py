@@ -18,20 +18,21 @@ from torch import Tensor
 from xtts_extend.data.audio_file import AudioFile, Frames, open_audio
 from xtts_extend.errors import DataError
 
-#: Level below which a recording is silent, as half the range of its samples: -60 dB relative to full scale.
+#: Level (half the range of the samples) below which a recording is silent; -60 dB relative to full scale.
 SILENCE_LEVEL = 0.001
 _BLOCK_FRAMES = 1 << 18
 # torchaudio's resampler reads 6 samples of the lower rate on each side, which span fewer periods than this.
 _RESAMPLER_PERIODS = 8
-# The largest filter, in values, that torchaudio may build: for rates without a common divisor it would take gigabytes.
+# Size limit, in values, of the filter that torchaudio builds. For rates without a common divisor, a filter would take
+# gigabytes.
 _RESAMPLER_SIZE = 1 << 25
-# 20 dB above full scale: no recording gets there, but integers that were written as floating point do.
+# 20 dB above full scale. No recording is that loud, but integers that were written as floating point are.
 _HIGHEST_PEAK = 10.0
-# A window is sound unless it is this far below the loudest one. The level of a window is half the range of its samples,
-# not their power, so that a click in noise counts as the loudest.
+# A window counts as sound unless its level is this far below the loudest window's. The level of a window is half the
+# range of its samples, not their power, so that a click in noise counts as the loudest.
 _WINDOWS_PER_SECOND = 20
 _SOUND_BELOW_LOUDEST_DB = 26
-#: Share of sound below which a recording is mostly silence; spoken sentences have 0.80 to 0.95 (see `sound_share`).
+#: Share of sound below which a recording is mostly silence; in spoken sentences it is 0.80 to 0.95 (see `sound_share`).
 LITTLE_SOUND = 0.4
 
 
@@ -44,10 +45,10 @@ class Recording:
         channels: Number of channels.
         frames: Number of samples per channel.
         level: Half the range of the mono samples; full scale is 1.
-        peak: Largest absolute sample of any channel.
-        sound: Share of the time that is sound, 0 to 1 (see `sound_share`).
-        clipped: Number of samples beyond full scale or flat at full scale.
-        finite: Whether no sample is NaN or infinite.
+        peak: Largest absolute sample value in any channel.
+        sound: Share of the recording that contains sound, 0 to 1 (see `sound_share`).
+        clipped: Number of samples that exceed full scale or are flat at full scale.
+        finite: Whether all samples are finite (neither NaN nor infinite).
         digest: BLAKE2b digest of the file, 32 hexadecimal digits.
     """
 
@@ -63,7 +64,7 @@ class Recording:
 
     @property
     def out_of_range(self) -> bool:
-        """Whether the samples are unscaled integers: more than 20 dB above full scale."""
+        """Whether the samples are unscaled integers, that is, more than 20 dB above full scale."""
         return self.peak > _HIGHEST_PEAK
 
 
@@ -97,7 +98,7 @@ def load_audio(path: Path | str, sample_rate: int) -> Tensor:
 
 
 def audio_length(path: Path | str, sample_rate: int) -> int:
-    """Return the number of samples that `load_audio` returns, without decoding the file if its header has the length.
+    """Return the number of samples that `load_audio` returns, without decoding the file if its header gives the length.
 
     Args:
         path: Audio file in a format that libsndfile or FFmpeg reads.
@@ -135,24 +136,24 @@ def _require_resampling(path: Path | str, file_rate: int, sample_rate: int) -> N
 
 
 def resampling_problem(file_rate: int, sample_rate: int) -> str:
-    """Return why a sample rate cannot be resampled and how to fix it, as a predicate to follow the file name."""
+    """Return a predicate, to follow a file name, that says why its rate cannot be resampled and how to fix it."""
     return (
-        f"has a sample rate of {file_rate:,} Hz, which cannot be resampled to {sample_rate:,} Hz because the greatest "
-        f"common divisor is too small. Convert it with `ffmpeg -i IN -ar {sample_rate} OUT.wav`."
+        f"has a sample rate of {file_rate:,} Hz, which cannot be resampled to {sample_rate:,} Hz because their "
+        f"greatest common divisor is too small. Convert it with `ffmpeg -i IN -ar {sample_rate} OUT.wav`."
     )
 
 
 def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tensor:
     """Return samples `start` to `end` of what `load_audio` returns, without reading the rest.
 
-    If the file has another sample rate, the samples that the resampler needs on both sides are read too, so that the
-    result equals that of the whole recording up to rounding.
+    If the file has a different sample rate, the samples that the resampler needs on both sides are read as well, so
+    that the result equals that part of the whole resampled recording, up to rounding.
 
     Args:
         path: Audio file in a format that libsndfile or FFmpeg reads.
         sample_rate: Sample rate of the result in Hz.
-        start: First sample, at `sample_rate`.
-        end: Sample after the last one, at `sample_rate`.
+        start: Index of the first sample, at `sample_rate`.
+        end: Index of the sample after the last one, at `sample_rate`.
 
     Returns:
         float32 tensor [1, end - start].
@@ -161,7 +162,7 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
         DataError: As for `load_audio`, or the recording is too short.
     """
     too_short = DataError(
-        f"{path} ends before sample {end:,} at {sample_rate:,} Hz. It may have changed: run check-data again."
+        f"{path} ends before sample {end:,} at {sample_rate:,} Hz. It may have changed, so run check-data again."
     )
     with open_audio(path) as file:
         _require_resampling(path, file.sample_rate, sample_rate)
@@ -198,10 +199,10 @@ def _mono(path: Path | str, frames: Frames) -> Tensor:
 
 
 def describe_out_of_range(peak: float, level: float) -> str:
-    """Return what is wrong with unscaled samples and how to fix it, as a predicate to follow the file name.
+    """Return a predicate, to follow a file name, that says why its samples look unscaled and how to fix it.
 
     Args:
-        peak: Largest absolute sample.
+        peak: Largest absolute sample value.
         level: Half the range of the samples.
     """
     # Unsigned samples are all positive, so their range is at most the peak.
@@ -209,7 +210,7 @@ def describe_out_of_range(peak: float, level: float) -> str:
     bits = next((bits for bits in (8, 16, 24) if peak <= ((1 << bits) - 1 if unsigned else 1 << bits - 1)), 32)
     fix = f"{f'Subtract {1 << bits - 1} and divide' if unsigned else 'Divide them'} by {1 << bits - 1}"
     return (
-        f"has samples up to {peak:,.0f}, but full scale is 1: {bits}-bit integers were written as floating point. "
+        f"has samples up to {peak:,.0f}, but full scale is 1, so {bits}-bit integers were written as floating point. "
         f"{fix}, or write the file as integers."
     )
 
@@ -219,11 +220,12 @@ def save_wav(path: Path | str, audio: Tensor | npt.NDArray[np.floating], sample_
 
     Args:
         path: Path of the WAV file.
-        audio: Samples in [-1, 1], [samples] or [1, samples]; others are clipped.
+        audio: Samples in [-1, 1], with shape [samples] or [1, samples]. Values outside that range are clipped.
         sample_rate: Sample rate in Hz.
 
     Raises:
-        DataError: The audio has another shape, no samples, or NaN or infinite samples, or the file cannot be written.
+        DataError: The audio has a different shape, is empty, or has NaN or infinite samples, or the file cannot be
+            written.
     """
     samples = audio.detach().float().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio, dtype=np.float32)
     shape = samples.shape
@@ -269,7 +271,7 @@ def measure_recording(path: Path | str) -> Recording:
             finite = finite and bool(np.isfinite(samples).all())
             mono = samples.mean(axis=1)
             lowest, highest = min(lowest, float(mono.min())), max(highest, float(mono.max()))
-            # Three equal samples at full scale are clipped: no sound wave has a flat peak.
+            # Three equal samples at full scale count as clipped, because no sound wave has a flat peak.
             loud = np.abs(samples)
             peak = max(peak, float(loud.max()))
             flat = (loud[1:] >= 0.99) & (samples[1:] == samples[:-1])
@@ -282,7 +284,7 @@ def measure_recording(path: Path | str) -> Recording:
             while block := content.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}). Check its permissions and its disk.") from error
+        raise DataError(f"{path} cannot be read ({error}). Check its permissions and the disk.") from error
     if not frames or not finite:
         return Recording(rate, channels, frames, 0.0, 0.0, 0.0, clipped, finite, digest.hexdigest())
     level = (highest - lowest) / 2
@@ -290,7 +292,7 @@ def measure_recording(path: Path | str) -> Recording:
 
 
 def sound_share(audio: Frames, sample_rate: int) -> float:
-    """Return the share of the time that is within 26 dB of the loudest moment, 0 to 1.
+    """Return the share of the recording, 0 to 1, that is within 26 dB of its loudest moment.
 
     Args:
         audio: Mono audio, [samples].
@@ -300,8 +302,8 @@ def sound_share(audio: Frames, sample_rate: int) -> float:
 
 
 def describe_sound(share: float) -> str:
-    """Return a share of sound, 0 to 1, as a clause for messages."""
-    return f"{share:.0%} of it is within {_SOUND_BELOW_LOUDEST_DB} dB of its loudest moment"
+    """Return a clause for messages that states a share of sound, 0 to 1."""
+    return f"{share:.0%} of the recording is within {_SOUND_BELOW_LOUDEST_DB} dB of its loudest moment"
 
 
 def _levels(mono: Frames, window: int) -> Frames:
@@ -311,7 +313,7 @@ def _levels(mono: Frames, window: int) -> Frames:
 
 
 def _sound(levels: Sequence[Frames]) -> float:
-    """Return the share of windows that are sound; `levels` has an array of window levels per block."""
+    """Return the share of windows that are sound; `levels` contains one array of window levels per block."""
     window_levels = np.concatenate(levels)
     loudest = window_levels.max(initial=0)
     if not len(window_levels):

@@ -1,6 +1,6 @@
 """Open audio files with libsndfile if it reads them exactly, and with FFmpeg otherwise.
 
-The choice depends on the file alone, so every caller gets the same samples.
+The choice depends only on the file, so every caller gets the same samples.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from xtts_extend.errors import DataError
 
 Frames = npt.NDArray[np.float32]
 
-#: FFmpeg formats that may be opened. Others, such as playlists, would open further files.
+#: FFmpeg formats that may be opened. Others, such as playlists, would make FFmpeg open more files.
 _FFMPEG_FORMATS = (
     "aac,ac3,eac3,adx,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,flac,flv,iff,loas,matroska,mov,mp3,mpc,mpc8,mpeg,"
     "mpegts,nistsphere,ogg,rm,tak,tta,voc,w64,wav,wv"
 )
 #: Lossless FFmpeg formats whose header declares the number of samples and whose data have checksums.
 _COUNTED_FORMATS = ("ape", "tta", "tak", "wv")
-#: Beginnings of the libsndfile subtypes that decode to the same samples after a seek.
+#: Prefixes of the libsndfile subtypes that decode to the same samples after a seek.
 _EXACT_SUBTYPES = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC")
-#: Smallest total size in bytes of mp3 frames, about two frames, that other files do not contain by chance.
+#: Minimum total size, in bytes, of the mp3 frames in an mp3 file: about two frames. Other files do not contain that
+#: many by chance.
 _MIN_MP3_BYTES = 3000
 _SKIP_BLOCK_FRAMES = 1 << 16
 _AGAIN = "Copy it again, or export it again from its source."
@@ -44,7 +45,8 @@ class AudioFile(Protocol):
     Attributes:
         sample_rate: Sample rate in Hz.
         channels: Number of channels.
-        frames: Number of samples per channel as the header declares it; None if it is unknown until the end is reached.
+        frames: Number of samples per channel as declared in the header. None if it is unknown until the end of the file
+            is reached.
     """
 
     sample_rate: int
@@ -52,7 +54,7 @@ class AudioFile(Protocol):
     frames: int | None
 
     def read(self, frames: int | None = None) -> Frames:
-        """Return the next frames, [frames, channels], or all that are left; fewer at the end.
+        """Return the next `frames` frames, or all that remain, as [frames, channels]. There may be fewer at the end.
 
         Raises:
             DataError: The file is damaged or truncated.
@@ -69,7 +71,7 @@ class AudioFile(Protocol):
 
 
 def open_audio(path: Path | str) -> AudioFile:
-    """Open a recording; close it by using it as a context manager.
+    """Open a recording. Use the result as a context manager, so that it is closed.
 
     Args:
         path: Audio file in a format that libsndfile or FFmpeg reads.
@@ -106,7 +108,7 @@ def _is_exact(file: soundfile.SoundFile) -> bool:
     """Return whether libsndfile knows the length of the file and reads the same samples from any position.
 
     soundfile seeks to the current position after each read, which resets the decoders of mp3, Opus and ADPCM, so that
-    the samples that follow differ. It does not seek in formats that cannot (GSM, G.721).
+    the samples that follow differ. It does not seek in formats that do not support seeking (GSM, G.721).
     """
     # The header of a FLAC file that was written to a pipe has no length.
     return file.frames < 1 << 62 and (not file.seekable() or file.subtype.startswith(_EXACT_SUBTYPES))
@@ -160,7 +162,7 @@ class _FFmpegFile:
         import av
 
         self._path, self._errors = path, av.FFmpegError
-        # FFmpeg gets an open file: it would take some paths for URLs, and guess the format from the suffix.
+        # FFmpeg gets an open file, because it would treat some paths as URLs and guess the format from the suffix.
         self._content = open(path, "rb")  # noqa: SIM115
         self._container: Any = None
         try:
@@ -168,13 +170,15 @@ class _FFmpegFile:
             stream = self._container.streams.best("audio")
             # A stream with an unknown codec has no sample rate either, so this check comes first.
             if stream is not None and stream.codec_context is None:
-                raise DataError(f"{path} cannot be read: its codec is unknown. Convert it to WAV where it was made.")
+                raise DataError(
+                    f"{path} cannot be read: its codec is unknown. Convert it to WAV with the program that created it."
+                )
             if stream is None or not stream.rate or not stream.channels:
                 raise DataError(f"{path} cannot be read: it has no audio track. Check the path, or record it again.")
             stream.codec_context.thread_count = 1
             if self._container.format.name in _COUNTED_FORMATS:
                 stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            # The rate comes from the decoded audio: an HE-AAC header declares half of it.
+            # The rate comes from the decoded audio, because an HE-AAC header declares only half of it.
             self.sample_rate, self.channels = 0, 0
             self._decoded = self._decode(stream)
             self._buffered = next(self._decoded, np.zeros((0, stream.channels), dtype=np.float32))
@@ -185,8 +189,8 @@ class _FFmpegFile:
             reasons = "; ".join(reason for reason in (libsndfile_error, _reason(error)) if reason)
             raise DataError(
                 f"{path} cannot be read: it is not audio in a format that libsndfile or FFmpeg supports, or its header "
-                f"is damaged ({reasons}). Copy it again, or convert its source to WAV. Raw samples need a header: "
-                "`ffmpeg -f s16le -ar RATE -ac 1 -i IN OUT.wav`."
+                f"is damaged ({reasons}). Copy it again, or convert its source to WAV. If it contains raw samples, add "
+                "a header: `ffmpeg -f s16le -ar RATE -ac 1 -i IN OUT.wav`."
             ) from error
         except DataError:
             self.__exit__()
@@ -232,7 +236,7 @@ class _FFmpegFile:
                     if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate, self.channels):
                         raise DataError(
                             f"{self._path} changes from {self.sample_rate:,} Hz and {self.channels} channels to "
-                            f"{frame.sample_rate:,} Hz and {frame.layout.nb_channels} channels: it is several files "
+                            f"{frame.sample_rate:,} Hz and {frame.layout.nb_channels} channels, so it is several files "
                             "joined into one. Convert them to the same format before joining them."
                         )
                     for samples in [frame] if frame.format.name == "fltp" else floats.resample(frame):

@@ -1,7 +1,7 @@
-"""Check every recording and text of a data set: what is unusable, what is worth a look, and how many hours there are.
+"""Check every recording and text of a data set, and report unusable samples, warnings and hours of audio.
 
 The measurements of the recordings are cached, because they do not depend on the model or the texts. The cheap checks
-against these run every time.
+against the model and the texts run every time.
 """
 
 from __future__ import annotations
@@ -50,31 +50,31 @@ PROBLEMS = {
 WARNINGS = {
     "speaking_rate": "too much or too little text for the duration",
     "mostly_silence": "mostly silence; the speech may be missing",
-    "clipped": "recorded too loud; the peaks are cut off",
+    "clipped": "recorded too loudly; the peaks are cut off",
     "mojibake": "characters that are typical of a wrong text encoding",
-    "phonemes": "phonetic letters (IPA) instead of ordinary text",
+    "phonemes": "phonetic symbols (IPA) instead of ordinary text",
     "markup": "tags, entities or addresses in the text",
-    "digits": "numbers that stay digits, because no number words are known",
-    "duplicate_audio": "same recording as an earlier sample",
-    "duplicate_text": "same text as an earlier sample",
-    "sample_rate": "not the model's sample rate; resampled",
+    "digits": "numbers that are left as digits, because the language's number words are unknown",
+    "duplicate_audio": "the same recording as an earlier sample",
+    "duplicate_text": "the same text as an earlier sample",
+    "sample_rate": "a sample rate other than the model's; resampled",
     "mixed_sample_rates": "recordings with different sample rates",
-    "channels": "not mono; averaged",
+    "channels": "more than one channel; averaged to mono",
 }
 #: Kinds of warnings about recordings that are converted when they are read.
 CONVERTED = ("sample_rate", "mixed_sample_rates", "channels")
-#: Share of clipped samples up to which there is no warning: decoders of lossy formats overshoot in a few samples.
+#: Largest share of clipped samples that causes no warning. Decoders of lossy formats overshoot in a few samples.
 CLIPPED_SHARE = 1e-4
 
 
 @dataclass(frozen=True)
 class DataLimits:
-    """The limits of the model.
+    """The limits that the model sets for a sample.
 
     Attributes:
         sample_rate: Sample rate in Hz.
-        max_wav_length: Longest recording, in samples at that rate.
-        max_text_length: Longest text, in tokens.
+        max_wav_length: Maximum length of a recording, in samples at `sample_rate`.
+        max_text_length: Maximum length of a text, in tokens.
     """
 
     sample_rate: int
@@ -88,11 +88,13 @@ class DataReport:
 
     Attributes:
         total: Number of samples that were checked.
-        usable: Usable samples in order, with `duration_s`, `text_tokens` and `audio_digest` filled in.
-        problems: Entries by kind, see `PROBLEMS`. An entry has `manifest_audio_file`, `manifest`, `line`, `language`,
-            `detail` and, for unknown tokens, `characters`. A sample with several problems has several entries.
-        warnings: Entries of usable samples by kind, see `WARNINGS`.
-        hours: Hours of the usable samples by language.
+        usable: The usable samples, in their original order, with `duration_s`, `text_tokens` and `audio_digest` filled
+            in.
+        problems: Entries for unusable samples, keyed by kind (see `PROBLEMS`). An entry has `manifest_audio_file`,
+            `manifest`, `line`, `language`, `detail` and, for unknown tokens, `characters`. A sample with several
+            problems has several entries.
+        warnings: Entries for usable samples, keyed by kind (see `WARNINGS`).
+        hours: Hours of usable audio, keyed by language.
     """
 
     total: int
@@ -103,11 +105,11 @@ class DataReport:
 
     @property
     def unusable_share(self) -> float:
-        """Share of the samples that is unusable, 0 to 1."""
+        """Share of the samples that are unusable, 0 to 1."""
         return (self.total - len(self.usable)) / self.total
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values: counts in total and by kind, hours, and all entries."""
+        """Return the report as JSON values: the counts in total and by kind, the hours, and all entries."""
         return {
             "total": self.total,
             "usable": len(self.usable),
@@ -126,7 +128,7 @@ class DataReport:
         Args:
             names: Number of unusable samples to list per kind; None lists all. Up to ten samples are listed per kind of
                 warning.
-            name_warnings: List samples with warnings; otherwise each kind of warning is one line.
+            name_warnings: Whether to list the samples with warnings. Otherwise, each kind of warning takes one line.
         """
         hours = ", ".join(f"{language} {hours:.2f} h" for language, hours in self.hours.items())
         lines = [f"{len(self.usable)} of {self.total} samples are usable ({hours or '0 h'})."]
@@ -138,7 +140,7 @@ class DataReport:
                 if kind == "missing" and len(entries) == self.total:
                     first = entries[0]
                     search = describe_search(first["manifest_audio_file"], first["manifest"] or "")
-                    lines.append(f"Unusable: missing: all {self.total} recordings: {search}")
+                    lines.append(f"Unusable: missing: all {self.total} recordings. {search}")
                     continue
                 if title == "Warning" and not name_warnings:
                     samples = "1 sample" if len(entries) == 1 else f"{len(entries)} samples"
@@ -177,10 +179,10 @@ def check_samples(
         tokenizer: The model's tokenizer from `load_tokenizer`.
         limits: The model's limits.
         cache: File that caches the measurements of the recordings; it is updated even if the check is interrupted.
-        progress: Show a progress bar on a terminal, or a line every ten seconds otherwise, on stderr.
+        progress: Show progress on stderr: a progress bar on a terminal, otherwise a line every ten seconds.
 
     Raises:
-        DataError: There are no samples, or the cache cannot be read or is a file of another kind.
+        DataError: There are no samples, or the cache cannot be read or is a different kind of file.
         LanguageError: A language has no tag in the vocabulary, or its cleaner cannot run on this machine.
 
     >>> from xtts_extend.data.manifest import read_manifest
@@ -192,7 +194,7 @@ def check_samples(
     (True, {})
     """
     if not samples:
-        raise DataError("There are no samples to check. Pass a manifest with at least one.")
+        raise DataError("There are no samples to check. Pass a manifest with at least one sample.")
     for language in sorted({sample.language for sample in samples}):
         require_cleanable(tokenizer, language)
     recordings = read_recordings([sample.audio_file for sample in samples if sample.encoded is None], cache, progress)
@@ -239,7 +241,7 @@ def _entry(sample: Sample, detail: str, **more: Any) -> dict[str, Any]:
 
 
 def _audio_problems(sample: Sample, recording: Recording | str | None, limits: DataLimits) -> dict[str, dict[str, Any]]:
-    """Return the details of the problems that make a recording unusable, by kind."""
+    """Return the details of the problems that make a recording unusable, keyed by kind."""
     if recording is None:
         return {"missing": {"detail": f"no such file: {sample.audio_file!r}"}}
     if isinstance(recording, str):
@@ -258,7 +260,7 @@ def _audio_problems(sample: Sample, recording: Recording | str | None, limits: D
 
 
 def _length_problems(length: int, limits: DataLimits) -> dict[str, dict[str, Any]]:
-    """Return the details of the problems of a length in samples, by kind."""
+    """Return the details of the problems with a recording's length in samples, keyed by kind."""
     found = {}
     duration = f"{length / limits.sample_rate:.2f} s"
     if length < MIN_DURATION_S * limits.sample_rate:
@@ -273,7 +275,7 @@ def _length_problems(length: int, limits: DataLimits) -> dict[str, dict[str, Any
 def _warnings(
     samples: Sequence[Sample], recordings: Sequence[Recording], tokenizer: VoiceBpeTokenizer, limits: DataLimits
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the warning entries of the usable samples, by kind."""
+    """Return the warning entries for the usable samples, keyed by kind."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in WARNINGS}
     rates: dict[int, list[Sample]] = defaultdict(list)
     first: dict[tuple[str, ...], Sample] = {}
@@ -303,6 +305,6 @@ def _warnings(
                 found[key[0]].append(_entry(sample, detail))
     if len(rates) > 1:
         for rate, members in sorted(rates.items()):
-            detail = f"first of {len(members):,} at {rate:,} Hz"
+            detail = f"the first at {rate:,} Hz ({len(members):,} in total)"
             found["mixed_sample_rates"].append(_entry(members[0], detail))
     return {kind: entries for kind, entries in found.items() if entries}

@@ -1,8 +1,8 @@
-"""The codes of recordings, encoded once and kept in a set with a row for each utterance.
+"""Encode recordings as DVAE codes once, and keep the codes in a set with one row per utterance.
 
-Rows are found by the digest of the recording. So a changed file is encoded again, a renamed one is not, and another
-text or vocabulary only copies the codes. A set belongs to one DVAE. Rows that no manifest uses any more stay in the
-set.
+Rows are found by the digest of the recording. So a changed file is encoded again and a renamed one is not. If only the
+text or the vocabulary has changed, the codes are copied. A set belongs to one DVAE. Rows that no manifest uses anymore
+stay in the set.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
 
-#: Utterances per file of the set, which is the most that a kill can lose.
+#: Number of utterances per file of the set. At most this many are lost if the process is killed.
 _ROWS_IN_PART = 256
 #: Number of recordings to read ahead of the encoder.
 _READ_AHEAD = 16
 
-#: Digest of the recording, language, text.
+#: The recording's digest, the language and the text.
 _Key = tuple[str, str, str]
 _SETTINGS = {"codec_digest": "the DVAE", "sample_rate": "the sample rate"}
 
@@ -61,27 +61,27 @@ def encode_samples(
     sample_rate: int,
     progress: bool = True,
 ) -> tuple[list[Sample], int]:
-    """Add the missing codes, token ids and lengths of samples to a set.
+    """Encode the samples that are not yet in a set, and add their codes, token ids and lengths to it.
 
-    If it is interrupted or killed, the same call continues.
+    If the call is interrupted or killed, repeat it to continue.
 
     Args:
-        samples: Usable samples of `check_samples`, with `audio_digest`. Samples that are already encoded are returned
-            unchanged.
-        encode: Audio (1, samples) → codes (codes,).
-        tokenize: Text and language → token ids.
+        samples: Usable samples from `check_samples`, with `audio_digest` filled in. Samples that are already encoded
+            are returned unchanged.
+        encode: Function that maps audio, (1, samples), to its codes, (codes,).
+        tokenize: Function that maps a text and its language to token ids.
         folder: Folder of the set. It is created if it is missing.
         codec_digest: Digest of the DVAE.
-        text_digest: Digest of the vocabulary and cleaning. If it differs from that of a row, its text is tokenized
-            again.
+        text_digest: Digest of the vocabulary and the text cleaning. The text of a row with a different digest is
+            tokenized again.
         sample_rate: Sample rate of the audio in Hz.
         progress: Show progress on stderr.
 
     Returns:
-        The samples with `encoded`, and the number of recordings that were encoded.
+        The samples with `encoded` filled in, and the number of recordings that were encoded.
 
     Raises:
-        ConfigError: The folder contains something else, or codes of another DVAE.
+        ConfigError: The folder contains something other than a set, or codes of a different DVAE.
         DataError: A recording cannot be read.
         MachineError: The disk is full, or the folder is not writable.
     """
@@ -115,7 +115,7 @@ def _lock_set(folder: Path) -> Iterator[None]:
             logger.info(" > Another process is encoding into %s. Waiting for it to finish.", folder)
             lock.acquire()
     except OSError as error:
-        raise MachineError(f"{folder} cannot be written to: {error.strerror}. Choose another folder.") from error
+        raise MachineError(f"{folder} cannot be written to: {error.strerror}. Choose a different folder.") from error
     try:
         yield
     finally:
@@ -124,7 +124,9 @@ def _lock_set(folder: Path) -> Iterator[None]:
 
 def _key(sample: Sample) -> _Key:
     if sample.audio_digest is None:
-        raise DataError(f"{sample.audio_file} has not been checked. Pass the usable samples of check_samples.")
+        raise DataError(
+            f"{sample.audio_file} has not been checked. Pass the usable samples that check_samples returns."
+        )
     return sample.audio_digest, sample.language, sample.text
 
 
@@ -144,14 +146,14 @@ class _Rows:
     Args:
         folder: Folder of the set.
         settings: Settings that the set must have been created with.
-        text_digest: Digest of the current vocabulary and cleaning.
+        text_digest: Digest of the current vocabulary and text cleaning.
 
     Attributes:
-        known: Rows with current token ids, by recording, language and text.
-        recorded: Rows by recording, whatever their text and token ids.
+        known: Rows with up-to-date token ids, keyed by recording, language and text.
+        recorded: Rows keyed by recording, regardless of their text and token ids.
 
     Raises:
-        ConfigError: The set was created with other settings.
+        ConfigError: The set was created with different settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], text_digest: str) -> None:
@@ -170,7 +172,7 @@ class _Rows:
                     self.known[row["audio_digest"], row["language"], row["text"]] = encoded
 
     def missing(self, samples: Sequence[Sample]) -> dict[str, dict[_Key, Sample]]:
-        """Return the samples without a row, grouped by recording, with each language and text once."""
+        """Return the samples without a row, grouped by recording, listing each language and text once."""
         missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
         for sample in samples:
             if sample.encoded is None and (key := _key(sample)) not in self.known:
@@ -214,7 +216,7 @@ def _write(groups: Iterable[list[Utterance]], folder: Path, text_digest: str) ->
 
     def flush() -> None:
         index = read_index(folder)
-        # The number must be new, even to parts that were dropped from the index.
+        # The number must differ even from those of parts that were dropped from the index.
         number = 1 + max((int(file.stem.removeprefix("part-")) for file in folder.glob("part-*.arrow")), default=-1)
         part = write_part(folder, number, pending) | {"text_digest": text_digest}
         write_index(folder, {**index, "parts": [*index["parts"], part]})

@@ -1,4 +1,4 @@
-"""The roles of a table's columns: by name, by layout if there is no header, or by `--columns`."""
+"""Determine the roles of a table's columns from their names, the layout (if there is no header) or `--columns`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-#: Role and rank by name.
+#: The role and the rank of each known name.
 _ROLES = {_key(name): (role, rank) for role in NAMES for rank, name in enumerate(NAMES[role].split())}
 
 
@@ -42,11 +42,11 @@ def parse_columns(text: str) -> dict[str, str]:
     """Parse the value of `--columns`.
 
     Args:
-        text: ROLE=COLUMN pairs, separated by commas. A column is a name in the header or a number from 1. An empty
-            column means that the table has none for this role.
+        text: ROLE=COLUMN pairs, separated by commas. A column is a name in the header or a number, starting at 1. An
+            empty column means that the table has no column for this role.
 
     Returns:
-        Role → column.
+        Mapping from role to column.
 
     Raises:
         ConfigError: A pair is not ROLE=COLUMN, or a role or column is used twice.
@@ -64,7 +64,7 @@ def parse_columns(text: str) -> dict[str, str]:
             )
         columns[role] = column
     if len({*columns.values()} - {""}) < len([column for column in columns.values() if column]):
-        raise ConfigError(f"--columns {text!r} gives one column two roles. Give each column one role.")
+        raise ConfigError(f"--columns {text!r} assigns two roles to one column. Assign one role to each column.")
     if "" in (columns.get("audio"), columns.get("text")):
         raise ConfigError(
             f"--columns {text!r} names no column for audio or text. Only speaker= and language= may be empty."
@@ -97,7 +97,8 @@ def is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
 
     Args:
         cells: Cells of the line.
-        columns: Role → column, as `parse_columns` returns them. If the cells contain these names, they are a header.
+        columns: Mapping from role to column, as returned by `parse_columns`. If the cells contain these names, they are
+            a header.
     """
     wanted = {_key(name) for name in columns.values() if name and not name.isdecimal()}
     keys = {_key(cell) for cell in cells}
@@ -113,15 +114,15 @@ def is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
 
 
 def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, list[int]]:
-    """Return the columns that could have each role by their names, in order of preference.
+    """Return the columns that could have each role according to their names, in order of preference.
 
     Args:
-        where: The file, or file and line, for messages.
+        where: Name of the file, or of the file and the line, for messages.
         header: Names of the columns.
-        columns: Role → column, as `parse_columns` returns them. They override the known names.
+        columns: Mapping from role to column, as returned by `parse_columns`. It overrides the known names.
 
     Returns:
-        Role → column numbers from 0. The list is empty for a role without a column.
+        Mapping from role to a list of column numbers, starting at 0. The list is empty for a role without a column.
 
     Raises:
         DataError: A column in `columns` is missing, or a name occurs twice.
@@ -146,7 +147,9 @@ def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str])
         }
     for role in NAMES:
         if len({keys[index] for index in chosen[role]}) != len(chosen[role]):
-            raise DataError(f"{where}: The header has the columns {', '.join(header)}. Expected each name once.")
+            raise DataError(
+                f"{where}: The header has the columns {', '.join(header)}. Expected each name to occur only once."
+            )
     return chosen
 
 
@@ -159,12 +162,12 @@ def _ranked(keys: Sequence[str], role: str) -> list[tuple[int, int]]:
 def placed_columns(
     where: str, cells: pd.DataFrame, columns: Mapping[str, str], language: str | None, audio: int | None
 ) -> dict[str, int]:
-    """Return role → column number, from 0, of a table without a header, by the layouts of common tools.
+    """Map roles to column numbers, starting at 0, for a table without a header, by the layouts of common tools.
 
     Args:
         where: Path of the table, for messages.
         cells: Cells of the table.
-        columns: Role → column number from 1, as `parse_columns` returns them.
+        columns: Mapping from role to column number, starting at 1, as returned by `parse_columns`.
         language: Code of the manifest's language. A column that repeats it is the language column.
         audio: Column of the recordings, if they were recognized by their names.
 
@@ -234,8 +237,8 @@ def _column_hints(cells: pd.DataFrame) -> str:
     first = ", ".join(repr(cell[:40]) for cell in cells.iloc[0])
     return (
         f"its first line has the columns {first}. Expected a header such as audio_file|text|speaker_name, lines of "
-        "id|text with the recordings in a folder wavs beside the file, or JSON lines. Otherwise, name the columns, for "
-        "example --columns audio=1,text=2, or name a coqui formatter with --manifest-format."
+        "id|text with the recordings in a folder named wavs next to the file, or JSON lines. Otherwise, name the "
+        "columns, for example --columns audio=1,text=2, or name a coqui formatter with --manifest-format."
     )
 
 
@@ -246,7 +249,7 @@ def _same_words(first: pd.Series[str], second: pd.Series[str]) -> bool:
 
 
 def _looks_like_phonemes(column: pd.Series[str], other: pd.Series[str]) -> bool:
-    """Return whether most cells of a column have phonetic signs that never occur in the other column."""
+    """Return whether most cells of a column have phonetic symbols that never occur in the other column."""
     cells, ordinary = column.head(1000), phonetic_signs("".join(other.head(1000)))
     return is_phonemic("".join(cells)) and bool(
         cells.map(lambda cell: bool(phonetic_signs(cell) - ordinary)).mean() > 0.5

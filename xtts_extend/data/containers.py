@@ -1,8 +1,8 @@
 """Detect truncated, damaged and joined audio files, and files that are not audio, without decoding them.
 
 Decoders are lenient. libsndfile silently shortens a truncated file and reads only the first of several joined ones;
-FFmpeg decodes as far as it can. Training would then pair a full text with part of its audio. So the lengths and end
-marks that a container declares are compared with the file here.
+FFmpeg decodes as far as it can. Training would then pair a full text with part of its audio. So this module compares
+the lengths and end markers that a container declares with the file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from xtts_extend.data.old_containers import declared_audio
 from xtts_extend.data.spans import Spans, content_span
 from xtts_extend.errors import DataError
 
-# A program that writes to a pipe does not know the size, and writes a number near 2 or 4 GiB to a 32-bit header.
+# A program that writes to a pipe does not know the size, so it writes a number near 2 or 4 GiB to a 32-bit header.
 _UNKNOWN_SIZE = 0x7FFF0000
 _COPY = "Copy or download it again, or export it again from its source."
 _REPAIR = "`ffmpeg -i {name} fixed.wav` repairs it."
 #: Plausible sample rates of speech in Hz; a header with any other rate is damaged.
 _PLAUSIBLE_RATES = range(4_000, 768_001)
-#: Number of bytes after the audio in which a second file is searched for.
+#: Number of bytes after the audio that are searched for a second file.
 _SEARCH_BYTES = 1 << 20
-#: Number of bytes by which a declared size may be too large: some writers count the header, which is rarely longer.
+#: Number of bytes by which a declared size may be too large. Some writers count the header, which is rarely longer.
 _LONGEST_HEADER = 128
-#: Beginnings of audio files that are unlikely to occur inside one.
+#: Initial bytes of audio files that are unlikely to occur inside one.
 _AUDIO_START = re.compile(
     rb"RIF[FX]....WAVE|(?:RF|BW)64....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|riff\x2e\x91\xcf\x11|\.snd\x00\x00"
     rb"|caff\x00\x01\x00\x00|\x00\x00\x00.ftyp|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|NIST_1A\n"
@@ -39,7 +39,7 @@ _AUDIO_START = re.compile(
     re.DOTALL,
 )
 #: Magic numbers of formats that declare no size, and the number of leading bytes that cannot occur in the audio.
-#: Decoders read only the first of such files if they are joined, or decode the next header as audio.
+#: If such files are joined, decoders read only the first one, or decode the next header as audio.
 _MAGIC_NUMBERS = {
     b"TTA1": 6, b"FLV\x01": 9, b"#!AMR": 5, b"MAC ": 6, b"tBaK": 8, b"MPCK": 8, b"MP+": 4, b"DSD ": 12, b"FRM8": 8,
     b"2BIT": 12, b" paf": 12, b"fap ": 12, b"PVF": 16, b"\x64\xa3": 12, b"\0\1\xa3\x64": 12, b"\0\2\xa3\x64": 12,
@@ -49,7 +49,7 @@ _MAGIC_NUMBERS = {
 
 _RIFF = (b"RIFF", b"RF64", b"RIFX", b"BW64")
 
-#: Beginnings of files that are not audio but end up among recordings: what they are, and what to do.
+#: Initial bytes of files that are not audio but end up among recordings, what they are, and what to do.
 _NOT_AUDIO = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull` in its repository",
     b"/annex/objects/": "a git-annex pointer; run `git annex get` in its repository",
@@ -83,11 +83,11 @@ class _Chunk:
 def require_intact_container(path: Path | str) -> None:
     """Raise DataError unless a file is as long as its headers declare and contains a single recording.
 
-    Formats that declare no size pass; their decoders have to notice.
+    Files in formats that declare no size pass; their decoders have to detect damage.
 
     Raises:
-        DataError: The file is truncated, unfinished (the recorder crashed), several files joined into one, without a
-            required chunk, or not audio. The message says which, and how to fix it.
+        DataError: The file is truncated or unfinished (the recorder crashed), consists of several files joined into
+            one, lacks a required chunk, or is not audio. The message says which, and how to fix it.
     """
     try:
         with open(path, "rb") as file:
@@ -95,7 +95,7 @@ def require_intact_container(path: Path | str) -> None:
             content = io.BufferedReader(Spans(file, [span]))
             _check(str(path), content, span[1] - span[0])
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions and its disk.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions and the disk.") from error
 
 
 def _check(path: str, file: BinaryIO, total: int) -> None:
@@ -139,7 +139,7 @@ def require_plausible_rate(path: Path | str, sample_rate: int) -> None:
     """Raise DataError unless `sample_rate`, in Hz, is plausible for a recording of speech."""
     if sample_rate not in _PLAUSIBLE_RATES:
         raise DataError(
-            f"{path} cannot be read: its header declares {sample_rate:,} Hz, expected {_PLAUSIBLE_RATES.start:,} to "
+            f"{path} cannot be read: its header declares {sample_rate:,} Hz; expected {_PLAUSIBLE_RATES.start:,} to "
             f"{_PLAUSIBLE_RATES.stop - 1:,} Hz. Export it again from its source at the right sample rate."
         )
 
@@ -153,7 +153,7 @@ def _truncated_error(path: str, declared: int, available: int) -> DataError:
 def _chunks(
     file: BinaryIO, total: int, position: int, layout: struct.Struct, *, pad: int, inclusive: bool = False
 ) -> Iterator[_Chunk]:
-    """Yield the chunks of a file from `position` on; `inclusive` sizes count the chunk's name and size as well."""
+    """Yield the chunks of a file from `position` on; `inclusive` sizes also count the chunk's name and size."""
     while position + layout.size <= total:
         file.seek(position)
         name, size = layout.unpack(file.read(layout.size))
@@ -166,7 +166,7 @@ def _chunks(
 
 
 def _require_audio(path: str, file: BinaryIO, total: int, chunk: _Chunk, unknown: int = _UNKNOWN_SIZE) -> None:
-    """Raise DataError if the audio chunk does not fit the file, or if another recording follows it."""
+    """Raise DataError if the audio chunk does not match the file, or if another recording follows it."""
     available = total - chunk.start
     if chunk.declared < 0 or chunk.declared >= unknown:
         if (position := _find(file, b"WAVEfmt ", chunk.start)) is not None:
@@ -190,13 +190,13 @@ def _require_audio(path: str, file: BinaryIO, total: int, chunk: _Chunk, unknown
 
 def _joined_error(path: str, position: int) -> DataError:
     return DataError(
-        f"{path} is several files joined into one, and most programs play only the first: another file begins at byte "
+        f"{path} is several files joined into one. Most programs play only the first; another file begins at byte "
         f"{position:,}. Join recordings with `sox FIRST SECOND JOINED.wav`, or list each of them in the manifest."
     )
 
 
 def _magic_numbers(head: bytes) -> list[bytes]:
-    """Return the byte strings that may occur only once in a file with this beginning."""
+    """Return the byte strings that may occur only once in a file that begins like this."""
     if head.startswith(b"fLaC"):
         # The marker and the header of the first metadata block, which may also be the last.
         return [b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"]
@@ -226,11 +226,11 @@ def _require_single_recording(path: str, file: BinaryIO, end: int) -> bytes:
 
 
 def _missing_chunk_error(path: str, name: str, purpose: str) -> DataError:
-    return DataError(f"{path} has no {name} chunk, which {purpose}: its header is damaged. {_COPY}")
+    return DataError(f"{path} has no {name} chunk, which {purpose}, so its header is damaged. {_COPY}")
 
 
 def _check_riff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
-    """Check WAV, AVI, and RF64 and BW64, which have a separate chunk for 64-bit sizes."""
+    """Check WAV, AVI, RF64 and BW64. The last two have a separate chunk for 64-bit sizes."""
     order = ">" if head[:4] == b"RIFX" else "<"
     kind = head[8:12]
     declared = struct.unpack(order + "I", head[4:8])[0] if len(head) >= 8 else 0
@@ -270,7 +270,7 @@ def _check_riff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
 
 
 def _check_iff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
-    """Check AIFF and AIFF-C, and 8SVX, whose audio chunk has another name."""
+    """Check AIFF, AIFF-C and 8SVX. The last one's audio chunk has a different name."""
     audio, frames = {b"AIFF": b"SSND", b"AIFC": b"SSND"}.get(head[8:12], b"BODY"), 0
     has_format = audio == b"BODY"
     for chunk in _chunks(file, total, 12, struct.Struct(">4sI"), pad=2):
@@ -304,7 +304,7 @@ def _check_caf(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _check_nist(path: str, file: BinaryIO, total: int) -> None:
-    """Check NIST SPHERE: the header has a name, a type and a value per line; its second line is its size."""
+    """Check NIST SPHERE. Each header line has a name, a type and a value; the second line is the header's size."""
     file.seek(0)
     lines = file.read(1024).decode("ascii", "replace").split("\n")
     values = {words[0]: words[2] for words in map(str.split, lines[2:]) if len(words) == 3}
@@ -318,7 +318,7 @@ def _check_nist(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _check_mp4(path: str, file: BinaryIO, total: int) -> None:
-    """Check MP4, M4A, MOV and 3GP: boxes of a size and a name, of which `moov` is the index of the audio."""
+    """Check MP4, M4A, MOV and 3GP, which consist of boxes with a size and a name; `moov` is the index of the audio."""
     position, names = 0, set()
     while position + 8 <= total:
         file.seek(position)
@@ -367,14 +367,14 @@ def _ebml_size(file: BinaryIO) -> tuple[int, bool]:
 
 
 def _check_asf(path: str, file: BinaryIO, total: int) -> None:
-    """Check WMA and WMV: objects of a GUID and a size."""
+    """Check WMA and WMV, which consist of objects with a GUID and a size."""
     for chunk in _chunks(file, total, 0, struct.Struct("<16sQ"), pad=1, inclusive=True):
         if chunk.name[:4] == b"6&\xb2u":
             if total - chunk.start < chunk.declared:
                 raise _truncated_error(path, chunk.declared, total - chunk.start)
             _require_single_recording(path, file, chunk.start + chunk.declared)
             return
-    raise DataError(f"{path} is truncated: it ends before its audio. {_COPY}")
+    raise DataError(f"{path} is truncated: it ends before its audio begins. {_COPY}")
 
 
 def _require_audio_content(path: str, file: BinaryIO, head: bytes, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Text files without recordings: plain text, text with ids, and formats with timestamps or markup."""
+"""Recognize text files without recordings: plain text, text with ids, and formats with timestamps or markup."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger("trainer")
 
 #: Number of lines that are read to detect the format of a file.
 _SAMPLE_LINES = 1000
-#: Formats by a pattern at the beginning of the file.
+#: Formats that are detected by a pattern at the beginning of the file.
 _FILE_PATTERNS = {
     r"WEBVTT\b": "WebVTT subtitles",
     r"\[Script Info\]|Dialogue: \d": "ASS or SSA subtitles",
@@ -30,13 +30,13 @@ _FILE_PATTERNS = {
     r'File type = "ooTextFile': "a Praat TextGrid",
     r"@(?:UTF8|Begin)\s": "a CHAT transcript",
 }
-#: Formats by a pattern at the beginning of any line.
+#: Formats that are detected by a pattern at the beginning of any line.
 _LINE_PATTERNS = {
     r"(?:\d+:)?\d\d?:\d\d[,.]\d{1,3} *--> *(?:\d+:)?\d\d?:\d\d[,.]\d": "SRT or WebVTT subtitles",
     r"\d+:\d\d:\d\d\.\d+,\d+:\d\d:\d\d\.\d+\s*$": "SBV subtitles",
     r'msgid "': "a translation catalog (PO)",
 }
-#: Formats by a pattern at the beginning of most lines.
+#: Formats that are detected by a pattern at the beginning of most lines.
 _MAJORITY_PATTERNS = {
     r"\s*\[\d+:\d\d(?:[.:]\d+)?\]": "LRC lyrics, or a transcript with time codes",
     r"\s*</?[a-zA-Z][^<>]*>": "XML or HTML",
@@ -50,7 +50,7 @@ def require_text(path: Path, text: str) -> None:
     """Raise DataError for subtitles, XML and other formats that contain more than text.
 
     Args:
-        path: File, for messages.
+        path: Path of the file, for messages.
         text: Text of the file.
     """
     start = text.lstrip()[:200]
@@ -66,14 +66,14 @@ def require_text(path: Path, text: str) -> None:
     ]
     if formats:
         raise DataError(
-            f"{path} looks like {formats[0]}: it contains more than sentences, and the rest would be learned as words. "
+            f"{path} looks like {formats[0]}. It contains more than sentences, and the rest would be learned as words. "
             "Expected plain text with one or more sentences per line, or a table or JSON lines with a text column. "
             "Save only the text, without numbers, times and tags."
         )
 
 
 def strip_ids_and_json(path: Path, text: str) -> list[str] | None:
-    """Return the texts of JSON strings, Festival lines or lines that begin with an id; None for any other text.
+    """Return the texts of JSON strings, Festival lines or lines that begin with an id, or None for other text.
 
     The JSON strings are in an array or one per line.
 

@@ -1,7 +1,8 @@
-"""Utterances as tensors, with the same items as coqui's XTTSDataset.
+"""A dataset of utterances as tensors, with the same items as coqui's XTTSDataset.
 
 XTTSDataset ignores the index, draws with Python's global `random`, and silently drops samples that fail. Here, index i
-returns sample i, randomness is a function of (seed, epoch, i), and a sample that fails stops the run and is named.
+returns sample i, randomness is a function of (seed, epoch, i), and a sample that fails stops the run with an error that
+names it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
             sample_rate: The model's sample rate in Hz.
             min_conditioning_length: Length of the shortest conditioning slice, in samples at `sample_rate`.
             max_conditioning_length: Length of the longest conditioning slice. Shorter ones are padded with zeros.
-            seed: Seed of the conditioning slices.
-            is_eval: Take slices of medium length from the beginning, the same in every epoch.
+            seed: Seed for drawing the conditioning slices.
+            is_eval: Take slices of medium length from the beginning of the recording, the same in every epoch.
             use_masking: Take the slice from the utterance itself and return its position (`cond_idxs`), so that the
                 model can mask it. Otherwise, take it from the sample's `reference_path`, if it has one, and return
                 its length (`cond_lens`).
@@ -91,8 +92,8 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         """Read one utterance.
 
         Returns:
-            text (int32 [tokens]), text_lengths (int64), wav (float32 [1, samples], or None if the sample is encoded),
-            wav_lengths (int64), filenames (path of the recording), conditioning (float32 [1, 1,
+            A dictionary with text (int32 [tokens]), text_lengths (int64), wav (float32 [1, samples], or None if the
+            sample is encoded), wav_lengths (int64), filenames (path of the recording), conditioning (float32 [1, 1,
             max_conditioning_length]), cond_lens (int64, or NaN [1]), cond_idxs (int64 [2], or NaN [1]), sample (name of
             the recording in the manifest), replay (bool), codes (int64 [codes]) and distribution (see `Encoded`), or
             None if the sample is not encoded.
@@ -111,7 +112,7 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         if wav_length < MIN_DURATION_S * self.sample_rate:
             raise DataError(f"{sample.audio_file} is shorter than {MIN_DURATION_S} s. Run check-data again.")
         if sample.conditioning_slice is not None:
-            # The slice comes from another recording, so there is nothing to mask.
+            # The slice comes from a different recording, so there is nothing to mask.
             (first, last), start, end = sample.conditioning_slice, 0, 0
             conditioning = self._fixed_slice(sample, first, last)
         else:
@@ -131,7 +132,7 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
             "wav_lengths": torch.tensor(wav_length, dtype=torch.long),
             "filenames": sample.audio_file,
             "conditioning": conditioning.unsqueeze(1),
-            # Like XTTSDataset, the padded length.
+            # This is the padded length, as in XTTSDataset.
             "cond_lens": no_value if self.use_masking else torch.tensor(conditioning.shape[-1], dtype=torch.long),
             "cond_idxs": torch.tensor([start, end]) if self.use_masking else no_value,
             "sample": sample.manifest_audio_file,
@@ -155,8 +156,8 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         if end - start > self.max_conditioning_length:
             raise DataError(
                 f"{sample.manifest}: {sample.manifest_audio_file} is conditioned on samples {start} to {end} of "
-                f"{sample.audio_file}, but the longest slice is {self.max_conditioning_length}. Create the set again "
-                "for this configuration."
+                f"{sample.audio_file}, but the longest slice is {self.max_conditioning_length} samples. Create the set "
+                "again for this configuration."
             )
         return load_slice(sample.audio_file, self.sample_rate, start, end)
 
@@ -180,12 +181,12 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
             items: Items of this dataset.
 
         Returns:
-            The items' keys, with these changes. Stacked: text_lengths and wav_lengths [batch], conditioning [batch, 1,
-            1, samples], cond_lens [batch] and cond_idxs [batch, 2] (or None), replay (bool [batch]). Lists: text,
-            filenames and samples. Padded with zeros: padded_text (int32 [batch, tokens]); wav [recordings, 1, samples]
-            of the samples that are not encoded; codes (int64 [encoded, codes]) of the others; top_ids and top_log_probs
-            [distributions, codes + 1, TOP_K]. Each of the last four is None if no sample has it. New: is_encoded and
-            has_distribution (bool [batch]).
+            A dictionary with the items' keys, changed as follows. Stacked keys: text_lengths and wav_lengths [batch],
+            conditioning [batch, 1, 1, samples], cond_lens [batch] and cond_idxs [batch, 2] (or None), replay (bool
+            [batch]). Lists: text, filenames and samples. Keys padded with zeros: padded_text (int32 [batch, tokens]);
+            wav [recordings, 1, samples] of the samples that are not encoded; codes (int64 [encoded, codes]) of the
+            others; top_ids and top_log_probs [distributions, codes + 1, TOP_K]. Each of the last four is None if no
+            sample has it. New keys: is_encoded and has_distribution (bool [batch]).
         """
         batch: dict[str, Any] = {key: [item[key] for item in items] for key in items[0]}
         batch["samples"] = batch.pop("sample")
@@ -222,7 +223,7 @@ def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
     """
     count = len(batch["samples"])
     edges = sorted({count * part // parts for part in range(parts + 1)})
-    # These have rows only for the samples that own one.
+    # These tensors have a row only for some samples.
     owners = {"wav": ~batch["is_encoded"], "codes": batch["is_encoded"]}
     owners |= dict.fromkeys(("top_ids", "top_log_probs"), batch["has_distribution"])
     micro_batches = []

@@ -1,8 +1,8 @@
-"""Utterances encoded as DVAE codes: sets of Arrow files that are mapped into memory.
+"""Read and write utterances encoded as DVAE codes, in sets of Arrow files that are mapped into memory.
 
-The folder of a set has parts (Arrow files), `set.json` with the SHA-256 of each part, and the recordings of the voices.
-Only parts in `set.json` count, so a set whose creation was killed can be continued. The format is Arrow because rows
-have text, numbers and lists of different lengths, and because all loader workers share a mapped file.
+The folder of a set contains parts (Arrow files), `set.json` with the SHA-256 of each part, and the recordings of the
+voices. Only parts in `set.json` count, so a set whose creation was killed can be continued. The format is Arrow because
+rows contain text, numbers and lists of different lengths, and because all loader workers share a mapped file.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from xtts_extend.files import atomic_write, require_creatable
 
 FORMAT_VERSION = 2
 INDEX = "set.json"
-#: Number of most likely codes kept of a distribution. All others count as one.
+#: Number of most likely codes that are kept from a distribution. All others are combined into one.
 TOP_K = 64
 
 _SCHEMA = pa.schema(
     [
         ("text", pa.string()),
         ("language", pa.string()),
-        # Recording that conditions the utterance, relative to the folder or absolute, and start and end of a slice of
-        # it in samples. Without them, a slice is drawn in each epoch.
+        # The recording that conditions the utterance, as a path that is relative to the folder or absolute, and the
+        # start and end of a slice of it, in samples. Without a start and an end, a slice is drawn in each epoch.
         ("voice", pa.string()),
         ("start", pa.int32()),
         ("end", pa.int32()),
@@ -54,14 +54,14 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The location and properties of an utterance's codes, cheap to copy to loader workers.
+    """The location and properties of an utterance's codes, which are cheap to copy to loader workers.
 
     Attributes:
-        file, row: Path of the Arrow file and row in it, from 0.
+        file, row: Path of the Arrow file, and index of the row in it, starting at 0.
         wav_length: Number of audio samples that the codes stand for, at the model's rate.
         has_ids: Whether the row has the token ids of the text.
         has_distribution: Whether every row of the file has the base's distributions.
-        part_digest: SHA-256 of the file in a replay set, else None.
+        part_digest: SHA-256 of the file if it belongs to a replay set, otherwise None.
     """
 
     file: str
@@ -104,7 +104,7 @@ def _table(file: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A row to write: `codes` is int [codes], `distribution` as `Encoded.distribution` returns it."""
+    """A row to write. `codes` is int [codes], and `distribution` is what `Encoded.distribution` returns."""
 
     text: str
     language: str
@@ -148,7 +148,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """Return the content of a set's `set.json`.
 
     Raises:
-        DataError: The file is missing, damaged or of another version.
+        DataError: The file is missing, damaged or of a different version.
     """
     file = folder / INDEX
     try:
@@ -161,44 +161,45 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise DataError(f"{file} is damaged. Delete its folder and create the set again.") from error
     if version != FORMAT_VERSION or not is_known:
         raise DataError(
-            f"{file} has version {version}, but this release reads {FORMAT_VERSION}. Delete its folder and create "
-            "the set again."
+            f"{file} is version {version}, but this release reads version {FORMAT_VERSION}. Delete its folder and "
+            "create the set again."
         )
     return dict(index)
 
 
 def require_free(folder: Path) -> None:
-    """Raise unless a folder is a set, or can become one.
+    """Raise ConfigError unless a folder is a set or can become one.
 
     Raises:
         ConfigError: The path is a file, or the folder contains something else.
     """
     require_creatable(folder)
-    # Hidden files are ours: the lock, the cache of measured recordings, and an index whose writing was killed.
+    # Hidden files are ours: the lock, the cache of measured recordings, and an index that was being written when the
+    # process was killed.
     if folder.exists() and not is_encoded_set(folder) and any(entry.name[0] != "." for entry in folder.iterdir()):
         raise ConfigError(
-            f"{folder} exists but is not a set of encoded utterances: it has no {INDEX}. Choose another folder, or "
-            "remove this one."
+            f"{folder} exists but is not a set of encoded utterances, because it has no {INDEX}. Choose a different "
+            "folder, or remove this one."
         )
 
 
 def require_settings(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Raise unless a set was created with these settings.
+    """Raise ConfigError unless a set was created with these settings.
 
     Args:
         folder: Folder of the set.
         settings: Settings that apply to the whole set.
-        names: Key → name in messages, of the settings to compare.
+        names: Mapping from each setting to compare to its name in messages.
 
     Raises:
-        ConfigError: The set was created with other settings.
+        ConfigError: The set was created with different settings.
     """
     recorded = read_index(folder)
     changed = [name for key, name in names.items() if recorded.get(key) != settings[key]]
     if changed:
         raise ConfigError(
-            f"{folder} contains a set that was created with other settings: {', '.join(changed)} changed. Use the same "
-            "settings to continue it, or choose another folder."
+            f"{folder} contains a set that was created with different settings: {', '.join(changed)} changed. Use the "
+            "same settings to continue the set, or choose a different folder."
         )
 
 
@@ -208,11 +209,11 @@ def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]
     Args:
         folder: Folder of the set.
         settings: Settings that apply to the whole set. They are recorded in its index.
-        names: Key → name in messages, of the settings to compare.
-        start: Other entries in the index of a new set.
+        names: Mapping from each setting to compare to its name in messages.
+        start: Additional entries in the index of a new set.
 
     Raises:
-        ConfigError: The folder contains something else, or a set with other settings.
+        ConfigError: The folder contains something other than a set, or a set with different settings.
         MachineError: The folder cannot be created.
     """
     if is_encoded_set(folder):
@@ -222,7 +223,7 @@ def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(f"{folder} cannot be created: {error.strerror}. Choose another --output.") from error
+        raise MachineError(f"{folder} cannot be created: {error.strerror}. Choose a different --output.") from error
     write_index(folder, {**settings, "parts": [], **start})
 
 
@@ -231,7 +232,7 @@ def write_index(folder: Path, index: dict[str, Any]) -> None:
 
     Args:
         folder: Folder of the set.
-        index: Its content, without the version.
+        index: Content of the index, without the version.
     """
     with atomic_write(folder / INDEX) as file:
         file.write(json.dumps({"version": FORMAT_VERSION, **index}, ensure_ascii=False, indent=1).encode())
@@ -246,7 +247,7 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         utterances: Rows of the part.
 
     Returns:
-        The entry to add to the `parts` of the index. Until it is there, the part does not count.
+        The entry to add to the `parts` of the index. The part does not count until the entry is there.
 
     Raises:
         MachineError: The disk is full or cannot be written to.
@@ -279,7 +280,7 @@ def encoded_rows(
     Args:
         folder: Folder of the set.
         part: Entry of the part in the index.
-        columns: Columns to read. The values also have `count`, the number of codes.
+        columns: Columns to read. The values also contain `count`, the number of codes.
     """
     path = str((folder / part["file"]).absolute())
     table = _table(path)
@@ -296,7 +297,7 @@ def is_intact(folder: Path, part: Mapping[str, Any]) -> bool:
 
 
 def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Sample]:
-    """Read a replay set as samples, whose codes are in `encoded` and whose `audio_file` conditions them.
+    """Read a replay set as samples, with codes in `encoded` and the conditioning recording in `audio_file`.
 
     Args:
         folder: Folder that `make_replay` wrote. It may be incomplete.
@@ -304,7 +305,7 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
         sample_rate: The model's sample rate in Hz.
 
     Raises:
-        ConfigError: The folder contains codes of recordings, which need their manifest.
+        ConfigError: The folder contains codes of recordings, which must be read with their manifest.
         DataError: The set is damaged or empty. The message names the damaged part.
     """
     samples: list[Sample] = []
@@ -315,7 +316,9 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
         )
     for part in index["parts"]:
         if not is_intact(folder, part):
-            raise DataError(f"{folder / part['file']} is missing or damaged. Create the set again in another folder.")
+            raise DataError(
+                f"{folder / part['file']} is missing or damaged. Create the set again in a different folder."
+            )
         has_distribution = _table(str((folder / part["file"]).absolute()))["top_ids"].null_count == 0
         for file, number, row in encoded_rows(folder, part, ("text", "language", "voice", "start", "end")):
             encoded = Encoded(

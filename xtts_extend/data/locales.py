@@ -1,4 +1,4 @@
-"""Languages as tables spell them: codes in capitals, with a region or with three letters, and names."""
+"""Recognize languages as tables spell them: as names, or as codes in capitals, with a region or with three letters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xtts_extend.data.language_names import code_of_name, same_language
 from xtts_extend.errors import LanguageError
 from xtts_extend.text.languages import STOCK_LANGUAGES, validate_code
 
-#: Other codes of XTTS's languages. `read_language` handles codes with a region.
+#: Alternative codes of XTTS's languages. `read_language` handles codes with a region.
 _CODES = {
     "ara": "ar", "ces": "cs", "cze": "cs", "deu": "de", "ger": "de", "eng": "en", "spa": "es", "fra": "fr", "fre": "fr",
     "hin": "hi", "hun": "hu", "ita": "it", "jpn": "ja", "jp": "ja", "kor": "ko", "kr": "ko", "nld": "nl", "dut": "nl",
@@ -29,7 +29,7 @@ def read_language(text: str, expected: str | None = None) -> str:
     """Return the code of a language as a table spells it.
 
     Args:
-        text: Code, with or without a region, or name.
+        text: Code (with or without a region) or name of a language.
         expected: Code to return for every spelling of this language.
 
     Raises:
@@ -52,14 +52,14 @@ def read_language(text: str, expected: str | None = None) -> str:
         return expected
     if named is None and len(code) > 3 and code != text.strip():
         raise LanguageError(
-            f"{text.strip()!r} is not a language code, and no language of that name is known. Write its ISO code in "
-            "the column. If all rows are in one language, add --columns language= and pass the code as PATH:LANG."
+            f"{text.strip()!r} is not a language code, and no language of that name is known. Put its ISO code in the "
+            "column. If all rows are in one language, add --columns language= and pass the code as PATH:LANG."
         )
     return "zh-cn" if code == "zh" else validate_code(code)
 
 
 def all_languages(column: pd.Series[str]) -> bool:
-    """Return whether every cell of a column is a language or unknown, with at least one language."""
+    """Return whether every cell of a column is a language or unknown, and at least one is a language."""
     names = [name for name in column.unique() if not is_unknown(name)]
     return bool(names) and all(_is_language(name) for name in names)
 
@@ -79,7 +79,7 @@ def looks_like_language(column: pd.Series[str], language: str | None, *, any_cod
     Args:
         column: Column of a table.
         language: Code of the language to expect.
-        any_code: Accept any two capitals, which could also be the initials of a speaker.
+        any_code: Accept any two capital letters, even though they could be a speaker's initials.
     """
     known = {*STOCK_LANGUAGES, *_CODES, "zh-cn", "yue", language}
     code = "[A-Z]{2}|[a-z]{2,3}[-_][A-Z]{2}" if any_code else "[a-z]{2,3}[-_][A-Z]{2}"

@@ -1,4 +1,4 @@
-"""Reading manifests as samples, by `rows` or a formatter registered with coqui, and writing them."""
+"""Read manifests as samples, with `rows` or a formatter that is registered with coqui, and write them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def read_manifests(
     """Read several manifests into one list.
 
     Args:
-        specs: "PATH" or "PATH:LANG" each.
+        specs: Strings of the form "PATH" or "PATH:LANG".
         default_language: Language of each bare PATH.
-        format: Format of all manifests, see `read_manifest`.
-        columns: Role → column in all manifests, see `read_manifest`.
+        format: Format of all manifests; see `read_manifest`.
+        columns: Mapping from role to column in all manifests; see `read_manifest`.
 
     Returns:
         The samples of all manifests, in order.
@@ -54,7 +54,7 @@ def read_manifests(
     True
     """
     if not specs:
-        raise DataError("No manifest given. Expected at least one PATH or PATH:LANG.")
+        raise DataError("No manifest was passed. Pass at least one PATH or PATH:LANG.")
     return [sample for spec in specs for sample in read_manifest(spec, default_language, format, columns)]
 
 
@@ -69,17 +69,17 @@ def read_manifest(
     Args:
         spec: "PATH" or "PATH:LANG". The part after the last colon is a language if it looks like a code and the part
             before it exists, so file names with colons and Windows drives work.
-        default_language: Language of a bare PATH. The language of a row overrides both.
+        default_language: Language of a bare PATH. A language in a row overrides both.
         format: "auto" (by content), "coqui", "ljspeech", "jsonl", or the name of a formatter registered with coqui. For
             a formatter, PATH may be its root folder.
-        columns: Role → column, as `columns.parse_columns` returns them. Other roles are detected.
+        columns: Mapping from role to column, as returned by `columns.parse_columns`. Other roles are detected.
 
     Returns:
         One sample per row, in order, whether or not its recording exists. Accents in coqui's languages are composed
         (NFC).
 
     Raises:
-        ConfigError: `columns` are given for a coqui formatter.
+        ConfigError: `columns` is passed for a coqui formatter.
         DataError: The manifest is missing, empty, not UTF-8 or in an unknown format. The message names the line.
         LanguageError: A language code is malformed.
 
@@ -91,8 +91,8 @@ def read_manifest(
     if format not in _FORMATS:
         if columns:
             raise ConfigError(
-                f"--columns cannot be combined with --manifest-format {format}: a coqui formatter knows its columns. "
-                "Omit one of them."
+                f"--columns cannot be combined with --manifest-format {format}: a coqui formatter already knows its "
+                "columns. Omit one of the two flags."
             )
         return _compose_accents(path, _read_with_formatter(path, language, format))
     if path.is_dir():
@@ -103,7 +103,7 @@ def read_manifest(
 def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
     """Write samples in the coqui format, or as JSON lines with their languages if the name ends in .jsonl.
 
-    Recordings below the folder of the new file are named relative to it, others by their absolute path. The file is
+    Recordings below the new file's folder are named relative to that folder, others by their absolute path. The file is
     written completely or not at all.
 
     Args:
@@ -120,10 +120,10 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
     path = Path(path)
     samples = list(samples)
     if not samples:
-        raise DataError(f"No samples to write to {path}.")
+        raise DataError(f"There are no samples to write to {path}.")
     manifests = {os.path.realpath(manifest) for manifest in {sample.manifest for sample in samples}}
     if os.path.realpath(path) in manifests or str(path.absolute()) in {sample.audio_file for sample in samples}:
-        raise DataError(f"The samples come from {path}, which is never overwritten. Write to another file.")
+        raise DataError(f"The samples were read from {path}, which is never overwritten. Write to a different file.")
     folder = path.parent.absolute()
     rows = [(_relative_to(folder, sample.audio_file), sample.text, sample.speaker_name) for sample in samples]
     if path.suffix == ".jsonl":
@@ -188,7 +188,7 @@ def _read_with_formatter(path: Path, language: str | None, name: str) -> list[Sa
     try:
         entries, _ = load_tts_samples(BaseTTSConfig(datasets=[dataset]), eval_split=False)
         samples = [_from_formatter(entry, path, language) for entry in entries]
-    # Formatters raise any of these for a file in another format.
+    # Formatters raise any of these for a file in a different format.
     except (AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise DataError(
             f"Coqui's formatter {name!r} cannot read {path}: {type(error).__name__}: {error}. Check the file's format."
@@ -253,7 +253,7 @@ def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
 
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Pause garbage collection: for half a million samples, it takes as long as creating them and finds nothing."""
+    """Pause garbage collection, which takes as long as creating half a million samples and finds nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -287,7 +287,7 @@ def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]
 
 
 def _compose_accents(path: Path, samples: list[Sample]) -> list[Sample]:
-    """Compose the accents in coqui's languages in place, see `languages.compose_stock`, and log a count."""
+    """Compose combining accents in coqui's languages in place (see `languages.compose_stock`), and log a count."""
     counts: Counter[str] = Counter()
     for index, sample in enumerate(samples):
         composed = compose_stock(sample.text, sample.language)
@@ -295,7 +295,7 @@ def _compose_accents(path: Path, samples: list[Sample]) -> list[Sample]:
             counts[sample.language] += 1
             samples[index] = replace(sample, text=composed)
     for code, count in sorted(counts.items()):
-        logger.info(" > %s: Composed the separate accents (NFD) of %d texts in '%s'.", path, count, code)
+        logger.info(" > %s: Composed the combining accents (NFD to NFC) in %d texts in '%s'.", path, count, code)
     return samples
 
 

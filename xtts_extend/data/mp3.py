@@ -1,6 +1,6 @@
 """Find and count the frames of an mp3 file without decoding them.
 
-An mp3 has no container: it is a sequence of frames. The first frame may contain the number of frames that follow
+An mp3 file has no container; it is a sequence of frames. The first frame may contain the number of frames that follow
 ("Xing", "Info" or "VBRI") instead of audio. Decoders accept a truncated file. Its length cannot be computed from the
 bit rate of the first frame, because the rate may vary.
 """
@@ -31,10 +31,10 @@ _COPY = "Copy or download it again, or export it again from its source."
 
 
 def require_all_frames(path: Path | str) -> list[Span]:
-    """Return the spans of an mp3 file's frames, without the tags and junk around them; an empty list if none is found.
+    """Return the spans of an mp3 file's frames, without tags and junk around them, or an empty list if it has none.
 
-    If the first frame declares the number of frames, as may that of each of several joined files, it is compared with
-    the frames in the file.
+    If the first frame declares the number of frames, that number is compared with the frames in the file. If several
+    files are joined, the first frame of each may declare a number.
 
     Raises:
         DataError: The file cannot be read, is truncated (it has fewer frames than it declares, or ends within a frame),
@@ -44,7 +44,7 @@ def require_all_frames(path: Path | str) -> list[Span]:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             spans, frames, declared, last_is_complete = _frames(path, content)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions and its disk.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions and the disk.") from error
     # Some encoders count the frame that declares the number as well.
     if frames + 1 < declared:
         raise DataError(f"{path} is truncated: its header declares {declared:,} frames, but it has {frames:,}. {_COPY}")
@@ -54,7 +54,7 @@ def require_all_frames(path: Path | str) -> list[Span]:
 
 
 def _frames(path: Path | str, content: mmap.mmap) -> tuple[list[Span], int, int, bool]:
-    """Return the spans of the frames, the numbers of audio frames found and declared, and whether the last is complete.
+    """Return the frames' spans, the numbers of audio frames found and declared, and whether the last one is complete.
 
     Raises:
         DataError: Bytes between the frames are neither frames nor a tag.
@@ -116,7 +116,7 @@ def _frame_length(content: mmap.mmap, position: int) -> int:
 
 
 def _next_frame(content: mmap.mmap, position: int) -> int:
-    """Return the offset of the next frame that is followed by one of its kind or the end, or the end of the content."""
+    """Return the offset of the next frame that is followed by a similar frame or the end, otherwise the end."""
     while 0 <= (position := content.find(b"\xff", position)) <= len(content) - 4:
         if length := _frame_length(content, position):
             following = position + length

@@ -1,4 +1,4 @@
-"""Check the pages of an Ogg file: Opus, Vorbis, and FLAC or Speex in Ogg.
+"""Check the pages of Ogg files, which contain Opus, Vorbis, FLAC or Speex audio.
 
 Decoders silently skip a damaged page, so that the audio after it comes too early.
 """
@@ -11,7 +11,7 @@ from typing import BinaryIO
 from xtts_extend.errors import DataError
 
 _FIRST, _LAST = 2, 4
-#: Every byte with its bits reversed: Ogg computes zlib's CRC-32 with the opposite bit order.
+#: Every byte with its bits reversed, because Ogg computes zlib's CRC-32 with the opposite bit order.
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _COPY = "Copy or download it again, or export it again from its source."
 
@@ -42,12 +42,12 @@ def check_ogg(path: str, file: BinaryIO, total: int) -> int:
         flags, stream, checksum = header[5], header[14:18], header[22:26]
         if flags & _FIRST and in_audio:
             raise DataError(
-                f"{path} is several files joined into one, and most programs play only the first: another file begins "
-                f"at byte {position:,}. Join recordings with `sox FIRST SECOND JOINED.wav`, or list each of them in "
-                "the manifest."
+                f"{path} is several files joined into one. Most programs play only the first; another file begins at "
+                f"byte {position:,}. Join recordings with `sox FIRST SECOND JOINED.wav`, or list each of them in the "
+                "manifest."
             )
         if len(content) == sum(sizes) and _checksum(header[:22] + bytes(4) + header[26:] + sizes + content) != checksum:
-            raise DataError(f"{path} is damaged: the Ogg page at byte {position:,} has a wrong checksum. {_COPY}")
+            raise DataError(f"{path} is damaged: the Ogg page at byte {position:,} has the wrong checksum. {_COPY}")
         position += 27 + len(sizes) + sum(sizes)
         in_audio = not flags & _FIRST
         ended[stream] = bool(flags & _LAST)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-#: Bytes per sample, by the data type digit of a MAT4 matrix.
+#: Bytes per sample, keyed by the data type digit of a MAT4 matrix.
 _MAT4_BYTES = (8, 4, 4, 2, 2, 1)
 
 
 def declared_audio(file: BinaryIO, head: bytes, total: int) -> tuple[int, int] | None:
-    """Return the offset and size in bytes of a file's audio as declared, or None for all other formats.
+    """Return the declared offset and size, in bytes, of a file's audio, or None for all other formats.
 
     Args:
         file: Open file.
@@ -37,7 +37,7 @@ def declared_audio(file: BinaryIO, head: bytes, total: int) -> tuple[int, int] |
 
 
 def _voc(file: BinaryIO, head: bytes, total: int) -> tuple[int, int]:
-    """Read a Creative Voice File: blocks of a type and a 3-byte size, up to one of type 0, which has no size."""
+    """Read a Creative Voice File. Its blocks have a type and a 3-byte size; the last has type 0 and no size."""
     start = position = int.from_bytes(head[20:22], "little")
     while position < total:
         file.seek(position)
@@ -49,7 +49,7 @@ def _voc(file: BinaryIO, head: bytes, total: int) -> tuple[int, int]:
 
 
 def _mat4(file: BinaryIO, order: str) -> tuple[int, int]:
-    """Read a MAT4 file: two matrices, the sample rate and channels × frames."""
+    """Read a MAT4 file, which has two matrices: the sample rate, and the samples as channels × frames."""
     start = size = 0
     for _ in range(2):
         file.seek(start + size)
@@ -59,7 +59,7 @@ def _mat4(file: BinaryIO, order: str) -> tuple[int, int]:
 
 
 def _mat5(file: BinaryIO) -> tuple[int, int]:
-    """Read a MAT5 file: two elements of a type and a size after a 128-byte header that ends with the byte order."""
+    """Read a MAT5 file: a 128-byte header that ends with the byte order, and two elements with a type and a size."""
     file.seek(126)
     order = "<" if file.read(2) == b"IM" else ">"
     start, size = 128, 0

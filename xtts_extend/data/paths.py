@@ -1,4 +1,4 @@
-"""Search for the recordings that a manifest names, in the spellings of other tools and systems."""
+"""Find the recordings that a manifest names, even if the names are spelled as on other systems or by other tools."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ _BY_LAST_PARTS = "by the last parts of a path that does not exist"
 
 
 class _Match(NamedTuple):
-    """A file, and in what respect it differs from its name in the manifest."""
+    """A file, and how its path differs from the name in the manifest."""
 
     location: str
     differences: tuple[str, ...]
 
 
 def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
-    """Return the paths of a manifest's recordings, relative to its folder; None for a name without a file.
+    """Return the paths of a manifest's recordings, relative to its folder, or None for a name without a file.
 
-    A name is searched for as it is in the manifest's folder and in `FOLDERS`. If it is not found, spaces and quotation
-    marks around it are removed, backslashes become slashes, case and Unicode form are ignored, and a suffix is added or
-    replaced. An absolute path is also searched for by its last parts, unless this would give two names the same file.
+    A name is first searched for unchanged, in the manifest's folder and in `FOLDERS`. If it is not found, spaces and
+    quotation marks around it are removed, backslashes become slashes, case and Unicode form are ignored, and a suffix
+    is added or replaced. An absolute path is also searched for by its last parts, unless this would give two names the
+    same file.
 
-    The log says how many files differ from their names and in what respect, and warns of names that share a file. Each
-    folder is listed once, so a name costs no system call.
+    The log says how many files differ from their names and how, and warns about names that share a file. Each folder is
+    listed only once, so looking up a name needs no system call.
 
     Args:
         names: Names as in the manifest.
@@ -69,12 +70,12 @@ def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
     for differences, count in inexact.items():
         counts.update(dict.fromkeys(differences, count))
     if summary := ", ".join(f"{count} {difference}" for difference, count in counts.most_common() if count):
-        logger.info(" > %s: Found recordings whose paths differ from the manifest: %s.", manifest, summary)
+        logger.info(" > %s: Found recordings whose paths differ from those in the manifest: %s.", manifest, summary)
     return locations
 
 
 def _warn_of_shared(names: Sequence[str], locations: Sequence[str | None], manifest: Path) -> None:
-    """Warn of different names that are read as one file."""
+    """Warn about different names that resolve to the same file."""
     repeated = {location for location, count in Counter(locations).items() if count > 1 and location is not None}
     owners: dict[str, dict[str, None]] = defaultdict(dict)
     for name, location in zip(names, locations, strict=True) if repeated else ():
@@ -86,7 +87,7 @@ def _warn_of_shared(names: Sequence[str], locations: Sequence[str | None], manif
     if shared:
         more = f", and {len(shared) - 5} more files" if len(shared) > 5 else ""
         logger.warning(
-            " ! %s: Different names are read as one file: %s%s. If they are different recordings, add the missing "
+            " ! %s: Different names resolve to the same file: %s%s. If they are different recordings, add the missing "
             "files or correct the names.",
             manifest,
             ", ".join(shared[:5]),
@@ -114,9 +115,9 @@ def describe_search(name: str, manifest: str) -> str:
     """
     return (
         f"{name!r}, for example, is neither in {os.path.dirname(manifest)} nor in its subfolders "
-        f"{', '.join(FOLDERS[1:])}. The search tried every suffix from {AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]} and "
-        "none, read backslashes as slashes, and ignored case, Unicode form and quotation marks. Put the recordings "
-        "there, or correct the names."
+        f"{', '.join(FOLDERS[1:])}. The search tried the name without a suffix and with every suffix from "
+        f"{AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]}, read backslashes as slashes, and ignored case, Unicode form and "
+        "quotation marks. Put the recordings there, or correct the names."
     )
 
 
@@ -139,12 +140,12 @@ class _Folder:
 
     @cached_property
     def _by_folded_name(self) -> dict[str, list[str]]:
-        """Files by their case-folded names."""
+        """The files, keyed by case-folded name."""
         return _grouped((_case_folded(name), name) for name in sorted(self.files))
 
     @cached_property
     def _by_folded_stem(self) -> dict[str, list[str]]:
-        """Recordings by their case-folded stems, in the order of `AUDIO_SUFFIXES`."""
+        """The recordings, keyed by case-folded stem, in the order of `AUDIO_SUFFIXES`."""
         ranked = []
         for name in self.files:
             stem, suffix = os.path.splitext(name)
@@ -166,8 +167,8 @@ class _Candidate(NamedTuple):
 
     Attributes:
         prefix: Path relative to the manifest's folder, with a slash at the end.
-        folder: What is in it.
-        differences: In what respect it differs from the folder in the recording's name.
+        folder: Its files and subfolders.
+        differences: How it differs from the folder in the recording's name.
     """
 
     prefix: str
@@ -197,7 +198,7 @@ class _Finder:
         return match
 
     def _find(self, head: str, tail: str) -> _Match | None:
-        """Return the file `tail` of the folder `head`, trying other spellings of both."""
+        """Return the file `tail` of the folder `head`, trying different spellings of both."""
         candidates = self._candidates.get(head)
         if candidates is None:
             candidates = self._candidates[head] = list(self._candidate_folders(head))
@@ -219,7 +220,7 @@ class _Finder:
                 return _match(candidate, file, *spaces, "with a suffix added")
         for candidate in candidates if has_suffix else ():
             if file := candidate.folder.find_stem(stem):
-                return _match(candidate, file, *spaces, "with another suffix")
+                return _match(candidate, file, *spaces, "with a different suffix")
         return None
 
     def _candidate_folders(self, head: str) -> Iterator[_Candidate]:
@@ -235,7 +236,7 @@ class _Finder:
         parts = [part for part in clean.split("/") if part != "."]
         for base in bases if head else ():
             path = self._enter(base, parts)
-            if path is not None and (candidate := self._candidate(path, ("in a folder with another spelling",))):
+            if path is not None and (candidate := self._candidate(path, ("in a folder with a different spelling",))):
                 yield candidate
         parent = ("relative to the parent folder",)
         if head and not absolute and (candidate := self._candidate(os.path.join("..", head), parent)):
@@ -282,7 +283,7 @@ def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _closest(names: Sequence[str], start: str) -> str | None:
-    """Return the first name that has this start in the same case, or the only name."""
+    """Return the only name, or the first one that begins with `start` in the same case."""
     if len(names) == 1:
         return names[0]
     return next((name for name in names if _nfc(name).startswith(_nfc(start))), None)
@@ -290,9 +291,9 @@ def _closest(names: Sequence[str], start: str) -> str | None:
 
 def _difference(name: str, file: str) -> str:
     if _nfc(name) == _nfc(file):
-        return "in another Unicode form"
+        return "in a different Unicode form"
     same_stem = _nfc(os.path.splitext(name)[0]) == _nfc(os.path.splitext(file)[0])
-    return "with a suffix in another case" if same_stem else "with letters in another case"
+    return "with a suffix in a different case" if same_stem else "with letters in a different case"
 
 
 def _nfc(text: str) -> str:

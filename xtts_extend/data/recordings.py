@@ -20,20 +20,20 @@ from xtts_extend.progress import with_progress
 
 logger = logging.getLogger(__name__)
 _CHUNK_FILES = 1024
-#: Beginning of every cache file; a file that begins otherwise is never overwritten.
+#: The beginning of every cache file; a file that begins differently is never overwritten.
 _CACHE_NAME = b"xtts_extend recordings"
 
 
 def read_recordings(paths: Sequence[str], cache: Path | None, progress: bool) -> dict[str, Recording | str | None]:
-    """Return for each path its recording, a message if it is unusable, or None if there is no such file.
+    """Return each path's recording, a message if it is unusable, or None if there is no such file.
 
     Args:
-        paths: Paths of the recordings; a path that is repeated is read once.
+        paths: Paths of the recordings; repeated paths are read only once.
         cache: File with the results of earlier calls; it is updated even if the call is interrupted.
-        progress: Show a progress bar on a terminal, or a line every ten seconds otherwise, on stderr.
+        progress: Show progress on stderr: a progress bar on a terminal, otherwise a line every ten seconds.
 
     Raises:
-        DataError: The cache cannot be read, or is a file of another kind.
+        DataError: The cache cannot be read, or is a different kind of file.
     """
     known = {} if cache is None else _load_cache(cache)
     results: dict[str, Recording | str | None] = {}
@@ -94,12 +94,12 @@ def _load_cache(path: Path) -> Cache:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise DataError(f"Recordings cache {path} cannot be read ({error}). Choose another cache file.") from error
+        raise DataError(f"Recordings cache {path} cannot be read ({error}). Choose a different cache file.") from error
     header, _, body = content.partition(b"\n")
     if content and not header.startswith(_CACHE_NAME):
-        raise DataError(f"{path} is not a recordings cache and would be overwritten. Choose another cache file.")
+        raise DataError(f"{path} is not a recordings cache and would be overwritten. Choose a different cache file.")
     if header + b"\n" != _cache_header(body):
-        logger.warning("%s is damaged or from another version. All recordings are read again.", path)
+        logger.warning("%s is damaged or from a different version. All recordings will be read again.", path)
         return {}
     entries = (json.loads(line) for line in body.splitlines())
     return {entry["path"]: ((entry["size"], entry["mtime_ns"]), Recording(**entry["recording"])) for entry in entries}
@@ -115,4 +115,6 @@ def _save_cache(path: Path, known: Cache) -> None:
         with atomic_write(path) as file:
             file.write(_cache_header(body) + body)
     except MachineError as error:
-        logger.warning("The recordings cache was not saved, so the next check reads all recordings again. %s", error)
+        logger.warning(
+            "The recordings cache was not saved, so the next check will read all recordings again. %s", error
+        )

@@ -1,4 +1,4 @@
-"""Manifests in any supported format, read as rows of recording, text, speaker and language."""
+"""Read manifests in any supported format as rows with a recording, a text, a speaker and a language."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Rows:
     """The rows of a manifest, as one list per role. All lists have the same length.
 
     Attributes:
-        lines: Line numbers in the file, from 1. Row numbers if the format has no lines.
+        lines: Line numbers in the file, starting at 1, or row numbers if the format has no lines.
         audio: Names of the recordings, as written.
         text: Texts, as written.
         speaker, language: Values as written, or None if a row has none.
-        files: Files that embedded recordings were extracted to. None for recordings that the manifest only names.
+        files: Files that embedded recordings were extracted to, or None for recordings that the manifest only names.
     """
 
     lines: list[int] = field(default_factory=list)
@@ -43,9 +43,9 @@ class Rows:
         """Append a row, converting numbers to text and a null text to an empty one, which the data check reports.
 
         Args:
-            line: Line or row number, from 1.
-            where: File and line, for messages.
-            values: Role → value.
+            line: Line or row number, starting at 1.
+            where: Path of the file and the line, for messages.
+            values: Mapping from role to value.
             file: File that an embedded recording was extracted to.
 
         Raises:
@@ -72,10 +72,11 @@ def read_rows(
 
     Args:
         path: Manifest file.
-        columns: Role → column, as `columns.parse_columns` returns them. Roles that are not in it are detected.
+        columns: Mapping from role to column, as returned by `columns.parse_columns`. Roles that are not in it are
+            detected.
         language: Code of the manifest's language, if known. It helps to detect a language column.
         format: "auto", "coqui", "ljspeech" or "jsonl".
-        texts_only: Accept a manifest without recordings. Its `audio` is then meaningless.
+        texts_only: Accept a manifest without recordings. The `audio` of the result is then meaningless.
 
     Raises:
         DataError: The file cannot be read or its format is unknown. The message names the line.
@@ -118,11 +119,12 @@ def read_rows(
 
 
 def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> list[str] | None:
-    """Return the texts of a manifest, of lines with ids, or of JSON strings; None if the file is plain text.
+    """Return the texts of a manifest, of lines with ids, or of JSON strings, or None if the file is plain text.
 
     Args:
         path: File to read.
-        columns: Role → column, as `columns.parse_columns` returns them. If given, the file is read as a table.
+        columns: Mapping from role to column, as returned by `columns.parse_columns`. If given, the file is read as a
+            table.
 
     Raises:
         DataError: The file is malformed, more than one column could hold the texts, or the file is in a format that
@@ -176,8 +178,8 @@ def _rows_from_objects(path: Path, text: str, columns: Mapping[str, str], requir
             if not all(by_keys[keys][role] for role in required):
                 expected = " and ".join({"audio": "audio_file", "text": "text"}[role] for role in required)
                 raise DataError(
-                    f"{where} has the keys {', '.join(keys[:20])}. Expected {expected}. Name other keys, "
-                    f"for example --columns {','.join(f'{role}=KEY' for role in required)}."
+                    f"{where} has the keys {', '.join(keys[:20])}. Expected {expected}. Name the keys to use, for "
+                    f"example --columns {','.join(f'{role}=KEY' for role in required)}."
                 )
         if entry.get("offset") and "audio" in required:
             raise DataError(
@@ -213,10 +215,10 @@ def _ljspeech_columns(path: Path, table: Table) -> dict[str, int]:
 def _columns_by_header(
     path: Path, table: Table, header: list[str], columns: Mapping[str, str], required: Sequence[str]
 ) -> dict[str, int]:
-    """Return role → column of a table with a header, choosing the first column of each role that is not blank."""
+    """Map roles to the columns of a table with a header, choosing the first column of each role that is not blank."""
     by_role = named_columns(str(path), header, columns)
     if not all(by_role[role] for role in required):
-        names = {"audio": "an audio column such as audio_file", "text": "a text column such as text"}
+        names = {"audio": 'an audio column (such as "audio_file")', "text": 'a text column (such as "text")'}
         raise DataError(
             f"{path}: The header has the columns {', '.join(header)}. Expected "
             f"{' and '.join(names[role] for role in required)}. Name the columns, for example --columns "
@@ -261,6 +263,6 @@ def _rows_from_table(table: Table, chosen: Mapping[str, int]) -> Rows:
         return [cell or None for cell in cells[chosen[role]].str.strip()] if role in chosen else missing
 
     speaker_and_language = (optional("speaker"), optional("language"))
-    # Without recordings, `audio` is meaningless, but its length has to fit.
+    # Without recordings, `audio` is meaningless, but its length must match.
     audio = cells[chosen.get("audio", chosen["text"])].tolist()
     return Rows(cells.index.tolist(), audio, text.tolist(), *speaker_and_language, missing)

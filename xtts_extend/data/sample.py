@@ -1,4 +1,4 @@
-"""One utterance, from the manifest to the batch."""
+"""The `Sample` class, which represents one utterance from the manifest to the batch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DEFAULT_SPEAKER = "speaker"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An utterance: a text with its recording, or with the codes of one.
+    """An utterance, which is a text with its recording or with the codes of a recording.
 
-    Samples are immutable. Each stage creates new ones with `dataclasses.replace`, and a field has its default until its
-    stage has run.
+    Samples are immutable. Each stage creates new ones with `dataclasses.replace`, and a field has its default until the
+    stage that sets it has run.
 
     Attributes:
         text: Text as in the manifest.
@@ -28,17 +28,18 @@ class Sample:
         manifest_audio_file: Name of the recording, exactly as in the manifest.
         speaker_name: Name of the speaker, or `DEFAULT_SPEAKER` if the manifest has none.
         manifest: Absolute path of the file that the sample was read from, for reports.
-        line: Line in that file, from 1. None for samples from a coqui formatter or a replay set.
+        line: Line number in that file, starting at 1. None for samples from a coqui formatter or a replay set.
         root_path: Absolute path of the folder that names are relative to: the manifest's or the formatter's.
-        reference_path: Another recording of the voice, to condition the sample. Only coqui formatters set it.
+        reference_path: A different recording of the same voice, which conditions the sample. Only coqui formatters set
+            it.
         conditioning_slice: Start and end of the slice of `audio_file` that conditions the sample, in samples at the
             model's rate. None if a slice is drawn in each epoch.
         encoded: Location of the codes, once the sample is encoded.
         duration_s: Length of the recording in seconds; 0 until it is checked.
-        audio_digest: Digest of the recording, see `Recording`. None until it is checked, and in a replay set.
+        audio_digest: Digest of the recording (see `Recording`). None until it is checked, and in a replay set.
         text_tokens: Number of tokens in the text; None until it is checked.
         replay: Whether the sample is replayed so that the model keeps one of its old languages.
-        extra: Other values from the formatter, by name.
+        extra: Other values from the formatter, keyed by name.
     """
 
     text: str

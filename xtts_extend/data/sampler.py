@@ -1,4 +1,4 @@
-"""The order of batches, a function of (seed, epoch), so that a resume needs only the epoch and the batch."""
+"""The order of batches, which is a function of (seed, epoch), so that resuming needs only the epoch and the batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LENGTH_JITTER = 0.05
 
 
 class EpochBatchSampler(Sampler[list[int]]):
-    """Batches of sample indices.
+    """A sampler that yields batches of sample indices.
 
     With `batch_size`, each batch has this number of samples, and the last one of an epoch may have fewer. With
     `batch_frames`, a batch has samples of similar length, as many as fit into the budget with their padding. These
@@ -29,9 +29,9 @@ class EpochBatchSampler(Sampler[list[int]]):
     rest. No sample is omitted. The shares are exact up to rounding to an utterance and the lengths of the utterances
     in the subset.
 
-    Samples marked `replay` are of old languages that the model should keep. They are spread evenly among the others,
-    as many as make up `replay_share` of all samples. Their languages take turns. Each language goes through its samples
-    in random order and continues in the next epoch where it stopped.
+    Samples marked `replay` are in old languages that the model should keep. They are spread evenly among the others, as
+    many as make up `replay_share` of all samples. Their languages take turns. Each language goes through its samples in
+    random order and continues in the next epoch where it stopped.
 
     >>> samples = [Sample(text=name, audio_file=name, language="am", manifest_audio_file=name) for name in "abcdefg"]
     >>> sampler = EpochBatchSampler(samples, batch_size=3, seed=1)
@@ -57,16 +57,17 @@ class EpochBatchSampler(Sampler[list[int]]):
         """Plan the epochs.
 
         Args:
-            samples: Samples of the epochs. `language_weights` need their `duration_s`.
-            batch_size: Samples per batch, in all processes together. None with `batch_frames`.
-            seed: Seed of the order.
-            language_weights: Language → share of the audio hours, for each language of the samples that are not
-                replayed. Weights are positive and need not sum to 1.
-            rank, ranks: Rank of this process and number of processes. Iterating yields this process's part of each
+            samples: Samples of the epochs. If `language_weights` is set, they need `duration_s`.
+            batch_size: Number of samples per batch, in all processes together. None if `batch_frames` is set.
+            seed: Seed that determines the order.
+            language_weights: Mapping from language to its share of the audio hours, for each language of the samples
+                that are not replayed. Weights are positive and need not sum to 1.
+            rank, ranks: Rank of this process and the number of processes. Iterating yields this process's part of each
                 batch.
             replay_share: Share of replay samples, from 0 to less than 1. With `batch_size`, it holds for every stretch
-                of an epoch. With `batch_frames`, it holds for the epoch.
-            batch_frames: Budget of a batch in all processes together: its samples × the frames of the longest one.
+                of an epoch. With `batch_frames`, it holds for the epoch as a whole.
+            batch_frames: Maximum size of a batch in all processes together: its number of samples times the frames of
+                the longest one.
             frames: Number of frames of each sample, for `batch_frames`.
 
         Raises:
@@ -75,7 +76,7 @@ class EpochBatchSampler(Sampler[list[int]]):
             DataError: There are no samples, or no replay samples for a positive share.
         """
         if not any(not sample.replay for sample in samples):
-            raise DataError("No samples to draw batches from.")
+            raise DataError("There are no samples to draw batches from.")
         if not 0 <= replay_share < 1:
             raise ConfigError(f"Expected a replay share of at least 0 and less than 1, got {replay_share}.")
         if batch_frames is None and (batch_size is None or batch_size < 1):
@@ -86,8 +87,8 @@ class EpochBatchSampler(Sampler[list[int]]):
         if batch_frames is not None and (largest := max(self._frames, default=0)) > batch_frames:
             name = samples[self._frames.index(largest)].manifest_audio_file
             raise ConfigError(
-                f"{name} alone has {largest} frames, but --batch-frames is {batch_frames}. Raise it, or exclude the "
-                "sample with --coqpit.model_args.max_wav_length."
+                f"{name} alone has {largest} frames, but --batch-frames is {batch_frames}. Raise --batch-frames, or "
+                "exclude the sample with --coqpit.model_args.max_wav_length."
             )
         self.seed = seed
         self.rank, self.ranks = rank, ranks
@@ -115,11 +116,11 @@ class EpochBatchSampler(Sampler[list[int]]):
         self.samples_in_epoch = own + self._replayed
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
-        """Start the next iterations at a batch of an epoch.
+        """Make the next iterations start at the given batch of an epoch.
 
         Args:
-            epoch: Epoch, from 0.
-            batch: Batch, from 0. The number of batches in the epoch means its end.
+            epoch: Epoch index, starting at 0.
+            batch: Batch index, starting at 0. If it equals the number of batches, the position is the end of the epoch.
 
         Raises:
             ConfigError: The position does not exist.
@@ -134,7 +135,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         self._batches = batches
 
     def __len__(self) -> int:
-        """Return the number of batches in the epoch of `set_position`, wherever iterations start."""
+        """Return the number of batches in the epoch of `set_position`, regardless of where iterations start."""
         return len(self.batches())
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -208,11 +209,13 @@ class EpochBatchSampler(Sampler[list[int]]):
 
 
 def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
-    """Return how often an epoch repeats each language, at least once, so that the shares of audio match the weights.
+    """Return how many times an epoch must repeat each language for the shares of audio to match the weights.
+
+    Each language occurs at least once.
 
     Args:
-        seconds: Language → seconds of audio.
-        weights: Language → weight.
+        seconds: Mapping from language to seconds of audio.
+        weights: Mapping from language to weight.
     """
     if set(weights) != set(seconds):
         raise ConfigError(
@@ -224,7 +227,8 @@ def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict
             raise ConfigError(f"Expected a positive language weight for {language}, got {weight}.")
         if not seconds[language] > 0:
             raise DataError(
-                f"The samples in {language} last {seconds[language]} s in total, but weights need durations."
+                f"The samples in {language} last {seconds[language]} s in total, but language weights require known "
+                "durations."
             )
     # The language with the most audio relative to its weight comes once, and the others are repeated to match it.
     most = max(seconds[language] / weights[language] for language in weights)

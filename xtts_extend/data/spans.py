@@ -1,4 +1,4 @@
-"""Locate the recording between the tags of a file, and read parts of a file as a file of their own.
+"""Locate the recording between the tags of a file, and read parts of a file as if they were a separate file.
 
 Music players put tags before and after the recording, in any container. Most decoders recognize only some of them and
 treat the others as damaged audio.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: Offsets of the first byte and of the byte after the last.
+#: Offsets of the first byte and of the byte after the last one.
 Span: TypeAlias = tuple[int, int]
 
 

@@ -1,4 +1,4 @@
-"""The cells of text files: tables separated by commas, semicolons, tabs or pipes, and JSON."""
+"""Read text tables, separated by commas, semicolons, tabs or pipes, and JSON files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xtts_extend.errors import DataError
 logger = logging.getLogger("trainer")
 Lines: TypeAlias = list[tuple[int, str]]
 
-#: In order of preference: commas and semicolons also occur in texts.
+#: In order of preference, because commas and semicolons also occur in texts.
 SEPARATORS = "|\t;,"
 _QUOTED = ";,"
 #: First bytes of zip (also .docx and .xlsx), older Office files, PDF, gzip, bzip2, xz, zstd, 7z and rar.
@@ -42,8 +42,9 @@ class Table:
     """The cells of a text table, without blank rows and repeated headers.
 
     Attributes:
-        header: Column names, or None without a header.
-        cells: Strings. The index is the line number in the file, from 1. The columns are numbered from 0.
+        header: Column names, or None if there is no header.
+        cells: The cells as strings. The index is the line number in the file, starting at 1. The columns are numbered
+            from 0.
     """
 
     header: list[str] | None
@@ -51,14 +52,14 @@ class Table:
 
 
 def read_text(path: Path, content: bytes) -> str:
-    """Decode the content of a file: UTF-8, or UTF-16 or UTF-32 if detection is unambiguous.
+    """Decode the content of a file as UTF-8, or as UTF-16 or UTF-32 if the detection is unambiguous.
 
     Args:
-        path: File, for messages.
+        path: Path of the file, for messages.
         content: Bytes of the file.
 
     Raises:
-        DataError: The file is binary or in another encoding. The message names the first invalid byte.
+        DataError: The file is binary or in a different encoding. The message names the first invalid byte.
     """
     if content.startswith(_BINARY_FORMATS):
         raise DataError(
@@ -87,7 +88,7 @@ def read_text(path: Path, content: bytes) -> str:
 
 
 def split_lines(text: str) -> Lines:
-    """Return the lines that are not blank, with their numbers from 1.
+    """Return the lines that are not blank, with their numbers, starting at 1.
 
     Lines end with a line feed, or with a carriage return if the text has no line feed.
     """
@@ -98,22 +99,22 @@ def split_lines(text: str) -> Lines:
 
 
 def split_line(line: str, separator: str) -> list[str]:
-    """Split a line at every separator, even inside quotation marks, to guess what it is."""
+    """Split a line at every separator, even inside quotation marks, to guess what the line is."""
     return [cell.strip('" ') for cell in line.split(separator)]
 
 
 def is_json(path: Path, text: str) -> bool:
-    """Return whether a file is JSON, by the beginning of its text or by its suffix."""
+    """Return whether a file is JSON, judging by the beginning of its text or by its suffix."""
     return re.match(r"\s*(\{|\[\s*[{\]])", text) is not None or path.suffix.lower() in (".json", ".jsonl", ".ndjson")
 
 
 def read_objects(path: Path, text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield each object of a JSON file, as (number from 1, "PATH, line N", object).
+    """Yield each object of a JSON file, as (number, "PATH, line N", object). Numbers start at 1.
 
     The file has JSON lines, an array of objects, or an object that contains one such array.
 
     Args:
-        path: File, for messages.
+        path: Path of the file, for messages.
         text: Text of the file.
 
     Raises:
@@ -160,9 +161,10 @@ def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str
     every field is quoted.
 
     Args:
-        path: File, for messages.
+        path: Path of the file, for messages.
         text: Text of the file.
-        columns: Role → column, as `columns.parse_columns` returns them. A header is recognized by these names, too.
+        columns: Mapping from role to column, as returned by `columns.parse_columns`. A header is recognized by these
+            names, too.
         separator: Separator of the columns, if known.
 
     Raises:
@@ -172,7 +174,7 @@ def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str
     declared, preamble, lines = table_lines(text, columns)
     if preamble:
         titles = ", ".join(f"{number} ({line.strip()[:40]!r})" for number, line in preamble)
-        logger.warning(" ! %s: Skipped titles or comments above the table: line %s.", path, titles)
+        logger.warning(" ! %s: Skipped titles or comments above the table on these lines: %s.", path, titles)
     separator = declared or separator or _find_separator(lines, columns)
     if separator is None or not lines:
         return None
@@ -193,7 +195,7 @@ def table_lines(text: str, columns: Mapping[str, str]) -> tuple[str | None, Line
 
     Args:
         text: Text of the file.
-        columns: Role → column, as `columns.parse_columns` returns them.
+        columns: Mapping from role to column, as returned by `columns.parse_columns`.
     """
     lines = split_lines(text)
     declared = _SEP.fullmatch(lines[0][1]) if lines else None
@@ -232,8 +234,9 @@ def _has_recording(rows: Iterable[Sequence[str]]) -> bool:
 def _find_separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
     """Return the separator of a table, or None if its first line has none.
 
-    A separator between known column names wins. Without a header, it is one that occurs equally often in every line,
-    preferably after the name of a recording. Extra pipes and tabs in some lines are allowed here and reported later.
+    A separator between known column names wins. Without a header, it is one that occurs the same number of times on
+    every line, preferably after the name of a recording. Extra pipes and tabs on some lines are allowed here and
+    reported later.
     """
     if not lines:
         return None
@@ -248,7 +251,7 @@ def _find_separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
         counts = {line.count(separator) for line in plain}
         if len(counts) == 1 or (separator not in _QUOTED and 0 not in counts):
             regular.append(separator)
-    # The shorter a cell with an audio suffix, the likelier it is only a name, and not a text followed by one.
+    # The shorter a cell with an audio suffix, the more likely it is only a name and not a text followed by a name.
     regular.sort(
         key=lambda separator: min(
             len(cell) if has_suffix(cell) else len(first) for cell in split_line(first, separator)
@@ -313,7 +316,7 @@ def _require_closed_quotes(path: Path, lines: Lines, separator: str, is_multilin
         is_open = True
     if is_open and (is_multiline or lines[0][1].count('"') % 2):
         raise DataError(
-            f"{path}: The quotation mark opened in line {lines[0][0]} is not closed, so lines {lines[0][0]} to "
+            f"{path}: The quotation mark opened on line {lines[0][0]} is not closed, so lines {lines[0][0]} to "
             f"{lines[-1][0]} would become one row. Close it, or double it if it is inside a quoted field."
         )
 
@@ -365,7 +368,7 @@ def _drop_blank_rows(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     if not filled.all():
         first = cells.index[~filled][0]
         count = (~filled).sum()
-        logger.warning(" ! %s: Skipped blank rows: %d, starting at line %d.", path, count, first)
+        logger.warning(" ! %s: Skipped blank rows: %d, the first on line %d.", path, count, first)
     return cells[filled]
 
 
@@ -382,10 +385,10 @@ def _drop_repeated_headers(path: Path, cells: pd.DataFrame, header: list[str] | 
             repeated.append(line)
         elif is_header(row, {}) and all(is_known_name(cell) for cell in row if cell.strip()):
             raise DataError(
-                f"{path}, line {line} is another header, {'|'.join(row)!r}, which differs from the first line. Move "
+                f"{path}, line {line}, is a second header, {'|'.join(row)!r}, which differs from the first line. Move "
                 "the rows below it to a separate file, and pass both files as manifests."
             )
     if repeated:
         lines = ", ".join(map(str, repeated))
-        logger.warning(" ! %s: Skipped repeated headers: line %s.", path, lines)
+        logger.warning(" ! %s: Skipped repeated headers on these lines: %s.", path, lines)
     return cells.drop(index=repeated)

@@ -1,4 +1,4 @@
-"""Check texts: what makes them unusable, what is worth a look, and whether they fit their recordings."""
+"""Find texts that are unusable, texts to look at, and texts that do not match their recordings."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _SYLLABLE = re.compile(
 )
 # A spoken digit is a word of about four letters in most languages.
 _LETTERS_PER_DIGIT = 4
-#: Number of recordings from which on a language is judged by its own median rate, and the factor around the median.
+#: Minimum number of recordings for a language to be judged by its own median rate, and the factor around the median.
 _MIN_RECORDINGS = 50
 _MEDIAN_FACTOR = 3
 # Characters per second. Read speech has 9 to 20 letters per second including pauses, and 3 to 8 if a character is a
-# syllable or a word. The bounds are half the slowest and one and a half times the fastest.
+# syllable or a word. The bounds are half the slowest rate and one and a half times the fastest.
 _LETTER_BOUNDS, _SYLLABLE_BOUNDS = (4.0, 30.0), (1.5, 12.0)
 # The silence around a single word is excluded from its speaking time.
 _SHORT_TEXT, _SILENCE_AROUND_S = 10, 1.0
 
 
 def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Return the number of tokens of a sample's text, and details of what makes the text unusable, by kind.
+    """Return the number of tokens in a sample's text, and details of what makes it unusable, keyed by kind.
 
     Args:
         sample: Sample with the text and its language.
         tokenizer: The model's tokenizer.
-        max_length: Largest number of tokens that the model takes.
+        max_length: Maximum number of tokens that the model takes.
     """
     text, language = sample.text, sample.language
     if has_surrogate(text):
-        return 0, {"text_error": {"detail": f"incomplete character (a truncated escape) in {ascii(text)[:80]}"}}
+        return 0, {"text_error": {"detail": f"an incomplete character (a truncated escape) in {ascii(text)[:80]}"}}
     if not text.strip():
         return 0, {"empty_text": {"detail": repr(text)}}
     try:
@@ -73,11 +73,11 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
 
 
 def _why_unknown(text: str, pieces: set[str]) -> str | None:
-    """Return why a text has unknown pieces if they are not ordinary text, otherwise None."""
+    """Return why a text has unknown pieces if they are not part of ordinary text, otherwise None."""
     if damage := find_damage(text):
         return damage
     if is_phonemic(text):
-        return "phonetic letters (IPA) instead of ordinary text"
+        return "phonetic symbols (IPA) instead of ordinary text"
     markup = find_markup(text) or ""
     return (
         f"{markup[:40]!r} looks like markup" if any(len(piece) == 1 and piece in markup for piece in pieces) else None
@@ -104,7 +104,7 @@ def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tupl
 def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
     """Return the samples with an implausible number of characters per second, each with a detail for the report.
 
-    Languages with enough recordings are judged by their own median rate, others by the rates of speech in general.
+    Languages with enough recordings are judged by their own median rate, others by general rates of speech.
     """
     counts = {id(sample): _characters(sample.text) for sample in samples}
     rates: dict[str, list[float]] = defaultdict(list)
@@ -127,12 +127,12 @@ def _implausible_length(sample: Sample, count: int, medians: dict[str, float]) -
     else:
         is_syllabic = 2 * len(_SYLLABLE.findall(sample.text)) > count
         lowest, highest = _SYLLABLE_BOUNDS if is_syllabic else _LETTER_BOUNDS
-        expected = f"speech has {lowest:g} to {highest:g}"
+        expected = f"speech usually has {lowest:g} to {highest:g}"
     duration = sample.duration_s
     speaking_time = duration - _SILENCE_AROUND_S if count < _SHORT_TEXT else duration
     if lowest * speaking_time <= count <= highest * duration:
         return None
-    return f"{count / duration:.1f} characters per second, {expected}; the text may belong to another recording"
+    return f"{count / duration:.1f} characters per second, but {expected}; the text may belong to a different recording"
 
 
 def _characters(text: str) -> int:

@@ -51,7 +51,7 @@ _TAIL = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜�
 _CYRILLIC_TAIL = "ЂЃ‚ѓ„…†‡€‰Љ‹ЊЌЋЏђ‘’“”•–—™љ›њќћџ\u00a0ЎўЈ¤Ґ¦§Ё©Є«¬\u00ad®Ї°±Ііґµ¶·ё№є»јЅѕї"
 _DAMAGE = {
     "characters lost to a wrong encoding": re.compile(r"\ufffd|[a-z]\?[a-z]|\?{2,} \?{2,}"),
-    "UTF-8 decoded as another encoding": re.compile(
+    "UTF-8 decoded as a different encoding": re.compile(
         rf"(?<![A-ZÀ-ÖØ-Ý])(?:Ã[{_TAIL}]|Â[\u00a0-\u00bf])|â€|ðŸ|ï»¿|ï¿½|(?:[Â-ß][{_TAIL}]){{2,}}"
         rf"|(?:[à-ï][{_TAIL}]{{2}}){{2,}}|(?:[РС][{_CYRILLIC_TAIL}]){{3,}}|√[©®†°±§∂ß]|‚Ä[ôúùîì]"
     ),
@@ -64,7 +64,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Marks of stress, length and ties, which no orthography uses.
 _PHONETIC_MARKS = re.compile("[ˈˌːˑ\u0361]")
-# Phonetic letters. Those in the second set are also letters of orthographies, mostly African and First Nations ones.
+# Phonetic symbols. Those in the second set are also letters in orthographies, mostly African and First Nations ones.
 _ONLY_PHONETIC = frozenset("ɐɒɕɘɚɜɝɞɟɡɤɥɫɭɯɰɱɳɴɵɶɸɹɻɽɾʀʁʂʈʍʎʏʐʑʝ")
 _PHONETIC = _ONLY_PHONETIC | frozenset("ɑɓɔɖɗəɛɣɦɨɪɬɲŋʃʉʊʋʌʒʔʕ")
 
@@ -76,12 +76,12 @@ def find_markup(text: str) -> str | None:
 
 
 def without_markup(text: str) -> str:
-    """Return a text with all markup, addresses and stage directions replaced by spaces."""
+    """Return a text with all markup, addresses and stage directions replaced with spaces."""
     return _MARKUP.sub(" ", text)
 
 
 def find_damage(text: str) -> str | None:
-    """Return a description of the first encoding damage in a text with its surroundings, or None."""
+    """Return a description of the first encoding damage in a text, including the text around it, or None."""
     for name, pattern in _DAMAGE.items():
         if match := pattern.search(text):
             start = max(match.start() - 10, 0)
@@ -95,11 +95,11 @@ def has_surrogate(text: str) -> bool:
 
 
 def is_phonemic(text: str) -> bool:
-    """Return whether a text is written in phonetic letters (IPA) instead of an orthography."""
+    """Return whether a text is written in phonetic symbols (IPA) instead of an orthography."""
     marked = _PHONETIC_MARKS.search(text) is not None and not _PHONETIC.isdisjoint(text)
     return marked or len(_ONLY_PHONETIC.intersection(text)) > 1
 
 
 def phonetic_signs(text: str) -> set[str]:
-    """Return the phonetic letters and marks in a text, including letters that orthographies use too."""
+    """Return the phonetic symbols and marks in a text, including letters that orthographies also use."""
     return {*_PHONETIC_MARKS.findall(text), *_PHONETIC.intersection(text)}
