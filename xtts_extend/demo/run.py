@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 import torch
 from rich.console import Console
 from rich.table import Table
-from TTS.tts.models.xtts import Xtts
 
 import xtts_extend
 from xtts_extend.checkpoint.inspect import load_pickled
@@ -37,12 +36,13 @@ from xtts_extend.errors import CheckFailed, ConfigError, XttsExtendError
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import xtts_weights
-from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, speak_sentences
+from xtts_extend.model.voice import REFERENCE_RATE, make_voice
 from xtts_extend.pack.route import routed
 from xtts_extend.recipes import find_recipe
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.metrics import MetricsLine, finite, read_metrics
 from xtts_extend.setup.samples import limits_of
+from xtts_extend.speech.compare import say
 from xtts_extend.speech.export import export
 from xtts_extend.speech.speaking import load_model, speak_to_file
 from xtts_extend.text.extend import check_vocabulary, extend_vocabulary
@@ -355,19 +355,12 @@ def compare_waveforms(model: Path, base: Path, voice: Path) -> dict[str, bool]:
         xtts = load_model(folder)
         reference = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)])
         for language in texts.BASE_LANGUAGES:
-            spoken.setdefault(language, []).append(_say(xtts, texts.sentences(language, 1)[0], language, reference))
+            spoken.setdefault(language, []).append(say(xtts, texts.sentences(language, 1)[0], language, reference))
         if folder == model:
             with routed(xtts, LANGUAGE):
-                with_pack = _say(xtts, texts.sentences("en", 1)[0], "en", reference)
+                with_pack = say(xtts, texts.sentences("en", 1)[0], "en", reference)
     pairs = {**spoken, "en, spoken with the pack": [spoken["en"][0], with_pack]}
     return {name: torch.equal(*pair) for name, pair in pairs.items()}
-
-
-def _say(xtts: Xtts, text: str, language: str, voice: Voice) -> torch.Tensor:
-    """Return a spoken sentence, float32 (samples,), always sampled with the same seed."""
-    torch.manual_seed(0)
-    (spoken,) = speak_sentences(xtts, [text], language, voice)
-    return torch.from_numpy(spoken[1]["wav"])
 
 
 def _print_table(numbers: dict[str, Any]) -> None:

@@ -130,14 +130,20 @@ def _copy_base(run: FinishedRun, folder: Path) -> None:
         torch.save({"model": weights}, written)
 
 
-def _write_merged(run: FinishedRun, output: Path) -> None:
-    """Write merged weights that stock coqui-tts loads without this package."""
+def merged_config(run: FinishedRun) -> XttsConfig:
+    """Return the configuration of a run's merged weights."""
     config = XttsConfig()
     copy_recorded(config, run.checkpoint.config)
     known = [code for code in config.languages if code in run.vocabulary.languages]
     config.languages = known + [code for code in run.vocabulary.languages if code not in known]
     config.model_args.tokenizer_file = ""
     config.model_args.gpt_number_text_tokens = run.vocabulary.size
+    return config
+
+
+def _write_merged(run: FinishedRun, output: Path) -> None:
+    """Write merged weights that stock coqui-tts loads without this package."""
+    config = merged_config(run)
     step, language = run.checkpoint.info.step, run.language or _UNKNOWN_LANGUAGE
     with atomic_folder(output) as folder:
         with atomic_write(folder / "model.pth") as file:

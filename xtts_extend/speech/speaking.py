@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import soundfile
 import torch
+from torch import Tensor
 from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
@@ -29,8 +30,6 @@ from xtts_extend.text.tokenizer import load_tokenizer, require_cleanable
 def load_model(folder: Path) -> Xtts:
     """Load a model folder as a stock `Xtts`, ready to speak the languages of its vocabulary and its packs.
 
-    This does not call `Xtts.load_checkpoint`, which would rewrite a published model file in place.
-
     Args:
         folder: A folder that `export` wrote, or a base directory.
 
@@ -43,35 +42,61 @@ def load_model(folder: Path) -> Xtts:
     >>> model.config.audio.output_sample_rate
     24000
     """
+    model = load_base(folder)
+    if packs := open_packs(folder):
+        attach(model, packs, ModelFolder(folder).vocabulary)
+    return model
+
+
+def load_base(folder: Path) -> Xtts:
+    """Load a model folder without its packs.
+
+    This does not call `Xtts.load_checkpoint`, which would rewrite a published model file in place.
+
+    Raises:
+        ConfigError, CheckpointError: See `load_model`.
+    """
     vocabulary = ModelFolder(folder).vocabulary
     if (folder / "adapter.safetensors").is_file():
         raise PackError(
             f"{folder} was exported with --keep-adapter by an earlier release, whose format is no longer supported. "
             "Export the run again, as a language pack."
         )
-    xtts_extend.enable()
     read_json(folder / "config.json")
     config = XttsConfig()
     config.load_json(folder / "config.json")
+    content, _ = load_checkpoint(folder / "model.pth")
+    return build_model(config, vocabulary.path, xtts_weights(content.get("model", content)), folder / "model.pth")
+
+
+def build_model(config: XttsConfig, vocab: Path, weights: Mapping[str, Tensor], source: Path) -> Xtts:
+    """Return a stock `Xtts` that is ready to speak.
+
+    Args:
+        config: Architecture and sampling settings.
+        vocab: Vocabulary file.
+        weights: Tensors under the names of `Xtts`.
+        source: File that the weights are from, for messages.
+
+    Raises:
+        CheckpointError: The weights do not match the configuration and the vocabulary.
+    """
+    xtts_extend.enable()
     # If this is set before the tokenizer is loaded, coqui builds the GPT twice.
     config.model_args.gpt_number_text_tokens = None
-    content, _ = load_checkpoint(folder / "model.pth")
     with BlankWeights():
         model = Xtts(config)
-        model.tokenizer = load_tokenizer(folder / "vocab.json")
+        model.tokenizer = load_tokenizer(vocab)
         model.init_models()
     try:
-        model.load_state_dict(xtts_weights(content.get("model", content)))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{folder / 'model.pth'} does not match its config.json and vocab.json. Use the files that belong to these "
-            f"weights. {error}"
+            f"{source} does not match its configuration and vocabulary. Use the files that belong to these weights. {error}"
         ) from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     # This also prepares the GPT for inference.
     model.eval()
-    if packs := open_packs(folder):
-        attach(model, packs, vocabulary)
     return model
 
 
