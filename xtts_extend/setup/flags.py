@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -74,12 +75,11 @@ def _columns(text: str) -> dict[str, str]:
 
 
 def _sentence(text: str) -> dict[str, str]:
-    """Parse `LANG:VOICE.wav:TEXT` to a test sentence in coqui's format."""
-    language, _, rest = text.partition(":")
-    voice, separator, sentence = rest.partition(":")
-    if not (language and voice and separator and sentence):
+    """Parse `LANG:VOICE.wav:TEXT` to a test sentence in coqui's format. A path on Windows may have a drive."""
+    found = re.fullmatch(r"([^:]+):((?:[A-Za-z]:[\\/])?[^:]+):(.+)", text, re.DOTALL)
+    if found is None:
         raise argparse.ArgumentTypeError(f"Expected LANG:VOICE.wav:TEXT, got {text!r}.")
-    return {"text": sentence, "speaker_wav": voice, "language": language}
+    return {"text": found[3], "speaker_wav": found[2], "language": found[1]}
 
 
 def make_parser() -> argparse.ArgumentParser:
