@@ -149,14 +149,19 @@ def _summary(run: Path, language: str, steps: Sequence[MetricsLine], evaluations
     return "\n".join(text)
 
 
-def _losses(steps: Sequence[MetricsLine], evaluations: Sequence[MetricsLine], history: Sequence[Event]) -> str:
+def mean_losses(steps: Sequence[MetricsLine]) -> list[tuple[int, float]]:
+    """Return the curve of the training's mel loss: at most `_POINTS` of step and mean since the previous point."""
     losses = [(line["step"], finite(line["loss_mel_ce"])) for line in steps]
     finite_losses = [(step, loss) for step, loss in losses if math.isfinite(loss)]
-    if not finite_losses:
-        return "<p>No step has a finite loss.</p>"
     size = max(1, -(-len(finite_losses) // _POINTS))
     chunks = [finite_losses[start : start + size] for start in range(0, len(finite_losses), size)]
-    train = [(chunk[-1][0], sum(loss for _, loss in chunk) / len(chunk)) for chunk in chunks]
+    return [(chunk[-1][0], sum(loss for _, loss in chunk) / len(chunk)) for chunk in chunks]
+
+
+def _losses(steps: Sequence[MetricsLine], evaluations: Sequence[MetricsLine], history: Sequence[Event]) -> str:
+    train = mean_losses(steps)
+    if not train:
+        return "<p>No step has a finite loss.</p>"
     curves = {"training": train}
     for code in sorted({line["language"] for line in evaluations}):
         lines = [line for line in evaluations if line["language"] == code]
