@@ -1,0 +1,393 @@
+"""A project: a folder whose files are all that is known of it. The page and the command line see the same files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtts_extend.checkpoint.names import named_checkpoints
+from xtts_extend.data.columns import has_suffix
+from xtts_extend.data.paths import FOLDERS
+from xtts_extend.errors import ConfigError, MachineError, XttsExtendError
+from xtts_extend.files import atomic_write, require_creatable
+from xtts_extend.pack.file import SUFFIX
+from xtts_extend.page.run_view import view_run
+from xtts_extend.text.languages import language_tag, validate_code
+from xtts_extend.text.vocabulary import load_vocabulary
+
+if TYPE_CHECKING:
+    from xtts_extend.page.jobs import Job
+
+SETTINGS = "project.json"
+DATA, PREPARED, VOICES, VOCABULARIES, RUNS, MODELS = "data", "prepared", "voices", "vocabularies", "runs", "models"
+COMPARED, JOBS = "compared", "jobs"
+FOLDERS_OF_PROJECT = (DATA, PREPARED, VOICES, VOCABULARIES, RUNS, MODELS, COMPARED, JOBS)
+#: In `DATA`: what `corrections.py` reads and writes.
+CORRECTIONS = "corrections.jsonl"
+#: Suffixes of manifests and texts.
+_TEXTS = (".csv", ".tsv", ".psv", ".txt", ".lst", ".list", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
+_BASE_FILES = ("config.json", "model.pth")
+_MODEL_FILES = (*_BASE_FILES, "vocab.json")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The content of `project.json`; empty texts are not chosen yet.
+
+    Attributes:
+        language: Code of the language to learn.
+        base_dir: Absolute path of the base model's folder.
+    """
+
+    language: str = ""
+    base_dir: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or folder of a project.
+
+    Attributes:
+        name: Path below the folder that is listed, with slashes.
+        path: Absolute path.
+    """
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Entries of a folder in the order of their names, and a sentence for each that cannot be used.
+
+    Attributes:
+        entries: What can be used.
+        skipped: Why others cannot.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What comes next in a project.
+
+    Attributes:
+        sentence: What to do.
+        screen: Where: "Project", "Data", "Vocabulary", "Train", "Resume", "Compare" or "Export".
+    """
+
+    sentence: str
+    screen: str
+
+
+@dataclass(frozen=True)
+class Project:
+    """See the module.
+
+    Attributes:
+        folder: Absolute path.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path, base_dir: Path | None = None) -> Project:
+        """Open a project, and make what is missing in its folder.
+
+        Args:
+            folder: A project, an empty folder, or one that does not exist yet.
+            base_dir: Base model's folder, for the settings.
+
+        Raises:
+            ConfigError: The folder is something else's or a file, `base_dir` is not a base model, or the settings are
+                damaged.
+            MachineError: The folder cannot be written to.
+        """
+        folder = folder.expanduser().absolute()
+        require_creatable(folder)
+        project = cls(folder)
+        try:
+            names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+            is_ours = SETTINGS in names or not names.isdisjoint(FOLDERS_OF_PROJECT)
+            if not is_ours and any(not name.startswith(".") for name in names):
+                raise ConfigError(
+                    f"{folder} has files in it and is not a project: no {SETTINGS} and none of the folders "
+                    f"{', '.join(FOLDERS_OF_PROJECT)}. Give a new folder."
+                )
+            for name in FOLDERS_OF_PROJECT:
+                if not (folder / name).is_dir():
+                    (folder / name).mkdir(parents=True)
+        except FileExistsError as error:
+            raise ConfigError(f"{error.filename} is not a folder, and the project needs one. Rename it.") from error
+        except OSError as error:
+            raise MachineError(
+                f"The project {folder} cannot be opened: {error.strerror}. Make room, make it writable, or give "
+                "another folder."
+            ) from error
+        settings = project.settings
+        if base_dir is not None:
+            project.save(Settings(settings.language, str(_require_base(base_dir))))
+        elif not (folder / SETTINGS).exists():
+            project.save(settings)
+        return project
+
+    @property
+    def settings(self) -> Settings:
+        """The settings.
+
+        Raises:
+            ConfigError: The file is damaged or cannot be read.
+        """
+        file = self.folder / SETTINGS
+        try:
+            content = json.loads(file.read_bytes())
+            values = {name: content.get(name) or "" for name in ("language", "base_dir")}
+            if not all(isinstance(value, str) for value in values.values()):
+                raise TypeError("language and base_dir have to be texts")
+            language = validate_code(values["language"]) if values["language"] else ""
+            return Settings(language, values["base_dir"])
+        except FileNotFoundError:
+            return Settings()
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, XttsExtendError) as error:
+            raise ConfigError(
+                f"{file} is damaged: {error}. Correct it or delete it. It holds only the language and the path of the "
+                "base model, which can be chosen again."
+            ) from error
+
+    def save(self, settings: Settings) -> None:
+        """Write the settings.
+
+        Raises:
+            LanguageError: The language is malformed.
+            MachineError: The file cannot be written.
+        """
+        if settings.language:
+            validate_code(settings.language)
+        with atomic_write(self.folder / SETTINGS) as file:
+            file.write(json.dumps(asdict(settings), ensure_ascii=False, indent=2).encode())
+
+    def manifests(self) -> Listing:
+        """Return the manifests and texts in `data` and in its folders."""
+        data = self.folder / DATA
+
+        def is_text(path: Path) -> str | None:
+            return "" if path.suffix.lower() in _TEXTS and path.name != CORRECTIONS and path.is_file() else None
+
+        found = _list(data, is_text)
+        for folder in _list(data, lambda path: "" if path.is_dir() and path.name not in FOLDERS else None):
+            below = _list(folder.path, is_text, f"{folder.name}/")
+            found.entries.extend(below.entries)
+            found.skipped.extend(below.skipped)
+        found.entries.sort(key=lambda entry: entry.name)
+        return found
+
+    def voices(self) -> Listing:
+        """Return the recordings in `voices`."""
+        return _list(self.folder / VOICES, lambda path: "" if has_suffix(path.name) and path.is_file() else None)
+
+    def vocabularies(self) -> Listing:
+        """Return the vocabularies that were made in the project."""
+        return _list(
+            self.folder / VOCABULARIES,
+            lambda path: "" if path.suffix == ".json" and path.is_file() else None,
+        )
+
+    def runs(self) -> Listing:
+        """Return the run folders, of ours and of the stock Trainer."""
+
+        def check(path: Path) -> str | None:
+            if not path.is_dir():
+                return None
+            is_run = (path / "config.json").is_file() or any(named_checkpoints(path))
+            return "" if is_run else "has no config.json and no checkpoint in it, so it is not a run"
+
+        return _list(self.folder / RUNS, check)
+
+    def checkpoints(self, run: Path) -> Listing:
+        """Return the checkpoints of a run in the order of the steps in their names."""
+        try:
+            steps = {path: (name.step, name.kind) for path, name in named_checkpoints(run)}
+        except OSError as error:
+            return Listing([], [f"{run} cannot be read: {error.strerror}."])
+        found = _list(run, lambda path: "" if path in steps else None)
+        found.entries.sort(key=lambda entry: steps[entry.path])
+        return found
+
+    def models(self) -> Listing:
+        """Return the model folders that were exported."""
+
+        def check(path: Path) -> str | None:
+            if not path.is_dir():
+                return None
+            missing = [name for name in _MODEL_FILES if not (path / name).is_file()]
+            return f"is not a model folder: {', '.join(missing)} missing" if missing else ""
+
+        return _list(self.folder / MODELS, check)
+
+    def packs(self) -> Listing:
+        """Return the language packs that were exported as files."""
+        return _list(self.folder / MODELS, lambda path: "" if path.suffix == SUFFIX and path.is_file() else None)
+
+    def bases(self) -> Listing:
+        """Return the base models: the chosen one, and folders of the project with config.json and model.pth."""
+
+        def check(path: Path) -> str | None:
+            return "" if path.name not in FOLDERS_OF_PROJECT and _is_base(path) else None
+
+        found = _list(self.folder, check)
+        chosen = Path(self.settings.base_dir)
+        if self.settings.base_dir and chosen not in [entry.path for entry in found]:
+            problem = _base_problem(chosen)
+            if problem:
+                found.skipped.append(f"{chosen} {problem}.")
+            else:
+                found.entries.insert(0, Entry(str(chosen), chosen))
+        return found
+
+    def compared(self) -> Listing:
+        """Return the comparisons."""
+        return _list(self.folder / COMPARED, lambda path: "" if (path / "compared.json").is_file() else None)
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs, see `jobs.jobs`."""
+        from xtts_extend.page.jobs import jobs
+
+        return jobs(self.folder)
+
+    def speaks(self, vocabulary: Path) -> bool:
+        """Return whether a vocabulary has the tag of the project's language."""
+        try:
+            return language_tag(self.settings.language) in load_vocabulary(vocabulary).tokens
+        except XttsExtendError:
+            return False
+
+    def next_step(self) -> NextStep:
+        """Return what comes next, in a sentence, and on which screen."""
+        try:
+            return self._preparation() or self._training()
+        except XttsExtendError as error:
+            return NextStep(str(error), "Project")
+
+    def _preparation(self) -> NextStep | None:
+        """Return what is missing before a training can start."""
+        settings = self.settings
+        if not settings.base_dir:
+            return NextStep("Choose the folder of the base model, XTTS-v2.", "Project")
+        base = Path(settings.base_dir)
+        if problem := _base_problem(base):
+            return NextStep(f"{base} {problem}. Choose the folder of the base model again.", "Project")
+        if not settings.language:
+            return NextStep("Choose the language to learn.", "Project")
+        runs = self.runs()
+        if not self.manifests().entries:
+            return None if runs.entries else NextStep("Add recordings and a manifest with their texts.", "Data")
+        if runs.entries:
+            return None
+        checks = sorted((job for job in self.jobs() if job.kind == "check-data"), key=lambda job: job.name)
+        if checks and checks[-1].state == "failed":
+            return NextStep("The last check found problems in the data. Correct them, then check again.", "Data")
+        if not any(self.speaks(file) for file in (base / "vocab.json", *(one.path for one in self.vocabularies()))):
+            return NextStep(f"Make a vocabulary with the letters of '{settings.language}'.", "Vocabulary")
+        return None
+
+    def _training(self) -> NextStep:
+        """Return what comes next once a training can start."""
+        # Their names begin with the time of the start; others are older tools' and sorted by their own time.
+        runs = sorted(self.runs(), key=lambda entry: _time(entry.path))
+        views = [view_run(entry.path) for entry in runs]
+        if live := next((view for view in reversed(views) if view.is_live), None):
+            return NextStep(f"{live.name} is training. Watch it and listen to its test sentences.", "Train")
+        if any(job.kind == "train" and job.state in ("waiting", "running") for job in self.jobs()):
+            return NextStep("A training is starting or waits for the GPU.", "Train")
+        if not views:
+            return NextStep("Start the training.", "Train")
+        last = views[-1]
+        exported = [entry.path for entry in (*self.models(), *self.packs())]
+        if exported and max(map(_time, exported)) >= _time(last.folder):
+            names = ", ".join(path.name for path in exported[:10])
+            return NextStep(f"Exported: {names}. Compare it with the base, and listen to the old languages.", "Compare")
+        if last.phase == "finished":
+            return NextStep(f"{last.name} is finished. Listen to it on the Compare screen, then export it.", "Export")
+        if last.phase == "failed":
+            return NextStep(f"{last.name} failed: {last.error} Then resume it.", "Resume")
+        return NextStep(f"{last.name} stopped at step {last.step:,}. Resume it, or export what it learned.", "Resume")
+
+
+def _require_base(folder: Path) -> Path:
+    """Return the absolute path of a base model's folder.
+
+    Raises:
+        ConfigError: It is not one.
+    """
+    folder = folder.expanduser().absolute()
+    if problem := _base_problem(folder):
+        raise ConfigError(f"{folder} {problem}. Give the folder of the base model, XTTS-v2.")
+    return folder
+
+
+def _is_base(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _BASE_FILES)
+
+
+def _base_problem(folder: Path) -> str:
+    """Return why a folder is not a base model's, or an empty text."""
+    try:
+        if not folder.is_dir():
+            return "is not a folder" if folder.exists() else "does not exist"
+        missing = [name for name in _BASE_FILES if not (folder / name).is_file()]
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return f"is not a base model: {' and '.join(missing)} missing" if missing else ""
+
+
+def _list(folder: Path, check: Callable[[Path], str | None], prefix: str = "") -> Listing:
+    """List a folder.
+
+    Args:
+        folder: Folder to list. Hidden entries are left out.
+        check: Returns an empty text for what can be used, the reason for what cannot, None for what does not belong.
+        prefix: Begins the names.
+    """
+    found = Listing()
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        found.skipped.append(f"{folder} cannot be listed: {error.strerror}.")
+        return found
+    for path in paths:
+        try:
+            path.name.encode()
+            problem = check(path)
+            if problem is None and path.is_symlink() and not path.exists():
+                problem = "is a link to what does not exist"
+            elif problem == "" and not os.access(path, os.R_OK):
+                problem = "cannot be read: permission denied"
+        except UnicodeEncodeError:
+            problem = "has a name that is not Unicode. Rename it"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        if problem == "":
+            found.entries.append(Entry(prefix + path.name, path))
+        elif problem:
+            found.skipped.append(f"{ascii(path.name) if 'Unicode' in problem else prefix + path.name} {problem}.")
+    return found
+
+
+def _time(path: Path) -> float:
+    """Return when a file or folder was last changed."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
