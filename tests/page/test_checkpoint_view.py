@@ -109,9 +109,9 @@ def test_strange_entries(run, tmp_path):
 def test_headers_are_read_once(run, monkeypatch):
     file = write_checkpoint(run / "checkpoint_8.pth", 8)
     view_checkpoints(run)
-    monkeypatch.setattr(checkpoint_view, "load_pickled", None)
-    assert view_checkpoints(run)[0].step == 8
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_view, "load_pickled", None)
+        assert view_checkpoints(run)[0].step == 8
     write_checkpoint(file, 9, extra=torch.zeros(50))
     assert by_name(run)["checkpoint_8.pth"].step == 9
 
