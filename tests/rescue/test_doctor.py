@@ -81,7 +81,7 @@ def test_same_size_another_tokenizer(healthy, corpus, tmp_path):
     vocab = changed_vocabulary(corpus.vocab, tmp_path / "vocab.json", exchange={tokens[-1][0]: tokens[-9][0]})
     found = examine(healthy, corpus.base, vocab)
     assert found.verdict == "wrong-vocabulary"
-    assert "2 tokens moved to another id: " in found.reason
+    assert "2 tokens moved to a different id: " in found.reason
 
 
 def test_rows_of_other_tokens(healthy_stock, corpus, tmp_path):

@@ -12,7 +12,7 @@ def test_differences_are_listed_in_the_order_of_ids():
     before = {"a": 0, "b": 1, "c": 2, "z": 3}
     change = compare_tokens(before, {"a": 0, "c": 1, "y": 2, "x": 3})
     assert (change.added, change.removed, change.moved) == (["y", "x"], ["b", "z"], ["c"])
-    assert change.describe() == "  2 tokens added: y, x\n  2 tokens removed: b, z\n  1 token moved to another id: c"
+    assert change.describe() == "  2 tokens added: y, x\n  2 tokens removed: b, z\n  1 token moved to a different id: c"
 
 
 def test_only_ten_tokens_are_listed():

@@ -159,7 +159,7 @@ def replacing(texts: object) -> list[dict[str, object]]:
         ),
         pytest.param([{"name": "emoji", "version": 1}], "step 'emoji'; xtts_extend .* a newer release", id="name"),
         pytest.param([{"name": ["casing"], "version": 1}], "Unknown cleaning step", id="malformed name"),
-        pytest.param([{"name": "casing", "version": 2}], "'casing' has version 2, but .*Install a newer", id="newer"),
+        pytest.param([{"name": "casing", "version": 2}], "'casing' is version 2, but .*Install a newer", id="newer"),
         pytest.param([{"name": "casing", "version": 0}], "version 0; expected a number from 1 to 1", id="version 0"),
         pytest.param([{"name": "casing", "version": True}], "version True; expected", id="malformed version"),
         pytest.param(
@@ -174,7 +174,7 @@ def replacing(texts: object) -> list[dict[str, object]]:
         ),
         pytest.param(
             [{"name": "numbers", "version": 1, "language": "tlh", "decimal_mark": "."}],
-            "language = 'tlh'; expected a language code of num2words",
+            "language = 'tlh'; expected a language code that num2words supports",
             id="language of numbers",
         ),
         pytest.param(

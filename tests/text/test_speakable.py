@@ -24,14 +24,15 @@ def test_text_is_composed_and_must_be_unicode(shared_data: Path) -> None:
     tokenizer = load_tokenizer(shared_data / "xtts_vocab.json")
     spoken = spoken_text(tokenizer, "Me\u0301xico", "es", 400)
     assert (spoken.sentences, spoken.unknown) == (["México"], [])
-    with pytest.raises(DataError, match="not UTF-8: it has the byte 0xe9"):
+    with pytest.raises(DataError, match="not UTF-8: it contains the byte 0xe9"):
         spoken_text(tokenizer, "caf\udce9", "en", 400)
 
 
 def test_unknown_characters_are_listed(small_vocab: Path) -> None:
     tokenizer = load_tokenizer(small_vocab)
     with pytest.raises(
-        DataError, match=r"has none of the characters to speak \('語' \(U\+8A9E\), 'テ' \(U\+30C6\)\).*in 'en'"
+        DataError,
+        match=r"has none of the characters that would be spoken \('語' \(U\+8A9E\), 'テ' \(U\+30C6\)\).*in 'en'",
     ):
         spoken_text(tokenizer, "語テ 語", "en", 400)
     spoken = spoken_text(tokenizer, "A naïve 😀 word. ... ምንም። 「the」 end—of‖it, isn’t‐it…", "en", 400)

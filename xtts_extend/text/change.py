@@ -10,12 +10,12 @@ from xtts_extend.text.vocabulary import count_closed_gaps, first_ten
 
 @dataclass(frozen=True)
 class VocabularyChange:
-    """Tokens that differ between two vocabularies, in the order of their ids. False if none differ.
+    """Tokens that differ between two vocabularies, in the order of their ids. It is false if none differ.
 
     Attributes:
         added: Tokens that only the second vocabulary has.
         removed: Tokens that only the first vocabulary has.
-        moved: Tokens that have another id in the second vocabulary.
+        moved: Tokens that have a different id in the second vocabulary.
         closed_gaps: Number of tokens that moved because gaps in the ids were closed.
     """
 
@@ -29,9 +29,9 @@ class VocabularyChange:
 
     def describe(self) -> str:
         """Return one line per kind of change, with its first ten tokens."""
-        moved = "moved to another id"
+        moved = "moved to a different id"
         if self.closed_gaps:
-            moved += f", {self.closed_gaps} of them because the base's gaps were closed"
+            moved += f", {self.closed_gaps} of them because gaps in the base's ids were closed"
         kinds = {"added": self.added, "removed": self.removed, moved: self.moved}
         return "\n".join(
             f"  {len(tokens)} {'token' if len(tokens) == 1 else 'tokens'} {kind}"
@@ -44,8 +44,8 @@ def compare_tokens(before: Mapping[str, int], after: Mapping[str, int]) -> Vocab
     """Return the differences from one vocabulary to another.
 
     Args:
-        before: Token → id in the first vocabulary.
-        after: Token → id in the second vocabulary.
+        before: Each token's id in the first vocabulary.
+        after: Each token's id in the second vocabulary.
     """
     return VocabularyChange(
         added=[token for token in sorted(after, key=after.__getitem__) if token not in before],

@@ -1,6 +1,6 @@
-"""Cleaning of single characters: punctuation, digits of all scripts, and silent characters.
+"""Clean single characters: punctuation, digits of all scripts, and silent characters.
 
-Punctuation is mapped to marks that the XTTS vocabulary has, so that it adds no new tokens.
+Punctuation is mapped to marks that the XTTS vocabulary has, so that punctuation adds no new tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import unicodedata
 JOINERS = "\u200c\u200d"
 _SILENT_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs"})
 
-# Replacement → the marks that it replaces. Double quotes are dropped, as in coqui's own cleaners.
+# For each replacement, the marks that it replaces. Double quotes are dropped, as in coqui's own cleaners.
 _MARKS = {
     "": '"“”„‟″«»‹›〝〞〟＂「」『』《》〈〉',
     "'": "‘’‚‛′`´＇",
@@ -59,5 +59,5 @@ def plain_mark(character: str) -> str | None:
 
 
 def is_silent(character: str) -> bool:
-    """Return whether the cleaners drop this character as silent: control, format and private-use characters."""
+    """Return whether the cleaners drop this character as silent, such as a control, format or private-use character."""
     return _CHARACTERS[ord(character)] is None

@@ -1,6 +1,6 @@
-"""The default cleaning of a language, and Amharic as the worked example.
+"""Default cleaning of a language, and cleaning for Amharic as a worked example.
 
-Letters only change to lower case and to Unicode's composed form (NFC). Cleaning twice, or cleaning text that
+The only changes to letters are lowercasing and composition (Unicode NFC). Cleaning twice, or cleaning text that
 `Xtts.inference` has lowercased, gives the same result as cleaning once.
 """
 
@@ -24,7 +24,7 @@ _DOTLESS_I = frozenset((
 def lower_dotted_i(text: str, code: str) -> str:
     """Return the text with I and İ lowercased as ı and i if the language is Turkic.
 
-    `str.lower` would make I an i, and İ an i with a second dot. Turkish is one of coqui's own languages: there both
+    `str.lower` would make I an i, and İ an i with a second dot. Turkish is one of coqui's own languages, so there both
     become i, as in coqui's cleaner. All other letters stay unchanged.
     """
     return turkic_i(text, dotless=code != "tr") if _has_turkic_i(code) else text
@@ -37,8 +37,8 @@ def _has_turkic_i(code: str) -> bool:
 def default_cleaner(code: str) -> Cleaning:
     """Return the cleaning for a language that has none of its own.
 
-    It composes letters (NFC), lowercases them, unifies marks, writes digits of all scripts as 0-9, spells out numbers
-    if num2words supports the language, and collapses white space.
+    It composes letters (NFC), lowercases them, unifies punctuation marks, writes digits of all scripts as 0-9, spells
+    out numbers if num2words supports the language, and collapses white space.
 
     >>> default_cleaner("vi")("Tiếng  VIỆT: “21”")
     'tiếng việt: hai mươi mốt'

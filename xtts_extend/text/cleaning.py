@@ -1,4 +1,4 @@
-"""Cleaning as data: named, versioned steps with parameters, which files can store and later releases can read.
+"""Cleaning as data: named, versioned steps with parameters, which can be stored in files and read by later releases.
 
 The behavior of a step's version never changes. New behavior gets a new version, and old versions stay readable.
 """
@@ -43,7 +43,7 @@ def compose(text: str) -> str:
 
 
 def turkic_i(text: str, dotless: bool) -> str:
-    """Return the text with I and İ in lower case: as ı and i if `dotless`, else only İ as i.
+    """Return the text with I and İ lowercased as ı and i if `dotless`; otherwise, with only İ lowercased, as i.
 
     With `dotless`, text that has Cyrillic letters is returned unchanged, because the Latin I in it is a numeral.
     """
@@ -151,7 +151,7 @@ _TEXTS = _Parameter(
     ),
 )
 _NUM2WORDS_LANGUAGE = _Parameter(
-    "a language code of num2words (a newer num2words may have more)",
+    "a language code that num2words supports (a newer num2words may support more)",
     lambda value: isinstance(value, str) and num2words_language(value) == value,
 )
 _DECIMAL_MARK = _Parameter("'.' or ','", lambda value: value in (".", ","))
@@ -226,12 +226,12 @@ class Step:
         versions = _STEPS[self.name]
         if type(self.version) is not int or self.version < 1:
             raise LanguageError(
-                f"Cleaning step '{self.name}' has version {self.version!r}; expected a number from 1 to "
+                f"Cleaning step '{self.name}' has the version {self.version!r}; expected a number from 1 to "
                 f"{len(versions)}. Correct the step."
             )
         if self.version > len(versions):
             raise LanguageError(
-                f"Cleaning step '{self.name}' has version {self.version}, but xtts_extend {__version__} only has "
+                f"Cleaning step '{self.name}' is version {self.version}, but xtts_extend {__version__} only has "
                 f"versions up to {len(versions)}. Install a newer release of xtts_extend."
             )
         return versions[self.version - 1]
@@ -253,7 +253,7 @@ class Cleaning:
         return text
 
     def after(self, name: str, *steps: Step) -> Cleaning:
-        """Return a copy with steps inserted after the first step that has a name.
+        """Return a copy with steps inserted after the first step that has the given name.
 
         Args:
             name: Name of the existing step.
@@ -276,7 +276,7 @@ class Cleaning:
 
     @classmethod
     def from_dict(cls, data: object) -> Cleaning:
-        """Return the cleaning in the output of `to_dict`.
+        """Return the cleaning that an output of `to_dict` describes.
 
         Raises:
             LanguageError: The data is not a list of valid steps; see `Step`.

@@ -1,4 +1,4 @@
-"""The words that a vocabulary is learned from: text files and manifests, cleaned as in training."""
+"""Read the words for learning a vocabulary from text files and manifests, cleaned as in training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_corpus(
     """Read text files and manifests, and count the words of their texts.
 
     Args:
-        paths: Text files in UTF-8 with one or more sentences per line, or manifests.
+        paths: UTF-8 text files with one or more sentences per line, or manifests.
         language: Code of the language whose cleaning is used.
         known: Characters that the base can spell. They are never left out.
         drop: Characters to leave out.
@@ -72,11 +72,11 @@ def read_corpus(
             corpus.left_out.update(Counter(cleaned) - Counter(kept))
             corpus.words.update(kept.split())
         if damaged:
-            warn_once(f"{path}: {damaged} texts have {example}. Convert the file to UTF-8 again, from its source.")
+            warn_once(f"{path}: {damaged} texts contain {example}. Convert the file to UTF-8 again, from its source.")
     if not corpus.words:
         raise DataError(
-            f"No text in {', '.join(map(str, paths))} is left after cleaning as '{language}'. Expected sentences in "
-            "this language, one or more per line."
+            f"Cleaning {', '.join(map(str, paths))} as '{language}' left no text. Expected sentences "
+            "in this language, one or more per line."
         )
     return corpus
 
@@ -110,10 +110,10 @@ def is_symbol(character: str) -> bool:
 
 
 def parse_characters(names: Iterable[str]) -> frozenset[str]:
-    """Return the characters that a user named, in their cleaned forms as well.
+    """Return the characters that a user named, together with their cleaned forms.
 
     Args:
-        names: Characters, literal or as code points such as U+1F600. Spaces between them are ignored.
+        names: Characters, written literally or as code points such as U+1F600. Spaces between them are ignored.
     """
     characters = "".join(names)
     characters = _CODE_POINT.sub(lambda match: chr(min(int(match[1], 16), 0x10FFFF)), characters)

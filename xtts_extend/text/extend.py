@@ -1,4 +1,4 @@
-"""Extension of an XTTS vocabulary with a language: its tag, its letters, and merges that cannot affect old text."""
+"""Extend an XTTS vocabulary with a language's tag, its letters, and merges that cannot affect old text."""
 
 from __future__ import annotations
 
@@ -45,21 +45,22 @@ class ExtensionReport:
 
     Attributes:
         language: Code of the new language.
-        base_size: Number of rows that a model with the base needs: its largest id + 1.
+        base_size: Number of rows that a model with the base vocabulary needs: the largest id + 1.
         vocab_size: Number of rows that a model with the extended vocabulary needs.
         requested: Number of new entries that the user asked for.
         added: Number of new entries: the tag, `new_letters` and `merges_added`.
         new_letters: New single characters, the most frequent first.
         merges_added: Number of new merges.
-        merges_unused: New merges that never apply to the text and only fill up to the requested size.
+        merges_unused: Number of new merges that never apply to the text and were added only to reach the requested
+            size.
         merges_learned: Number of merges that were learned.
         merges_refused: Number of learned merges that were refused, by reason.
         unknown_share: Share of unknown tokens, `before` and `after`, as in `verify.TextMeasure`; None without text.
         tokens_per_word: Tokens per word, `before` and `after`, as in `verify.TextMeasure`; None without text.
-        dropped_characters: Count of each character that the cleaner drops as silent, as U+XXXX.
+        dropped_characters: Count of each character, named as U+XXXX, that the cleaner drops because it is silent.
         new_symbols: Count of each new character that is not a letter, mark or digit, with or without an entry.
         left_out: Count of each new character that got no entry: named by the user, or a picture in a manifest.
-        notes: Sentences about what the user should know.
+        notes: Sentences that tell the user what to know or do.
     """
 
     language: str
@@ -97,11 +98,11 @@ def extend_vocabulary(
 ) -> ExtensionReport:
     """Append a language to an XTTS vocabulary and write the result to a file.
 
-    The text is cleaned with the language's cleaning (`languages.clean_text`). Each of its characters that the base
+    The text is cleaned with the language's cleaner (`languages.clean_text`). Each of its characters that the base
     cannot spell becomes an entry. Merges are learned from the text with sentencepiece, or taken from a trained
     sentencepiece BPE model. A merge is accepted only if it contains a character that the base does not have, so that it
-    cannot apply to old text, and if the base's merges do not preempt it, so that its token can occur. Old ids stay; new
-    ids follow the base's last id.
+    cannot apply to old text, and if the base's merges do not preempt it, so that its token can occur. Old ids do not
+    change; new ids follow the base's last id.
 
     >>> report = extend_vocabulary(Path("XTTS/vocab.json"), "am", Path("new.json"), texts=[Path("am.txt")], size=200)
     >>> report.added, report.vocab_size - report.base_size, report.unknown_share
@@ -111,17 +112,17 @@ def extend_vocabulary(
         base_vocab: The vocabulary to extend, or its file.
         language: Code of the new language.
         output: The file to write.
-        texts: Text files in UTF-8, or manifests, of which only the texts are read.
-        size: Number of new entries, including the tag and the letters. The default is `DEFAULT_SIZE`, or everything
-            that `sentencepiece_model` has. If fewer can be formed, the report says so.
+        texts: UTF-8 text files, or manifests, of which only the texts are read.
+        size: Number of new entries, including the tag and the letters. The default is `DEFAULT_SIZE`, or all the merges
+            in `sentencepiece_model`. If fewer can be formed, the report says so.
         sentencepiece_model: A trained BPE model that merges are taken from.
-        drop_characters: Characters that get no entry, literal or as code points such as U+1F600.
+        drop_characters: Characters that get no entry, written literally or as code points such as U+1F600.
         columns: Columns of the manifests, from `data.columns.parse_columns`. They are detected by default.
 
     Raises:
-        VocabularyError: The base or the model is unusable, the base has the tag, `size` has no room for the letters, or
-            `output` is an input.
-        DataError: A text is missing, empty or not UTF-8.
+        VocabularyError: The base or the model is unusable, the base already has the tag, `size` is too small for the
+            letters, or `output` is an input.
+        DataError: A text file is missing, empty or not UTF-8.
         LanguageError: The code is malformed.
         MachineError: The output cannot be written.
     """
@@ -130,7 +131,7 @@ def extend_vocabulary(
     tag = language_tag(validate_code(language))
     if tag in base.unmatched_tags:
         raise VocabularyError(
-            f"{base.path} has the tag {tag} as an entry but not in added_tokens: the tag is never matched, and "
+            f"{base.path} has the tag {tag} as an entry but not in added_tokens, so the tag is never matched, and "
             f"'{language}' cannot be trained with this file. Extend the base's own vocab.json."
         )
     if tag in base.tokens:
@@ -139,7 +140,9 @@ def extend_vocabulary(
             "with the base's own vocabulary."
         )
     if not texts and sentencepiece_model is None:
-        raise VocabularyError(f"Nothing to learn '{language}' from. Pass text files, a sentencepiece model, or both.")
+        raise VocabularyError(
+            f"There is nothing to learn '{language}' from. Pass text files, a sentencepiece model, or both."
+        )
     _require_new_file(output, [base.path, *texts, *([Path(sentencepiece_model)] if sentencepiece_model else [])])
 
     drop = parse_characters(drop_characters) - known_characters(base)
@@ -197,12 +200,12 @@ def _require_new_file(output: Path, inputs: Iterable[Path]) -> None:
     for path in inputs:
         if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
             raise VocabularyError(
-                f"Output {output} is the input {path}, which is never overwritten. Pass another path."
+                f"Output {output} is the input {path}, which is never overwritten. Choose a different path."
             )
 
 
 def _missing_characters(base: Vocabulary, words: Counter[str], pieces: Iterable[str]) -> list[str]:
-    """Return characters of the words and pieces that the base cannot spell, the most frequent in the words first."""
+    """Return the characters in words and pieces that the base cannot spell, the most frequent in the words first."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
@@ -224,12 +227,12 @@ def _symbols(letters: Iterable[str], corpus: Corpus) -> dict[str, int]:
 
 
 def _require_room(size: int, language: str, letters: Sequence[str]) -> int:
-    """Return how many merges `size` has room for. Raise VocabularyError if the tag and the letters do not fit."""
+    """Return how many merges fit into `size`. Raise VocabularyError if the tag and the letters do not fit."""
     needed = 1 + len(letters)
     if size < needed:
         raise VocabularyError(
-            f"{size} new entries are too few for '{language}': its tag and the {len(letters)} characters that the base "
-            f"cannot spell need {needed}. Pass --size {needed} or more, or leave out rare characters with "
+            f"{size} new entries are too few for '{language}', because its tag and the {len(letters)} characters that "
+            f"the base cannot spell need {needed}. Pass --size {needed} or more, or leave out rare characters with "
             f"--drop-characters (the rarest: {' '.join(letters[-10:])})."
         )
     return size - needed
@@ -241,8 +244,8 @@ def _notes(
     notes = []
     if old := learned.refused[OLD_CHARACTERS]:
         notes.append(
-            f"'{language}' shares letters with the base: {old:,} of {learned.learned:,} learned merges consist only of "
-            "these and were refused, because they could change how the old languages are tokenized."
+            f"'{language}' shares letters with the base. {old:,} of {learned.learned:,} learned merges consist only of "
+            "shared letters and were refused, because they could change how the old languages are tokenized."
         )
     if size is not None and added < size:
         notes.append(f"{size:,} new entries were requested, but only {added:,} could be formed.")
@@ -261,7 +264,8 @@ def _notes(
         )
     if corpus.left_out:
         notes.append(
-            f"Left out: {first_ten([name_character(character) for character in corpus.left_out])}. They become unknown "
-            "tokens, and training skips texts that contain any. Remove them from the texts."
+            "No entry was added for these characters: "
+            f"{first_ten([name_character(character) for character in corpus.left_out])}. They become unknown tokens, "
+            "and training skips texts that contain any. Remove them from the texts."
         )
     return notes

@@ -1,4 +1,4 @@
-"""The registry of languages: how text is cleaned and how long it may be. Coqui's own languages stay unchanged."""
+"""Registry of languages, with the cleaning and the length limit of each. Coqui's own languages stay unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "validate_code",
 ]
 
-#: Exceptions that the cleaners of languages, mostly num2words, raise for some texts.
+#: Exceptions that the languages' cleaners (mostly num2words) raise for some texts.
 CLEANER_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -44,7 +44,7 @@ CLEANER_ERRORS = (
 )
 
 _CODE = re.compile("[a-z]{2,8}")
-# No language has words for such a number, and the time of coqui's patterns grows with the cube of its length.
+# No language has words for such a number, and the running time of coqui's patterns grows with the cube of its length.
 _HUGE_NUMBER = re.compile("[0-9]{300,}")
 
 
@@ -97,19 +97,21 @@ def register_language(language: Language) -> None:
     if is_stock(language.code):
         raise LanguageError(
             f"Language '{language.code}' is one of coqui's own and keeps coqui's cleaning, so that the tokens of its "
-            "texts stay the same. Register another code."
+            "texts stay the same. Register a different code."
         )
     if not callable(language.clean):
         raise LanguageError(
             f"The cleaner of language '{language.code}' is {language.clean!r}; expected a function or a Cleaning."
         )
     if language.char_limit < 1:
-        raise LanguageError(f"char_limit of language '{language.code}' is {language.char_limit}; expected 1 or more.")
+        raise LanguageError(
+            f"The char_limit of language '{language.code}' is {language.char_limit}; expected 1 or more."
+        )
     _registry[language.code] = language
 
 
 def get_language(code: str) -> Language:
-    """Return the language of a code: one of coqui's own, a registered one, or one with the default cleaning.
+    """Return the language for a code: one of coqui's own, a registered one, or one with the default cleaning.
 
     >>> get_language("am").char_limit
     130
@@ -150,7 +152,7 @@ def cleaning_of(code: str) -> tuple[Cleaning, int]:
 
 
 def clean_text(text: str, language: str) -> str:
-    """Return the text as it is tokenized. For coqui's own languages, that is what coqui's `preprocess_text` returns.
+    """Return the cleaned text, which is tokenized. For coqui's own languages, it is what `preprocess_text` returns.
 
     If a cleaner fails on a number, the number is read digit by digit; see `clean_numbers`.
 
@@ -165,7 +167,7 @@ def clean_text(text: str, language: str) -> str:
 
 
 def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
-    """Return the cleaned text. If the cleaner fails on numbers, warn once and spell these out first.
+    """Return the cleaned text. If the cleaner fails on numbers, warn once and spell those numbers out first.
 
     num2words fails on long numbers in most languages, on ordinals ("1990.") in Czech, and on all numbers in Hindi. Such
     a number is read as a plain cardinal, or digit by digit.
@@ -175,7 +177,7 @@ def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
         text: Text in the language, not yet cleaned.
         code: Code of the language.
     """
-    warning = f"The cleaner of '{code}' fails on some numbers in the text. They are read digit by digit."
+    warning = f"The cleaner of '{code}' fails on some numbers in the text. These numbers are read digit by digit."
     text, replaced = _HUGE_NUMBER.subn(lambda digits: read_digits(digits[0], code), text)
     if replaced:
         warn_once(warning)

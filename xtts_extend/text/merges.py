@@ -1,4 +1,4 @@
-"""New BPE merges: learned with sentencepiece, and accepted only if they cannot affect old text and do apply.
+"""Learn BPE merges with sentencepiece, and accept only those that cannot affect old text and that do apply.
 
 Each sentencepiece piece is tokenized with the base's merges and those accepted so far. If that leaves two parts, they
 become a merge. It gets the last rank, so that the piece by itself is tokenized to exactly one token, whatever merges
@@ -32,7 +32,7 @@ BOUNDARY = "spans several words or punctuation: would never be used"
 
 _SPACE = "\u2581"
 # sentencepiece skips words with its reserved characters and words of more than 4,192 bytes, and fails if no word is
-# left. So such words are left out first.
+# left, so such words are left out first.
 _RESERVED = frozenset(f"{_SPACE}\u2585\0")
 _MAX_WORD_CHARACTERS = 1000
 
@@ -43,7 +43,7 @@ class LearnedMerges:
 
     Attributes:
         merges: Merges to append, in order.
-        unused: Number of these that never apply to the text.
+        unused: Number of these merges that never apply to the text.
         learned: Number of pieces that sentencepiece learned.
         refused: Number of pieces that were refused, by reason.
     """
@@ -55,7 +55,7 @@ class LearnedMerges:
 
 
 def known_characters(base: Vocabulary) -> set[str]:
-    """Return the characters that a vocabulary can spell. Characters that only occur in tags do not count."""
+    """Return the characters that a vocabulary can spell. Characters that occur only in tags do not count."""
     return {token for token in base.tokens if len(token) == 1}
 
 
@@ -63,13 +63,13 @@ def learn_merges(base: Vocabulary, letters: Sequence[str], words: Counter[str], 
     """Learn merges from the words of a cleaned text.
 
     Learning continues until enough merges are accepted or the text has no more. Merges that apply to the text come
-    first; others are added only if those are too few.
+    first; others are added only if there are too few of those.
 
     Args:
         base: The vocabulary to extend.
         letters: New single characters.
         words: Count of each word.
-        wanted: Number of merges. The result has fewer if the text does not have enough.
+        wanted: Number of merges to learn. The result has fewer if the text does not yield enough.
     """
     parts: Counter[str] = Counter()
     for word, count in words.items():

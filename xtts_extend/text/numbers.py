@@ -1,8 +1,8 @@
-"""Numbers in words, for the languages that num2words supports.
+"""Spell out numbers in the languages that num2words supports.
 
 num2words is only used for cardinals of whole numbers. Its decimals and negatives are wrong in several languages
-(Vietnamese reads -5 as fifteen, Persian and Bengali read 3.05 as 3.5), so this module adds sign, point and fraction
-itself, with num2words' own words for them.
+(Vietnamese reads -5 as fifteen, Persian and Bengali read 3.05 as 3.5), so this module adds the sign, the point and the
+fraction itself, with num2words' own words for them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from functools import lru_cache
 
 from num2words import CONVERTER_CLASSES, num2words
 
-#: Largest number of digits that is read as a cardinal. Longer ones (account numbers) are read digit by digit.
+#: Largest number of digits that is read as a cardinal. Longer numbers, such as account numbers, are read digit by
+#: digit.
 MAX_CARDINAL_DIGITS = 15
 
-# num2words' codes for languages whose own code differs.
+# num2words' codes for languages that have a different code here.
 _NUM2WORDS_CODES = {"kk": "kz", "nb": "no"}
 
 # num2words languages with a decimal point and a thousands comma; in the others it is the reverse (CLDR).
@@ -39,13 +40,13 @@ _ETHIOPIC_HUNDRED, _ETHIOPIC_MYRIAD = "፻", "፼"
 
 
 def num2words_language(code: str) -> str | None:
-    """Return num2words' code for a language, such as "kz" for "kk", or None if it does not support it."""
+    """Return num2words' code for a language, such as "kz" for "kk", or None if there is none."""
     num2words_code = _NUM2WORDS_CODES.get(code, code)
     return num2words_code if num2words_code in CONVERTER_CLASSES else None
 
 
 def can_spell_numbers(code: str) -> bool:
-    """Return whether `numbers_to_words` can read numbers in this language."""
+    """Return whether `numbers_to_words` can spell out numbers in this language."""
     return num2words_language(code) is not None
 
 
@@ -55,9 +56,9 @@ def decimal_mark_of(code: str) -> str:
 
 
 def numbers_to_words(text: str, code: str, decimal_mark: str | None = None) -> str:
-    """Return the text with numbers (ASCII digits) in words, or unchanged if num2words does not support the language.
+    """Return the text with numbers (ASCII digits) spelled out, or unchanged if num2words does not support the language.
 
-    Thousands separators, decimal fractions and a minus sign after a space are understood. A number with a leading zero
+    Thousands separators, decimal fractions and a minus sign after a space are recognized. A number with a leading zero
     or with more than `MAX_CARDINAL_DIGITS` digits is read digit by digit. No space is added between a number and
     adjacent letters, because Amharic writes "in 1990" as one word.
 
@@ -98,19 +99,19 @@ def _read_number(number: str, code: str, decimal_mark: str) -> str:
 
 
 def read_digits(digits: str, code: str) -> str:
-    """Return ASCII digits in words: as a cardinal, or digit by digit if they are too long or have a leading zero."""
+    """Spell out ASCII digits as a cardinal, or digit by digit if there are too many or the first is a zero."""
     if len(digits) > MAX_CARDINAL_DIGITS or (digits[0] == "0" and len(digits) > 1):
         return _digit_by_digit(digits, code)
     return cardinal(int(digits), code) or _digit_by_digit(digits, code)
 
 
 def spell_numbers(text: str, code: str, should_spell: Callable[[str], bool] = lambda word: True) -> str:
-    """Return the text with the digits in words such as "1990." spelled out by `read_digits`.
+    """Return the text with digits spelled out by `read_digits`, including those in words such as "1990.".
 
     Args:
         text: Text in the language.
         code: Code of the language.
-        should_spell: Whether a word's digits should be spelled out. By default, all are.
+        should_spell: Function that returns whether to spell out the digits in a word. By default, all are spelled out.
     """
 
     def spell(match: re.Match[str]) -> str:

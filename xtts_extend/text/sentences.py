@@ -1,4 +1,4 @@
-"""Splitting of long text into sentences that are short enough for the model."""
+"""Split long text into sentences that are short enough for the model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pysbd.languages import LANGUAGE_CODES
 
 from xtts_extend.errors import LanguageError
 
-# pysbd's time grows with the square of the length (80,000 characters: 8 s), so lines are split into blocks first.
+# pysbd's running time is quadratic in the length (8 s for 80,000 characters), so lines are split into blocks first.
 _BLOCK = 500
 
 # Full stops of scripts that pysbd does not support in all languages; ። is often typed as ፡፡.
 _FULL_STOP = re.compile("(?<=[።፧፨।॥།။។۔。！？])(?![።፧፨।॥།။።۔。！？])|(?<=፡፡)")
 _SENTENCE_END = re.compile(r"[.!?።፧।॥။។۔。！？]+\s|፡፡|[።။។。！？]")
 _SPOKEN = re.compile(r"\w")
-# Text up to a place to wrap: white space, the Ethiopic word space, or a zero-width space.
+# Text up to a position where it can be wrapped: white space, the Ethiopic word space, or a zero-width space.
 _WORD = re.compile("[^\\s፡\u200b]*[\\s፡\u200b]+|[^\\s፡\u200b]+")
 
 
@@ -35,7 +35,7 @@ def split_sentences(text: str, language: str, limit: int) -> list[str]:
     Args:
         text: Text of any length.
         language: Code of the language.
-        limit: Length of the longest sentence, in characters.
+        limit: Maximum length of a sentence, in characters.
 
     Raises:
         LanguageError: The limit is below 1.

@@ -1,4 +1,4 @@
-"""Splitting of text into sentences that the model can speak, without characters that the vocabulary does not have."""
+"""Split text into sentences that the model can speak, without characters that are not in the vocabulary."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class SpokenText:
     """The sentences of a text that can be spoken, and its unknown characters.
 
     Attributes:
-        sentences: Sentences in order. Unknown characters are left out or replaced by plain forms that the vocabulary
-            has: dashes, quotes, and variants of letters and digits.
+        sentences: The sentences, in order. Unknown characters are left out or replaced by plain forms that the
+            vocabulary has: dashes, quotes, and variants of letters and digits.
         unknown: Characters that the vocabulary does not have, except invisible ones.
     """
 
@@ -30,9 +30,9 @@ class SpokenText:
 
 
 def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, max_tokens: int) -> SpokenText:
-    """Split a text into sentences that the model can speak, and skip those that have nothing to speak.
+    """Split a text into sentences that the model can speak, and skip those that contain nothing to say.
 
-    Tokens are counted after cleaning, with numbers in words. Punctuation, spaces and characters that the vocabulary
+    Tokens are counted after cleaning, with numbers spelled out. Punctuation, spaces and characters that the vocabulary
     does not have are not spoken.
 
     >>> from xtts_extend.text.tokenizer import load_tokenizer
@@ -43,15 +43,15 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, max_toke
         tokenizer: The model's tokenizer, from `load_tokenizer`.
         text: Text of any length.
         language: Code of a language whose tag is in the vocabulary.
-        max_tokens: Largest number of tokens per sentence, including the language tag.
+        max_tokens: Maximum number of tokens per sentence, including the language tag.
 
     Raises:
-        DataError: The text has nothing to speak, or is not Unicode.
+        DataError: The text contains nothing to say, or is not valid Unicode.
     """
-    # The vocabulary has letters with their accents as one character.
+    # In the vocabulary, a letter and its accents are one character.
     text = unicodedata.normalize("NFC", text)
     if broken := [character for character in text if "\ud800" <= character <= "\udfff"]:
-        raise DataError(f"The text is not UTF-8: it has the byte 0x{ord(broken[0]) & 0xFF:02x}. Pass it as UTF-8.")
+        raise DataError(f"The text is not UTF-8: it contains the byte 0x{ord(broken[0]) & 0xFF:02x}. Pass it as UTF-8.")
     limit = tokenizer.char_limits[language.split("-")[0]]
     sentences: list[str] = []
     unknown: dict[str, None] = {}
@@ -78,13 +78,13 @@ def _unspeakable_reason(text: str, unknown: list[str], language: str) -> str:
         return f"no word of {text[:80]!r} is left after cleaning. Pass text with letters or digits."
     names = first_ten([name_character(character) for character in unknown])
     return (
-        f"the vocabulary has none of the characters to speak ({names}). Is the text in '{language}'? Pass the code of "
-        f"its language, or text in the letters of '{language}'."
+        f"the vocabulary has none of the characters that would be spoken ({names}). Is the text in '{language}'? Pass "
+        f"the code of its language, or text in the letters of '{language}'."
     )
 
 
 def _read(tokenizer: VoiceBpeTokenizer, sentence: str, language: str) -> tuple[list[str], bool]:
-    """Return the pieces of a sentence that the vocabulary does not have, and whether it has anything to speak."""
+    """Return the pieces of a sentence that are not in the vocabulary, and whether the rest contains anything to say."""
     cleaned = tokenizer.preprocess_text(lower_dotted_i(sentence, language), language.split("-")[0])
     vocabulary = bare_tokenizer(tokenizer, language)
     encoding = vocabulary.encode(cleaned)
@@ -101,7 +101,7 @@ def _read(tokenizer: VoiceBpeTokenizer, sentence: str, language: str) -> tuple[l
 
 
 def _is_invisible(piece: str) -> bool:
-    """Return whether text looks the same without this character: a direction mark, soft hyphen or control code."""
+    """Return whether text looks the same without a character such as a direction mark, soft hyphen or control code."""
     return len(piece) == 1 and is_silent(piece) and unicodedata.category(piece) != "Co"
 
 
@@ -125,7 +125,7 @@ def _replacement(character: str) -> str:
 
 
 def _split_by_tokens(tokenizer: VoiceBpeTokenizer, sentence: str, language: str, max_tokens: int) -> list[str]:
-    """Split a sentence in two, the longer part first, and repeat until no part has more than `max_tokens` tokens."""
+    """Split a sentence in two, the first part longer, and repeat until no part has more than `max_tokens` tokens."""
     if len(sentence) < 2 or len(tokenizer.encode(lower_dotted_i(sentence, language), language)) <= max_tokens:
         return [sentence]
     parts = split_sentences(sentence, language, min(len(sentence) - 1, len(sentence) * 3 // 5 + 1))

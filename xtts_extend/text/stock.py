@@ -8,11 +8,11 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import LanguageError
 
-# Coqui's cleaning is a method of its tokenizer, read here before `enable()` patches it. It needs no vocabulary.
+# Coqui's cleaning is a method of its tokenizer, read here before `enable()` patches it. The method needs no vocabulary.
 _tokenizer = VoiceBpeTokenizer()
 _preprocess = VoiceBpeTokenizer.preprocess_text
 
-#: Language → length of the longest utterance that the model speaks well, in characters.
+#: For each language, the length of the longest utterance that the model speaks well, in characters.
 STOCK_LIMITS: dict[str, int] = dict(_tokenizer.char_limits)
 #: Codes of coqui's own languages.
 STOCK_LANGUAGES: frozenset[str] = frozenset(STOCK_LIMITS)
@@ -33,15 +33,15 @@ def clean_stock(text: str, language: str) -> str:
         return _preprocess(_tokenizer, text, language)
     except ImportError as error:
         raise LanguageError(
-            f"Coqui's cleaning of '{language}' needs a package that is not installed: {error}. Install it."
+            f"Coqui's cleaning of '{language}' needs a package that is not installed: {error}. Install the package."
         ) from error
 
 
 def compose_stock(text: str, code: str) -> str:
-    """Return text in one of coqui's own languages in composed form (NFC), and other text unchanged.
+    """Compose text in one of coqui's own languages (NFC), and return text in other languages unchanged.
 
-    Coqui's cleaners keep accents that are separate characters (NFD), which its vocabulary does not have. The cleaners
-    of other languages compose the text themselves.
+    Coqui's cleaners keep combining accents (NFD), which its vocabulary does not have. The cleaners of other languages
+    compose the text themselves.
     """
     composed = unicodedata.normalize("NFC", text) if is_stock(code) and not text.isascii() else text
     # NFC decomposes some letters of Indic scripts.

@@ -30,7 +30,7 @@ _ENABLED = "_xtts_extend_enabled"
 
 
 class _CharLimits(dict[str, int]):
-    """Coqui's character limits, with those of registered languages."""
+    """Coqui's character limits, together with those of registered languages."""
 
     def __missing__(self, code: str) -> int:
         return get_language(code).char_limit
@@ -56,7 +56,7 @@ class PackedLanguage:
     char_limit: int
 
     def clean(self, text: str) -> str:
-        """Return the text as it is tokenized."""
+        """Return the cleaned text, which is tokenized."""
         return clean_numbers(self.cleaning, text, self.code)
 
     def encode(self, text: str) -> list[int]:
@@ -87,13 +87,13 @@ def enable() -> None:
 
     - `VoiceBpeTokenizer.preprocess_text`: cleans text with the registry.
     - `VoiceBpeTokenizer.char_limits`: has a limit for every language.
-    - `VoiceBpeTokenizer.encode`: raises LanguageError for a code without a tag, where coqui gives unknown tokens.
+    - `VoiceBpeTokenizer.encode`: raises LanguageError for a code without a tag, for which coqui returns unknown tokens.
     - `Xtts.synthesize`: accepts every language with a tag.
     - `Xtts.inference` and `.inference_stream`: lowercase the I of Turkic languages correctly.
     - `split_sentence`: splits text in languages that are not coqui's own, without spaCy.
 
     Coqui's own languages stay unchanged, except for numbers that its cleaners fail on. If a model has a pack for a
-    language, the pack determines its cleaning and tokenization.
+    language, the pack determines how the language's text is cleaned and tokenized.
     """
     if getattr(VoiceBpeTokenizer, _ENABLED, False):
         return
@@ -205,9 +205,9 @@ def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
         if pieces.ids[:1] == [index]:
             return
         raise LanguageError(
-            f"The tag is never matched: {tag} is an entry of the vocabulary but not an added token, so every text in "
-            f"'{language}' would begin with {' '.join(pieces.tokens)} instead. Add it to added_tokens like the other "
-            "tags, or create the vocabulary with `xtts-extend extend-vocab`."
+            f"The tag {tag} is never matched, because it is an entry of the vocabulary but not an added token. Every "
+            f"text in '{language}' would begin with {' '.join(pieces.tokens)} instead. Add it to added_tokens like the "
+            "other tags, or create the vocabulary with `xtts-extend extend-vocab`."
         )
     validate_code(language.split("-")[0])
     codes = [*language_codes(vocabulary.get_vocab()), *getattr(tokenizer, "packed", {})]
@@ -223,4 +223,6 @@ def require_cleanable(tokenizer: VoiceBpeTokenizer, language: str) -> None:
     try:
         tokenizer.encode("a", language)
     except (ImportError, NotImplementedError) as error:
-        raise LanguageError(f"Texts in '{language}' cannot be cleaned: {error}. Install what is missing.") from error
+        raise LanguageError(
+            f"Texts in '{language}' cannot be cleaned: {error}. Install whatever is missing."
+        ) from error

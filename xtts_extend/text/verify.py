@@ -22,11 +22,11 @@ _EXAMPLES = 10
 
 @dataclass(frozen=True)
 class TextMeasure:
-    """Statistics of a vocabulary on a text. Language tags and [SPACE] do not count.
+    """Statistics of a vocabulary on a text. Language tags and [SPACE] are not counted.
 
     Attributes:
-        unknown_share: Share of [UNK] among the tokens for letters, digits and signs. Known punctuation does not count,
-            because its commas would make a foreign script look partly known.
+        unknown_share: Share of [UNK] among the tokens for letters, digits and signs. Known punctuation is not counted,
+            because commas and the like would make a foreign script look partly known.
         tokens_per_word: Tokens per word; words are separated by spaces.
     """
 
@@ -39,7 +39,7 @@ class VocabularyCheck:
     """Results of `check_vocabulary`.
 
     Attributes:
-        changed_ids: Number of old tokens that have another id or none.
+        changed_ids: Number of old tokens that have a different id or none.
         changed_lines: Number of lines that are tokenized differently.
         unknown_share: Share of unknown tokens with the new vocabulary; see `TextMeasure`.
         dead_entries: Number of new entries that are never used, not even for their own text.
@@ -62,7 +62,7 @@ class VocabularyCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether all old tokens keep their ids and all old lines their tokens."""
+        """Whether all old tokens keep their ids and all old lines keep their tokens."""
         return self.changed_ids == 0 and self.changed_lines == 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,17 +84,17 @@ def read_lines(path: Path) -> Iterator[str]:
                 yield raw.decode("utf-8-sig" if offset == 0 else "utf-8")
                 offset += len(raw)
     except OSError as error:
-        raise DataError(f"Text {path} cannot be read: {error.strerror}. Expected a UTF-8 text file.") from error
+        raise DataError(f"Text file {path} cannot be read: {error.strerror}. Expected a UTF-8 text file.") from error
     except UnicodeDecodeError as error:
         at = offset + len(raw) - len(error.object) + error.start
         raise DataError(
-            f"Text {path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {at}, in line {number}. "
+            f"Text file {path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {at}, on line {number}. "
             "Convert it, for example with `iconv -t UTF-8`."
         ) from error
 
 
 def read_texts(path: Path, columns: Mapping[str, str] | None = None) -> tuple[Iterable[str], bool]:
-    """Return the lines of a text file or the texts of a manifest, and whether it is a manifest.
+    """Return the lines of a text file or the texts of a manifest, and whether the file is a manifest.
 
     Args:
         path: A text file or a manifest.
@@ -138,8 +138,8 @@ def check_vocabulary(
     """Compare an extended vocabulary with its base: all ids, and the tokens of all lines of text files.
 
     Lines are cleaned as in coqui, tagged if both vocabularies have the language's tag, and tokenized as in stock
-    coqui-tts. The stem of a file's name is its language if coqui or one of the vocabularies supports it (`en.txt`,
-    `udhr/am.txt`); other files are read as English. Lines that the old vocabulary cannot spell are skipped.
+    coqui-tts. The stem of a file's name is taken as its language if coqui or one of the vocabularies supports it
+    (`en.txt`, `udhr/am.txt`); other files are read as English. Lines that the old vocabulary cannot spell are skipped.
 
     >>> _ = Path("en.txt").write_text("The old farmer found a silver key.")
     >>> check = check_vocabulary(Path("XTTS/vocab.json"), Path("am/vocab.json"), [Path("en.txt")])
@@ -149,17 +149,17 @@ def check_vocabulary(
     Args:
         base_vocab: The base's vocabulary file.
         vocab: The extended vocabulary file.
-        texts: Text files in UTF-8, or manifests, of which only the texts are read.
+        texts: UTF-8 text files, or manifests, of which only the texts are read.
         columns: Columns of the manifests, from `data.columns.parse_columns`. They are detected by default.
 
     Raises:
         VocabularyError: A vocabulary cannot be read.
-        DataError: A text cannot be read, or all of them are empty.
+        DataError: A text file cannot be read, or all of them are empty.
     """
     base, extended = load_vocabulary(base_vocab), load_vocabulary(vocab)
     moved = [token for token, index in base.tokens.items() if extended.tokens.get(token) != index]
     if closed := count_closed_gaps(base.tokens, extended.tokens):
-        warn_once(f"{len(moved)} ids changed, {closed} of them because the base's gaps were closed.")
+        warn_once(f"{len(moved)} ids changed, {closed} of them because gaps in the base's ids were closed.")
     dead = dead_entries(base, extended)
     changed: list[str] = []
     words: Counter[str] = Counter()
@@ -190,9 +190,11 @@ def check_vocabulary(
             if old.ids != new.ids:
                 changed.append(f"{path}: {line}")
     if decomposed:
-        warn_once(f"Composed {decomposed} lines that had accents as separate characters (NFD).")
+        warn_once(f"Composed the combining accents (NFD to NFC) in {decomposed} lines.")
     if texts and not checked + skipped:
-        raise DataError(f"There is no text in {', '.join(map(str, texts))}, so nothing was compared. Pass some text.")
+        raise DataError(
+            f"There is no text in {', '.join(map(str, texts))}, so nothing was compared. Pass files that contain text."
+        )
     return VocabularyCheck(
         changed_ids=len(moved),
         changed_lines=len(changed),

@@ -1,4 +1,4 @@
-"""XTTS vocabularies: reading, comparing and extending them, and spelling new tokens with old ones."""
+"""Read, compare and extend XTTS vocabularies, and spell new tokens with old ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BATCH = 10_000
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary as the `tokenizers` library, and so coqui-tts, reads its file.
+    """A vocabulary as the `tokenizers` library, and therefore coqui-tts, reads it from its file.
 
     >>> vocabulary = load_vocabulary("am/vocab.json")
     >>> vocabulary.languages
@@ -37,8 +37,8 @@ class Vocabulary:
 
     Attributes:
         path: The file.
-        tokens: Token → id of all entries, including added tokens.
-        merges: Merges in order.
+        tokens: The id of each entry, including added tokens.
+        merges: The merges, in order.
         content: Text of the file after repairs.
         unmatched_tags: Language tags that are never matched in text.
         without_merges: Entries of several characters that are not the result of a merge.
@@ -92,7 +92,7 @@ def load_vocabulary(path: Path | str, *, quiet: bool = False) -> Vocabulary:
 
     Args:
         path: The file.
-        quiet: Omit warnings, for a copy of a file that was already read.
+        quiet: Omit warnings, because the file is a copy of one that was already read.
 
     Raises:
         VocabularyError: The file is missing, unreadable, not JSON or not an XTTS vocabulary, which is a `tokenizers`
@@ -104,7 +104,7 @@ def load_vocabulary(path: Path | str, *, quiet: bool = False) -> Vocabulary:
 
 @contextmanager
 def coqui_vocabulary_path(path: Path | str) -> Iterator[str]:
-    """Yield the path if coqui can read the file, else the path of a repaired copy, which is deleted at the end."""
+    """Yield the path if coqui can read the file, otherwise the path of a repaired copy, which is deleted afterward."""
     content = load_vocabulary(path).content.encode()
     if content == Path(path).read_bytes():
         yield str(path)
@@ -164,11 +164,11 @@ def append_entries(base: Vocabulary, tags: Sequence[str], letters: Sequence[str]
 
 
 def append_exactly(base: Vocabulary, entries: Mapping[str, int], tags: Sequence[str], merges: Sequence[Merge]) -> str:
-    """Return the text of a vocabulary file with entries appended under given ids.
+    """Return the text of a vocabulary file with entries appended under the given ids.
 
     Args:
         base: The vocabulary to extend.
-        entries: Token → id of the new entries.
+        entries: The id of each new entry.
         tags: Entries that are language tags and become added tokens.
         merges: Merges to append.
     """
@@ -176,7 +176,7 @@ def append_exactly(base: Vocabulary, entries: Mapping[str, int], tags: Sequence[
     model = data["model"]
     vocab = model["vocab"]
     for token in data["added_tokens"]:
-        # The library derives the id of an added token without an entry from the number of entries, so write it down.
+        # The library derives the id of an added token without an entry from the number of entries, so write the id.
         token["id"] = vocab.setdefault(token["content"], base.tokens[token["content"]])
     vocab.update(entries)
     template = next(token for token in data["added_tokens"] if token["content"] == "[STOP]")
@@ -194,12 +194,12 @@ def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Any]:
 
 
 def first_ten(names: list[str]) -> str:
-    """Return the first ten names and the number of further ones, for a message."""
+    """Return the first ten names and the number of the remaining ones, for a message."""
     return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def name_character(character: str) -> str:
-    """Return a character with its code point, which tells look-alikes apart. Longer tokens get none."""
+    """Return a character with its code point, to tell look-alikes apart, or a longer token without code points."""
     return f"{character!r} (U+{ord(character):04X})" if len(character) == 1 else repr(character)
 
 
@@ -218,11 +218,11 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
     ]
     if moved:
         closed = count_closed_gaps(base.tokens, extended.tokens)
-        reason = f" ({closed} of them because the base's gaps were closed)" if closed else ""
+        reason = f" ({closed} of them because gaps in the base's ids were closed)" if closed else ""
         raise VocabularyError(
-            f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have "
-            f"another id or are missing{reason}: {first_ten(moved)}. "
-            "Create it with `xtts-extend extend-vocab` from the base's own vocab.json."
+            f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have a "
+            f"different id or are missing{reason}: {first_ten(moved)}. Create it with `xtts-extend extend-vocab` from "
+            "the base's own vocab.json."
         )
     new = {index: token for token, index in extended.tokens.items() if token not in base.tokens}
     wrong = sorted(set(new) ^ set(range(base.size, extended.size)))
@@ -236,7 +236,7 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
 
 
 def romanized_spellings(base: Vocabulary, extended: Vocabulary) -> dict[int, list[int]]:
-    """Return new id → old ids that spell the romanized token, [] if the old vocabulary cannot spell it.
+    """Return, for each new id, the old ids that spell the romanized token, or [] if the old vocabulary cannot spell it.
 
     `anyascii` writes a new token in Latin letters, which are lowercased and tokenized with the old vocabulary. A
     language tag maps to the ids of all old language tags.

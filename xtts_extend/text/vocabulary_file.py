@@ -1,7 +1,7 @@
-"""Parsing, repair and validation of vocabulary files from XTTS and other tools.
+"""Parse, repair and validate vocabulary files from XTTS and other tools.
 
-Other tools omit parts that the `tokenizers` library does not need and training does. If a file can be read in only one
-sensible way, it is repaired, with a note. A file that would damage every text is refused.
+Other tools omit parts that the `tokenizers` library does not need but training does. If a file can be read in only one
+sensible way, it is repaired, and a message says so. A file that would damage every text is refused.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
     if _fill_flags(data["added_tokens"]):
         repaired.append("added tokens without all of their flags (XTTS's flags are used)")
     if _unify_merges(model):
-        repaired.append("some merges as pairs and some as texts (all are read)")
+        repaired.append("some merges written as pairs and some written as texts (all are read)")
     if repaired:
         notes.append(f"{path} has {' and '.join(repaired)}. Stock coqui-tts cannot read this file.")
         content = json.dumps(data, ensure_ascii=False, indent=4)
@@ -147,7 +147,7 @@ def _not_json_hint(content: str) -> str:
     if content.startswith("#version"):
         return "; it looks like the merges.txt of a GPT-2 tokenizer"
     if content.lstrip()[:5].lower() in ("<!doc", "<html"):
-        return "; it is a web page, so the download may have failed or need a login"
+        return "; it is a web page, so the download may have failed or may require a login"
     if content.startswith("version https://git-lfs"):
         return "; it is a Git LFS pointer, so run `git lfs pull` in the repository that it comes from"
     return ""
@@ -183,14 +183,14 @@ def _vocabulary_problem(data: Any) -> str | None:
         return f"its format version is {data.get('version')!r}, not '1.0'"
     if "ByteLevel" in json.dumps(data.get("pre_tokenizer")):
         return (
-            f"its pre_tokenizer is {data['pre_tokenizer']!r}, not Whitespace; it is a byte-level tokenizer, as in "
-            "GPT-2 and most language models, whose entries are not letters"
+            f"its pre_tokenizer is {data['pre_tokenizer']!r}, not Whitespace; this is a byte-level tokenizer, as used "
+            "by GPT-2 and most language models, and its entries are bytes rather than characters"
         )
     if data.get("pre_tokenizer") != {"type": "Whitespace"}:
         return f"its pre_tokenizer is {data.get('pre_tokenizer')!r}, not Whitespace"
     for part in ("truncation", "padding", "normalizer", "post_processor", "decoder"):
         if data.get(part) is not None:
-            return f"it has a {part}"
+            return f"it sets {part}"
     for option in _UNSET_OPTIONS:
         if model.get(option):
             return f"its model sets {option}"
@@ -198,7 +198,7 @@ def _vocabulary_problem(data: Any) -> str | None:
 
 
 def _other_file_hint(data: Any) -> str:
-    """Return which other file of a model this looks like."""
+    """Return a hint that says which other file of a model this looks like."""
     if not isinstance(data, dict) or not data:
         return ""
     if "tokenizer_class" in data or "added_tokens_decoder" in data:
@@ -208,7 +208,7 @@ def _other_file_hint(data: Any) -> str:
     if all(type(index) is int for index in data.values()) and data.keys() >= set(SPECIAL_TOKENS):
         return "; it has the entries of an XTTS vocabulary without its merges, so use the complete file"
     if all(type(index) is int for index in data.values()):
-        return "; it looks like the vocab.json of a GPT-2 tokenizer, which has its merges in a separate file"
+        return "; it looks like the vocab.json of a GPT-2 tokenizer, whose merges are in a separate file"
     return ""
 
 
@@ -218,7 +218,7 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
         return "its model has no vocab or no merges"
     invalid = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
     if invalid:
-        return f"the id of {invalid[0]!r} is {vocab[invalid[0]]!r}, expected a whole number of at least 0"
+        return f"the id of {invalid[0]!r} is {vocab[invalid[0]]!r}; expected a whole number that is 0 or greater"
     if vocab and max(vocab.values()) > len(vocab) + _MAX_GAPS:
         last = max(vocab, key=vocab.__getitem__)
         return (
@@ -233,7 +233,7 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
             return f"merge {merge!r} has a part or a result that is not an entry"
     unknown = model.get("unk_token")
     if "[UNK]" not in vocab or (unknown in vocab and unknown != "[UNK]"):
-        return f"its unknown token is {model.get('unk_token')!r}, expected an entry '[UNK]'"
+        return f"its unknown token is {model.get('unk_token')!r}; expected an entry '[UNK]'"
     return None
 
 
@@ -255,7 +255,7 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
     owner: dict[int, str] = {}
     for token, index in vocab.items():
         if token not in contents and owner.setdefault(index, token) != token:
-            return f"two of its entries share one id ({owner[index]!r} and {token!r}, {index}) and would share one row"
+            return f"two of its entries ({owner[index]!r} and {token!r}) share id {index} and would share a row"
     missing = sorted(set(SPECIAL_TOKENS) - contents)
     return (
         f"it has no {', '.join(missing)} in its added tokens{_missing_added_tokens_effect(missing)}"
