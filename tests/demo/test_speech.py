@@ -133,7 +133,7 @@ def test_broken_data_is_an_error(monkeypatch, tmp_path):
     (tmp_path / "voices" / "!v").mkdir(parents=True)
     (tmp_path / "voices" / "!v" / "m3").touch()
     monkeypatch.setattr(speech, "_data_folder", lambda: Path(tmp_path))
-    with pytest.raises(MachineError, match="Expected espeak-ng to start with 22050 Hz"):
+    with pytest.raises(MachineError, match="Expected espeak-ng to start with a sample rate of 22050 Hz"):
         speak_to_array(ENGLISH, "en")
 
 
@@ -170,5 +170,5 @@ def test_sentences_are_different_and_depend_on_the_seed():
         assert all(2 <= len(sentence.split()) <= 22 for sentence in drawn)
     with pytest.raises(LanguageError, match="en, es, am"):
         sentences("fr", 1)
-    with pytest.raises(DataError, match="Ask for at most"):
+    with pytest.raises(DataError, match="Request at most"):
         sentences("en", 10**6)

@@ -1,6 +1,7 @@
-"""Conversion of audio codes to sound without a vocoder: the DVAE decodes them to mels, Griffin-Lim estimates a phase.
+"""Convert audio codes to sound without a vocoder. The DVAE decodes them to mels, and Griffin-Lim estimates a phase.
 
-The mini base's own decoder (HiFi-GAN) is untrained and produces noise, so the demo uses this to make words audible.
+The mini base's own decoder (HiFi-GAN) is untrained and produces noise, so the demo uses this module to make words
+audible.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import torchaudio
 from torch import Tensor
 from TTS.tts.layers.xtts.dvae import DiscreteVAE
 
-#: Parameters of the spectrogram that `TorchMelSpectrogram` computes for the DVAE, the last one in Hz.
+#: Parameters of the spectrogram that `TorchMelSpectrogram` computes for the DVAE. The last one is in Hz.
 _N_FFT, _HOP, _SAMPLE_RATE = 1024, 256, 22050
 
 
 @torch.no_grad()
 def codes_to_audio(codes: Tensor, dvae: DiscreteVAE, mel_stats: Tensor, *, iterations: int = 60) -> Tensor:
-    """Return a waveform for audio codes, reconstructed from the mels that the DVAE decodes them to.
+    """Return a waveform for audio codes, reconstructed from the mels into which the DVAE decodes them.
 
     Args:
         codes: int64 [codes], each below the DVAE's number of tokens (no start or stop codes).
@@ -25,14 +26,14 @@ def codes_to_audio(codes: Tensor, dvae: DiscreteVAE, mel_stats: Tensor, *, itera
         iterations: Number of Griffin-Lim iterations.
 
     Returns:
-        float32 [samples] at 22,050 Hz: 1,024 samples per code, but 256 fewer for the last one.
+        float32 [samples] at 22,050 Hz: 1,024 samples per code, except for the last code, which has 256 samples fewer.
     """
     mels, _ = dvae.decode(codes[None])
     return mels_to_audio(mels[0] * mel_stats[:, None], iterations=iterations)
 
 
 def mels_to_audio(log_mels: Tensor, *, iterations: int = 60) -> Tensor:
-    """Return a waveform for log mels: the inverse of `TorchMelSpectrogram`.
+    """Return a waveform for log mels, as the inverse of `TorchMelSpectrogram`.
 
     The phase starts at zero, so the same mels give the same samples.
 

@@ -1,4 +1,4 @@
-"""Creation of small XTTS base models for demos, tests and benchmarks, with the files and keys of XTTS-v2."""
+"""Create small XTTS base models for demos, tests and benchmarks, with the files and keys of XTTS-v2."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from xtts_extend.training.trainer import ResumableTrainer
 
 logger = logging.getLogger("trainer")
 
-#: Part of the cache's folder names. Increase it when the output of `make_mini_base` changes.
+#: Version number in the names of cached folders. Increase it when the output of `make_mini_base` changes.
 VERSION = 4
-#: GPT training steps of the demo's base, which take two minutes on two cores.
+#: Number of GPT training steps for the demo's base. They take two minutes on two cores.
 DEMO_STEPS = 600
 #: Number of entries in the built-in vocabulary.
 VOCABULARY_SIZE = 400
-#: Number of audio codes, without start and stop.
+#: Number of audio codes, without the start and stop codes.
 AUDIO_CODES = 1024
-#: Mel statistics of an untrained base, about as large as trained ones. Log mels range from -11.5 (silence) to 6.
+#: Mel statistics of an untrained base, similar to a trained base's. Log mels range from -11.5 (silence) to 6.
 UNTRAINED_MEL_SCALE = 5.0
 #: Number of sentences per language that the base is trained on.
 SENTENCES = 400
-#: Number of utterances that the DVAE is trained on, in all languages together. Twenty minutes are enough.
+#: Number of utterances that the DVAE is trained on, in all languages together. Twenty minutes of speech are enough.
 _DVAE_UTTERANCES = 300
 _DECODER_STEPS = 80
 
@@ -71,13 +71,13 @@ def make_mini_base(
     """Create a base directory: config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth and speakers_xtts.pth.
 
     Args:
-        output: The folder to create. It appears when it is complete, or not at all.
+        output: The folder to create. It appears only when it is complete.
         vocab: The vocabulary to use. By default, a small one for English and Spanish is learned.
         layers: Number of GPT layers.
         channels: Width of the GPT.
         heads: Number of attention heads.
-        steps: Number of batches that the GPT is trained on, with English and Spanish espeak-ng speech and after the
-            DVAE. With 0, nothing is trained and no speech is needed.
+        steps: Number of batches that the GPT is trained on, after the DVAE. Both are trained on English and Spanish
+            espeak-ng speech. With 0, nothing is trained and no speech is needed.
         seed: Random seed. The same arguments give the same weights.
         progress: Show progress bars on stderr.
 
@@ -85,10 +85,10 @@ def make_mini_base(
         The folder.
 
     Raises:
-        ConfigError: `output` exists and is not an empty folder, or the sizes do not make a network.
+        ConfigError: `output` exists and is not an empty folder, or the sizes are not valid for a network.
         VocabularyError: `vocab` is not an XTTS vocabulary.
         LanguageError: `steps` is not 0, and `vocab` has no tag for English or Spanish.
-        MachineError: The disk is full or not writable, or espeak-ng is needed and missing.
+        MachineError: The disk is full or not writable, or espeak-ng is needed but missing.
     """
     _require_sizes(layers, channels, heads, steps)
     if vocab is not None:
@@ -134,7 +134,7 @@ def cached_mini_base(*, steps: int = DEMO_STEPS) -> Path:
 
 
 def mini_config(vocabulary: Vocabulary, *, layers: int, channels: int, heads: int) -> XttsConfig:
-    """Return the configuration of XTTS-v2 with other sizes, for a vocabulary and its languages."""
+    """Return the configuration of XTTS-v2 with different sizes, for a vocabulary and its languages."""
     return XttsConfig(
         model_args=XttsArgs(
             gpt_layers=layers,
@@ -166,7 +166,7 @@ def _require_sizes(layers: int, channels: int, heads: int, steps: int) -> None:
 
 
 def _write_untrained(folder: Path, mel_stats: Tensor, layers: int, channels: int, heads: int) -> None:
-    """Write a configuration, random weights and a speaker for the vocabulary in the folder."""
+    """Write to the folder a configuration, random weights and a speaker that match the vocabulary."""
     vocabulary = load_vocabulary(folder / "vocab.json")
     config = mini_config(vocabulary, layers=layers, channels=channels, heads=heads)
     # XTTS-v2's file does not have the keys that newer releases of coqui-tts added.
@@ -183,7 +183,7 @@ def _write_untrained(folder: Path, mel_stats: Tensor, layers: int, channels: int
 
 
 def _speak_corpora(work: Path, seed: int, progress: bool) -> dict[str, Path]:
-    """Speak sentences with espeak-ng and return language → manifest."""
+    """Speak sentences with espeak-ng and return each language's manifest."""
     return {
         language: make_corpus(texts.sentences(language, SENTENCES, seed), language, work / language, progress=progress)
         for language in texts.BASE_LANGUAGES
@@ -200,7 +200,7 @@ def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: 
     mel_stats = mel_statistics(mels)
     report = train_dvae(dvae, mels / mel_stats[:, None], decoder_steps=_DECODER_STEPS, progress=progress)
     logger.info(
-        " > The DVAE uses %d of %d codes, and its decoded mels miss %.0f %% of the variance.",
+        " > The DVAE uses %d of %d codes, and its decoded mels miss %.0f%% of the variance.",
         report.codes_used,
         AUDIO_CODES,
         100 * report.missed_variance,
@@ -209,13 +209,13 @@ def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: 
 
 
 def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, seed: int) -> None:
-    """Train a base with the recipe's code. With the base's own vocabulary, nothing is resized or frozen.
+    """Train a base with the recipe's code. The base's own vocabulary is used, so nothing is resized or frozen.
 
     Args:
         base: A base directory from `make_mini_base`. Its `model.pth` is replaced.
-        manifests: Language → manifest of recordings.
-        runs: Folder that the run folder is created in.
-        steps: Number of batches of four.
+        manifests: For each language, a manifest of recordings.
+        runs: Folder in which the run folder is created.
+        steps: Number of training batches, each of four samples.
         seed: Random seed of the run.
     """
     values = {
@@ -230,7 +230,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
         "grad_clip": 1.0,
         "seed": seed,
     }
-    # Condition on 1.5 to 3 s instead of 3 to 6 s: attention over it is most of the work in a small model.
+    # Condition on 1.5 to 3 s instead of 3 to 6 s: attention over this part is most of the work in a small model.
     overrides = [
         "--coqpit.model_args.min_conditioning_length=33075",
         "--coqpit.model_args.max_conditioning_length=66150",
@@ -243,7 +243,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
     samples = load_samples(config)
     model = ExtendedGPTTrainer(config)
     model.load_base(*resize_embeddings(start, config))
-    # Each batch would encode its own audio otherwise, and recordings are used in several batches.
+    # Otherwise, each batch would encode its own audio again, although recordings are used in several batches.
     samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
     trainer = ResumableTrainer(
         TrainerArgs(grad_accum_steps=config.grad_accum_steps), config, model=model, train_samples=samples.train

@@ -1,8 +1,8 @@
 """A DVAE for espeak-ng speech that trains in a minute on two cores.
 
-A small DVAE that is trained by gradient descent collapses to a handful of codes. Here the encoder stays random: its
-outputs, scaled to unit variance, preserve what distinguishes sounds. The codebook is computed from them with k-means.
-Only the decoder is trained, so that codes can be made audible.
+A small DVAE that is trained by gradient descent collapses to a handful of codes. Here the encoder stays random, because
+its outputs, scaled to unit variance, preserve what distinguishes sounds. The codebook is computed from these outputs
+with k-means. Only the decoder is trained, so that codes can be made audible.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from xtts_extend.progress import with_progress
 
 #: Mel frames per code, from two layers with stride 2.
 FRAMES_PER_CODE = 4
-#: Frames per encoder call. This is long compared with the 13 codes that its convolutions span.
+#: Number of mel frames per encoder call. This is long compared with the 13 codes that its convolutions span.
 _ENCODED_FRAMES = 1024
 _CROP_CODES = 32
 _CROPS = 4
@@ -31,11 +31,11 @@ _KMEANS_ROUNDS = 12
 
 @dataclass(frozen=True)
 class DvaeReport:
-    """Results of the training.
+    """Results of training a DVAE.
 
     Attributes:
         codes_used: Number of different codes in the training data.
-        missed_variance: Share of the mels' variance that the decoded codes miss.
+        missed_variance: Share of the mels' variance that is missing from the decoded codes.
     """
 
     codes_used: int
@@ -46,7 +46,7 @@ def log_mels(audio_files: Sequence[Path]) -> Tensor:
     """Return the concatenated log mel spectrograms that XTTS computes for the DVAE, not divided by the statistics.
 
     Args:
-        audio_files: Recordings.
+        audio_files: Paths of the recordings.
 
     Returns:
         float32 [80, frames], where frames is a multiple of the frames per encoder call.
@@ -57,7 +57,7 @@ def log_mels(audio_files: Sequence[Path]) -> Tensor:
 
 
 def mel_statistics(mels: Tensor) -> Tensor:
-    """Return the contents of `mel_stats.pth`, which divide the mels: their mean magnitude per channel [80]."""
+    """Return the contents of `mel_stats.pth`: the mean magnitude per channel [80], by which mels are divided."""
     return mels.abs().mean(dim=1)
 
 
@@ -71,7 +71,7 @@ def fit_codebook(dvae: DiscreteVAE, mels: Tensor, progress: bool = True) -> Tens
         progress: Show progress bars on stderr.
 
     Returns:
-        Codes, int64 [frames / 4]: one per four frames.
+        Codes, int64 [frames / 4], one for every four frames.
     """
     dvae.eval()
     blocks = mels.unflatten(1, (-1, _ENCODED_FRAMES)).transpose(0, 1)
@@ -116,7 +116,7 @@ def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, pr
         progress: Show progress bars on stderr.
 
     Returns:
-        Share of the mels' variance that the decoder misses on the last tenth, which is not used for training.
+        Share of the variance that the decoder misses on the last tenth of the mels, which is not used for training.
     """
     held_out = len(codes) // 10
     last = len(codes) - held_out - _CROP_CODES

@@ -1,8 +1,8 @@
 """A vocabulary for the mini base model, with the layout of a released XTTS vocabulary.
 
 Released vocabularies are `tokenizers` BPE files: `[STOP]` 0, `[UNK]` 1, `[SPACE]` 2, then punctuation, letters and
-merges, with the first language tags and `[START]` (261) among them. They are in lower case, without word markers, and
-write merges as "a b".
+merges, with the first language tags and `[START]` (261) among them. The entries are in lower case, without word
+markers, and merges are written as "a b".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 FIRST_TOKENS = ("[STOP]", "[UNK]", "[SPACE]")
 FIRST_TAG_ID = 259
 START_ID = 261
-#: Characters of every vocabulary, even if the texts do not have them.
+#: Characters that every vocabulary contains, even if the texts do not contain them.
 ALPHABET = "!'(),-./:;?¡¿abcdefghijklmnopqrstuvwxyzáéíñóúü"
 
 
@@ -25,8 +25,8 @@ def write_vocabulary(texts: Mapping[str, Sequence[str]], size: int, path: Path) 
     """Learn BPE merges from texts and write an XTTS `vocab.json`. The same texts give the same file.
 
     Args:
-        texts: Language → sentences, for at most two languages. Their tags get the ids before `[START]`.
-        size: Number of entries, more than 262.
+        texts: Sentences of each language, for at most two languages. Their tags get the ids before `[START]`.
+        size: Number of entries, which must be greater than 262.
         path: The file to write.
     """
     cleaner = VoiceBpeTokenizer()

@@ -20,7 +20,7 @@ def draw_losses(steps: list[MetricsLine], evaluations: list[MetricsLine], resume
     Args:
         steps: Steps from `read_metrics`.
         evaluations: Evaluations from `read_metrics`.
-        resumed_after: The last step before the stop.
+        resumed_after: The last step before the run was stopped.
         output: The PNG file to write.
     """
     figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")

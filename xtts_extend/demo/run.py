@@ -1,6 +1,6 @@
-"""The demo: a mini base model for English and Spanish learns Amharic, from the vocabulary to speech.
+"""Demo in which a mini base model for English and Spanish learns Amharic, from the vocabulary to speech.
 
-It runs the same code and the same recipe as a user, with small sizes.
+It runs the same code and the same recipe that a user runs, but on a small scale.
 """
 
 from __future__ import annotations
@@ -66,17 +66,19 @@ logger = logging.getLogger(__name__)
 
 
 def run_demo(output: Path) -> dict[str, Any]:
-    """Extend, check, train, stop with a real signal, resume, export and speak. Print results and draw the losses.
+    """Run the demo: extend, check, train, stop with a real signal, resume, export and speak.
+
+    The results are printed, and the losses are drawn.
 
     Args:
         output: A folder that does not exist yet, or the folder of an earlier demo, which is overwritten.
 
     Returns:
-        The measured numbers, as in `report.json`.
+        The measured numbers, as they are written to `report.json`.
 
     Raises:
-        CheckFailed: A step failed. The message names the step and the log.
-        ConfigError: The folder has other files, or the recipe is not found.
+        CheckFailed: A step failed. The message names the step and the log file.
+        ConfigError: The folder contains files that are not from a demo, or the recipe is not found.
     """
     output = output.absolute()
     _prepare_folder(output)
@@ -84,14 +86,14 @@ def run_demo(output: Path) -> dict[str, Any]:
     with _logged_to(output / LOG):
         try:
             return _run_steps(output, steps)
-        # Any error becomes one line. The log has the traceback.
+        # Any error is reported in one line. The traceback is in the log.
         except Exception as error:  # noqa: BLE001
             _fail(error, steps.current, output / LOG)
 
 
 @contextmanager
 def _logged_to(file: Path) -> Iterator[None]:
-    """Log the messages of the demo, and of the trainer in this process, to a file as well."""
+    """Also log the messages of the demo, and those of the trainer in this process, to a file."""
     handler = logging.FileHandler(file, mode="w", encoding="utf-8")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -114,7 +116,7 @@ def _fail(error: Exception, step: str, log: Path) -> NoReturn:
 
 
 class _Steps:
-    """Headings of the steps, and the title of the current step."""
+    """Headings of the demo's steps, and the title of the current step."""
 
     def __init__(self) -> None:
         self.current = "0. Preparation"
@@ -140,7 +142,7 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
     vocab = output / "vocab.json"
     report = extend_vocabulary(base / "vocab.json", LANGUAGE, vocab, texts=[output / "am.txt"], size=_VOCABULARY_SIZE)
     check = check_vocabulary(base / "vocab.json", vocab, [output / "en.txt", output / "es.txt"])
-    console.print(f"Added {report.added} entries. Unknown share: {report.unknown_share}.")
+    console.print(f"Added {report.added} entries. Share of unknown tokens: {report.unknown_share}.")
 
     steps.begin("4. Check the data")
     xtts_extend.enable()
@@ -185,7 +187,7 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
     spoken = speak_to_file(model, LANGUAGE, [voice], SENTENCE, output / "hello.wav", seed=0)
     griffin_lim_s = _speak_through_dvae(model, base, voice, output / "hello-griffin-lim.wav")
 
-    steps.begin("9. Compare speech in the old languages with the base's, sample by sample")
+    steps.begin("9. Compare speech in the old languages with that of the base, sample by sample")
     equal = compare_waveforms(model, base, voice)
     console.print(", ".join(f"{name}: {'equal' if same else 'different'}" for name, same in equal.items()))
 
@@ -222,7 +224,7 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
 def _prepare_folder(output: Path) -> None:
     if output.exists():
         if any(output.iterdir()) and not any((output / name).is_file() for name in (LOG, "am.txt")):
-            raise ConfigError(f"{output} has files that are not from a demo. Pass another --output.")
+            raise ConfigError(f"{output} contains files that are not from a demo. Choose a different --output.")
         for run in (output / "runs").glob("xtts-*"):
             run.rename(output / f"earlier-{run.name}")
         if (output / "am-model").exists():
@@ -231,13 +233,13 @@ def _prepare_folder(output: Path) -> None:
 
 
 def speak_corpora(output: Path) -> dict[str, Path]:
-    """Speak sentences in the new language and the old ones, and write the sentences to text files.
+    """Speak sentences in the new language and in the old ones, and write the sentences to text files.
 
     Args:
         output: Folder for the text files and the speech.
 
     Returns:
-        Manifests: "train", and language → manifest for evaluation.
+        The manifests: "train" for training, and one under each language's code for evaluation.
     """
     amharic = texts.sentences(LANGUAGE, _TRAIN + _VAL)
     (output / "am.txt").write_text("\n".join(amharic), encoding="utf-8")
@@ -260,14 +262,14 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
     Args:
         recipe: The recipe's script.
         flags: Flags of the recipe.
-        expected: Exit code that the recipe should end with.
-        stop_at: Step at which to interrupt it, if any.
+        expected: Expected exit code of the recipe.
+        stop_at: Step at which to interrupt the recipe, if any.
 
     Returns:
-        The first step in its output.
+        The first step that the recipe's output mentions.
 
     Raises:
-        CheckFailed: The recipe ended with another exit code, or printed no step.
+        CheckFailed: The recipe ended with a different exit code, or printed no step.
     """
     console.print(f"python {recipe} {' '.join(flags)}", style="dim", soft_wrap=True)
     process = subprocess.Popen(
@@ -301,12 +303,12 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
 def _newest_step(run: Path) -> int:
     step = xtts_extend.inspect_checkpoint(run).step
     if step is None:
-        raise CheckFailed(f"{run} has no checkpoint with a step.")
+        raise CheckFailed(f"{run} has no checkpoint that records a step number.")
     return step
 
 
 def _by_language(evaluations: list[MetricsLine], step: int) -> dict[str, float]:
-    """Return language → mel loss of the last evaluation up to a step."""
+    """Return each language's mel loss in the last evaluation up to a step."""
     return {line["language"]: finite(line["loss_mel_ce"]) for line in evaluations if line["step"] <= step}
 
 
@@ -323,7 +325,7 @@ def _changed_rows(run: Path, base: Path) -> int:
 
 
 def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> float:
-    """Speak through the DVAE and Griffin-Lim, because the mini base's decoder is untrained. Return the length in s."""
+    """Write speech decoded by the DVAE and Griffin-Lim (the base's decoder is untrained). Return its length in s."""
     xtts = load_model(model)
     latents = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)]).latents
     tokens = torch.tensor([xtts.tokenizer.encode(SENTENCE, LANGUAGE)])
@@ -341,7 +343,7 @@ def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> f
 
 
 def compare_waveforms(model: Path, base: Path, voice: Path) -> dict[str, bool]:
-    """Return whether a model folder speaks a sentence exactly like the base, by language.
+    """Return, for each language, whether a model folder speaks a sentence exactly like the base.
 
     The last entry is a counterexample: an English sentence that is spoken with the pack.
 
@@ -383,6 +385,8 @@ def _print_table(numbers: dict[str, Any]) -> None:
         )
     for name, size in numbers["megabytes"].items():
         table.add_row(name, f"{size:.1f} MB")
-    table.add_row("spoken", f"{numbers['spoken_s']:.1f} s; as codes {numbers['spoken_griffin_lim_s']:.1f} s")
+    table.add_row(
+        "spoken", f"{numbers['spoken_s']:.1f} s; decoded with the DVAE: {numbers['spoken_griffin_lim_s']:.1f} s"
+    )
     table.add_row("time", f"{numbers['minutes']:.1f} min")
     console.print(table)

@@ -1,4 +1,4 @@
-"""Speech without recordings, with the espeak-ng library and voices from the wheel `espeakng-loader`.
+"""Synthesize speech with espeak-ng, whose library and voices come from the wheel `espeakng-loader`.
 
 espeak-ng keeps state in C globals that even its own restart does not reset, so its output depends slightly on earlier
 utterances. Here, the library is loaded (3 ms) and unloaded for every utterance, so that the output depends only on the
@@ -75,7 +75,7 @@ SPEAKERS = (
 
 
 def espeak_languages() -> dict[str, str]:
-    """Return language code → English name for all languages of espeak-ng.
+    """Return the English names of all espeak-ng languages, by language code.
 
     Raises:
         MachineError: espeak-ng is not installed.
@@ -87,7 +87,7 @@ def espeak_languages() -> dict[str, str]:
         index = 0
         while voices[index]:
             voice = voices[index].contents
-            # A priority byte precedes the code.
+            # A byte for the priority precedes the code.
             languages[voice.languages[1:].decode()] = voice.name.decode().strip()
             index += 1
     return languages
@@ -100,10 +100,10 @@ def speak_to_array(
 
     Args:
         text: Text with at least one letter or digit.
-        language: espeak-ng's code of the language.
+        language: espeak-ng's code for the language.
         voice_variant: Name of a variant in espeak-ng's `voices/!v`.
-        speed_wpm: Speed in words per minute, 80 to 450.
-        pitch: Pitch, 0 to 99.
+        speed_wpm: Speed in words per minute, from 80 to 450.
+        pitch: Pitch, from 0 to 99.
 
     Returns:
         float32 [samples] in [-1, 1] at 22,050 Hz.
@@ -111,11 +111,11 @@ def speak_to_array(
     Raises:
         LanguageError: espeak-ng does not support the language. The message names similar ones.
         ConfigError: espeak-ng does not have the voice variant, or a number is out of range.
-        DataError: The text has nothing to speak.
+        DataError: The text contains nothing to say.
         MachineError: espeak-ng is not installed or does not start.
     """
     if not any(letter.isalnum() for letter in text):
-        raise DataError(f"{text!r} has no letter or digit to speak. Pass a text with words.")
+        raise DataError(f"{text!r} contains no letter or digit to speak. Pass a text with words.")
     if not 80 <= speed_wpm <= 450 or not 0 <= pitch <= 99:
         raise ConfigError(f"Expected a speed_wpm of 80 to 450 and a pitch of 0 to 99, got {speed_wpm} and {pitch}.")
     variants = sorted(os.listdir(_data_folder() / "voices" / "!v"))
@@ -159,7 +159,7 @@ def make_corpus(
 
     Args:
         texts: Texts to speak.
-        language: espeak-ng's code of the language.
+        language: espeak-ng's code for the language.
         folder: Folder to write to. It is created if it does not exist.
         progress: Show a progress bar on stderr.
 
@@ -168,11 +168,11 @@ def make_corpus(
 
     Raises:
         LanguageError: espeak-ng does not support the language.
-        DataError: There are no texts, or one of them has nothing to speak.
+        DataError: There are no texts, or one of them contains nothing to say.
         MachineError: espeak-ng is not installed or does not start, or a file cannot be written.
     """
     if not texts:
-        raise DataError("There is no text to speak. Pass at least one.")
+        raise DataError("There are no texts to speak. Pass at least one.")
     folder = Path(folder)
     (folder / "wavs").mkdir(parents=True, exist_ok=True)
     lines = ["audio_file|text|speaker_name"]
@@ -188,7 +188,7 @@ def make_corpus(
             soundfile.write(folder / name, speech, SAMPLE_RATE, subtype="PCM_16")
         except (OSError, soundfile.SoundFileError) as error:
             raise MachineError(
-                f"{folder / name} could not be written: {error}. Free disk space, or pass another folder."
+                f"{folder / name} could not be written: {error}. Free up disk space, or choose a different folder."
             ) from error
         lines.append(f"{name}|{text}|{speaker.name}")
     manifest = folder / "metadata.csv"
@@ -215,9 +215,10 @@ def _library() -> Iterator[ctypes.CDLL]:
             rate = library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data), _DO_NOT_EXIT)
             if rate != SAMPLE_RATE:
                 raise MachineError(
-                    f"Expected espeak-ng to start with {SAMPLE_RATE} Hz, got {rate} with the data in {data}.{_INSTALL}"
+                    f"Expected espeak-ng to start with a sample rate of {SAMPLE_RATE} Hz, got {rate} Hz, with the data "
+                    f"in {data}.{_INSTALL}"
                 )
-            # Some voices have noise, which is seeded from the clock by default.
+            # Some voices contain noise, which is seeded from the clock by default.
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             yield library
             library.espeak_Terminate()

@@ -230,7 +230,7 @@ def sentences(language: str, count: int, seed: int = 0) -> list[str]:
 
     Raises:
         LanguageError: There are no word lists for the language.
-        DataError: The word lists are too short for so many sentences.
+        DataError: The word lists are too short for that many different sentences.
     """
     if language not in GRAMMARS:
         raise LanguageError(f"There are no sentences in {language!r}. Use one of: {', '.join(GRAMMARS)}.")
@@ -242,7 +242,7 @@ def sentences(language: str, count: int, seed: int = 0) -> list[str]:
     # Beyond half of the possible sentences, most draws would be repeats.
     if count > possible // 2:
         raise DataError(
-            f"{count:,} different sentences in {language!r} are too many. Ask for at most {possible // 2:,}."
+            f"{count:,} different sentences in {language!r} are too many. Request at most {possible // 2:,}."
         )
     rng = random.Random(f"{language} {seed}")
     drawn: dict[str, None] = {}
