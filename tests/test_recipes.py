@@ -36,7 +36,7 @@ def test_recipe_of_an_installation(tmp_path, monkeypatch, package, record, scrip
     recorded.parent.mkdir(parents=True)
     recorded.with_name("METADATA").write_text("Metadata-Version: 2.1\nName: xtts_extend\nVersion: 9.9\n")
     recorded.write_text(f"xtts_extend/recipes.py,,\n{record}/xtts_extend/{recipes.RECIPE},,\n")
-    with pytest.raises(ConfigError, match="Install xtts_extend again"):
+    with pytest.raises(ConfigError, match="Reinstall xtts_extend"):
         recipes.find_recipe()
 
     installed = tmp_path / script / "xtts_extend" / recipes.RECIPE
@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 
 def test_a_copy_records_its_release(tmp_path, monkeypatch, capsys):
-    """A copy names the recipe and its release, and warns if another release is installed, but runs."""
+    """A copy names the recipe and its release, and warns if a different release is installed, but runs."""
     copy = recipes.copy_recipe("new_language", tmp_path)
     lines = copy.read_text(encoding="utf-8").splitlines()
     original = recipes.find_recipe().read_text(encoding="utf-8").splitlines()

@@ -30,7 +30,7 @@ def enable() -> None:
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
-    """Return what kind of checkpoint a file, run folder or base model directory is, judging by its content.
+    """Identify a checkpoint file, run folder or base model directory by its content.
 
     See `xtts_extend.checkpoint.inspect.inspect_checkpoint` for the errors that it raises.
 

@@ -50,7 +50,7 @@ class Command(Protocol):
         """Run the command, print its result and return the exit code."""
 
 
-#: Command name → module, in the order of the help.
+#: The module of each command, in the order of the help text.
 COMMANDS: dict[str, Command] = {
     "check-env": check_env,
     "inspect": inspect_path,

@@ -1,7 +1,8 @@
-"""Checks for installed packages that are known not to work together, run before any of them is imported.
+"""Check for installed packages that are known not to work together, before any of them is imported.
 
-Versions come from `importlib.metadata` alone: a broken combination may fail at `import torch` or `import TTS`, or only
-hours later, when the first sentence is spoken. Colab, Kaggle and Lightning come with packages preinstalled.
+The versions come from `importlib.metadata` alone, because a broken combination may fail at `import torch` or `import
+TTS`, or only hours later, when the first sentence is spoken. Colab, Kaggle and Lightning come with packages
+preinstalled.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ TESTED = {
     "pysbd": "0.3.4",
     "tensorboard": "2.21.0",
 }
-#: Environment variable that turns known conflicts into warnings when it is 1, for users who have patched a package.
+#: Environment variable that, if set to 1, turns known conflicts into warnings, for users who have patched a package.
 IGNORE_VARIABLE = "XTTS_EXTEND_IGNORE_CONFLICTS"
 
 _TORCH_FIX = '"torch>=2.9,<2.12" "torchaudio>=2.9,<2.11.1" "torchcodec>=0.9,<0.12"'
@@ -46,8 +47,8 @@ class Conflict:
     """A combination of packages that is known not to work.
 
     Attributes:
-        versions: Package → version specifier: "" for any version, None for not installed. The conflict applies when
-            all of them match.
+        versions: Version specifier of each package. "" means any version, and None means that the package is not
+            installed. The conflict applies when all of them match.
         effect: What breaks, as the end of a sentence.
         fix: The commands that fix it.
     """
@@ -78,7 +79,7 @@ def _satisfies(version: str | None, specifier: str) -> bool:
     try:
         return SpecifierSet(specifier).contains(version, prereleases=True)
     except InvalidVersion:
-        # A custom build, whose version says nothing.
+        # This is a custom build, so its version says nothing.
         return False
 
 
@@ -90,17 +91,17 @@ KNOWN_CONFLICTS = (
     ),
     Conflict(
         {"torch": ">=2.12", "torchaudio": "<2.12"},
-        "torchaudio up to 2.11 cannot be imported with this torch",
+        "torchaudio up to 2.11 cannot be imported with this version of torch",
         f"pip install {_TORCH_FIX}",
     ),
     Conflict(
         {"torch": "<2.12", "torchaudio": ">=2.11.1"},
-        "torchaudio was compiled for a newer torch and cannot be imported",
+        "torchaudio was compiled for a newer version of torch and cannot be imported",
         f"pip install {_TORCH_FIX}",
     ),
     Conflict(
         {"torch": ">=2.9", "torchaudio": "<2.9"},
-        "torchaudio was compiled for an older torch and cannot be imported",
+        "torchaudio was compiled for an older version of torch and cannot be imported",
         f"pip install {_TORCH_FIX}",
     ),
     Conflict(
@@ -148,7 +149,7 @@ KNOWN_CONFLICTS = (
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the installed version of each package in `TESTED` and `KNOWN_CONFLICTS`, omitting those not installed.
+    """Return the installed version of each package in `TESTED` and `KNOWN_CONFLICTS` that is installed.
 
     >>> installed_versions()["torch"]
     '2...'
@@ -190,12 +191,12 @@ def require_environment(written_for: str | None = None) -> None:
     Print one warning line on standard error for packages that are newer than the tested versions.
 
     Args:
-        written_for: The xtts_extend release that a copied recipe was written for; the warning line mentions it if
-            another release is installed.
+        written_for: The xtts_extend release that a copied recipe was written for. The warning line mentions it if a
+            different release is installed.
 
     Raises:
         InstallationError: Packages conflict. The message says what breaks and which command fixes it. With
-            `XTTS_EXTEND_IGNORE_CONFLICTS=1`, conflicts are warnings.
+            `XTTS_EXTEND_IGNORE_CONFLICTS=1`, conflicts are only reported as warnings.
     """
     installed = installed_versions()
     known = conflicts(installed)
@@ -203,11 +204,14 @@ def require_environment(written_for: str | None = None) -> None:
         raise InstallationError(" ".join(known))
     warnings = known
     if newer := newer_than_tested(installed):
-        warnings.append(f"Newer than tested: {', '.join(newer)}. If something fails, run `xtts-extend check-env`.")
+        warnings.append(
+            f"Some packages are newer than the tested versions: {', '.join(newer)}. If something fails, run "
+            "`xtts-extend check-env`."
+        )
     if written_for not in (None, __version__):
         warnings.append(
             f"{sys.argv[0]} was written for xtts_extend {written_for}, but {__version__} is installed. If something "
-            "fails, compare it with the file that `xtts-extend recipe copy` writes."
+            "fails, compare the script with the one that `xtts-extend recipe copy` writes."
         )
     # Under torchrun, only one process prints.
     if warnings and os.environ.get("RANK", "0") == "0":

@@ -18,7 +18,7 @@ class XttsExtendError(Exception):
 
 
 class CheckpointError(XttsExtendError):
-    """Error for a file that is not a checkpoint, is damaged, or does not match its use."""
+    """Error for a file that is not a checkpoint, is damaged, or is not suitable for the requested use."""
 
 
 class DamagedError(CheckpointError):
@@ -73,7 +73,7 @@ def report_errors(*, debug: bool) -> Iterator[None]:
         debug: Re-raise errors, so that Python prints the traceback.
     """
     logging.getLogger("trainer").setLevel(logging.INFO)
-    # At every start it warns about token ids that XTTS does not use.
+    # This logger warns at every start about token ids that XTTS does not use.
     logging.getLogger("transformers.configuration_utils").setLevel(logging.ERROR)
     try:
         yield
@@ -81,7 +81,7 @@ def report_errors(*, debug: bool) -> Iterator[None]:
         if debug:
             raise
         kind = type(error)
-        # For an error in a loader worker, torch raises one whose message is the entire traceback.
+        # When a loader worker fails, torch raises an error whose message is the worker's entire traceback.
         message = str(error).rsplit(f"{kind.__module__}.{kind.__qualname__}: ", 1)[-1].strip()
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

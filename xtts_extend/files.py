@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder appears under its name complete, or not at all."""
+"""Write files and folders atomically: each appears under its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder. When the block succeeds, flush the file and rename it to `path`.
+    """Yield a temporary path beside `path`. When the block succeeds, flush the file and rename it to `path`.
 
     The folder is created if needed.
 
@@ -42,7 +42,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     require_creatable(path.parent)
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder; expected a file name. Give the name of a file.")
+        raise ConfigError(f"{path} is a folder; expected a file. Pass the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise (DiskFullError if is_full else MachineError)(
             f"{path} could not be written: {'the disk is full' if is_full else error}. Existing files are unchanged. "
-            "Free disk space or fix the folder, then start again."
+            "Free up disk space or fix the folder, then start again."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -64,7 +64,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Do as `atomic_path`, and yield the open binary file."""
+    """Do the same as `atomic_path`, but yield an open binary file."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             yield file
@@ -97,8 +97,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise MachineError(
-            f"{path} could not be written: {reason}. The partial folder was removed. Free disk space, or name another "
-            "folder."
+            f"{path} could not be written: {reason}. The partial folder was removed. Free up disk space, or choose a "
+            "different folder."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -156,7 +156,7 @@ def require_new_folder(path: Path) -> None:
     """
     require_creatable(path.absolute().parent)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConfigError(f"{path} already exists. Name another folder, or remove this one first.")
+        raise ConfigError(f"{path} already exists. Choose a different folder, or remove this one first.")
 
 
 def require_creatable(folder: Path) -> None:
@@ -164,7 +164,7 @@ def require_creatable(folder: Path) -> None:
     for parent in (folder, *folder.parents):
         if parent.exists():
             if not parent.is_dir():
-                raise ConfigError(f"{parent} is a file; expected a folder. Give another path.")
+                raise ConfigError(f"{parent} is a file; expected a folder. Choose a different path.")
             return
 
 
@@ -177,4 +177,4 @@ def _sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        logger.warning(" > The entries of %s cannot be flushed to disk (%s).", folder, error.strerror)
+        logger.warning(" > The entries of the folder %s cannot be flushed to disk (%s).", folder, error.strerror)

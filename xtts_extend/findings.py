@@ -33,6 +33,6 @@ def to_dict(findings: list[Finding]) -> dict[str, Any]:
 
 
 def summary(findings: list[Finding]) -> str:
-    """Return a sentence that says how many checks passed, not counting findings for information only."""
+    """Return a sentence that says how many checks passed, not counting findings that are for information only."""
     judged = [finding.holds for finding in findings if finding.holds is not None]
     return f"{judged.count(True)} of {len(judged)} checks passed."

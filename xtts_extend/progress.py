@@ -1,4 +1,4 @@
-"""Progress with count, rate and remaining time: a bar on a terminal, a line every ten seconds elsewhere."""
+"""Show progress as a bar on a terminal, or as a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 T = TypeVar("T")
-#: Seconds between two progress lines where there is no terminal.
+#: Seconds between two progress lines when the output is not a terminal.
 REPORT_INTERVAL_S = 10.0
 
 
@@ -22,12 +22,12 @@ class _RateColumn(ProgressColumn):
 
 
 def with_progress(items: Iterable[T], total: int, unit: str, enabled: bool = True) -> Iterator[T]:
-    """Yield the items and show the progress on standard error.
+    """Yield the items and show the count, rate and remaining time on standard error.
 
     Args:
         items: The items to yield.
-        total: How many items there are.
-        unit: What the items are, as in "12 of 30 recordings".
+        total: Number of items.
+        unit: What the items are called, as in "12 of 30 recordings".
         enabled: Whether to show progress.
     """
     console = Console(stderr=True)

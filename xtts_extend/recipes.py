@@ -1,4 +1,4 @@
-"""Find and copy recipes: scripts beside the package in a checkout, in `share/xtts_extend` when installed."""
+"""Find and copy recipes, which are beside the package in a checkout and in `share/xtts_extend` when installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import xtts_extend
 from xtts_extend.errors import ConfigError
 
-#: Recipe name → script in the folder of that name.
+#: For each recipe's name, the script in the folder of the same name.
 RECIPES = {"new_language": "train_gpt_xtts.py"}
 #: Path of the default recipe, relative to a checkout or to an installation's `share/xtts_extend`.
 RECIPE = "recipes/new_language/train_gpt_xtts.py"
@@ -35,7 +35,7 @@ def find_recipe(name: str = "new_language") -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise ConfigError(f"The recipe was not found at {' or '.join(map(str, candidates))}. Install xtts_extend again.")
+    raise ConfigError(f"The recipe was not found at {' or '.join(map(str, candidates))}. Reinstall xtts_extend.")
 
 
 def summarize_recipe(name: str) -> str:
@@ -44,11 +44,12 @@ def summarize_recipe(name: str) -> str:
 
 
 def copy_recipe(name: str, path: Path | None = None) -> Path:
-    """Copy a recipe for the user to edit. The copy names its release and warns if another release is installed.
+    """Copy a recipe for the user to edit. The copy names its release and warns if a different release is installed.
 
     Args:
         name: Name of the recipe.
-        path: A file if it ends in `.py`, otherwise a folder, which is created if needed. None is the working directory.
+        path: A file if it ends in `.py`, otherwise a folder, which is created if needed. None means the working
+            directory.
 
     Returns:
         The path of the copy.
@@ -65,14 +66,14 @@ def copy_recipe(name: str, path: Path | None = None) -> Path:
     if target.suffix.lower() != ".py" or target.is_dir():
         target = target / recipe.name
     if os.path.lexists(target):
-        raise ConfigError(f"{target} already exists and will not be overwritten. Give another PATH.")
+        raise ConfigError(f"{target} already exists and will not be overwritten. Choose a different PATH.")
     release = xtts_extend.__version__
     text = recipe.read_text(encoding="utf-8").replace(
         "require_environment()", f'require_environment(written_for="{release}")'
     )
     header = (
-        f"# Editable copy of the recipe {name} of xtts_extend {release}. It warns if another release is installed;\n"
-        f"# `xtts-extend recipe copy {name} PATH` writes the recipe of the installed release.\n"
+        f"# Editable copy of the recipe {name} of xtts_extend {release}. If a different release is\n"
+        f"# installed, it warns; `xtts-extend recipe copy {name} PATH` writes the recipe of the installed release.\n"
     )
     with atomic_write(target) as file:
         file.write(f"{header}{text}".encode())

@@ -6,23 +6,23 @@
 
 What the recipe does:
 
-* Start or resume: the contents of `--checkpoint` decide. A base model starts a new run. A training checkpoint resumes
-  in its own run folder with weights, optimizer, schedule, random numbers and the next batch. A checkpoint of the stock
-  Trainer resumes in a new folder beside the old one.
+* Start or resume: what happens depends on the contents of `--checkpoint`. A base model starts a new run. A training
+  checkpoint is resumed in its own run folder, with its weights, optimizer, schedule and random numbers, at the next
+  batch. A checkpoint of the stock Trainer is resumed in a new folder beside the old one.
 * New tokens: the vocabulary may be larger than the base model's. New rows are initialized from tokens that sound
-  similar. Old rows are frozen: they are not parameters, so they need neither gradients nor optimizer moments.
-* Voices: with new tokens, the voice side (the modules that turn a recording into a voice) is frozen, so voices stay the
-  base model's in every language. This also makes steps faster. `--voice trained` trains it.
+  similar. Old rows are frozen. They are not parameters, so they need neither gradients nor optimizer moments.
+* Voices: with new tokens, the voice side (the modules that turn a recording into a voice) is frozen, so every language
+  keeps the base model's voices. This also makes steps faster. To train the voice side as well, pass `--voice trained`.
 * Changed vocabularies: a checkpoint whose tokens differ from `--vocab` is refused, even if the number of tokens is the
-  same. With `--on-vocab-change migrate`, each row and its moments move to the new id of their token.
-* Data checks: every recording is read once before training, and the result is cached by file size and time. Unusable
-  samples are listed and skipped.
-* Checkpoints: written between optimizer steps, to a temporary file that is flushed and renamed, while training
-  continues. The copy of the state needs as much memory as a checkpoint. Ctrl-C and SIGTERM save a checkpoint.
+  same. With `--on-vocab-change migrate`, each row and its moments move to the new id of the row's token.
+* Data checks: every recording is read once before training, and the result is cached by file size and modification
+  time. Unusable samples are listed and skipped.
+* Checkpoints: they are written between optimizer steps, to a temporary file that is flushed and renamed, while training
+  continues. Meanwhile, a copy of the state takes as much memory as a checkpoint. Ctrl-C and SIGTERM save a checkpoint.
 * Several GPUs: `torchrun --nproc_per_node N train_gpt_xtts.py …` trains one model on N GPUs. `--batch-size` is per GPU.
 
-Exit codes: 0 finished; 1 the machine or a check failed; 2 an error that the user can fix; 130 and 143 stopped by Ctrl-C
-and SIGTERM, with a checkpoint.
+Exit codes: 0 if training finished; 1 if the machine or a check failed; 2 if the user can fix the error; 130 or 143 if
+Ctrl-C or SIGTERM stopped the run, which saves a checkpoint first.
 """
 
 import sys
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
         # Precedence: defaults < base model or checkpoint < flags < --coqpit overrides.
         config = resolve_config(flags, start, ranks.size)
         validate_config(config, start)
-        # The vocabulary must equal that of the weights or extend it; otherwise it is refused or migrated.
+        # The vocabulary must equal or extend that of the weights. Otherwise it is refused, or the weights are migrated.
         migration = match_vocabulary(config, start)
         with ranks.main_first():
             samples = load_samples(config)
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
             # The weights of a language pack are loaded after its base model has been measured.
             compared = bool(config.start_from)
         if config.voice == "frozen":
-            # As recorded, or the default with new tokens: no gradients, no graph, no moments.
+            # Recorded by the run, or the default with new tokens. A frozen voice needs no gradients, graph or moments.
             model.freeze_voice()
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)

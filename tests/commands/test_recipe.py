@@ -61,7 +61,7 @@ def test_copy(command, tmp_path, monkeypatch):
     assert command("copy", "new_language", tmp_path / "a b") == (0, f"{tmp_path / 'a b' / 'train_gpt_xtts.py'}\n", "")
     code, out, err = command("copy", "new_language")
     assert (code, out) == (2, "")
-    assert err == "error: train_gpt_xtts.py already exists and will not be overwritten. Give another PATH.\n"
+    assert err == "error: train_gpt_xtts.py already exists and will not be overwritten. Choose a different PATH.\n"
 
 
 @pytest.mark.parametrize("action", ["copy", "run"])

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     add_json(parser)
     add_manifests(parser)
-    parser.add_argument("--language", help="Language of manifests that do not specify one.")
+    parser.add_argument("--language", help="Language of the manifests that do not specify one.")
     parser.add_argument("--vocab", type=Path, required=True, help="The run's vocab.json.")
     parser.add_argument("--write-clean", type=Path, metavar="PATH", help="Write a manifest of the usable samples.")
     parser.add_argument("--cache", type=Path, help="File that caches measurements by file size and modification time.")

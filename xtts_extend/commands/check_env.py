@@ -29,7 +29,7 @@ from xtts_extend.findings import Finding
 HELP = "Test the installation and report problems."
 
 _LANGUAGE = "en"
-#: How many characters of an error message a finding shows.
+#: Maximum number of characters of an error message that a finding shows.
 _MESSAGE_LENGTH = 300
 
 
@@ -158,7 +158,7 @@ def _machine() -> Iterator[Finding]:
                 None,
             )
     else:
-        yield Finding("GPU", "torch sees none; training will be slow", None)
+        yield Finding("GPU", "torch detects no GPU, so training will be slow", None)
     yield Finding("torch's CUDA version", torch.version.cuda or "none", None)
     yield Finding("bfloat16", "supported in hardware" if has_bf16() else "not supported in hardware", None)
     memory = psutil.virtual_memory()
@@ -195,7 +195,7 @@ def _train(work: Path) -> str:
 def _read_checkpoint(work: Path) -> str:
     info = xtts_extend.inspect_checkpoint(*(work / "runs").glob("xtts-*/checkpoint_1.pth"))
     if (info.kind, info.step) != ("training", 1):
-        raise RuntimeError(f"Expected a training checkpoint of step 1, got {info}.")
+        raise RuntimeError(f"Expected a training checkpoint from step 1, got {info}.")
     return f"{info.size_bytes / 1e6:.0f} MB, {info.kind}, step {info.step}"
 
 

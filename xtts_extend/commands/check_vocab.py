@@ -1,4 +1,4 @@
-"""`xtts-extend check-vocab`: check that a vocabulary extends another one."""
+"""`xtts-extend check-vocab`: check that one vocabulary extends another."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-vocab", type=Path, required=True, help="The base's vocab.json.")
     parser.add_argument("--vocab", type=Path, required=True, help="The extended vocab.json.")
     parser.add_argument(
-        "--text", type=Path, nargs="+", action="extend", required=True, help="Text files in UTF-8, or manifests."
+        "--text", type=Path, nargs="+", action="extend", required=True, help="UTF-8 text files or manifests."
     )
     add_columns(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; return 1 if an old id, or the tokens of an old line, changed."""
+    """Run the command; return 1 if an old id or the tokens of an old line changed."""
     from xtts_extend.text.extend import check_vocabulary
 
     check = check_vocabulary(args.base_vocab, args.vocab, args.text, columns_of(args))

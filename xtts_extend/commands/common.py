@@ -11,7 +11,7 @@ from xtts_extend.findings import Finding, all_hold, summary, to_dict
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
-    """Add `--debug`, so that it can follow a command's name as well as precede it."""
+    """Add `--debug`, so that it can be passed after a command's name as well as before it."""
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="Show the traceback of errors.")
 
 
@@ -27,10 +27,12 @@ def add_manifests(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="PATH[:LANG]",
-        help="A manifest, with the language of its samples; can be repeated.",
+        help="A manifest, optionally with the language of its samples; can be repeated.",
     )
     parser.add_argument(
-        "--manifest-format", default="auto", help="auto, or the name of a formatter registered with coqui. [auto]"
+        "--manifest-format",
+        default="auto",
+        help="auto, or the name of a formatter that is registered with coqui. [auto]",
     )
     add_columns(parser)
 
@@ -40,12 +42,12 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns",
         metavar="ROLE=COLUMN,…",
-        help="Columns of audio, text, speaker and language, by name, or by number if there is no header.",
+        help="The columns for audio, text, speaker and language, given by name, or by number if there is no header.",
     )
 
 
 def columns_of(args: argparse.Namespace) -> dict[str, str]:
-    """Return the role → column mapping of `--columns`, or an empty dict if it is omitted."""
+    """Return the column of each role in `--columns`, or an empty dict if the flag is omitted."""
     from xtts_extend.data.columns import parse_columns
 
     return parse_columns(args.columns) if args.columns else {}

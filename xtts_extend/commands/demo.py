@@ -1,11 +1,11 @@
-"""`xtts-extend demo`: run all steps on a mini base model and synthesized speech."""
+"""`xtts-extend demo`: run the whole workflow on a mini base model, with synthesized speech."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-HELP = "Run all steps on a mini base model and espeak-ng speech."
+HELP = "Run the whole workflow on a mini base model, with speech from espeak-ng."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, add_manifests, columns_of, print_values
 
-HELP = "Compute the codes and token ids of manifests before training."
+HELP = "Compute the audio codes and token ids of the samples in manifests before training."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     add_json(parser)
     add_manifests(parser)
-    parser.add_argument("--language", help="Language of manifests that do not specify one.")
+    parser.add_argument("--language", help="Language of the manifests that do not specify one.")
     parser.add_argument("--base-dir", type=Path, required=True, help="The base directory.")
     parser.add_argument(
         "--vocab", type=Path, help="Vocabulary of the run that will use the codes. [BASE_DIR/vocab.json]"

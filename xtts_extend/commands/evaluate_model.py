@@ -18,16 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_manifests(parser)
     parser.add_argument("--language", required=True, help="Code of the language to evaluate.")
     parser.add_argument(
-        "--asr", metavar="MODEL", help="Speech recognition model for the character error rate: a folder or hub name."
+        "--asr",
+        metavar="MODEL",
+        help="Speech recognition model for measuring the character error rate: a folder or a hub name.",
     )
     parser.add_argument(
         "--asr-language",
         metavar="CODE",
-        help="The recognizer's code of the language, such as amh for MMS. [--language]",
+        help="The recognizer's code for the language, such as amh for MMS. [--language]",
     )
     parser.add_argument("--base-dir", type=Path, help="Folder with dvae.pth and mel_stats.pth. [the model's base]")
-    parser.add_argument("--samples", type=int, default=20, help="How many samples to speak; 0: only losses. [20]")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the sampling. [0]")
+    parser.add_argument(
+        "--samples", type=int, default=20, help="Number of samples to speak. With 0, only the losses are computed. [20]"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Random seed for sampling. [0]")
 
 
 def run(args: argparse.Namespace) -> int:

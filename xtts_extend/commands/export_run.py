@@ -8,10 +8,10 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, print_values
 
 HELP = "Export a run as a model folder with a language pack."
-#: Removed flag → what to do instead.
+#: For each removed flag, what to do instead.
 _REMOVED = {
-    "--keep-adapter": "Omit it: export now writes a language pack by default",
-    "--adapter-rank": "Give --rank N, which keeps N directions of each matrix's change in the pack",
+    "--keep-adapter": "Omit it, because export now writes a language pack by default",
+    "--adapter-rank": "Use --rank N, which stores a rank-N approximation of each matrix's change in the pack",
 }
 
 
@@ -26,7 +26,8 @@ class _RemovedFlag(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         parser.error(
-            f"{option_string} was removed. {_REMOVED[str(option_string)]}. Or give --merged for one set of weights."
+            f"{option_string} was removed. {_REMOVED[str(option_string)]}. To export one set of weights instead, pass "
+            "--merged."
         )
 
 
@@ -44,16 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merged",
         action="store_true",
-        help="Write one set of weights for all languages, for tools that never call enable(). Old languages change.",
+        help="Write one set of weights for all languages, for tools that never call enable(). The old languages "
+        "change.",
     )
     parser.add_argument(
-        "--rank", type=int, metavar="N", help="Keep the N largest directions of each matrix's change. [all]"
+        "--rank", type=int, metavar="N", help="Store a rank-N approximation of each matrix's change. [the full change]"
     )
     parser.add_argument(
-        "--dtype", default="float32", help="Type of the pack's tensors: float32 (exact), bfloat16, float16. [float32]"
+        "--dtype", default="float32", help="Type of the pack's tensors: float32 (exact), bfloat16 or float16. [float32]"
     )
     parser.add_argument(
-        "--licence", default="", metavar="TEXT", help="License of the recordings, written into the pack."
+        "--licence", default="", metavar="TEXT", help="License of the recordings, which is stored in the pack."
     )
     parser.add_argument("--keep-adapter", action=_RemovedFlag, nargs=0, help=argparse.SUPPRESS)
     parser.add_argument("--adapter-rank", action=_RemovedFlag, help=argparse.SUPPRESS)

@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-vocab",
         required=True,
         metavar="PATH|FOLDER:LANG",
-        help="The base's vocab.json; or a model folder and the language of a pack, to start from the pack's tokens.",
+        help="The base's vocab.json; or a model folder and the language of one of its packs, to start from that "
+        "pack's tokens.",
     )
     parser.add_argument("--language", required=True, help="Code of the new language.")
     parser.add_argument(
@@ -25,15 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         action="extend",
-        help="Text files of the language in UTF-8, or manifests, whose texts are used; can be repeated.",
+        help="UTF-8 text files in the language, or manifests, whose texts are used; can be repeated.",
     )
     add_columns(parser)
-    parser.add_argument("--size", type=int, help="Number of new entries, including tag, letters and merges.")
+    parser.add_argument("--size", type=int, help="Number of new entries, including the tag, letters and merges.")
     parser.add_argument(
         "--drop-characters",
         default="",
         metavar="CHARACTERS",
-        help="Characters that get no entry. A single one can be written as U+1F600.",
+        help="Characters that get no entry. A character can also be written as a code point, such as U+1F600.",
     )
     parser.add_argument(
         "--sentencepiece", type=Path, help="A trained sentencepiece BPE model to use instead of training one."

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(needs_coqui=False)
     add_json(parser)
     parser.add_argument("path", type=Path, metavar="PATH", help="A checkpoint, run folder or base directory.")
-    parser.add_argument("--base", type=Path, help="A base directory or its model.pth to compare PATH with.")
-    parser.add_argument("--vocab", type=Path, help="With --base: the vocabulary to use PATH with.")
+    parser.add_argument("--base", type=Path, help="A base directory, or its model.pth, to compare PATH with.")
+    parser.add_argument("--vocab", type=Path, help="The vocabulary to use PATH with. Requires --base.")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             print(diagnosis.describe())
         return 0 if diagnosis.verdict == "healthy" else 1
     if args.vocab is not None:
-        raise ConfigError("--vocab is only used together with --base. Give --base as well.")
+        raise ConfigError("--vocab is only used together with --base. Pass --base as well.")
     from xtts_extend.checkpoint.inspect import inspect_checkpoint
 
     print_values(inspect_checkpoint(args.path).to_dict(), args.json)

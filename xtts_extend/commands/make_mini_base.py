@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "Create a base directory of any size."
+HELP = "Create a base directory with a model of any size."
 _SIZES = {
     "layers": "Number of transformer layers.",
-    "channels": "Number of channels of the transformer.",
+    "channels": "Number of transformer channels.",
     "heads": "Number of attention heads.",
-    "steps": "Training steps; 0: untrained, which takes seconds.",
+    "steps": "Number of training steps. With 0, the base stays untrained, which takes only seconds.",
 }
 
 

@@ -1,4 +1,4 @@
-"""`xtts-extend make-replay`: generate speech of a base model to replay during training."""
+"""`xtts-extend make-replay`: generate speech with a base model, to be replayed during training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, print_values
 from xtts_extend.errors import ConfigError
 
-HELP = "Generate speech of a base model, so that training does not forget its languages."
+HELP = "Generate speech with a base model, so that training does not make it forget its languages."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="LANG=FILE",
-        help="A text file in UTF-8 in a language of the base; can be repeated.",
+        help="A UTF-8 text file in one of the base's languages; can be repeated.",
     )
     parser.add_argument(
         "--reference",
@@ -28,18 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         required=True,
-        help="Recordings of voices, about 10 s each.",
+        help="Recordings of the voices to use, about 10 s each.",
     )
-    parser.add_argument("--hours", type=float, required=True, help="Hours of speech, all languages together.")
+    parser.add_argument(
+        "--hours", type=float, required=True, help="Hours of speech to generate, in all languages together."
+    )
     parser.add_argument("--output", type=Path, required=True, help="A new folder, or an unfinished one to resume.")
     parser.add_argument(
         "--conditioning-s",
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="Shortest and longest conditioning slice of a voice, in seconds. [3 6, as in training]",
+        help="Lengths of the shortest and longest conditioning slice of a voice, in seconds. [3 6, as in training]",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of texts, voices and sampling. [0]")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed for texts, voices and sampling. [0]")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command and return 0. A pack that does not match raises an error."""
+    """Run the command and return 0. A pack that does not match the base raises an error."""
     values = args.action(args)
     if args.json or not isinstance(values.get("packs"), list):
         print_values(values, args.json)

@@ -1,4 +1,4 @@
-"""`xtts-extend repair`: write a copy of a checkpoint with the base's rows for old tokens."""
+"""`xtts-extend repair`: write a copy of a checkpoint in which old tokens have the base's rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, print_values
 
-HELP = "Write a copy of a checkpoint with the base's rows for old tokens."
+HELP = "Write a copy of a checkpoint in which old tokens have the base's rows."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="A",
-        help="Fraction by which the transformer moves towards the base; 0.3: 30 %% base. [0]",
+        help="How far to move the transformer toward the base: 0.3 means 30%% base. [0]",
     )
     parser.add_argument(
         "--reinit-untrained", action="store_true", help="Reinitialize new rows that are noise or were never trained."
     )
     parser.add_argument(
-        "--plan", action="store_true", help="Show what would be done and whether it helps, without writing anything."
+        "--plan",
+        action="store_true",
+        help="Show what would be done and whether it would help, without writing anything.",
     )
 
 

@@ -1,4 +1,4 @@
-"""`xtts-extend speak`: speak text into a wav file."""
+"""`xtts-extend speak`: synthesize speech from text and write it to a WAV file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, print_values
 from xtts_extend.errors import DataError
 
-HELP = "Speak text with a model folder."
+HELP = "Synthesize speech from text with a model folder."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,15 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="A folder that export wrote, or a base directory.")
     parser.add_argument("--language", required=True, help="Code of the text's language.")
     parser.add_argument(
-        "--reference", type=Path, nargs="+", action="extend", required=True, help="Recordings of the voice."
+        "--reference", type=Path, nargs="+", action="extend", required=True, help="Recordings of the voice to use."
     )
-    parser.add_argument("--text", required=True, help="Text to speak; - reads standard input.")
-    parser.add_argument("--output", type=Path, required=True, help="The wav file to write.")
-    parser.add_argument("--seed", type=int, help="Seed that makes the sampling repeatable.")
+    parser.add_argument("--text", required=True, help="Text to speak, or - to read it from standard input.")
+    parser.add_argument("--output", type=Path, required=True, help="The WAV file to write.")
+    parser.add_argument("--seed", type=int, help="Random seed, which makes sampling repeatable.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command and return 0. Each sentence is printed on standard error when it has been spoken."""
+    """Run the command and return 0. Each sentence is printed on standard error once it has been synthesized."""
     from xtts_extend.speech.speaking import speak_to_file
 
     def show(sentence: str, seconds: float) -> None:
