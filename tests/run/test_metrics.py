@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 
+import pytest
+
+from xtts_extend.errors import MachineError
 from xtts_extend.run.metrics import MetricsLog, read_metrics
 
 
@@ -17,6 +21,28 @@ def test_written_at_flush_and_read_back(tmp_path):
         [{"step": 1, "loss": 0.30000000000000004, "samples": ["ድምፅ.wav"]}],
         [{"eval": True, "step": 1, "language": "am", "loss": 1.5}],
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on the size of files")
+def test_a_failed_write_leaves_whole_lines_and_is_made_up_for(tmp_path):
+    """The limit is reached in the middle of the second line, as a full disk would be."""
+    import resource
+
+    log = MetricsLog(tmp_path, 0)
+    log.add(step=1, loss=1.5)
+    log.flush(to_disk=False)
+    log.add(step=2, loss=2.5)
+    before, limits = log.path.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before + 10, limits[1]))
+    try:
+        with pytest.raises(MachineError, match=r"Cannot write .*metrics.jsonl: File too large"):
+            log.flush(to_disk=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.path.stat().st_size == before
+    log.add(step=3, loss=3.5)
+    log.flush()
+    assert [line["step"] for line in read_metrics(tmp_path)[0]] == [1, 2, 3]
 
 
 def test_resume_removes_later_and_damaged_lines(tmp_path):

@@ -45,7 +45,7 @@ class MetricsLine(TypedDict, total=False):
 
 
 class MetricsLog:
-    """Writer of `metrics.jsonl`. It buffers lines until `flush`, which is called before every checkpoint.
+    """Writer of `metrics.jsonl`. It buffers lines until `flush`, which is called every `print_step` and before checkpoints.
 
     Args:
         run: Run folder.
@@ -70,17 +70,29 @@ class MetricsLog:
         }
         self._pending.append(json.dumps(written, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def flush(self) -> None:
-        """Append the buffered lines to the file and flush it to disk.
+    def flush(self, *, to_disk: bool = True) -> None:
+        """Append the buffered lines to the file.
+
+        Args:
+            to_disk: Flush the file to disk as well. Without it, a power cut may lose lines, but a kill does not.
 
         Raises:
-            MachineError: The disk is full, or the run folder is missing or read-only.
+            MachineError: The disk is full, or the run folder is missing or read-only. The buffered lines are kept, and the
+                file ends with a complete line.
         """
+        content = "".join(self._pending).encode()
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(self._pending)
-                file.flush()
-                os.fsync(file.fileno())
+            # Without a buffer, which would be written again after a failed write.
+            with self.path.open("ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    while content:
+                        content = content[file.write(content) :]
+                    if to_disk:
+                        os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(size)
+                    raise
         except OSError as error:
             raise MachineError(
                 f"Cannot write {self.path}: {error.strerror}. The last checkpoint is intact. "
