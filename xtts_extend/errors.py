@@ -65,6 +65,15 @@ class CheckFailed(XttsExtendError):
     exit_code = 1
 
 
+def message_of(error: Exception) -> str:
+    """Return an error's message. The message of an exception that is not this package's starts with its class."""
+    kind = type(error)
+    if not isinstance(error, XttsExtendError):
+        return f"{kind.__name__}: {error}"
+    # When a loader worker fails, torch raises an error whose message is the worker's entire traceback.
+    return str(error).rsplit(f"{kind.__module__}.{kind.__qualname__}: ", 1)[-1].strip()
+
+
 @contextmanager
 def report_errors(*, debug: bool) -> Iterator[None]:
     """Print this package's errors as one message on standard error and exit with their code, or 130 after Ctrl-C.
@@ -80,10 +89,7 @@ def report_errors(*, debug: bool) -> Iterator[None]:
     except XttsExtendError as error:
         if debug:
             raise
-        kind = type(error)
-        # When a loader worker fails, torch raises an error whose message is the worker's entire traceback.
-        message = str(error).rsplit(f"{kind.__module__}.{kind.__qualname__}: ", 1)[-1].strip()
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {message_of(error)}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

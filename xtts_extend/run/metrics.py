@@ -45,7 +45,7 @@ class MetricsLine(TypedDict, total=False):
 
 
 class MetricsLog:
-    """Writer of `metrics.jsonl`. It buffers lines until `flush`, which is called every `print_step` and before checkpoints.
+    """Writer of `metrics.jsonl`. It buffers lines until `flush`, called every `print_step` and before checkpoints.
 
     Args:
         run: Run folder.
@@ -77,8 +77,8 @@ class MetricsLog:
             to_disk: Flush the file to disk as well. Without it, a power cut may lose lines, but a kill does not.
 
         Raises:
-            MachineError: The disk is full, or the run folder is missing or read-only. The buffered lines are kept, and the
-                file ends with a complete line.
+            MachineError: The disk is full, or the run folder is missing or read-only. The buffered lines are kept, and
+                the file ends with a complete line.
         """
         content = "".join(self._pending).encode()
         try:

@@ -62,6 +62,10 @@ class Position:
         """Mean training loss of this epoch so far; infinite if there is none."""
         return self.train_loss_sum / self.train_loss_count if self.train_loss_count else float("inf")
 
+    def has_passed(self, every: int | None, since: int) -> bool:
+        """Whether a multiple of `every` steps came after step `since`, up to here; False without `every`."""
+        return every is not None and self.step // every > since // every
+
     def start_epoch(self, epoch: int) -> None:
         """Move to the first batch of an epoch."""
         self.epoch, self.batch, self.train_loss_sum, self.train_loss_count = epoch, 0, 0.0, 0

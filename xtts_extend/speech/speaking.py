@@ -92,7 +92,8 @@ def build_model(config: XttsConfig, vocab: Path, weights: Mapping[str, Tensor], 
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{source} does not match its configuration and vocabulary. Use the files that belong to these weights. {error}"
+            f"{source} does not match its configuration and vocabulary. Use the files that belong to these weights. "
+            f"{error}"
         ) from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     # This also prepares the GPT for inference.

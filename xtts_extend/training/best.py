@@ -22,25 +22,42 @@ class BestModel:
         #: Whether the log already says that no evaluation has beaten the one before the first step.
         self._logged_no_better = False
 
-    def judge(self, state: RunState, losses: Mapping[str, Losses]) -> None:
+    def judge(self, state: RunState, losses: Mapping[str, Losses], *, requested: bool = False) -> bool:
         """Record the result of an evaluation; `is_new` then tells whether it found the best model.
 
         Args:
             state: The run's state; its position is updated.
             losses: Result of `log_evaluation`. If empty, the epoch's training loss is used.
+            requested: Whether the evaluation was not due but requested. It can find the best model, but does not count
+                for `patience` if it does not, so that asking often does not end a run. Without losses there is no
+                result: the training loss of a part of an epoch is not compared.
+
+        Returns:
+            Whether there is a result.
         """
+        if requested and not losses:
+            if state.ranks.is_main:
+                logger.warning(
+                    " > An evaluation was requested, but the run has no validation set. Training continues. Resume "
+                    "with --val-manifest to have one."
+                )
+            return False
         position = state.position
         loss = loss_of(losses, state.config, position.train_loss)
         if position.step == 0:
             # A model that is worse than the start must not become the best model.
             position.start_value = position.best_value = position.last_value = loss
-            return
+            return True
         self._retention = {
             language: values["retention"] for language, values in losses.items() if "retention" in values
         }
         position.last_value = selection_loss(loss, self._retention, state.config)
         better = position.last_value < position.best_value
-        position.evaluations_without_best = 0 if better else position.evaluations_without_best + 1
+        if better:
+            position.evaluations_without_best = 0
+        elif not requested:
+            position.evaluations_without_best += 1
+        return True
 
     def is_new(self, state: RunState) -> bool:
         """Return whether the latest loss is the best so far, and record it if so."""

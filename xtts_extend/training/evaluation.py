@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from xtts_extend.run.metrics import MEASURE, MetricsLog
 from xtts_extend.run.ranks import Ranks
 from xtts_extend.setup.reference import can_export_as_pack, old_languages
 from xtts_extend.training.loaders import eval_loader
-from xtts_extend.training.signals import Interrupted, StopSignal
 from xtts_extend.training.state import RunState
 from xtts_extend.training.update import out_of_memory_error
 
@@ -38,7 +37,7 @@ def losses_by_language(
     config: NewLanguageConfig,
     samples: Sequence[Sample],
     ranks: Ranks,
-    stop: StopSignal | None = None,
+    stop_if_asked: Callable[[], None] | None = None,
 ) -> dict[str, Losses]:
     """Return the mean losses of the validation set, by language; see `mean_losses`.
 
@@ -47,17 +46,17 @@ def losses_by_language(
         config: The run's configuration.
         samples: The validation set, encoded.
         ranks: The processes that share the samples.
-        stop: Signal that interrupts the evaluation.
+        stop_if_asked: Function called between batches, which raises `Stopped` to interrupt the evaluation.
 
     Raises:
-        Interrupted: A signal arrived. A partial evaluation is discarded.
+        Stopped: Raised by `stop_if_asked`. A partial evaluation is discarded.
     """
 
     def batches(language_samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
         for batch in eval_loader(config, model.xtts.tokenizer, language_samples, ranks):
             # Several processes have to stop together, which they do after the evaluation.
-            if stop is not None and stop.number is not None and ranks.size == 1:
-                raise Interrupted
+            if stop_if_asked is not None and ranks.size == 1:
+                stop_if_asked()
             yield batch
 
     results = {}

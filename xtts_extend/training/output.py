@@ -1,4 +1,4 @@
-"""Output of a run besides checkpoints: log, metrics, dashboard and history."""
+"""Output of a run besides checkpoints: log, metrics, dashboard, history and status."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ import logging
 import logging.handlers
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from trainer.logging import DummyLogger
 
 from xtts_extend.data.sample import Sample
+from xtts_extend.errors import MachineError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
+from xtts_extend.notices import warn_once
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.folder import RunFolder
 from xtts_extend.run.history import append_event, hours
 from xtts_extend.run.metrics import MetricsLog, StepLosses, make_dashboard
 from xtts_extend.run.position import Position
 from xtts_extend.run.ranks import Ranks
+from xtts_extend.training.pace import Pace
+from xtts_extend.training.reporting import StatusReport
 
 logger = logging.getLogger("trainer")
 
 
 class RunOutput:
-    """Log, metrics, dashboard and history of a run, which write nothing before `begin`.
+    """Log, metrics, dashboard, history and status of a run, which write nothing before `begin`.
 
     A start that fails therefore leaves an existing run folder unchanged.
 
     Args:
         folder: The run folder.
         config: The run's configuration.
-        ranks: The processes that train together. Only rank 0 writes the dashboard and the history.
+        ranks: The processes that train together. Only rank 0 writes dashboard, history and status.
         model: The model, whose token counts are recorded in the history.
         train_samples: The training set, whose duration is recorded in the history.
     """
@@ -45,6 +49,7 @@ class RunOutput:
         train_samples: Sequence[Sample],
     ) -> None:
         self.folder, self._config, self._ranks = folder, config, ranks
+        self.status = StatusReport(folder.path, is_main=ranks.is_main)
         self.dashboard: Any = DummyLogger()
         self._log = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         self._metrics: MetricsLog | None = None
@@ -87,7 +92,8 @@ class RunOutput:
         self._metrics = MetricsLog(run, step or -1)
         plotted = (self._config.plot_step, self._config.print_step)
         self._losses = StepLosses(self._metrics, self.dashboard, plotted, read)
-        self.append_event("resume" if step else "start", step, **self.start_info)
+        self._append_event("resume" if step else "start", step, **self.start_info)
+        self.status.begin(position)
 
     @property
     def metrics(self) -> MetricsLog:
@@ -113,8 +119,28 @@ class RunOutput:
         self.metrics.flush()
         self.dashboard.flush()
 
-    def append_event(self, event: str, step: int, **values: object) -> None:
-        """Append an event to the run's history."""
+    def publish(self, losses: Mapping[str, float], pace: Pace | None) -> None:
+        """Let others see the steps up to a printed one: in metrics, dashboard and status.
+
+        Metrics that cannot be written are kept for the next time, with a warning; a checkpoint needs them on disk.
+
+        Args:
+            losses: Losses of the printed step.
+            pace: The pace if it is known.
+        """
+        try:
+            self.metrics.flush(to_disk=False)
+        except MachineError as error:
+            warn_once(f"Training continues, but {error}")
+        self.dashboard.flush()
+        self.status.step(losses, pace)
+
+    def end(self, phase: Literal["finished", "stopped"], step: int) -> None:
+        """Record how the run ended after a step, in history and status."""
+        self._append_event("end" if phase == "finished" else "stop", step)
+        self.status.end(phase)
+
+    def _append_event(self, event: str, step: int, **values: object) -> None:
         if self._ranks.is_main and self.has_started:
             append_event(self.folder.path, event, step=step, **values)
 

@@ -1,17 +1,27 @@
-"""The progress line that a run logs every `print_step` steps."""
+"""The progress line that a run logs every `print_step` steps, and the lines at its end."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
+from dataclasses import dataclass
 
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import Position
+from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
 #: Number of recent steps that the seconds per step are averaged over; all steps since the last line if that is longer.
 _RECENT_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds per step, averaged over recent steps, and the seconds left until the run ends."""
+
+    seconds_per_step: float
+    time_left_s: float
 
 
 class Progress:
@@ -37,14 +47,17 @@ class Progress:
         """Return whether a line is due after a step."""
         return step == self.first_step + 1 or step % self.config.print_step == 0
 
-    def step(self, position: Position, batches: int, losses: dict[str, float], learning_rate: float) -> None:
-        """Log a progress line; call it after each step for which `is_due` returns True.
+    def step(self, position: Position, batches: int, losses: dict[str, float], learning_rate: float) -> Pace | None:
+        """Log a progress line and return the pace; call it after each step for which `is_due` returns True.
 
         Args:
             position: The run's position after the step.
             batches: Number of batches in an epoch.
             losses: The step's `loss`, `loss_text_ce` and `loss_mel_ce`.
             learning_rate: The step's learning rate.
+
+        Returns:
+            The pace, or None if this is the first line.
         """
         # The clock starts after the first step, which includes warm-up.
         self._lines.append((position.step, time.monotonic() - self._excluded_s))
@@ -52,12 +65,12 @@ class Progress:
             self._lines.popleft()
         end = (self.config.epochs - position.epoch) * batches - position.batch + position.step
         end = min(end, self.config.max_steps or end)
-        rate = ""
+        rate, pace = "", None
         if len(self._lines) > 1:
             (first, began), (last, now) = self._lines[0], self._lines[-1]
             per_step = (now - began) / (last - first)
-            left = max(end - position.step, 0) * per_step
-            rate = f" · {per_step:.2f} s/step · {_duration(left)} left"
+            pace = Pace(per_step, max(end - position.step, 0) * per_step)
+            rate = f" · {per_step:.2f} s/step · {_duration(pace.time_left_s)} left"
         logger.info(
             " > step %d/%d · epoch %d (%d/%d) · loss %.4f (text %.4f, mel %.4f) · lr %.3g%s",
             position.step,
@@ -70,6 +83,22 @@ class Progress:
             losses["loss_mel_ce"],
             learning_rate,
             rate,
+        )
+        return pace
+
+
+def log_finished(state: RunState) -> None:
+    """Log that a run has nothing left to do."""
+    done = f"step {state.position.step}, epoch {state.position.epoch + 1} of {state.config.epochs}"
+    logger.info(" > The run is finished: %s. Raise --epochs, --max-steps or --patience to continue.", done)
+
+
+def log_early_stop(state: RunState) -> None:
+    """Log that a run ends before its other limits if `patience` ends it."""
+    if state.is_out_of_patience:
+        logger.info(
+            " > Stopping early: %d evaluations in a row found no better model. Raise --patience to continue.",
+            state.position.evaluations_without_best,
         )
 
 

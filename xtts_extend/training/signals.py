@@ -19,12 +19,20 @@ logger = logging.getLogger("trainer")
 _SLOW_DISK = 100e6
 
 
-class Interrupted(Exception):
-    """Stop requested by a signal; the current optimizer step is complete."""
+class Stopped(Exception):
+    """Stop before the run is finished; the current optimizer step is complete."""
 
 
-class OutOfTime(Exception):
-    """Stop because the time limit is close; the current optimizer step is complete."""
+class Interrupted(Stopped):
+    """Stop because of a signal."""
+
+
+class StopRequested(Stopped):
+    """Stop because of a file in the run folder."""
+
+
+class OutOfTime(Stopped):
+    """Stop because the time limit is close."""
 
 
 class TimeLimit:

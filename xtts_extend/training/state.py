@@ -81,6 +81,12 @@ class RunState:
         limit = self.config.max_steps
         return self.is_out_of_patience or (limit is not None and self.position.step >= limit)
 
+    def is_complete(self, batches: int) -> bool:
+        """Return whether nothing is left to do, for epochs of that many batches."""
+        epochs_done = self.position.epoch + (self.position.batch == batches)
+        has_ended = self.is_finished or epochs_done >= self.config.epochs
+        return has_ended and not self.position.evaluation_due
+
     def seed(self, purpose: str, step: int) -> None:
         """Seed all random generators for a purpose, such as "train", at a step of this process."""
         seed_all(self.config.training_seed, purpose, step, self.ranks.rank)

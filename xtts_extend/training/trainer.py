@@ -45,12 +45,13 @@ from xtts_extend.training.evaluation import (
     record_base_losses,
     speak_test_sentences,
 )
+from xtts_extend.training.listening import Listener
 from xtts_extend.training.loaders import first_loader, train_loader
 from xtts_extend.training.output import RunOutput
-from xtts_extend.training.pace import Progress
+from xtts_extend.training.pace import Progress, log_early_stop, log_finished
 from xtts_extend.training.restore import Resumed, check_resume, checkpoint_size, restore
 from xtts_extend.training.saving import Saver
-from xtts_extend.training.signals import Interrupted, OutOfTime, StopSignal, TimeLimit
+from xtts_extend.training.signals import Interrupted, OutOfTime, Stopped, StopSignal, TimeLimit
 from xtts_extend.training.state import RunState
 from xtts_extend.training.update import Hooks, Updater, out_of_memory_error
 
@@ -112,9 +113,10 @@ class ResumableTrainer(Trainer):
         # The stock class writes into this folder immediately.
         args.continue_path = str(folder.scratch)
         self._output = RunOutput(folder, config, ranks, model, train_samples)
-        self._saver = Saver(folder.path, self._flush)
+        self._saver = Saver(folder.path, self._flush, self._output.status)
         self._best = BestModel()
         self.stop = StopSignal()
+        self._requests = Listener(folder.path, ranks, self.stop)
         prepare_device()
         with contextlib.ExitStack() as undo:
             undo.callback(self._release_folder, discard=True)
@@ -172,6 +174,7 @@ class ResumableTrainer(Trainer):
             return
         self._output.begin(self.position, self._updater.read)
         self.dashboard_logger = self._output.dashboard
+        self._requests.discard_old()
         if self.ranks.is_main:
             self.save_training_script()
 
@@ -199,8 +202,7 @@ class ResumableTrainer(Trainer):
         has_evaluated = checkpoint.record is not None and checkpoint.record.has_evaluated
         restore_best_model(state, self._base_losses if self._resumed.migration or has_evaluated else {})
         self.total_steps_done, self.epochs_done = state.position.step, state.position.epoch
-        # A new folder does not have this checkpoint yet.
-        self._saver.step = -1 if self._output.folder.is_new else state.position.step
+        self._saver.resume(state.position.step, None if self._output.folder.is_new else source)
 
     def _flush(self) -> None:
         """Flush losses, metrics and dashboard to disk."""
@@ -246,23 +248,20 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_step_start(self)
         position = self.position
         names = [self.train_samples[index].manifest_audio_file for index in self._sampler.batch(step)]
-        learning_rate = self.state.learning_rate
+        rate = self.state.learning_rate
+        line = MetricsLine(step=position.step + 1, epoch=position.epoch, learning_rate=rate, samples=names)
         completes_update = (step + 1) % self.grad_accum_steps == 0 or step + 1 == batch_n_steps
-        losses = self._updater.step(batch, names, self.train_loader, completes_update=completes_update)
+        step_losses = self._updater.step(batch, names, self.train_loader, completes_update=completes_update)
         self._begin()
-        self._output.losses.add(
-            losses,
-            MetricsLine(step=position.step + 1, epoch=position.epoch, learning_rate=learning_rate, samples=names),
-        )
+        self._output.losses.add(step_losses, line)
         position.step += 1
         position.batch = step + 1
         self.total_steps_done = position.step
         if self._progress.is_due(position.step):
-            self._progress.step(position, batch_n_steps, self._output.read_losses(position), learning_rate)
-            # The dashboard shows the same steps as the log.
-            self.dashboard_logger.flush()
+            losses = self._output.read_losses(position)
+            self._output.publish(losses, self._progress.step(position, batch_n_steps, losses, rate))
         self.callbacks.on_train_step_end(self)
-        return None, dict(losses)
+        return None, dict(step_losses)
 
     def train_epoch(self) -> None:
         """Train on the rest of the epoch; evaluate, save and stop between optimizer steps when due."""
@@ -271,6 +270,7 @@ class ResumableTrainer(Trainer):
         sampler.set_position(self.position.epoch, self.position.batch)
         cast(UtteranceDataset, loader.dataset).set_epoch(self.position.epoch)
         self._training_mode()
+        self._output.status.enter("training")
         self.callbacks.on_train_epoch_start(self)
         boundary = self.position.step
         for index, batch in enumerate(loader, start=self.position.batch):
@@ -284,20 +284,22 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_epoch_end(self)
 
     def _between_steps(self, boundary: int, epoch_ends: bool) -> None:
-        """Evaluate, save and stop, in this order, as far as each is due since step `boundary`."""
-
-        def due(every: int | None) -> bool:
-            return every is not None and self.position.step // every > boundary // every
-
+        """Evaluate, save and stop, in this order, as far as each is due since step `boundary` or requested."""
+        requested = self._requests.requested()
         if epoch_ends and self.config.scheduler_after_epoch and self.state.scheduler is not None:
             self.state.scheduler.step()
-        if epoch_ends or due(self.config.run_eval_steps):
+        if epoch_ends or self.position.has_passed(self.config.run_eval_steps, boundary):
             self.position.evaluation_due = True
-            self._evaluate_if_due()
-        if due(self.config.save_step) and self.config.save_checkpoints:
+            self._evaluate()
+        elif "evaluate" in requested:
+            self._evaluate(requested=True)
+        if self.position.has_passed(self.config.save_step, boundary) and self.config.save_checkpoints:
             self.save_checkpoint()
-        if self.ranks.any(self.stop.number is not None):
-            raise Interrupted
+        if "save" in requested:
+            self._saver.finish(self.state)
+        for name in requested - {"stop"}:
+            self._requests.served(name)
+        self._requests.stop_if_asked()
         if self.ranks.any(self._limit.reached()):
             raise OutOfTime
 
@@ -305,23 +307,25 @@ class ResumableTrainer(Trainer):
     # EVALUATION
     ####################
 
-    def _evaluate_if_due(self) -> None:
-        """If an evaluation is due, measure losses, update the best model and speak the test sentences."""
-        if not self.position.evaluation_due:
-            return
+    def _evaluate(self, *, requested: bool = False) -> None:
+        """Measure losses, update the best model and speak the test sentences; see `BestModel.judge` for a request."""
         began = time.monotonic()
-        state, position, losses = self.state, self.position, {}
+        state, position, losses, status = self.state, self.position, {}, self._output.status
         self._output.read_losses(position)
         state.seed("eval", position.step)
-        if self.config.run_eval:
-            losses = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, self.stop)
-            self._begin()
-            losses = log_evaluation(state, losses, self._output.metrics, self.dashboard_logger)
-        position.evaluation_due = False
-        self._best.judge(state, losses)
-        self.save_best_model()
+        with status.phase("evaluating"):
+            if self.config.run_eval:
+                stop = self._requests.stop_if_asked
+                losses = losses_by_language(state.model, state.config, state.eval_samples, state.ranks, stop)
+                self._begin()
+                losses = log_evaluation(state, losses, self._output.metrics, self.dashboard_logger)
+                status.evaluated(position.step, losses)
+            position.evaluation_due = False
+            if self._best.judge(state, losses, requested=requested):
+                self.save_best_model()
         if self.position.epoch >= self.config.test_delay_epochs:
-            self.test_run()
+            with status.phase("speaking"):
+                self.test_run()
         self._training_mode()
         self._progress.exclude_time(time.monotonic() - began)
 
@@ -339,15 +343,13 @@ class ResumableTrainer(Trainer):
         self._progress = Progress(self.config, self.position.step)
         self._limit = TimeLimit(self.config.max_minutes, checkpoint_size(self.model))
         self.train_loader = first_loader(self.state)
-        epochs_done = self.position.epoch + (self.position.batch == len(self._sampler))
-        is_complete = self.state.is_finished or epochs_done >= self.config.epochs
-        if is_complete and not self.position.evaluation_due:
-            done = f"step {self.position.step}, epoch {self.position.epoch + 1} of {self.config.epochs}"
-            logger.info(" > The run is finished: %s. Raise --epochs, --max-steps or --patience to continue.", done)
+        if self.state.is_complete(len(self._sampler)):
+            log_finished(self.state)
             return
         if self.start_with_eval and self.position.step == 0:
             self.position.evaluation_due = True
-        self._evaluate_if_due()
+        if self.position.evaluation_due:
+            self._evaluate()
         for epoch in range(self.position.epoch, self.config.epochs):
             if self.state.is_finished:
                 break
@@ -357,18 +359,15 @@ class ResumableTrainer(Trainer):
             self.callbacks.on_epoch_start(self)
             self.train_epoch()
             self.callbacks.on_epoch_end(self)
-        if self.state.is_out_of_patience:
-            logger.info(
-                " > Stopping early: %d evaluations in a row found no better model. Raise --patience to continue.",
-                self.position.evaluations_without_best,
-            )
+        log_early_stop(self.state)
         self._saver.finish(self.state)
 
     def fit(self) -> None:
         """Train until a limit is reached, and save the last completed step.
 
         The first SIGINT or SIGTERM stops the run after the current optimizer step, with a checkpoint and exit code 130
-        or 143. The second one ends the process immediately; files on disk stay intact.
+        or 143. The second one ends the process immediately; files on disk stay intact. A request to stop does what the
+        first signal does, and the run ends normally.
 
         Raises:
             SystemExit: A signal stopped the run.
@@ -376,15 +375,18 @@ class ResumableTrainer(Trainer):
             MachineError: A checkpoint could not be written, or the GPU is out of memory.
         """
         first_step, keep_folder = self.position.step, False
-        with self.stop:
+        with self.stop, contextlib.ExitStack() as at_end, self._output.status.failures():
+            # A failed start leaves no folder behind.
+            at_end.callback(lambda: self._release_folder(discard=self.position.step == first_step and not keep_folder))
             try:
                 self._fit()
                 keep_folder = self._saver.step == self.position.step
-                self._output.append_event("end", self.position.step)
-            except (Interrupted, OutOfTime) as reason:
+                self._output.end("finished", self.position.step)
+            except Stopped as reason:
                 keep_folder = True
                 self._saver.finish(self.state)
-                self._output.append_event("stop", self.position.step)
+                self._output.end("stopped", self.position.step)
+                self._requests.served("stop")
                 logger.info(" > Stopped at step %d. Resume with --checkpoint %s", self.position.step, self.output_path)
                 if isinstance(reason, Interrupted):
                     self.callbacks.on_keyboard_interrupt(self)
@@ -395,6 +397,3 @@ class ResumableTrainer(Trainer):
             except torch.OutOfMemoryError as error:
                 # Raised by an evaluation or the optimizer step; training batches are split instead.
                 raise out_of_memory_error(str(error)) from error
-            finally:
-                # A failed start leaves no folder behind.
-                self._release_folder(discard=self.position.step == first_step and not keep_folder)
