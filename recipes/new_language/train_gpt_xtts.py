@@ -19,8 +19,8 @@ What the recipe does:
   time. Unusable samples are listed and skipped.
 * Checkpoints: they are written between optimizer steps, to a temporary file that is flushed and renamed, while training
   continues. Meanwhile, a copy of the state takes as much memory as a checkpoint. Ctrl-C and SIGTERM save a checkpoint.
-* Requests: a file `requests/stop`, `save` or `evaluate` in the run folder stops the run with a checkpoint, saves one, or
-  evaluates.
+* Requests: a file `requests/stop`, `save` or `evaluate` in the run folder stops the run with a checkpoint, saves one,
+  or evaluates.
 * Several GPUs: `torchrun --nproc_per_node N train_gpt_xtts.py …` trains one model on N GPUs. `--batch-size` is per GPU.
 
 Exit codes: 0 if training finished, or was stopped by a request or `--max-minutes`; 1 if the machine or a check failed;
