@@ -28,6 +28,7 @@ from xtts_extend.commands import (
     repair_checkpoint,
     report_run,
     speak,
+    ui,
 )
 from xtts_extend.commands.common import add_debug
 from xtts_extend.environment import require_environment
@@ -65,6 +66,7 @@ COMMANDS: dict[str, Command] = {
     "export": export_run,
     "pack": pack,
     "speak": speak,
+    "ui": ui,
     "compare": compare_models,
     "report": report_run,
     "evaluate": evaluate_model,

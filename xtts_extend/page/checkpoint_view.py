@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,9 +17,6 @@ from xtts_extend.run.recorded import TrainingCheckpoint
 
 if TYPE_CHECKING:
     from xtts_extend.page.jobs import Job
-
-#: Longest log in which a verdict is looked for, in bytes.
-_LONGEST_LOG = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -111,14 +107,10 @@ def verdict(checkpoint: Path, jobs: Iterable[Job]) -> dict[str, Any] | None:
         try:
             if datetime.fromisoformat(job.created).timestamp() < changed:
                 continue
-            with (job.folder / "log.txt").open("rb") as file:
-                text = file.read(_LONGEST_LOG).decode(errors="replace")
-            # The log has warnings as well.
-            start = 0 if text.startswith("{\n") else text.index("\n{\n") + 1
-            found, _ = json.JSONDecoder().raw_decode(text, start)
-        except (OSError, ValueError, RecursionError):
+        except ValueError:
             continue
-        if isinstance(found, dict) and "verdict" in found:
+        found = job.result()
+        if found is not None and "verdict" in found:
             return found
     return None
 

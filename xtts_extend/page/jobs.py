@@ -39,6 +39,8 @@ _START_S = 15
 #: Longest file of a job that is read as JSON, in bytes.
 _LONGEST_JSON = 1 << 22
 _TAIL_BYTES = 1 << 16
+#: Longest log in which a result is looked for, in bytes.
+_LONGEST_RESULT = 1 << 26
 #: Colours and cursor movements for terminals.
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ERROR = re.compile(r"^(?:xtts-extend[\w -]*: |\S+\.py: )?error: ", re.MULTILINE)
@@ -217,6 +219,17 @@ class Job:
         while shown and not shown[-1]:
             shown.pop()
         return "\n".join(shown[-lines:])
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the JSON object that the command printed after its messages; None if there is none yet."""
+        try:
+            with (self.folder / "log.txt").open("rb") as file:
+                text = file.read(_LONGEST_RESULT).decode("utf-8", "replace")
+            start = 0 if text.startswith("{") else text.index("\n{") + 1
+            found, _ = json.JSONDecoder().raw_decode(text, start)
+        except (OSError, ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def cancel(self) -> None:
         """Ask the job to stop; does nothing if it has ended.

@@ -29,7 +29,7 @@ FOLDERS_OF_PROJECT = (DATA, PREPARED, VOICES, VOCABULARIES, RUNS, MODELS, COMPAR
 #: In `DATA`: what `corrections.py` reads and writes.
 CORRECTIONS = "corrections.jsonl"
 #: Suffixes of manifests and texts.
-_TEXTS = (".csv", ".tsv", ".psv", ".txt", ".lst", ".list", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
+TEXTS = (".csv", ".tsv", ".psv", ".txt", ".lst", ".list", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
 _BASE_FILES = ("config.json", "model.pth")
 _MODEL_FILES = (*_BASE_FILES, "vocab.json")
 
@@ -183,7 +183,7 @@ class Project:
         data = self.folder / DATA
 
         def is_text(path: Path) -> str | None:
-            return "" if path.suffix.lower() in _TEXTS and path.name != CORRECTIONS and path.is_file() else None
+            return "" if path.suffix.lower() in TEXTS and path.name != CORRECTIONS and path.is_file() else None
 
         found = _list(data, is_text)
         for folder in _list(data, lambda path: "" if path.is_dir() and path.name not in FOLDERS else None):

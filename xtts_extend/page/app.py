@@ -1,0 +1,68 @@
+"""The page: one tab per screen over the files of a project."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import gradio as gr
+
+from xtts_extend.page import (
+    screen_compare,
+    screen_data,
+    screen_export,
+    screen_project,
+    screen_resume,
+    screen_train,
+    screen_vocabulary,
+)
+from xtts_extend.page.project import Project
+from xtts_extend.page.widgets import Screen
+
+_SCREENS = (
+    ("Project", screen_project.build),
+    ("Data", screen_data.build),
+    ("Vocabulary", screen_vocabulary.build),
+    ("Train", screen_train.build),
+    ("Resume", screen_resume.build),
+    ("Compare", screen_compare.build),
+    ("Export", screen_export.build),
+)
+#: gradio removes copies of what it shows after a day, and looks for them every hour.
+_DELETE_CACHE = (3600, 86400)
+
+
+def build(project: Project, *, upload_limit_mb: int) -> gr.Blocks:
+    """Return the page of a project."""
+    with gr.Blocks(
+        title=f"xtts_extend · {project.folder.name}", analytics_enabled=False, delete_cache=_DELETE_CACHE
+    ) as page:
+        gr.Markdown(f"# xtts_extend · {project.folder.name}")
+        screens: list[tuple[gr.Tab, Screen]] = []
+        with gr.Tabs():
+            for name, build_screen in _SCREENS:
+                with gr.Tab(name) as tab:
+                    build_one: Any = build_screen
+                    if build_screen is screen_data.build:
+                        build_one = functools.partial(build_screen, upload_limit_mb=upload_limit_mb)
+                    screens.append((tab, build_one(project)))
+        timers = [(timer, screen) for _, screen in screens for timer in screen.timers]
+        for tab, screen in screens:
+            opened = functools.partial(_open, screen, timers)
+            outputs = [*screen.outputs, *(timer for timer, _ in timers)]
+            tab.select(opened, None, outputs, show_progress="hidden", api_visibility="private")
+        first = screens[0][1]
+        page.load(
+            functools.partial(_open, first, timers),
+            None,
+            [*first.outputs, *(timer for timer, _ in timers)],
+            api_visibility="private",
+        )
+    return page
+
+
+def _open(screen: Screen, timers: list[tuple[gr.Timer, Screen]]) -> list[Any]:
+    """Return what a screen shows when it is opened. Only its timers run."""
+    shown = screen.refresh()
+    values = list(shown) if isinstance(shown, tuple) else [shown]
+    return [*values, *(gr.Timer(active=owner is screen) for _, owner in timers)]

@@ -1,0 +1,128 @@
+"""What all screens share: errors as messages, jobs with their logs, lists of a project as choices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+from xtts_extend.errors import XttsExtendError
+from xtts_extend.page.browser_input import pick
+from xtts_extend.page.jobs import Job
+from xtts_extend.page.project import Entry, Listing, Project
+
+P = ParamSpec("P")
+R = TypeVar("R")
+#: Seconds between two looks at jobs and runs.
+INTERVAL_S = 2.0
+_MARKS = {"waiting": "⏳", "running": "▶️", "finished": "✅", "failed": "❌", "stopped": "⏹️", "lost": "⚠️"}
+
+
+@dataclass
+class Screen:
+    """A screen of the page.
+
+    Attributes:
+        name: Title of its tab.
+        refresh: Updates for `outputs` when the screen is opened.
+        outputs: Components that `refresh` updates.
+        timers: Timers that run while the screen is open.
+    """
+
+    name: str
+    refresh: Callable[[], Any]
+    outputs: Sequence[Any]
+    timers: list[gr.Timer] = field(default_factory=list)
+
+
+def says_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a handler so that the page shows the package's own sentences instead of a general error."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except XttsExtendError as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+    return wrapped
+
+
+def choices(listing: Iterable[Entry], value: str | None = None) -> Any:
+    """Return an update of a dropdown with the names of a listing; `value` is chosen if it is one of them."""
+    names = [entry.name for entry in listing]
+    return gr.update(choices=names, value=value if value in names else names[-1] if names else None)
+
+
+def path_of(listing: Listing, name: object) -> Path:
+    """Return the path of a name that was chosen.
+
+    Raises:
+        ConfigError: The project has no such file.
+    """
+    return pick(name, listing).path
+
+
+def paths_of(listing: Listing, names: object) -> list[Path]:
+    """Return the paths of names that were chosen; raises what `path_of` raises."""
+    return [path_of(listing, name) for name in names] if isinstance(names, (list, tuple)) else []
+
+
+def start_job(project: Project, kind: str, arguments: Sequence[str], label: str) -> str:
+    """Start a job and return its ID."""
+    job = Job.start(project.folder, kind, arguments, label=label)
+    gr.Info(f"{label}: started.")
+    return job.name
+
+
+def job_box(project: Project, kinds: Sequence[str], title: str) -> tuple[gr.State, gr.Timer]:
+    """Show the newest job of some kinds, with its command, its log and a button that stops it.
+
+    Returns:
+        The ID of the job that is shown, to be set by the handler that starts one; and a timer.
+    """
+    shown_id = gr.State("")
+    with gr.Group():
+        state = gr.Markdown(f"**{title}**: not started.", elem_classes="job-state")
+        command = gr.Code(label="Command", language="shell", interactive=False, lines=1, wrap_lines=True, visible=False)
+        log = gr.Textbox(label=f"Log of {title.lower()}", lines=8, max_lines=8, interactive=False, visible=False)
+        stop = gr.Button(f"Stop {title.lower()}", size="sm", visible=False)
+
+    def find(job_id: str) -> Job | None:
+        found = [job for job in project.jobs() if job.kind in kinds]
+        return next((job for job in found if job.name == job_id), found[-1] if found else None)
+
+    def update(job_id: str) -> tuple[Any, ...]:
+        job = find(job_id)
+        if job is None:
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        said = describe_job(job)
+        return (
+            gr.update(value=f"**{title}**: {said}"),
+            gr.update(value=job.command, visible=True),
+            gr.update(value=job.log_tail(40), visible=True),
+            gr.update(visible=job.state in ("waiting", "running")),
+        )
+
+    @says_errors
+    def cancel(job_id: str) -> None:
+        if job := find(job_id):
+            job.cancel()
+
+    timer = gr.Timer(INTERVAL_S, active=False)
+    outputs = [state, command, log, stop]
+    timer.tick(update, shown_id, outputs, show_progress="hidden", api_visibility="private")
+    shown_id.change(update, shown_id, outputs, show_progress="hidden", api_visibility="private")
+    stop.click(cancel, shown_id, None, api_visibility="private")
+    return shown_id, timer
+
+
+def describe_job(job: Job) -> str:
+    """Return a line about a job: its mark, its label, its state and, if it failed, why."""
+    state = job.state
+    reason = f" {job.error}" if state in ("failed", "lost") else ""
+    return f"{_MARKS[state]} {job.label} · {state} · {job.created}{'.' + reason if reason else ''}"
