@@ -62,7 +62,11 @@ def make_npz() -> bytes:
     [
         (b"", DamagedError, "it is empty (0 bytes)"),
         (bytes(600), DamagedError, "begins with zeros"),
-        (b"<!DOCTYPE html>\n<html>", CheckpointError, "a web page: the download may have failed or may need a login"),
+        (
+            b"<!DOCTYPE html>\n<html>",
+            CheckpointError,
+            "a web page; the download may have failed, or it may require a login",
+        ),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", CheckpointError, "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", CheckpointError, "Git LFS pointer, not the file itself"),
         (b"/annex/objects/MD5E-s3", CheckpointError, "Run `git annex get`"),
@@ -77,7 +81,7 @@ def make_npz() -> bytes:
         (make_zip(**{"b.txt": b"a"}), CheckpointError, "a zip archive (b.txt) that torch.save did not write"),
         (make_zip(), CheckpointError, "a zip archive (empty) that torch.save did not write"),
         (make_npz(), CheckpointError, "a NumPy archive (npz)"),
-        (make_torchscript(), CheckpointError, "is a TorchScript file: a program with its weights"),
+        (make_torchscript(), CheckpointError, "is a TorchScript file, which is a program with its weights"),
         (make_legacy({"model": WEIGHTS})[:-9], DamagedError, "it is damaged"),
     ],
     ids=[
@@ -144,7 +148,7 @@ def test_files_from_before_pytorch_1_6_are_read(tmp_path, caplog):
         WEIGHTS["gpt.text_embedding.weight"],
     )
     require_intact(path)
-    assert "was written by PyTorch before 1.6, whose format has no checksums" in caplog.text
+    assert "was written by a PyTorch version older than 1.6, whose format has no checksums" in caplog.text
 
 
 class _Malicious:

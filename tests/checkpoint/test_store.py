@@ -122,7 +122,7 @@ def test_the_best_model_is_a_copy_where_links_fail(tmp_path, monkeypatch):
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     store.save_step(state(3), tmp_path, "checkpoint_3.pth", 1)
     broken = {"model": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}, "step": 4}
-    with pytest.raises(CheckFailed, match=r"NaN or infinity at step 4 in 1 weight tensors \(first: b\)"):
+    with pytest.raises(CheckFailed, match=r"At step 4, 1 weight tensors hold NaN or infinity \(first: b\)"):
         store.save_step(broken, tmp_path, "checkpoint_4.pth", 1)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_3.pth"]
 
@@ -176,7 +176,7 @@ def test_required_space_counts_files_already_written(tmp_path, monkeypatch, capl
     monkeypatch.setattr("xtts_extend.checkpoint.store.shutil.disk_usage", lambda path: usage._replace(free=500))
     store.require_space(tmp_path, size=100, keep=2)
     assert "the run may need 0.0 GB more: 2 checkpoints of 0.0 GB" in caplog.text
-    with pytest.raises(MachineError, match="use another --output-dir, or lower --keep-checkpoints"):
+    with pytest.raises(MachineError, match="use a different --output-dir, or lower --keep-checkpoints"):
         store.require_space(tmp_path, size=101, keep=2)
     (tmp_path / "checkpoint_1.pth").write_bytes(b"x" * 101)
     (tmp_path / "best_model.pth").hardlink_to(tmp_path / "checkpoint_1.pth")

@@ -102,7 +102,7 @@ def test_non_finite_weights_are_never_saved(corpus, fails, tmp_path, monkeypatch
     monkeypatch.setattr(torch.optim.AdamW, "step", overflow)
     code, error = fails(corpus.flags(output_dir=tmp_path, val_manifest=None, save_step=2))
     assert code == 1
-    assert "NaN or infinity at step 4 in " in error
+    assert "At step 4, " in error
     assert [file.name for file in only_run(tmp_path).glob("*.pth")] == ["checkpoint_2.pth"]
 
 

@@ -23,7 +23,8 @@ def snapshot(value: Any) -> Any:
 class BackgroundWriter:
     """A writer that runs one write at a time in its own thread.
 
-    If a write fails, the next call of any method raises its error. The interpreter exits only when a write is done.
+    If a write fails, the next call of any method raises its error. The interpreter does not exit until the current
+    write is done.
     """
 
     def __init__(self) -> None:

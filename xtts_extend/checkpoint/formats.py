@@ -36,16 +36,16 @@ _LEGACY = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 
 
 def is_legacy(start: bytes) -> bool:
-    """Return whether a file with these first bytes was written by PyTorch before 1.6: several pickles, no checksums."""
+    """Return whether a file with these first bytes was written by PyTorch before 1.6, without checksums."""
     return _LEGACY in start[:32]
 
 
 def is_safetensors(path: Path, start: bytes) -> bool:
-    """Return whether a file with these first bytes is a safetensors file: the length of a JSON header, then the header.
+    """Return whether a file with these first bytes is a safetensors file, which begins with the length of its header.
 
     Args:
-        path: The file, for its size.
-        start: Its first bytes.
+        path: The file, whose size is compared with the header's length.
+        start: The file's first bytes.
     """
     length = int.from_bytes(start[:8], "little")
     return start[8:9] == b"{" and 2 <= length <= path.stat().st_size - 8
@@ -56,14 +56,15 @@ def not_an_archive_error(path: Path, start: bytes) -> CheckpointError:
 
     Args:
         path: A file that is neither a zip archive nor a safetensors file, nor written by PyTorch before 1.6.
-        start: Its first bytes.
+        start: The file's first bytes.
     """
     refused = f"{path} cannot be opened: it is"
     if not start:
         return DamagedError(f"{refused} empty (0 bytes). {_COPY}")
     if not start.strip(b"\0"):
         return DamagedError(
-            f"{refused} a file that begins with zeros, as after a power loss or an unfinished download. {_COPY}"
+            f"{refused} a file that begins with zeros, which happens after a power loss or an unfinished download. "
+            f"{_COPY}"
         )
     if start.startswith(b"PK"):
         return DamagedError(f"{refused} truncated (the end of the archive is missing). {_COPY}")
@@ -78,7 +79,7 @@ def not_an_archive_error(path: Path, start: bytes) -> CheckpointError:
         )
     if start.startswith(b"\x80"):
         return CheckpointError(
-            f"{refused} a bare pickle, not written by torch.save. If you trust its author (a pickle can run any "
+            f"{refused} a bare pickle, not written by torch.save. If you trust its author (a pickle can run arbitrary "
             f"code), save it as a checkpoint: python -c \"import pickle, torch; torch.save(pickle.load(open('{path}', "
             "'rb')), 'new.pth')\""
         )
@@ -92,15 +93,15 @@ def _describe_text(start: bytes) -> str:
     if not text or not all(letter.isprintable() or letter.isspace() for letter in text):
         return ""
     if text[:5].lower() in ("<!doc", "<html", "<?xml") or "<head" in text.lower():
-        return ", but a web page: the download may have failed or may need a login"
-    return f", but text that begins with {text.splitlines()[0][:50]!r}"
+        return " but a web page; the download may have failed, or it may require a login"
+    return f" but text that begins with {text.splitlines()[0][:50]!r}"
 
 
 def require_pickled_archive(path: Path) -> None:
     """Raise unless a zip archive was written by torch.save.
 
     Raises:
-        CheckpointError: It was not. The message says what it is and what to do.
+        CheckpointError: The archive was not written by torch.save. The message says what it is and what to do.
         DamagedError: The archive cannot be read.
     """
     try:
@@ -111,8 +112,8 @@ def require_pickled_archive(path: Path) -> None:
     file_names = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in file_names:
         raise CheckpointError(
-            f"{path} is a TorchScript file: a program with its weights. If you trust its author (loading it can run "
-            f"code), extract the weights: python -c \"import torch; torch.save(torch.jit.load('{path}', "
+            f"{path} is a TorchScript file, which is a program with its weights. If you trust its author (loading it "
+            f"can run code), extract the weights: python -c \"import torch; torch.save(torch.jit.load('{path}', "
             "map_location='cpu').state_dict(), 'new.pth')\""
         )
     if "data.pkl" in file_names:
@@ -128,17 +129,17 @@ def require_pickled_archive(path: Path) -> None:
 
 
 def folder_without_model(folder: Path) -> str:
-    """Return what a folder without a run and without a `model.pth` is, and how to use it.
+    """Describe a folder that has neither a run nor a `model.pth`, and say how to use it.
 
     Returns:
-        Sentences that start with a space; an empty string if nothing is known.
+        Sentences that start with a space, or an empty string if nothing is known about the folder.
     """
     names = sorted(os.listdir(folder))
     suffixes = {name: Path(name).suffix for name in names}
     if "zero_to_fp32.py" in names or any(name.endswith("_optim_states.pt") for name in names):
         return (
-            " It is a sharded DeepSpeed checkpoint. Join the shards with the script in it, "
-            "`python zero_to_fp32.py . model.pth`, and pass that file."
+            " It is a sharded DeepSpeed checkpoint. Join the shards with the script in that folder, `python "
+            "zero_to_fp32.py . model.pth`, and pass that file."
         )
     if ".distcp" in suffixes.values():
         return (
@@ -160,7 +161,7 @@ _JOIN = "Join them where they were written, for example with save_pretrained(…
 
 
 def describe_shard(path: Path) -> str:
-    """Return a sentence, after a space, for a file that is named like one shard of a model; else an empty string."""
+    """Return a sentence that starts with a space if a file is named like one shard of a model, else an empty string."""
     return f" It is one of several shards. {_JOIN}" if "-of-0" in path.name else ""
 
 

@@ -1,4 +1,4 @@
-"""Find out what a checkpoint file or folder is by its content, never by its name.
+"""Identify checkpoint files and folders by their content, never by their names.
 
 Only the pickled header of a checkpoint is read: tensors are mapped to the "meta" device, so a file of several gigabytes
 takes a fraction of a second. `weights_only=True` keeps files from running code.
@@ -35,17 +35,17 @@ from xtts_extend.errors import CheckpointError, DamagedError
 
 logger = logging.getLogger("trainer")
 
-#: Key of what our runs record in addition to the contents of a stock checkpoint.
+#: Key under which our runs store what they record in addition to the contents of a stock checkpoint.
 RECORD_KEY = "xtts_extend"
 #: Prefixes of the GPT's tensors: those of coqui's trainer and of `Xtts.state_dict()`.
 _GPT_PREFIXES = ("xtts.gpt.", "gpt.")
-#: Bytes at the start of a file that are enough to identify it.
+#: Number of bytes at the start of a file that are enough to identify it.
 _START = 512
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the GPT; `heads` is None if the file has no config, since the weights do not show it."""
+    """Sizes of the GPT; `heads` is None if the file has no config, since the weights do not show their number."""
 
     layers: int
     channels: int
@@ -59,10 +59,10 @@ class CheckpointInfo:
     Attributes:
         kind: "training" (has optimizer state, step and epoch) or "base".
         vocab_size: Number of token rows.
-        step: Recorded step; None if there is no integer.
-        epoch: Recorded epoch; None if there is no integer.
-        has_optimizer: Whether it holds optimizer state.
-        has_scheduler: Whether it holds scheduler state.
+        step: The recorded step; None if the file records no integer.
+        epoch: The recorded epoch; None if the file records no integer.
+        has_optimizer: Whether the file holds optimizer state.
+        has_scheduler: Whether the file holds scheduler state.
         written_by: "xtts_extend" or "coqui".
         architecture: Sizes of the GPT.
         size_bytes: Size of the file in bytes.
@@ -82,7 +82,7 @@ class CheckpointInfo:
 
     @property
     def missing_position(self) -> str:
-        """The missing part of the position: "step", "epoch", "step or epoch", or an empty string if nothing is."""
+        """Which part of the position is missing: "step", "epoch", "step or epoch", or an empty string if none is."""
         return " or ".join(name for name in ("step", "epoch") if getattr(self, name) is None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class CheckpointInfo:
 
 
 def load_pickled(path: Path, *, map_location: str) -> Any:
-    """Load a checkpoint without running code: `torch.load` that also opens published XTTS files and safetensors.
+    """Load a checkpoint, a published XTTS file or a safetensors file without running code.
 
     Args:
         path: The file.
@@ -99,7 +99,7 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
 
     Raises:
         DamagedError: The file is empty, truncated or damaged.
-        CheckpointError: The path is missing, unreadable, not a checkpoint, or would run code.
+        CheckpointError: The file is missing or unreadable, is not a checkpoint, or would run code.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder. Expected a file.")
@@ -143,8 +143,8 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
 def loads_in_stock(path: Path) -> bool:
     """Return whether stock coqui-tts loads a base model's file and leaves it unchanged.
 
-    It does if the file is an archive of tensors and plain values with a "model" key. Files that hold coqui's own
-    objects, such as the published ones, are rewritten in place by stock.
+    It does if the file is an archive of tensors and plain values with a "model" key. Stock coqui-tts rewrites files
+    that hold coqui's own objects, such as the published ones, in place.
     """
     if not zipfile.is_zipfile(path):
         return False
@@ -156,12 +156,12 @@ def loads_in_stock(path: Path) -> bool:
 
 
 def _forbidden_content(error: str) -> str:
-    """Return why torch refused a file, as the rest of a sentence, from torch's error."""
+    """Turn torch's error into the rest of a sentence that says why a file was refused."""
     found = re.search(r"GLOBAL (\S+)", error)
     if found and could_run_code(found.group(1)):
         return (
-            f"would run code when loaded ({found.group(1)}). It was refused, and nothing was run. "
-            "Do not use this file: a checkpoint needs only tensors and plain values."
+            f"would run code when loaded ({found.group(1)}). It was refused, and nothing was run. Do not use this "
+            "file. A checkpoint needs only tensors and plain values."
         )
     if found:
         return (
@@ -171,7 +171,7 @@ def _forbidden_content(error: str) -> str:
         )
     if "Unsupported operand" in error:
         return "was not pickled with torch.save's default protocol. Save it again without pickle_protocol."
-    return "is not a checkpoint: it does not contain a pickle of tensors."
+    return "is not a checkpoint, because it does not contain a pickle of tensors."
 
 
 def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
@@ -182,7 +182,7 @@ def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
         path: The file, for messages.
 
     Raises:
-        CheckpointError: It has no XTTS text embedding.
+        CheckpointError: The file has no XTTS text embedding.
     """
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if isinstance(state, Mapping):
@@ -210,14 +210,14 @@ def _is_stateless(optimizer: Mapping[str, Any]) -> bool:
 
 
 def describe(content: Any, path: Path) -> CheckpointInfo:
-    """Return what a loaded file is: *training* if it has optimizer state, step and epoch, else *base*.
+    """Describe a loaded file, which is *training* if it has optimizer state, a step and an epoch, else *base*.
 
     Args:
         content: What `load_pickled` returned; tensors on the meta device are enough.
         path: The file.
 
     Raises:
-        CheckpointError: It is not an XTTS model.
+        CheckpointError: The file is not an XTTS model.
     """
     state, prefix = weights_of(content, path)
     top = content if "model" in content else {}
@@ -248,12 +248,12 @@ def describe(content: Any, path: Path) -> CheckpointInfo:
 
 
 def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointInfo:
-    """Describe a checkpoint, a run folder (its newest intact checkpoint) or a base directory (its `model.pth`).
+    """Describe a checkpoint, the newest intact checkpoint of a run folder, or the `model.pth` of a base directory.
 
     Args:
         path: The file or folder.
         verify: Also read training checkpoints to the end and compare their checksums. In a run folder, files that fail
-            are skipped. By default, only headers are read.
+            this check are skipped. By default, only headers are read.
 
     Raises:
         CheckpointError: There is no checkpoint, or it is damaged or would run code.
@@ -335,7 +335,8 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
 def suggest_other_checkpoint(unusable: Path) -> str:
     """Return a sentence that names the newest intact checkpoint in the folder of a damaged or missing one.
 
-    It starts with a space. The result is empty if there is none, or if the file is not named like a checkpoint.
+    The sentence starts with a space. It is empty if there is no such checkpoint, or if the file is not named like a
+    checkpoint.
     """
     is_checkpoint = parse_name(unusable) or unusable.name == BEST_MODEL
     if not is_checkpoint or not unusable.parent.is_dir():

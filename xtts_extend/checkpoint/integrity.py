@@ -1,6 +1,6 @@
 """Detect damaged checkpoints by the CRC-32 checksum that torch.save stores for each record (each tensor).
 
-torch.load does not check it. Checkpoints of the stock Trainer have it too.
+torch.load does not check these checksums. Checkpoints of the stock Trainer have them too.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from xtts_extend.errors import DamagedError
 from xtts_extend.notices import warn_once
 
 _BLOCK = 1 << 20
-#: More than computing needs: disks are faster when several blocks are requested at a time.
+#: Number of threads. It is higher than computing needs, because disks are faster when several blocks are requested at
+#: once.
 _THREADS = 4
 
 
 def require_intact(path: Path) -> None:
     """Read a file to the end and compare each record with its checksum.
 
-    Files written by PyTorch before 1.6 have no checksums: they get a warning.
+    Files written by PyTorch before 1.6 have no checksums, so a warning is logged instead.
 
     Raises:
         DamagedError: A byte was changed, or the file cannot be read. The message names the first damaged record.
@@ -32,8 +33,8 @@ def require_intact(path: Path) -> None:
         with path.open("rb") as file:
             if is_legacy(file.read(32)):
                 warn_once(
-                    f"{path} was written by PyTorch before 1.6, whose format has no checksums. Continuing without a "
-                    "check for damage."
+                    f"{path} was written by a PyTorch version older than 1.6, whose format has no checksums. "
+                    "Continuing without checking it for damage."
                 )
                 return
         with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(_THREADS) as pool:
@@ -41,11 +42,11 @@ def require_intact(path: Path) -> None:
             damaged = sorted(itertools.chain(*pool.map(partial(_damaged, path), range(_THREADS))))
     # Damage to the archive's directory can make zipfile raise any of these.
     except (OSError, RuntimeError, ValueError, OverflowError, zipfile.BadZipFile) as error:
-        raise DamagedError(f"{path} is damaged: {error}. Use another file.") from error
+        raise DamagedError(f"{path} is damaged: {error}. Use a different file.") from error
     if damaged:
         raise DamagedError(
             f"{path} is damaged: {len(damaged)} of {len(names)} records failed their checksum (first: "
-            f"{names[damaged[0]]}). Use another file."
+            f"{names[damaged[0]]}). Use a different file."
         )
 
 
@@ -59,7 +60,7 @@ def _damaged(path: Path, first: int) -> list[int]:
 def _is_intact(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
     """Return whether a record has the length and checksum that the archive's directory gives.
 
-    A compressed record is damaged: torch.save compresses nothing.
+    A compressed record counts as damaged, because torch.save compresses nothing.
     """
     if record.compress_type != zipfile.ZIP_STORED:
         return False

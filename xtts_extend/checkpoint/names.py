@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Literal, cast
 
 Kind = Literal["checkpoint", "best_model"]
-#: Second name of the newest `best_model_N.pth`.
+#: A second name for the newest `best_model_N.pth`.
 BEST_MODEL = "best_model.pth"
 _PATTERN = re.compile(r"(checkpoint|best_model)_(\d+)\.pth")
 
 
 @dataclass(frozen=True)
 class CheckpointName:
-    """Kind and step in a checkpoint's file name; `str` gives the file name."""
+    """The kind and step in a checkpoint's file name; `str` returns the file name."""
 
     kind: Kind
     step: int

@@ -18,7 +18,7 @@ from xtts_extend.notices import warn_once
 
 #: Attribute of the wrapped module in DistributedDataParallel, torch.compile, FSDP, checkpointing and DeepSpeed.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-#: Names of the two parts of a weight with weight norm, up to coqui-tts 0.20 → since then.
+#: Names of the two parts of a weight with weight norm: up to coqui-tts 0.20 → in later releases.
 _WEIGHT_NORM = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
@@ -27,14 +27,14 @@ _ROWS = "text_embedding.weight"
 #: Keys of the weights in checkpoints of coqui, PyTorch's tutorials, Lightning and DeepSpeed. If a file holds several
 #: models, such as a moving average, the one under the first of these keys is used.
 _STATES = ("model", "model_state_dict", "state_dict", "module")
-#: Coqui's keys of a checkpoint → keys that Lightning, accelerate and other scripts use for the same.
+#: Coqui's keys in a checkpoint → the keys that Lightning, accelerate and other scripts use instead.
 _OTHER_NAMES = {
     "step": ("global_step", "global_steps", "iteration", "iter", "steps", "total_steps"),
     "epoch": ("current_epoch", "epochs"),
     "optimizer": ("optimizer_states", "optimizer_state_dict", "optimizer_state", "optimizers", "optim"),
     "scheduler": ("lr_schedulers", "lr_scheduler", "scheduler_state_dict", "lr_scheduler_state_dict", "schedulers"),
 }
-#: Nesting of dicts in which weights are searched for.
+#: Number of levels of nested dicts that are searched for weights.
 _DEPTH = 5
 
 
@@ -62,7 +62,7 @@ def normalize_content(content: Any, path: Path) -> Any:
 
 
 def has_tensor_counts(content: Any) -> bool:
-    """Return whether step or epoch are tensors on the meta device, whose values are unknown."""
+    """Return whether the step or the epoch is a tensor on the meta device, whose value is unknown."""
     counts = (content.get(key) for key in ("step", "epoch")) if isinstance(content, Mapping) else ()
     return any(isinstance(count, Tensor) and count.is_meta for count in counts)
 
@@ -100,13 +100,13 @@ def _choose_model(candidates: list[tuple[Any, ...]], path: Path) -> tuple[Any, .
         warn_once(f"{path} holds {len(candidates)} XTTS models ({names}). Using {used}.")
         return chosen
     raise CheckpointError(
-        f"{path} holds {len(candidates)} XTTS models ({names}), and it is unclear which one to use. Save that one to a "
-        "file of its own: torch.save({'model': its state dict}, FILE)."
+        f"{path} holds {len(candidates)} XTTS models ({names}), and it is unclear which one to use. Save the one you "
+        "want to a file of its own: torch.save({'model': its state dict}, FILE)."
     )
 
 
 def _with_known_keys(outer: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return what a checkpoint holds besides the weights, under coqui's keys, with integers as step and epoch."""
+    """Return what a checkpoint holds besides the weights, under coqui's keys, with the step and epoch as integers."""
     known = dict(outer)
     for key, others in _OTHER_NAMES.items():
         name = next((name for name in (key, *others) if known.get(name) is not None), key)
@@ -160,9 +160,9 @@ def _plain_name(key: str) -> str:
 
 
 def _common_prefix(names: Collection[str], path: Path) -> tuple[str, str]:
-    """Return the prefix that a user's own module adds to all names, and what replaces it.
+    """Return the prefix that a user's own module adds to all names, and the prefix that replaces it.
 
-    The replacement is empty if the GPT is called `gpt`, and "gpt." if the file holds the GPT only.
+    The replacement is empty if the GPT is called `gpt`, and "gpt." if the file holds only the GPT.
     """
     gpt_prefixes = {name.removesuffix(_ROWS) for name in names if f".{name}".endswith(f".{_ROWS}")}
     outer_prefixes = {

@@ -20,7 +20,7 @@ _RUNS_CODE = {
     "shutil", "socket", "subprocess", "sys", "webbrowser",
     "__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "open", "setattr",
 }  # fmt: skip
-#: Names in these modules that run nothing.
+#: Names in these modules that run no code.
 _HARMLESS = {
     "operator.itemgetter", "os.stat_result", "os.terminal_size", "os.uname_result", "posix.stat_result",
     "posix.terminal_size", "posix.uname_result", "sys.flags", "sys.float_info", "sys.version_info",
@@ -35,7 +35,7 @@ class _OmegaConf:
     """A node of an omegaconf configuration: a value, or nodes in a dict or a list."""
 
     def plain(self) -> Any:
-        """Return the values; interpolations stay text."""
+        """Return the values, with interpolations left as text."""
         attributes = vars(self)
         return resolve_stand_ins(attributes.get("_content", attributes.get("_val")))
 
@@ -67,7 +67,7 @@ def _getattr(*arguments: Any) -> Any:
 
 
 class _Numpy:
-    """A numpy array or dtype: the arguments it was constructed with, and its pickled state."""
+    """A numpy array or dtype, kept as the arguments it was constructed with and its pickled state."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments: tuple[Any, ...] = arguments
@@ -77,7 +77,7 @@ class _Numpy:
         self.state = state
 
     def plain(self) -> Any:
-        """Return an array as nested lists, or as bytes if it has no plain values; a dtype as its name."""
+        """Return an array as nested lists, or as bytes if it has no plain values; return a dtype as its name."""
         if not self.state or not isinstance(self.state[-1], (bytes, list)):
             return str(self.arguments[0])
         _, shape, dtype, is_fortran, data = self.state

@@ -24,7 +24,7 @@ from xtts_extend.files import atomic_path, atomic_write, require_creatable
 
 logger = logging.getLogger("trainer")
 
-#: Format version of the value of `RECORD_KEY`.
+#: Format version of the record stored under `RECORD_KEY`.
 FORMAT_VERSION = 3
 _LOCK_TIMEOUT_S = 15
 
@@ -33,14 +33,14 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint dict atomically.
 
     Args:
-        state: The checkpoint; `date` is added.
+        state: The checkpoint, to which `date` is added.
         path: The file to write.
 
     Raises:
-        MachineError: It could not be written. No partial file is left.
+        MachineError: The checkpoint could not be written. No partial file is left.
     """
     if not path.parent.is_dir():
-        raise MachineError(f"{path.name} was not written: its run folder {path.parent} no longer exists.")
+        raise MachineError(f"{path.name} was not written, because its run folder {path.parent} no longer exists.")
     with atomic_write(path) as file:
         torch.save({**state, "date": datetime.date.today().strftime("%B %d, %Y")}, file)
 
@@ -52,7 +52,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], CheckpointInfo]:
         path: The file.
 
     Returns:
-        Its content, with tensors mapped from the file on the CPU, and its description.
+        The content, whose tensors are mapped from the file on the CPU, and a description of the file.
 
     Raises:
         CheckpointError: The file is missing, damaged or not an XTTS checkpoint, or would run code.
@@ -77,7 +77,7 @@ def make_run_folder(output_dir: Path, run_name: str) -> Path:
         run_name: First part of the folder's name.
 
     Raises:
-        ConfigError: One of its parents is a file.
+        ConfigError: One of the folder's parents is a file.
         MachineError: The folder cannot be created.
     """
     require_creatable(output_dir)
@@ -91,15 +91,15 @@ def make_run_folder(output_dir: Path, run_name: str) -> Path:
                 return folder
     except OSError as error:
         raise MachineError(
-            f"Could not create a run folder in {output_dir}: {error.strerror}. Use another --output-dir."
+            f"Could not create a run folder in {output_dir}: {error.strerror}. Use a different --output-dir."
         ) from error
-    raise MachineError(f"{output_dir} already has 999 runs named {name}. Use another --output-dir.")
+    raise MachineError(f"{output_dir} already has 999 runs named {name}. Use a different --output-dir.")
 
 
 def lock_run(run: Path) -> FileLock:
-    """Lock a run folder for this process.
+    """Lock a run folder so that only this process trains in it.
 
-    Waits up to 15 s, because data loader processes of a killed run may live for some seconds more.
+    This waits up to 15 s, because data loader processes of a killed run may live on for a few seconds.
 
     Returns:
         The lock. `release` frees it, and so does the end of the process.
@@ -126,9 +126,9 @@ def remove_leftovers(run: Path) -> None:
 
 
 def move_later_checkpoints(run: Path, step: int) -> None:
-    """Move checkpoints that are later than the step to resume from into a folder `set-aside`.
+    """Move checkpoints that are later than the step to resume from into a folder named `set-aside`.
 
-    Otherwise they would count as the newest of the run, and new checkpoints would be deleted instead of them.
+    Otherwise, they would count as the run's newest checkpoints, and new checkpoints would be deleted in their place.
 
     Args:
         run: The run folder.
@@ -150,7 +150,7 @@ def move_later_checkpoints(run: Path, step: int) -> None:
 
 
 def adapter_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the tensors of the adapter in a checkpoint; empty if it has none."""
+    """Return the tensors of the adapter in a checkpoint, or an empty dict if it has none."""
     tensors: dict[str, torch.Tensor] = (content.get(RECORD_KEY) or {}).get("adapter", {}).get("tensors", {})
     return tensors
 
@@ -183,7 +183,8 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
         keep: Number of `checkpoint_N.pth` to keep.
 
     Raises:
-        MachineError: It could not be written. Other files are unchanged, except for checkpoints removed to make space.
+        MachineError: The checkpoint could not be written. Other files are unchanged, except for checkpoints removed to
+            make space.
         CheckFailed: A weight is not finite.
     """
     broken = [
@@ -191,8 +192,8 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
     ]
     if broken:
         raise CheckFailed(
-            f"NaN or infinity at step {state['step']:,} in {len(broken)} weight tensors (first: {broken[0]}). No "
-            "checkpoint was written, and earlier ones are unchanged. Resume from an earlier one with a lower "
+            f"At step {state['step']:,}, {len(broken)} weight tensors hold NaN or infinity (first: {broken[0]}). No "
+            "checkpoint was written, and earlier checkpoints are unchanged. Resume from one of them with a lower "
             "--learning-rate or --grad-clip 1."
         )
     path = run / name
@@ -227,9 +228,10 @@ def save_second_name(run: Path, name: str, checkpoint: str, keep: int) -> None:
 
 
 def require_space(run: Path, size: int, keep: int) -> None:
-    """Log the free disk space and the most that a run can need, and raise unless it fits.
+    """Log the free disk space and the most that a run can need, and raise if the space is too small.
 
-    A run needs up to `keep` checkpoints, one being written, and the old and the new best model.
+    A run needs space for up to `keep` checkpoints, for one that is being written, and for the old and the new best
+    model.
 
     Args:
         run: The run folder; checkpoints already in it are counted.
@@ -244,21 +246,23 @@ def require_space(run: Path, size: int, keep: int) -> None:
     free = shutil.disk_usage(run).free
     numbers = (
         f"{free / 1e9:.1f} GB are free for {run}, and the run may need {needed / 1e9:.1f} GB more: {keep} checkpoints "
-        f"of {size / 1e9:.1f} GB, one being written, and the old and the new best model."
+        f"of {size / 1e9:.1f} GB each, one that is being written, and the old and the new best model."
     )
     if free < needed:
-        raise MachineError(f"{numbers} Free some space, use another --output-dir, or lower --keep-checkpoints.")
+        raise MachineError(f"{numbers} Free some space, use a different --output-dir, or lower --keep-checkpoints.")
     logger.info(" > Disk space: %s", numbers)
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name atomically: a hard link, or a copy if the file system has none."""
+    """Give a file a second name atomically: a hard link, or a copy if the file system has no links."""
     link = target.with_name(f".{target.name}.link.tmp")
     link.unlink(missing_ok=True)
     try:
         link.hardlink_to(source)
     except OSError as error:
-        logger.info(" > Could not hard-link in %s (%s): made %s a copy.", target.parent, error.strerror, target.name)
+        logger.info(
+            " > Could not create a hard link in %s (%s), so %s is a copy.", target.parent, error.strerror, target.name
+        )
         with atomic_path(target) as copy:
             shutil.copyfile(source, copy)
     else:
@@ -283,6 +287,6 @@ def require_fit(expected: set[str], found: set[str], what: str) -> None:
             problems.append(f"{len(names)} {label}: {listed}")
     if problems:
         raise CheckpointError(
-            f"The {what} does not match this model ({'; '.join(problems)}). It was written for another architecture "
-            "or version. Pass files that belong together."
+            f"The {what} does not match this model ({'; '.join(problems)}). It was written for a different "
+            "architecture or version. Pass files that belong together."
         )
