@@ -61,8 +61,8 @@ def test_the_log_counts_rows_and_parameters(extended):
     rows = extended.base_rows
     frozen = rows * 64 * 2 + rows
     text = extended.describe_rows("start: mean")
-    assert f"Base tokens 0–{rows - 1} (pretrained, frozen)." in text
-    assert f"New tokens {rows}–{rows + NEW - 1} (7, start: mean)." in text
+    assert f"Tokens 0–{rows - 1} come from the base (pretrained, frozen)." in text
+    assert f"Tokens {rows}–{rows + NEW - 1} are new (7, start: mean)." in text
     assert f"{frozen:,} of {total:,} parameters" in text
 
 

@@ -91,7 +91,7 @@ def test_rows_of_other_tokens(healthy_stock, corpus, tmp_path):
     assert examine(file, corpus.base, corpus.vocab).verdict == "healthy"
     found = examine(file, corpus.base, vocab)
     assert found.verdict == "wrong-vocabulary"
-    assert "4 rows resemble those of other tokens in the base" in found.reason
+    assert "4 rows resemble those of different tokens in the base" in found.reason
     assert found.also == {}
     assert found.measurements["old_rows"]["changed"] < base_rows(corpus)
 
@@ -199,7 +199,7 @@ def test_rows_behind_a_hook(corpus, recipe, tmp_path, monkeypatch):
     recipe(corpus.flags(output_dir=tmp_path, val_manifest=None, max_steps=3, no_freeze_base_rows=True))
     found = examine(only_run(tmp_path), corpus.base)
     assert found.verdict == "old-rows-drifted"
-    assert f"A hook zeroed the gradient of {base_rows(corpus)} old rows" in found.reason
+    assert f"A gradient hook zeroed the gradients of {base_rows(corpus)} old rows" in found.reason
 
 
 def test_rows_of_noise(stock_file, corpus):
@@ -273,7 +273,7 @@ def test_a_run_that_is_not_finite_resumes_from_an_earlier_intact_checkpoint(shor
     (tmp_path / "checkpoint_5.pth").write_bytes(b"PK half")
     found = examine(tmp_path, corpus.base)
     assert found.verdict == "healthy"
-    assert found.notes == ["checkpoint_5.pth is newer but cannot be used. See the warning."]
+    assert found.notes == ["checkpoint_5.pth is newer but cannot be used. The warning about it says why."]
 
 
 def test_without_new_tokens(corpus, recipe, tmp_path):

@@ -84,4 +84,4 @@ def test_a_stalled_loss_is_a_note(short_run, corpus, tmp_path):
 
 def test_an_incomplete_accumulation_is_a_note(healthy_stock, corpus, tmp_path):
     found = examine(edited(healthy_stock, tmp_path, at_step(21)), corpus.base)
-    assert "5 updates in 22 batches, about one in 4" in found.notes[0]
+    assert "5 updates in 22 batches, about one every 4 batches" in found.notes[0]

@@ -107,7 +107,7 @@ def test_the_repaired_run_resumes_frozen_and_exports(broken_file, options, corpu
     recipe([*flags, "--base-dir", corpus.base, "--language", "am", "--train-manifest", corpus.train])
     assert "belongs to a run of others" not in caplog.text
     rows = base_rows(corpus)
-    assert f"Base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text
+    assert f"Tokens 0–{rows - 1} come from the base (pretrained, frozen)" in caplog.text
     final, base = checkpoint(run, 8), base_weights(corpus.base)
     for name in TOKEN_TENSORS:
         assert torch.equal(final["model"][PREFIX + name][:rows], base[f"gpt.{name}"])
@@ -259,7 +259,7 @@ def test_a_plan_for_new_rows_of_noise(stock_file, corpus, tmp_path, capsys):
     """Restoring old rows does not help new ones."""
     command = ["repair", str(stock_file), "--base", str(corpus.base), "--output", str(tmp_path / "new"), "--plan"]
     assert main(command) == 1
-    assert "New rows stay untrained without --reinit-untrained." in capsys.readouterr().out
+    assert "The new rows stay untrained without --reinit-untrained." in capsys.readouterr().out
     assert main([*command, "--reinit-untrained"]) == 0
 
 
@@ -290,7 +290,7 @@ def test_rows_of_other_tokens_cannot_be_repaired(stock_file, corpus, tmp_path):
 
 @pytest.mark.parametrize("blend", [-0.1, 1.5, math.nan])
 def test_a_blend_outside_0_to_1(drifted, corpus, tmp_path, blend):
-    with pytest.raises(ConfigError, match="a share of the base from 0 to 1"):
+    with pytest.raises(ConfigError, match="the share of the base, from 0 to 1"):
         repair(drifted, corpus.base, tmp_path / "new", blend=blend)
 
 

@@ -48,8 +48,8 @@ def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
     resumed = caplog.text
 
     for text, rows in ((started, "start: romanized"), (resumed, "as in the checkpoint")):
-        assert text.count("Base tokens 0–399 (pretrained, frozen).") == 1
-        assert text.count(f"New tokens 400–549 (150, {rows}).") == 1
+        assert text.count("Tokens 0–399 come from the base (pretrained, frozen).") == 1
+        assert text.count(f"Tokens 400–549 are new (150, {rows}).") == 1
         assert text.count("487,736 of 804,432 parameters of the GPT are frozen.") == 1
         assert text.count("12 training samples, 4 evaluation samples") == 1
         assert text.count("batches of 2 · 1 per optimizer step · learning rate 0 · until 10 epochs") == 1

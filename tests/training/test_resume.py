@@ -186,7 +186,7 @@ def test_a_stock_run_with_the_bases_rows_is_frozen_and_keeps_its_new_moments(
     assert len(unsplit) == 3
     caplog.set_level("INFO", "trainer")
     recipe(["--checkpoint", file, "--max-steps", 3, "--output-dir", tmp_path / "ours"])
-    assert f"Base tokens 0–{rows - 1} (pretrained, frozen)" in caplog.text
+    assert f"Tokens 0–{rows - 1} come from the base (pretrained, frozen)" in caplog.text
     final = checkpoint(only_run(tmp_path / "ours"), 3)
     base = base_weights(corpus.base)
     assert torch.equal(final["model"]["xtts.gpt.text_head.weight"][:rows], base["gpt.text_head.weight"])

@@ -53,7 +53,7 @@ def is_adapter(name: str) -> bool:
 
 
 def matrix_of(name: str) -> str:
-    """Return the name of the base tensor that a tensor of `merge` changes: a factor's matrix, or its own name."""
+    """Return the name of the base tensor that a tensor of `merge` changes: the factor's matrix, or its own name."""
     return name.partition(".lora_")[0] + ".weight" if is_adapter(name) else name
 
 
@@ -80,9 +80,10 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: 
 
     Args:
         weights: The run's weights, under the names of `Xtts`.
-        base: The weights that the run started from. Their token tensors may have fewer rows; these are the run's first.
-        rank: How many of the largest directions of each transformer matrix's change to keep (truncated singular value
-            decomposition), where the two factors are smaller than the matrix. None keeps the complete change.
+        base: The weights that the run started from. Their token tensors may have fewer rows than the run's, which then
+            begin with these rows.
+        rank: Rank of the approximation of each transformer matrix's change (truncated singular value decomposition),
+            which is used where its two factors are smaller than the matrix. None keeps the complete change.
 
     Returns:
         The new rows of the token tensors, under the tensors' names; pairs of factors, as `merge` takes them; and the

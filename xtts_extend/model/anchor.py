@@ -1,6 +1,6 @@
-"""L2-SP: weight decay towards the starting point instead of zero (Li, Grandvalet and Davoine, 2018).
+"""L2-SP: weight decay toward the starting point instead of zero (Li, Grandvalet and Davoine, 2018).
 
-The decay is decoupled from the gradient, as in AdamW: after each step, the weights move slightly towards the base.
+The decay is decoupled from the gradient, as in AdamW: after each step, the weights move slightly toward the base.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Anchor:
 
     Args:
         gpt: coqui's `GPT` with the base's weights, which are copied.
-        base_rows: How many token rows are the base's, in case they are trained.
+        base_rows: Number of token rows that come from the base, in case these are trained.
     """
 
     def __init__(self, gpt: Any, base_rows: int) -> None:
@@ -31,7 +31,7 @@ class Anchor:
 
     @torch.no_grad()
     def pull(self, gpt: Any, optimizer: torch.optim.Optimizer, strength: float) -> None:
-        """Move each weight towards its base value by the fraction learning rate × strength, after an optimizer step.
+        """Move each weight toward its base value by the fraction learning rate × strength, after an optimizer step.
 
         Args:
             gpt: coqui's `GPT` that is being trained.

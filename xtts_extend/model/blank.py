@@ -1,4 +1,4 @@
-"""Building networks without random initialization, for weights that are loaded right afterwards."""
+"""Build networks without random initialization, for weights that are loaded right afterward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class BlankWeights(TorchFunctionMode):
-    """A context in which modules are built without initializing their weights, the slowest part of building them.
+    """A context that builds modules without initializing their weights, which is the slowest part of building them.
 
     Tensors that `torch.nn.init` would fill hold arbitrary values: load every tensor before using the network. This is
     `torch.nn.utils.skip_init` for modules that contain other modules.

@@ -1,8 +1,9 @@
 """Knowledge distillation (Hinton et al., 2015) with the base as the teacher, on utterances of the base's languages.
 
 The loss is the divergence between the two models' distributions over audio codes at every position of an utterance.
-Only the base's most likely codes are stored, and the probability of all others as one number. The divergence of these
-is a lower bound of the full divergence, and zero if the model has not changed.
+Only the probabilities of the base's most likely codes are stored, and the total probability of all others as one
+number. The divergence between these is a lower bound on the full divergence, and it is zero if the model has not
+changed.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ def divergence(top_ids: Tensor, top_log_probs: Tensor, logits: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Replayed:
-    """The audio targets of a batch that are replayed codes or their stop token, and where the base's distribution is.
+    """The audio targets of a batch that are replayed codes or their stop token, and where to find their distributions.
 
     Attributes:
-        stored_targets: Indices of the audio targets whose distribution the batch brings, (stored targets,).
+        stored_targets: Indices of the audio targets whose distribution is stored in the batch, (stored targets,).
         stored_rows: Their rows in the batch's stored distributions, (stored targets,).
         stored_steps: Their steps in the batch's stored distributions, (stored targets,).
         teacher_rows: The samples whose distributions the teacher has to compute, (teacher samples,).

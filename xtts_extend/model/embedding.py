@@ -22,8 +22,8 @@ def normal_rows(old: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
     Args:
         old: The old rows, (rows, channels), at least two.
-        count: How many rows to draw.
-        generator: The source of randomness.
+        count: Number of rows to draw.
+        generator: The random number generator.
 
     Returns:
         The drawn rows, (count, channels).
@@ -54,7 +54,7 @@ def extend_rows(old: Tensor, count: int, method: str, spellings: Mapping[int, Se
         old: The old rows, (rows, channels), or (rows,) for a bias.
         count: Number of new tokens.
         method: How new rows are initialized: "romanized", "mean" or "normal".
-        spellings: New token id → old ids of its romanization. Only "romanized" reads it.
+        spellings: New token id → old ids of its romanization. Only "romanized" uses it.
         seed: Seed for "normal".
 
     Raises:
@@ -88,7 +88,7 @@ def extend_token_tensors(
 
     Args:
         state: State dict of a base model, with the keys of `Xtts`.
-        vocab_size: Number of rows of the new vocabulary, at least the present number.
+        vocab_size: Number of rows for the new vocabulary, which is at least the current number.
         method: How new rows are initialized; see `extend_rows`.
         spellings: New token id → old ids of its romanization; see `extend_rows`.
         seed: Seed for "normal".

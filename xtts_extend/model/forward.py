@@ -1,9 +1,9 @@
-"""The losses of coqui's `GPT.forward`, computed faster.
+"""Compute the losses of coqui's `GPT.forward` faster.
 
-Padding is moved to the end of each sample's sequence, where causal attention never reaches it. So no mask is needed,
-the fast attention kernels can be used, and a batch is as wide as its longest sample instead of the longest text plus
-the longest audio. Positions are computed on the CPU before the batch is moved to the device, so that nothing waits for
-the GPU. Logits are computed only where a loss needs them.
+Padding is moved to the end of each sample's sequence, where causal attention never reaches it. Therefore, no mask is
+needed, the fast attention kernels can be used, and a batch is only as wide as its longest sample instead of the longest
+text plus the longest audio. Positions are computed on the CPU before the batch is moved to the device, so that nothing
+waits for the GPU. Logits are computed only where a loss needs them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Dataclass = TypeVar("_Dataclass")
 
 
 def conditioning_frames(model_args: Any) -> int:
-    """Return how many positions of the transformer's sequence the conditioning takes."""
+    """Return how many positions of the transformer's sequence the conditioning occupies."""
     if model_args.gpt_use_perceiver_resampler:
         return _PERCEIVER_FRAMES
     return -(-int(model_args.max_conditioning_length) // int(model_args.gpt_code_stride_len))
@@ -56,8 +56,8 @@ class Layout:
         text_target_positions: Positions of these targets in the flattened padded text, (text targets,).
         audio_positions: Positions in the flattened batch that predict an audio target, (audio targets,).
         audio_target_positions: Positions of these targets in the flattened padded audio, (audio targets,).
-        audio_rows: Sample of each audio target, (audio targets,).
-        audio_steps: Step of each audio target within the sample's audio, (audio targets,).
+        audio_rows: Index of the sample of each audio target, (audio targets,).
+        audio_steps: Index of each audio target within the sample's audio, (audio targets,).
         code_counts: Number of codes of each sample, (batch,).
         text_width: Number of positions of the padded text.
         audio_width: Number of positions of the padded audio.
@@ -84,8 +84,8 @@ class Layout:
             text_lengths: Number of tokens of each sample, (batch,).
             wav_lengths: Number of audio samples of each sample, (batch,).
             cond_idxs: Start and end of each prompt in the audio, in samples, (batch, 2), or None. As in coqui, only the
-                last sample's prompt is excluded from the targets, in units of 256 samples although codes have 1,024.
-                If the batch has one sample, this may exclude all its targets: coqui's loss is NaN then, and here the
+                last sample's prompt is excluded from the targets, in units of 256 samples although codes have 1,024. If
+                the batch has only one sample, this may exclude all its targets. Coqui's loss is NaN then; here, the
                 prompt is ignored.
             gpt: coqui's `GPT`.
             is_share: Whether the samples are a micro-batch that includes the last sample of its batch.
@@ -151,7 +151,7 @@ class Outputs:
 
 
 def forward(gpt: Any, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tensor, layout: Layout) -> Outputs:
-    """Compute what `GPT.forward` computes. All tensors are on one device.
+    """Compute the losses and logits that `GPT.forward` computes. All tensors must be on the same device.
 
     Args:
         gpt: coqui's `GPT`.

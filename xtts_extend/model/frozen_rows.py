@@ -1,9 +1,9 @@
-"""Token layers whose old rows are frozen: they are a buffer that no optimizer sees.
+"""Token layers whose old rows are frozen, because they are stored in a buffer that no optimizer sees.
 
 A gradient hook that zeroes the gradients of old rows does not freeze them, because weight decay and the moments of
 earlier steps still change them. Rows that are not parameters cannot change (PEFT's `trainable_tokens` does the same).
-From outside there is one ordinary `weight` (and `bias`): `state_dict()` joins old and new rows, and `load_state_dict()`
-splits them.
+From the outside, each layer has one ordinary `weight` (and `bias`): `state_dict()` joins old and new rows, and
+`load_state_dict()` splits them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class BaseRows:
     """A model's token rows that come from its base.
 
     Attributes:
-        rows: How many of the first rows are the base's.
-        frozen: Whether these rows are frozen.
+        rows: Number of rows that come from the base, which are the first ones.
+        frozen: Whether the base's rows are frozen.
         digests: SHA-256 of these rows in each token tensor, as `row_digests` returns them; empty if unknown.
     """
 
@@ -51,7 +51,7 @@ class _FrozenRows(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """A copy of all rows, old ones first, (rows, channels)."""
+        """A copy of all rows, with the old rows first, (rows, channels)."""
         return self._joined("weight")
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -96,7 +96,7 @@ class FrozenRowsEmbedding(_FrozenRows):
 
     Args:
         embedding: The module to replace. Its rows are copied.
-        base_rows: How many rows are old.
+        base_rows: Number of old rows.
     """
 
     names = ("weight",)
@@ -108,7 +108,7 @@ class FrozenRowsEmbedding(_FrozenRows):
         self.new = nn.Embedding.from_pretrained(rows, freeze=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return the embeddings (b, t, channels) of ids (b, t), bit for bit those of the joined table."""
+        """Return the embeddings (b, t, channels) of ids (b, t), bit-for-bit identical to those of the joined table."""
         is_new = ids >= self.base_rows
         old = F.embedding(ids.masked_fill(is_new, 0), cast(Tensor, self.base_weight))
         new = self.new((ids - self.base_rows).clamp(min=0))
@@ -120,7 +120,7 @@ class FrozenRowsLinear(_FrozenRows):
 
     Args:
         linear: The module to replace, with a bias. Its rows are copied.
-        base_rows: How many rows are old.
+        base_rows: Number of old rows.
     """
 
     names = ("weight", "bias")

@@ -1,4 +1,4 @@
-"""coqui's `GPTTrainer` for an extended vocabulary: loads a base, freezes old rows, returns stock state dicts."""
+"""coqui's `GPTTrainer` for an extended vocabulary; it loads a base, freezes old rows and returns stock state dicts."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _INFERENCE_COPIES = ("gpt.gpt_inference.", "gpt.gpt.wte.")
 
 
 def xtts_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of `Xtts` from the state dict of a base file or training checkpoint, under `Xtts`' names.
+    """Return the weights of `Xtts`, under its tensor names, from the state dict of a base file or training checkpoint.
 
     Tensors that only training needs are omitted, and so is the second copy of the transformer in early releases' files.
-    Half precision weights become float32, which training, comparison and inference use.
+    Half-precision weights become float32, which training, comparison and inference use.
     """
     weights = {}
     for key, tensor in state.items():
@@ -105,7 +105,7 @@ class ExtendedGPTTrainer(GPTTrainer):
 
     @property
     def teacher(self) -> Teacher:
-        """The copy of the base that replayed samples are compared with."""
+        """The copy of the base with which replayed samples are compared."""
         if self._teacher is None:
             raise ConfigError("There is no teacher to compare replayed samples with. Call create_teacher().")
         return self._teacher
@@ -124,10 +124,10 @@ class ExtendedGPTTrainer(GPTTrainer):
 
         Args:
             weights: Weights as `xtts_weights` returns them.
-            base_rows: How many of the token rows are the base's.
+            base_rows: Number of token rows that come from the base.
 
         Raises:
-            CheckpointError: Tensors are missing, unexpected or of another shape. The message lists them.
+            CheckpointError: Tensors are missing, are unexpected or have the wrong shape. The message lists them.
         """
         self._require_same_tensors(self.xtts.state_dict(), weights, "base model")
         self.xtts.load_state_dict(weights)
@@ -147,14 +147,14 @@ class ExtendedGPTTrainer(GPTTrainer):
         self.rows_frozen = True
 
     def restore_frozen_rows(self, base: BaseRows) -> None:
-        """Restore which rows are the base's and whether they are frozen. Create the optimizer after this."""
+        """Restore the record of the base's rows, and freeze them if needed. Create the optimizer after this."""
         self.base_rows, self.base_digests = base.rows, dict(base.digests)
         if base.frozen:
             self.freeze_base_rows()
 
     @property
     def base(self) -> BaseRows:
-        """The base's rows, as `restore_frozen_rows` expects them when the run is resumed."""
+        """The base's rows in the form that `restore_frozen_rows` expects when the run is resumed."""
         return BaseRows(self.base_rows, self.rows_frozen, dict(self.base_digests))
 
     def freeze_voice(self) -> None:
@@ -227,14 +227,14 @@ class ExtendedGPTTrainer(GPTTrainer):
             adapter: State dict of the adapters, if the run has any.
 
         Raises:
-            CheckpointError: Tensors are missing, unexpected or of another shape, or changed in loading. The message
-                lists them.
+            CheckpointError: Tensors are missing, are unexpected, have the wrong shape, or changed while they were
+                loaded. The message lists them.
         """
         expected = self.plain_state() | {f"xtts.{key}": tensor for key, tensor in self.adapter_state().items()}
         never_trained = {key: tensor for key, tensor in state.items() if key.startswith(_NEVER_TRAINED)}
         trained = {**xtts_weights(state), **(adapter or {})}
         stored = {**never_trained, **{f"xtts.{key}": tensor for key, tensor in trained.items()}}
-        # The stock Trainer stores the modules that are never trained, ours does not.
+        # The stock Trainer stores the modules that are never trained; ours does not.
         kept = {key: tensor for key, tensor in expected.items() if key.startswith(_NEVER_TRAINED) and key not in stored}
         complete = {**kept, **stored}
         self._require_same_tensors(expected, complete, "checkpoint")
@@ -376,9 +376,11 @@ class ExtendedGPTTrainer(GPTTrainer):
         if self.rows_frozen:
             tables = (gpt.text_embedding, gpt.text_head)
             frozen += sum(getattr(table, f"base_{name}").numel() for table in tables for name in table.names)
-        lines = [f"Base tokens 0–{self.base_rows - 1} (pretrained{', frozen' if self.rows_frozen else ''})."]
+        lines = [
+            f"Tokens 0–{self.base_rows - 1} come from the base (pretrained{', frozen' if self.rows_frozen else ''})."
+        ]
         if new:
-            lines.append(f"New tokens {self.base_rows}–{self.vocab_size - 1} ({new}, {init}).")
+            lines.append(f"Tokens {self.base_rows}–{self.vocab_size - 1} are new ({new}, {init}).")
         state = "frozen" if self.voice_frozen else "trained"
         lines.append(f"The voice side (conditioning encoder and perceiver) is {state}.")
         others = sum(part.numel() for name, part in self.named_parameters() if not name.startswith("xtts.gpt."))

@@ -1,4 +1,4 @@
-"""Replacements for modules of coqui and transformers that compute the same with fewer or faster kernels."""
+"""Replacements for modules of coqui and transformers that compute the same results with fewer or faster kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer's parameter groups, each with one learning rate and one weight decay."""
+"""Divide the optimizer's parameters into groups, each with one learning rate and one weight decay."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def parameter_groups(
         gpt: coqui's `GPT`, with frozen rows and adapters in place.
         rate: Learning rate of the last layer and the modules after it.
         new_row_rate: Learning rate of the rows of new tokens. None means `rate`.
-        layer_decay: Ratio of each layer's rate to that of the layer above. Embeddings and conditioning count as below
-            the first layer (discriminative fine-tuning; Howard and Ruder, 2018).
+        layer_decay: Ratio of each layer's rate to that of the layer above. Embeddings and conditioning count as the
+            layer below the first (discriminative fine-tuning; Howard and Ruder, 2018).
         weight_decay: Weight decay of weight matrices. Biases, norms and embeddings are not decayed, as in coqui's
-            GPTTrainer. None uses the optimizer's own value for all parameters.
+            GPTTrainer. If it is None, the optimizer's own value is used for all parameters.
     """
     undecayed = set()
     for name, module in gpt.named_modules():

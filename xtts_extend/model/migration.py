@@ -1,6 +1,6 @@
-"""Migration of token tensors and optimizer moments from one vocabulary to another.
+"""Migrate token tensors and optimizer moments from one vocabulary to another.
 
-Rows belong to tokens, not to positions. With another vocabulary, a model that is read by position loads without an
+Rows belong to tokens, not to positions. With a different vocabulary, a model that is read by position loads without an
 error but maps tokens to the wrong rows.
 """
 
@@ -22,7 +22,8 @@ class Migration:
     Attributes:
         index: Old row of each new id, (new rows,). The n-th added token, counted from 0, has old_rows + n.
         old_rows: Number of rows of the old token tensors.
-        base_rows: How many of the first new rows are, or were, frozen; 0 if the frozen rows do not come first.
+        base_rows: Number of rows, from the first new row on, that are or were frozen; 0 if the frozen rows do not come
+            first.
         init: How added rows are initialized; see `extend_rows`.
         spellings: Id of an added row → old ids that spell its token; see `extend_rows`.
         seed: Seed for "normal".
@@ -80,7 +81,7 @@ class Migration:
 
     @property
     def added(self) -> int:
-        """Number of rows that are added, and so initialized."""
+        """Number of rows that are added and therefore initialized."""
         return int((self.index >= self.old_rows).sum())
 
     def weights(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -102,7 +103,8 @@ class Migration:
         """Return the moments of all new rows, (new rows, …), with zeros for added tokens and for frozen rows.
 
         Args:
-            rows: Moments of the old rows, (old rows, …). If the first rows were frozen, those of the remaining rows.
+            rows: Moments of the old rows, (old rows, …). If the first rows were frozen, these are the moments of the
+                remaining rows.
         """
         frozen = rows.new_zeros(self.old_rows - rows.shape[0], *rows.shape[1:])
         added = rows.new_zeros(self.added, *rows.shape[1:])

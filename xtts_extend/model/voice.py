@@ -1,4 +1,4 @@
-"""Voices from reference recordings, speech in these voices, and the freezing of the voice side for training."""
+"""Compute voices from reference recordings, speak in these voices, and freeze the voice side for training."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def make_voice(xtts: Any, references: Sequence[Tensor], names: Sequence[str] = (
 
 
 def require_voice(audio: Tensor, name: str) -> None:
-    """Raise DataError if a recording is too short or silent: coqui's encoders would fail or return NaN.
+    """Raise DataError if a recording is too short or silent, because coqui's encoders would fail or return NaN.
 
     Args:
         audio: The recording, (1, samples), at `REFERENCE_RATE`.
@@ -90,10 +90,10 @@ def require_voice(audio: Tensor, name: str) -> None:
     if audio.shape[-1] < REFERENCE_RATE * _SHORTEST_S:
         raise DataError(
             f"{name} is {audio.shape[-1] / REFERENCE_RATE:.2f} s long. A reference voice needs at least {_SHORTEST_S} "
-            "s, and about 6 s is better. Give a longer recording."
+            "s, and about 6 s is better. Use a longer recording."
         )
     if not audio.max() - audio.min() > 2 * SILENCE_LEVEL:
-        raise DataError(f"{name} is silent. Give another recording of the reference voice.")
+        raise DataError(f"{name} is silent. Use a different recording of the reference voice.")
 
 
 def require_speech(audio: Tensor, name: str) -> None:
@@ -109,7 +109,7 @@ def require_speech(audio: Tensor, name: str) -> None:
         return
     if share * audio.shape[-1] < _SHORTEST_S * REFERENCE_RATE:
         raise DataError(
-            f"{name} contains hardly any speech: {describe_sound(share)}. Give a recording with about 6 s of speech."
+            f"{name} contains hardly any speech: {describe_sound(share)}. Use a recording with about 6 s of speech."
         )
     logger.warning(
         " > %s is mostly silence: %s. A recording without pauses gives a better voice.", name, describe_sound(share)

@@ -41,7 +41,7 @@ from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, count_closed_gaps, first_ten, load_vocabulary
 
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
-#: Verdicts by precedence: the first that applies is the verdict, the others are listed.
+#: Verdicts in order of precedence. The first that applies becomes the verdict, and the others are listed.
 VERDICTS = (
     "truncated",
     "not-finite",
@@ -51,31 +51,33 @@ VERDICTS = (
     "diverged",
     "overfitted",
 )
-#: Mean move of trainable old rows, as a share of their norm, above which the embedding has drifted. Speech depends on
-#: these rows: at this limit, the old languages' text loss is 1 % higher.
+#: Mean displacement of trainable old rows, as a share of their norm, above which the embedding has drifted. Speech
+#: depends on these rows: at this limit, the old languages' text loss is 1% higher.
 DRIFTED_EMBEDDING = 0.2
-#: The same for the head, which only predicts text: 60 to 85 % in healthy runs, 500 % at 40 times the learning rate.
+#: The same limit for the head, which only predicts text. It is 60 to 85% in healthy runs and 500% at 40 times the
+#: learning rate.
 DRIFTED_HEAD = 2.0
-#: Share of old rows without a gradient above which a hook zeroed it; a few are tokens the model never predicts.
+#: Share of old rows without a gradient above which a gradient hook must have zeroed it. A few such rows are normal,
+#: because the model never predicts their tokens.
 _HOOKED_SHARE = 0.9
-#: Share of noise, or of tokens that cannot occur, above which the new rows are untrained.
+#: Share of noise rows, or of tokens that cannot occur, above which the new rows count as untrained.
 UNTRAINED_SHARE = 0.5
-#: Updates after which new rows are untrained if none of them has moved.
+#: Number of updates after which new rows count as untrained if none of them has moved.
 _UPDATES_TO_MOVE = 10
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Result of `examine`.
+    """The result of `examine`.
 
     Attributes:
         path: The checkpoint.
         verdict: "healthy" or one of `VERDICTS`.
-        reason: Sentences that explain the verdict.
-        next_command: Command to run next.
-        also: Other verdicts that apply → reason.
-        notes: Other facts worth knowing.
-        measurements: Group → name → number; empty for a truncated file.
+        reason: One or more sentences that explain the verdict.
+        next_command: The command to run next.
+        also: The other verdicts that apply, each with its reason.
+        notes: Other facts that are worth knowing.
+        measurements: The numbers by group and name; empty for a truncated file.
     """
 
     path: str
@@ -87,7 +89,7 @@ class Diagnosis:
     measurements: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """Return the verdict, other findings and the measurements as text."""
+        """Return the verdict, the other findings and the measurements as text."""
         lines = [f"{self.verdict}: {self.reason}", f"next: {self.next_command}"]
         lines += [f"also {name}: {reason}" for name, reason in self.also.items()]
         lines += [f"note: {note}" for note in self.notes]
@@ -115,12 +117,13 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     """Compare a checkpoint with its base model and say what is wrong with it.
 
     Args:
-        checkpoint: A file, or a run folder (its newest intact checkpoint), of ours or of the stock Trainer.
+        checkpoint: A checkpoint file, or a run folder whose newest intact checkpoint is examined. It may come from this
+            package or from the stock Trainer.
         base: A base directory, or its `model.pth`.
         vocab: The vocabulary that the checkpoint will be used with.
 
     Raises:
-        CheckpointError: There is no checkpoint, it would run code, or it was not trained from this base.
+        CheckpointError: There is no checkpoint, loading it would run code, or it was not trained from this base.
         VocabularyError: A vocabulary cannot be read.
 
     >>> diagnosis = examine(Path("runs/RUN"), Path("XTTS"))
@@ -152,7 +155,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
 
     reasons: dict[str, str] = {}
     if broken:
-        reasons["not-finite"] = f"NaN or infinity in {len(broken)} tensors: {first_ten(broken)}."
+        reasons["not-finite"] = f"{len(broken)} tensors hold NaN or infinity: {first_ten(broken)}."
     if wrong_moments := fit.misfits if fit else []:
         moments_too = [f"The optimizer's moments do not belong to these rows: {first_ten(wrong_moments)}."]
         reasons["wrong-vocabulary"] = " ".join([*wrong, *moments_too])
@@ -211,13 +214,13 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
 def _skipped_checkpoints(run: Path, step: int) -> list[str]:
     """Return notes on checkpoints of a run that are newer than the one examined."""
     newer = sorted(file.name for file in run_checkpoints(run) if _step_in(file) > step)
-    return [f"{name} is newer but cannot be used. See the warning." for name in newer]
+    return [f"{name} is newer but cannot be used. The warning about it says why." for name in newer]
 
 
 def _notes(
     opened: OpenedCheckpoint, old: OldRows | None, fit: Moments | None, curves: Curves | None, reinitialized: int
 ) -> list[str]:
-    """Return facts worth knowing that are not problems.
+    """Return facts that are worth knowing but are not problems.
 
     Args:
         opened: The checkpoint.
@@ -235,13 +238,13 @@ def _notes(
         notes.append(as_sentence(stalled))
     if fit and fit.other_misfits:
         notes.append(
-            f"The optimizer's state does not fit the weights ({first_ten(fit.other_misfits)}). The run cannot be "
+            f"The optimizer's state does not match the weights ({first_ten(fit.other_misfits)}), so the run cannot be "
             "resumed. Start a new run from its weights with --start-fresh."
         )
     if old and not _frozen_by_run(opened) and old.changed:
         notes.append(
-            f"The run trained all rows: the {old.count:,} old ones moved on average by {old.moved_embedding:.2%} of "
-            f"their norm in the embedding and {old.moved_head:.0%} in the head, which is within limits."
+            f"The run trained all rows. On average, the {old.count:,} old rows moved by {old.moved_embedding:.2%} of "
+            f"their norm in the embedding and by {old.moved_head:.0%} in the head, which is within the limits."
         )
     if opened.tokens is None:
         notes.append("The vocabulary is unknown, so rows are compared by their ids. Pass the vocabulary as --vocab.")
@@ -253,7 +256,7 @@ def _frozen_by_run(opened: OpenedCheckpoint) -> bool:
 
 
 def _frozen_rows_intact(opened: OpenedCheckpoint) -> bool:
-    """Return whether the frozen rows are those that the run started from: the base's, or those of an earlier run."""
+    """Return whether the frozen rows equal those that the run started from: the base's rows, or an earlier run's."""
     recorded = opened.record.base_rows.digests if opened.record else {}
     return row_digests(opened.weights, opened.frozen_rows) == recorded
 
@@ -272,13 +275,15 @@ def _vocabulary_mismatch(
     Args:
         opened: The checkpoint.
         vocabulary: The vocabulary passed by the user.
-        misplaced: Row of the checkpoint → row of another token in the base that it resembles.
+        misplaced: Row in the checkpoint → row of a different token in the base that it resembles.
     """
     rows, known = opened.info.vocab_size, opened.known
     if vocabulary is not None and known is not None and known.digest != vocabulary.digest:
         change = compare_tokens(known.tokens, vocabulary.tokens)
         differs = change.describe().replace("\n", ";").replace("  ", " ") if change else " the merges differ"
-        yield f"It was trained with a different vocabulary ({known.source}) than {vocabulary.path}:{differs}."
+        yield (
+            f"The checkpoint was trained with a different vocabulary ({known.source}) than {vocabulary.path}:{differs}."
+        )
     elif vocabulary is not None and vocabulary.size != rows:
         yield f"{vocabulary.path} has {vocabulary.size:,} tokens, and the checkpoint has {rows:,} rows."
     elif opened.tokens is None and opened.source:
@@ -290,14 +295,14 @@ def _vocabulary_mismatch(
         token = opened.token_of.get(row, f"row {row}")
         closed = count_closed_gaps(base.tokens, opened.tokens) if base and opened.tokens else 0
         yield (
-            f"{len(misplaced):,} rows resemble those of other tokens in the base: the row of {token!r} (id {row}) "
-            f"resembles that of {names.get(other, f'row {other}')!r}. The ids were reassigned"
+            f"{len(misplaced):,} rows resemble those of different tokens in the base; for example, the row of "
+            f"{token!r} (id {row}) resembles that of {names.get(other, f'row {other}')!r}. The ids were reassigned"
             + (f", {closed} of them because the base's gaps were closed." if closed else ".")
         )
 
 
 def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
-    """Return why the old rows drifted; empty if they did not."""
+    """Return why the old rows drifted, or an empty string if they did not."""
     if _frozen_by_run(opened) and old.changed and not _frozen_rows_intact(opened):
         return (
             f"{old.changed:,} of {old.count:,} old rows differ from the base's (by up to {old.difference_max:.3g}) "
@@ -305,28 +310,30 @@ def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
         )
     if hooked > _HOOKED_SHARE * old.count:
         return (
-            f"A hook zeroed the gradient of {hooked:,} old rows, but weight decay still moved them, by up to "
+            f"A gradient hook zeroed the gradients of {hooked:,} old rows, but weight decay still moved them by up to "
             f"{old.difference_max:.3g} and on average by {old.moved_embedding:.2%} of their norm in the embedding."
         )
     if old.moved_embedding > DRIFTED_EMBEDDING or old.moved_head > DRIFTED_HEAD:
         return (
-            f"{'The run started from other rows' if _frozen_by_run(opened) else 'The run trained all rows'}, and "
-            f"{old.changed:,} of {old.count:,} old ones moved too far: on average by {old.moved_embedding:.0%} of "
-            f"their norm in the embedding (limit {DRIFTED_EMBEDDING:.0%}) and {old.moved_head:.0%} in the head (limit "
-            f"{DRIFTED_HEAD:.0%})."
+            f"{'The run started from different rows' if _frozen_by_run(opened) else 'The run trained all rows'}, and "
+            f"{old.changed:,} of {old.count:,} old rows moved too far: on average, by {old.moved_embedding:.0%} of "
+            f"their norm in the embedding (limit: {DRIFTED_EMBEDDING:.0%}) and by {old.moved_head:.0%} in the head "
+            f"(limit: {DRIFTED_HEAD:.0%})."
         )
     return ""
 
 
 def _untrained(new: NewRows, fit: Moments | None) -> tuple[str, str]:
-    """Return the condition of untrained new rows, for `next_step`, and the reason; both empty if they are trained."""
+    """Return the condition for `next_step` and the reason if the new rows are untrained, else two empty strings."""
     if new.noise >= UNTRAINED_SHARE * new.count:
         return "new-rows-untrained", (
             f"{new.noise:,} of {new.count:,} new rows are noise: their median norms in the embedding and the head are "
             f"{new.norm_embedding:.1f} and {new.norm_head:.1f} times the base's."
         )
     if new.dead and new.dead >= UNTRAINED_SHARE * new.count:
-        reason = f"The tokenizer can never produce {new.dead:,} of {new.count:,} new tokens: no merges lead to them."
+        reason = (
+            f"The tokenizer can never produce {new.dead:,} of {new.count:,} new tokens, because no merges lead to them."
+        )
         return "dead", reason
     if new.never_moved == new.count and fit and fit.updates >= _UPDATES_TO_MOVE:
         return "never-moved", f"None of the {new.count:,} new rows moved in {fit.updates:,} updates."

@@ -19,31 +19,31 @@ from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
 
 EMBEDDING, HEAD, _ = TOKEN_TENSORS
-#: Margin in cosine similarity above which a row belongs to another token and not to that of its id.
+#: Margin in cosine similarity above which a row is taken to belong to a different token than its id says.
 _CLEARLY_MORE_SIMILAR = 0.1
 #: Ratio of a row's norm to the base's median norm above which the row is noise.
 NOISE_NORM_RATIO = 3.0
-#: Smallest ratio of a noise row's norm to that of a standard normal row. Stock coqui starts new rows as standard
-#: normal; in the head, that is ten times the base's norm.
+#: Smallest ratio of a noise row's norm to that of a standard normal row. Stock coqui-tts initializes new rows as
+#: standard normal, which in the head is ten times the base's norm.
 _NOISE_SIGMA = 0.5
-#: Updates without a token after which its moments underflow in float32, as if the token had never occurred.
+#: Number of updates without a token after which its moments underflow in float32, as if the token had never occurred.
 _MOMENTS_LAST = 1000
 
 
 @dataclass(frozen=True)
 class OldRows:
-    """Rows of the base's tokens compared with the base.
+    """A comparison of the rows of the base's tokens with the base.
 
     Attributes:
         count: Number of rows.
-        changed: Rows that differ in any of the three token tensors.
+        changed: Number of rows that differ in any of the three token tensors.
         difference_max: Largest absolute difference in the three token tensors.
         moved_embedding: Mean of ‖row − base‖ / ‖base‖ over the rows of the embedding.
-        moved_embedding_max: Maximum of the same.
+        moved_embedding_max: Maximum of ‖row − base‖ / ‖base‖ over the rows of the embedding.
         moved_head: Mean of ‖row − base‖ / ‖base‖ over the rows of the head.
-        moved_head_max: Maximum of the same.
-        cosine_min: Smallest cosine similarity of a row of the embedding to the base's.
-        cosine_mean: Mean of the same.
+        moved_head_max: Maximum of ‖row − base‖ / ‖base‖ over the rows of the head.
+        cosine_min: Smallest cosine similarity between a row of the embedding and the base's row.
+        cosine_mean: Mean cosine similarity between the rows of the embedding and the base's rows.
     """
 
     count: int
@@ -59,7 +59,7 @@ class OldRows:
 
 @dataclass(frozen=True)
 class NewRows:
-    """Rows of new tokens compared with the base's distribution.
+    """A comparison of the rows of new tokens with the distribution of the base's rows.
 
     Attributes:
         count: Number of rows.
@@ -67,9 +67,9 @@ class NewRows:
         norm_head: Median norm in the head, divided by the base's.
         spread_embedding: Standard deviation of the norms in the embedding, divided by the base's median norm.
         spread_head: Standard deviation of the norms in the head, divided by the base's median norm.
-        never_moved: Rows that never moved; None if unknown.
-        noise: Rows with a norm far above the base's.
-        dead: Tokens that the tokenizer can never produce; None if the vocabulary is not available.
+        never_moved: Number of rows that never moved; None if unknown.
+        noise: Number of rows whose norm is far above the base's.
+        dead: Number of tokens that the tokenizer can never produce; None if the vocabulary is not available.
     """
 
     count: int
@@ -84,12 +84,12 @@ class NewRows:
 
 @dataclass(frozen=True)
 class Moments:
-    """Optimizer state compared with the weights.
+    """A comparison of the optimizer's state with the weights.
 
     Attributes:
-        updates: Number of updates made.
-        misfits: Moments of token rows that do not fit, in words.
-        other_misfits: Other optimizer state that does not fit, in words.
+        updates: Number of updates that the optimizer has made.
+        misfits: Descriptions of the moments of token rows that do not match the weights.
+        other_misfits: Descriptions of other optimizer state that does not match the weights.
     """
 
     updates: int
@@ -98,10 +98,10 @@ class Moments:
 
 
 def misplaced_rows(opened: OpenedCheckpoint) -> dict[int, int]:
-    """Find rows that clearly resemble another token's row in the base more than their own.
+    """Find rows that clearly resemble a different token's row in the base more than their own token's.
 
     Returns:
-        Row of the checkpoint → row of the base that it resembles.
+        Row in the checkpoint → row in the base that it resembles.
     """
     if not len(opened.rows):
         return {}
@@ -113,7 +113,7 @@ def misplaced_rows(opened: OpenedCheckpoint) -> dict[int, int]:
 
 
 def measure_old_rows(opened: OpenedCheckpoint, misplaced: dict[int, int]) -> OldRows:
-    """Measure how far the rows of the base's tokens are from the base, without `misplaced` rows."""
+    """Measure how far the rows of the base's tokens have moved from the base, ignoring `misplaced` rows."""
     in_place = torch.tensor([row not in misplaced for row in opened.rows.tolist()], dtype=torch.bool)
     changed = torch.zeros(int(in_place.sum()), dtype=torch.bool)
     if not len(changed):
@@ -142,10 +142,10 @@ def measure_old_rows(opened: OpenedCheckpoint, misplaced: dict[int, int]) -> Old
 
 
 def hooked_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> int:
-    """Count old rows of the head that changed although their gradient was always zero, as with a gradient hook.
+    """Count old rows of the head that changed although their gradients were always zero, as a hook makes them.
 
-    Every step gives every row of the head a gradient. If old rows have zero moments while new rows have some, a hook
-    zeroed their gradient, and weight decay still moved them.
+    Every step gives every row of the head a gradient. If old rows have zero moments while new rows do not, a gradient
+    hook zeroed their gradients, and weight decay still moved them.
     """
     state = (moments or {}).get(HEAD, {}).get("exp_avg_sq")
     if state is None or state.shape[0] != opened.info.vocab_size or not state[opened.new_rows].any():
@@ -171,7 +171,7 @@ def transformer_drift(opened: OpenedCheckpoint) -> dict[str, float]:
 
 
 def start_rows(opened: OpenedCheckpoint) -> Tensor | None:
-    """Return the embedding that the run started with, or None if the checkpoint does not record how rows started."""
+    """Return the embedding that the run started with, or None if how rows were initialized is not recorded."""
     base, config = opened.base_vocabulary, opened.recorded
     tokens = opened.tokens
     if not opened.record or base is None or tokens is None or not config.get("init") or not len(opened.new_rows):
@@ -188,11 +188,11 @@ def start_rows(opened: OpenedCheckpoint) -> Tensor | None:
 def untrained_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> tuple[Tensor, Tensor | None]:
     """Find new rows that are noise, and those that never moved.
 
-    Only rows of the embedding show whether a token occurred: rows of the head get a gradient at every step.
+    Only rows of the embedding show whether a token occurred, because rows of the head get a gradient at every step.
 
     Returns:
-        Masks over the m new rows, both of shape (m,): noise, and never moved. The latter is None if neither the start
-        nor the moments tell.
+        Two masks over the m new rows, each of shape (m,): the rows that are noise, and the rows that never moved. The
+        second is None if neither the initial rows nor the moments show which rows moved.
     """
     new = opened.new_rows
     noise = torch.zeros(len(new), dtype=torch.bool)
@@ -268,11 +268,11 @@ def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]]
     if not opened.info.has_optimizer:
         return None
     if moments is None:
-        return Moments(0, [], ["a different number of parameters than the model"])
+        return Moments(0, [], ["its number of parameters differs from the model's"])
     rows: list[str] = []
     has_adapter = opened.adapter_rank > 0
     others = [
-        f"no moments of {key.removeprefix('gpt.')}"
+        f"no moments for {key.removeprefix('gpt.')}"
         for key in opened.weights
         if key.startswith("gpt.")
         and key.removeprefix("gpt.") not in moments
@@ -293,7 +293,7 @@ def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]]
 
 
 def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
-    """Return why the embedding's moments belong to other rows, as a list with one item; empty if they do not.
+    """Return a list with the reason why the embedding's moments belong to other rows, empty if they do not.
 
     Every update moves exactly the rows that have moments. If rows with moments never moved while rows without moments
     did, the moments belong to other rows.
@@ -313,26 +313,27 @@ def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str
 
 
 def schedule_notes(opened: OpenedCheckpoint, updates: int) -> list[str]:
-    """Return notes on the learning rate schedule and on an incomplete gradient accumulation.
+    """Return notes on the learning rate schedule and on incomplete gradient accumulation.
 
     Args:
         opened: The checkpoint.
-        updates: Number of updates its optimizer has made.
+        updates: Number of updates that its optimizer has made.
     """
     notes = []
     groups = [group for optimizer in opened.training.optimizer for group in optimizer["param_groups"]]
     rates = [cast(float, group["lr"]) for group in groups]
     if rates and max(rates) < 1e-3 * float(opened.recorded.get("lr") or 0):
         notes.append(
-            f"The learning rate is {max(rates):.3g}, down from {opened.recorded['lr']:.3g}: the schedule has ended, "
-            "and further steps change almost nothing."
+            f"The learning rate is {max(rates):.3g}, down from {opened.recorded['lr']:.3g}. The schedule has ended, "
+            "so further steps will change almost nothing."
         )
     batches = (opened.info.step or 0) + 1
-    # The stock Trainer may save during an accumulation, and does not record its number of batches.
+    # The stock Trainer may save in the middle of gradient accumulation, and it does not record over how many batches.
     if opened.info.written_by == "coqui" and 0 < updates < batches and batches % round(batches / updates):
         notes.append(
-            f"The optimizer made {updates:,} updates in {batches:,} batches, about one in {round(batches / updates)}. "
-            "The checkpoint was probably written during a gradient accumulation, and those gradients are lost."
+            f"The optimizer made {updates:,} updates in {batches:,} batches, about one every "
+            f"{round(batches / updates)} batches. The checkpoint was probably written in the middle of gradient "
+            "accumulation, so the accumulated gradients are lost."
         )
     return notes
 

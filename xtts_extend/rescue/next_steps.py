@@ -27,15 +27,15 @@ from xtts_extend.setup.command_line import flags_of_run
 
 #: Factor by which the suggested command lowers a learning rate that was too high or has stopped helping.
 LOWER_RATE = 0.1
-#: Move of the median layer, as a share of its norm, above which a run has diverged: 20 to 31 % in healthy runs of the
-#: mini model, 370 % at 40 times the learning rate.
+#: Displacement of the median layer, as a share of its norm, above which a run has diverged. It is 20 to 31% in healthy
+#: runs of the mini model and 370% at 40 times the learning rate.
 WRECKED_LAYERS = 1.0
 #: Learning rates that are lowered together → their flags.
 _RATES = {"lr": ("--learning-rate", "{:g}"), "new_row_learning_rate": ("--coqpit.new_row_learning_rate={:g}",)}
 #: Placeholders in a command for values that no file records.
 _PLACEHOLDERS = ("LANGUAGE", "MANIFEST", "VOCAB", "NEW", "TEXT", "OLD_VOCAB", "N")
 
-_ACCUMULATION_UNKNOWN = "The stock Trainer does not record gradient accumulation: {}."
+_ACCUMULATION_UNKNOWN = "The stock Trainer does not record gradient accumulation ({})."
 
 
 @dataclass
@@ -47,7 +47,7 @@ class NextStep:
 
 
 def as_sentence(text: str) -> str:
-    """Return a text with a capital and a full stop, for reasons that are parts of other sentences elsewhere."""
+    """Return a clause as a sentence, with a capital letter and a full stop."""
     return text[:1].upper() + text[1:].removesuffix(".") + "."
 
 
@@ -57,7 +57,7 @@ def load_curves(opened: OpenedCheckpoint) -> Curves | None:
 
 
 def diverged(opened: OpenedCheckpoint, curves: Curves | None, drift: Mapping[str, float]) -> str:
-    """Return why a run diverged; empty if it did not.
+    """Return why a run diverged, or an empty string if it did not.
 
     Args:
         opened: The checkpoint.
@@ -70,7 +70,7 @@ def diverged(opened: OpenedCheckpoint, curves: Curves | None, drift: Mapping[str
     if layers <= WRECKED_LAYERS:
         return ""
     return (
-        f"The transformer layers moved by {layers:.0%} of their norm; in healthy runs they move by 20 to 30 %. The "
+        f"The transformer layers moved by {layers:.0%} of their norm; in healthy runs they move by 20 to 30%. The "
         "learning rate was too high, or training took too long."
     )
 
@@ -78,7 +78,8 @@ def diverged(opened: OpenedCheckpoint, curves: Curves | None, drift: Mapping[str
 def next_step_for_damage(checkpoint: Path, base: Path) -> NextStep:
     """Return the next command for a file that cannot be opened.
 
-    It resumes from the newest intact checkpoint beside it that has not diverged, or else starts a new run.
+    The command resumes from the newest intact checkpoint in the same folder that has not diverged. If there is none, it
+    starts a new run.
 
     Args:
         checkpoint: The damaged file, or a run folder in which all checkpoints are damaged.
@@ -91,7 +92,7 @@ def next_step_for_damage(checkpoint: Path, base: Path) -> NextStep:
     try:
         recorded = read_json(folder / "config.json")
     except ConfigError:
-        # It is missing, or truncated because stock was killed while writing it.
+        # The file is missing, or it is truncated because stock coqui-tts was killed while writing it.
         recorded = {}
     return _begin(recorded, base, folder)
 
@@ -102,13 +103,13 @@ def next_step(
     """Return the next command for a verdict; words in capitals are placeholders.
 
     Args:
-        condition: A verdict, or a special case of one: "moments" if only the optimizer's moments do not fit; "edited"
-            if the file's rows contradict its recorded vocabulary; "never-moved" or "dead" if a repair cannot help new
-            rows; "finished" if a healthy run has nothing left to do.
+        condition: A verdict, or a special case of one: "moments" if only the optimizer's moments do not match the
+            weights; "edited" if the file's rows contradict its recorded vocabulary; "never-moved" or "dead" if a repair
+            cannot help new rows; "finished" if a healthy run has nothing left to do.
         opened: The checkpoint.
         base: The base directory or file that the user passed.
         vocab: The vocabulary that the user passed.
-        misplaced: Whether its rows belong to different tokens than its vocabulary says.
+        misplaced: Whether the checkpoint's rows belong to different tokens than its vocabulary says.
     """
     path = Path(opened.info.path)
     repair = ["xtts-extend", "repair", str(path), "--base", str(base), "--output", "REPAIRED"]
@@ -135,7 +136,7 @@ def next_step(
     if condition == "new-rows-untrained":
         return NextStep(shlex.join([*repair, "--reinit-untrained"]))
     if condition == "never-moved":
-        reason = "No training text has a new token. Pass manifests in the language to learn."
+        reason = "No training text contains a new token. Pass manifests in the language to learn."
         resumed = _resume(opened, base, "--train-manifest", "MANIFEST", "--new-run", "--allow-changes")
         return NextStep(resumed.command, [reason, *resumed.notes])
     if condition == "dead":
@@ -154,12 +155,12 @@ def next_step(
 def _resume_earlier_at_lower_rate(
     opened: OpenedCheckpoint, base: Path, accepts: Callable[[OpenedCheckpoint], bool], *, clip: bool = False
 ) -> NextStep:
-    """Return a command that resumes from an earlier healthy checkpoint, or else starts anew, at a lower learning rate.
+    """Return a command that resumes from an earlier healthy checkpoint or starts a new run, at a lower learning rate.
 
     Args:
         opened: The checkpoint not to resume from.
         base: The base directory or file that the user passed.
-        accepts: Whether to resume from a healthy checkpoint.
+        accepts: Function that returns whether a healthy checkpoint may be resumed.
         clip: Whether to add gradient clipping.
     """
     recorded = {"lr": NewLanguageConfig.lr, **opened.recorded}
@@ -175,7 +176,7 @@ def _resume_earlier_at_lower_rate(
 
 
 def _healthy_alternatives(opened: OpenedCheckpoint, base: Path) -> Iterator[OpenedCheckpoint]:
-    """Yield checkpoints of the same run up to its step that have other weights and did not diverge, newest first."""
+    """Yield the run's checkpoints up to this step with different weights that did not diverge, newest first."""
     for other in _other_checkpoints(Path(opened.info.path), base, opened.info.step):
         same = all(torch.equal(tensor, other.weights[key]) for key, tensor in opened.weights.items())
         if not same and not _has_diverged(other):
@@ -188,7 +189,7 @@ def _other_checkpoints(path: Path, base: Path, last: int | None = None) -> Itera
     Args:
         path: The file, or a run folder.
         base: The base directory or file that the user passed.
-        last: Last step to yield; None for all.
+        last: The latest step to include. None includes all.
     """
     folder = path if path.is_dir() else path.parent
     candidates = []
@@ -252,7 +253,7 @@ def _begin(
         run: Folder of the old run.
         weights: File to start from, if it is not the base.
         opened: The checkpoint, if it can be opened.
-        vocabulary: Vocabulary of the new run, if it is not that of the old one.
+        vocabulary: Vocabulary of the new run, if it differs from the old run's.
     """
     command = [*_launcher(opened), RECIPE]
     if weights is not None:
@@ -266,7 +267,7 @@ def _begin(
     command += [] if recorded.get("language") else ["--language", "LANGUAGE"]
     command += [] if recorded.get("train_manifests") else ["--train-manifest", "MANIFEST"]
     if recorded and not (opened and opened.record) and "base_dir" not in recorded:
-        # The path that stock records is not the one it wrote to.
+        # The path that stock coqui-tts records is not the one it wrote to.
         recorded = {**recorded, "output_path": str(run.parent.absolute())}
     flags, left_out = flags_of_run(recorded, _folder(base))
     notes: list[str] = []
@@ -289,22 +290,22 @@ def _begin(
 
 
 def _launcher(opened: OpenedCheckpoint | None) -> list[str]:
-    """Return the program that starts as many processes as the run had."""
+    """Return the launcher command for as many processes as the run had."""
     processes = opened.training.processes if opened else 1
     return ["torchrun", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
 
 
 def _exists(spec: str) -> bool:
-    """Return whether the file of a path or PATH:LANG exists."""
+    """Return whether the file that PATH or PATH:LANG names exists."""
     return Path(spec).exists() or Path(spec.rpartition(":")[0] or spec).exists()
 
 
 def _placeholder_notes(command: list[str]) -> list[str]:
     """Return a note that lists the placeholders in a command, if there are any."""
     words = [word for word in _PLACEHOLDERS if word in command]
-    return [f"Fill in (not recorded in any file): {', '.join(words)}."] if words else []
+    return [f"Fill in these values, which are not recorded in any file: {', '.join(words)}."] if words else []
 
 
 def _folder(base: Path) -> Path:
-    """Return the base directory of a base directory or its `model.pth`."""
+    """Return the base directory, given that directory or its `model.pth`."""
     return base if base.is_dir() else base.parent

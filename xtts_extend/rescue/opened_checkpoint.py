@@ -1,4 +1,4 @@
-"""Open a checkpoint together with its base model, with their token rows matched."""
+"""Open a checkpoint together with its base model, and match their token rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from xtts_extend.run.recorded import TrainingCheckpoint
 from xtts_extend.setup.vocabulary_change import SAME_TOKEN_COSINE, CheckpointVocabulary, checkpoint_vocabulary
 from xtts_extend.text.vocabulary import Vocabulary, first_ten, load_vocabulary
 
-#: Key in a repaired file with the number of new rows that were re-initialized.
+#: Key in a repaired file under which the number of re-initialized new rows is stored.
 REINITIALISED = "reinitialised_rows"
 
 
@@ -43,11 +43,12 @@ class OpenedCheckpoint:
         prefix: Prefix of the GPT's keys in the checkpoint.
         weights: The checkpoint's tensors by their names in `Xtts`.
         base: The base's tensors by their names in `Xtts`.
-        base_file: File of the base.
+        base_file: The base's file.
         base_vocabulary: The vocabulary beside the base's file, if there is one.
-        known: The vocabulary that the checkpoint was trained with, if the files tell.
-        tokens: Token → row of the checkpoint, from `known` or else from the user's vocabulary; None if unknown.
-        source: Where `tokens` come from; if unknown, why the vocabulary found is not the checkpoint's.
+        known: The vocabulary that the checkpoint was trained with, if the files show it.
+        tokens: Token → row in the checkpoint, from `known` or else from the user's vocabulary; None if unknown.
+        source: Where `tokens` come from. If they are unknown, why the vocabulary that was found is not the
+            checkpoint's.
         rows: (n,) rows of the checkpoint that belong to tokens of the base.
         base_rows: (n,) rows of the same tokens in the base.
     """
@@ -67,17 +68,17 @@ class OpenedCheckpoint:
 
     @cached_property
     def training(self) -> TrainingCheckpoint:
-        """Content with its values read as by the trainer that wrote it."""
+        """The content, with its values interpreted as by the trainer that wrote it."""
         return TrainingCheckpoint.of(self.content, self.info)
 
     @property
     def record(self) -> RunRecord | None:
-        """Record of one of our runs; None in files of the stock Trainer."""
+        """The record that our runs store; None in files of the stock Trainer."""
         return self.training.record
 
     @property
     def recorded(self) -> Mapping[str, Any]:
-        """Configuration of the run; empty if unknown."""
+        """The run's configuration; empty if unknown."""
         return self.training.config
 
     @property
@@ -87,7 +88,7 @@ class OpenedCheckpoint:
 
     @property
     def adapter_rank(self) -> int:
-        """Rank of the run's adapter; 0 without one."""
+        """Rank of the run's adapter; 0 if it has none."""
         return self.record.adapter.rank if self.record else 0
 
     @property
@@ -97,19 +98,19 @@ class OpenedCheckpoint:
 
     @property
     def new_rows(self) -> Tensor:
-        """(m,) rows of the checkpoint for tokens that the base does not have, without ids that have no token."""
+        """(m,) rows of the checkpoint for tokens that the base does not have, except ids without a token."""
         old = set(self.rows.tolist())
         all_rows = range(self.info.vocab_size) if self.tokens is None else sorted(self.tokens.values())
         return torch.tensor([row for row in all_rows if row not in old], dtype=torch.long)
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Vocabulary with the checkpoint's tokens but without merges, which checkpoints do not record."""
+        """A vocabulary with the checkpoint's tokens but without merges, which checkpoints do not record."""
         return Vocabulary(Path(self.info.path), dict(self.tokens or {}), [], "")
 
     @property
     def token_of(self) -> dict[int, str]:
-        """Row of the checkpoint → token, or "row N" if tokens are unknown."""
+        """Row in the checkpoint → token, or "row N" if the tokens are unknown."""
         if self.tokens is None:
             return {row: f"row {row}" for row in range(self.info.vocab_size)}
         return {row: token for token, row in self.tokens.items()}
@@ -125,7 +126,7 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
 
     Raises:
         DamagedError: The checkpoint is damaged.
-        CheckpointError: One of them is not an XTTS model, or the checkpoint was not trained from this base.
+        CheckpointError: One of the two is not an XTTS model, or the checkpoint was not trained from this base.
         VocabularyError: A vocabulary cannot be read.
     """
     info = inspect_checkpoint(checkpoint, verify=True)
@@ -136,12 +137,12 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
         base_file = Path(base_info.path)
         require_intact(base_file)
     except DamagedError as error:
-        # Callers take a DamagedError to be about the checkpoint.
+        # Callers assume that a DamagedError is about the checkpoint.
         raise CheckpointError(str(error)) from error
     if _sizes(base_info) != _sizes(info):
         raise CheckpointError(
-            f"{info.path} has {_sizes(info)} and {base_file} has {_sizes(base_info)}, so it was not trained from this "
-            "base. Pass the base that the run started from."
+            f"{info.path} has {_sizes(info)} and {base_file} has {_sizes(base_info)}, so the checkpoint was not "
+            "trained from this base. Pass the base that the run started from."
         )
     base_content, _ = load_checkpoint(base_file)
     weights, base_weights = merged_weights(content), merged_weights(base_content)
@@ -181,7 +182,7 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
 def _require_same_architecture(
     weights: Mapping[str, Tensor], base: Mapping[str, Tensor], path: str, file: Path
 ) -> None:
-    """Raise unless both have the same GPT tensors, except for the number of token rows, and the base's are finite."""
+    """Raise unless both files have the same GPT tensors, apart from the token rows, and the base's are finite."""
 
     def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         gpt = {key.removeprefix("gpt."): tuple(tensor.shape) for key, tensor in state.items() if key.startswith("gpt.")}
@@ -207,7 +208,7 @@ def _require_its_base(
     path: str,
     file: Path,
 ) -> None:
-    """Raise unless the rows that a run of ours recorded at its start are this base's, or similar to them."""
+    """Raise unless the rows that one of our runs recorded at its start equal this base's rows or resemble them."""
     if record is None or not record.base_rows.digests or not len(rows):
         return
     count = min(record.base_rows.rows, base["gpt.text_head.bias"].shape[0])
@@ -218,7 +219,7 @@ def _require_its_base(
     if float(cosines.mean()) < SAME_TOKEN_COSINE / 2:
         raise CheckpointError(
             f"The token rows of {file} are unlike those that the run of {path} started from, so the run did not start "
-            "from this base. Pass the base that it started from."
+            "from this base. Pass the base that the run started from."
         )
 
 
@@ -227,14 +228,14 @@ def _sizes(info: CheckpointInfo) -> str:
 
 
 def moments_by_name(opened: OpenedCheckpoint) -> dict[str, dict[str, Any]] | None:
-    """Return the optimizer's state by the parameter's name in the GPT (such as "text_head.weight").
+    """Return the optimizer's state, keyed by parameter name in the GPT (such as "text_head.weight").
 
-    Checkpoints number the parameters in an order that follows from architecture and configuration. It is taken from a
-    GPT on the meta device.
+    Checkpoints number the parameters in an order that follows from the architecture and the configuration. The order is
+    taken from a GPT on the meta device.
 
     Returns:
-        Parameter → state, without frozen rows and adapters. None if the file has no optimizer state, or one for other
-        parameters.
+        Parameter name → state, without frozen rows and adapters. None if the file has no optimizer state, or if its
+        optimizer state is for different parameters.
     """
     if not opened.training.optimizer:
         return None
@@ -272,11 +273,11 @@ def moments_by_name(opened: OpenedCheckpoint) -> dict[str, dict[str, Any]] | Non
 
 
 def row_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return an optimizer's state per value of a parameter (for AdamW, exp_avg and exp_avg_sq), without counters."""
+    """Return the optimizer state that has a parameter's shape (for AdamW, exp_avg and exp_avg_sq), not the counters."""
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
 
 
 def expected_shape(opened: OpenedCheckpoint, name: str) -> tuple[int, ...]:
-    """Return the expected shape of a parameter's moments: the weight's, without rows that the run froze."""
+    """Return the expected shape of a parameter's moments, which is the weight's without the rows that the run froze."""
     shape = tuple(opened.weights[f"gpt.{name}"].shape)
     return (shape[0] - opened.frozen_rows, *shape[1:]) if name in TOKEN_TENSORS else shape

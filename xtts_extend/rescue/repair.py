@@ -34,7 +34,7 @@ from xtts_extend.run.recorded import REPAIRED_FOLDER
 from xtts_extend.text.vocabulary import first_ten, load_vocabulary, romanized_spellings
 
 logger = logging.getLogger("trainer")
-#: Verdict → why a checkpoint with it cannot be repaired.
+#: Verdict → why a checkpoint with this verdict cannot be repaired.
 _REFUSED = {
     "truncated": "A damaged file cannot be repaired.",
     "not-finite": "Weights that are NaN or infinite cannot be restored.",
@@ -57,23 +57,24 @@ def repair(
     freezes them. Everything else stays unless the arguments say otherwise.
 
     Args:
-        checkpoint: A file, or a run folder (its newest intact checkpoint).
+        checkpoint: A checkpoint file, or a run folder whose newest intact checkpoint is repaired.
         base: A base directory, or its `model.pth`.
         output: A new folder, which becomes a run; or a new file, if it ends in ".pth".
         blend: Share of the base in the rest of the GPT: (1 − blend) · checkpoint + blend · base.
         reinit_untrained: Re-initialize new rows that are noise or never moved.
-        plan: Report what would be done and whether it helps, but write nothing.
+        plan: Report what would be done and whether it would help, but write nothing.
 
     Returns:
         What was done: `checkpoint`, `output`, `written`, `old_rows`, `old_rows_restored`, `moments_zeroed` (rows),
-        `blend`, `blended_tensors`, `reinitialised_rows`, `frozen_from_here_on`. A plan adds the `verdict` and `next`
-        of `examine`, and `pointless`: why a repair does not help, empty if it does. If a repair would be refused, a
-        plan raises no error and returns these three with `checkpoint`, `output` and `written`.
+        `blend`, `blended_tensors`, `reinitialised_rows`, `frozen_from_here_on`. A plan adds the `verdict` and `next` of
+        `examine`, and `pointless`, which says why a repair would not help and is empty if it would. If a repair would
+        be refused, a plan raises no error and returns only these three values with `checkpoint`, `output` and
+        `written`.
 
     Raises:
-        CheckpointError: There is no intact checkpoint, it was not trained from this base, or its rows belong to
-            different tokens than its vocabulary says.
-        CheckFailed: It holds NaN or infinity.
+        CheckpointError: There is no intact checkpoint, or the checkpoint was not trained from this base, or its rows
+            belong to different tokens than its vocabulary says.
+        CheckFailed: The checkpoint holds NaN or infinity.
         ConfigError: The output exists, or `blend` is not between 0 and 1.
         MachineError: The output could not be written.
 
@@ -82,9 +83,9 @@ def repair(
     ('healthy', 'There is nothing to repair.', False)
     """
     if not 0 <= blend <= 1:
-        raise ConfigError(f"--blend is {blend}. Expected a share of the base from 0 to 1 (0.3: 30 % base).")
+        raise ConfigError(f"--blend is {blend}. Expected the share of the base, from 0 to 1 (0.3 means 30% base).")
     if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise ConfigError(f"{output} already exists. Name a new folder, or a new file that ends in .pth.")
+        raise ConfigError(f"{output} already exists. Choose a new folder, or a new file that ends in .pth.")
     assessment: dict[str, Any] = {}
     if plan:
         diagnosis = examine(checkpoint, base)
@@ -98,7 +99,7 @@ def repair(
     opened = open_checkpoint_with_base(checkpoint, base, None)
     if blend and opened.adapter_rank:
         raise ConfigError(
-            "--blend cannot be used with an adapter, whose transformer is already the base's. Omit --blend."
+            "--blend cannot be used with an adapter, because the transformer is then already the base's. Omit --blend."
         )
     if broken := not_finite(opened):
         raise CheckFailed(
@@ -108,9 +109,9 @@ def repair(
     if misplaced := misplaced_rows(opened):
         raise CheckpointError(
             f"{len(misplaced):,} rows of {opened.info.path} belong to different tokens than its vocabulary says, so "
-            "the base's rows would replace the wrong ones. Pass the vocabulary that it was really trained with as "
-            "--checkpoint-vocab and migrate it first. If the file records this vocabulary itself, it was edited: use "
-            "an earlier checkpoint."
+            "the base's rows would replace the wrong ones. Pass the vocabulary that the checkpoint was actually "
+            "trained with as --checkpoint-vocab, and migrate it first. If the wrong vocabulary is recorded in the "
+            "checkpoint itself, the file has been edited; use an earlier checkpoint."
         )
     moments = moments_by_name(opened)
     noise, never_moved = untrained_rows(opened, moments)
@@ -141,7 +142,7 @@ def repair(
 
 
 def _reason_not_to_repair(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) -> str:
-    """Return why a repair does not help with a diagnosis; empty if it does."""
+    """Return why a repair would not help with this diagnosis, or an empty string if it would."""
     verdict, verdicts = diagnosis.verdict, {diagnosis.verdict, *diagnosis.also}
     if verdict in _REFUSED:
         return f"{_REFUSED[verdict]} {diagnosis.reason}"
@@ -153,7 +154,7 @@ def _reason_not_to_repair(diagnosis: Diagnosis, *, blend: float, reinit_untraine
         return "Repairing rows does not help a run that trained for too long. Use an earlier checkpoint."
     if verdict == "new-rows-untrained" and not (reinit_untrained and "--reinit-untrained" in diagnosis.next_command):
         return (
-            "New rows stay untrained without --reinit-untrained."
+            "The new rows stay untrained without --reinit-untrained."
             if "--reinit-untrained" in diagnosis.next_command
             else f"Re-initializing the new rows would not help. {diagnosis.reason}"
         )
@@ -182,7 +183,7 @@ def _repaired_weights(opened: OpenedCheckpoint, blend: float, reinit_rows: Tenso
 
 
 def _initial_rows(opened: OpenedCheckpoint) -> dict[str, Tensor]:
-    """Return the token tensors of a new run with this vocabulary: romanized, or the mean if tokens are unknown."""
+    """Return a new run's initial token tensors for this vocabulary: romanized, or the mean if tokens are unknown."""
     base, tokens = opened.base_vocabulary, opened.tokens
     if base is None or tokens is None:
         logger.warning(" > The tokens of the new rows are unknown, so these rows start as the mean of the base's rows.")
@@ -228,8 +229,8 @@ def _record_frozen_rows(
 ) -> bool:
     """Record the restored rows as frozen if they have the first ids; return whether a resumed run will freeze them.
 
-    Frozen rows have no moments. Files of the stock Trainer are not changed: when they are resumed, their rows are
-    recognized as the base's.
+    Frozen rows have no moments. Files of the stock Trainer are not changed, because their rows are recognized as the
+    base's when they are resumed.
     """
     count = opened.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
     first = torch.arange(count)
@@ -237,7 +238,7 @@ def _record_frozen_rows(
     if opened.record is None or not comes_first:
         return comes_first and opened.info.kind == "training"
     before = opened.record.base_rows
-    # A run that started from the weights of another one also froze that run's new rows.
+    # A run that started from another run's weights also froze that run's new rows.
     rows = before.rows if before.frozen else count
     record = replace(
         opened.record,
@@ -257,7 +258,7 @@ def _record_frozen_rows(
 
 
 def _write(opened: OpenedCheckpoint, content: dict[str, Any], output: Path) -> None:
-    """Write a run folder with all that resuming and exporting need, or a file alone if `output` ends in ".pth"."""
+    """Write a run folder with everything that resuming and exporting need, or only a file if `output` is a ".pth"."""
     source = Path(opened.info.path)
     if output.suffix == ".pth":
         with atomic_write(output) as file:
