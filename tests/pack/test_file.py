@@ -173,7 +173,7 @@ def test_texts_that_are_tokenized_differently(mini_base, tmp_path, caplog):
     assert "1 of its 1 sample texts are tokenized differently here" in caplog.text
     assert "Install num2words==0.4.0" in caplog.text
     same = make_pack(mini_base, "am", tmp_path / "same.safetensors", change=with_num2words(version("num2words")))
-    with pytest.raises(PackError, match="which cleans them differently"):
+    with pytest.raises(PackError, match="which cleans text differently"):
         same.packed_language(known)
 
 
@@ -183,7 +183,7 @@ def test_num2words_is_not_blamed_for_a_text_without_a_number(mini_base, tmp_path
     def change(info):
         return replace(info, num2words="0.4.0", texts={"ሰላም": [0]})
 
-    with pytest.raises(PackError, match="which cleans them differently"):
+    with pytest.raises(PackError, match="which cleans text differently"):
         make_pack(mini_base, "am", tmp_path / "am.safetensors", change=change).packed_language(known)
 
 

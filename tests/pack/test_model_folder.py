@@ -46,7 +46,7 @@ def test_packs_are_added_and_removed(folder, files):
     assert model.remove("ti") == folder / "packs" / "ti.safetensors"
     assert list(open_packs(folder)) == ["am", "el"]
     assert contents(folder).items() >= base.items()
-    with pytest.raises(PackError, match="has no pack for ti. Its packs: am, el"):
+    with pytest.raises(PackError, match="has no pack for ti. Available packs: am, el"):
         model.remove("ti")
 
 
@@ -131,7 +131,7 @@ def test_a_file_name_of_another_language(folder, files, tmp_path):
     (folder / "packs").mkdir()
     shutil.copy(files["ti"], folder / "packs" / "am.safetensors")
     before = contents(folder)
-    with pytest.raises(PackError, match=r"am\.safetensors already exists and is a pack for another language"):
+    with pytest.raises(PackError, match=r"am\.safetensors already exists and is a pack for a different language"):
         ModelFolder(folder).add(files["am"])
     assert contents(folder) == before
     (folder / "packs" / "am.safetensors").rename(folder / "packs" / "mine.safetensors")
@@ -253,7 +253,7 @@ def test_folder_and_language_specify_a_vocabulary(folder, files, mini_base):
     assert {"[am]", "[en]", "ሰ"} <= joined.tokens.keys()
     assert vocabulary_of(str(mini_base / "vocab.json")).tokens.keys() < joined.tokens.keys()
     assert open_spec(f"{folder}:am")[1].info.language == "am"
-    with pytest.raises(PackError, match="has no pack for ti. Its packs: am"):
+    with pytest.raises(PackError, match="has no pack for ti. Available packs: am"):
         vocabulary_of(f"{folder}:ti")
     with pytest.raises(ConfigError, match="is not a model folder"):
         vocabulary_of(f"{folder.parent}:am")

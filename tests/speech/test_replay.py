@@ -161,7 +161,7 @@ def test_settings_that_are_refused(arguments, other, error, message):
     ("language", "name", "error", "message"),
     [
         ("am", "ጽሑፍ texts/en.txt", LanguageError, "am"),
-        ("en", "empty.txt", DataError, "No usable sentence"),
+        ("en", "empty.txt", DataError, "There is no usable sentence"),
         ("en", "none.txt", DataError, "cannot be read"),
     ],
     ids=["language", "empty", "missing"],

@@ -79,7 +79,7 @@ class Pack:
             values = json.loads(metadata[_KEY])
             if values["format"] > FORMAT_VERSION:
                 raise PackError(
-                    f"{path} has pack format {values['format']}, and this release reads formats up to "
+                    f"{path} has pack format {values['format']}, but this release reads formats only up to "
                     f"{FORMAT_VERSION}. Install a newer xtts_extend."
                 )
             info = PackInfo.from_dict(values)
@@ -100,7 +100,7 @@ class Pack:
 
     @cached_property
     def stored(self) -> dict[str, Tensor]:
-        """Tensors as stored in the file, not compared with their digests."""
+        """The tensors as stored in the file, without a comparison with their digests."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -128,7 +128,7 @@ class Pack:
             where: The base's file or folder, for the message.
 
         Raises:
-            PackError: The pack was made for another base.
+            PackError: The pack was made for a different base.
         """
         expected = self.info.base
         wrong = [name for name in expected if found.get(name) != expected[name]]
@@ -156,15 +156,16 @@ class Pack:
         return {**base, **self.tensors(base)}
 
     def packed_language(self, base: Vocabulary) -> PackedLanguage:
-        """Return the cleaning and tokenizer for text in this language.
+        """Return the text cleaning and the tokenizer for this language.
 
-        If sample texts are tokenized differently and the version of num2words can explain it, only a warning is logged.
+        If sample texts are tokenized differently and a different version of num2words may be the cause, only a warning
+        is logged.
 
         Args:
             base: The base's vocabulary.
 
         Raises:
-            PackError: The pack was made for another base vocabulary, or the pack's sample texts are tokenized
+            PackError: The pack was made for a different base vocabulary, or the pack's sample texts are tokenized
                 differently here than in training.
         """
         info = self.info
@@ -184,8 +185,8 @@ class Pack:
         installed = version("num2words")
         if installed != info.num2words and all(any(map(str.isdigit, text)) for text in wrong):
             logger.warning(
-                " > %s: %s. It was made with num2words %s, and the installed %s writes some numbers in other words. "
-                "Continuing. Install num2words==%s to have numbers read as in training.",
+                " > %s: %s. The pack was made with num2words %s, but the installed version, %s, spells out some "
+                "numbers differently. Continuing. Install num2words==%s to have numbers read as in training.",
                 self.path,
                 found,
                 info.num2words,
@@ -194,7 +195,7 @@ class Pack:
             )
             return
         raise PackError(
-            f"{self.path}: {found}. It was made with xtts_extend {info.training.xtts_extend}, which cleans them "
+            f"{self.path}: {found}. The pack was made with xtts_extend {info.training.xtts_extend}, which cleans text "
             "differently. Install that release."
         )
 
@@ -217,7 +218,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the digest of each tensor by its name, computed in several threads."""
+    """Return the digests of tensors, keyed by the tensors' names and computed in several threads."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(tensors, pool.map(tensor_digest, tensors.values()), strict=True))
 

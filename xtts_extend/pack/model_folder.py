@@ -1,8 +1,8 @@
 """Model folders: a base model's files, and a folder `packs` with one file per language.
 
 Adding a pack compares every tensor of the base and of the pack, and records the result. Loading then reads only the
-checksums that torch.save stores in the archive. If these changed, or a file was put there by hand, everything is
-compared again.
+checksums that torch.save stores in the archive. If these have changed, or a pack was copied into the folder by hand,
+everything is compared again.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger("trainer")
 
-#: Name of the folder with the packs.
+#: Name of the folder that contains the packs.
 PACKS = "packs"
-#: File in it that records which packs were compared with which base.
+#: File in that folder that records which packs were compared with which base.
 RECORD = "compared.json"
 _NEEDED = ("config.json", "model.pth", "vocab.json")
 
 
 @dataclass(frozen=True)
 class _Record:
-    """Content of `RECORD`.
+    """The content of `RECORD`.
 
     Attributes:
         base: Checksum of the base's weights.
-        packs: Language → digest of the metadata, for each pack that fits the base.
+        packs: Language → digest of the metadata, for each pack that matches the base.
     """
 
     base: str = ""
@@ -76,17 +76,17 @@ class ModelFolder:
 
     @property
     def model(self) -> Path:
-        """File with the base's weights."""
+        """The file with the base's weights."""
         return self.path / "model.pth"
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Vocabulary of the base."""
+        """The base's vocabulary."""
         return load_vocabulary(self.path / "vocab.json")
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """Tensors of the base by their names in `Xtts`, mapped from the file."""
+        """The base's tensors, keyed by their names in `Xtts` and mapped from the file."""
         if inspect_checkpoint(self.model).kind == "training":
             raise PackError(
                 f"{self.model} is a training checkpoint. A pack needs the base that it was trained from. Pass the "
@@ -96,19 +96,19 @@ class ModelFolder:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Digests of the base's tensors by name; reads all of them on first use."""
+        """The digests of the base's tensors by name. All tensors are read on first use."""
         return digests(self.weights)
 
     def packs(self) -> dict[str, Pack]:
-        """Return the packs by language, each checked to fit the base; their tensors are not read.
+        """Return the packs by language, after checking that each matches the base. The packs' tensors are not read.
 
         Raises:
-            PackError: A pack is damaged or was made for another base, or two are for the same language.
+            PackError: A pack is damaged or was made for a different base, or two packs are for the same language.
         """
         return self._matching_base(self._open_packs())
 
     def _matching_base(self, packs: Iterable[Pack]) -> dict[str, Pack]:
-        """Return packs by language, after comparing those with the base that are not on record; see `packs`."""
+        """Return packs by language, after comparing the ones that are not on record with the base; see `packs`."""
         found: dict[str, Pack] = {}
         for pack in packs:
             first = found.setdefault(pack.info.language, pack)
@@ -138,7 +138,7 @@ class ModelFolder:
     def add(self, file: Path) -> Pack:
         """Compare a pack with the base and copy it into the folder.
 
-        A pack that is already in the folder under another name is renamed.
+        A pack that is already in the folder under a different name is renamed.
 
         Args:
             file: The pack to add.
@@ -147,7 +147,7 @@ class ModelFolder:
             The pack in the folder.
 
         Raises:
-            PackError: The pack is damaged, was made for another base, or is for a language that the folder already
+            PackError: The pack is damaged, was made for a different base, or is for a language that the folder already
                 speaks. Nothing is changed.
             MachineError: The folder cannot be written to. Nothing is changed.
         """
@@ -156,7 +156,9 @@ class ModelFolder:
         target = self.path / PACKS / f"{language}{SUFFIX}"
         self.require_new(language, file)
         if target.exists() and not target.samefile(file):
-            raise PackError(f"{target} already exists and is a pack for another language. Remove or rename it first.")
+            raise PackError(
+                f"{target} already exists and is a pack for a different language. Remove or rename it first."
+            )
         self.compare(pack)
         others = self._matching_base(other for other in self._open_packs() if other.info.language != language)
         compared = {code: _digest(each) for code, each in {**others, language: pack}.items()}
@@ -182,15 +184,15 @@ class ModelFolder:
 
         Args:
             language: The language's code.
-            file: A pack that does not count: the one to add.
+            file: The pack to add, which is ignored if it is already in the folder.
 
         Raises:
             PackError: The folder already speaks the language.
         """
         if language_tag(language) in self.vocabulary.tokens:
             raise PackError(
-                f"The base in {self.path} already speaks {language}. A pack can add a language, but not replace one of "
-                "the base's."
+                f"The base in {self.path} already speaks {language}. A pack can add a language, but it cannot replace "
+                "one of the base's."
             )
         for other in self._open_packs():
             if other.info.language == language and not (file.exists() and other.path.samefile(file)):
@@ -200,10 +202,10 @@ class ModelFolder:
                 )
 
     def compare(self, pack: Pack) -> None:
-        """Compare the base's tensors, the pack's tensors and the token ids of its sample texts with its metadata.
+        """Compare the base's and the pack's tensors, and the token ids of the sample texts, with the pack's metadata.
 
         Raises:
-            PackError: Something differs from when the pack was made.
+            PackError: Something has changed since the pack was made.
         """
         pack.require_base(self.digests, self.model)
         pack.require_intact()
@@ -220,7 +222,7 @@ class ModelFolder:
             MachineError: The folder cannot be written to.
         """
         file = self.path / PACKS / f"{language}{SUFFIX}"
-        # Found by its name first, so that a damaged pack can be removed.
+        # The pack is looked up by its file name first, so that a damaged pack can be removed.
         if not file.is_file():
             opened = {pack.info.language: pack.path for pack in self._open_packs()}
             file = opened.get(language) or self._no_pack(language, opened)
@@ -237,13 +239,13 @@ class ModelFolder:
         """Return the pack for a language.
 
         Raises:
-            PackError: There is no pack for the language, or `packs` raises.
+            PackError: There is no pack for the language, or `packs` raised this error.
         """
         packs = self.packs()
         return packs.get(language) or self._no_pack(language, packs)
 
     def _no_pack(self, language: str, packs: Iterable[str]) -> NoReturn:
-        raise PackError(f"{self.path} has no pack for {language}. Its packs: {', '.join(packs) or 'none'}.")
+        raise PackError(f"{self.path} has no pack for {language}. Available packs: {', '.join(packs) or 'none'}.")
 
     def _open_packs(self) -> Iterator[Pack]:
         yield from map(Pack.open, _files(self.path))
@@ -265,13 +267,13 @@ def open_packs(folder: Path) -> dict[str, Pack]:
     """Return the packs in a model folder by language; empty if it has none.
 
     Raises:
-        PackError: A pack is damaged or was made for another base, or two are for the same language.
+        PackError: A pack is damaged or was made for a different base, or two packs are for the same language.
     """
     return ModelFolder(folder).packs() if _files(folder) else {}
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the files of the packs, without hidden ones, which killed copies and macOS leave behind."""
+    """Return the pack files, without hidden files, which interrupted copies and macOS leave behind."""
     return sorted(file for file in (folder / PACKS).glob(f"*{SUFFIX}") if not file.name.startswith("."))
 
 
@@ -279,8 +281,8 @@ def open_spec(spec: str) -> tuple[ModelFolder, Pack]:
     """Return the model folder and the pack that FOLDER:LANG names.
 
     Raises:
-        ConfigError: The text is not of this form, or the folder is not a model folder.
-        PackError: The folder has no pack for the language, or one that does not fit its base.
+        ConfigError: `spec` does not have this form, or the folder is not a model folder.
+        PackError: The folder has no pack for the language, or the pack does not match its base.
     """
     path, _, language = spec.rpartition(":")
     if not path or not language:
@@ -290,7 +292,7 @@ def open_spec(spec: str) -> tuple[ModelFolder, Pack]:
 
 
 def vocabulary_of(spec: str) -> Vocabulary:
-    """Return the vocabulary in a file, or that of FOLDER:LANG: the base's with the entries of a pack.
+    """Return a file's vocabulary, or that of FOLDER:LANG, which is the base's with a pack's entries appended.
 
     Args:
         spec: A path, or FOLDER:LANG.
@@ -306,7 +308,7 @@ def vocabulary_of(spec: str) -> Vocabulary:
 
 
 def archive_checksum(path: Path) -> str:
-    """Return a digest of the checksums that torch.save stores for tensors; without checksums, of the file's bytes.
+    """Return a digest of the checksums that torch.save stores for tensors, or of the file's bytes if it has none.
 
     Saving the same tensors again in the same order gives the same digest.
     """
@@ -326,13 +328,13 @@ def archive_checksum(path: Path) -> str:
 
 
 def _digest(pack: Pack) -> str:
-    """Return a digest of a pack's metadata, which includes the digests of all tensors."""
+    """Return a digest of a pack's metadata, which contains the digests of all its tensors."""
     return hashlib.sha256(json.dumps(pack.info.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def _without_new_folder(folder: Path) -> Iterator[None]:
-    """Remove a folder that the block creates and leaves empty."""
+    """Remove the folder if the block creates it and leaves it empty."""
     existed = folder.exists()
     try:
         yield

@@ -60,7 +60,7 @@ class PackedVocabulary:
         """Return the base's vocabulary with these entries and merges appended.
 
         Raises:
-            PackError: They were made for another base vocabulary.
+            PackError: The entries were made for a different base vocabulary.
         """
         if base.digest != self.base_digest:
             raise PackError(
@@ -75,11 +75,11 @@ class Training:
     """How a pack was trained.
 
     Attributes:
-        steps: Number of batches.
+        steps: Number of batches that the run was trained for.
         hours: Language → hours of recordings, without replay; empty if the run did not record them.
         utterances: Language → number of utterances, without replay; empty if the run did not record them.
         losses: Mel losses on the validation set in the pack's language, if they were measured: "base" (or "start" if
-            the run began with another pack) and "trained".
+            the run began with a different pack) and "trained".
         replay: Whether old languages were replayed.
         began_with: Language of the pack that the run began with; empty if it began with the base.
         xtts_extend: Version of this package that wrote the pack.
@@ -111,17 +111,18 @@ class PackInfo:
 
     Attributes:
         language: Code of the language.
-        base: Name in `Xtts` → SHA-256 of each of the base's tensors, see `tensor_digest`.
-        vocabulary: Entries and merges after the base's.
+        base: Name in `Xtts` → SHA-256 of each of the base's tensors; see `tensor_digest`.
+        vocabulary: The entries and merges that follow the base's.
         cleaning: Steps that turn written text into the text that is tokenized.
-        char_limit: Length in characters up to which utterances are spoken well.
-        texts: Sample texts of the run as written → token ids. Readers tokenize them and compare.
+        char_limit: Number of characters up to which utterances are spoken well.
+        texts: Sample texts of the run, before cleaning → their token ids. Programs that read the pack tokenize the
+            texts and compare the ids.
         training: How the pack was trained.
         licence: Licence of the training data, as stated by the pack's author; empty if none was stated.
-        created: Date as YYYY-MM-DD.
+        created: The date of creation as YYYY-MM-DD.
         dtype: Type of the stored tensors, such as "float32".
         rank: Rank of the changes to the transformer's matrices; None if full tensors are stored.
-        num2words: Version of num2words that wrote the numbers in `texts` as words.
+        num2words: Version of num2words that spelled out the numbers in `texts`.
         tensors: Name → SHA-256 of each stored tensor.
     """
 

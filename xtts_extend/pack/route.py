@@ -1,8 +1,8 @@
 """Run each call of `Xtts` with the tensors of its language's pack, or with the base's own.
 
-During a call, a pack's tensors replace the base's in the modules' parameter dicts. The modules themselves stay, because
-coqui's GPT shares them with its generation wrapper, which it builds anew at every `eval()`. Afterwards the same
-parameter objects are put back, so the base is neither recomputed nor copied.
+During a call, a pack's tensors replace the base's in the modules' parameter dicts. The modules themselves are not
+replaced, because coqui's GPT shares them with its generation wrapper, which it rebuilds at every `eval()`. Afterward,
+the same parameter objects are put back, so the base is neither recomputed nor copied.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class _Slot(NamedTuple):
 class Packs:
     """The packs of a model, stored as its attribute `packs`.
 
-    Each call locks the model until it ends, in the base's languages too; calls from other threads wait. A stream locks
-    it from its first chunk until it is exhausted, closed or garbage-collected.
+    Each call, even in one of the base's languages, locks the model until the call ends, and calls from other threads
+    wait. A stream locks the model from its first chunk until it is exhausted, closed or garbage-collected.
 
     Attributes:
         packs: Language → pack.
@@ -59,9 +59,10 @@ class Packs:
         self.resident = resident
         # Language → tensors, the least recently used language first.
         self._read: dict[str, dict[str, Parameter]] = {}
-        # Not an RLock: another thread than the one that started a stream may read the rest of it or collect it.
+        # Not an RLock, because a different thread from the one that started a stream may read the rest of it or collect
+        # it.
         self._lock = threading.Lock()
-        # The object, not its ident: a later thread can get the same ident.
+        # The thread object is stored instead of its ident, because a later thread can get the same ident.
         self._thread: threading.Thread | None = None
         self._pack: Pack | None = None
         self._calls = self._streams = 0
@@ -75,15 +76,16 @@ class Packs:
     def hold(self, model: Any, language: str, *, exact: bool = False) -> Iterator[None]:
         """Lock the model while the tensors of a language are in place.
 
-        Nested calls from the same thread use the same tensors, see `routed`.
+        Nested calls from the same thread use the same tensors; see `routed`.
 
         Args:
             model: The model that these packs belong to.
             language: Language of the call.
-            exact: If nested, raise even if the language is the base's and a pack's tensors are in place.
+            exact: Raise on a nested call for one of the base's languages while a pack's tensors are in place.
 
         Raises:
-            PackError: The pack is damaged, the model cannot be routed, or this thread has locked it for another pack.
+            PackError: The pack is damaged, the model cannot be routed, or this thread has locked the model for a
+                different pack.
         """
         pack = self.packs.get(language.split("-")[0])
         if self._thread is threading.current_thread():
@@ -114,10 +116,11 @@ class Packs:
                 with closing(chunks):
                     for chunk in chunks:
                         yield chunk
-                        # Servers may read each chunk in another thread of a pool.
+                        # Servers may read each chunk in a different thread of a pool.
                         self._thread = threading.current_thread()
             finally:
-                # A `routed` block around the stream still holds the model: give it back to the block's thread.
+                # A `routed` block around the stream still holds the model, so the lock is given back to the block's
+                # thread.
                 if self._calls > 1:
                     self._streams -= 1
                     self._thread = first_thread
@@ -131,28 +134,28 @@ class Packs:
         """
         if self._thread is threading.current_thread():
             raise PackError(
-                "Cannot load other weights or packs while this thread has a stream or a `routed` block of the model "
-                "open. Close it first."
+                "Cannot load different weights or packs while this thread has a stream or a `routed` block of the "
+                "model open. Close it first."
             )
         with self._lock:
             yield
 
     def _require_nested(self, pack: Pack | None, language: str, exact: bool) -> None:
-        """Raise unless a nested call can use the tensors in place."""
+        """Raise unless a nested call can use the tensors that are in place."""
         in_place = "the base" if self._pack is None else f"the pack for {self._pack.info.language}"
         if self._streams:
             raise PackError(
                 f"This thread has a stream of the model open, and a call in '{language}' would wait for it forever. "
-                "Read the stream to its end, close() it, or call from another thread."
+                "Read the stream to its end, close() it, or call from a different thread."
             )
         if pack is not self._pack and (exact or pack is not None):
             raise PackError(
-                f"The model is routed to {in_place}, and '{language}' needs other tensors. Exit that `routed` block "
-                "first."
+                f"The model is routed to {in_place}, but '{language}' needs different tensors. Exit that `routed` "
+                "block first."
             )
 
     def _route(self, model: Any, pack: Pack | None) -> None:
-        """Put a pack's tensors in place: all of them or, after an error, none."""
+        """Put all of a pack's tensors in place, or none of them if an error occurs."""
         if pack is None:
             return
         if hasattr(model.gpt, "ds_engine"):
@@ -171,14 +174,14 @@ class Packs:
         for slot in self._base:
             now = slot.parameters[slot.key]
             if now.device != slot.parameter.device or now.dtype != slot.parameter.dtype:
-                # The model was moved to another device or type during the call.
+                # The model was moved to a different device or type during the call.
                 slot.parameter.data = slot.parameter.data.to(now.device, now.dtype)
             slot.parameters[slot.key] = slot.parameter
         self._base, self._pack, self._calls, self._streams = [], None, 0, 0
         self._lock.release()
 
     def _tensors(self, model: Any, pack: Pack) -> dict[str, Parameter]:
-        """Return a pack's tensors on the device and of the type of the base's, reading them on first use."""
+        """Return a pack's tensors on the base's device and in the base's type, reading them on first use."""
         language = pack.info.language
         tensors = self._read.pop(language, None)
         if tensors is None:
@@ -191,7 +194,7 @@ class Packs:
 
 
 def attach(model: Any, packs: Mapping[str, Pack], base_vocabulary: Vocabulary) -> None:
-    """Let a model speak the languages of packs, instead of those of the packs it had before.
+    """Let a model speak the languages of these packs instead of those of the packs it had before.
 
     Args:
         model: `Xtts` with the base's weights and tokenizer, loaded after `enable()`.
@@ -227,7 +230,7 @@ def routed(model: Any, language: str) -> Iterator[None]:
         language: Code of the language.
 
     Raises:
-        PackError: The pack is damaged, or this thread has already locked the model for other tensors.
+        PackError: The pack is damaged, or this thread has already locked the model for different tensors.
     """
     packs = _packs_of(model)
     if packs is None:
@@ -238,7 +241,7 @@ def routed(model: Any, language: str) -> Iterator[None]:
 
 
 def enable() -> None:
-    """Patch `Xtts` to load the packs of a model folder and to speak with them; calling it again changes nothing.
+    """Patch `Xtts` to load the packs of a model folder and to speak with them; calling it again has no effect.
 
     Patches `load_checkpoint`, `inference` and `inference_stream`; `synthesize` calls `inference`. Models without packs
     behave as before.
@@ -287,15 +290,15 @@ def enable() -> None:
 
 
 def _attach_beside(model: Any, weights: Path, vocab_path: Any) -> None:
-    """Attach the packs in the folder of a `model.pth`; warn if packs there belong to another file."""
-    # Imported here because it imports the trainer.
+    """Attach the packs in the folder of a `model.pth`; warn if packs there belong to a different file."""
+    # Imported here because this module imports the trainer.
     from xtts_extend.pack.model_folder import PACKS, open_packs
 
     folder = weights.parent
     if weights.name != "model.pth":
         if (folder / PACKS).is_dir():
             logger.warning(
-                " > The packs in %s are not used: they belong to model.pth, and %s was loaded.",
+                " > The packs in %s are not used, because they belong to model.pth and %s was loaded.",
                 folder / PACKS,
                 weights.name,
             )
@@ -341,7 +344,7 @@ def _read_tensors(model: Any, pack: Pack) -> dict[str, Parameter]:
 
 
 def _match_base(tensor: Parameter, base: Parameter) -> Parameter:
-    """Return a parameter on the device and of the type of the base's: the same object if it is there already."""
+    """Return a parameter on the base's device and in its type; the same object if nothing has to change."""
     if tensor.device == base.device and tensor.dtype == base.dtype:
         return tensor
     with torch.inference_mode(False):
@@ -360,6 +363,6 @@ def _slot(model: Any, name: str) -> _Slot:
         return _Slot(parameters, key, parameters[key])
     except (AttributeError, KeyError) as error:
         raise PackError(
-            f"The model has no parameter {name}, which the pack changes: its modules were replaced after loading "
-            "(quantized, or given adapters). Use the model as loaded by `load_checkpoint`."
+            f"The model has no parameter {name}, which the pack changes. The model's modules were replaced after "
+            "loading (quantized, or given adapters). Use the model as loaded by `load_checkpoint`."
         ) from error

@@ -1,1 +1,1 @@
-"""Model folders: export, speech and evaluation, and replay sets spoken by a base model."""
+"""Export model folders, speak with them and evaluate them, and generate replay sets with a base model."""

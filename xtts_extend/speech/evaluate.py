@@ -1,4 +1,4 @@
-"""Evaluation of a model folder: losses on recordings, and measurements of its speech."""
+"""Evaluate a model folder by its losses on recordings and by measurements of its speech."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def evaluate(
 
     Args:
         model: A folder that `export` wrote, or a base directory.
-        manifests: PATH or PATH:LANG each. Samples in other languages are skipped.
+        manifests: The manifests, each as PATH or PATH:LANG. Samples in other languages are skipped.
         language: Code of the language to evaluate.
         manifest_format: `auto`, or the name of a formatter registered with coqui.
         columns: Role → column of the manifests, as in the recipe's `--columns`.
         base_dir: Folder with `dvae.pth` and `mel_stats.pth`. By default `model`, or the base that it records.
-        recognise: Speech recognizer for the character error rate.
-        count: How many samples to speak; 0 for none.
-        seed: Seed of the sampling.
+        recognise: The speech recognizer that the character error rate is measured with.
+        count: Number of samples to speak; 0 for none.
+        seed: Seed for the sampling.
         progress: Whether to show progress.
 
     Returns:
@@ -89,7 +89,9 @@ def evaluate(
     samples = read_manifests(manifests, language, manifest_format, columns)
     samples = [sample for sample in samples if sample.language == language]
     if not samples:
-        raise DataError(f"No sample in {', '.join(manifests)} is in {language}. Give other manifests or --language.")
+        raise DataError(
+            f"No sample in {', '.join(manifests)} is in {language}. Pass different manifests or a different --language."
+        )
     report = check_samples(samples, tokenizer, limits_of(config), progress=progress)
     logger.info(" > %s", report.summary())
     if not report.usable:
@@ -106,7 +108,7 @@ def evaluate(
 
 
 def _evaluation_config(model: Path, base_dir: Path | None) -> NewLanguageConfig:
-    """Return the configuration for the losses, with the model's sizes and the base's DVAE."""
+    """Return the configuration for computing losses, with the model's sizes and the base's DVAE."""
     metadata = model / "xtts_extend.json"
     recorded = read_json(metadata).get("base_dir") if metadata.is_file() else None
     candidates = [base_dir] if base_dir else [model, Path(str(recorded or model))]
@@ -114,7 +116,7 @@ def _evaluation_config(model: Path, base_dir: Path | None) -> NewLanguageConfig:
     if base is None:
         raise ConfigError(
             "Computing losses requires the base's dvae.pth and mel_stats.pth, which are not in "
-            f"{' or '.join(map(str, candidates))}. Give their folder as --base-dir."
+            f"{' or '.join(map(str, candidates))}. Pass their folder with --base-dir."
         )
     config = config_for_base(base, model / "vocab.json", model=model)
     require_codec(config)
@@ -123,7 +125,7 @@ def _evaluation_config(model: Path, base_dir: Path | None) -> NewLanguageConfig:
 
 @contextmanager
 def _vocabulary_file(xtts: Xtts, model: Path, language: str) -> Iterator[str]:
-    """Yield the vocabulary file of a language: the folder's, or a temporary file with that of its pack."""
+    """Yield the vocabulary file of a language: the folder's own, or a temporary file with that of its pack."""
     packs = getattr(xtts, "packs", None)
     pack = packs.packs.get(language.split("-")[0]) if packs else None
     if pack is None:

@@ -1,4 +1,4 @@
-"""Export of a run as a model folder with a language pack, as a pack alone, or as merged weights."""
+"""Export a run as a model folder with a language pack, as a pack alone, or as merged weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xtts_extend.speech.packing import DTYPES, make_pack
 _REQUIRED = ("config.json", "vocab.json")
 #: Files of a base that are copied into a model folder if they exist.
 _OPTIONAL = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")
-#: The language of a run that does not record one.
+#: What the language is called if the run does not record one.
 _UNKNOWN_LANGUAGE = "a fine-tuned language"
 
 
@@ -45,7 +45,7 @@ def export(
             ".safetensors" for the pack alone.
         base_dir: The base's folder, if it has moved since the run.
         merged: Write one set of weights for all languages instead of a pack. This changes the old languages.
-        rank: How many of the largest directions of each matrix's change to keep. None keeps the complete change.
+        rank: Rank of the approximation of each matrix's change. None keeps the complete change.
         dtype: Type of the pack's tensors: "float32", "bfloat16" or "float16".
         licence: License of the training recordings, which is written into the pack.
 
@@ -58,7 +58,7 @@ def export(
         CheckpointError: There is no intact training checkpoint.
         ConfigError: The output already exists, flags contradict each other, or the base was not found.
         PackError: The run cannot be exported as a pack.
-        CheckFailed: The run froze the old rows, but they are not the base's.
+        CheckFailed: The run froze the old rows, but they differ from the base's.
         MachineError: The disk is full, or the output is not writable.
 
     >>> result = export(Path("runs/RUN"), Path("am.safetensors"), licence="CC0-1.0")
@@ -79,7 +79,7 @@ def export(
     if output.suffix != SUFFIX:
         require_new_folder(output)
     elif output.exists():
-        raise ConfigError(f"{output} already exists. Name another file, or remove this one first.")
+        raise ConfigError(f"{output} already exists. Choose a different file, or remove this one first.")
     run = FinishedRun.open(checkpoint, base_dir)
     record = run.checkpoint.record
     result = {
@@ -114,14 +114,16 @@ def export(
 
 
 def _copy_base(run: FinishedRun, folder: Path) -> None:
-    """Copy the base's files. Never link them: stock's `load_checkpoint` rewrites a published `model.pth` in place."""
+    """Copy the base's files. Never link them, because stock coqui-tts rewrites a published `model.pth` in place."""
     model = run.base_model
     for name in (*_REQUIRED, *_OPTIONAL):
         file = next((source / name for source in (model.parent, run.base_dir) if (source / name).is_file()), None)
         if file is not None:
             copy_file(file, folder / name)
         elif name in _REQUIRED:
-            raise PackError(f"{model.parent} has no {name}, so it is not a base directory. Give the base's --base-dir.")
+            raise PackError(
+                f"{model.parent} has no {name}, so it is not a base directory. Pass the base's folder with --base-dir."
+            )
     if loads_in_stock(model):
         copy_file(model, folder / "model.pth")
         return

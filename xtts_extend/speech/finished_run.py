@@ -56,14 +56,14 @@ class FinishedRun:
         Raises:
             CheckpointError: There is no intact training checkpoint, or its vocabulary is missing.
             ConfigError: `base_dir` does not contain the base.
-            CheckFailed: The run froze the old rows, but they are not the base's.
+            CheckFailed: The run froze the old rows, but they differ from the base's.
         """
         info = inspect_checkpoint(path, verify=True)
         file = Path(info.path)
         if info.kind != "training":
             raise CheckpointError(
-                f"{file} is a base model; expected a training checkpoint. Give checkpoint_N.pth or a run folder as "
-                "--checkpoint."
+                f"{file} is a base model; expected a training checkpoint. Pass a checkpoint_N.pth or a run folder "
+                "with --checkpoint."
             )
         run = TrainingCheckpoint.open(file)
         run.require_config()
@@ -114,7 +114,7 @@ class FinishedRun:
         """
         file = self.base_model
         if not file.is_file():
-            raise ConfigError(f"{file}, which the run started from, no longer exists. Give the base as --base-dir.")
+            raise ConfigError(f"{file}, which the run started from, no longer exists. Pass the base with --base-dir.")
         content, info = load_checkpoint(file)
         base = merged_weights(content)
         matches = base.keys() == self.weights.keys() and all(
@@ -123,14 +123,14 @@ class FinishedRun:
         )
         if not matches or info.vocab_size > self.vocabulary.size:
             raise ConfigError(
-                f"{file} is not the base that the run started from: its tensors differ in names or shapes. Give the "
-                "right base as --base-dir."
+                f"{file} is not the base that the run started from: its tensors differ in name or shape. Pass the "
+                "right base with --base-dir."
             )
         return base
 
     @cached_property
     def base_vocabulary(self) -> Vocabulary:
-        """The vocabulary of the base weights."""
+        """The vocabulary that belongs to the base weights."""
         vocab = self.base_model.parent / "vocab.json"
         return load_vocabulary(vocab if vocab.is_file() else self.base_dir / "vocab.json")
 
@@ -146,9 +146,9 @@ def _verify_base_rows(
     if base_dir is not None:
         base = base_dir / "model.pth"
         if not base.is_file():
-            raise ConfigError(f"{base_dir} has no model.pth. Give the base that the run started from as --base-dir.")
+            raise ConfigError(f"{base_dir} has no model.pth. Pass the base that the run started from with --base-dir.")
         content, info = load_checkpoint(base)
-        # The base has fewer rows if the run started from another run, whose new rows count as old here.
+        # The base has fewer rows if the run started from another run, whose new rows count as old rows here.
         shared_rows = min(info.vocab_size, rows)
         base_weights = merged_weights(content)
         if info.vocab_size > rows or row_digests(base_weights, shared_rows) != row_digests(weights, shared_rows):
@@ -157,22 +157,22 @@ def _verify_base_rows(
                 if row_digests(rounded, shared_rows) == row_digests(weights, shared_rows):
                     raise _rounded_error(rows, half, base_dir)
             raise CheckFailed(
-                f"The {info.vocab_size} token rows of {base} are not the first of the {rows} rows that the run froze. "
-                "Give the run's base as --base-dir."
+                f"The {info.vocab_size} token rows of {base} do not match the first of the {rows} rows that the run "
+                "froze. Pass the run's base with --base-dir."
             )
     changed = [name for name, digest in row_digests(weights, rows).items() if digest != expected[name]]
     if changed and (half := _half_precision(weights, rows)):
         raise _rounded_error(rows, half, recorded_base)
     if changed:
         raise CheckFailed(
-            f"The first {rows} rows of {', '.join(changed)} are no longer the base's, although the run froze them: "
+            f"The first {rows} rows of {', '.join(changed)} are no longer the base's, although the run froze them, so "
             "old languages would sound different. The checkpoint was edited or damaged. Export an earlier one."
         )
     return True
 
 
 def _half_precision(weights: Mapping[str, Tensor], rows: int) -> torch.dtype | None:
-    """Return the half precision type that all of the first token rows are rounded to, or None."""
+    """Return the half-precision type that all of the first token rows are rounded to, or None."""
     parts = [weights[f"gpt.{name}"][:rows] for name in TOKEN_TENSORS]
     return next(
         (
@@ -186,8 +186,8 @@ def _half_precision(weights: Mapping[str, Tensor], rows: int) -> torch.dtype | N
 
 def _rounded_error(rows: int, half: torch.dtype, base: Path) -> CheckFailed:
     return CheckFailed(
-        f"The first {rows} token rows are the base's rounded to half precision ({half}), although the run froze them: "
-        "old languages would sound different. The checkpoint was converted, or the run was resumed from a converted "
-        f"one. Restore the base's rows with `xtts-extend repair CHECKPOINT --base {base} --output NEW` and export NEW, "
-        "or export the checkpoint from before the conversion."
+        f"The first {rows} token rows are the base's rounded to half precision ({half}), although the run froze them, "
+        "so old languages would sound different. The checkpoint was converted, or the run was resumed from a "
+        f"converted one. Restore the base's rows with `xtts-extend repair CHECKPOINT --base {base} --output NEW` and "
+        "export NEW, or export the checkpoint from before the conversion."
     )

@@ -19,7 +19,7 @@ tags:
 
 This folder contains the files of the base model and a language pack, `packs/{language}.safetensors`. Every language of
 the base model sounds exactly as before, sample for sample. To use `{language}`, call `xtts_extend.enable()` first;
-without this call the folder works as the base model.
+without this call, the folder works like the base model.
 
 ```python
 import xtts_extend; xtts_extend.enable()
@@ -59,8 +59,8 @@ _MERGED = """# XTTS with {language}, merged
 
 This is a plain XTTS model folder with one set of weights for all languages, exported at step {step}. The languages of
 the base model have changed, because all languages share the transformer. A folder with a language pack (`xtts-extend
-export` without `--merged`) keeps them exact. To use {language}, call `xtts_extend.enable()` first; the languages of the
-base model work without it.
+export` without `--merged`) keeps them exactly as they were. To use {language}, call `xtts_extend.enable()`
+first; the languages of the base model work without it.
 
 ```python
 import xtts_extend; xtts_extend.enable()

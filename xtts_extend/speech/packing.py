@@ -1,4 +1,4 @@
-"""Conversion of a run into a language pack: the changes to its base, and their metadata."""
+"""Convert a run into a language pack, which holds the changes to its base and the metadata."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def make_pack(
 
     Args:
         run: A run that learned a new language.
-        rank: How many of the largest directions of each matrix's change to keep. None keeps the complete change. A run
-            with an adapter keeps the adapter's rank.
+        rank: Rank of the approximation of each matrix's change. None keeps the complete change. A run with an adapter
+            keeps the adapter's rank.
         dtype: Type of the stored tensors, one of `DTYPES`.
         licence: License of the training recordings.
 
@@ -50,14 +50,14 @@ def make_pack(
         Metadata and tensors, as `write_pack` takes them.
 
     Raises:
-        PackError: The run cannot be a pack, because it changed more of its base than a pack may change.
+        PackError: The run cannot be exported as a pack, because it changed more of its base than a pack may change.
     """
     language, base = run.language, run.base_weights
     record = run.checkpoint.record
     if record is None or not language:
         raise PackError(
             f"{run.path} was written by the stock Trainer, which trains all rows and the voice side and does not "
-            f"record the language, so it cannot be a language pack. {_EXPORT_MERGED}"
+            f"record the language, so it cannot be exported as a language pack. {_EXPORT_MERGED}"
         )
     if inspect_checkpoint(run.base_model).kind == "training":
         raise PackError(
@@ -107,8 +107,8 @@ def _require_new_language(run: FinishedRun, trained_on: TrainedOn | None) -> Non
     new = [code for code in trained if language_tag(code) not in base.tokens]
     if len(new) > 1:
         raise PackError(
-            f"{run.path} trained {len(new)} new languages together ({', '.join(new)}), but a pack holds one language. "
-            f"Train each in its own run. {_OR_EXPORT_MERGED}"
+            f"{run.path} trained {len(new)} new languages together ({', '.join(new)}), but a pack holds only one "
+            f"language. Train each in its own run. {_OR_EXPORT_MERGED}"
         )
 
 
@@ -128,11 +128,11 @@ def _require_unchanged(run: FinishedRun) -> None:
     }
     for reason, names in reasons.items():
         if not all(_starts_with(run.weights[name], run.base_weights[name]) for name in names):
-            raise PackError(f"{run.path} cannot be a language pack, because it changed {reason}")
+            raise PackError(f"{run.path} cannot be exported as a language pack, because it changed {reason}")
 
 
 def _starts_with(tensor: Tensor, base: Tensor) -> bool:
-    """Return whether a tensor, or its first rows, are the base's."""
+    """Return whether a tensor, or the rows it begins with, equals the base's."""
     return torch.equal(tensor[: len(base)] if base.ndim else tensor, base)
 
 
@@ -154,9 +154,9 @@ def _texts(spoken: PackedLanguage, trained_on: TrainedOn | None) -> dict[str, li
         return {}
     if wrong := other_ids(spoken, trained_on.texts):
         raise PackError(
-            f"{len(wrong)} of {len(trained_on.texts)} training texts are tokenized differently here (the first: "
-            f"{wrong[0]!r}), because the run used a cleaner that is not registered here. A pack stores its cleaning as "
-            "data: register a Cleaning (docs/languages.md) and export in the same program. "
+            f"{len(wrong)} of {len(trained_on.texts)} training texts are tokenized differently here (first: "
+            f"{wrong[0]!r}), because the run used a cleaner that is not registered here. A pack stores its cleaning "
+            "as data, so register a Cleaning (docs/languages.md) and export the run in the same program. "
             f"{_OR_EXPORT_MERGED}"
         )
     return {text: list(ids) for text, ids in trained_on.texts.items()}

@@ -1,8 +1,8 @@
 """Speech recognition and the character error rate.
 
-A recognizer is any callable from audio to text. `load_recogniser` returns a pipeline of transformers, which coqui-tts
-already requires. It runs wav2vec2, MMS and Whisper; many of the languages that people add to XTTS are supported only by
-the former two.
+A recognizer is any callable from audio to text. `load_recogniser` returns a pipeline of the transformers library, which
+coqui-tts already requires. It runs wav2vec2, MMS and Whisper; many of the languages that people add to XTTS are
+supported only by the first two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torchaudio
 
 from xtts_extend.errors import ConfigError
 
-#: A function from audio, float32 (samples,) in [-1, 1], and its sample rate in Hz to text.
+#: A function that takes audio, float32 (samples,) in [-1, 1], and its sample rate in Hz, and returns the text.
 Recogniser: TypeAlias = Callable[[npt.NDArray[np.float32], int], str]
 #: Sample rate in Hz that the recognizers of transformers expect.
 _RATE = 16000
@@ -42,7 +42,8 @@ def load_recogniser(model: str, language: str) -> Recogniser:
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigError(
-            f"--asr {model}: transformers cannot load this as a speech recognition model: {error}. Give another model."
+            f"--asr {model}: transformers cannot load this as a speech recognition model: {error}. Choose a different "
+            "model."
         ) from error
     if getattr(recognise.model.config, "adapter_attn_dim", None):
         # MMS has an adapter and an alphabet per language. The default is English.
@@ -51,8 +52,8 @@ def load_recogniser(model: str, language: str) -> Recogniser:
             recognise.model.load_adapter(language)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"--asr {model} does not support the language {language!r}: {error}. Its codes have three letters (ISO "
-                "639-3). Give the right one as --asr-language, for example amh."
+                f"--asr {model} does not support the language {language!r}: {error}. Its language codes have three "
+                "letters (ISO 639-3). Pass the right one with --asr-language, for example amh."
             ) from error
     options: dict[str, Any] = {}
     if recognise.type == "seq2seq_whisper":

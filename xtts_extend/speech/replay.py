@@ -35,11 +35,11 @@ from xtts_extend.text.verify import read_lines
 
 logger = logging.getLogger("trainer")
 
-#: Utterances per batch. They all have the same number of tokens, because coqui's generation cannot pad.
+#: Number of utterances per batch. They all have the same number of tokens, because coqui's generation cannot pad.
 BATCH = 8
-#: Batches per file of the set, the most that are lost if the process is killed.
+#: Number of batches per file of the set, which is also the most that can be lost if the process is killed.
 _BATCHES_IN_PART = 8
-#: Batches of a language after which it is an error if none of its utterances is usable.
+#: Number of batches in a language after which an error is raised if none of their utterances is usable.
 _BATCHES_TO_JUDGE = 20
 #: Names of the settings in messages.
 _SETTINGS = {
@@ -71,7 +71,7 @@ def make_replay(
         base_dir: A base directory, or a folder that `export` wrote and that has `dvae.pth` and `mel_stats.pth`.
         texts: Language → text files in UTF-8.
         references: Recordings of voices. Each batch is conditioned on a slice of one recording.
-        hours: Hours of speech, all languages together.
+        hours: Hours of speech in all languages together.
         output: Folder of the set. The recordings of the voices are copied into it.
         conditioning_s: Shortest and longest conditioning slice in seconds. By default 3 and 6, as in training.
         seed: Seed for the order of texts, the voices, the slices and the codes.
@@ -110,8 +110,8 @@ def make_replay(
     shortest = speaker.slice_lengths[0]
     if short := [str(path) for path, voice in zip(references, voices, strict=True) if voice.shape[-1] < shortest]:
         raise DataError(
-            f"Recordings are shorter than the shortest conditioning slice ({shortest / speaker.sample_rate:.1f} s): "
-            f"{', '.join(short)}. Give longer recordings of these voices as --reference."
+            f"These recordings are shorter than the shortest conditioning slice ({shortest / speaker.sample_rate:.1f} "
+            f"s): {', '.join(short)}. Pass longer recordings of these voices with --reference."
         )
     counts = {"batches": {}, "seconds": {}, "runaway": 0, "empty": 0, "too_long": 0}
     open_set(output, settings, _SETTINGS, counts)
@@ -158,7 +158,7 @@ class _Speaker:
             voice: Conditioning slice, (1, samples), not longer than the longest slice.
 
         Returns:
-            For each text its codes, (codes,), and their distribution as in `Encoded.distribution`, or None if its
+            For each text, its codes, (codes,), and their distribution as in `Encoded.distribution`, or None if its
             speech did not end.
         """
         gpt, device = self.gpt, next(self.gpt.parameters()).device
@@ -208,13 +208,15 @@ def _speakable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) ->
                 else:
                     sentences.append((sentence, ids))
     logger.info(
-        " > %s: %d sentences. Skipped %d that have no words, are too long or cannot be tokenized.",
+        " > %s: read %d usable sentences, and skipped %d that have no words, are too long or cannot be tokenized.",
         language,
         len(sentences),
         skipped,
     )
     if not sentences:
-        raise DataError(f"No usable sentence in {', '.join(map(str, files))} for {language}. Give other texts.")
+        raise DataError(
+            f"There is no usable sentence in {', '.join(map(str, files))} for {language}. Pass different texts."
+        )
     return sentences
 
 
@@ -236,7 +238,7 @@ def _generate(
     share = seconds / len(lines)
 
     def spoken_seconds() -> Iterator[None]:
-        """Yield once for each second of speech."""
+        """Yield once per second of speech, for the progress bar."""
         pending: list[_Batch] = []
         counted, reported_s = index, 0
         try:
@@ -292,7 +294,7 @@ class _Batch:
 
 
 def _count(index: Mapping[str, Any], batches: Sequence[_Batch]) -> dict[str, Any]:
-    """Return the index updated by these batches, without the entry of their part."""
+    """Return the index updated with these batches, but without the entry for their part."""
     counted = {**index, "batches": dict(index["batches"]), "seconds": dict(index["seconds"])}
     for batch in batches:
         counted["batches"][batch.language] = counted["batches"].get(batch.language, 0) + 1
@@ -308,13 +310,13 @@ def _require_speech(index: Mapping[str, Any], languages: Sequence[str]) -> None:
         tried = index["batches"][language]
         if tried >= _BATCHES_TO_JUDGE and not index["seconds"][language]:
             raise DataError(
-                f"Nothing in the first {tried} batches in {language} is usable: the generated speech does not end, or "
-                f"is empty. Check with `xtts-extend speak` that the base speaks {language} with these voices."
+                f"Nothing in the first {tried} batches in {language} is usable, because the generated speech does not "
+                f"end or is empty. Check with `xtts-extend speak` that the base speaks {language} with these voices."
             )
 
 
 def _write_pending(output: Path, index: dict[str, Any], pending: list[_Batch]) -> None:
-    """Write the pending batches as a part, and then the index. Writing a part again gives the same set."""
+    """Write the pending batches as a part, and then the index. Writing a part again produces the same set."""
     counted = _count(index, pending)
     if utterances := [utterance for batch in pending for utterance in batch.utterances]:
         counted["parts"] = [*index["parts"], write_part(output, len(index["parts"]), utterances)]

@@ -1,4 +1,4 @@
-"""Speech synthesis into a wav file with the stock `Xtts`, without FFmpeg."""
+"""Synthesize speech into a WAV file with the stock `Xtts`, without FFmpeg."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_model(folder: Path) -> Xtts:
     Raises:
         ConfigError: A file is missing from the folder.
         CheckpointError: The weights are damaged, or do not match config.json and vocab.json.
-        PackError: A language pack is damaged, or belongs to another base.
+        PackError: A language pack is damaged, or belongs to a different base.
 
     >>> model = load_model(Path("XTTS"))
     >>> model.config.audio.output_sample_rate
@@ -111,27 +111,27 @@ def speak_to_file(
     seed: int | None = None,
     on_sentence: Callable[[str, float], None] = lambda sentence, seconds: None,
 ) -> dict[str, Any]:
-    """Speak text of any length into a wav file, sentence by sentence.
+    """Synthesize speech from a text of any length, sentence by sentence, and write it to a WAV file.
 
     Args:
         folder: A model folder.
         language: Language code whose tag is in the vocabulary.
-        references: Recordings of the voice.
+        references: Recordings of the speaker.
         text: Text to speak.
-        output: The wav file, which appears when all sentences are spoken.
+        output: The WAV file, which is created when all sentences have been spoken.
         seed: Seed that makes the sampling repeatable.
-        on_sentence: Called with each sentence and the duration of its audio in seconds.
+        on_sentence: Function that is called with each sentence and the duration of its audio in seconds.
 
     Returns:
         `output`, `sentences` (their number), `audio_s`, `compute_s`, `sample_rate` and `unknown_characters`, the
         characters that are not in the vocabulary.
 
     Raises:
-        ConfigError: The output is not a wav file name or is a reference, or a file is missing from the folder.
+        ConfigError: The output is not the name of a WAV file or is a reference, or a file is missing from the folder.
         CheckpointError: The weights are damaged, or do not match config.json and vocab.json.
-        PackError: A language pack is damaged, or belongs to another base.
+        PackError: A language pack is damaged, or belongs to a different base.
         LanguageError: The model does not support the language.
-        DataError: The text has nothing to speak, or a reference cannot be used.
+        DataError: The text contains nothing to say, or a reference cannot be used.
         MachineError: The output cannot be written.
 
     >>> voice = [Path("wavs/am_00001.wav")]
@@ -140,11 +140,13 @@ def speak_to_file(
     (2, 24000)
     """
     if not text.strip():
-        raise DataError("The text is empty. Give a text to speak as --text.")
+        raise DataError("The text is empty. Pass the text to speak with --text.")
     if output.suffix.lower() != ".wav" or output.is_dir():
-        raise ConfigError(f"{output} is not a wav file name. Give an --output that ends in .wav.")
+        raise ConfigError(f"{output} is not the name of a WAV file. Choose an --output that ends in .wav.")
     if any(reference.exists() and output.exists() and output.samefile(reference) for reference in references):
-        raise ConfigError(f"{output} is a reference recording and will not be overwritten. Give another --output.")
+        raise ConfigError(
+            f"{output} is a reference recording and will not be overwritten. Choose a different --output."
+        )
     model = load_model(folder)
     require_cleanable(model.tokenizer, language)
     spoken = read_text(model, text, language)
@@ -164,7 +166,7 @@ def speak_to_file(
                 sentences += 1
                 on_sentence(sentence, len(result["wav"]) / rate)
     except soundfile.SoundFileError as error:
-        raise MachineError(f"{output} cannot be written: {error}. Give another --output.") from error
+        raise MachineError(f"{output} cannot be written: {error}. Choose a different --output.") from error
     return {
         "output": str(output),
         "sentences": sentences,
@@ -179,7 +181,7 @@ def load_voice(model: Xtts, references: Sequence[Path]) -> Voice:
     """Compute a voice from recordings of a speaker.
 
     Raises:
-        DataError: Recordings cannot be read or used. The message has a line for each.
+        DataError: Recordings cannot be read or used. The message has one line for each.
     """
     audios, problems = [], []
     for reference in references:
