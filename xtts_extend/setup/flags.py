@@ -3,83 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from xtts_extend.data.columns import parse_columns
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.adapter import KINDS as ADAPTERS
 from xtts_extend.model.embedding import INIT_METHODS
 from xtts_extend.model.voice import VOICE_MODES
 from xtts_extend.run.config import NewLanguageConfig, apply_override
+from xtts_extend.setup.flag_types import (
+    at_least_zero,
+    columns,
+    count,
+    frames,
+    language_weights,
+    positive_int,
+    share,
+    test_sentence,
+)
 
 _EPILOG = """Every configuration value can also be set with --coqpit.KEY=VALUE (--coqpit.lr=1e-5,
 --coqpit.model_args.max_text_length=300). Such an override takes precedence over the corresponding flag.
 When a run resumes, omitted flags keep the values that the run recorded."""
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"Expected an integer of at least 1, got {text}.")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"Expected an integer of at least 0, got {text}.")
-    return value
-
-
-def _frames(text: str) -> int:
-    """Return the frame budget of a batch, 0 for `auto`."""
-    return 0 if text == "auto" else _positive(text)
-
-
-def _at_least_zero(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"Expected a finite number of at least 0, got {text}.")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _at_least_zero(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"Expected a share of at least 0 and less than 1, got {text}.")
-    return value
-
-
-def _weights(text: str) -> dict[str, float]:
-    """Parse `am=3,en=1` to {"am": 3.0, "en": 1.0}."""
-    weights = {}
-    for part in text.split(","):
-        language, _, value = part.partition("=")
-        try:
-            weights[language.strip()] = float(value)
-        except ValueError:
-            message = f"Expected LANG=WEIGHT,LANG=WEIGHT with numeric weights, got {text!r}."
-            raise argparse.ArgumentTypeError(message) from None
-    return weights
-
-
-def _columns(text: str) -> dict[str, str]:
-    """Parse `text=sentence,audio=2` to {"text": "sentence", "audio": "2"}."""
-    try:
-        return parse_columns(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _sentence(text: str) -> dict[str, str]:
-    """Parse `LANG:VOICE.wav:TEXT` to a test sentence in coqui's format. A path on Windows may have a drive."""
-    found = re.fullmatch(r"([^:]+):((?:[A-Za-z]:[\\/])?[^:]+):(.+)", text, re.DOTALL)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"Expected LANG:VOICE.wav:TEXT, got {text!r}.")
-    return {"text": found[3], "speaker_wav": found[2], "language": found[1]}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -107,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     files.add_argument(
         "--columns",
-        type=_columns,
+        type=columns,
         metavar="ROLE=COLUMN,…",
         help="Which manifest columns hold audio, text, speaker and language: by name, or by number if there is no "
         "header (text=sentence,audio=file). speaker= means no speaker column. Default: detected by name and layout.",
@@ -160,47 +106,47 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     training = parser.add_argument_group("training (one step is one batch)")
-    training.add_argument("--epochs", type=_positive, help="Maximum epochs. Default: 1000, until you stop it.")
-    training.add_argument("--max-steps", type=_positive, help="Maximum steps. Default: no limit.")
+    training.add_argument("--epochs", type=positive_int, help="Maximum epochs. Default: 1000, until you stop it.")
+    training.add_argument("--max-steps", type=positive_int, help="Maximum steps. Default: no limit.")
     training.add_argument(
-        "--max-minutes", type=_at_least_zero, help="Save and exit with code 0 within this time. Default: no limit."
+        "--max-minutes", type=at_least_zero, help="Save and exit with code 0 within this time. Default: no limit."
     )
     training.add_argument(
-        "--batch-size", type=_positive, help="Utterances per batch. Default: 4 (256 with 64 accumulated batches)."
+        "--batch-size", type=positive_int, help="Utterances per batch. Default: 4 (256 with 64 accumulated batches)."
     )
     training.add_argument(
         "--batch-frames",
-        type=_frames,
+        type=frames,
         metavar="N|auto",
         help="Replaces --batch-size: batches of utterances of similar length, up to N frames including padding (a "
         "frame is 46 ms of audio or one token). auto: as many as fit into GPU memory with a tenth of it left free.",
     )
     training.add_argument(
         "--grad-accum-steps",
-        type=_positive,
+        type=positive_int,
         help="Batches per optimizer step. Default: 64, an effective batch of 256 (coqui asks for 252 or more).",
     )
     training.add_argument(
-        "--learning-rate", type=_at_least_zero, help="Learning rate. Default: 5e-6, coqui's value for fine-tuning XTTS."
+        "--learning-rate", type=at_least_zero, help="Learning rate. Default: 5e-6, coqui's value for fine-tuning XTTS."
     )
     training.add_argument(
         "--warmup-steps",
-        type=_count,
+        type=count,
         help="Linear warm-up in batches, then constant. Default: 0, as in coqui's recipe.",
     )
     training.add_argument(
         "--text-loss-weight",
-        type=_at_least_zero,
+        type=at_least_zero,
         help="Text loss weight. Default: 0.01, as XTTS was trained; speech matters more.",
     )
     training.add_argument(
-        "--mel-loss-weight", type=_at_least_zero, help="Audio code loss weight. Default: 1.0, which sets the scale."
+        "--mel-loss-weight", type=at_least_zero, help="Audio code loss weight. Default: 1.0, which sets the scale."
     )
     training.add_argument(
-        "--weight-decay", type=_at_least_zero, help="Weight decay, for matrices only. Default: 0.01, coqui's value."
+        "--weight-decay", type=at_least_zero, help="Weight decay, for matrices only. Default: 0.01, coqui's value."
     )
     training.add_argument(
-        "--grad-clip", type=_at_least_zero, help="Maximum gradient norm. Default: 0, no limit, as in coqui's recipe."
+        "--grad-clip", type=at_least_zero, help="Maximum gradient norm. Default: 0, no limit, as in coqui's recipe."
     )
     training.add_argument(
         "--amp",
@@ -216,18 +162,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--compile", action="store_true", help="Compile the transformer's layers. Starts more slowly, then runs faster."
     )
     training.add_argument(
-        "--num-workers", type=_count, help="Data loader processes. Affects only speed. Default: 4 with a GPU, else 0."
+        "--num-workers", type=count, help="Data loader processes. Affects only speed. Default: 4 with a GPU, else 0."
     )
     training.add_argument("--seed", type=int, help="Seed for all randomness. Default: 1.")
     training.add_argument(
         "--language-weights",
-        type=_weights,
+        type=language_weights,
         metavar="LANG=W,…",
         help="Share of the audio per language. Default: by hours, every utterance once per epoch.",
     )
     training.add_argument(
         "--max-bad-share",
-        type=_at_least_zero,
+        type=at_least_zero,
         help="Stop if a larger share of the samples is unusable. Default: 0.01; more suggests a fault in the data.",
     )
 
@@ -238,10 +184,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH[:LANG]",
         help="A set written by make-replay, or a manifest in an old language. Repeatable.",
     )
-    keeping.add_argument("--replay-share", type=_share, help="Share of replayed samples, if any. Default: 0.25.")
+    keeping.add_argument("--replay-share", type=share, help="Share of replayed samples, if any. Default: 0.25.")
     keeping.add_argument(
         "--distill-weight",
-        type=_at_least_zero,
+        type=at_least_zero,
         help="Weight of the divergence from the base on replayed samples. 0 trains on their codes alone. Default: 1.0.",
     )
     keeping.add_argument(
@@ -249,34 +195,34 @@ def make_parser() -> argparse.ArgumentParser:
         choices=ADAPTERS,
         help="lora: train low-rank matrices and leave the transformer's own weights unchanged. Default: none.",
     )
-    keeping.add_argument("--adapter-rank", type=_positive, help="Rank of the adapter's matrices. Default: 16.")
+    keeping.add_argument("--adapter-rank", type=positive_int, help="Rank of the adapter's matrices. Default: 16.")
 
     output = parser.add_argument_group("checkpoints and evaluation")
     output.add_argument(
-        "--save-step", type=_positive, help="Steps between checkpoints. Default: 1000, the most a kill can cost."
+        "--save-step", type=positive_int, help="Steps between checkpoints. Default: 1000, the most a kill can cost."
     )
     output.add_argument(
         "--keep-checkpoints",
-        type=_positive,
+        type=positive_int,
         help="Newest checkpoints to keep, besides the best model. Default: 3; a full-size one takes 5.0 GB.",
     )
     output.add_argument(
-        "--eval-step", type=_positive, help="Steps between evaluations. Default: only at the end of each epoch."
+        "--eval-step", type=positive_int, help="Steps between evaluations. Default: only at the end of each epoch."
     )
     output.add_argument(
         "--min-retention",
-        type=_at_least_zero,
+        type=at_least_zero,
         help="Accept a best model only if its merged weights keep this retention (the base's mel loss over theirs) in "
         "each old language. 0.99: at most 1 %% worse. With a pack, the base speaks the old languages exactly as "
         "before, whatever this value is. Default: no limit.",
     )
     output.add_argument(
-        "--patience", type=_positive, help="Evaluations in a row without a new best before stopping. Default: never."
+        "--patience", type=positive_int, help="Evaluations in a row without a new best before stopping. Default: never."
     )
     output.add_argument(
         "--test-sentence",
         action="append",
-        type=_sentence,
+        type=test_sentence,
         metavar="LANG:VOICE.wav:TEXT",
         help="Sentence to speak at every evaluation, for TensorBoard. Repeatable.",
     )
