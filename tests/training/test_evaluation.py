@@ -137,7 +137,7 @@ def test_evaluations_of_earlier_releases_do_not_count(recipe, unchanged, tmp_pat
     start = evaluated(unchanged, "am")[0]["loss"]
     assert record["version"] == 3
     assert record["state"]["best_value"] == record["state"]["start_value"] == pytest.approx(start, **SAME)
-    assert f"Measured the loss before the first step again: {start:.5f}" in caplog.text
+    assert f"Remeasured the loss before the first step: {start:.5f}" in caplog.text
 
 
 def test_a_checkpoint_of_an_earlier_release_without_its_base(corpus, recipe, unchanged, tmp_path, caplog):
@@ -190,8 +190,8 @@ def test_a_raised_min_retention_warns_about_the_best_model(flags, recipe, tmp_pa
     assert state["best_retention"] == {"en": retention}
     least = round(retention + 1, 4)
     recipe([f"--checkpoint={run}", "--max-steps=3", f"--min-retention={least}"])
-    below = f"is below --min-retention {least:g} (en {retention:.4f}). The next model above that limit replaces it."
-    warning = f"The best model so far, with loss {state['best_value']:.5f}, {below}"
+    below = f"is below --min-retention {least:g} (en {retention:.4f}). The next model that reaches the limit will"
+    warning = f"The best model so far (loss {state['best_value']:.5f}) {below} replace it."
     assert [record.levelname for record in caplog.records if warning in record.message] == ["WARNING"]
     state = checkpoint(run, 3)["xtts_extend"]["state"]
     assert (state["best_value"], state["best_retention"]) == (state["start_value"], {})

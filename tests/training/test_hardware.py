@@ -84,7 +84,7 @@ def test_the_trial_step_leaves_no_gradient(corpus, monkeypatch):
 def test_auto_needs_a_gpu():
     if torch.cuda.is_available():
         pytest.skip("only without a GPU")
-    with pytest.raises(ConfigError, match="--batch-frames auto measures the memory of a GPU, and no GPU is visible"):
+    with pytest.raises(ConfigError, match="auto needs a GPU to measure its memory, but no GPU is visible"):
         batch_memory.find_batch_frames(None, 100)
 
 
@@ -184,7 +184,7 @@ def test_out_of_memory_splits_batches_and_training_continues(
     # Fails in the second batch of the first accumulation, with an exception without a message.
     short_memory(batch_size // 2, first=2, message="")
     recipe(corpus.flags(output_dir=tmp_path / "short", **flags))
-    assert "The batch of step 2 does not fit into GPU memory: splitting this and all later batches" in caplog.text
+    assert "The batch of step 2 does not fit in GPU memory, so this and all later batches are split" in caplog.text
     first = gradients[len(gradients) // 2]
     # Weights and batches are the same; only the order of summation differs.
     assert (first - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
@@ -201,7 +201,7 @@ def test_out_of_memory_splits_batches_and_training_continues(
     # A resume splits batches from the start.
     caplog.clear()
     recipe(["--checkpoint", str(short), "--epochs", "3"])
-    assert "does not fit into GPU memory" not in caplog.text
+    assert "does not fit in GPU memory" not in caplog.text
 
 
 def test_out_of_memory_with_a_micro_batch(corpus, short_memory, fails, tmp_path):

@@ -122,7 +122,7 @@ def test_retention_selects_the_best_model_and_is_resumed(corpus, recipe, replay,
     assert retention_lines(run) == {step: losses[0] / loss for step, loss in losses.items()}
     assert not any("retention" in line for line in lines if line["language"] == "am")
     assert not list(run.glob("best_model*"))
-    assert "Not a candidate for the best model: retention is below 1.5 (en " in caplog.text
+    assert "This model cannot become the best model, because its retention is below 1.5 (en " in caplog.text
     state = checkpoint(run, 2)["xtts_extend"]["state"]
     assert state["base_losses"] == {"en": losses[0]}
     # Retention does not depend on the weight of the loss.
@@ -157,7 +157,7 @@ def test_the_base_is_measured_again_on_another_validation_set(corpus, recipe, re
     ("given", "message"),
     [
         (["--replay={train}"], "--replay contains utterances in am"),
-        (["--replay-share=0.5"], "--replay-share needs something to replay"),
+        (["--replay-share=0.5"], "--replay-share needs replay data"),
         (["--replay={folder}"], "is a folder"),
         (["--replay={replay}", "--coqpit.model_args.max_conditioning_length=70000"], "with the same --conditioning-s"),
         (["--min-retention=0.9"], "no language that the base knows is evaluated"),

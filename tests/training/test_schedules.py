@@ -125,7 +125,7 @@ def test_a_learning_rate_that_differs_from_the_schedule_is_kept(caplog):
     after, _ = resumed(make, before, Position(step=7, epoch=0))
     assert [group["lr"] for group in after.optimizer.param_groups] == [rate * 4 for rate in RATES]
     assert after.scheduler.get_last_lr() == [rate * 4 for rate in RATES]
-    assert "The checkpoint does not contain its schedule: advanced StepLR by 7 updates." in caplog.text
+    assert "The checkpoint does not contain its schedule, so StepLR was advanced by 7 updates." in caplog.text
     assert "a learning rate of 0.0005 at this point, but the checkpoint was last trained with 0.004." in caplog.text
 
 

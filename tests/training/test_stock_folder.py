@@ -43,7 +43,7 @@ def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe,
     recipe(corpus.stock_flags(stock_folder, max_steps=7))
     assert listing(stock_folder) == before
     (run,) = {entry for entry in stock_folder.parent.iterdir() if entry.name[0] != "."} - {stock_folder}
-    assert f"Written by the stock Trainer. Resuming in a new run folder, {run}" in caplog.text
+    assert f"The checkpoint was written by the stock Trainer. Resuming in a new run folder, {run}" in caplog.text
     assert caplog.text.count("best loss unknown") == 1
     assert "measured again" not in caplog.text, "its own first evaluation is the one to beat, not the base's"
     # measured before it goes on
@@ -56,10 +56,10 @@ def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe,
     # The new folder resumes where it stopped. The stock folder resumes from its own checkpoint and names the new one.
     recipe(["--checkpoint", run, "--max-steps", 8])
     assert checkpoint(run, 8)["xtts_extend"]["state"]["step"] == 8
-    assert "Best loss unknown" not in caplog.text
+    assert "The best loss is unknown" not in caplog.text
     output = stock_folder.parent
     recipe(corpus.stock_flags(stock_folder, max_steps=7, output_dir=output))
-    assert f"{run} has already resumed this run" in caplog.text
+    assert f"This run was already resumed in {run}." in caplog.text
     assert len([entry for entry in output.iterdir() if entry.name[0] != "."]) == 3
     assert listing(stock_folder) == before
 

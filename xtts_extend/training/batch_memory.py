@@ -1,4 +1,4 @@
-"""Search for the largest batch that fits into GPU memory, by running training steps."""
+"""Find the largest batch that fits in GPU memory by running trial training steps."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
 
-#: Positions in the transformer's sequence that a text of one token takes.
+#: Number of positions that a one-token text occupies in the transformer's sequence.
 _TEXT_FRAMES = 2
 #: Share of GPU memory that `--batch-frames auto` leaves free.
 _FREE_SHARE = 0.1
 
 
 def find_batch_frames(state: RunState, longest: int) -> int:
-    """Return the largest batch size in frames that leaves a tenth of GPU memory free.
+    """Return the largest batch size, in frames, that leaves a tenth of GPU memory free.
 
     Args:
-        state: The run's state, with model and optimizer on the GPU.
-        longest: Length of the longest sample in frames.
+        state: The run's state, with the model and the optimizer on the GPU.
+        longest: Length of the longest sample, in frames.
 
     Raises:
         ConfigError: No GPU is visible.
-        MachineError: A batch with only the longest sample does not fit.
+        MachineError: A batch with only the longest sample does not fit in memory.
     """
     if not torch.cuda.is_available():
-        raise ConfigError("--batch-frames auto measures the memory of a GPU, and no GPU is visible. Pass a number.")
+        raise ConfigError(
+            "--batch-frames auto needs a GPU to measure its memory, but no GPU is visible. Pass a number of frames."
+        )
     limit = int(torch.cuda.get_device_properties(0).total_memory * (1 - _FREE_SHARE))
     count = largest_count(lambda samples: _peak_memory(state, samples, longest), limit)
     logger.info(" > --batch-frames auto: using %d, which is %d times the longest sample.", count * longest, count)
@@ -42,7 +44,7 @@ def largest_count(peak_memory: Callable[[int], int], limit: int) -> int:
     """Return the largest number of samples that a training step can process within a memory limit.
 
     Args:
-        peak_memory: Function from a number of samples to the peak memory of a step in bytes; may raise
+        peak_memory: Function that maps a number of samples to a step's peak memory in bytes; it may raise
             `torch.OutOfMemoryError`.
         limit: Memory limit in bytes.
 
@@ -55,7 +57,7 @@ def largest_count(peak_memory: Callable[[int], int], limit: int) -> int:
     one, two = (_peak_or_over_limit(peak_memory, count, limit) for count in (1, 2))
     if one > limit:
         raise MachineError(
-            f"The longest sample alone does not fit into {limit / 1e9:.1f} GB ({1 - _FREE_SHARE:.0%} of GPU memory). "
+            f"The longest sample alone does not fit in {limit / 1e9:.1f} GB ({1 - _FREE_SHARE:.0%} of GPU memory). "
             "Exclude long samples with --coqpit.model_args.max_wav_length, or use --gradient-checkpointing."
         )
     count = 1 + (limit - one) // max(1, two - one)
@@ -65,7 +67,7 @@ def largest_count(peak_memory: Callable[[int], int], limit: int) -> int:
 
 
 def _peak_or_over_limit(peak_memory: Callable[[int], int], samples: int, limit: int) -> int:
-    """Return the peak memory in bytes, or more than the limit when out of memory."""
+    """Return the peak memory in bytes, or a number above the limit if memory runs out."""
     try:
         return peak_memory(samples)
     except torch.OutOfMemoryError:
@@ -75,7 +77,7 @@ def _peak_or_over_limit(peak_memory: Callable[[int], int], samples: int, limit: 
 
 
 def _peak_memory(state: RunState, samples: int, frames: int) -> int:
-    """Return the peak GPU memory in bytes, optimizer moments included, of a step on `samples` of `frames` frames."""
+    """Return the peak GPU memory, in bytes, of a step on `samples` samples of `frames` frames, with the moments."""
     model, config, optimizer = state.model, state.config, state.optimizer
     # The dummy samples are nearly all audio, which needs more memory than text.
     codes = max(1, frames - conditioning_frames(config.model_args) - _TEXT_FRAMES - AUDIO_STOPS)

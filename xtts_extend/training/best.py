@@ -1,4 +1,4 @@
-"""Selection of the best model of a run, by the loss of the new language and the retention of old languages."""
+"""Select a run's best model by the loss of the new language and the retention of the old languages."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class BestModel:
         self._logged_no_better = False
 
     def judge(self, state: RunState, losses: Mapping[str, Losses], *, requested: bool = False) -> bool:
-        """Record the result of an evaluation; `is_new` then tells whether it found the best model.
+        """Record the result of an evaluation. `is_new` then says whether the model is the best one so far.
 
         Args:
             state: The run's state; its position is updated.
-            losses: Result of `log_evaluation`. If empty, the epoch's training loss is used.
+            losses: Result of `log_evaluation`. If it is empty, the epoch's training loss is used.
             requested: Whether the evaluation was not due but requested. It can find the best model, but does not count
-                for `patience` if it does not, so that asking often does not end a run. Without losses there is no
-                result: the training loss of a part of an epoch is not compared.
+                toward `patience`, so that frequent requests do not end a run. Without losses it has no result, because
+                the training loss of part of an epoch is not comparable.
 
         Returns:
             Whether there is a result.
@@ -45,7 +45,7 @@ class BestModel:
         position = state.position
         loss = loss_of(losses, state.config, position.train_loss)
         if position.step == 0:
-            # A model that is worse than the start must not become the best model.
+            # A model that is worse than the starting point must not become the best model.
             position.start_value = position.best_value = position.last_value = loss
             return True
         self._retention = {
@@ -71,7 +71,8 @@ class BestModel:
         if position.step and best == start <= value < math.inf and not self._logged_no_better:
             self._logged_no_better = True
             logger.info(
-                " > Loss %.5f is no better than %.5f before the first step: no best model is saved until it is.",
+                " > Loss %.5f is no better than the loss before the first step (%.5f). No best model is saved until "
+                "a loss is lower.",
                 value,
                 start,
             )
@@ -79,7 +80,7 @@ class BestModel:
 
 
 def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> None:
-    """Update the restored best model after a resume measured the start again or changed `min_retention`.
+    """Update the restored best model if resuming remeasured the initial loss or changed `min_retention`.
 
     Args:
         state: The restored state; its position is updated.
@@ -88,13 +89,13 @@ def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> No
     position = state.position
     if base_losses and math.isinf(position.best_value):
         position.start_value = position.best_value = loss_of(base_losses, state.config, math.inf)
-        logger.info(" > Measured the loss before the first step again: %.5f.", position.start_value)
+        logger.info(" > Remeasured the loss before the first step: %.5f.", position.start_value)
     if below := _below_min_retention(position.best_retention, state.config):
         # Warnings of all processes are shown, and one is enough.
         logger.log(
             logging.WARNING if state.ranks.is_main else logging.INFO,
-            " > The best model so far, with loss %.5f, is below --min-retention %s. The next model above that limit "
-            "replaces it.",
+            " > The best model so far (loss %.5f) is below --min-retention %s. The next model that reaches the limit "
+            "will replace it.",
             position.best_value,
             below,
         )
@@ -103,7 +104,7 @@ def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> No
 
 
 def loss_of(losses: Mapping[str, Losses], config: NewLanguageConfig, train_loss: float) -> float:
-    """Return the loss that models are compared by: the new language's, or the training loss without an evaluation.
+    """Return the loss that models are compared by: the new language's, or without evaluation, the training loss.
 
     A loss that is not finite counts as infinite.
     """
@@ -114,7 +115,7 @@ def loss_of(losses: Mapping[str, Losses], config: NewLanguageConfig, train_loss:
 def selection_loss(loss: float, retention: Mapping[str, float], config: NewLanguageConfig) -> float:
     """Return the loss, or infinity if the retention of an old language is below `min_retention`."""
     if below := _below_min_retention(retention, config):
-        logger.info(" > Not a candidate for the best model: retention is below %s.", below)
+        logger.info(" > This model cannot become the best model, because its retention is below %s.", below)
         return math.inf
     return loss
 

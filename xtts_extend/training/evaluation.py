@@ -1,4 +1,4 @@
-"""Evaluation between optimizer steps: losses per language, retention of old languages, spoken test sentences."""
+"""Evaluation between optimizer steps: losses per language, retention of old languages, and spoken test sentences."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def measure_base(
 ) -> dict[str, Losses]:
     """Return the losses by language of a model that still holds its base model's weights.
 
-    Call it before a resume restores the checkpoint's weights.
+    When a run is resumed, call this before the checkpoint's weights are restored.
 
     Args:
         model: The model with the base model's weights; it is moved to the GPU if there is one.
@@ -94,10 +94,11 @@ def measure_base(
 def mean_losses(model: ExtendedGPTTrainer, batches: Iterable[dict[str, Any]], ranks: Ranks) -> dict[str, float]:
     """Return the mean losses per token over all samples.
 
-    The result depends neither on the batch size nor on the number of processes: in float32, losses agree to a relative
-    1e-6. That is why there is no autocast here and no prompt is masked; coqui's own evaluation masks none either.
-    coqui's training masks the prompt of the last sample of each batch. Masking it in every sample would leave most
-    utterances without targets, because coqui counts the prompt in units of 256 audio samples, and a code covers 1,024.
+    The result depends neither on the batch size nor on the number of processes: in float32, losses agree to within a
+    relative error of 1e-6. For this reason, autocast is not used and no prompt is masked; coqui's own evaluation does
+    not mask prompts either. coqui's training masks the prompt of the last sample of each batch. Masking it in every
+    sample would leave most utterances without targets, because coqui counts the prompt in units of 256 audio samples,
+    and a code covers 1,024.
 
     Args:
         model: The model to evaluate; it is put into evaluation mode.
@@ -136,8 +137,8 @@ def log_evaluation(
 
     Returns:
         The losses by language. Old languages also get `retention`: the base model's mel loss divided by this model's.
-        If the run can be exported as a language pack, they get `retention_in_folder`, which is 1: in a model folder,
-        the unchanged base model still speaks the old languages.
+        If the run can be exported as a language pack, they also get `retention_in_folder`, which is 1, because in a
+        model folder the unchanged base model still speaks the old languages.
     """
     position, losses = state.position, {language: dict(values) for language, values in losses.items()}
     if position.step == 0 and not position.base_losses:
@@ -182,7 +183,7 @@ def record_base_losses(state: RunState, losses: Mapping[str, Losses]) -> None:
 def speak_test_sentences(state: RunState, run: Path, dashboard: Any) -> None:
     """Speak the configuration's test sentences for the dashboard, and save them as WAV files in the run folder.
 
-    Does what coqui's `GPTTrainer.test_run` does, but reads the reference voices without FFmpeg.
+    This does what coqui's `GPTTrainer.test_run` does, but it reads the reference voices without FFmpeg.
 
     Args:
         state: The run's state.
@@ -197,14 +198,14 @@ def speak_test_sentences(state: RunState, run: Path, dashboard: Any) -> None:
             save_wav(run / SAMPLES / f"{step:08d}-{number}-{sentence['language']}.wav", audio, rate)
         dashboard.test_audios(step, audios, rate)
     except DataError as error:
-        logger.warning(" > Skipping the test sentences, training continues: %s", error)
+        logger.warning(" > Continuing training without the test sentences: %s", error)
 
 
 def _synthesize_test_sentences(state: RunState) -> dict[str, Any]:
-    """Return the audio of each test sentence, as arrays of shape (samples,) by coqui's names."""
+    """Return the audio of the test sentences as arrays of shape (samples,), keyed by coqui's names."""
     state.model.eval()
     xtts = state.model.xtts
-    # The vocoder is not trained, so it stays on the CPU otherwise.
+    # The vocoder is not trained, so it is on the CPU except while it speaks.
     xtts.hifigan_decoder.to(state.device)
     xtts.gpt.init_gpt_for_inference(kv_cache=state.config.model_args.kv_cache, use_deepspeed=False)
     xtts.gpt.eval()
@@ -218,7 +219,7 @@ def _synthesize_test_sentences(state: RunState) -> dict[str, Any]:
             chunks = [out["wav"] for _, out in speak(xtts, sentence["text"], sentence["language"], voice)]
             audios[f"{index}-audio"] = np.concatenate(chunks)
     finally:
-        # As in coqui: these are aliases of the transformer's modules, and checkpoints would include them.
+        # coqui deletes these too: they are aliases of the transformer's modules that checkpoints would include.
         del xtts.gpt.gpt_inference
         del xtts.gpt.gpt.wte
         xtts.hifigan_decoder.cpu()

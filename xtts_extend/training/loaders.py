@@ -37,7 +37,7 @@ def _dataset(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample
 
 
 def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
-    """Return the length of each sample in frames: positions in the transformer's sequence.
+    """Return the length of each sample in frames, which are positions in the transformer's sequence.
 
     A frame is a conditioning vector, a text token, or an audio code for 1,024 audio samples (46 ms).
 
@@ -65,13 +65,13 @@ def _sample_lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[in
         if sample.text_tokens is None or sample.encoded is None:
             raise ConfigError(
                 f"--batch-frames: {sample.manifest_audio_file} is not encoded, so its length in frames is unknown. "
-                "Pass the samples that encode_run returns to the trainer."
+                "Call encode_run and pass the samples that it returns."
             )
         yield sample.text_tokens, -(-sample.encoded.wav_length // stride)
 
 
 def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: NewLanguageConfig) -> str:
-    """Return a log line with the number of batches in an epoch, their mean size and their share of padding."""
+    """Return a log line that gives the number of batches per epoch, their mean size and their share of padding."""
     batches = sampler.batches()
     size = max(1, round(sum(map(len, batches)) / len(batches)))
     padding = padding_share(batches, sample_frames(samples, config.model_args))
@@ -81,7 +81,7 @@ def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], conf
 def first_loader(state: RunState) -> DataLoader[Any]:
     """Return the training loader of the current epoch, or of the next one if the current epoch has ended.
 
-    Resolves `--batch-frames auto`.
+    This also resolves `--batch-frames auto`.
 
     Args:
         state: The run's state; its configuration and position are updated.
@@ -96,7 +96,9 @@ def first_loader(state: RunState) -> DataLoader[Any]:
     if config.batch_frames:
         logger.info(describe_padding(sampler, samples, config))
     if position.batch > len(sampler):
-        logger.info(" > Epoch %d has fewer batches now and is already complete: starting the next.", position.epoch)
+        logger.info(
+            " > Epoch %d now has fewer batches and is already complete, so the next epoch starts.", position.epoch
+        )
         position.start_epoch(position.epoch + 1)
     return loader
 
@@ -133,7 +135,7 @@ def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sa
 
 
 def eval_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], ranks: Ranks) -> DataLoader[Any]:
-    """Return a loader of the samples in order. With N processes, each gets every N-th sample.
+    """Return a loader that yields the samples in order. With N processes, each one gets every N-th sample.
 
     Args:
         config: The run's configuration.

@@ -1,4 +1,4 @@
-"""Output of a run besides checkpoints: log, metrics, dashboard, history and status."""
+"""The files that a run writes besides checkpoints: log, metrics, dashboard, history and status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("trainer")
 
 
 class RunOutput:
-    """Log, metrics, dashboard, history and status of a run, which write nothing before `begin`.
+    """The log, metrics, dashboard, history and status of a run. Nothing is written before `begin` is called.
 
     A start that fails therefore leaves an existing run folder unchanged.
 
@@ -78,7 +78,7 @@ class RunOutput:
 
         Args:
             position: The run's position.
-            read: Function that turns the losses of several steps into numbers, `Updater.read`.
+            read: Function that converts the losses of several steps to numbers, such as `Updater.read`.
         """
         run, step = self.folder.path, position.step
         self.folder.prepare(Path(self._config.model_args.tokenizer_file), step)
@@ -99,14 +99,14 @@ class RunOutput:
     def metrics(self) -> MetricsLog:
         """The metrics log; available after `begin`."""
         if self._metrics is None:
-            raise RuntimeError("The metrics log is not open: call begin first.")
+            raise RuntimeError("The metrics log is not open yet. Call begin first.")
         return self._metrics
 
     @property
     def losses(self) -> StepLosses:
         """The collected losses of training steps; available after `begin`."""
         if self._losses is None:
-            raise RuntimeError("The step losses are not open: call begin first.")
+            raise RuntimeError("There are no step losses yet. Call begin first.")
         return self._losses
 
     def read_losses(self, position: Position) -> dict[str, float]:

@@ -25,11 +25,11 @@ class Pace:
 
 
 class Progress:
-    """Progress lines with step, losses, speed and time left: after the first step and every `print_step` steps.
+    """The logger of progress lines (step, losses, speed, time left) after step 1 and every `print_step` steps.
 
     Args:
         config: The run's configuration; `print_step`, `epochs` and `max_steps` are used.
-        step: Number of steps that were done before this process started.
+        step: Number of steps that the run had completed before this process started.
     """
 
     def __init__(self, config: NewLanguageConfig, step: int) -> None:
@@ -40,11 +40,11 @@ class Progress:
         self._excluded_s = 0.0
 
     def exclude_time(self, seconds: float) -> None:
-        """Exclude seconds that were not spent on training steps from the speed."""
+        """Exclude from the speed the seconds that were spent on anything other than training steps."""
         self._excluded_s += seconds
 
     def is_due(self, step: int) -> bool:
-        """Return whether a line is due after a step."""
+        """Return whether a progress line is due after the given step."""
         return step == self.first_step + 1 or step % self.config.print_step == 0
 
     def step(self, position: Position, batches: int, losses: dict[str, float], learning_rate: float) -> Pace | None:

@@ -1,4 +1,4 @@
-"""Seeding of all random generators from seed, purpose, step and process, so that no random state has to be saved."""
+"""Seed all random generators from the seed, purpose, step and process, so that no random state has to be saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def seed_all(seed: int, purpose: str, step: int, rank: int) -> None:
-    """Seed the global generators of Python, NumPy and torch.
+    """Seed the global random number generators of Python, NumPy and torch.
 
     Args:
         seed: The run's seed.

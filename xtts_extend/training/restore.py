@@ -1,4 +1,4 @@
-"""Checkpoint contents, and how a resume checks and restores them."""
+"""What a checkpoint contains, and how it is checked and restored when a run is resumed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run_record(state: RunState) -> RunRecord:
 
 
 def checkpoint_state(state: RunState) -> dict[str, Any]:
-    """Return the contents of a checkpoint: the keys of a stock checkpoint and ours."""
+    """Return the contents of a checkpoint: the stock Trainer's keys and our own."""
     position = state.position
     return {
         "config": state.config.to_dict(),
@@ -64,7 +64,7 @@ def checkpoint_state(state: RunState) -> dict[str, Any]:
 
 
 def checkpoint_size(model: ExtendedGPTTrainer) -> int:
-    """Return the size of a checkpoint in bytes: the model's tensors, and AdamW's two moments of trained parameters."""
+    """Return a checkpoint's size in bytes: the model's tensors, plus AdamW's two moments of each trained parameter."""
     trained = sum(parameter.nbytes for parameter in model.xtts.gpt.parameters() if parameter.requires_grad)
     return int(1.01 * (sum(tensor.nbytes for tensor in model.checkpoint_state().values()) + 2 * trained))
 
@@ -76,8 +76,9 @@ class Resumed:
     Attributes:
         checkpoint: The checkpoint, with weights and record migrated to the run's vocabulary.
         changed: Keys of settings that define the run and have changed. The new values are used.
-        migration: The migration to the run's vocabulary, for the optimizer's moments; None if it is the same.
-        base_rows: The base model's token rows, and whether the checkpoint has them frozen.
+        migration: The migration to the run's vocabulary, for the optimizer's moments; None if the checkpoint has the
+            same one.
+        base_rows: The base model's token rows, and whether they are frozen in the checkpoint.
         freezes: Whether the run freezes these rows if there are new tokens.
     """
 
@@ -96,14 +97,14 @@ def check_resume(
     migration: Migration | None = None,
     allow_changes: bool = False,
 ) -> Resumed:
-    """Check that a resume continues the same run, before anything is written.
+    """Check that the checkpoint and the configuration belong to the same run, before anything is written.
 
     Args:
         checkpoint: The checkpoint to resume.
         config: The configuration to resume with.
         train_samples: The training set to resume with.
         ranks: The processes that train together.
-        migration: Migration to the run's vocabulary, or None if it is the checkpoint's.
+        migration: Migration to the run's vocabulary, or None if the checkpoint has the same one.
         allow_changes: Whether to accept changes of settings that define the run.
 
     Raises:
@@ -120,18 +121,18 @@ def check_resume(
 
 
 def restore(state: RunState, resumed: Resumed) -> list[str]:
-    """Restore and verify weights, optimizer, scheduler, scaler and position, and log a summary.
+    """Restore and verify the weights, optimizer, scheduler, scaler and position, and log a summary.
 
     Args:
         state: The run's state, with a new optimizer and scheduler; it is updated.
         resumed: Result of `check_resume`.
 
     Returns:
-        What was restored, as texts for the log.
+        Descriptions of what was restored, for the log.
 
     Raises:
         CheckpointError: The checkpoint has missing, unknown or incompatible entries. The message names them.
-        VocabularyError: The checkpoint was trained with another vocabulary.
+        VocabularyError: The checkpoint was trained with a different vocabulary.
     """
     checkpoint, record = resumed.checkpoint, resumed.checkpoint.record
     state.position = position = checkpoint.position
@@ -168,12 +169,12 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
     logger.info(" > Restored and verified: %s.", ", ".join(restored + best))
     if record is None:
         logger.info(
-            " > Best loss unknown: the stock Trainer does not record which samples and which loss its value is from. "
-            "The first evaluation sets it."
+            " > The best loss is unknown, because the stock Trainer does not record which samples and which loss its "
+            "value comes from. The first evaluation will set it."
         )
         position.evaluation_due = bool(state.eval_samples and state.config.run_eval)
         logger.info(
-            " > The stock Trainer does not record the position within the epoch: restarting epoch %d at its first "
+            " > The stock Trainer does not record the position within the epoch, so epoch %d restarts at its first "
             "batch. Gradients of an unfinished accumulation are not in the checkpoint.",
             position.epoch,
         )
@@ -186,16 +187,16 @@ def _drop_incomparable_evaluations(state: RunState, record: RunRecord | None, ch
     reasons = []
     if record is not None and record.val_digest is not None:
         if record.val_digest != data_digest(state.eval_samples):
-            reasons.append(" > The validation set changed: resetting the best loss.")
+            reasons.append(" > The validation set has changed, so the best loss is reset.")
         elif state.eval_samples and not record.evaluations_comparable:
             reasons.append(
-                " > The run's evaluations so far depended on how samples were batched and cannot be compared with new "
-                "ones: resetting the best loss."
+                " > The run's evaluations so far depended on how samples were batched and cannot be compared with "
+                "new ones, so the best loss is reset."
             )
     if any("conditioning_length" in key for key in changed):
         reasons.append(
-            " > The conditioning length changed: resetting the best loss. The retention of old languages is no longer "
-            "measured."
+            " > The conditioning length has changed, so the best loss is reset and the retention of old languages is "
+            "no longer measured."
         )
     for reason in reasons:
         logger.info(reason)
@@ -204,14 +205,14 @@ def _drop_incomparable_evaluations(state: RunState, record: RunRecord | None, ch
 
 
 def _report_rounding(checkpoint: TrainingCheckpoint) -> None:
-    """Warn if the checkpoint's weights are in half precision, and if that rounded its frozen rows."""
+    """Warn if the checkpoint's weights are in half precision, and whether this has rounded the frozen rows."""
     half_dtypes = {tensor.dtype for tensor in checkpoint.model.values()} & {torch.float16, torch.bfloat16}
     if not half_dtypes:
         return
     recorded = checkpoint.record.base_rows if checkpoint.record else BaseRows(0)
     rounded = recorded.frozen and row_digests(xtts_weights(checkpoint.model), recorded.rows) != recorded.digests
     logger.warning(
-        " > The checkpoint's weights are in half precision (%s): training continues in float32 from the rounded "
+        " > The checkpoint's weights are in half precision (%s), so training continues in float32 from the rounded "
         "values.%s",
         ", ".join(sorted(map(str, half_dtypes))),
         " The frozen rows no longer equal the base model's, so export will refuse them. Run xtts-extend repair to "
@@ -228,7 +229,7 @@ def check_changes(
     processes: int,
     allow_changes: bool,
 ) -> list[str]:
-    """Compare the settings and samples of a resume with those that the checkpoint records.
+    """Compare the current settings and samples with those that the checkpoint recorded.
 
     Args:
         checkpoint: The checkpoint to resume.
@@ -241,8 +242,8 @@ def check_changes(
         Keys of changed settings that define the run.
 
     Raises:
-        ConfigError: A setting changed that may not change, or not without `allow_changes`. The message lists old and
-            new values.
+        ConfigError: A setting that must not change has changed, or one that may change only with `allow_changes`. The
+            message lists old and new values.
     """
     fixed = changes(checkpoint.config, config, FIXED_FOR_THE_RUN)
     if fixed:
@@ -290,8 +291,9 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
     saved_sizes = [len(group["params"]) for group in saved_groups]
     if sizes != saved_sizes:
         raise CheckpointError(
-            f"Expected optimizer parameter groups of {sizes} tensors, got {saved_sizes} in the checkpoint. Frozen rows "
-            "or the learning rates or weight decay of groups differ. Use the settings that the run was trained with."
+            f"Expected optimizer parameter groups of {sizes} tensors, got {saved_sizes} in the checkpoint. The "
+            "frozen rows, or the groups' learning rates or weight decay, differ. Use the settings that the run was "
+            "trained with."
         )
     fitted = {}
     known = set()
@@ -325,7 +327,7 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
 def _shapes_of_moments(
     optimizer: torch.optim.Optimizer, options: Mapping[str, Any], parameter: torch.Tensor
 ) -> dict[str, torch.Size]:
-    """Return names and shapes of a parameter's moments in such an optimizer, found by a step on a dummy parameter.
+    """Return the names and shapes of a parameter's moments in an optimizer, found by a step on a dummy parameter.
 
     Plain numbers have the shape (). `options` are those of the parameter's group, such as `lr` and `amsgrad`.
     """
@@ -361,7 +363,7 @@ def _fit_moments(
             else:
                 raise CheckpointError(
                     f"Expected shape {tuple(expected[key])} for the checkpoint's {key} of {name}, got "
-                    f"{tuple(value.shape)}. The checkpoint belongs to another model."
+                    f"{tuple(value.shape)}. The checkpoint belongs to a different model."
                 )
         fitted[key] = value
     return fitted
@@ -390,7 +392,7 @@ def _apply_changes(state: RunState, resumed: Resumed) -> None:
         recorded: Mapping[str, Any] = resumed.checkpoint.config
         total = int(recorded["batch_size"]) * resumed.checkpoint.processes
         position.batch = position.batch * total // (config.batch_size * state.ranks.size)
-        logger.info(" > The batch size changed: %d batches of the new size count as done.", position.batch)
+        logger.info(" > The batch size has changed. %d batches of the new size count as completed.", position.batch)
     if "batch_frames" in changed:
         position.start_epoch(position.epoch)
-        logger.info(" > The batches changed: restarting epoch %d.", position.epoch)
+        logger.info(" > The batches have changed, so epoch %d restarts.", position.epoch)

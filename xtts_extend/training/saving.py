@@ -1,4 +1,4 @@
-"""Saving of checkpoints, in the background and one at a time."""
+"""Save checkpoints in the background, one at a time."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Saver:
         self._status.last_checkpoint = checkpoint
 
     def checkpoint(self, state: RunState) -> None:
-        """Write `checkpoint_N.pth` after N finished batches, and remove the oldest beyond `save_n_checkpoints`."""
+        """Write `checkpoint_N.pth` after N batches, and remove the oldest checkpoints beyond `save_n_checkpoints`."""
         step = state.position.step
         self._save(state, CheckpointName("checkpoint", step))
         self.step = step
 
     def best_model(self, state: RunState) -> None:
-        """Write `best_model_N.pth` after N finished batches."""
+        """Write `best_model_N.pth` after N completed batches."""
         step = state.position.step
         self._save(state, CheckpointName("best_model", step))
         self.best_step = step

@@ -1,4 +1,4 @@
-"""Learning rate schedules on a resume: restored from the checkpoint, or advanced to the run's position."""
+"""Restore a learning rate schedule from a checkpoint, or advance it to the run's position."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _RELEASE_DEPENDENT_KEYS = {"verbose", "_is_initial", "_get_lr_called_within_step
 
 
 def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
-    """Restore the learning rate schedule, after optimizer and position have been restored.
+    """Restore the learning rate schedule, after the optimizer and the position have been restored.
 
-    Stock Trainer releases before 0.3 do not save the schedule. It is then advanced by the number of updates or epochs
-    that the run had completed.
+    Stock Trainer releases before 0.3 do not save the schedule. In that case, it is advanced by the number of updates or
+    epochs that the run had completed.
 
     Args:
-        state: The run's state, with optimizer and position restored.
+        state: The run's state, with the optimizer and the position restored.
         checkpoint: The checkpoint to resume.
 
     Returns:
-        What was restored, as text for the log.
+        A description of what was restored, for the log.
 
     Raises:
-        CheckpointError: The saved schedule does not fit the run's schedule, or the schedule cannot be advanced.
+        CheckpointError: The saved schedule does not match the run's schedule, or the schedule cannot be advanced.
     """
     scheduler, saved = state.scheduler, checkpoint.scheduler
     if scheduler is not None and not saved and checkpoint.record is None and checkpoint.config.get("lr_scheduler"):
@@ -88,7 +88,7 @@ def _advance(scheduler: LRScheduler, steps: int, unit: str, path: Path) -> None:
         group.update(before)
     rates = [group["lr"] for group in groups]
     scheduler._last_lr = rates
-    logger.info(" > The checkpoint does not contain its schedule: advanced %s by %d %s.", name, steps, unit)
+    logger.info(" > The checkpoint does not contain its schedule, so %s was advanced by %d %s.", name, steps, unit)
     if not all(math.isclose(expected, rate, rel_tol=1e-6) for expected, rate in zip(scheduled, rates, strict=True)):
         logger.warning(
             " > The schedule gives a learning rate of %.4g at this point, but the checkpoint was last trained with "

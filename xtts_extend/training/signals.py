@@ -1,4 +1,4 @@
-"""Early stops: SIGINT, SIGTERM and the time limit, which the training loop checks between optimizer steps."""
+"""Reasons to stop early: SIGINT, SIGTERM and the time limit, which the training loop checks between optimizer steps."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _SLOW_DISK = 100e6
 
 
 class Stopped(Exception):
-    """Stop before the run is finished; the current optimizer step is complete."""
+    """Exception for a stop before the run is finished; the current optimizer step is complete."""
 
 
 class Interrupted(Stopped):
-    """Stop because of a signal."""
+    """Exception for a stop that a signal requested."""
 
 
 class StopRequested(Stopped):
-    """Stop because of a file in the run folder."""
+    """Exception for a stop that a file in the run folder requested."""
 
 
 class OutOfTime(Stopped):
-    """Stop because the time limit is close."""
+    """Exception for a stop shortly before the time limit."""
 
 
 class TimeLimit:
@@ -67,7 +67,7 @@ class StopSignal:
     """A context in which the first SIGINT or SIGTERM sets `number` and the second ends the process immediately.
 
     Under torchrun, the second signal is ignored: torchrun forwards signals that its processes have already received
-    from the terminal. In threads other than the main thread, where Python allows no handlers, nothing is handled.
+    from the terminal. Outside the main thread, where Python allows no signal handlers, signals are not caught.
     """
 
     def __init__(self) -> None:

@@ -24,12 +24,12 @@ class RunState:
 
     Attributes:
         config: The run's configuration.
-        model: The model being trained, frozen parts included.
+        model: The model being trained, including its frozen parts.
         optimizer: The optimizer of the trained parameters.
         scheduler: The learning rate scheduler, or None.
         scaler: The loss scaler for fp16, or None.
         vocabulary: The run's vocabulary.
-        train_samples, eval_samples: Training and validation set, encoded.
+        train_samples, eval_samples: The encoded training and validation sets.
         ranks: The processes that train together.
         accumulate: Number of batches per optimizer step.
         position: The run's position in training.
@@ -88,7 +88,7 @@ class RunState:
         return has_ended and not self.position.evaluation_due
 
     def seed(self, purpose: str, step: int) -> None:
-        """Seed all random generators for a purpose, such as "train", at a step of this process."""
+        """Seed all random number generators for a purpose, such as "train", at a step of this process."""
         seed_all(self.config.training_seed, purpose, step, self.ranks.rank)
 
     def autocast(self) -> torch.autocast:
@@ -100,5 +100,5 @@ class RunState:
 
     @property
     def device(self) -> torch.device:
-        """The device that the model trains on."""
+        """The device on which the model is trained."""
         return next(self.model.xtts.gpt.parameters()).device

@@ -1,8 +1,8 @@
 """A coqui `Trainer` that resumes a run exactly: the result is the same as without the interruption.
 
-The training loop is ours because of how stock behaves: its `restore_path` loads weights and starts at step 0 with an
-empty optimizer; its `continue_path` restarts the interrupted epoch; it writes checkpoints in the middle of a gradient
-accumulation, under their final name; and it deletes the run folder when an exception is raised. We keep stock's
+We replace the stock training loop because its `restore_path` loads weights and starts at step 0 with an empty
+optimizer; its `continue_path` restarts the interrupted epoch; it writes checkpoints in the middle of a gradient
+accumulation, under their final name; and it deletes the run folder when an exception is raised. We keep coqui's
 configuration, loggers, callbacks, model hooks, optimizer and scheduler factories, and checkpoint keys.
 
 Random numbers are a function of (seed, step), so no random state is saved.
@@ -62,11 +62,11 @@ class ResumableTrainer(Trainer):
     """A stock `Trainer` for which `TrainerArgs(restore_path=…)` resumes a training checkpoint exactly.
 
     Args:
-        args: Stock's arguments. `restore_path` names a training checkpoint of ours or of the stock Trainer, or is "".
+        args: The stock Trainer's arguments. `restore_path` is a training checkpoint of ours or of coqui's, or "".
         config: The run's configuration.
         output_path: Parent of new run folders; `config.output_path` if None.
         model: The model to train, with the base model's weights loaded unless `restore_path` is given.
-        train_samples, eval_samples: Training and validation set. Without `eval_samples`, the epoch's training loss
+        train_samples, eval_samples: Training and validation sets. Without `eval_samples`, the epoch's training loss
             selects the best model.
         resumed: Result of `check_resume` for the checkpoint. If None, the trainer calls it and allows no changes.
         base_losses: Losses of the base model by language, if they were measured before other weights were loaded.
@@ -153,12 +153,12 @@ class ResumableTrainer(Trainer):
 
     @property
     def use_pt_ddp(self) -> bool:
-        """Always False: stock's DDP code calls the wrapped module directly, so gradients are never exchanged."""
+        """Always False, because coqui's DDP code calls the wrapped module directly and never exchanges gradients."""
         return False
 
     @staticmethod
     def init_training(args: TrainerArgs, coqpit_overrides: list[str], config: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Return the configuration as given: stock would pick a checkpoint by name and load the folder's config."""
+        """Return the given configuration; coqui would pick a checkpoint by name and load the config in its folder."""
         return config, {"restore_path": args.restore_path} if args.restore_path else {}
 
     ####################
@@ -169,7 +169,7 @@ class ResumableTrainer(Trainer):
         self._output.buffer_log()
 
     def _begin(self) -> None:
-        """Start writing into the run folder. An existing one is left alone until a batch or evaluation is done."""
+        """Start writing into the run folder. An existing folder is unchanged until a batch or evaluation ends."""
         if self._output.has_started:
             return
         self._output.begin(self.position, self._updater.read)
@@ -210,7 +210,7 @@ class ResumableTrainer(Trainer):
         self._output.flush(self.position)
 
     def save_checkpoint(self) -> None:
-        """Write `checkpoint_N.pth` after N finished batches, and remove the oldest beyond `save_n_checkpoints`."""
+        """Write `checkpoint_N.pth` after N batches, and remove the oldest checkpoints beyond `save_n_checkpoints`."""
         self._saver.checkpoint(self.state)
 
     def save_best_model(self) -> None:
@@ -241,9 +241,9 @@ class ResumableTrainer(Trainer):
     def train_step(
         self, batch: dict[str, Any], batch_n_steps: int, step: int, loader_start_time: float
     ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Train on batch `step` (from 0) of the epoch's `batch_n_steps`, and return None and its losses by name.
+        """Train on batch `step` (starting at 0) of the epoch's `batch_n_steps`; return None and the losses by name.
 
-        The optimizer steps at the end of a gradient accumulation or epoch. `loader_start_time` is stock's, and ignored.
+        The optimizer steps at the end of a gradient accumulation or epoch. `loader_start_time` is ignored.
         """
         self.callbacks.on_train_step_start(self)
         position = self.position
@@ -284,7 +284,7 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_epoch_end(self)
 
     def _between_steps(self, boundary: int, epoch_ends: bool) -> None:
-        """Evaluate, save and stop, in this order, as far as each is due since step `boundary` or requested."""
+        """Evaluate, save and stop, in this order, if each has become due since step `boundary` or was requested."""
         requested = self._requests.requested()
         if epoch_ends and self.config.scheduler_after_epoch and self.state.scheduler is not None:
             self.state.scheduler.step()

@@ -1,8 +1,8 @@
 """Training on one batch: forward pass, backward pass, and the optimizer step at the end of an accumulation.
 
-Replaces stock's `optimize`, which updates the weights even if the loss is not finite, waits for the GPU after every
-batch to read its losses, ends the run when out of memory, and with several processes calls the module inside DDP
-directly, so gradients are never exchanged.
+This replaces the stock Trainer's `optimize`, which updates the weights even if the loss is not finite, waits for the
+GPU after every batch to read its losses, ends the run when memory runs out, and, with several processes, calls the
+module inside DDP directly, so gradients are never exchanged.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ logger = logging.getLogger("trainer")
 #: Number of consecutive skipped updates after which the run stops.
 MAX_FAILED_UPDATES = 3
 #: Text for an out-of-memory error that has no message.
-_NO_DETAILS = "torch gives no details."
+_NO_DETAILS = "PyTorch gave no details."
 
 
 def out_of_memory_error(message: str) -> MachineError:
     """Return the error that ends a run when the GPU is out of memory; `message` is torch's error message."""
     first_line = (message or _NO_DETAILS).splitlines()[0]
     return MachineError(
-        f"The GPU is out of memory: {first_line} Resume the newest checkpoint with smaller batches "
-        "(--batch-frames or --batch-size, with --allow-changes) or with --gradient-checkpointing."
+        f"The GPU is out of memory: {first_line} Resume from the newest checkpoint with smaller batches "
+        "(--batch-frames or --batch-size, plus --allow-changes) or with --gradient-checkpointing."
     )
 
 
 class _TrainingLosses(nn.Module):
-    """The training losses as a module, because DDP prepares the gradient exchange in `forward`. Only the GPT trains."""
+    """A module that computes the training losses, because DDP prepares the gradient exchange in `forward`.
+
+    Only the GPT is trained.
+    """
 
     def __init__(self, model: ExtendedGPTTrainer) -> None:
         super().__init__()
@@ -66,7 +69,7 @@ class _AccumulatedBatch:
 
 
 class Hooks:
-    """The trainer callbacks of an update."""
+    """The trainer callbacks that an update calls."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -81,7 +84,7 @@ class Hooks:
 
 
 class Updater:
-    """Training of a run's model on batches, with gradient accumulation.
+    """The object that trains a run's model on batches, with gradient accumulation.
 
     Args:
         state: The run's state; its model, optimizer and position are updated.
@@ -103,22 +106,23 @@ class Updater:
     ) -> dict[str, Tensor]:
         """Train on this process's share of a batch.
 
-        An accumulation with a non-finite loss or gradient makes no update. If a batch does not fit into GPU memory, it
-        and all later batches are split into two micro-batches; the gradient stays that of the full batch.
+        If a loss or gradient in an accumulation is not finite, the update is skipped. If a batch does not fit in GPU
+        memory, it and all later batches are split into two micro-batches; the gradient is still that of the full batch.
 
         Args:
-            batch: This process's share of the batch, collated. With fewer samples than processes, the last processes
-                get a dummy sample of weight zero.
+            batch: This process's share of the batch, collated. If there are fewer samples than processes, the last
+                processes get a dummy sample of weight zero.
             names: Names of all samples in the batch.
             loader: The training loader, from which the accumulation's batches are read again if they have to be split.
             completes_update: Whether the optimizer steps after this batch.
 
         Returns:
-            `loss` and its parts, named as by `ExtendedGPTTrainer.train_step`, on the device. `read` makes them numbers.
+            `loss` and its parts, named as by `ExtendedGPTTrainer.train_step`, on the device. `read` converts them to
+            numbers.
 
         Raises:
             CheckFailed: `MAX_FAILED_UPDATES` updates in a row were skipped.
-            MachineError: A micro-batch does not fit into GPU memory.
+            MachineError: A micro-batch does not fit in GPU memory.
         """
         position = self.state.position
         trained = _AccumulatedBatch(position.step + 1, position.batch, names, {})
@@ -177,7 +181,7 @@ class Updater:
         trained.losses = sums
 
     def _weights(self, micro_batches: Sequence[Mapping[str, Any]], last_rank: int) -> list[dict[str, float]]:
-        """Return each micro-batch's weights by loss: its fraction of all targets; empty if there is only one."""
+        """Return each micro-batch's weights by loss (its fraction of all targets), or [{}] if there is only one."""
         if self.ranks.size == 1 and len(micro_batches) == 1:
             return [{}]
         gpt = self.state.model.xtts.gpt
@@ -200,7 +204,7 @@ class Updater:
         return losses
 
     def _exchange(self, exchanges: bool) -> contextlib.AbstractContextManager[None]:
-        """Return a context for forward and backward pass in which DDP exchanges gradients only if `exchanges`."""
+        """Return a context for the forward and backward pass in which DDP exchanges gradients only if `exchanges`."""
         if isinstance(self._losses, DistributedDataParallel) and not exchanges:
             context: contextlib.AbstractContextManager[None] = self._losses.no_sync()
             return context
@@ -228,8 +232,8 @@ class Updater:
         position = self.state.position
         position.micro_batches = 2
         logger.warning(
-            " > The batch of step %d does not fit into GPU memory: splitting this and all later batches into two "
-            "micro-batches. Gradients stay those of the full batch, and training continues.",
+            " > The batch of step %d does not fit in GPU memory, so this and all later batches are split into two "
+            "micro-batches. The gradients are still those of the full batch, and training continues.",
             position.step + 1,
         )
         self.state.optimizer.zero_grad(set_to_none=True)
@@ -243,7 +247,7 @@ class Updater:
             self._train(trained, dataset.collate_fn(samples), completes_update and trained is self._accumulated[-1])
 
     def _optimizer_step(self) -> None:
-        """Step optimizer and scheduler if losses and gradients are finite."""
+        """Step the optimizer and the scheduler if losses and gradients are finite."""
         position, config, model = self.state.position, self.state.config, self.state.model
         optimizer, scheduler, scaler = self.state.optimizer, self.state.scheduler, self.state.scaler
         if scaler is not None:
@@ -278,12 +282,12 @@ class Updater:
         if position.failed_updates == MAX_FAILED_UPDATES:
             raise CheckFailed(
                 f"{MAX_FAILED_UPDATES} updates in a row were skipped because a loss or gradient was not finite, most "
-                f"recently the {non_finite}. The run stops, and its checkpoints are intact. Lower --learning-rate, set "
-                "--grad-clip 1, or check these samples."
+                f"recently the {non_finite}. The run has stopped, and its checkpoints are intact. Lower "
+                "--learning-rate, set --grad-clip 1, or check these samples."
             )
 
     def _find_non_finite(self, losses_finite: Sequence[bool], gradient_finite: bool) -> str:
-        """Return a description of what is not finite in this accumulation, in any process; "" if all is finite."""
+        """Return a description of what is not finite in this accumulation, in any process, or "" if nothing is."""
         failed = next(
             (trained for trained, finite in zip(self._accumulated, losses_finite, strict=True) if not finite), None
         )
