@@ -118,7 +118,7 @@ def test_run_with_the_real_recipe(command):
     assert "train_gpt_xtts.py: error: unrecognized arguments: --no-such-flag" in err
     code, _, err = command("run", "new_language", "--language", "am")
     assert code == 2
-    assert err.startswith("error: Neither --base-dir nor --checkpoint is given")
+    assert err.startswith("error: Neither --base-dir nor --checkpoint is set")
     with pytest.raises(ConfigError):
         command("run", "new_language", "--language", "am", "--debug")
 

@@ -88,8 +88,8 @@ def test_differences_are_reported(odd_base):
     assert found["audio tokens match config.json"] == "1026 / 8194"
     assert found["all languages of config.json have a tag"] == "missing: de"
     assert found["dvae.pth is complete"] == "missing: encoder.0.0.weight"
-    assert "codebook.embed: expected (" in found["dvae.pth has 8192 codes and coqui's sizes"]
-    assert ", got (512, 8)" in found["dvae.pth has 8192 codes and coqui's sizes"]
+    assert "codebook.embed: expected (" in found["dvae.pth has 8192 codes and coqui's tensor shapes"]
+    assert ", got (512, 8)" in found["dvae.pth has 8192 codes and coqui's tensor shapes"]
     assert found["mel_stats.pth has 80 finite, nonzero numbers"] == "shape (80,)"
     unknown = [finding for finding in check_base(odd_base) if "unknown model_args" in finding.assumption]
     assert [(finding.found, finding.holds) for finding in unknown] == [("gpt_new_thing", None)]

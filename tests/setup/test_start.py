@@ -245,6 +245,6 @@ def test_less_data_ends_the_epoch_and_a_new_validation_set_resets_the_best(run, 
     steps = inspect_checkpoint(copy).step
     flags = ["--train-manifest", small, "--val-manifest", small, "--allow-changes", "--max-steps", steps + 1]
     recipe(["--checkpoint", copy, "--epochs", 9, *flags])
-    assert "has fewer batches now and is already complete" in caplog.text
-    assert "The validation set changed: resetting the best loss" in caplog.text
+    assert "now has fewer batches and is already complete" in caplog.text
+    assert "The validation set has changed, so the best loss is reset" in caplog.text
     assert inspect_checkpoint(copy).step == steps + 1

@@ -250,7 +250,7 @@ def test_start_fresh_with_an_unknown_vocabulary(stock_file, corpus, fails, recip
     file = edited(stock_file, tmp_path, with_rows_in_order(order), naming_vocabulary("/elsewhere/vocab.json"))
     flags = corpus.flags(checkpoint=file, val_manifest=None, max_steps=1, learning_rate=0, weight_decay=0)
     code, message = fails(flags)
-    assert (code, "is unknown: it records none" in message) == (2, True)
+    assert (code, "is unknown: the file records none" in message) == (2, True)
     recipe([*flags, "--start-fresh", "--output-dir", tmp_path / "runs", "--init", "mean"])
     base = load_vocabulary(corpus.base / "vocab.json").tokens
     assert f"Recognized {len(base)} of the base's {len(base)} tokens" in caplog.text

@@ -1,1 +1,1 @@
-"""What happens before the first batch: flags and a checkpoint become configuration, samples and weights."""
+"""The steps before the first batch, which turn flags and a checkpoint into a configuration, samples and weights."""

@@ -30,7 +30,7 @@ _WEIGHT_BYTES, _TRAINING_BYTES, _MOMENT_BYTES = 4, 12, 8
 
 
 def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
-    """Write the paths of the base's files into a configuration. A vocabulary that is set already stays.
+    """Write the paths of the base's files into a configuration. A vocabulary that is already set is kept.
 
     Raises:
         ConfigError: The folder or a file that training needs is missing.
@@ -42,7 +42,7 @@ def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
     if missing:
         raise ConfigError(
             f"{base_dir} has no {' and no '.join(missing)}, which training needs. Download the missing files into that "
-            "folder (docs/tutorial.md says from where)."
+            "folder (docs/tutorial.md says where to find them)."
         )
     config.base_dir = str(base_dir)
     config.model_args.dvae_checkpoint = str(base_dir / "dvae.pth")
@@ -69,7 +69,7 @@ def config_for_base(base_dir: Path, vocab: Path | None = None, *, model: Path | 
 
 
 def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
-    """Check that a DVAE file has all tensors in the right shapes. coqui loads it with `strict=False`, silently."""
+    """Check that a DVAE file has all tensors with the right shapes; coqui ignores any that are missing."""
     state = load_pickled(path, map_location="meta")
     if not isinstance(state, Mapping):
         yield Finding("dvae.pth is a state dict", type(state).__name__, False)
@@ -80,19 +80,19 @@ def dvae_findings(path: Path, num_tokens: int) -> Iterator[Finding]:
     yield Finding("dvae.pth is complete", f"missing: {', '.join(missing[:5]) or 'none'}", not missing)
     left_over = sorted(set(state) - set(expected))
     if left_over:
-        yield Finding("dvae.pth has no other tensors", f"unused: {', '.join(map(str, left_over[:5]))}", None)
+        yield Finding("dvae.pth has no unexpected tensors", f"unused: {', '.join(map(str, left_over[:5]))}", None)
     wrong = [
         f"{key}: expected {tuple(tensor.shape)}, got {tuple(state[key].shape)}"
         for key, tensor in expected.items()
         if isinstance(state.get(key), Tensor) and state[key].shape != tensor.shape
     ]
     yield Finding(
-        f"dvae.pth has {num_tokens} codes and coqui's sizes", "; ".join(wrong[:3]) or "as expected", not wrong
+        f"dvae.pth has {num_tokens} codes and coqui's tensor shapes", "; ".join(wrong[:3]) or "as expected", not wrong
     )
 
 
 def mel_stats_finding(path: Path) -> Finding:
-    """Check that the mel statistics are 80 finite numbers other than zero (mels are divided by them)."""
+    """Check that the mel statistics are 80 finite, nonzero numbers, because mels are divided by them."""
     stats = load_pickled(path, map_location="cpu")
     if not isinstance(stats, Tensor):
         return Finding("mel_stats.pth is a tensor", type(stats).__name__, False)
@@ -101,7 +101,7 @@ def mel_stats_finding(path: Path) -> Finding:
 
 
 def require_codec(config: NewLanguageConfig) -> None:
-    """Raise unless the DVAE and the mel statistics fit the model.
+    """Raise unless the DVAE and the mel statistics match the model.
 
     Raises:
         CheckpointError: A file is incomplete or has unexpected shapes or values.
@@ -179,7 +179,7 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
     yield Finding("one row per token id", f"{rows} rows, ids 0–{vocabulary.size - 1}", rows == vocabulary.size)
     stated = stated_args.get("gpt_number_text_tokens")
     yield Finding(
-        "config.json's gpt_number_text_tokens is the number of rows", f"{stated}", None if stated != rows else True
+        "config.json's gpt_number_text_tokens equals the number of rows", f"{stated}", None if stated != rows else True
     )
     usual = {"[STOP]": 0, "[UNK]": 1, "[SPACE]": 2, "[START]": 261}
     specials = {token: vocabulary.tokens.get(token) for token in usual}
@@ -196,7 +196,7 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
         "audio start and stop are the last two tokens", str(ends), ends == (audio_tokens - 2, audio_tokens - 1)
     )
     rates = (config.audio.sample_rate, config.audio.dvae_sample_rate, config.audio.output_sample_rate)
-    yield Finding("22,050 Hz in, 24,000 Hz out", str(rates), rates == (22050, 22050, 24000))
+    yield Finding("the input is 22,050 Hz and the output is 24,000 Hz", str(rates), rates == (22050, 22050, 24000))
     yield from dvae_findings(base_dir / "dvae.pth", audio_tokens - 2)
     yield mel_stats_finding(base_dir / "mel_stats.pth")
     if not any(finding.holds is False for finding in findings):

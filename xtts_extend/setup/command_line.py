@@ -23,7 +23,7 @@ from xtts_extend.run.config import (
 from xtts_extend.setup.flags import NOT_CONFIG, RENAMED, apply_flags, make_parser, parse_flags
 from xtts_extend.setup.hardware import loader_workers
 
-#: Keys that belong to one start: where its weights come from, and what follows from the base and the vocabulary.
+#: Keys that apply to one start only: the source of its weights, and what follows from the base and the vocabulary.
 NOT_CARRIED = frozenset(
     {
         "base_dir", "checkpoint_vocab", "on_vocab_change", "started_from", "started_from_vocab", "started_from_digest",
@@ -36,7 +36,7 @@ NOT_CARRIED = frozenset(
 
 
 def flags_of_run(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[str], list[str]]:
-    """Return the flags that give a new run the values of a recorded one, besides `--base-dir` and `--vocab`.
+    """Return the flags, other than `--base-dir` and `--vocab`, that give a new run a recorded run's values.
 
     Args:
         recorded: Configuration from a checkpoint or a run's `config.json`. Missing keys keep their defaults.

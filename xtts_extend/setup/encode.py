@@ -1,4 +1,4 @@
-"""Encoding the recordings of manifests in advance, so that training reads their codes instead."""
+"""Encode the recordings of manifests in advance, so that training reads their codes instead of the audio."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ def encode(
     columns: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> dict[str, object]:
-    """Encode the usable utterances of manifests that are not in a set of codes yet. Pass the set as `--codes` later.
+    """Encode the usable utterances of manifests that are not yet in a set of codes.
+
+    To train with the set, pass it as `--codes`.
 
     Args:
         manifests: Manifests, each as PATH or PATH:LANG.
         base_dir: Base directory whose DVAE and mel statistics compute the codes.
-        output: Folder of the set. One set can serve several manifests, languages and vocabularies.
+        output: Folder of the set of codes. One set can serve several manifests, languages and vocabularies.
         vocab: Vocabulary of the token ids; the base's by default.
         language: Language of manifests that do not name one.
         manifest_format: Format of the manifests, as for the recipe.
@@ -42,12 +44,13 @@ def encode(
         progress: Whether to show progress bars.
 
     Returns:
-        `utterances`: usable utterances of these manifests, all of which are in the set now; `hours`: their duration;
-        `encoded`: recordings encoded by this call; `unusable`: skipped utterances; `output`: the folder.
+        `utterances`: number of usable utterances in these manifests, all of which are now in the set; `hours`: their
+        duration; `encoded`: number of recordings that this call encoded; `unusable`: number of skipped utterances;
+        `output`: the folder.
 
     Raises:
-        ConfigError: The base has missing files, or the folder contains something else.
-        CheckpointError: The DVAE or the mel statistics do not fit.
+        ConfigError: The base has missing files, or the folder contains something other than a set of codes.
+        CheckpointError: The DVAE or the mel statistics do not match the model.
         DataError: A manifest cannot be read, or nothing in it is usable.
         LanguageError: The vocabulary has no tag for a language.
         MachineError: The disk is full.

@@ -26,7 +26,7 @@ def count(text: str) -> int:
 
 
 def frames(text: str) -> int:
-    """Return the frame budget of a batch, 0 for `auto`."""
+    """Return the maximum number of frames per batch, or 0 for `auto`."""
     return 0 if text == "auto" else positive_int(text)
 
 
@@ -42,7 +42,7 @@ def share(text: str) -> float:
     """Return a number that is at least 0 and less than 1."""
     value = at_least_zero(text)
     if value >= 1:
-        raise argparse.ArgumentTypeError(f"Expected a share of at least 0 and less than 1, got {text}.")
+        raise argparse.ArgumentTypeError(f"Expected a fraction of at least 0 and less than 1, got {text}.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The recipe's flags. An omitted flag is None: the run's recorded value applies, or else the default."""
+"""The recipe's flags. If a flag is omitted, it is None, and the run's recorded value or else the default applies."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from xtts_extend.setup.flag_types import (
     test_sentence,
 )
 
-_EPILOG = """Every configuration value can also be set with --coqpit.KEY=VALUE (--coqpit.lr=1e-5,
---coqpit.model_args.max_text_length=300). Such an override takes precedence over the corresponding flag.
-When a run resumes, omitted flags keep the values that the run recorded."""
+_EPILOG = """Every configuration value can also be set with --coqpit.KEY=VALUE (for example --coqpit.lr=1e-5
+or --coqpit.model_args.max_text_length=300). Such an override takes precedence over the corresponding flag.
+When a run is resumed, omitted flags keep the values that the run recorded."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -38,25 +38,38 @@ def make_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--base-dir", help="Folder with config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth.")
+    files.add_argument("--base-dir", help="Folder with config.json, model.pth, vocab.json, dvae.pth and mel_stats.pth.")
     files.add_argument(
         "--checkpoint",
-        help="A base model to start from, or a training checkpoint or run folder (its newest intact checkpoint) to "
-        "resume. The content decides which of the two it is, not the name. Default: BASE_DIR/model.pth.",
+        help="A base model to start from, or a training checkpoint or run folder to resume. For a run folder, the "
+        "newest intact checkpoint is used. The file's content, not its name, determines whether the run starts "
+        "or resumes. Default: BASE_DIR/model.pth.",
     )
     files.add_argument("--vocab", help="Vocabulary made by extend-vocab. Default: BASE_DIR/vocab.json.")
     files.add_argument("--language", help="Code of the language to learn, as in its tag in the vocabulary.")
-    files.add_argument("--train-manifest", action="append", metavar="PATH[:LANG]", help="Training data. Repeatable.")
-    files.add_argument("--val-manifest", action="append", metavar="PATH[:LANG]", help="Validation set. Repeatable.")
     files.add_argument(
-        "--manifest-format", help="coqui, ljspeech, jsonl or a formatter registered with coqui. Default: auto."
+        "--train-manifest",
+        action="append",
+        metavar="PATH[:LANG]",
+        help="Manifest of the training set. Can be repeated.",
+    )
+    files.add_argument(
+        "--val-manifest",
+        action="append",
+        metavar="PATH[:LANG]",
+        help="Manifest of the validation set. Can be repeated.",
+    )
+    files.add_argument(
+        "--manifest-format",
+        help="Format of the manifests: coqui, ljspeech, jsonl or a formatter registered with coqui. Default: auto.",
     )
     files.add_argument(
         "--columns",
         type=columns,
         metavar="ROLE=COLUMN,…",
-        help="Which manifest columns hold audio, text, speaker and language: by name, or by number if there is no "
-        "header (text=sentence,audio=file). speaker= means no speaker column. Default: detected by name and layout.",
+        help="Manifest columns that hold the audio, text, speaker and language, by name, or by number if there is no "
+        "header (for example text=sentence,audio=file). speaker= means that there is no speaker column. Default: "
+        "detected from names and layout.",
     )
     files.add_argument(
         "--codes",
@@ -72,7 +85,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="Start from a language pack of a model folder and use that folder's base model. Extend the vocabulary "
         "with extend-vocab --base-vocab FOLDER:LANG. Default: start from the base model.",
     )
-    start.add_argument("--start-fresh", action="store_true", help="Use only the weights of a training checkpoint.")
+    start.add_argument(
+        "--start-fresh", action="store_true", help="Use only the weights of a training checkpoint, and start at step 0."
+    )
     start.add_argument("--new-run", action="store_true", help="Resume in a new run folder instead of the run's own.")
     start.add_argument(
         "--allow-changes", action="store_true", help="Resume even if values that define the run have changed."
@@ -80,16 +95,19 @@ def make_parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--on-vocab-change",
         choices=("stop", "migrate"),
-        help="If the checkpoint was trained with a different vocabulary: stop and list the differences, or migrate "
-        "every token's row and optimizer moments and resume in a new run folder. Default: stop.",
+        help="What to do if the checkpoint was trained with a different vocabulary. stop: list the differences and "
+        "exit. migrate: move every token's row and optimizer moments, and resume in a new run folder. Default: stop.",
     )
     start.add_argument(
-        "--checkpoint-vocab", help="Vocabulary of a checkpoint that does not record it and has no vocab.json beside it."
+        "--checkpoint-vocab",
+        help="Vocabulary that the checkpoint was trained with. Needed only if the checkpoint does not record it and "
+        "has no vocab.json beside it.",
     )
     start.add_argument(
         "--init",
         choices=INIT_METHODS,
-        help="Initial values of new token rows. romanized: from old tokens that sound alike. Default: romanized.",
+        help="Initial values of new token rows. romanized: derived from old tokens that sound similar. Default: "
+        "romanized.",
     )
     start.add_argument(
         "--no-freeze-base-rows",
@@ -100,31 +118,41 @@ def make_parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--voice",
         choices=VOICE_MODES,
-        help="Conditioning encoder and perceiver, which turn a recording into a voice. frozen: every language keeps "
-        "the base's voices, and steps are faster. trained: as in coqui's recipe. Default: frozen with new tokens or "
-        "an adapter, otherwise trained.",
+        help="Whether to train the conditioning encoder and the perceiver, which turn a recording into a voice. "
+        "frozen: every language keeps the base's voices, and steps are faster. trained: as in coqui's recipe. "
+        "Default: frozen with new tokens or an adapter, otherwise trained.",
     )
 
     training = parser.add_argument_group("training (one step is one batch)")
-    training.add_argument("--epochs", type=positive_int, help="Maximum epochs. Default: 1000, until you stop it.")
-    training.add_argument("--max-steps", type=positive_int, help="Maximum steps. Default: no limit.")
     training.add_argument(
-        "--max-minutes", type=at_least_zero, help="Save and exit with code 0 within this time. Default: no limit."
+        "--epochs",
+        type=positive_int,
+        help="Maximum number of epochs. Default: 1000, so in practice the run trains until you stop it.",
+    )
+    training.add_argument("--max-steps", type=positive_int, help="Maximum number of steps. Default: no limit.")
+    training.add_argument(
+        "--max-minutes",
+        type=at_least_zero,
+        help="Save a checkpoint and exit with code 0 within this many minutes. Default: no limit.",
     )
     training.add_argument(
-        "--batch-size", type=positive_int, help="Utterances per batch. Default: 4 (256 with 64 accumulated batches)."
+        "--batch-size",
+        type=positive_int,
+        help="Number of utterances per batch. Default: 4, which makes 256 with 64 accumulated batches.",
     )
     training.add_argument(
         "--batch-frames",
         type=frames,
         metavar="N|auto",
-        help="Replaces --batch-size: batches of utterances of similar length, up to N frames including padding (a "
-        "frame is 46 ms of audio or one token). auto: as many as fit into GPU memory with a tenth of it left free.",
+        help="Use instead of --batch-size. Batches contain utterances of similar length and up to N frames, "
+        "including padding. A frame is 46 ms of audio or one token. auto: use as many frames as fit in GPU memory "
+        "with a tenth of it left free.",
     )
     training.add_argument(
         "--grad-accum-steps",
         type=positive_int,
-        help="Batches per optimizer step. Default: 64, an effective batch of 256 (coqui asks for 252 or more).",
+        help="Number of batches per optimizer step. Default: 64, which makes an effective batch size of 256 (coqui "
+        "recommends at least 252).",
     )
     training.add_argument(
         "--learning-rate", type=at_least_zero, help="Learning rate. Default: 5e-6, coqui's value for fine-tuning XTTS."
@@ -132,21 +160,28 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--warmup-steps",
         type=count,
-        help="Linear warm-up in batches, then constant. Default: 0, as in coqui's recipe.",
+        help="Length of the linear learning-rate warm-up, in batches; the rate is constant afterward. Default: 0, as "
+        "in coqui's recipe.",
     )
     training.add_argument(
         "--text-loss-weight",
         type=at_least_zero,
-        help="Text loss weight. Default: 0.01, as XTTS was trained; speech matters more.",
+        help="Weight of the text loss. Default: 0.01, as in the training of XTTS, because speech matters more.",
     )
     training.add_argument(
-        "--mel-loss-weight", type=at_least_zero, help="Audio code loss weight. Default: 1.0, which sets the scale."
+        "--mel-loss-weight",
+        type=at_least_zero,
+        help="Weight of the audio code loss. Default: 1.0, which the other weights are relative to.",
     )
     training.add_argument(
-        "--weight-decay", type=at_least_zero, help="Weight decay, for matrices only. Default: 0.01, coqui's value."
+        "--weight-decay",
+        type=at_least_zero,
+        help="Weight decay, which applies only to matrices. Default: 0.01, coqui's value.",
     )
     training.add_argument(
-        "--grad-clip", type=at_least_zero, help="Maximum gradient norm. Default: 0, no limit, as in coqui's recipe."
+        "--grad-clip",
+        type=at_least_zero,
+        help="Maximum gradient norm. Default: 0, which means no limit, as in coqui's recipe.",
     )
     training.add_argument(
         "--amp",
@@ -156,25 +191,32 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--gradient-checkpointing",
         action="store_true",
-        help="Recompute activations in the backward pass. For small GPUs; a third slower.",
+        help="Recompute activations in the backward pass. This saves memory on small GPUs, but training is a third "
+        "slower.",
     )
     training.add_argument(
-        "--compile", action="store_true", help="Compile the transformer's layers. Starts more slowly, then runs faster."
+        "--compile",
+        action="store_true",
+        help="Compile the transformer's layers. Training starts more slowly and then runs faster.",
     )
     training.add_argument(
-        "--num-workers", type=count, help="Data loader processes. Affects only speed. Default: 4 with a GPU, else 0."
+        "--num-workers",
+        type=count,
+        help="Number of data loader processes. It affects only speed. Default: 4 with a GPU, otherwise 0.",
     )
     training.add_argument("--seed", type=int, help="Seed for all randomness. Default: 1.")
     training.add_argument(
         "--language-weights",
         type=language_weights,
         metavar="LANG=W,…",
-        help="Share of the audio per language. Default: by hours, every utterance once per epoch.",
+        help="Relative share of the audio for each language. Default: in proportion to its hours, with every "
+        "utterance once per epoch.",
     )
     training.add_argument(
         "--max-bad-share",
         type=at_least_zero,
-        help="Stop if a larger share of the samples is unusable. Default: 0.01; more suggests a fault in the data.",
+        help="Stop if more than this share of the samples is unusable. Default: 0.01; a larger share suggests a "
+        "fault in the data.",
     )
 
     keeping = parser.add_argument_group("keeping the base's languages")
@@ -182,13 +224,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--replay",
         action="append",
         metavar="PATH[:LANG]",
-        help="A set written by make-replay, or a manifest in an old language. Repeatable.",
+        help="A set written by make-replay, or a manifest in an old language. Can be repeated.",
     )
-    keeping.add_argument("--replay-share", type=share, help="Share of replayed samples, if any. Default: 0.25.")
+    keeping.add_argument(
+        "--replay-share",
+        type=share,
+        help="Share of the samples that are replayed, if --replay is used. Default: 0.25.",
+    )
     keeping.add_argument(
         "--distill-weight",
         type=at_least_zero,
-        help="Weight of the divergence from the base on replayed samples. 0 trains on their codes alone. Default: 1.0.",
+        help="Weight of the divergence from the base on replayed samples. With 0, training uses only their codes. "
+        "Default: 1.0.",
     )
     keeping.add_argument(
         "--adapter",
@@ -199,32 +246,39 @@ def make_parser() -> argparse.ArgumentParser:
 
     output = parser.add_argument_group("checkpoints and evaluation")
     output.add_argument(
-        "--save-step", type=positive_int, help="Steps between checkpoints. Default: 1000, the most a kill can cost."
+        "--save-step",
+        type=positive_int,
+        help="Number of steps between checkpoints. Default: 1000, the most that can be lost if the process is killed.",
     )
     output.add_argument(
         "--keep-checkpoints",
         type=positive_int,
-        help="Newest checkpoints to keep, besides the best model. Default: 3; a full-size one takes 5.0 GB.",
+        help="Number of most recent checkpoints to keep, in addition to the best model. Default: 3; a full-size "
+        "checkpoint takes 5.0 GB.",
     )
     output.add_argument(
-        "--eval-step", type=positive_int, help="Steps between evaluations. Default: only at the end of each epoch."
+        "--eval-step",
+        type=positive_int,
+        help="Number of steps between evaluations. Default: only at the end of each epoch.",
     )
     output.add_argument(
         "--min-retention",
         type=at_least_zero,
-        help="Accept a best model only if its merged weights keep this retention (the base's mel loss over theirs) in "
-        "each old language. 0.99: at most 1 %% worse. With a pack, the base speaks the old languages exactly as "
-        "before, whatever this value is. Default: no limit.",
+        help="Accept a best model only if its merged weights keep this retention (the base's mel loss divided by "
+        "theirs) in each old language. 0.99 means at most 1%% worse. With a pack, the base speaks the old languages "
+        "exactly as before, whatever this value is. Default: no limit.",
     )
     output.add_argument(
-        "--patience", type=positive_int, help="Evaluations in a row without a new best before stopping. Default: never."
+        "--patience",
+        type=positive_int,
+        help="Stop after this many evaluations in a row without a new best model. Default: never stop for this reason.",
     )
     output.add_argument(
         "--test-sentence",
         action="append",
         type=test_sentence,
         metavar="LANG:VOICE.wav:TEXT",
-        help="Sentence to speak at every evaluation, for TensorBoard. Repeatable.",
+        help="Sentence to speak at every evaluation, for TensorBoard. Can be repeated.",
     )
     output.add_argument("--debug", action="store_true", help="Show a traceback on errors.")
     return parser
@@ -237,12 +291,12 @@ class Flags:
     Attributes:
         checkpoint: Path to start from or to resume.
         base_dir: Base directory.
-        start_fresh: Use only the weights of a training checkpoint.
-        new_run: Resume in a new run folder.
-        allow_changes: Resume even if values that define the run have changed.
-        warmup_steps: Length of the linear warm-up in batches.
+        start_fresh: Whether to use only the weights of a training checkpoint.
+        new_run: Whether to resume in a new run folder.
+        allow_changes: Whether to resume even if values that define the run have changed.
+        warmup_steps: Length of the linear warm-up, in batches.
         amp: Mixed precision: none, bf16 or fp16.
-        debug: Show a traceback on errors.
+        debug: Whether to show a traceback on errors.
         values: Flags that set configuration values, by flag name.
         overrides: `--coqpit.KEY=VALUE` arguments, which take precedence over `values`.
     """
@@ -284,7 +338,7 @@ def parse_flags(argv: Sequence[str]) -> Flags:
     )
 
 
-#: Flags whose configuration key has another, possibly nested, name.
+#: Flags whose configuration key has a different, possibly nested, name.
 RENAMED = {
     "learning_rate": "lr",
     "num_workers": "num_loader_workers",
@@ -342,4 +396,4 @@ def apply_flags(config: NewLanguageConfig, flags: Flags) -> None:
         config.lr_scheduler = "LinearLR" if iterations else None
         config.lr_scheduler_params = {"start_factor": 1e-3, "total_iters": iterations} if iterations else {}
     if values.get("replay_share") and not config.replay:
-        raise ConfigError("--replay-share needs something to replay. Pass a set or a manifest as --replay.")
+        raise ConfigError("--replay-share needs replay data. Pass a set or a manifest as --replay.")

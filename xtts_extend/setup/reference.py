@@ -1,4 +1,4 @@
-"""The base model that a run distills from, is pulled towards, and measures retention against."""
+"""The base model that a run distills from, is pulled toward, and measures retention against."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def _needs_base(config: NewLanguageConfig, samples: Sequence[Sample]) -> bool:
 
 
 def _base_file(config: NewLanguageConfig) -> Path:
-    """Return the file that the run started from, or the base's if it is missing, as on another machine."""
+    """Return the file that the run started from, or if it is missing, as on a different machine, the base's file."""
     recorded, base_model = Path(config.started_from), Path(config.base_dir) / "model.pth"
     return recorded if config.started_from and (recorded.is_file() or not base_model.is_file()) else base_model
 
 
 def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
-    """Return the SHA-256 of the file that a run is compared with, which must also have made its replay sets.
+    """Return the SHA-256 of the model that a run is compared with, which must also have made its replay sets.
 
     Returns:
         The digest; if the run is compared with no file, the recorded digest, which may be empty.
 
     Raises:
-        ConfigError: The file is missing or has changed since the run began, or another model made a replay set.
+        ConfigError: The file is missing or has changed since the run began, or a different model made a replay set.
     """
     sets = [Path(path) for path in config.replay if is_encoded_set(Path(path))]
     if not sets and not _needs_base(config, samples):
@@ -61,22 +61,23 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
     digest = file_digest(file)
     if config.started_from_digest not in ("", digest):
         raise ConfigError(
-            f"{file} is not the file that the run started from, {config.started_from}: the digests differ. Restore the "
-            "original file, or pass its folder as --base-dir."
+            f"{file} is not the file that the run started from, {config.started_from}: their digests differ. Restore "
+            "the original file, or pass its folder as --base-dir."
         )
     longest = config.model_args.max_conditioning_length
     for folder in sets:
         index = read_index(folder)
         if index.get("base_digest", digest) != digest:
             raise ConfigError(
-                f"The replay set {folder} was made by a different model than {file} and would teach its speech. "
-                "Make a set from this model with make-replay. To start from a run's checkpoint, export it first and "
-                "start from the export."
+                f"The replay set {folder} was made by a different model than {file} and would teach that model's "
+                "speech. Use make-replay to make a set with the right model. To start from a run's checkpoint, "
+                "export it first and start from the export."
             )
         if index.get("conditioning", [longest])[-1] != longest:
             raise ConfigError(
                 f"The replay set {folder} was made with conditioning of up to {index['conditioning'][-1]} samples, but "
-                f"max_conditioning_length is {longest} here. Make the set again with the same --conditioning-s."
+                f"max_conditioning_length is {longest} here. Make the set again with a --conditioning-s of the same "
+                "length."
             )
     return digest
 
@@ -112,7 +113,8 @@ def load_reference(
         if config.min_retention:
             raise
         logger.warning(
-            " > Training continues without measuring retention: the starting model's losses are unknown. %s", error
+            " > Training continues without measuring retention, because the starting model's losses are unknown. %s",
+            error,
         )
         return False
     return True
@@ -152,12 +154,15 @@ def prepare_training(model: ExtendedGPTTrainer, config: NewLanguageConfig, sampl
         model.anchor = Anchor(model.xtts.gpt, model.base_rows)
     if config.adapter == "lora":
         if model.anchor is not None:
-            raise ConfigError("l2_sp pulls the transformer's weights, which --adapter lora freezes. Omit one of them.")
+            raise ConfigError(
+                "l2_sp pulls the transformer's weights toward the base, but --adapter lora freezes them. "
+                "Omit one of the two settings."
+            )
         model.add_adapter(config.adapter_rank)
 
 
 def old_languages(languages: Iterable[str], model: ExtendedGPTTrainer, config: NewLanguageConfig) -> list[str]:
-    """Return the languages that the base knows: it has a token for their tag, and they are not the one to learn."""
+    """Return the languages that the base knows: those with a token for their tag, except the one to learn."""
     return [language for language in languages if language != config.language and not _is_new(language, model)]
 
 
@@ -181,7 +186,7 @@ def can_export_as_pack(model: ExtendedGPTTrainer, samples: Sequence[Sample]) -> 
 
 
 def require_old_languages(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample]) -> None:
-    """Raise unless retention can be measured, if it is limited.
+    """Raise if retention is limited but cannot be measured.
 
     Raises:
         ConfigError: --min-retention is set, but no old language is evaluated.

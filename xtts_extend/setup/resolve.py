@@ -1,4 +1,4 @@
-"""Building a run's configuration: our defaults, then the base's or the recorded values, then flags, then overrides."""
+"""Build a run's configuration from defaults, the base's or the recorded values, flags and overrides, in this order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
         folder = str(start.path.parent)
     if not folder:
         raise ConfigError(
-            "--base-dir is missing. Pass the base model's folder: DVAE and mel statistics are read from it."
+            "--base-dir is missing. Pass the base model's folder, which contains the DVAE and the mel statistics."
         )
     base_dir = Path(folder).expanduser().absolute()
     if not start.resumed:
@@ -76,7 +76,7 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
 def _apply_recorded(config: NewLanguageConfig, checkpoint: TrainingCheckpoint, flags: Flags) -> None:
     """Copy a checkpoint's recorded values, and fill in what the stock Trainer does not record."""
     copy_recorded(config, checkpoint.config)
-    # These flags applied to the original start, not to this resume.
+    # These flags applied when the run started, not when it is resumed.
     config.checkpoint_vocab, config.on_vocab_change = "", "stop"
     if checkpoint.record is not None:
         return
@@ -112,7 +112,7 @@ def _default_voice(config: NewLanguageConfig, start: Start) -> str:
 
 
 def _counted_accumulation(checkpoint: TrainingCheckpoint) -> int:
-    """Return the batches per optimizer step of a run that did not record them.
+    """Return the number of batches per optimizer step for a run that did not record it.
 
     Raises:
         ConfigError: The run's counters do not determine the number.
@@ -122,20 +122,20 @@ def _counted_accumulation(checkpoint: TrainingCheckpoint) -> int:
         return accumulated
     raise ConfigError(
         f"{checkpoint.path} does not record how many batches made up an optimizer step ({evidence}). Pass the run's "
-        "value as --grad-accum-steps: grad_accum_steps in its TrainerArgs, or 1 if it was not set."
+        "value as --grad-accum-steps. It is grad_accum_steps in the run's TrainerArgs, or 1 if that was not set."
     )
 
 
 def _batch_per_process(total: int, processes: int) -> int:
-    """Return the batch size of one process that keeps the total over all processes."""
+    """Return the batch size per process that leaves the total over all processes unchanged."""
     if total % processes:
         raise ConfigError(
-            f"The run's batch size is {total}, which {processes} processes cannot divide evenly. "
+            f"The run's batch size is {total}, which {processes} processes cannot divide evenly among themselves. "
             f"Start a number of processes that divides {total}."
         )
     return total // processes
 
 
 def _absolute(spec: object) -> str:
-    """Make a path (or a manifest's PATH:LANG) absolute, so that a resume finds it from any working directory."""
+    """Make a path (or a manifest's PATH:LANG) absolute, so that it is found from any working directory."""
     return str(Path(str(spec)).expanduser().absolute())

@@ -58,7 +58,7 @@ def data_digest(samples: Sequence[Sample]) -> str:
 
 
 def limits_of(config: NewLanguageConfig) -> DataLimits:
-    """Return the maximum lengths of audio and text: as configured, but at most as many positions as the model has."""
+    """Return the configured maximum lengths of audio and text, limited to the model's number of positions."""
     model_args = config.model_args
     # GPT.forward adds three codes, a silence and a start token to the audio, and start and stop tokens to the text.
     positions = (model_args.gpt_max_audio_tokens + 3 - 5) * model_args.gpt_code_stride_len
@@ -74,7 +74,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
 
     Raises:
         ConfigError: A replay set contains the language to learn.
-        DataError: A manifest cannot be read, nothing is usable, or more than `max_bad_share` is unusable.
+        DataError: A manifest cannot be read, no sample is usable, or a larger share than `max_bad_share` is unusable.
         MachineError: The folder of the cache cannot be created.
     """
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
@@ -87,7 +87,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         cache.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MachineError(
-            f"Cannot create the folder {cache.parent}: {error.strerror}. Pass another --output-dir or --codes."
+            f"Cannot create the folder {cache.parent}: {error.strerror}. Choose a different --output-dir or --codes."
         ) from error
     reports: dict[str, DataReport] = {}
     parts = {"training": config.train_manifests, "replay": config.replay, "evaluation": config.val_manifests}
@@ -130,7 +130,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
 
 
 def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
-    """Warn if validation recordings are also trained on. Recordings are compared by the bytes of their files."""
+    """Warn if validation recordings are also used for training. Files are compared by their bytes."""
     trained = {sample.audio_digest for sample in train if sample.audio_digest is not None}
     overlap = [sample.manifest_audio_file for sample in evaluation if sample.audio_digest in trained]
     if overlap:
@@ -147,10 +147,10 @@ def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> N
 def encode_run(
     samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: VoiceBpeTokenizer
 ) -> RunSamples:
-    """Add codes and token ids to the samples. They are computed once and cached in `codes`, or beside the runs.
+    """Add codes and token ids to the samples. Both are computed once and cached in `codes`, or beside the runs.
 
     Raises:
-        ConfigError: The folder of the codes contains something else, or codes of another DVAE.
+        ConfigError: The folder of the codes contains something else, or codes of a different DVAE.
         DataError: A recording cannot be read.
         MachineError: The disk is full.
     """
@@ -185,7 +185,7 @@ def encode_into(
         progress: Whether to show a progress bar.
 
     Returns:
-        The samples with codes and token ids, and how many recordings were encoded now.
+        The samples with codes and token ids, and the number of recordings that this call encoded.
     """
     vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -195,7 +195,7 @@ def encode_into(
         tokenizer.encode,
         folder,
         codec_digest=digest,
-        # Another release may clean texts differently.
+        # A different release may clean texts differently.
         text_digest=f"{vocabulary.digest} {xtts_extend.__version__}",
         sample_rate=config.audio.sample_rate,
         progress=progress,

@@ -55,7 +55,7 @@ class Start:
 
     @property
     def path(self) -> Path:
-        """Path of the file."""
+        """Path of the checkpoint file."""
         return Path(self.info.path)
 
     @property
@@ -88,8 +88,8 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     start_from = str(flags.values.get("start_from") or "")
     if start_from and flags.checkpoint is not None:
         raise ConfigError(
-            "--start-from starts a run from a language pack, and --checkpoint names another file to start from or "
-            "resume. Omit one of them."
+            "--start-from starts a run from a language pack, but --checkpoint names a different file to start from "
+            "or resume. Omit one of the two flags."
         )
     if start_from:
         target = open_spec(start_from)[0].model
@@ -98,7 +98,10 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     elif flags.base_dir:
         target = Path(flags.base_dir).expanduser() / "model.pth"
     else:
-        raise ConfigError("Neither --base-dir nor --checkpoint is given. Pass one of them to start from or resume.")
+        raise ConfigError(
+            "Neither --base-dir nor --checkpoint is set. Pass --base-dir to start from a base model, "
+            "or --checkpoint to start from or resume a checkpoint."
+        )
     if _stopped_before_first_checkpoint(target):
         return _restart_run(target)
     file = Path(ranks.from_main(inspect_checkpoint(target, verify=True).path if ranks.is_main else ""))
@@ -145,21 +148,21 @@ def _stopped_before_first_checkpoint(target: Path) -> bool:
     """Return whether this is the folder of a run that ended before its first checkpoint.
 
     Raises:
-        CheckpointError: The run was resuming a checkpoint of another folder.
+        CheckpointError: The run was resuming a checkpoint from a different folder.
     """
     if not target.is_dir() or run_checkpoints(target):
         return False
     if source := resumed_from(target):
         raise CheckpointError(
-            f"{target} has no checkpoint yet: its run resumed {source} and stopped before saving one. Pass that file "
-            "as --checkpoint again."
+            f"{target} has no checkpoint yet, because its run resumed {source} and stopped before saving one. Pass "
+            "that file as --checkpoint again."
         )
     config = target / "config.json"
     return config.is_file() and bool(read_json(config).get("started_from"))
 
 
 def _restart_run(run: Path) -> Start:
-    """Restart the run of a folder with the settings and from the weights that it recorded."""
+    """Restart a folder's run from the weights, and with the settings, that the run recorded."""
     settings = read_json(run / "config.json")
     start = start_from(Path(str(settings["started_from"])))
     logger.info(" > %s has no checkpoint. Restarting its run from %s.", run, start.path)
@@ -173,5 +176,5 @@ def _log_base(start: Start) -> None:
     )
     if not info.has_optimizer and parse_name(start.path):
         logger.warning(
-            " > It is named like a training checkpoint but has no optimizer state, so there is no run to resume."
+            " > The file is named like a training checkpoint but has no optimizer state, so there is no run to resume."
         )

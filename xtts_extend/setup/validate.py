@@ -1,4 +1,4 @@
-"""Checks of a configuration, by itself and against the files, before data and weights are read."""
+"""Check a configuration, on its own and against the files, before data and weights are read."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _AT_LEAST_ONE = (
 
 
 def validate_config(config: NewLanguageConfig, start: Start) -> None:
-    """Raise unless a run can be trained with this configuration. Nothing is changed.
+    """Raise unless a run can be trained with this configuration. The configuration is not changed.
 
     Args:
         config: The run's resolved configuration.
         start: The checkpoint that the run starts from or resumes.
 
     Raises:
-        CheckpointError: The DVAE or the mel statistics do not fit.
+        CheckpointError: The DVAE or the mel statistics do not match the model.
         ConfigError: Values contradict each other or the files, or a required value is missing.
         DataError: The voice of a test sentence cannot be read.
         LanguageError: A language has no tag in the vocabulary.
@@ -89,7 +89,7 @@ def _require_numbers(config: NewLanguageConfig) -> None:
 
 
 def _require_fit(config: NewLanguageConfig, start: Start) -> None:
-    """Raise unless the configuration's sizes are those of the weights, before a model is built."""
+    """Raise unless the sizes in the configuration match those of the weights, before a model is built."""
     model_args, found = config.model_args, start.info.architecture
     for name, stated, actual in (
         ("gpt_layers", model_args.gpt_layers, found.layers),
@@ -108,7 +108,7 @@ def _require_fit(config: NewLanguageConfig, start: Start) -> None:
 
 
 def _require_valid_overrides(config: NewLanguageConfig) -> None:
-    """Raise unless values that an override can set to anything are valid."""
+    """Raise unless the values that an override can set freely are valid."""
     try:
         optimizer = get_optimizer(
             config.optimizer, config.optimizer_params, config.lr, parameters=iter([torch.nn.Parameter(torch.zeros(1))])
@@ -130,7 +130,9 @@ def _require_valid_overrides(config: NewLanguageConfig) -> None:
             )
     for sentence in config.test_sentences:
         if not isinstance(sentence, dict) or not {"text", "language", "speaker_wav"} <= sentence.keys():
-            raise ConfigError(f"test_sentences: expected an object with text, language, speaker_wav, got {sentence!r}.")
+            raise ConfigError(
+                f"test_sentences: expected an object with text, language and speaker_wav, got {sentence!r}."
+            )
 
 
 def _require_device(config: NewLanguageConfig) -> None:
@@ -141,7 +143,7 @@ def _require_device(config: NewLanguageConfig) -> None:
             raise ConfigError("use_grad_scaler needs a GPU, but none is visible. Set --coqpit.use_grad_scaler=false.")
     if torch.cuda.device_count() > 1:
         raise ConfigError(
-            f"{torch.cuda.device_count()} GPUs are visible, but one process uses one GPU. Choose it with "
-            "CUDA_VISIBLE_DEVICES=0 before the command, or use all of them with torchrun --nproc_per_node "
+            f"{torch.cuda.device_count()} GPUs are visible, but one process uses one GPU. Select one with "
+            f"CUDA_VISIBLE_DEVICES=0 before the command, or use all of them with torchrun --nproc_per_node "
             f"{torch.cuda.device_count()} instead of python."
         )

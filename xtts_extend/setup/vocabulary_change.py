@@ -1,4 +1,4 @@
-"""Finding the vocabulary that a checkpoint was trained with, and resuming with a different one."""
+"""Find the vocabulary that a checkpoint was trained with, and resume with a different one."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class CheckpointVocabulary:
     """The vocabulary that a checkpoint was trained with.
 
     Attributes:
-        tokens: Token → id.
+        tokens: Mapping of tokens to ids.
         digest: SHA-256 of the vocabulary.
-        source: Where it was found, in words.
+        source: Description of where the vocabulary was found.
     """
 
     tokens: Mapping[str, int]
@@ -60,7 +60,7 @@ def checkpoint_vocabulary(
 
     Args:
         checkpoint: A checkpoint of ours or of the stock Trainer.
-        user_vocab: Value of `--checkpoint-vocab`; empty if omitted.
+        user_vocab: Value of `--checkpoint-vocab`; empty if the flag is omitted.
 
     Returns:
         The vocabulary and an empty string; or None and the reason why the vocabularies that were found do not match.
@@ -123,14 +123,14 @@ def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tupl
     )
     if rows > vocabulary.size:
         closed = count_closed_gaps(old.tokens, vocabulary.tokens)
-        cause = f" Closing gaps between the base's ids moved {closed} of them." if closed else ""
+        cause = f" Closing gaps between the base's ids changed {closed} of these ids." if closed else ""
         raise VocabularyError(
             f"{path} has {rows} token rows, but {vocabulary.path} has only {vocabulary.size} tokens, so it does not "
             f"extend the base's vocabulary.{cause} Make an extended one with `xtts-extend extend-vocab`."
         )
     if old.size != rows:
         raise CheckpointError(
-            f"{path} has {rows} token rows, but {old.path} has {old.size} tokens: they do not belong together. "
+            f"{path} has {rows} token rows, but {old.path} has {old.size} tokens: the two do not belong together. "
             "Pass the vocabulary of these weights as --checkpoint-vocab, or put it beside them as vocab.json."
         )
     require_extension(old, vocabulary)
@@ -161,9 +161,9 @@ def require_same_vocabulary(
     if known is None:
         raise VocabularyError(
             f"The vocabulary that {info.path} ({info.vocab_size} token rows) was trained with is unknown: "
-            f"{reason or 'it records none, and there is no vocab.json beside it'}. Pass the vocabulary as "
-            "--checkpoint-vocab, or use only the weights, with the rows of tokens that can be recognized, with "
-            "--start-fresh."
+            f"{reason or 'the file records none, and there is no vocab.json beside it'}. Pass the vocabulary as "
+            "--checkpoint-vocab, or pass --start-fresh to use only the weights, with the rows of the tokens that can "
+            "be recognized."
         )
     if known.digest == vocabulary.digest:
         return
@@ -171,8 +171,8 @@ def require_same_vocabulary(
     differences = change.describe() if change else "  the same tokens with the same ids, but different merges"
     raise VocabularyError(
         f"{info.path} was trained with a different vocabulary ({known.source}) than {vocabulary.path}:\n{differences}\n"
-        "Its rows and optimizer moments belong to those tokens. Pass the run's vocabulary as --vocab, or move every "
-        "row to its token's new id with --on-vocab-change migrate, which resumes in a new run folder."
+        "The checkpoint's rows and optimizer moments belong to its own tokens. Pass the run's vocabulary as --vocab, "
+        "or move every row to its token's new id with --on-vocab-change migrate, which resumes in a new run folder."
     )
 
 
@@ -236,7 +236,7 @@ def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | Non
     )
     if config.freeze_base_rows and frozen and not migration.base_rows:
         raise VocabularyError(
-            f"Only the first rows of a model can be frozen, but {vocabulary.path} has other tokens among the "
+            f"Only the first rows of a model can be frozen, but {vocabulary.path} places new tokens before some of the "
             f"{len(frozen)} frozen ones. Append new tokens at the end (`xtts-extend extend-vocab`), or train all rows "
             "with --no-freeze-base-rows."
         )
@@ -290,7 +290,7 @@ def migrate_checkpoint(
         record,
         vocabulary=RecordedVocabulary(vocabulary.tokens, vocabulary.digest),
         base_rows=BaseRows(rows, frozen, row_digests(weights, rows, prefix) if frozen else {}),
-        # Losses before and after the migration are of different tokens and cannot be compared.
+        # Losses before and after the migration are measured on different tokens and cannot be compared.
         state={**record.state, **no_best_model()},
     )
     settings = {**checkpoint.config, "freeze_base_rows": config.freeze_base_rows}
@@ -298,14 +298,14 @@ def migrate_checkpoint(
 
 
 def recognized_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[str, int]:
-    """Recognize a checkpoint's rows as tokens of the base by the cosine similarity to the base's rows.
+    """Recognize a checkpoint's rows as tokens of the base by their cosine similarity to the base's rows.
 
     Args:
         checkpoint: A checkpoint whose vocabulary is unknown.
         base_dir: Base directory with `model.pth` and `vocab.json`.
 
     Returns:
-        Token → row of the checkpoint.
+        Mapping of tokens to rows of the checkpoint.
 
     Raises:
         ConfigError: The base has no weights to compare with.
@@ -333,8 +333,8 @@ def recognized_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[st
             recognized.setdefault(token, row)
     if not recognized:
         raise VocabularyError(
-            f"None of the {info.vocab_size} token rows of {info.path} resembles a row of {file}: it comes from "
-            "another base, or its rows are noise. Start from the base instead."
+            f"None of the {info.vocab_size} token rows of {info.path} resembles a row of {file}, so it comes from a "
+            "different base or its rows are noise. Start from the base instead."
         )
     missing = [token for token in vocabulary.tokens if token not in recognized]
     logger.info(

@@ -34,7 +34,7 @@ def resize_embeddings(
         migration: Mapping of a training checkpoint's rows to the run's vocabulary; None for a base model.
 
     Returns:
-        The weights of `Xtts`, and how many of their token rows are the base's.
+        The weights of `Xtts`, and how many of their token rows belong to the base.
 
     Raises:
         CheckpointError: The weights and the base vocabulary do not belong together.
@@ -52,7 +52,7 @@ def resize_embeddings(
 def _with_new_rows(
     weights: dict[str, Tensor], old: Vocabulary, vocabulary: Vocabulary, config: NewLanguageConfig
 ) -> dict[str, Tensor]:
-    """Return the weights with rows for the tokens, if any, that a vocabulary adds to an old one."""
+    """Return the weights, with rows for any tokens that a vocabulary adds to an old one."""
     if vocabulary.size == old.size:
         return weights
     spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
@@ -104,7 +104,9 @@ def stock_base_rows(
     """
     base_file = Path(config.base_dir) / "model.pth"
     if not base_file.is_file():
-        logger.info(" > No model.pth in %s to compare old rows with. Training all rows.", config.base_dir)
+        logger.info(
+            " > There is no model.pth in %s to compare old rows with, so all rows are trained.", config.base_dir
+        )
         return BaseRows(vocab_size)
     base = merged_weights(load_checkpoint(base_file)[0])
     rows = base["gpt.text_embedding.weight"].shape[0]
