@@ -146,7 +146,7 @@ def test_a_warning_about_the_data_is_one_line(corpus, recipe, tmp_path, caplog):
     assert "the same as " not in caplog.text
 
 
-REST = "64 per optimizer step, at a learning rate of 5e-06, until 1000 epochs"
+REST = "with 64 batches per optimizer step and a learning rate of 5e-06, until 1000 epochs"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ REST = "64 per optimizer step, at a learning rate of 5e-06, until 1000 epochs"
 def test_the_batch_size_is_described(config, processes, line):
     samples = [make_sample(replay=True), make_sample()]
     lines = describe_run(NewLanguageConfig(**config), samples, [], processes).splitlines()
-    place = lines.index(" > 2 training samples (1 of them replay), 0 validation samples.")
+    place = lines.index(" > 2 training samples (1 of them replayed), 0 validation samples.")
     assert lines[place + 1] == f" > Training in {line}."
 
 

@@ -33,18 +33,31 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
     train_manifests: list[str] = field(default_factory=list, metadata={"help": "Training data: PATH or PATH:LANG."})
     val_manifests: list[str] = field(default_factory=list, metadata={"help": "Validation set: PATH or PATH:LANG."})
     manifest_format: str = field(default="auto", metadata={"help": "auto, or a formatter registered with coqui."})
-    columns: dict[str, str] = field(default_factory=dict, metadata={"help": "Role → column of the manifests."})
-    language_weights: dict[str, float] = field(default_factory=dict, metadata={"help": "Share of audio per language."})
+    columns: dict[str, str] = field(default_factory=dict, metadata={"help": "Columns of the manifests, by role."})
+    language_weights: dict[str, float] = field(
+        default_factory=dict, metadata={"help": "Relative share of the audio for each language."}
+    )
     codes: str = field(default="", metadata={"help": "Folder of the set of codes to use or create."})
-    max_bad_share: float = field(default=0.01, metadata={"help": "Stop if a larger share of samples is unusable."})
-    replay: list[str] = field(default_factory=list, metadata={"help": "Sets or manifests of languages to keep."})
-    replay_share: float = field(default=0.25, metadata={"help": "Share of replayed samples, if any."})
-    distill_weight: float = field(default=1.0, metadata={"help": "Weight of the divergence from the base on replay."})
-    adapter: str = field(default="none", metadata={"help": "none, or lora: the transformer itself is frozen."})
+    max_bad_share: float = field(
+        default=0.01, metadata={"help": "Stop if more than this share of the samples is unusable."}
+    )
+    replay: list[str] = field(
+        default_factory=list, metadata={"help": "Replay sets, or manifests of languages to keep."}
+    )
+    replay_share: float = field(default=0.25, metadata={"help": "Share of the samples that are replayed, if any."})
+    distill_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the divergence from the base on replayed samples."}
+    )
+    adapter: str = field(default="none", metadata={"help": "none, or lora, which freezes the transformer itself."})
     adapter_rank: int = field(default=16, metadata={"help": "Rank of the adapter's matrices."})
-    # Only resumes of older runs use these (`OF_OLDER_RUNS`). No flag sets them, and the next release removes them.
-    l2_sp: float = field(default=0.0, metadata={"help": "Older runs only: L2-SP weight, a pull towards the base."})
-    layer_decay: float = field(default=1.0, metadata={"help": "Older runs only: learning rate decay per layer."})
+    # These are used only when older runs are resumed (`OF_OLDER_RUNS`). No flag sets them, and the next release removes
+    # them.
+    l2_sp: float = field(
+        default=0.0, metadata={"help": "Older runs only: weight of L2-SP, which pulls weights toward the base."}
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Older runs only: factor by which the learning rate decays per layer."}
+    )
     new_row_learning_rate: float | None = field(
         default=None, metadata={"help": "Older runs only: learning rate of new token rows."}
     )
@@ -52,21 +65,25 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
     patience: int | None = field(default=None, metadata={"help": "Stop after N evaluations without a new best model."})
     init: str = field(default="romanized", metadata={"help": "Initial values of new token rows."})
     freeze_base_rows: bool = field(default=True, metadata={"help": "Freeze the rows of old tokens."})
-    voice: str = field(default="trained", metadata={"help": "Voice side: frozen or trained."})
+    voice: str = field(default="trained", metadata={"help": "Whether the voice side is frozen or trained."})
     batch_frames: int | None = field(
-        default=None, metadata={"help": "Frames per batch, replacing batch_size. 0: auto."}
+        default=None, metadata={"help": "Number of frames per batch, instead of batch_size. 0 means auto."}
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
     compile: bool = field(default=False, metadata={"help": "Compile the transformer's layers with torch.compile."})
-    grad_accum_steps: int = field(default=64, metadata={"help": "Batches per optimizer step."})
+    grad_accum_steps: int = field(default=64, metadata={"help": "Number of batches per optimizer step."})
     max_steps: int | None = field(default=None, metadata={"help": "Stop after this many batches."})
     max_minutes: float | None = field(default=None, metadata={"help": "Save and stop within this many minutes."})
-    checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of a checkpoint that records none."})
-    on_vocab_change: str = field(default="stop", metadata={"help": "stop, or migrate rows to their tokens' new ids."})
+    checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of a checkpoint that does not record it."})
+    on_vocab_change: str = field(
+        default="stop", metadata={"help": "stop, or migrate, which moves rows to their tokens' new ids."}
+    )
     started_from: str = field(default="", metadata={"help": "File whose weights the run started from."})
     started_from_vocab: str = field(default="", metadata={"help": "Vocabulary of `started_from`, if one was passed."})
     start_from: str = field(default="", metadata={"help": "FOLDER:LANG of the language pack to start from."})
-    started_from_digest: str = field(default="", metadata={"help": "SHA-256 of `started_from`, if it is needed again."})
+    started_from_digest: str = field(
+        default="", metadata={"help": "SHA-256 of `started_from`, recorded if that file will be needed again."}
+    )
     # Values known to work for XTTS, from coqui's own recipe.
     lr: float = 5e-6
     optimizer: str = "AdamW"
@@ -102,7 +119,7 @@ FIXED_FOR_THE_RUN = (
     "adapter",
     "adapter_rank",
 )
-#: Configuration keys that define a run. A resume with other values needs `--allow-changes`.
+#: Configuration keys that define a run. Resuming with different values requires `--allow-changes`.
 DEFINES_THE_RUN = (
     "language",
     "batch_size",
@@ -221,9 +238,9 @@ def recordings(sentence: Mapping[str, object]) -> list[str]:
 
 
 def apply_override(config: Coqpit, override: str) -> str:
-    """Apply one `--coqpit.KEY=VALUE`. Dots in KEY lead into nested configurations, dicts and lists.
+    """Apply one `--coqpit.KEY=VALUE`. Dots in KEY select entries of nested configurations, dicts and lists.
 
-    VALUE is parsed as JSON (`true`, `null`, `5e-6`, `[1, 2]`), or taken as text if it is not JSON.
+    VALUE is parsed as JSON (`true`, `null`, `5e-6`, `[1, 2]`), or treated as text if it is not JSON.
 
     >>> config = NewLanguageConfig()
     >>> apply_override(config, "--coqpit.optimizer_params.betas.1=0.999")
@@ -272,7 +289,7 @@ def _item(container: object, name: str, may_be_new: bool = False) -> object:
 
 
 def _coerce(value: object, text: str, expected: object, key: str) -> object:
-    """Return the value as the expected type, converting only without loss (1 → 1.0, anything → text)."""
+    """Return the value converted to the expected type, if no information is lost (1 → 1.0, anything → text)."""
     kinds = typing.get_args(expected) if typing.get_origin(expected) in (typing.Union, types.UnionType) else (expected,)
     kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
     if any(isinstance(kind, type) and type(value) is kind for kind in kinds):

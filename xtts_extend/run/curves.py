@@ -16,7 +16,7 @@ from xtts_extend.run.metrics import MetricsLine, comparable, finite
 #: (step, loss) pairs in order of steps.
 Curve = list[tuple[int, float]]
 
-#: Number of the latest evaluations that decide about overfitting (all worse than the best) and a plateau.
+#: Number of the latest evaluations that are checked for overfitting (all worse than the best) and for a plateau.
 _LAST_EVALUATIONS = 3
 #: Relative increase of a loss that counts as worse.
 _WORSE = 0.02
@@ -66,7 +66,7 @@ class Curves:
         return f"{worse}, so training made the model worse" if worse and not self.overfitted() else ""
 
     def best_step(self) -> float:
-        """Return the step of the best evaluation; else the end of the best tenth of training; else infinity."""
+        """Return the step of the best evaluation, or else the end of the best tenth of training, or else infinity."""
         if self.evaluation:
             return min(self.evaluation, key=lambda point: point[1])[0]
         tenths = self._mean_of_tenths()
@@ -102,7 +102,7 @@ class Curves:
         return f"the last {_LAST_EVALUATIONS} evaluations reached {last:.4f} at best, and earlier ones {before:.4f}"
 
     def findings(self) -> dict[str, str]:
-        """Return problems in the curves: kind → description with the likely cause and the page to read."""
+        """Return the problems in the curves, by kind, each described with the likely cause and the page to read."""
         if reason := self.overfitted() or self.diverged():
             return {
                 "divergence": f"{reason}. The learning rate is probably too high, or there is too little data for this "
@@ -111,7 +111,8 @@ class Curves:
         if reason := self.plateau():
             return {
                 "plateau": f"{reason}. The model has probably learned what it can from this data at this learning "
-                "rate. Lower it or end the run. See 'Divergence and plateaus' in docs/keeping-languages.md."
+                "rate. Lower the learning rate or end the run. See 'Divergence and plateaus' in "
+                "docs/keeping-languages.md."
             }
         return {}
 
@@ -184,7 +185,7 @@ def _from_metrics(file: Path, last: float, language: str) -> Curves:
 
 
 def _from_tensorboard(folder: Path, last: float) -> Curves:
-    """Read what coqui's Trainer logs: a batch's loss every `plot_step` steps, an evaluation's mean every epoch."""
+    """Read what coqui's Trainer logs: a batch's loss every `plot_step` steps, and an evaluation's mean every epoch."""
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
     events.Reload()
     tags = set(events.Tags()[SCALARS])

@@ -15,7 +15,7 @@ SAMPLES = "samples"
 
 
 class RunFolder:
-    """A run folder that this process locks until `release`.
+    """A run folder that this process keeps locked until `release` is called.
 
     Before `prepare`, only the lock is written into the folder of a resumed run.
 
@@ -31,7 +31,7 @@ class RunFolder:
         is_new: Whether this run created the folder.
 
     Raises:
-        ConfigError: Another process trains in the folder, or `output_dir` cannot be a folder.
+        ConfigError: Another process is training in the folder, or `output_dir` cannot be a folder.
         MachineError: The folder cannot be created.
     """
 

@@ -18,7 +18,7 @@ FILE_NAME = "history.jsonl"
 
 
 class Tokens(TypedDict):
-    """Numbers of token rows of a run: the base's rows and new rows."""
+    """The numbers of a run's token rows: the base's rows and the new rows."""
 
     base: int
     new: int
@@ -80,7 +80,7 @@ def read_history(run: Path) -> list[Event]:
 
 
 def resumed_from(run: Path) -> Path | None:
-    """Return the checkpoint of another folder that a run resumed in this folder, or None if it started here."""
+    """Return the checkpoint of a different folder that a run resumed in this folder, or None if it started here."""
     first = next(iter(read_history(run)), Event())
     source = first.get("from")
     return Path(source) if first.get("event") == "resume" and source else None
@@ -99,9 +99,15 @@ def log_new_folder(source: Path, run: Path) -> None:
         source: Folder of the stock Trainer's run.
         run: New run folder.
     """
-    logger.info(" > Written by the stock Trainer. Resuming in a new run folder, %s. %s stays unchanged.", run, source)
+    logger.info(
+        " > The checkpoint was written by the stock Trainer. Resuming in a new run folder, %s. %s stays unchanged.",
+        run,
+        source,
+    )
     for other in continuations(run.parent, source):
-        logger.warning(" > %s has already resumed this run. To resume there instead: --checkpoint %s", other, other)
+        logger.warning(
+            " > This run was already resumed in %s. To continue there instead, pass --checkpoint %s.", other, other
+        )
 
 
 def hours(samples: Sequence[Sample]) -> dict[str, float]:

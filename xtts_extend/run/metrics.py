@@ -1,4 +1,4 @@
-"""`metrics.jsonl` and the dashboard of a run. A resume removes later lines, so that the file reads like one run."""
+"""`metrics.jsonl` and the dashboard of a run. Resuming removes later lines, so that the file reads like one run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEASURE = 2
 
 
 class MetricsLine(TypedDict, total=False):
-    """A line of `metrics.jsonl`: a step, or with `eval`, one language of an evaluation. None is not finite."""
+    """A line of `metrics.jsonl`: a step, or, if it has `eval`, one language of an evaluation. None means not finite."""
 
     step: int
     epoch: int
@@ -49,7 +49,7 @@ class MetricsLog:
 
     Args:
         run: Run folder.
-        step: Finished steps of the run. Lines of later steps and damaged lines are removed.
+        step: Number of steps that the run has completed. Lines of later steps and damaged lines are removed.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -102,11 +102,11 @@ class MetricsLog:
 
 
 class StepLosses:
-    """Losses of finished steps. They stay on the device until `read` transfers all of them at once.
+    """Losses of completed steps. They stay on the device until `read` transfers all of them at once.
 
     Args:
         metrics: Log that gets a line per step.
-        dashboard: Dashboard that gets a point at every multiple of a number in `every`.
+        dashboard: Dashboard that gets a point at every step that is a multiple of a number in `every`.
         every: Steps between points: `plot_step` and `print_step`, so that every printed step has a point.
         read: Function that converts the losses of several steps to numbers, such as `Updater.read`.
     """
@@ -122,7 +122,7 @@ class StepLosses:
         self._unread: list[tuple[MetricsLine, dict[str, Tensor]]] = []
 
     def add(self, losses: dict[str, Tensor], line: MetricsLine) -> None:
-        """Keep the losses of a step, with the other values of its line in `metrics.jsonl`."""
+        """Store the losses of a step, with the other values of its line in `metrics.jsonl`."""
         self._unread.append((line, losses))
 
     def read(self, position: Position) -> dict[str, float]:
@@ -157,7 +157,7 @@ def _line_step(line: bytes) -> float:
 
 
 def read_metrics(run: Path) -> tuple[list[MetricsLine], list[MetricsLine]]:
-    """Return a run's lines of steps and its lines of evaluations, in order. Incomplete lines are skipped.
+    """Return a run's step lines and its evaluation lines, in order. Incomplete lines are skipped.
 
     >>> steps, evaluations = read_metrics(Path("runs/RUN"))
     >>> [line["step"] for line in steps]
@@ -176,7 +176,7 @@ def finite(value: float | None) -> float:
 
 
 def comparable(evaluations: Sequence[MetricsLine]) -> list[MetricsLine]:
-    """Return the lines with the same measure as the last one: an older release may have written the first lines."""
+    """Return the lines that were measured like the last one; an older release may have written the first lines."""
     return [line for line in evaluations if line.get("measure") == evaluations[-1].get("measure")]
 
 
@@ -186,8 +186,8 @@ def make_dashboard(config: NewLanguageConfig, run: Path, step: int) -> BaseDashb
     Args:
         config: The run's configuration.
         run: Run folder.
-        step: Finished steps of the run. TensorBoard drops later points; at step 0, it drops all points, because a run
-            that restarts evaluates again before its first step.
+        step: Number of steps that the run has completed. TensorBoard drops later points; at step 0, it drops all
+            points, because a run that restarts evaluates again before its first step.
     """
     folder = Path(config.logger_uri or run)
     if config.dashboard_logger != "tensorboard" or not any(folder.glob("events.out.tfevents*")):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from xtts_extend.checkpoint.store import require_fit
 
-#: Fields that have another name in checkpoints.
+#: Fields that have a different name in checkpoints.
 _RECORDED_AS = {"micro_batches": "parts"}
 
 
@@ -26,13 +26,13 @@ class Position:
     """The position of a run, always between two optimizer steps.
 
     Attributes:
-        step: Number of finished batches.
-        epoch: Current epoch, from 0.
-        batch: Number of finished batches in this epoch.
+        step: Number of completed batches.
+        epoch: Index of the current epoch, starting at 0.
+        batch: Number of completed batches in this epoch.
         train_loss_sum: Sum of the finite training losses of this epoch's batches.
         train_loss_count: Number of losses in `train_loss_sum`.
         failed_updates: Consecutive optimizer steps that were skipped because of a loss or gradient that is not finite.
-        evaluation_due: Whether an evaluation is due at this step and not complete.
+        evaluation_due: Whether an evaluation is due at this step and has not been completed.
         best_value: Loss of the best model so far; until there is one, the loss before the first step.
         best_retention: Retention of each old language in the best model so far.
         start_value: Loss before the first step; infinite if it is unknown.

@@ -24,12 +24,12 @@ class Ranks:
     """The rank of this process and its communication with the others. A single process sends nothing.
 
     Args:
-        rank: Number of this process, from 0.
+        rank: Number of this process, starting at 0.
         size: Number of processes.
         slow_group: Process group with a long timeout, for `wait`; None for a single process.
 
     Attributes:
-        rank: Number of this process, from 0. Rank 0 writes all files.
+        rank: Number of this process, starting at 0. Rank 0 writes all files.
         size: Number of processes.
     """
 
@@ -39,7 +39,7 @@ class Ranks:
     @classmethod
     @contextlib.contextmanager
     def join(cls) -> Iterator[Ranks]:
-        """Join the processes that torchrun started (according to its environment variables), or be the only one.
+        """Join the processes that torchrun started, according to its environment variables, or run alone.
 
         Each process selects one GPU, if there are any. Call this before CUDA is initialized.
 
@@ -102,7 +102,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """Run a block on rank 0 before the others, for example to fill a cache that they read."""
+        """Run a block on rank 0 before the other ranks run it, for example to fill a cache that they read."""
         if not self.is_main:
             self.wait()
         yield

@@ -26,7 +26,7 @@ _TEXTS = 50
 
 @dataclass(frozen=True)
 class RecordedVocabulary:
-    """The vocabulary of a run: token → id, and its SHA-256."""
+    """The vocabulary of a run: a mapping of tokens to ids, and its SHA-256."""
 
     tokens: Mapping[str, int]
     digest: str
@@ -62,7 +62,7 @@ class TrainedOn:
         Args:
             samples: The run's usable samples.
             language: Code of the language to learn.
-            encode: Function from a text and its language to token ids.
+            encode: Function that converts a text and its language to token ids.
         """
         new_samples = [sample for sample in samples if not sample.replay]
         texts = [sample.text for sample in new_samples if sample.language == language]
@@ -95,7 +95,7 @@ class _TrainedOn(TypedDict):
 
 
 class _Written(TypedDict, total=False):
-    """The key as it is stored in the file. docs/architecture.md describes each value."""
+    """The `xtts_extend` key as it is stored in the file. docs/architecture.md describes each value."""
 
     version: int
     vocabulary: _Vocabulary
@@ -116,11 +116,11 @@ class RunRecord:
     Attributes:
         vocabulary: The run's vocabulary; None if an edited file has none.
         base_rows: The token rows that belong to the base.
-        state: The position as a dict, see `Position.state_dict`. `position` parses it.
+        state: The position as a dict; see `Position.state_dict`. `position` parses it.
         base_dir: Path of the base directory.
         adapter: The run's adapter.
         processes: Number of processes that trained together. The recorded batch size is that of one process.
-        data_digest: Digest of the training samples, see `setup.samples.data_digest`; None if it is not recorded.
+        data_digest: Digest of the training samples by `setup.samples.data_digest`; None if it is not recorded.
         val_digest: Digest of the validation set; None if it is not recorded.
         trained_on: Summary of the training data; None in checkpoints of releases that did not record it.
         version: Version of the format.

@@ -25,7 +25,7 @@ from xtts_extend.run.record import RunRecord
 
 logger = logging.getLogger("trainer")
 
-#: Key that marks a copy which `repair` wrote into a folder of its own.
+#: Key that marks a copy that `repair` wrote into a folder of its own.
 REPAIRED_FOLDER = "repaired_folder"
 
 
@@ -33,7 +33,7 @@ class OptimizerState(TypedDict):
     """The state dict of a torch optimizer.
 
     Attributes:
-        state: Index of a parameter → its moments by name.
+        state: Moments by name, for each parameter index.
         param_groups: Options and parameter indices of each group.
     """
 
@@ -54,7 +54,7 @@ class TrainingCheckpoint:
         optimizer: Optimizer states, usually one.
         scheduler: Scheduler states, one per optimizer or none.
         scaler: State of the fp16 loss scaler, or None.
-        epoch: Recorded epoch, from 0.
+        epoch: Recorded epoch, starting at 0.
         in_own_folder: Whether `repair` wrote this copy into a folder of its own.
     """
 
@@ -121,7 +121,7 @@ class TrainingCheckpoint:
 
     @property
     def path(self) -> Path:
-        """Path of the file."""
+        """Path of the checkpoint file."""
         return Path(self.info.path)
 
     @property
@@ -141,8 +141,8 @@ class TrainingCheckpoint:
         The stock Trainer records `step` N in both `checkpoint_N`, saved before it counts batch N + 1, and
         `best_model_N`, saved after. Without gradient accumulation, the number of updates tells them apart; otherwise
         the file is treated as the former. The batch within the epoch is not recorded, so the epoch starts again. The
-        stock best loss is ignored: it is either a mean over all batches but the first, of unrecorded samples, or the
-        epoch's training loss divided by the accumulation steps.
+        stock Trainer's best loss is ignored, because it is either a mean over all batches but the first, of unrecorded
+        samples, or the epoch's training loss divided by the accumulation steps.
 
         Raises:
             CheckpointError: The format version is not supported, or a value is missing or unknown.
@@ -154,7 +154,7 @@ class TrainingCheckpoint:
 
     @property
     def updates(self) -> set[int]:
-        """Number of updates by the optimizer's own counters, or else by its schedule's, as a set of one number.
+        """Number of updates according to the optimizer's counters, or else the schedule's, as a set of one number.
 
         The set is empty if nothing counted them, and has several numbers if the counters contradict each other.
         """
@@ -172,7 +172,7 @@ class TrainingCheckpoint:
     def accumulation(self) -> tuple[int | None, str]:
         """Number of batches per update, and the evidence for it.
 
-        The number is the recorded one; else 1 if there were as many updates as batches; else None. It cannot be
+        The number is the recorded one, or else 1 if there were as many updates as batches, or else None. It cannot be
         computed by division, because the stock Trainer adds an update at the end of an epoch and loses some when it is
         stopped. The evidence is a description of the counters, or empty if the number is recorded.
         """
@@ -226,7 +226,7 @@ def _stock_config(config: Mapping[str, object]) -> dict[str, object]:
 
 
 def _with_stock_defaults(config: Mapping[str, object], stock: Coqpit) -> dict[str, object]:
-    """Replace missing values and None by the stock configuration's defaults."""
+    """Replace missing values and None with the stock configuration's defaults."""
     filled = dict(config)
     for item in fields(stock):
         default, value = getattr(stock, item.name), config.get(item.name)
@@ -245,7 +245,7 @@ def _config_of_folder(folder: Path) -> Mapping[str, object]:
 
 
 def _as_list(states: object) -> list[dict[str, object]]:
-    """Return optimizer, scheduler or scaler states as a list. They are saved alone, in a list, or by name."""
+    """Return optimizer, scheduler or scaler states as a list. A checkpoint may store one state, a list or a dict."""
     if isinstance(states, Mapping) and states and all(isinstance(state, Mapping) for state in states.values()):
         states = list(states.values())
     listed = states if isinstance(states, list) else [states]

@@ -1,4 +1,4 @@
-"""A run's report: one HTML page without network access, with curves, retention, speech, history and settings."""
+"""A run's report: one HTML page that needs no network, with curves, retention, speech, history and settings."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
         output: File to write; `report.html` in the run folder by default.
 
     Returns:
-        `output`: the file; `steps` and `evaluations`: how many lines of each the metrics have; `samples`: how many
-        recordings are on the page.
+        `output`: the file; `steps` and `evaluations`: the number of lines of each in the metrics; `samples`: the number
+        of recordings on the page.
 
     Raises:
         ConfigError: The folder is not one of our run folders, or `output` is a folder.
@@ -84,7 +84,7 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
     language = str(config.get("language") or "a fine-tuned language")
     parts = [
         _summary(run, language, steps, evaluations),
-        f'<p class="note">{omitted} evaluations by an older release are omitted, because their losses cannot be '
+        f'<p class="note">{omitted} evaluations from an older release are omitted, because their losses cannot be '
         "compared.</p>"
         if omitted
         else "",
@@ -142,7 +142,7 @@ def _summary(run: Path, language: str, steps: Sequence[MetricsLine], evaluations
     head = ("language", "first mel loss", "last", "best", "best step", retention_head)
     files = [file.name for file in run_checkpoints(run)]
     text = [f"<p>{len(steps):,} steps. Checkpoints: {html.escape(', '.join(files) or 'none')}.</p>"]
-    text.append(_table(head, rows) if rows else "<p>Nothing was evaluated: the run has no --val-manifest.</p>")
+    text.append(_table(head, rows) if rows else "<p>Nothing was evaluated, because the run has no --val-manifest.</p>")
     curves = read_curves(run / "checkpoint.pth", None, language)
     findings = curves.findings() if curves else {}
     text += [f'<p class="note">{name}: {html.escape(reason)}</p>' for name, reason in findings.items()]

@@ -57,10 +57,10 @@ def describe_run(
     limits = [f"{config.epochs} epochs"]
     limits += [f"step {config.max_steps}"] if config.max_steps else []
     lines = [
-        f"{len(train_samples):,} training samples{f' ({replayed:,} of them replay)' if replayed else ''}, "
+        f"{len(train_samples):,} training samples{f' ({replayed:,} of them replayed)' if replayed else ''}, "
         f"{len(eval_samples):,} validation samples.",
-        f"Training in {_batches(config, processes)}{over}, {config.grad_accum_steps} per optimizer step, "
-        f"at a learning rate of {config.lr:.3g}, until {' or '.join(limits)}.",
+        f"Training in {_batches(config, processes)}{over}, with {config.grad_accum_steps} batches per optimizer step "
+        f"and a learning rate of {config.lr:.3g}, until {' or '.join(limits)}.",
     ]
     return "\n".join(f" > {line}" for line in lines)
 
@@ -85,7 +85,8 @@ def describe_processes(before: int, config: NewLanguageConfig, processes: int) -
         return ""
     return (
         f" > The number of processes changed from {before} to {processes}; each now has {_batches(config, 1)}. Every "
-        "step still sees the same samples, but dropout and rounding differ: the run does not continue bit for bit."
+        "step still sees the same samples, but dropout and rounding differ, so the resumed run will not be "
+        "bit-for-bit identical."
     )
 
 
@@ -93,8 +94,8 @@ def describe_processes(before: int, config: NewLanguageConfig, processes: int) -
 def hide_stock_parameter_count() -> Iterator[None]:
     """Suppress the stock Trainer's log line "Model has N parameters".
 
-    It counts GPT, DVAE and vocoder together but omits frozen rows. `ExtendedGPTTrainer.describe_rows` reports them
-    separately.
+    That number counts the GPT, the DVAE and the vocoder together but omits frozen rows.
+    `ExtendedGPTTrainer.describe_rows` reports them separately.
     """
 
     def keep(record: logging.LogRecord) -> bool:
