@@ -30,7 +30,7 @@ MOMENTS = ("optimizer", 0, "state", 5)
         pytest.param(without("scheduler", 0, "last_epoch"), "1 missing: last_epoch", id="scheduler key"),
         pytest.param(without("xtts_extend", "state", "batch"), "1 missing: batch", id="position"),
         pytest.param(put(3, "xtts_extend", "state", "mood"), "1 unexpected: mood", id="left-over position"),
-        pytest.param(put(torch.zeros(3, 3, 3), *MOMENTS, "exp_avg"), r"has shape \(3, 3, 3\)", id="shape"),
+        pytest.param(put(torch.zeros(3, 3, 3), *MOMENTS, "exp_avg"), r"exp_avg of .*, got \(3, 3, 3\)", id="shape"),
         pytest.param(
             without("model", "xtts.gpt.final_norm.bias"), r"missing: xtts\.gpt\.final_norm\.bias", id="weight"
         ),

@@ -159,7 +159,10 @@ def test_the_base_is_measured_again_on_another_validation_set(corpus, recipe, re
         (["--replay={train}"], "--replay contains utterances in am"),
         (["--replay-share=0.5"], "--replay-share needs replay data"),
         (["--replay={folder}"], "is a folder"),
-        (["--replay={replay}", "--coqpit.model_args.max_conditioning_length=70000"], "with the same --conditioning-s"),
+        (
+            ["--replay={replay}", "--coqpit.model_args.max_conditioning_length=70000"],
+            "with a --conditioning-s of the same length",
+        ),
         (["--min-retention=0.9"], "no language that the base knows is evaluated"),
         (["--adapter=lora", "--coqpit.l2_sp=1"], "l2_sp pulls the transformer"),
         (["--adapter=lora", "--no-freeze-base-rows"], "An adapter needs frozen base rows"),

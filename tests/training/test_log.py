@@ -47,13 +47,14 @@ def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
     recipe(["--checkpoint", str(run), "--patience", "4"])
     resumed = caplog.text
 
-    for text, rows in ((started, "start: romanized"), (resumed, "as in the checkpoint")):
+    for text, rows in ((started, "init: romanized"), (resumed, "as in the checkpoint")):
         assert text.count("Tokens 0–399 come from the base (pretrained, frozen).") == 1
         assert text.count(f"Tokens 400–549 are new (150, {rows}).") == 1
         assert text.count("487,736 of 804,432 parameters of the GPT are frozen.") == 1
-        assert text.count("12 training samples, 4 evaluation samples") == 1
-        assert text.count("batches of 2 · 1 per optimizer step · learning rate 0 · until 10 epochs") == 1
-        assert text.count("the run ends here") == 1
+        assert text.count("12 training samples, 4 validation samples.") == 1
+        batches = "batches of 2, with 1 batch per optimizer step and a learning rate of 0, until 10 epochs"
+        assert text.count(batches) == 1
+        assert text.count("found no better model. Raise --patience to continue.") == 1
         # the whole model and the GPT are told apart, in one place
         assert text.count("The model has ") == 1
         assert "Model has" not in text

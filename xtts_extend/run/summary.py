@@ -56,10 +56,11 @@ def describe_run(
     replayed = sum(sample.replay for sample in train_samples)
     limits = [f"{config.epochs} epochs"]
     limits += [f"step {config.max_steps}"] if config.max_steps else []
+    accumulated = "1 batch" if config.grad_accum_steps == 1 else f"{config.grad_accum_steps} batches"
     lines = [
         f"{len(train_samples):,} training samples{f' ({replayed:,} of them replayed)' if replayed else ''}, "
         f"{len(eval_samples):,} validation samples.",
-        f"Training in {_batches(config, processes)}{over}, with {config.grad_accum_steps} batches per optimizer step "
+        f"Training in {_batches(config, processes)}{over}, with {accumulated} per optimizer step "
         f"and a learning rate of {config.lr:.3g}, until {' or '.join(limits)}.",
     ]
     return "\n".join(f" > {line}" for line in lines)
