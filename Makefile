@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TOOLS := .venv-tools
 UV := $(TOOLS)/bin/uv
 
-.PHONY: demo test test-slow test-latest lint lock package clean
+.PHONY: demo test test-slow test-ui test-latest lint lock package clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,11 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# The whole way in a browser (Debian's package chromium), which also makes the pictures of docs/page.md.
+test-ui: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt playwright
+	XTTS_EXTEND_SCREENSHOTS=docs/page $(BIN)/python -m pytest -m slow tests/ui
 
 # The newest releases of everything but torch, without the lock and without our bounds: what will break next?
 test-latest: $(UV)

@@ -115,11 +115,17 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
     add.click(store, files, [manifest, files], **options)
     check.click(start, manifest, shown_id, **options)
     show.click(says_errors(lambda: _problems(project)), None, problems, **options)
+    table.select(_selected, first, number, **options)
     gr.on([manifest.change, first.change], rows, [manifest, first], [table, total], **options)
     gr.on([manifest.change, number.change], choose, [manifest, number], [player, text], **options)
     for button, action in ((save, "text"), (drop, "drop"), (restore, "restore")):
         button.click(correct(action), [manifest, number, text, first], [table, total, text], **options)
     return Screen("Data", refresh, [manifest], [timer])
+
+
+def _selected(first_row: float, event: gr.SelectData) -> int:
+    """Return the number of the row that was clicked."""
+    return int(first_row) + event.index[0]
 
 
 def named_upload(label: str) -> gr.File:

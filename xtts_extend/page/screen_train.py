@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,17 @@ from xtts_extend.page.browser_input import checked_number, checked_text
 from xtts_extend.page.command_lines import Sentence, Training
 from xtts_extend.page.project import RUNS, Project
 from xtts_extend.page.run_view import Spoken, curves, spoken_sentences, view_run
-from xtts_extend.page.widgets import INTERVAL_S, Screen, choices, job_box, path_of, paths_of, says_errors, start_job
+from xtts_extend.page.widgets import (
+    INTERVAL_S,
+    Screen,
+    choices,
+    is_named_by_language,
+    job_box,
+    path_of,
+    paths_of,
+    says_errors,
+    start_job,
+)
 from xtts_extend.run.requests import request
 
 NO_VALIDATION = "None: keep the newest checkpoint instead of the best"
@@ -88,7 +97,7 @@ def build(project: Project) -> Screen:
             gr.update(choices=[*names, NO_VALIDATION], value=tested),
             gr.update(choices=[BASE_VOCABULARY, *own], value=own[-1] if own else BASE_VOCABULARY),
             gr.update(choices=[entry.name for entry in project.voices()]),
-            gr.update(choices=[name for name in names if _is_language(name)]),
+            gr.update(choices=[name for name in names if is_named_by_language(name)]),
             choices(sorted(runs, key=lambda entry: entry.path.stat().st_mtime)),
         )
 
@@ -196,12 +205,6 @@ def _training(
         save_step=None if save_step is None else checked_number(save_step, 1, 10**8),
         other_val={path: path.stem for path in paths_of(manifests, old)},
     )
-
-
-def _is_language(name: str) -> bool:
-    """Return whether a manifest is named after a language."""
-    stem = os.path.splitext(os.path.basename(name))[0]
-    return 2 <= len(stem.split("-")[0]) <= 3 and stem.replace("-", "").isalpha()
 
 
 def _has_newer_live_run(newest: Path, name: str | None) -> bool:

@@ -12,7 +12,16 @@ from xtts_extend.files import atomic_write
 from xtts_extend.page import command_lines, corrections
 from xtts_extend.page.browser_input import checked_name, checked_number, checked_text
 from xtts_extend.page.project import PREPARED, VOCABULARIES, Project
-from xtts_extend.page.widgets import Screen, choices, job_box, path_of, paths_of, says_errors, start_job
+from xtts_extend.page.widgets import (
+    Screen,
+    choices,
+    is_named_by_language,
+    job_box,
+    path_of,
+    paths_of,
+    says_errors,
+    start_job,
+)
 from xtts_extend.text.tokenizer import load_tokenizer
 
 _LONGEST_TEXT = 20_000
@@ -46,7 +55,8 @@ def build(project: Project) -> Screen:
     def refresh() -> tuple[Any, ...]:
         manifests = project.manifests()
         names = [entry.name for entry in manifests]
-        return gr.update(choices=names, value=names), choices(project.vocabularies()), _proof(project)
+        own = [name for name in names if not is_named_by_language(name)]
+        return gr.update(choices=names, value=own), choices(project.vocabularies()), _proof(project)
 
     @says_errors
     def start(names: list[str] | None, count: float, file_name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ R = TypeVar("R")
 #: Seconds between two looks at jobs and runs.
 INTERVAL_S = 2.0
 _MARKS = {"waiting": "⏳", "running": "▶️", "finished": "✅", "failed": "❌", "stopped": "⏹️", "lost": "⚠️"}
+#: A command that found something wrong, such as unusable recordings, prints its result and exits with this code.
+_HAS_FINDINGS = 1
 
 
 @dataclass
@@ -70,6 +73,12 @@ def path_of(listing: Listing, name: object) -> Path:
 def paths_of(listing: Listing, names: object) -> list[Path]:
     """Return the paths of names that were chosen; raises what `path_of` raises."""
     return [path_of(listing, name) for name in names] if isinstance(names, (list, tuple)) else []
+
+
+def is_named_by_language(name: str) -> bool:
+    """Return whether a manifest is named after a language, such as en.csv: recordings in an old language."""
+    stem = os.path.splitext(os.path.basename(name))[0]
+    return 2 <= len(stem.split("-")[0]) <= 3 and stem.replace("-", "").isalpha()
 
 
 def start_job(project: Project, kind: str, arguments: Sequence[str], label: str) -> str:
@@ -124,5 +133,7 @@ def job_box(project: Project, kinds: Sequence[str], title: str) -> tuple[gr.Stat
 def describe_job(job: Job) -> str:
     """Return a line about a job: its mark, its label, its state and, if it failed, why."""
     state = job.state
-    reason = f" {job.error}" if state in ("failed", "lost") else ""
-    return f"{_MARKS[state]} {job.label} · {state} · {job.created}{'.' + reason if reason else ''}"
+    if state == "failed" and job.exit is not None and job.exit.code == _HAS_FINDINGS and job.result() is not None:
+        return f"🔎 {job.label} · finished with findings · {job.created}"
+    reason = f". {job.error}" if state in ("failed", "lost") else ""
+    return f"{_MARKS[state]} {job.label} · {state} · {job.created}{reason}"
