@@ -112,7 +112,7 @@ def test_a_checkpoint_with_a_row_more(healthy_stock, corpus, tmp_path):
     file = edited(healthy_stock, tmp_path, naming_no_vocabulary)
     found = examine(file, corpus.base, vocab)
     assert found.verdict == "wrong-vocabulary"
-    assert "has 549 tokens, and the checkpoint has 550 rows" in found.reason
+    assert "has 549 tokens, but the checkpoint has 550 token rows" in found.reason
 
 
 def test_a_vocabulary_of_another_size_beside_a_stock_file(healthy_stock, corpus, tmp_path):
@@ -273,7 +273,7 @@ def test_a_run_that_is_not_finite_resumes_from_an_earlier_intact_checkpoint(shor
     (tmp_path / "checkpoint_5.pth").write_bytes(b"PK half")
     found = examine(tmp_path, corpus.base)
     assert found.verdict == "healthy"
-    assert found.notes == ["checkpoint_5.pth is newer but cannot be used. The warning about it says why."]
+    assert found.notes == ["checkpoint_5.pth is newer but cannot be used. See the warning about it for the reason."]
 
 
 def test_without_new_tokens(corpus, recipe, tmp_path):
@@ -292,7 +292,7 @@ def test_another_base_of_the_same_size(short_run, corpus, tmp_path):
 
 def test_a_base_with_a_value_that_is_not_finite(short_run, corpus, tmp_path):
     base = edited(corpus.base / "model.pth", tmp_path, put(math.nan, "model", "gpt.mel_head.weight", (0, 0)))
-    with pytest.raises(CheckpointError, match=r"The base .* holds NaN or infinity \(gpt.mel_head.weight\)"):
+    with pytest.raises(CheckpointError, match=r"The base .* contains NaN or infinity \(gpt.mel_head.weight\)"):
         examine(short_run, base)
 
 
@@ -303,7 +303,7 @@ def test_a_base_with_a_value_that_is_not_finite(short_run, corpus, tmp_path):
 )
 def test_checkpoints_with_other_tensors_than_the_base_are_refused(healthy, corpus, tmp_path, edit):
     file = edited(healthy, tmp_path, edit)
-    with pytest.raises(CheckpointError, match="differ in 1 tensors or their shapes"):
+    with pytest.raises(CheckpointError, match="differ in the names or shapes of 1 tensors"):
         examine(file, corpus.base)
 
 

@@ -114,7 +114,7 @@ def test_another_base_is_an_error(short_run, tmp_path):
     from xtts_extend.demo.mini_base import make_mini_base
 
     other = make_mini_base(tmp_path / "other", layers=1, channels=64, heads=2)
-    message = r"2 layers × 64 channels and .* 1 layers × 64 channels, so the checkpoint was not trained from this base"
+    message = r"2 layers × 64 channels, but .* 1 layers × 64 channels, so the checkpoint was not trained from this base"
     with pytest.raises(CheckpointError, match=message):
         examine(short_run, other)
 

@@ -262,7 +262,7 @@ def test_unrecorded_settings_are_noted(healthy_stock, corpus, tmp_path):
         f"--base-dir {corpus.base} --language LANGUAGE --train-manifest MANIFEST --grad-accum-steps 1"
     )
     assert found.notes[-2:] == [
-        "The stock Trainer does not record gradient accumulation (about 5 batches made 5 updates).",
+        "The stock Trainer does not record the number of gradient accumulation steps (about 5 batches made 5 updates).",
         "Fill in these values, which are not recorded in any file: LANGUAGE, MANIFEST.",
     ]
     stripped = edited(healthy_stock, tmp_path, stripped_of("optimizer", "config"))
@@ -305,7 +305,10 @@ def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, 
     found = examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base)
     assert (found.verdict, f"--checkpoint {file} " in found.next_command) == ("not-finite", True)
     assert "--grad-accum-steps N --grad-clip 1 " in found.next_command
-    assert "The stock Trainer does not record gradient accumulation (about 40 batches made 5 updates)." in found.notes
+    note = (
+        "The stock Trainer does not record the number of gradient accumulation steps (about 40 batches made 5 updates)."
+    )
+    assert note in found.notes
 
     file.unlink()
     assert "--grad-accum-steps N " in examine(tmp_path / "run" / "checkpoint_50.pth", corpus.base).next_command

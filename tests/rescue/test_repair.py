@@ -273,7 +273,7 @@ def test_a_truncated_file_cannot_be_repaired(drifted, corpus, tmp_path):
 
 def test_a_weight_that_is_not_finite_cannot_be_repaired(drifted, corpus, tmp_path):
     broken = edited(drifted, tmp_path, not_finite)
-    with pytest.raises(CheckFailed, match=r"holds NaN or infinity \(gpt\.mel_head\.weight\)"):
+    with pytest.raises(CheckFailed, match=r"contains NaN or infinity \(gpt\.mel_head\.weight\)"):
         repair(broken, corpus.base, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

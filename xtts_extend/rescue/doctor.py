@@ -1,6 +1,7 @@
-"""Diagnose a checkpoint: a one-word verdict, its reason and the next command.
+"""Diagnose a checkpoint: give a one-word verdict, the reason for it and the command to run next.
 
-The thresholds come from `benchmarks/rescue.py`, which damages runs in known ways. `docs/rescue.md` has the numbers.
+The thresholds were measured with `benchmarks/rescue.py`, which damages runs in known ways. `docs/rescue.md` lists the
+results.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from xtts_extend.text.change import compare_tokens
 from xtts_extend.text.vocabulary import Vocabulary, count_closed_gaps, first_ten, load_vocabulary
 
 _INDENT: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
-#: Verdicts in order of precedence. The first that applies becomes the verdict, and the others are listed.
+#: Verdicts in order of precedence. The first that applies is the verdict, and any others are listed after it.
 VERDICTS = (
     "truncated",
     "not-finite",
@@ -51,33 +52,34 @@ VERDICTS = (
     "diverged",
     "overfitted",
 )
-#: Mean displacement of trainable old rows, as a share of their norm, above which the embedding has drifted. Speech
-#: depends on these rows: at this limit, the old languages' text loss is 1% higher.
+#: Mean displacement of trainable old rows, as a fraction of their norm, above which the embedding counts as drifted.
+#: Speech depends on these rows. At this limit, the text loss of the old languages is 1% higher.
 DRIFTED_EMBEDDING = 0.2
-#: The same limit for the head, which only predicts text. It is 60 to 85% in healthy runs and 500% at 40 times the
-#: learning rate.
+#: The same limit for the head, which only predicts text. The displacement is 60 to 85% in healthy runs and 500% at
+#: 40 times the usual learning rate.
 DRIFTED_HEAD = 2.0
-#: Share of old rows without a gradient above which a gradient hook must have zeroed it. A few such rows are normal,
-#: because the model never predicts their tokens.
+#: If more than this share of the old rows have no gradient, a gradient hook must have zeroed their gradients. A few
+#: such rows are normal, because the model never predicts their tokens.
 _HOOKED_SHARE = 0.9
-#: Share of noise rows, or of tokens that cannot occur, above which the new rows count as untrained.
+#: New rows count as untrained if at least this share of them is noise, or if at least this share of their tokens can
+#: never occur.
 UNTRAINED_SHARE = 0.5
-#: Number of updates after which new rows count as untrained if none of them has moved.
+#: New rows count as untrained if none of them has moved after this many updates.
 _UPDATES_TO_MOVE = 10
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The result of `examine`.
+    """The diagnosis of a checkpoint, as returned by `examine`.
 
     Attributes:
-        path: The checkpoint.
+        path: Path of the checkpoint.
         verdict: "healthy" or one of `VERDICTS`.
         reason: One or more sentences that explain the verdict.
         next_command: The command to run next.
-        also: The other verdicts that apply, each with its reason.
+        also: The other verdicts that apply, with the reason for each.
         notes: Other facts that are worth knowing.
-        measurements: The numbers by group and name; empty for a truncated file.
+        measurements: The measured values by group and name; empty if the file is truncated.
     """
 
     path: str
@@ -101,7 +103,7 @@ class Diagnosis:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return the diagnosis as a dict of plain values for JSON."""
         return {
             "path": self.path,
             "verdict": self.verdict,
@@ -114,11 +116,11 @@ class Diagnosis:
 
 
 def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosis:
-    """Compare a checkpoint with its base model and say what is wrong with it.
+    """Compare a checkpoint with its base model and diagnose what is wrong with the checkpoint.
 
     Args:
-        checkpoint: A checkpoint file, or a run folder whose newest intact checkpoint is examined. It may come from this
-            package or from the stock Trainer.
+        checkpoint: A checkpoint file, or a run folder, in which case its newest intact checkpoint is examined.
+            Checkpoints may come from this package or from the stock Trainer.
         base: A base directory, or its `model.pth`.
         vocab: The vocabulary that the checkpoint will be used with.
 
@@ -155,9 +157,9 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
 
     reasons: dict[str, str] = {}
     if broken:
-        reasons["not-finite"] = f"{len(broken)} tensors hold NaN or infinity: {first_ten(broken)}."
+        reasons["not-finite"] = f"{len(broken)} tensors contain NaN or infinity: {first_ten(broken)}."
     if wrong_moments := fit.misfits if fit else []:
-        moments_too = [f"The optimizer's moments do not belong to these rows: {first_ten(wrong_moments)}."]
+        moments_too = [f"The optimizer's moments belong to different rows: {first_ten(wrong_moments)}."]
         reasons["wrong-vocabulary"] = " ".join([*wrong, *moments_too])
     elif wrong:
         reasons["wrong-vocabulary"] = " ".join(wrong)
@@ -176,12 +178,12 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     if (verdict == "wrong-vocabulary" and not wrong) or (verdict == "healthy" and fit and fit.other_misfits):
         condition = "moments"
     elif verdict == "wrong-vocabulary" and misplaced and opened.record:
-        # The file's rows contradict its recorded vocabulary.
+        # The rows in the file contradict the vocabulary that it records.
         condition = "edited"
     elif (verdict in ("old-rows-drifted", "new-rows-untrained") and "diverged" in reasons) or (
         verdict == "old-rows-drifted" and "overfitted" in reasons
     ):
-        # In the benchmark, repairing the rows of a diverged transformer was worse than a fresh start.
+        # In the benchmark, repairing rows was worse than a fresh start if the transformer had diverged.
         condition = "diverged"
     elif verdict == "new-rows-untrained":
         condition = kind
@@ -195,7 +197,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
     return Diagnosis(
         str(path),
         verdict,
-        reasons.pop(verdict, "No check found a problem."),
+        reasons.pop(verdict, "No problems were found."),
         following.command,
         {name: reasons[name] for name in VERDICTS if name in reasons},
         [*notes, *following.notes],
@@ -212,42 +214,43 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
 
 
 def _skipped_checkpoints(run: Path, step: int) -> list[str]:
-    """Return notes on checkpoints of a run that are newer than the one examined."""
+    """Return a note for each of a run's checkpoints that is newer than the one examined."""
     newer = sorted(file.name for file in run_checkpoints(run) if _step_in(file) > step)
-    return [f"{name} is newer but cannot be used. The warning about it says why." for name in newer]
+    return [f"{name} is newer but cannot be used. See the warning about it for the reason." for name in newer]
 
 
 def _notes(
     opened: OpenedCheckpoint, old: OldRows | None, fit: Moments | None, curves: Curves | None, reinitialized: int
 ) -> list[str]:
-    """Return facts that are worth knowing but are not problems.
+    """Return notes on facts that are worth knowing but do not indicate a problem.
 
     Args:
         opened: The checkpoint.
         old: Measurements of the old rows; None if they drifted.
-        fit: Measurements of the optimizer's state, if there is one.
-        curves: The losses, if there are any.
+        fit: Measurements of the optimizer's state; None if the file has none.
+        curves: The recorded losses; None if there are none.
         reinitialized: Number of new rows that a repair re-initialized.
     """
     notes = []
     if reinitialized:
         notes.append(
-            f"A repair re-initialized {reinitialized:,} new rows, and they have not been trained since. Resume the run."
+            f"A repair re-initialized {reinitialized:,} new rows, which have not been trained since. Resume the run to "
+            "train them."
         )
     if curves and (stalled := curves.stalled()):
         notes.append(as_sentence(stalled))
     if fit and fit.other_misfits:
         notes.append(
             f"The optimizer's state does not match the weights ({first_ten(fit.other_misfits)}), so the run cannot be "
-            "resumed. Start a new run from its weights with --start-fresh."
+            "resumed. Use --start-fresh to start a new run from its weights."
         )
     if old and not _frozen_by_run(opened) and old.changed:
         notes.append(
             f"The run trained all rows. On average, the {old.count:,} old rows moved by {old.moved_embedding:.2%} of "
-            f"their norm in the embedding and by {old.moved_head:.0%} in the head, which is within the limits."
+            f"their norm in the embedding and by {old.moved_head:.0%} in the head. Both are within the limits."
         )
     if opened.tokens is None:
-        notes.append("The vocabulary is unknown, so rows are compared by their ids. Pass the vocabulary as --vocab.")
+        notes.append("The vocabulary is unknown, so rows are compared by their ids. Pass the vocabulary with --vocab.")
     return notes
 
 
@@ -256,13 +259,13 @@ def _frozen_by_run(opened: OpenedCheckpoint) -> bool:
 
 
 def _frozen_rows_intact(opened: OpenedCheckpoint) -> bool:
-    """Return whether the frozen rows equal those that the run started from: the base's rows, or an earlier run's."""
+    """Return whether the frozen rows are still those that the run started from (the base's or an earlier run's)."""
     recorded = opened.record.base_rows.digests if opened.record else {}
     return row_digests(opened.weights, opened.frozen_rows) == recorded
 
 
 def _vocabulary_beside(opened: OpenedCheckpoint) -> Vocabulary | None:
-    """Return the vocabulary file beside the checkpoint, which has merges, if there is one."""
+    """Return the vocabulary, including merges, from the vocab.json beside the checkpoint, or None if there is none."""
     file = Path(opened.info.path).parent / "vocab.json"
     return load_vocabulary(file) if file.is_file() else None
 
@@ -270,12 +273,12 @@ def _vocabulary_beside(opened: OpenedCheckpoint) -> Vocabulary | None:
 def _vocabulary_mismatch(
     opened: OpenedCheckpoint, vocabulary: Vocabulary | None, misplaced: dict[int, int]
 ) -> Iterator[str]:
-    """Yield why the checkpoint's rows do not belong to the tokens of its vocabulary.
+    """Yield the reasons, if any, why the checkpoint's rows do not belong to the tokens of its vocabulary.
 
     Args:
         opened: The checkpoint.
         vocabulary: The vocabulary passed by the user.
-        misplaced: Row in the checkpoint → row of a different token in the base that it resembles.
+        misplaced: Row in the checkpoint → row in the base that it resembles, which belongs to a different token.
     """
     rows, known = opened.info.vocab_size, opened.known
     if vocabulary is not None and known is not None and known.digest != vocabulary.digest:
@@ -285,9 +288,9 @@ def _vocabulary_mismatch(
             f"The checkpoint was trained with a different vocabulary ({known.source}) than {vocabulary.path}:{differs}."
         )
     elif vocabulary is not None and vocabulary.size != rows:
-        yield f"{vocabulary.path} has {vocabulary.size:,} tokens, and the checkpoint has {rows:,} rows."
+        yield f"{vocabulary.path} has {vocabulary.size:,} tokens, but the checkpoint has {rows:,} token rows."
     elif opened.tokens is None and opened.source:
-        yield f"The checkpoint has {rows:,} token rows: {opened.source}."
+        yield f"The checkpoint has {rows:,} token rows, but {opened.source}."
     if misplaced:
         row, other = next(iter(misplaced.items()))
         base = opened.base_vocabulary
@@ -296,22 +299,23 @@ def _vocabulary_mismatch(
         closed = count_closed_gaps(base.tokens, opened.tokens) if base and opened.tokens else 0
         yield (
             f"{len(misplaced):,} rows resemble those of different tokens in the base; for example, the row of "
-            f"{token!r} (id {row}) resembles that of {names.get(other, f'row {other}')!r}. The ids were reassigned"
-            + (f", {closed} of them because the base's gaps were closed." if closed else ".")
+            f"{token!r} (id {row}) resembles the base's row of {names.get(other, f'row {other}')!r}. The ids were "
+            "reassigned" + (f", {closed} of them because gaps in the base's token ids were closed." if closed else ".")
         )
 
 
 def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
-    """Return why the old rows drifted, or an empty string if they did not."""
+    """Return the reason why the old rows count as drifted, or an empty string if they do not."""
     if _frozen_by_run(opened) and old.changed and not _frozen_rows_intact(opened):
         return (
             f"{old.changed:,} of {old.count:,} old rows differ from the base's (by up to {old.difference_max:.3g}) "
-            "although the run froze them. The file was edited."
+            "even though the run froze them. The file was edited."
         )
     if hooked > _HOOKED_SHARE * old.count:
         return (
-            f"A gradient hook zeroed the gradients of {hooked:,} old rows, but weight decay still moved them by up to "
-            f"{old.difference_max:.3g} and on average by {old.moved_embedding:.2%} of their norm in the embedding."
+            f"A gradient hook zeroed the gradients of {hooked:,} old rows, but weight decay still changed the rows: by "
+            f"up to {old.difference_max:.3g} per value, and in the embedding by {old.moved_embedding:.2%} of their "
+            "norm on average."
         )
     if old.moved_embedding > DRIFTED_EMBEDDING or old.moved_head > DRIFTED_HEAD:
         return (
@@ -324,15 +328,15 @@ def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
 
 
 def _untrained(new: NewRows, fit: Moments | None) -> tuple[str, str]:
-    """Return the condition for `next_step` and the reason if the new rows are untrained, else two empty strings."""
+    """If the new rows are untrained, return the condition for `next_step` and the reason, else two empty strings."""
     if new.noise >= UNTRAINED_SHARE * new.count:
         return "new-rows-untrained", (
-            f"{new.noise:,} of {new.count:,} new rows are noise: their median norms in the embedding and the head are "
-            f"{new.norm_embedding:.1f} and {new.norm_head:.1f} times the base's."
+            f"{new.noise:,} of {new.count:,} new rows are noise: the median norm of the new rows is "
+            f"{new.norm_embedding:.1f} times the base's in the embedding and {new.norm_head:.1f} times in the head."
         )
     if new.dead and new.dead >= UNTRAINED_SHARE * new.count:
         reason = (
-            f"The tokenizer can never produce {new.dead:,} of {new.count:,} new tokens, because no merges lead to them."
+            f"The tokenizer can never produce {new.dead:,} of {new.count:,} new tokens, because no merges produce them."
         )
         return "dead", reason
     if new.never_moved == new.count and fit and fit.updates >= _UPDATES_TO_MOVE:
@@ -341,7 +345,7 @@ def _untrained(new: NewRows, fit: Moments | None) -> tuple[str, str]:
 
 
 def _is_finished(opened: OpenedCheckpoint) -> bool:
-    """Return whether a run reached its `max_steps`."""
+    """Return whether a run has reached its `max_steps`."""
     last = opened.recorded.get("max_steps")
     return opened.info.kind == "training" and last is not None and (opened.info.step or 0) >= last
 

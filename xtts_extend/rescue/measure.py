@@ -1,4 +1,4 @@
-"""Compare a checkpoint with its base model in numbers: token rows, transformer layers and optimizer moments."""
+"""Measure how the token rows, transformer layers and optimizer moments of a checkpoint compare with its base model."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
 
 EMBEDDING, HEAD, _ = TOKEN_TENSORS
-#: Margin in cosine similarity above which a row is taken to belong to a different token than its id says.
+#: A row is taken to belong to a different token than its id says if its cosine similarity to that token's row exceeds
+#: its similarity to its own token's row by more than this margin.
 _CLEARLY_MORE_SIMILAR = 0.1
-#: Ratio of a row's norm to the base's median norm above which the row is noise.
+#: Ratio of a row's norm to the base's median norm above which the row counts as noise.
 NOISE_NORM_RATIO = 3.0
-#: Smallest ratio of a noise row's norm to that of a standard normal row. Stock coqui-tts initializes new rows as
-#: standard normal, which in the head is ten times the base's norm.
+#: Smallest ratio of a noise row's norm to that of a row of standard normal values. Stock coqui-tts initializes new rows
+#: with such values. In the head, their norm is ten times the base's.
 _NOISE_SIGMA = 0.5
-#: Number of updates without a token after which its moments underflow in float32, as if the token had never occurred.
+#: If a token does not occur for this many updates, its moments underflow to zero in float32, as if it had never
+#: occurred.
 _MOMENTS_LAST = 1000
 
 
 @dataclass(frozen=True)
 class OldRows:
-    """A comparison of the rows of the base's tokens with the base.
+    """A comparison of a checkpoint's rows for the base's tokens with the base's own rows.
 
     Attributes:
         count: Number of rows.
@@ -42,8 +44,8 @@ class OldRows:
         moved_embedding_max: Maximum of ‖row − base‖ / ‖base‖ over the rows of the embedding.
         moved_head: Mean of ‖row − base‖ / ‖base‖ over the rows of the head.
         moved_head_max: Maximum of ‖row − base‖ / ‖base‖ over the rows of the head.
-        cosine_min: Smallest cosine similarity between a row of the embedding and the base's row.
-        cosine_mean: Mean cosine similarity between the rows of the embedding and the base's rows.
+        cosine_min: Smallest cosine similarity between a row of the embedding and the base's row for the same token.
+        cosine_mean: Mean cosine similarity between the rows of the embedding and the base's rows for the same tokens.
     """
 
     count: int
@@ -63,8 +65,8 @@ class NewRows:
 
     Attributes:
         count: Number of rows.
-        norm_embedding: Median norm in the embedding, divided by the base's.
-        norm_head: Median norm in the head, divided by the base's.
+        norm_embedding: Median norm in the embedding, divided by the base's median norm.
+        norm_head: Median norm in the head, divided by the base's median norm.
         spread_embedding: Standard deviation of the norms in the embedding, divided by the base's median norm.
         spread_head: Standard deviation of the norms in the head, divided by the base's median norm.
         never_moved: Number of rows that never moved; None if unknown.
@@ -88,7 +90,7 @@ class Moments:
 
     Attributes:
         updates: Number of updates that the optimizer has made.
-        misfits: Descriptions of the moments of token rows that do not match the weights.
+        misfits: Descriptions of token row moments that do not match the weights.
         other_misfits: Descriptions of other optimizer state that does not match the weights.
     """
 
@@ -98,10 +100,10 @@ class Moments:
 
 
 def misplaced_rows(opened: OpenedCheckpoint) -> dict[int, int]:
-    """Find rows that clearly resemble a different token's row in the base more than their own token's.
+    """Find rows that clearly resemble a different token's row in the base more than their own token's row.
 
     Returns:
-        Row in the checkpoint → row in the base that it resembles.
+        Row in the checkpoint → the row in the base that it resembles.
     """
     if not len(opened.rows):
         return {}
@@ -113,7 +115,7 @@ def misplaced_rows(opened: OpenedCheckpoint) -> dict[int, int]:
 
 
 def measure_old_rows(opened: OpenedCheckpoint, misplaced: dict[int, int]) -> OldRows:
-    """Measure how far the rows of the base's tokens have moved from the base, ignoring `misplaced` rows."""
+    """Measure how far the rows of the base's tokens have moved from the base's rows, ignoring `misplaced` rows."""
     in_place = torch.tensor([row not in misplaced for row in opened.rows.tolist()], dtype=torch.bool)
     changed = torch.zeros(int(in_place.sum()), dtype=torch.bool)
     if not len(changed):
@@ -142,10 +144,11 @@ def measure_old_rows(opened: OpenedCheckpoint, misplaced: dict[int, int]) -> Old
 
 
 def hooked_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> int:
-    """Count old rows of the head that changed although their gradients were always zero, as a hook makes them.
+    """Count the head's old rows that changed even though a gradient hook zeroed their gradients.
 
-    Every step gives every row of the head a gradient. If old rows have zero moments while new rows do not, a gradient
-    hook zeroed their gradients, and weight decay still moved them.
+    Every step gives every row of the head a gradient. If the moments of old rows are zero but those of new rows are
+    not, a gradient hook zeroed the gradients of the old rows. If these rows changed all the same, weight decay moved
+    them.
     """
     state = (moments or {}).get(HEAD, {}).get("exp_avg_sq")
     if state is None or state.shape[0] != opened.info.vocab_size or not state[opened.new_rows].any():
@@ -171,7 +174,7 @@ def transformer_drift(opened: OpenedCheckpoint) -> dict[str, float]:
 
 
 def start_rows(opened: OpenedCheckpoint) -> Tensor | None:
-    """Return the embedding that the run started with, or None if how rows were initialized is not recorded."""
+    """Return the embedding that the run started with, or None if the initialization of its rows is not recorded."""
     base, config = opened.base_vocabulary, opened.recorded
     tokens = opened.tokens
     if not opened.record or base is None or tokens is None or not config.get("init") or not len(opened.new_rows):
@@ -186,9 +189,9 @@ def start_rows(opened: OpenedCheckpoint) -> Tensor | None:
 
 
 def untrained_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> tuple[Tensor, Tensor | None]:
-    """Find new rows that are noise, and those that never moved.
+    """Find the new rows that are noise and those that never moved.
 
-    Only rows of the embedding show whether a token occurred, because rows of the head get a gradient at every step.
+    Only the embedding shows whether a token occurred, because every row of the head gets a gradient at every step.
 
     Returns:
         Two masks over the m new rows, each of shape (m,): the rows that are noise, and the rows that never moved. The
@@ -213,13 +216,13 @@ def untrained_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] 
 def measure_new_rows(
     opened: OpenedCheckpoint, noise: Tensor, never_moved: Tensor | None, vocabulary: Vocabulary | None
 ) -> NewRows | None:
-    """Compare the new rows with the distribution of the base's; return None if there are no new rows.
+    """Compare the new rows with the distribution of the base's rows; return None if there are no new rows.
 
     Args:
         opened: The checkpoint.
         noise: Mask of noise rows, from `untrained_rows`.
         never_moved: Mask of rows that never moved, from `untrained_rows`.
-        vocabulary: The checkpoint's vocabulary with merges, if available.
+        vocabulary: The checkpoint's vocabulary, including merges, if available.
     """
     new = opened.new_rows
     if not len(new):
@@ -246,7 +249,7 @@ def measure_new_rows(
 
 
 def not_finite(opened: OpenedCheckpoint) -> list[str]:
-    """Return the names of weights and moments that hold NaN or infinity."""
+    """Return the names of weights and moments that contain NaN or infinity."""
     names = [key for key, tensor in opened.weights.items() if not torch.isfinite(tensor).all()]
     for optimizer in opened.training.optimizer:
         for number, state in optimizer["state"].items():
@@ -259,11 +262,11 @@ def not_finite(opened: OpenedCheckpoint) -> list[str]:
 
 
 def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | None) -> Moments | None:
-    """Compare the optimizer's state with the weights; return None if the file has none.
+    """Compare the optimizer's state with the weights; return None if the file has no optimizer state.
 
     Args:
         opened: The checkpoint.
-        moments: The optimizer's state by parameter, from `moments_by_name`.
+        moments: The optimizer's state by parameter name, from `moments_by_name`.
     """
     if not opened.info.has_optimizer:
         return None
@@ -276,7 +279,7 @@ def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]]
         for key in opened.weights
         if key.startswith("gpt.")
         and key.removeprefix("gpt.") not in moments
-        # In a run with an adapter, only token rows have moments besides the adapter.
+        # In a run with an adapter, only the adapter and the token rows have moments.
         and (not has_adapter or key.removeprefix("gpt.") in TOKEN_TENSORS)
         and not (opened.voice_was_frozen and key.removeprefix("gpt.").startswith(VOICE_PARTS))
     ]
@@ -293,10 +296,10 @@ def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]]
 
 
 def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
-    """Return a list with the reason why the embedding's moments belong to other rows, empty if they do not.
+    """Return a list with the reason why the embedding's moments belong to different rows; it is empty if they do not.
 
     Every update moves exactly the rows that have moments. If rows with moments never moved while rows without moments
-    did, the moments belong to other rows.
+    did, the moments belong to different rows.
     """
     state = moments.get(EMBEDDING, {})
     if "exp_avg_sq" not in state or opened.frozen_rows or updates > _MOMENTS_LAST:
@@ -307,7 +310,8 @@ def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str
     unmoved, missing = int((has_moments & ~moved).sum()), int((moved & ~has_moments).sum())
     if unmoved and missing:
         return [
-            f"{unmoved:,} rows of {EMBEDDING} have moments but never moved, and {missing:,} moved but have no moments"
+            f"{unmoved:,} rows of {EMBEDDING} have moments but never moved, and {missing:,} others moved but have no "
+            "moments"
         ]
     return []
 
@@ -317,7 +321,7 @@ def schedule_notes(opened: OpenedCheckpoint, updates: int) -> list[str]:
 
     Args:
         opened: The checkpoint.
-        updates: Number of updates that its optimizer has made.
+        updates: Number of updates that the optimizer has made.
     """
     notes = []
     groups = [group for optimizer in opened.training.optimizer for group in optimizer["param_groups"]]
@@ -328,7 +332,7 @@ def schedule_notes(opened: OpenedCheckpoint, updates: int) -> list[str]:
             "so further steps will change almost nothing."
         )
     batches = (opened.info.step or 0) + 1
-    # The stock Trainer may save in the middle of gradient accumulation, and it does not record over how many batches.
+    # The stock Trainer may save in the middle of gradient accumulation, without recording over how many batches.
     if opened.info.written_by == "coqui" and 0 < updates < batches and batches % round(batches / updates):
         notes.append(
             f"The optimizer made {updates:,} updates in {batches:,} batches, about one every "
@@ -339,7 +343,7 @@ def schedule_notes(opened: OpenedCheckpoint, updates: int) -> list[str]:
 
 
 def values(measured: Any) -> dict[str, Any] | None:
-    """Return a measurement as plain values, with None for values that are not finite, which JSON does not have."""
+    """Return a measurement as plain values, with None in place of NaN and infinity, which JSON cannot represent."""
     if measured is None:
         return None
     plain = measured if isinstance(measured, dict) else asdict(measured)

@@ -1,7 +1,7 @@
-"""Suggest the next command for a checkpoint, with the settings that its run recorded.
+"""Suggest the command to run next for a checkpoint, with the settings that its run recorded.
 
-The command never repeats the same weights at the same learning rate, never uses a file that is missing, damaged or
-itself diverged, and never resumes from a base model.
+The command never repeats a failure by training the same weights at the same learning rate, never uses a checkpoint
+that is missing or damaged or has itself diverged, and never resumes from a base model.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ from xtts_extend.run.config import NewLanguageConfig, read_json
 from xtts_extend.run.curves import Curves, read_curves
 from xtts_extend.setup.command_line import flags_of_run
 
-#: Factor by which the suggested command lowers a learning rate that was too high or has stopped helping.
+#: The suggested command multiplies a learning rate that was too high, or that no longer helps, by this factor.
 LOWER_RATE = 0.1
-#: Displacement of the median layer, as a share of its norm, above which a run has diverged. It is 20 to 31% in healthy
-#: runs of the mini model and 370% at 40 times the learning rate.
+#: Median displacement of the layers, as a fraction of their norm, above which a run counts as diverged. It is 20 to 31%
+#: in healthy runs of the mini model and 370% at 40 times the usual learning rate.
 WRECKED_LAYERS = 1.0
 #: Learning rates that are lowered together → their flags.
 _RATES = {"lr": ("--learning-rate", "{:g}"), "new_row_learning_rate": ("--coqpit.new_row_learning_rate={:g}",)}
-#: Placeholders in a command for values that no file records.
+#: Placeholders in a command for values that are not recorded in any file.
 _PLACEHOLDERS = ("LANGUAGE", "MANIFEST", "VOCAB", "NEW", "TEXT", "OLD_VOCAB", "N")
 
-_ACCUMULATION_UNKNOWN = "The stock Trainer does not record gradient accumulation ({})."
+_ACCUMULATION_UNKNOWN = "The stock Trainer does not record the number of gradient accumulation steps ({})."
 
 
 @dataclass
 class NextStep:
-    """A command, and notes to read before running it."""
+    """A suggested command, and notes to read before running it."""
 
     command: str
     notes: list[str] = field(default_factory=list)
 
 
 def as_sentence(text: str) -> str:
-    """Return a clause as a sentence, with a capital letter and a full stop."""
+    """Return a clause as a sentence, with a capital letter and a period."""
     return text[:1].upper() + text[1:].removesuffix(".") + "."
 
 
 def load_curves(opened: OpenedCheckpoint) -> Curves | None:
-    """Return the losses in a checkpoint's folder up to its step, or None if there are none."""
+    """Return the losses recorded in a checkpoint's folder up to the checkpoint's step, or None if there are none."""
     return read_curves(Path(opened.info.path), opened.info.step, opened.recorded.get("language", ""))
 
 
 def diverged(opened: OpenedCheckpoint, curves: Curves | None, drift: Mapping[str, float]) -> str:
-    """Return why a run diverged, or an empty string if it did not.
+    """Return the reason why a run counts as diverged, or an empty string if it does not.
 
     Args:
         opened: The checkpoint.
-        curves: Its losses, if there are any.
-        drift: Part of the model → how far it moved, as a share of its norm; see `transformer_drift`.
+        curves: The recorded losses; None if there are none.
+        drift: Part of the model → how far it moved, as a fraction of its norm; see `transformer_drift`.
     """
     if curves and (reason := curves.diverged()):
         return reason
@@ -70,13 +70,13 @@ def diverged(opened: OpenedCheckpoint, curves: Curves | None, drift: Mapping[str
     if layers <= WRECKED_LAYERS:
         return ""
     return (
-        f"The transformer layers moved by {layers:.0%} of their norm; in healthy runs they move by 20 to 30%. The "
-        "learning rate was too high, or training took too long."
+        f"The transformer layers moved by {layers:.0%} of their norm; in healthy runs, they move by 20 to 30%. The "
+        "learning rate was too high, or the run trained for too long."
     )
 
 
 def next_step_for_damage(checkpoint: Path, base: Path) -> NextStep:
-    """Return the next command for a file that cannot be opened.
+    """Return the command to run next if a checkpoint cannot be opened.
 
     The command resumes from the newest intact checkpoint in the same folder that has not diverged. If there is none, it
     starts a new run.
@@ -100,12 +100,12 @@ def next_step_for_damage(checkpoint: Path, base: Path) -> NextStep:
 def next_step(
     condition: str, opened: OpenedCheckpoint, base: Path, vocab: Path | None, *, misplaced: bool = False
 ) -> NextStep:
-    """Return the next command for a verdict; words in capitals are placeholders.
+    """Return the command to run next for a verdict, with placeholders in capitals.
 
     Args:
         condition: A verdict, or a special case of one: "moments" if only the optimizer's moments do not match the
             weights; "edited" if the file's rows contradict its recorded vocabulary; "never-moved" or "dead" if a repair
-            cannot help new rows; "finished" if a healthy run has nothing left to do.
+            cannot help the new rows; "finished" if a healthy run has nothing left to do.
         opened: The checkpoint.
         base: The base directory or file that the user passed.
         vocab: The vocabulary that the user passed.
@@ -136,14 +136,14 @@ def next_step(
     if condition == "new-rows-untrained":
         return NextStep(shlex.join([*repair, "--reinit-untrained"]))
     if condition == "never-moved":
-        reason = "No training text contains a new token. Pass manifests in the language to learn."
+        reason = "None of the training texts contains a new token. Pass manifests in the language to learn."
         resumed = _resume(opened, base, "--train-manifest", "MANIFEST", "--new-run", "--allow-changes")
         return NextStep(resumed.command, [reason, *resumed.notes])
     if condition == "dead":
         language = opened.recorded.get("language") or "LANGUAGE"
         command = ["xtts-extend", "extend-vocab", "--base-vocab", str(opened.base_file.parent / "vocab.json")]
         command += ["--language", language, "--text", "TEXT", "--output", "NEW"]
-        reason = "Then start a new run with NEW, because tokens without merges never occur in a text."
+        reason = "After that, start a new run with NEW, because the tokenizer never produces tokens without merges."
         return NextStep(shlex.join(command), [reason, *_placeholder_notes(command)])
     if condition == "finished":
         return NextStep(shlex.join(["xtts-extend", "export", "--checkpoint", str(path), "--output", "MODEL"]))
@@ -155,13 +155,13 @@ def next_step(
 def _resume_earlier_at_lower_rate(
     opened: OpenedCheckpoint, base: Path, accepts: Callable[[OpenedCheckpoint], bool], *, clip: bool = False
 ) -> NextStep:
-    """Return a command that resumes from an earlier healthy checkpoint or starts a new run, at a lower learning rate.
+    """Return a command that resumes from an earlier healthy checkpoint, or else starts a new run, at a lower rate.
 
     Args:
-        opened: The checkpoint not to resume from.
+        opened: The checkpoint that must not be resumed.
         base: The base directory or file that the user passed.
-        accepts: Function that returns whether a healthy checkpoint may be resumed.
-        clip: Whether to add gradient clipping.
+        accepts: Function that returns whether a given healthy checkpoint may be resumed.
+        clip: Whether to turn on gradient clipping.
     """
     recorded = {"lr": NewLanguageConfig.lr, **opened.recorded}
     changed: dict[str, float] = {"grad_clip": 1.0} if clip else {}
@@ -176,7 +176,7 @@ def _resume_earlier_at_lower_rate(
 
 
 def _healthy_alternatives(opened: OpenedCheckpoint, base: Path) -> Iterator[OpenedCheckpoint]:
-    """Yield the run's checkpoints up to this step with different weights that did not diverge, newest first."""
+    """Yield the run's checkpoints up to this step that have different weights and did not diverge, newest first."""
     for other in _other_checkpoints(Path(opened.info.path), base, opened.info.step):
         same = all(torch.equal(tensor, other.weights[key]) for key, tensor in opened.weights.items())
         if not same and not _has_diverged(other):
@@ -184,12 +184,12 @@ def _healthy_alternatives(opened: OpenedCheckpoint, base: Path) -> Iterator[Open
 
 
 def _other_checkpoints(path: Path, base: Path, last: int | None = None) -> Iterator[OpenedCheckpoint]:
-    """Yield the other training checkpoints in a file's folder that are intact and finite, newest first.
+    """Yield the other intact training checkpoints in a file's folder that contain only finite values, newest first.
 
     Args:
         path: The file, or a run folder.
         base: The base directory or file that the user passed.
-        last: The latest step to include. None includes all.
+        last: The latest step to include; None to include all.
     """
     folder = path if path.is_dir() else path.parent
     candidates = []
@@ -215,7 +215,7 @@ def _has_diverged(opened: OpenedCheckpoint) -> bool:
 
 
 def _resume(opened: OpenedCheckpoint, base: Path, *flags: str) -> NextStep:
-    """Return a command that resumes from a checkpoint, with flags for settings that it does not record."""
+    """Return a command that resumes from a checkpoint, with flags for settings that the checkpoint does not record."""
     recorded = opened.recorded
     command = [*_launcher(opened), RECIPE, "--checkpoint", str(opened.info.path)]
     if not Path(recorded.get("base_dir") or "nowhere").is_dir():
@@ -233,7 +233,7 @@ def _resume(opened: OpenedCheckpoint, base: Path, *flags: str) -> NextStep:
 
 
 def _start_new_run_from(opened: OpenedCheckpoint, base: Path, weights: Path | None = None) -> NextStep:
-    """Return a command that starts a new run with a checkpoint's settings, from `weights` or from the base."""
+    """Return a command that starts a new run from `weights` or from the base, with a checkpoint's settings."""
     return _begin(opened.recorded, base, Path(opened.info.path).parent, weights, opened)
 
 
@@ -245,7 +245,7 @@ def _begin(
     opened: OpenedCheckpoint | None = None,
     vocabulary: Path | None = None,
 ) -> NextStep:
-    """Return a command that starts a new run with recorded settings, from the base or from the weights in a file.
+    """Return a command that starts a new run from the base or from the weights in a file, with recorded settings.
 
     Args:
         recorded: Configuration of the old run; empty if unknown.
@@ -290,13 +290,13 @@ def _begin(
 
 
 def _launcher(opened: OpenedCheckpoint | None) -> list[str]:
-    """Return the launcher command for as many processes as the run had."""
+    """Return the command that launches as many processes as the run had."""
     processes = opened.training.processes if opened else 1
     return ["torchrun", "--nproc_per_node", str(processes)] if processes > 1 else ["python"]
 
 
 def _exists(spec: str) -> bool:
-    """Return whether the file that PATH or PATH:LANG names exists."""
+    """Return whether the file named by PATH or PATH:LANG exists."""
     return Path(spec).exists() or Path(spec.rpartition(":")[0] or spec).exists()
 
 

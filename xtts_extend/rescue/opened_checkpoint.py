@@ -1,4 +1,4 @@
-"""Open a checkpoint together with its base model, and match their token rows."""
+"""Open a checkpoint together with its base model, and match the token rows of the two."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ REINITIALISED = "reinitialised_rows"
 
 @dataclass(frozen=True)
 class OpenedCheckpoint:
-    """A checkpoint and its base model, with tensors mapped from the files.
+    """A checkpoint and its base model, with tensors memory-mapped from the files.
 
     Attributes:
         info: The checkpoint's header.
-        content: The checkpoint.
-        prefix: Prefix of the GPT's keys in the checkpoint.
-        weights: The checkpoint's tensors by their names in `Xtts`.
-        base: The base's tensors by their names in `Xtts`.
+        content: The loaded content of the checkpoint.
+        prefix: Prefix of the names of the GPT's tensors in the checkpoint.
+        weights: The checkpoint's tensors, keyed by their names in `Xtts`.
+        base: The base's tensors, keyed by their names in `Xtts`.
         base_file: The base's file.
         base_vocabulary: The vocabulary beside the base's file, if there is one.
-        known: The vocabulary that the checkpoint was trained with, if the files show it.
+        known: The vocabulary that the checkpoint was trained with, if it can be determined from the files.
         tokens: Token → row in the checkpoint, from `known` or else from the user's vocabulary; None if unknown.
-        source: Where `tokens` come from. If they are unknown, why the vocabulary that was found is not the
+        source: Where `tokens` comes from; if it is None, the reason why the vocabulary that was found is not the
             checkpoint's.
-        rows: (n,) rows of the checkpoint that belong to tokens of the base.
-        base_rows: (n,) rows of the same tokens in the base.
+        rows: Indices of the checkpoint's rows that belong to tokens of the base, of shape (n,).
+        base_rows: Indices of the same tokens' rows in the base, of shape (n,).
     """
 
     info: CheckpointInfo
@@ -68,12 +68,12 @@ class OpenedCheckpoint:
 
     @cached_property
     def training(self) -> TrainingCheckpoint:
-        """The content, with its values interpreted as by the trainer that wrote it."""
+        """The content, interpreted according to the trainer that wrote it."""
         return TrainingCheckpoint.of(self.content, self.info)
 
     @property
     def record(self) -> RunRecord | None:
-        """The record that our runs store; None in files of the stock Trainer."""
+        """The record that our runs store; None in files written by the stock Trainer."""
         return self.training.record
 
     @property
@@ -93,19 +93,19 @@ class OpenedCheckpoint:
 
     @property
     def voice_was_frozen(self) -> bool:
-        """Whether the run froze the voice side."""
+        """Whether the run froze the voice side of the GPT."""
         return bool(self.recorded.get("voice") == "frozen")
 
     @property
     def new_rows(self) -> Tensor:
-        """(m,) rows of the checkpoint for tokens that the base does not have, except ids without a token."""
+        """Indices of the checkpoint's rows for tokens that are not in the base, of shape (m,), without unused ids."""
         old = set(self.rows.tolist())
         all_rows = range(self.info.vocab_size) if self.tokens is None else sorted(self.tokens.values())
         return torch.tensor([row for row in all_rows if row not in old], dtype=torch.long)
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """A vocabulary with the checkpoint's tokens but without merges, which checkpoints do not record."""
+        """A vocabulary with the checkpoint's tokens but no merges, because checkpoints do not record merges."""
         return Vocabulary(Path(self.info.path), dict(self.tokens or {}), [], "")
 
     @property
@@ -117,12 +117,12 @@ class OpenedCheckpoint:
 
 
 def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) -> OpenedCheckpoint:
-    """Open a checkpoint and its base model, and match their token rows.
+    """Open a checkpoint and its base model, and match the token rows of the two.
 
     Args:
-        checkpoint: A file, or a run folder (its newest intact checkpoint).
+        checkpoint: A checkpoint file, or a run folder, in which case its newest intact checkpoint is opened.
         base: A base directory, or its `model.pth`.
-        vocab: The vocabulary to use if the checkpoint's is unknown and the number of rows matches.
+        vocab: The vocabulary to use if the checkpoint's is unknown and this one has as many tokens as there are rows.
 
     Raises:
         DamagedError: The checkpoint is damaged.
@@ -141,7 +141,7 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
         raise CheckpointError(str(error)) from error
     if _sizes(base_info) != _sizes(info):
         raise CheckpointError(
-            f"{info.path} has {_sizes(info)} and {base_file} has {_sizes(base_info)}, so the checkpoint was not "
+            f"{info.path} has {_sizes(info)}, but {base_file} has {_sizes(base_info)}, so the checkpoint was not "
             "trained from this base. Pass the base that the run started from."
         )
     base_content, _ = load_checkpoint(base_file)
@@ -182,7 +182,7 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
 def _require_same_architecture(
     weights: Mapping[str, Tensor], base: Mapping[str, Tensor], path: str, file: Path
 ) -> None:
-    """Raise unless both files have the same GPT tensors, apart from the token rows, and the base's are finite."""
+    """Raise unless the GPTs in both files have the same tensors, except for token rows, and the base's are finite."""
 
     def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         gpt = {key.removeprefix("gpt."): tuple(tensor.shape) for key, tensor in state.items() if key.startswith("gpt.")}
@@ -192,11 +192,12 @@ def _require_same_architecture(
     differ = sorted({name for name in {*found, *expected, *TOKEN_TENSORS} if found.get(name) != expected.get(name)})
     if differ or not found.keys() >= set(TOKEN_TENSORS):
         raise CheckpointError(
-            f"{path} and {file} differ in {len(differ)} tensors or their shapes ({first_ten(differ) or 'text_head'}), "
-            "so the former was not trained from the latter. Pass the base that the run started from."
+            f"{path} and {file} differ in the names or shapes of {len(differ)} tensors "
+            f"({first_ten(differ) or 'text_head'}), so the checkpoint was not trained from this base. Pass the base "
+            "that the run started from."
         )
     if broken := [key for key, tensor in base.items() if not torch.isfinite(tensor).all()]:
-        raise CheckpointError(f"The base {file} holds NaN or infinity ({first_ten(broken)}). Use an intact copy.")
+        raise CheckpointError(f"The base {file} contains NaN or infinity ({first_ten(broken)}). Use an intact copy.")
 
 
 def _require_its_base(
@@ -208,7 +209,7 @@ def _require_its_base(
     path: str,
     file: Path,
 ) -> None:
-    """Raise unless the rows that one of our runs recorded at its start equal this base's rows or resemble them."""
+    """Raise if the base's token rows neither equal those that our run started from nor resemble the checkpoint's."""
     if record is None or not record.base_rows.digests or not len(rows):
         return
     count = min(record.base_rows.rows, base["gpt.text_head.bias"].shape[0])
@@ -218,8 +219,8 @@ def _require_its_base(
     _, cosines = nearest_rows(weights[embedding][rows], base[embedding])
     if float(cosines.mean()) < SAME_TOKEN_COSINE / 2:
         raise CheckpointError(
-            f"The token rows of {file} are unlike those that the run of {path} started from, so the run did not start "
-            "from this base. Pass the base that the run started from."
+            f"The token rows of {file} do not resemble those that the run of {path} started from, so the run did not "
+            "start from this base. Pass the base that the run started from."
         )
 
 
@@ -230,8 +231,8 @@ def _sizes(info: CheckpointInfo) -> str:
 def moments_by_name(opened: OpenedCheckpoint) -> dict[str, dict[str, Any]] | None:
     """Return the optimizer's state, keyed by parameter name in the GPT (such as "text_head.weight").
 
-    Checkpoints number the parameters in an order that follows from the architecture and the configuration. The order is
-    taken from a GPT on the meta device.
+    In checkpoints, the parameters are numbered in an order that follows from the architecture and the configuration.
+    The order is taken from a GPT on the meta device.
 
     Returns:
         Parameter name → state, without frozen rows and adapters. None if the file has no optimizer state, or if its
@@ -273,11 +274,11 @@ def moments_by_name(opened: OpenedCheckpoint) -> dict[str, dict[str, Any]] | Non
 
 
 def row_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the optimizer state that has a parameter's shape (for AdamW, exp_avg and exp_avg_sq), not the counters."""
+    """Return the parts of a parameter's optimizer state that have its shape (for AdamW, exp_avg and exp_avg_sq)."""
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
 
 
 def expected_shape(opened: OpenedCheckpoint, name: str) -> tuple[int, ...]:
-    """Return the expected shape of a parameter's moments, which is the weight's without the rows that the run froze."""
+    """Return the expected shape of a parameter's moments: its own shape, without the rows that the run froze."""
     shape = tuple(opened.weights[f"gpt.{name}"].shape)
     return (shape[0] - opened.frozen_rows, *shape[1:]) if name in TOKEN_TENSORS else shape

@@ -53,28 +53,28 @@ def repair(
 ) -> dict[str, Any]:
     """Write a repaired copy of a checkpoint that can be resumed and exported; the original is only read.
 
-    Rows of old tokens become the base's, bit for bit, and their moments become zero. A run that resumes from the copy
-    freezes them. Everything else stays unless the arguments say otherwise.
+    Rows of old tokens are replaced with the base's, bit for bit, and their moments are set to zero. A run that resumes
+    from the copy freezes these rows. Everything else is left unchanged unless the arguments say otherwise.
 
     Args:
-        checkpoint: A checkpoint file, or a run folder whose newest intact checkpoint is repaired.
+        checkpoint: A checkpoint file, or a run folder, in which case its newest intact checkpoint is repaired.
         base: A base directory, or its `model.pth`.
-        output: A new folder, which becomes a run; or a new file, if it ends in ".pth".
-        blend: Share of the base in the rest of the GPT: (1 − blend) · checkpoint + blend · base.
-        reinit_untrained: Re-initialize new rows that are noise or never moved.
-        plan: Report what would be done and whether it would help, but write nothing.
+        output: A new run folder, or a new file if the name ends in ".pth".
+        blend: Fraction of the base to blend into the rest of the GPT: (1 − blend) · checkpoint + blend · base.
+        reinit_untrained: Whether to re-initialize new rows that are noise or never moved.
+        plan: Whether only to report what would be done and whether it would help, without writing anything.
 
     Returns:
-        What was done: `checkpoint`, `output`, `written`, `old_rows`, `old_rows_restored`, `moments_zeroed` (rows),
-        `blend`, `blended_tensors`, `reinitialised_rows`, `frozen_from_here_on`. A plan adds the `verdict` and `next` of
-        `examine`, and `pointless`, which says why a repair would not help and is empty if it would. If a repair would
-        be refused, a plan raises no error and returns only these three values with `checkpoint`, `output` and
-        `written`.
+        What was done, under the keys `checkpoint`, `output`, `written`, `old_rows`, `old_rows_restored`,
+        `moments_zeroed` (number of rows), `blend`, `blended_tensors`, `reinitialised_rows` and `frozen_from_here_on`. A
+        plan adds `verdict` and `next` from `examine`, and `pointless`, which says why a repair would not help and is
+        empty if it would. If a repair would be refused, a plan raises no error and returns only these three values
+        along with `checkpoint`, `output` and `written`.
 
     Raises:
         CheckpointError: There is no intact checkpoint, or the checkpoint was not trained from this base, or its rows
             belong to different tokens than its vocabulary says.
-        CheckFailed: The checkpoint holds NaN or infinity.
+        CheckFailed: The checkpoint contains NaN or infinity.
         ConfigError: The output exists, or `blend` is not between 0 and 1.
         MachineError: The output could not be written.
 
@@ -85,7 +85,7 @@ def repair(
     if not 0 <= blend <= 1:
         raise ConfigError(f"--blend is {blend}. Expected the share of the base, from 0 to 1 (0.3 means 30% base).")
     if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise ConfigError(f"{output} already exists. Choose a new folder, or a new file that ends in .pth.")
+        raise ConfigError(f"{output} already exists. Choose a new folder, or a new file whose name ends in .pth.")
     assessment: dict[str, Any] = {}
     if plan:
         diagnosis = examine(checkpoint, base)
@@ -99,18 +99,19 @@ def repair(
     opened = open_checkpoint_with_base(checkpoint, base, None)
     if blend and opened.adapter_rank:
         raise ConfigError(
-            "--blend cannot be used with an adapter, because the transformer is then already the base's. Omit --blend."
+            "--blend cannot be used with an adapter, because the transformer then still has the base's weights. Omit "
+            "--blend."
         )
     if broken := not_finite(opened):
         raise CheckFailed(
-            f"{opened.info.path} holds NaN or infinity ({first_ten(broken)}), which cannot be repaired. Resume from an "
-            "earlier checkpoint."
+            f"{opened.info.path} contains NaN or infinity ({first_ten(broken)}), which cannot be repaired. Resume from "
+            "an earlier checkpoint."
         )
     if misplaced := misplaced_rows(opened):
         raise CheckpointError(
             f"{len(misplaced):,} rows of {opened.info.path} belong to different tokens than its vocabulary says, so "
-            "the base's rows would replace the wrong ones. Pass the vocabulary that the checkpoint was actually "
-            "trained with as --checkpoint-vocab, and migrate it first. If the wrong vocabulary is recorded in the "
+            "the base's rows would replace the wrong ones. Migrate the checkpoint first, using --checkpoint-vocab to "
+            "pass the vocabulary that it was actually trained with. If the wrong vocabulary is recorded in the "
             "checkpoint itself, the file has been edited; use an earlier checkpoint."
         )
     moments = moments_by_name(opened)
@@ -142,12 +143,12 @@ def repair(
 
 
 def _reason_not_to_repair(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) -> str:
-    """Return why a repair would not help with this diagnosis, or an empty string if it would."""
+    """Return the reason why a repair would not help, given this diagnosis, or an empty string if it would."""
     verdict, verdicts = diagnosis.verdict, {diagnosis.verdict, *diagnosis.also}
     if verdict in _REFUSED:
         return f"{_REFUSED[verdict]} {diagnosis.reason}"
     if "diverged" in verdicts:
-        return "The transformer diverged, which neither the base's rows nor a blend can undo."
+        return "The transformer diverged, and neither restoring the base's rows nor blending can undo that."
     if verdict == "healthy" and not blend:
         return "There is nothing to repair."
     if verdict == "overfitted" and not blend:
@@ -183,7 +184,7 @@ def _repaired_weights(opened: OpenedCheckpoint, blend: float, reinit_rows: Tenso
 
 
 def _initial_rows(opened: OpenedCheckpoint) -> dict[str, Tensor]:
-    """Return a new run's initial token tensors for this vocabulary: romanized, or the mean if tokens are unknown."""
+    """Return the token tensors that a new run would start with: romanized, or the base's mean if tokens are unknown."""
     base, tokens = opened.base_vocabulary, opened.tokens
     if base is None or tokens is None:
         logger.warning(" > The tokens of the new rows are unknown, so these rows start as the mean of the base's rows.")
@@ -207,7 +208,7 @@ def _initial_rows(opened: OpenedCheckpoint) -> dict[str, Tensor]:
 def _zero_moments(
     opened: OpenedCheckpoint, moments: Mapping[str, dict[str, Any]] | None, rows: Tensor, *, dry_run: bool
 ) -> int:
-    """Zero the moments of rows in the loaded content, unless `dry_run`; return the number of rows that had any."""
+    """Zero the moments of rows in the loaded content, unless `dry_run`; return how many rows had nonzero ones."""
     zeroed = set()
     for name in TOKEN_TENSORS:
         state = (moments or {}).get(name, {})
@@ -227,10 +228,10 @@ def _zero_moments(
 def _record_frozen_rows(
     opened: OpenedCheckpoint, content: dict[str, Any], moments: Mapping[str, dict[str, Any]] | None
 ) -> bool:
-    """Record the restored rows as frozen if they have the first ids; return whether a resumed run will freeze them.
+    """If the restored rows have the lowest ids, record them as frozen; return whether a resumed run will freeze them.
 
-    Frozen rows have no moments. Files of the stock Trainer are not changed, because their rows are recognized as the
-    base's when they are resumed.
+    Frozen rows have no moments. Files written by the stock Trainer are left unchanged, because their rows are
+    recognized as the base's when a run resumes from them.
     """
     count = opened.base[f"gpt.{TOKEN_TENSORS[0]}"].shape[0]
     first = torch.arange(count)
@@ -258,7 +259,7 @@ def _record_frozen_rows(
 
 
 def _write(opened: OpenedCheckpoint, content: dict[str, Any], output: Path) -> None:
-    """Write a run folder with everything that resuming and exporting need, or only a file if `output` is a ".pth"."""
+    """Write a run folder with everything needed to resume and export, or only a file if `output` ends in ".pth"."""
     source = Path(opened.info.path)
     if output.suffix == ".pth":
         with atomic_write(output) as file:
