@@ -61,7 +61,7 @@ def make_npz() -> bytes:
     ("content", "kind", "message"),
     [
         (b"", DamagedError, "it is empty (0 bytes)"),
-        (bytes(600), DamagedError, "begins with zeros"),
+        (bytes(600), DamagedError, "begins with null bytes"),
         (
             b"<!DOCTYPE html>\n<html>",
             CheckpointError,
@@ -77,11 +77,11 @@ def make_npz() -> bytes:
         (b"\x08\x07\x12\x07pytorch\x1a\x052.1.0", CheckpointError, "an ONNX file, which is for inference only"),
         (b"GGUF\x03\x00", CheckpointError, "a GGUF file"),
         (pickle.dumps({"a": np.zeros(1)}), CheckpointError, "a bare pickle, not written by torch.save"),
-        (make_zip(**{"XTTS/model.pth": b"a", "XTTS/b": b""}), CheckpointError, "holds XTTS/model.pth. Unpack it"),
-        (make_zip(**{"b.txt": b"a"}), CheckpointError, "a zip archive (b.txt) that torch.save did not write"),
-        (make_zip(), CheckpointError, "a zip archive (empty) that torch.save did not write"),
+        (make_zip(**{"XTTS/model.pth": b"a", "XTTS/b": b""}), CheckpointError, "contains XTTS/model.pth. Unpack it"),
+        (make_zip(**{"b.txt": b"a"}), CheckpointError, "a zip archive (b.txt) that was not written by torch.save"),
+        (make_zip(), CheckpointError, "a zip archive (empty) that was not written by torch.save"),
         (make_npz(), CheckpointError, "a NumPy archive (npz)"),
-        (make_torchscript(), CheckpointError, "is a TorchScript file, which is a program with its weights"),
+        (make_torchscript(), CheckpointError, "is a TorchScript file, which contains a program and its weights"),
         (make_legacy({"model": WEIGHTS})[:-9], DamagedError, "it is damaged"),
     ],
     ids=[
@@ -130,7 +130,7 @@ def test_safetensors_are_read(tmp_path, device):
 
 def test_safetensors_without_a_model(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "model-00001-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match=r"found: a\)\. It is one of several shards\. Join them"):
+    with pytest.raises(CheckpointError, match=r"found: a\)\. It is one of several shards\. Merge them"):
         inspect_checkpoint(tmp_path / "model-00001-of-00002.safetensors")
     content = (tmp_path / "model-00001-of-00002.safetensors").read_bytes()
     (tmp_path / "truncated.safetensors").write_bytes(content[:-1])
@@ -167,11 +167,11 @@ def test_files_from_before_pytorch_1_6_run_no_code_either(tmp_path):
     [
         (["zero_to_fp32.py", "latest"], "a sharded DeepSpeed checkpoint\\. .* `python zero_to_fp32.py"),
         (["__0_0.distcp", ".metadata"], "a sharded torch.distributed checkpoint\\. .* dcp_to_torch"),
-        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "holds a model in 2 shards"),
-        (["pytorch_model-00001-of-00009.bin"], "holds a model in 1 shard "),
+        (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "contains a model in 2 shards"),
+        (["pytorch_model-00001-of-00009.bin"], "contains a model in 1 shard "),
         (["data.pkl", "version"], "an unpacked torch.save archive"),
-        (["config.json", "model.safetensors"], r"It holds model\.safetensors\. Pass the one you mean"),
-        (["G_100.pth", "D_100.pth", "E.pth", "F.pth"], r"D_100\.pth, E\.pth, F\.pth, and 1 more\. Pass the one"),
+        (["config.json", "model.safetensors"], r"It contains model\.safetensors\. Pass the file that you want"),
+        (["G_100.pth", "D_100.pth", "E.pth", "F.pth"], r"D_100\.pth, E\.pth, F\.pth, and 1 more\. Pass the file"),
         (["config.json"], "Pass one of these, or a checkpoint file.$"),
     ],
     ids=["DeepSpeed", "distributed", "safetensors", "Hugging Face", "unpacked", "one file", "others", "none"],

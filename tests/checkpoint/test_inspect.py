@@ -149,9 +149,9 @@ def test_files_that_are_not_checkpoints(tmp_path, content, message):
 
 
 def test_other_tensors_are_not_a_model(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no XTTS model.*codebook"):
+    with pytest.raises(CheckpointError, match="contains no XTTS model.*codebook"):
         inspect_checkpoint(save({"codebook.embed": torch.zeros(3)}, tmp_path / "dvae.pth"))
-    with pytest.raises(CheckpointError, match="holds no XTTS model"):
+    with pytest.raises(CheckpointError, match="contains no XTTS model"):
         inspect_checkpoint(save(torch.zeros(80), tmp_path / "mel_stats.pth"))
 
 
@@ -174,7 +174,8 @@ def test_a_run_folder_is_its_newest_intact_checkpoint(tmp_path, caplog):
         assert reason in line
     assert inspect_checkpoint(tmp_path).step == 30
     # A run that never improved has no best_model.pth.
-    with pytest.raises(CheckpointError, match=r"does not exist.* intact checkpoint beside it is .*best_model_30\.pth"):
+    message = r"does not exist.* intact checkpoint in the same folder is .*best_model_30\.pth"
+    with pytest.raises(CheckpointError, match=message):
         inspect_checkpoint(tmp_path / "best_model.pth")
 
 

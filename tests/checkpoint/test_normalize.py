@@ -73,7 +73,7 @@ def test_weight_norm_of_early_releases():
 
 def test_two_tensors_with_the_same_name(tmp_path):
     torch.save({"model": {**OURS, "module.xtts.gpt.text_embedding.weight": torch.zeros(3, 2)}}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"two tensors that are both called xtts\.gpt\.text_embedding\.weight"):
+    with pytest.raises(CheckpointError, match=r"two tensors that are both named xtts\.gpt\.text_embedding\.weight"):
         inspect_checkpoint(tmp_path / "a.pth")
 
 
@@ -210,5 +210,5 @@ def test_nested_weights_are_found(tmp_path, caplog, content, beside):
 )
 def test_two_models_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"holds 2 XTTS models \((student, ema|ema, student)\)"):
+    with pytest.raises(CheckpointError, match=r"contains 2 XTTS models \((student, ema|ema, student)\)"):
         inspect_checkpoint(tmp_path / "a.pth")

@@ -149,9 +149,9 @@ class Kind(enum.Enum):
 )
 def test_other_objects_are_refused_but_not_called_code(tmp_path, value, name):
     torch.save({"date": value}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"holds an object of type \S*") as caught:
+    with pytest.raises(CheckpointError, match=r"contains an object of type \S*") as caught:
         load_pickled(tmp_path / "a.pth", map_location="meta")
-    assert f"holds an object of type {name} and was not opened" in str(caught.value)
+    assert f"contains an object of type {name} and was not opened" in str(caught.value)
     assert "run code" not in str(caught.value)
 
 
@@ -178,7 +178,7 @@ class Call:
 def test_a_function_that_runs_code_is_refused(tmp_path, function, name):
     torch.save({"date": Call(function, f"touch '{tmp_path}/it ran'")}, tmp_path / "a.pth")
     with pytest.raises(
-        CheckpointError, match=rf"would run code when loaded \({name}\)\. It was refused, and nothing was run"
+        CheckpointError, match=rf"would run code when loaded \({name}\)\. It was refused, and no code was run"
     ):
         load_pickled(tmp_path / "a.pth", map_location="cpu")
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]

@@ -169,7 +169,7 @@ def test_optimizer_without_a_position_cannot_be_resumed(tmp_path, caplog, missin
     file = tmp_path / "checkpoint_5.pth"
     with pytest.raises(CheckpointError, match=rf"has optimizer state but no {missing}, .* with --start-fresh"):
         open_checkpoint(Flags(checkpoint=str(file)), Ranks())
-    with pytest.raises(CheckpointError, match=rf"checkpoint_5\.pth holds no {missing}"):
+    with pytest.raises(CheckpointError, match=rf"checkpoint_5\.pth contains no {missing}"):
         open_checkpoint(Flags(checkpoint=str(tmp_path)), Ranks())
     start = open_checkpoint(Flags(checkpoint=str(file), start_fresh=True), Ranks())
     assert (start.mode, start.info.kind) == (Mode.START, "base")

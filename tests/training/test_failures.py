@@ -129,7 +129,7 @@ def test_a_run_without_disk_space_does_not_start(corpus, fails, tmp_path, monkey
     monkeypatch.setattr("xtts_extend.checkpoint.store.shutil.disk_usage", lambda path: usage._replace(free=100_000_000))
     code, error = fails(corpus.flags(output_dir=tmp_path))
     assert code == 1
-    assert re.search(r"0.1 GB are free .* may need 0.6 GB more: 3 checkpoints of 0.1 GB", error)
+    assert re.search(r"0.1 GB of disk space is free .* may need 0.6 GB more: 3 checkpoints of 0.1 GB", error)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, recipe, tmp_path, caplog):

@@ -10,7 +10,7 @@ import torch
 
 
 def snapshot(value: Any) -> Any:
-    """Return a CPU copy of nested dicts and lists of tensors, which later steps do not change."""
+    """Copy nested dicts and lists of tensors to the CPU, so that later training steps do not change the copy."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):
@@ -23,7 +23,7 @@ def snapshot(value: Any) -> Any:
 class BackgroundWriter:
     """A writer that runs one write at a time in its own thread.
 
-    If a write fails, the next call of any method raises its error. The interpreter does not exit until the current
+    If a write fails, the next method call raises its error. The interpreter does not exit until the current
     write is done.
     """
 
@@ -40,13 +40,13 @@ class BackgroundWriter:
         self.wait()
         pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending = pool.submit(write, *arguments)
-        # The thread ends with its write. Torch gives each computing thread a team of OpenMP threads. With more of those
-        # than cores, they no longer spin while they wait for each other, and an operation shared by two cores takes
-        # 100 µs longer. Steps of small models would take half as long again for the rest of the run.
+        # The thread ends after its write. Torch gives each computing thread a team of OpenMP threads. If there are more
+        # of those than cores, they no longer spin while they wait for each other, and an operation shared by two cores
+        # takes 100 µs longer. Steps of small models would then take 50% longer for the rest of the run.
         pool.shutdown(wait=False)
 
     def check(self) -> None:
-        """Raise the error of a write that has failed, without waiting."""
+        """Raise the error if the last write has failed, without waiting for a write in progress."""
         if self._pending is not None and self._pending.done():
             self.wait()
 

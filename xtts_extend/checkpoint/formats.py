@@ -1,4 +1,4 @@
-"""Identify files and folders that are not torch.save checkpoints, say how to fix them, and read safetensors files."""
+"""Identify files and folders that are not torch.save checkpoints, say what to do, and read safetensors files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _BEGINNINGS = {
     b"\x28\xb5\x2f\xfd": ("a zstd archive", "Unpack it and pass the file inside."),
     b"7z\xbc\xaf\x27\x1c": ("a 7-Zip archive", "Unpack it and pass the file inside."),
     b"Rar!": ("a RAR archive", "Unpack it and pass the file inside."),
-    b"GGUF": ("a GGUF file, with weights quantized for llama.cpp", "Pass the file it was made from."),
+    b"GGUF": ("a GGUF file, which contains weights quantized for llama.cpp", "Pass the file it was made from."),
     b"\x89HDF": ("an HDF5 file, as written by Keras", "Pass the PyTorch file it was made from."),
     b"\x93NUMPY": ("a NumPy array", "Pass a checkpoint written by torch.save."),
-    b"RIFF": ("a recording (wav)", "Pass a checkpoint written by torch.save."),
+    b"RIFF": ("a WAV recording", "Pass a checkpoint written by torch.save."),
     b"%PDF": ("a PDF", "Pass a checkpoint written by torch.save."),
 }
 #: Offset and content of the signature of a tar archive.
 _TAR = (257, b"ustar")
-#: Magic number at the start of files written by PyTorch before 1.6, inside a pickle.
+#: Magic number in the pickle at the start of files written by PyTorch versions before 1.6.
 _LEGACY = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 
 
 def is_legacy(start: bytes) -> bool:
-    """Return whether a file with these first bytes was written by PyTorch before 1.6, without checksums."""
+    """Return whether a file with these first bytes was written by a PyTorch version before 1.6, without checksums."""
     return _LEGACY in start[:32]
 
 
@@ -52,10 +52,10 @@ def is_safetensors(path: Path, start: bytes) -> bool:
 
 
 def not_an_archive_error(path: Path, start: bytes) -> CheckpointError:
-    """Return the error for a file that no reader of this package opens.
+    """Return the error for a file that this package cannot read.
 
     Args:
-        path: A file that is neither a zip archive nor a safetensors file, nor written by PyTorch before 1.6.
+        path: A file that is neither a zip archive nor a safetensors file, nor written by a PyTorch version before 1.6.
         start: The file's first bytes.
     """
     refused = f"{path} cannot be opened: it is"
@@ -63,8 +63,8 @@ def not_an_archive_error(path: Path, start: bytes) -> CheckpointError:
         return DamagedError(f"{refused} empty (0 bytes). {_COPY}")
     if not start.strip(b"\0"):
         return DamagedError(
-            f"{refused} a file that begins with zeros, which happens after a power loss or an unfinished download. "
-            f"{_COPY}"
+            f"{path} cannot be opened: it begins with null bytes, which can happen after a power loss or an unfinished "
+            f"download. {_COPY}"
         )
     if start.startswith(b"PK"):
         return DamagedError(f"{refused} truncated (the end of the archive is missing). {_COPY}")
@@ -87,8 +87,8 @@ def not_an_archive_error(path: Path, start: bytes) -> CheckpointError:
 
 
 def _describe_text(start: bytes) -> str:
-    """Return what a text file is, as the rest of a sentence, or an empty string for binary data."""
-    # "ignore" drops the last character if `start` holds only a part of it.
+    """Describe a text file with the rest of a sentence, or return an empty string for binary data."""
+    # "ignore" drops the last character if `start` contains only part of it.
     text = start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "ignore").strip()
     if not text or not all(letter.isprintable() or letter.isspace() for letter in text):
         return ""
@@ -112,8 +112,8 @@ def require_pickled_archive(path: Path) -> None:
     file_names = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in file_names:
         raise CheckpointError(
-            f"{path} is a TorchScript file, which is a program with its weights. If you trust its author (loading it "
-            f"can run code), extract the weights: python -c \"import torch; torch.save(torch.jit.load('{path}', "
+            f"{path} is a TorchScript file, which contains a program and its weights. If you trust its author (loading "
+            f"it can run code), extract the weights: python -c \"import torch; torch.save(torch.jit.load('{path}', "
             "map_location='cpu').state_dict(), 'new.pth')\""
         )
     if "data.pkl" in file_names:
@@ -121,10 +121,12 @@ def require_pickled_archive(path: Path) -> None:
     if names and all(name.endswith(".npy") for name in names):
         raise CheckpointError(f"{path} is a NumPy archive (npz). Pass a checkpoint written by torch.save.")
     if inside := [name for name in names if name.endswith((".pth", ".pt", ".ckpt", ".safetensors"))]:
-        raise CheckpointError(f"{path} is a zip archive that holds {_first(inside)}. Unpack it and pass that file.")
+        raise CheckpointError(
+            f"{path} is a zip archive that contains {_first(inside)}. Unpack it and pass the file inside."
+        )
     raise CheckpointError(
-        f"{path} cannot be opened: it is a zip archive ({_first(names) or 'empty'}) that torch.save did not write. "
-        "Pass a checkpoint written by torch.save."
+        f"{path} cannot be opened: it is a zip archive ({_first(names) or 'empty'}) that was not written by "
+        "torch.save. Pass a checkpoint written by torch.save."
     )
 
 
@@ -132,41 +134,42 @@ def folder_without_model(folder: Path) -> str:
     """Describe a folder that has neither a run nor a `model.pth`, and say how to use it.
 
     Returns:
-        Sentences that start with a space, or an empty string if nothing is known about the folder.
+        Sentences preceded by a space, or an empty string if nothing is known about the folder.
     """
     names = sorted(os.listdir(folder))
     suffixes = {name: Path(name).suffix for name in names}
     if "zero_to_fp32.py" in names or any(name.endswith("_optim_states.pt") for name in names):
         return (
-            " It is a sharded DeepSpeed checkpoint. Join the shards with the script in that folder, `python "
-            "zero_to_fp32.py . model.pth`, and pass that file."
+            " It is a sharded DeepSpeed checkpoint. Merge the shards with the script in that folder, `python "
+            "zero_to_fp32.py . model.pth`, and pass model.pth."
         )
     if ".distcp" in suffixes.values():
         return (
-            " It is a sharded torch.distributed checkpoint. Join the shards with `python -m "
-            f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pth`, and pass that file."
+            " It is a sharded torch.distributed checkpoint. Merge the shards with `python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pth`, and pass model.pth."
         )
     if shards := [name for name in names if "-of-0" in name]:
         return (
-            f" It holds a model in {len(shards)} {'shards' if len(shards) > 1 else 'shard'} ({_first(shards)}). {_JOIN}"
+            f" It contains a model in {len(shards)} {'shards' if len(shards) > 1 else 'shard'} ({_first(shards)}). "
+            f"{_JOIN}"
         )
     if (folder / "data.pkl").is_file() or (folder / "archive" / "data.pkl").is_file():
         return " It is an unpacked torch.save archive. Pass the original file."
     if found := [name for name, end in suffixes.items() if end in (".pth", ".pt", ".ckpt", ".bin", ".safetensors")]:
-        return f" It holds {_first(found)}. Pass the one you mean."
+        return f" It contains {_first(found)}. Pass the file that you want."
     return ""
 
 
-_JOIN = "Join them where they were written, for example with save_pretrained(…, max_shard_size='100GB')."
+_JOIN = "Merge them in the program that wrote them, for example with save_pretrained(…, max_shard_size='100GB')."
 
 
 def describe_shard(path: Path) -> str:
-    """Return a sentence that starts with a space if a file is named like one shard of a model, else an empty string."""
+    """Return a sentence, preceded by a space, if a file is named like one shard of a model, else an empty string."""
     return f" It is one of several shards. {_JOIN}" if "-of-0" in path.name else ""
 
 
 def read_safetensors(path: Path, *, map_location: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file by name.
+    """Return the tensors of a safetensors file, keyed by name.
 
     Args:
         path: The file.
@@ -193,5 +196,5 @@ def read_safetensors(path: Path, *, map_location: str) -> dict[str, torch.Tensor
 
 
 def _first(names: Sequence[str]) -> str:
-    """Return the first three names, and how many more there are."""
+    """List the first three names, and say how many more there are."""
     return ", ".join(names[:3]) + (f", and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,7 +1,7 @@
 """Identify checkpoint files and folders by their content, never by their names.
 
-Only the pickled header of a checkpoint is read: tensors are mapped to the "meta" device, so a file of several gigabytes
-takes a fraction of a second. `weights_only=True` keeps files from running code.
+Only the pickled header of a checkpoint is read, and tensors are mapped to the "meta" device, so reading a file of
+several gigabytes takes a fraction of a second. `weights_only=True` keeps files from running code.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ logger = logging.getLogger("trainer")
 RECORD_KEY = "xtts_extend"
 #: Prefixes of the GPT's tensors: those of coqui's trainer and of `Xtts.state_dict()`.
 _GPT_PREFIXES = ("xtts.gpt.", "gpt.")
-#: Number of bytes at the start of a file that are enough to identify it.
+#: Number of bytes that are read from the start of a file to identify it.
 _START = 512
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the GPT; `heads` is None if the file has no config, since the weights do not show their number."""
+    """Dimensions of the GPT; `heads` is None without a config, because the weights do not show the number of heads."""
 
     layers: int
     channels: int
@@ -54,17 +54,17 @@ class Architecture:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """Facts from the header of a checkpoint.
+    """Information from the header of a checkpoint.
 
     Attributes:
-        kind: "training" (has optimizer state, step and epoch) or "base".
+        kind: "training" (has optimizer state, a step and an epoch) or "base".
         vocab_size: Number of token rows.
         step: The recorded step; None if the file records no integer.
         epoch: The recorded epoch; None if the file records no integer.
-        has_optimizer: Whether the file holds optimizer state.
-        has_scheduler: Whether the file holds scheduler state.
+        has_optimizer: Whether the file contains optimizer state.
+        has_scheduler: Whether the file contains scheduler state.
         written_by: "xtts_extend" or "coqui".
-        architecture: Sizes of the GPT.
+        architecture: Dimensions of the GPT.
         size_bytes: Size of the file in bytes.
         path: The file.
     """
@@ -82,7 +82,7 @@ class CheckpointInfo:
 
     @property
     def missing_position(self) -> str:
-        """Which part of the position is missing: "step", "epoch", "step or epoch", or an empty string if none is."""
+        """The missing part of the position: "step", "epoch", "step or epoch", or an empty string if there is none."""
         return " or ".join(name for name in ("step", "epoch") if getattr(self, name) is None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,11 +91,11 @@ class CheckpointInfo:
 
 
 def load_pickled(path: Path, *, map_location: str) -> Any:
-    """Load a checkpoint, a published XTTS file or a safetensors file without running code.
+    """Load a checkpoint, a published XTTS file or a safetensors file without running any code that it contains.
 
     Args:
         path: The file.
-        map_location: "cpu" (tensors are mapped from the file), or "meta" to read everything but the tensors.
+        map_location: "cpu" (tensors are memory-mapped from the file), or "meta" to read everything but the tensors.
 
     Raises:
         DamagedError: The file is empty, truncated or damaged.
@@ -141,10 +141,10 @@ def load_pickled(path: Path, *, map_location: str) -> Any:
 
 
 def loads_in_stock(path: Path) -> bool:
-    """Return whether stock coqui-tts loads a base model's file and leaves it unchanged.
+    """Return whether stock coqui-tts can load a base model's file without changing it.
 
-    It does if the file is an archive of tensors and plain values with a "model" key. Stock coqui-tts rewrites files
-    that hold coqui's own objects, such as the published ones, in place.
+    It can if the file is an archive of tensors and plain values with a "model" key. If a file contains coqui's own
+    objects, as the published files do, stock coqui-tts rewrites it in place.
     """
     if not zipfile.is_zipfile(path):
         return False
@@ -156,18 +156,18 @@ def loads_in_stock(path: Path) -> bool:
 
 
 def _forbidden_content(error: str) -> str:
-    """Turn torch's error into the rest of a sentence that says why a file was refused."""
+    """Turn torch's error into the rest of a sentence that explains why a file was refused."""
     found = re.search(r"GLOBAL (\S+)", error)
     if found and could_run_code(found.group(1)):
         return (
-            f"would run code when loaded ({found.group(1)}). It was refused, and nothing was run. Do not use this "
+            f"would run code when loaded ({found.group(1)}). It was refused, and no code was run. Do not use this "
             "file. A checkpoint needs only tensors and plain values."
         )
     if found:
         return (
-            f"holds an object of type {found.group(1)} and was not opened. Only tensors, numbers, text, dates, paths "
-            "and plain containers are read, because other objects can carry code. Save the file again without this "
-            "object. If it is a model, save its state_dict()."
+            f"contains an object of type {found.group(1)} and was not opened. Only tensors, numbers, strings, dates, "
+            "paths and plain containers are read, because other objects can contain code. Save the file again without "
+            "this object. If the object is a model, save its state_dict()."
         )
     if "Unsupported operand" in error:
         return "was not pickled with torch.save's default protocol. Save it again without pickle_protocol."
@@ -175,11 +175,11 @@ def _forbidden_content(error: str) -> str:
 
 
 def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
-    """Return the state dict of a loaded file, and the prefix of its GPT's tensors (such as "xtts.gpt.").
+    """Return the state dict of a loaded file, and the prefix of its GPT's tensor names (such as "xtts.gpt.").
 
     Args:
-        content: What `load_pickled` returned.
-        path: The file, for messages.
+        content: The return value of `load_pickled`.
+        path: The file, for error messages.
 
     Raises:
         CheckpointError: The file has no XTTS text embedding.
@@ -192,13 +192,13 @@ def weights_of(content: Any, path: Path) -> tuple[dict[str, Any], str]:
                 return dict(state), prefix
     names = ", ".join(map(str, list(state)[:3])) if isinstance(state, Mapping) else type(content).__name__
     raise CheckpointError(
-        f"{path} holds no XTTS model: 'text_embedding.weight' is missing (found: {names or 'nothing'})."
+        f"{path} contains no XTTS model: 'text_embedding.weight' is missing (found: {names or 'nothing'})."
         f"{describe_shard(path)} Pass a base model (model.pth) or a training checkpoint (checkpoint_N.pth)."
     )
 
 
 def _has_state(value: Any) -> bool:
-    """Return whether a saved optimizer or scheduler, or a list of them, holds any state."""
+    """Return whether a saved optimizer or scheduler, or a list of them, contains any state."""
     parts = value if isinstance(value, list) else [value]
     return any(bool(part.get("state", part)) or _is_stateless(part) for part in parts if isinstance(part, Mapping))
 
@@ -210,10 +210,10 @@ def _is_stateless(optimizer: Mapping[str, Any]) -> bool:
 
 
 def describe(content: Any, path: Path) -> CheckpointInfo:
-    """Describe a loaded file, which is *training* if it has optimizer state, a step and an epoch, else *base*.
+    """Describe a loaded file, whose kind is "training" if it has optimizer state, a step and an epoch, else "base".
 
     Args:
-        content: What `load_pickled` returned; tensors on the meta device are enough.
+        content: The return value of `load_pickled`; the tensors may be on the meta device.
         path: The file.
 
     Raises:
@@ -252,8 +252,8 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
 
     Args:
         path: The file or folder.
-        verify: Also read training checkpoints to the end and compare their checksums. In a run folder, files that fail
-            this check are skipped. By default, only headers are read.
+        verify: Whether to verify the checksums of training checkpoints as well, which means reading them to the end. In
+            a run folder, files that fail this check are skipped. By default, only headers are read.
 
     Raises:
         CheckpointError: There is no checkpoint, or it is damaged or would run code.
@@ -271,8 +271,8 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
         path = path / "model.pth"
         if not path.exists():
             raise CheckpointError(
-                f"{path.parent} is neither a run (no checkpoint_N.pth or best_model_N.pth) nor a base directory "
-                f"(no model.pth). Pass one of these, or a checkpoint file.{folder_without_model(path.parent)}"
+                f"{path.parent} is neither a run folder (no checkpoint_N.pth or best_model_N.pth) nor a base "
+                f"directory (no model.pth). Pass one of these, or a checkpoint file.{folder_without_model(path.parent)}"
             )
     try:
         info = describe(load_pickled(path, map_location="meta"), path)
@@ -284,16 +284,16 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
 
 
 def run_checkpoints(run: Path) -> list[Path]:
-    """Return the files of a run folder that are named like checkpoints, in no particular order."""
+    """Return the files in a run folder that are named like checkpoints, in no particular order."""
     return [file for file, _ in named_checkpoints(run)]
 
 
 def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
-    """Return the newest intact training checkpoint of a run folder, by the step recorded in each file.
+    """Return the intact training checkpoint with the highest recorded step in a run folder.
 
     Args:
         run: The folder.
-        verify: Compare checksums; by default, a file with a readable header counts as intact.
+        verify: Whether to verify checksums. By default, a file with a readable header counts as intact.
 
     Raises:
         DamagedError: All training checkpoints in the folder are damaged. The message gives the reason for each.
@@ -313,7 +313,7 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
             candidates.append(info)
         else:
             missing = f"no {info.missing_position}" if info.has_optimizer else "no training state"
-            skipped.append(f"{file} holds {missing}.")
+            skipped.append(f"{file} contains {missing}.")
     newest = None
     for info in sorted(candidates, key=lambda info: (info.step, Path(info.path).name), reverse=True):
         try:
@@ -333,7 +333,7 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
 
 
 def suggest_other_checkpoint(unusable: Path) -> str:
-    """Return a sentence that names the newest intact checkpoint in the folder of a damaged or missing one.
+    """Return a sentence that names the newest intact checkpoint in the same folder as a damaged or missing one.
 
     The sentence starts with a space. It is empty if there is no such checkpoint, or if the file is not named like a
     checkpoint.
@@ -342,6 +342,7 @@ def suggest_other_checkpoint(unusable: Path) -> str:
     if not is_checkpoint or not unusable.parent.is_dir():
         return ""
     try:
-        return f" The newest intact checkpoint beside it is {newest_checkpoint(unusable.parent, verify=True).path}."
+        newest = newest_checkpoint(unusable.parent, verify=True).path
+        return f" The newest intact checkpoint in the same folder is {newest}."
     except CheckpointError:
         return ""

@@ -16,15 +16,15 @@ from xtts_extend.errors import DamagedError
 from xtts_extend.notices import warn_once
 
 _BLOCK = 1 << 20
-#: Number of threads. It is higher than computing needs, because disks are faster when several blocks are requested at
-#: once.
+#: Number of threads. Fewer would be enough for the computation, but disks are faster when several blocks are requested
+#: at once.
 _THREADS = 4
 
 
 def require_intact(path: Path) -> None:
     """Read a file to the end and compare each record with its checksum.
 
-    Files written by PyTorch before 1.6 have no checksums, so a warning is logged instead.
+    Files written by PyTorch versions before 1.6 have no checksums, so a warning is logged instead.
 
     Raises:
         DamagedError: A byte was changed, or the file cannot be read. The message names the first damaged record.
@@ -45,22 +45,22 @@ def require_intact(path: Path) -> None:
         raise DamagedError(f"{path} is damaged: {error}. Use a different file.") from error
     if damaged:
         raise DamagedError(
-            f"{path} is damaged: {len(damaged)} of {len(names)} records failed their checksum (first: "
+            f"{path} is damaged: {len(damaged)} of {len(names)} records have the wrong checksum (first: "
             f"{names[damaged[0]]}). Use a different file."
         )
 
 
 def _damaged(path: Path, first: int) -> list[int]:
-    """Return the indices of damaged records among every `_THREADS`-th record, starting at `first`."""
+    """Check every `_THREADS`-th record, starting at `first`, and return the indices of the damaged ones."""
     with zipfile.ZipFile(path) as archive:
         records = list(enumerate(archive.infolist()))[first::_THREADS]
         return [index for index, record in records if not _is_intact(archive, record)]
 
 
 def _is_intact(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
-    """Return whether a record has the length and checksum that the archive's directory gives.
+    """Return whether a record has the length and checksum that the archive's directory lists.
 
-    A compressed record counts as damaged, because torch.save compresses nothing.
+    A compressed record counts as damaged, because torch.save never compresses records.
     """
     if record.compress_type != zipfile.ZIP_STORED:
         return False

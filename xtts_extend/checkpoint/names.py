@@ -1,6 +1,6 @@
 """Names of a run's checkpoints, `checkpoint_N.pth` and `best_model_N.pth`, as coqui's Trainer writes them.
 
-Names are used to find candidates and to order our own files by age. What a file is depends on its content alone.
+Names only serve to find candidates and to sort our own files by age. Files are identified by their content alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def parse_name(file: Path) -> CheckpointName | None:
 
 
 def named_checkpoints(run: Path) -> Iterator[tuple[Path, CheckpointName]]:
-    """Yield the files of a run folder that are named like checkpoints, in no particular order."""
+    """Yield the files in a run folder that are named like checkpoints, in no particular order."""
     for file in run.iterdir():
         if name := parse_name(file):
             yield file, name

@@ -1,7 +1,7 @@
-"""Convert loaded checkpoints to one form: plain values, coqui's keys, and tensors under the names that XTTS uses.
+"""Convert loaded checkpoints to one form, with plain values, coqui's keys and XTTS's tensor names.
 
-Tensor names depend on the wrapper the model was saved in (DistributedDataParallel, torch.compile) and on the release.
-Other trainers store weights, optimizer, step and epoch under their own keys.
+Tensor names depend on the wrapper in which the model was saved (such as DistributedDataParallel or torch.compile) and
+on the release of coqui-tts. Other trainers store weights, optimizer, step and epoch under their own keys.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from xtts_extend.checkpoint.stand_ins import resolve_stand_ins
 from xtts_extend.errors import CheckpointError
 from xtts_extend.notices import warn_once
 
-#: Attribute of the wrapped module in DistributedDataParallel, torch.compile, FSDP, checkpointing and DeepSpeed.
+#: Names that DistributedDataParallel, torch.compile, FSDP, checkpointing and DeepSpeed give to the wrapped module.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-#: Names of the two parts of a weight with weight norm: up to coqui-tts 0.20 → in later releases.
+#: Names of the two parts of a weight-normalized weight: up to coqui-tts 0.20 → in later releases.
 _WEIGHT_NORM = {
     "weight_g": "parametrizations.weight.original0",
     "weight_v": "parametrizations.weight.original1",
 }
 _ROWS = "text_embedding.weight"
-#: Keys of the weights in checkpoints of coqui, PyTorch's tutorials, Lightning and DeepSpeed. If a file holds several
-#: models, such as a moving average, the one under the first of these keys is used.
+#: Keys under which coqui, PyTorch's tutorials, Lightning and DeepSpeed store the weights. If a file contains several
+#: models (a moving average, for example), the one under the first of these keys is used.
 _STATES = ("model", "model_state_dict", "state_dict", "module")
 #: Coqui's keys in a checkpoint → the keys that Lightning, accelerate and other scripts use instead.
 _OTHER_NAMES = {
@@ -39,14 +39,14 @@ _DEPTH = 5
 
 
 def normalize_content(content: Any, path: Path) -> Any:
-    """Return loaded content with XTTS's tensor names, a dict as configuration, and integers as `step` and `epoch`.
+    """Convert loaded content to XTTS's tensor names, a plain configuration dict, and integer `step` and `epoch` values.
 
     Args:
-        content: What torch loaded.
-        path: The file, for messages.
+        content: The loaded content.
+        path: The file, for error messages.
 
     Raises:
-        CheckpointError: Two tensors would get the same name, or the file holds several models.
+        CheckpointError: Two tensors would get the same name, or it is unclear which of several models to use.
     """
     content = resolve_stand_ins(content)
     if not isinstance(content, Mapping):
@@ -54,7 +54,7 @@ def normalize_content(content: Any, path: Path) -> Any:
     weights_path = _weights_path(content, path)
     outer: dict[Any, Any] = {}
     for key in weights_path:
-        # Keys of outer dicts win.
+        # Keys of outer dicts take precedence.
         outer = {**{name: value for name, value in content.items() if name != key}, **outer}
         content = content[key]
     weights = _with_plain_names(content, path)
@@ -68,7 +68,7 @@ def has_tensor_counts(content: Any) -> bool:
 
 
 def _weights_path(content: Mapping[Any, Any], path: Path) -> tuple[Any, ...]:
-    """Return the keys that lead to the state dict of an XTTS model, or else to anything under one of `_STATES`."""
+    """Return the keys that lead to the state dict of an XTTS model, or else to what one of `_STATES` contains."""
     candidates = list(_find_weights(content, _DEPTH))
     if not candidates:
         return next(((name,) for name in _STATES if isinstance(content.get(name), Mapping)), ())
@@ -90,23 +90,23 @@ def _is_rows(name: Any) -> bool:
 
 
 def _choose_model(candidates: list[tuple[Any, ...]], path: Path) -> tuple[Any, ...]:
-    """Return the keys of the model itself if a file also holds others (a moving average, a teacher)."""
+    """Return the keys that lead to the model itself if a file also contains others (a moving average or a teacher)."""
     if len(candidates) == 1:
         return candidates[0]
     names = ", ".join(".".join(map(str, keys)) or "without a prefix" for keys in candidates)
     if known := [keys for keys in candidates if set(keys) <= set(_STATES)]:
         chosen = min(known, key=lambda keys: [_STATES.index(key) for key in keys])
         used = ".".join(chosen) or "the one without a prefix"
-        warn_once(f"{path} holds {len(candidates)} XTTS models ({names}). Using {used}.")
+        warn_once(f"{path} contains {len(candidates)} XTTS models ({names}). Using {used}.")
         return chosen
     raise CheckpointError(
-        f"{path} holds {len(candidates)} XTTS models ({names}), and it is unclear which one to use. Save the one you "
-        "want to a file of its own: torch.save({'model': its state dict}, FILE)."
+        f"{path} contains {len(candidates)} XTTS models ({names}), and it is unclear which one to use. Save the one "
+        "you want to a separate file: torch.save({'model': its state dict}, FILE)."
     )
 
 
 def _with_known_keys(outer: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return what a checkpoint holds besides the weights, under coqui's keys, with the step and epoch as integers."""
+    """Return what a checkpoint contains besides the weights, under coqui's keys, with step and epoch as integers."""
     known = dict(outer)
     for key, others in _OTHER_NAMES.items():
         name = next((name for name in (key, *others) if known.get(name) is not None), key)
@@ -122,7 +122,7 @@ def _with_known_keys(outer: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _as_integer(value: Any) -> Any:
-    """Return a count as an integer if it was saved as a tensor, a list with one item, a float or text."""
+    """Convert a count to an integer if it was saved as a tensor, a list with one item, a float or a string."""
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
         value = value.item()
     if isinstance(value, (list, tuple)) and len(value) == 1:
@@ -136,7 +136,7 @@ def _as_integer(value: Any) -> Any:
 
 
 def _with_plain_names(state: Mapping[Any, Any], path: Path) -> dict[Any, Any]:
-    """Return a state dict under XTTS's names."""
+    """Return a state dict with the tensors renamed to XTTS's names."""
     names = {key: _plain_name(key) for key in state if isinstance(key, str)}
     prefix, replacement = _common_prefix(set(names.values()), path)
     plain: dict[Any, Any] = {}
@@ -146,7 +146,7 @@ def _with_plain_names(state: Mapping[Any, Any], path: Path) -> dict[Any, Any]:
             name = replacement + name.removeprefix(prefix)
         if name in plain:
             raise CheckpointError(
-                f"{path} holds two tensors that are both called {name} once their prefixes are removed, and it is "
+                f"{path} contains two tensors that are both named {name} once their prefixes are removed, and it is "
                 "unclear which one to use. Save the model's state dict once, without its wrapper."
             )
         plain[name] = tensor
@@ -154,7 +154,7 @@ def _with_plain_names(state: Mapping[Any, Any], path: Path) -> dict[Any, Any]:
 
 
 def _plain_name(key: str) -> str:
-    """Return a tensor's name without wrappers, with the current names of weight norm."""
+    """Return a tensor's name without the names of wrappers, and with the current names for weight normalization."""
     parts = [part for part in key.split(".") if part not in _WRAPPERS] or [key]
     return ".".join([*parts[:-1], _WEIGHT_NORM.get(parts[-1], parts[-1])])
 
@@ -162,7 +162,7 @@ def _plain_name(key: str) -> str:
 def _common_prefix(names: Collection[str], path: Path) -> tuple[str, str]:
     """Return the prefix that a user's own module adds to all names, and the prefix that replaces it.
 
-    The replacement is empty if the GPT is called `gpt`, and "gpt." if the file holds only the GPT.
+    The replacement is empty if the GPT is named `gpt`, and "gpt." if the file contains only the GPT.
     """
     gpt_prefixes = {name.removesuffix(_ROWS) for name in names if f".{name}".endswith(f".{_ROWS}")}
     outer_prefixes = {

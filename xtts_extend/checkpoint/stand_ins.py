@@ -1,7 +1,7 @@
-"""Objects that a checkpoint may hold besides tensors and plain values, and the plain value that replaces each.
+"""Objects that a checkpoint may contain besides tensors and plain values, and the plain value that replaces each.
 
-With `weights_only=True`, torch refuses every name that is not registered. The names here are registered with functions
-and classes that only store values, so nothing that a file names is imported or called.
+With `weights_only=True`, torch refuses every function or class that is not registered by name. The names here are
+registered with stand-ins that only store values, so nothing that a file names is imported or called.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RUNS_CODE = {
     "shutil", "socket", "subprocess", "sys", "webbrowser",
     "__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "open", "setattr",
 }  # fmt: skip
-#: Names in these modules that run no code.
+#: Names in these modules that do not run code.
 _HARMLESS = {
     "operator.itemgetter", "os.stat_result", "os.terminal_size", "os.uname_result", "posix.stat_result",
     "posix.terminal_size", "posix.uname_result", "sys.flags", "sys.float_info", "sys.version_info",
@@ -32,10 +32,10 @@ class _Fields:
 
 
 class _OmegaConf:
-    """A node of an omegaconf configuration: a value, or nodes in a dict or a list."""
+    """A node of an omegaconf configuration: a value, or a dict or a list of nodes."""
 
     def plain(self) -> Any:
-        """Return the values, with interpolations left as text."""
+        """Return the plain values, with interpolations left as strings."""
         attributes = vars(self)
         return resolve_stand_ins(attributes.get("_content", attributes.get("_val")))
 
@@ -60,14 +60,14 @@ def _zone(name: str, *_: Any) -> _Zone:
 
 
 def _getattr(*arguments: Any) -> Any:
-    """Return the one attribute that harmless files look up, to restore a time zone; refuse all others."""
+    """Return the only attribute that harmless files look up (to restore a time zone); refuse all others."""
     if arguments == (_Zone, "_unpickle"):
         return _zone
     raise pickle.UnpicklingError("Unsupported global: GLOBAL getattr")
 
 
 class _Numpy:
-    """A numpy array or dtype, kept as the arguments it was constructed with and its pickled state."""
+    """A NumPy array or dtype, stored as its constructor arguments and its pickled state."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments: tuple[Any, ...] = arguments
@@ -86,7 +86,7 @@ class _Numpy:
 
 
 def _plain_array(dtype: _Numpy, data: Any) -> Any:
-    """Return an array of numbers, texts or dates from its bytes; None for records and objects."""
+    """Return an array of numbers, strings or dates from its bytes, or None for records and objects."""
     name, byte_order = dtype.arguments[0], dtype.state[1]
     if name[0] in "mM" and isinstance(data, bytes):
         unit, count = dtype.state[-1][1][:2]
@@ -97,7 +97,7 @@ def _plain_array(dtype: _Numpy, data: Any) -> Any:
 
 
 def _scalar(dtype: _Numpy, data: Any = None) -> Any:
-    """Return a numpy scalar as a Python number or text."""
+    """Return a NumPy scalar as a Python number or string."""
     values = _plain_array(dtype, data)
     return data if values is None else values[0].item()
 
@@ -156,7 +156,7 @@ _NUMBERS = {
 }
 _DATES = (datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone)
 
-#: Functions and classes that files may name; in a pair, the second item is the name in the file.
+#: Stand-ins for the functions and classes that files may name; in a pair, the second item is the name in the file.
 STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *((_Fields, f"{module}.{name}") for module, names in _WITH_FIELDS.items() for name in names),
     *((kind, f"builtins.{kind.__name__}") for kind in _PLAIN),
@@ -186,10 +186,10 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def could_run_code(name: str) -> bool:
-    """Return whether the only use of a name that torch refused is to run code.
+    """Return whether a name that torch refused is only ever used to run code.
 
     Args:
-        name: The name as given in torch's error.
+        name: The name, as given in torch's error.
     """
     return name.partition(".")[0] in _RUNS_CODE and name not in _HARMLESS
 

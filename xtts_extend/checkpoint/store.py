@@ -1,6 +1,6 @@
 """Write checkpoints atomically: to a temporary file, which is flushed to the disk and then renamed.
 
-Temporary files start with a dot because coqui deletes old checkpoints by the pattern `checkpoint_*`.
+The names of temporary files start with a dot because coqui deletes old checkpoints that match `checkpoint_*`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write a checkpoint dict atomically.
 
     Args:
-        state: The checkpoint, to which `date` is added.
+        state: The checkpoint, without its `date`, which is added here.
         path: The file to write.
 
     Raises:
@@ -52,7 +52,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], CheckpointInfo]:
         path: The file.
 
     Returns:
-        The content, whose tensors are mapped from the file on the CPU, and a description of the file.
+        The content, with tensors memory-mapped on the CPU, and a description of the file.
 
     Raises:
         CheckpointError: The file is missing, damaged or not an XTTS checkpoint, or would run code.
@@ -99,10 +99,10 @@ def make_run_folder(output_dir: Path, run_name: str) -> Path:
 def lock_run(run: Path) -> FileLock:
     """Lock a run folder so that only this process trains in it.
 
-    This waits up to 15 s, because data loader processes of a killed run may live on for a few seconds.
+    This waits up to 15 s, because data loader processes may outlive a killed run by a few seconds.
 
     Returns:
-        The lock. `release` frees it, and so does the end of the process.
+        The lock. It is released by `release` or when the process ends.
 
     Raises:
         ConfigError: Another process is training in the folder.
@@ -112,7 +112,7 @@ def lock_run(run: Path) -> FileLock:
         lock.acquire()
     except Timeout as error:
         raise ConfigError(
-            f"Another process is training in {run}. Wait until it ends, stop it, or continue in a new folder with "
+            f"Another process is training in {run}. Wait for it to finish, stop it, or continue in a new folder with "
             "--new-run."
         ) from error
     return lock
@@ -126,7 +126,7 @@ def remove_leftovers(run: Path) -> None:
 
 
 def move_later_checkpoints(run: Path, step: int) -> None:
-    """Move checkpoints that are later than the step to resume from into a folder named `set-aside`.
+    """Move checkpoints from after the step to resume from into a folder named `set-aside`.
 
     Otherwise, they would count as the run's newest checkpoints, and new checkpoints would be deleted in their place.
 
@@ -146,7 +146,7 @@ def move_later_checkpoints(run: Path, step: int) -> None:
                 number += 1
                 target = folder / f"{file.stem}_{number}.pth"
             file.replace(target)
-            logger.warning(" > Resuming at step %s: moved the later %s to %s.", f"{step:,}", file.name, folder)
+            logger.warning(" > Resuming at step %s: moved the later file %s to %s.", f"{step:,}", file.name, folder)
 
 
 def adapter_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -156,7 +156,7 @@ def adapter_tensors(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def keep_newest(run: Path, count: int) -> int:
-    """Remove all `checkpoint_N.pth` except the newest, by the step in the name.
+    """Remove all `checkpoint_N.pth` files except the newest, judged by the steps in their names.
 
     Args:
         run: The run folder.
@@ -174,13 +174,13 @@ def keep_newest(run: Path, count: int) -> int:
 def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None:
     """Write a state as `checkpoint_N.pth` or `best_model_N.pth`, then remove the files it replaces.
 
-    If the disk is full, all earlier checkpoints except the newest two are removed and writing is tried once more.
+    If the disk is full, all earlier checkpoints except the newest two are removed, and the write is retried once.
 
     Args:
         state: The checkpoint.
         run: The run folder.
         name: Name of the file to write.
-        keep: Number of `checkpoint_N.pth` to keep.
+        keep: Number of `checkpoint_N.pth` files to keep.
 
     Raises:
         MachineError: The checkpoint could not be written. Other files are unchanged, except for checkpoints removed to
@@ -192,7 +192,7 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
     ]
     if broken:
         raise CheckFailed(
-            f"At step {state['step']:,}, {len(broken)} weight tensors hold NaN or infinity (first: {broken[0]}). No "
+            f"At step {state['step']:,}, {len(broken)} weight tensors contain NaN or infinity (first: {broken[0]}). No "
             "checkpoint was written, and earlier checkpoints are unchanged. Resume from one of them with a lower "
             "--learning-rate or --grad-clip 1."
         )
@@ -203,7 +203,7 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
         removed = keep_newest(run, 2)
         if not removed:
             raise
-        logger.warning(" > The disk is full. Removed %d older checkpoints; trying once more.", removed)
+        logger.warning(" > The disk is full. Removed %d older checkpoints; retrying once.", removed)
         write_checkpoint(state, path)
     written = parse_name(path)
     if written and written.kind == "best_model":
@@ -215,26 +215,26 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
 
 
 def save_second_name(run: Path, name: str, checkpoint: str, keep: int) -> None:
-    """Give a file that was just written a second name, then remove old checkpoints.
+    """Give the file that was just written a second name, then remove old checkpoints.
 
     Args:
         run: The run folder.
         name: Name of the file.
         checkpoint: The second name, `checkpoint_N.pth`.
-        keep: Number of `checkpoint_N.pth` to keep.
+        keep: Number of `checkpoint_N.pth` files to keep.
     """
     _link(run / name, run / checkpoint)
     keep_newest(run, keep)
 
 
 def require_space(run: Path, size: int, keep: int) -> None:
-    """Log the free disk space and the most that a run can need, and raise if the space is too small.
+    """Log the free disk space and the most that a run can need, and raise if there is too little.
 
     A run needs space for up to `keep` checkpoints, for one that is being written, and for the old and the new best
     model.
 
     Args:
-        run: The run folder; checkpoints already in it are counted.
+        run: The run folder. Checkpoints that are already in it reduce the space needed.
         size: Size of a checkpoint in bytes.
         keep: Number of checkpoints to keep.
 
@@ -245,8 +245,8 @@ def require_space(run: Path, size: int, keep: int) -> None:
     needed = max(0, (keep + 3) * size - sum(sizes.values()))
     free = shutil.disk_usage(run).free
     numbers = (
-        f"{free / 1e9:.1f} GB are free for {run}, and the run may need {needed / 1e9:.1f} GB more: {keep} checkpoints "
-        f"of {size / 1e9:.1f} GB each, one that is being written, and the old and the new best model."
+        f"{free / 1e9:.1f} GB of disk space is free for {run}, and the run may need {needed / 1e9:.1f} GB more: {keep} "
+        f"checkpoints of {size / 1e9:.1f} GB each, one that is being written, and the old and the new best model."
     )
     if free < needed:
         raise MachineError(f"{numbers} Free some space, use a different --output-dir, or lower --keep-checkpoints.")
@@ -254,7 +254,7 @@ def require_space(run: Path, size: int, keep: int) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name atomically: a hard link, or a copy if the file system has no links."""
+    """Give a file a second name atomically: a hard link, or a copy if the file system does not support one."""
     link = target.with_name(f".{target.name}.link.tmp")
     link.unlink(missing_ok=True)
     try:
