@@ -122,7 +122,7 @@ def test_a_pack_for_another_base(folder, files):
 
 def test_a_language_of_the_base(folder, mini_base, tmp_path, files):
     """A pack cannot replace a language of the base."""
-    with pytest.raises(PackError, match="already speaks en"):
+    with pytest.raises(PackError, match="already supports en"):
         ModelFolder(folder).require_new("en", files["am"])
 
 

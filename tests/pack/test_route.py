@@ -339,11 +339,11 @@ def test_a_stream_locks_the_model(language, ending, model, alone):
     next(chunks)
     assert (parameters(model) == before) == (language == "en")
     for other in ("am", "en", "ti"):
-        with pytest.raises(PackError, match="stream of the model open"):
+        with pytest.raises(PackError, match="stream of the model is open"):
             speak(model, TEXT[other], other)
-        with pytest.raises(PackError, match="stream of the model open"), routed(model, other):
+        with pytest.raises(PackError, match="stream of the model is open"), routed(model, other):
             pass
-    with pytest.raises(PackError, match="stream of the model open"):
+    with pytest.raises(PackError, match="stream of the model is open"):
         next(stream(model, "en"))
     ENDS[ending](chunks)
     assert parameters(model) == before
@@ -404,14 +404,14 @@ def test_calls_inside_a_block_use_its_tensors(model, alone):
         assert not np.array_equal(speak(model, TEXT["en"], "en"), alone["en"])
         with routed(model, "am"):
             assert np.array_equal(speak(model, TEXT["am"], "am", "synthesize"), alone["am"])
-        with pytest.raises(PackError, match="is routed to the pack for am, but 'ti' needs different tensors"):
+        with pytest.raises(PackError, match="is using the tensors of the pack for am, but 'ti' needs different ones"):
             speak(model, TEXT["ti"], "ti")
-        with pytest.raises(PackError, match="is routed to the pack for am, but 'en'"), routed(model, "en"):
+        with pytest.raises(PackError, match="is using the tensors of the pack for am, but 'en'"), routed(model, "en"):
             pass
     with routed(model, "en"):
         assert parameters(model) == before
         assert np.array_equal(speak(model, TEXT["en"], "en"), alone["en"])
-        with pytest.raises(PackError, match="is routed to the base, but 'am' needs different tensors"):
+        with pytest.raises(PackError, match="is using the tensors of the base, but 'am' needs different ones"):
             speak(model, TEXT["am"], "am")
     assert parameters(model) == before
     assert np.array_equal(speak(model, TEXT["ti"], "ti"), alone["ti"])

@@ -1,1 +1,1 @@
-"""Language packs: write and read them, keep them in a model folder, and speak with them."""
+"""Write and read language packs, keep them in a model folder, and speak with them."""

@@ -1,8 +1,8 @@
-"""Read and write language packs: a run's changes to its base model, in one safetensors file.
+"""Read and write language packs, each of which stores a run's changes to its base model in one safetensors file.
 
-The metadata is one JSON object. It holds what a reader needs to check the pack (digests of the base's and the pack's
-tensors, sample texts with their token ids) and what speech needs besides tensors: the vocabulary's new entries and the
-cleaning steps.
+The metadata is one JSON object. It contains what is needed to check the pack (digests of the base's and the pack's
+tensors, and sample texts with their token ids) and what is needed for speech besides the tensors: the vocabulary's new
+entries and the cleaning steps.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from xtts_extend.text.vocabulary import Vocabulary
 logger = logging.getLogger("trainer")
 
 SUFFIX = ".safetensors"
-#: Key of the JSON object in the file's metadata, whose values are strings.
+#: Key in the file's metadata under which the JSON object is stored as a string.
 _KEY = "xtts_extend.pack"
 _GET_AGAIN = "Copy or download it again."
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A language pack, whose tensors are read on first use.
+    """A language pack, whose tensors are read when they are first used.
 
     Attributes:
         path: The file.
@@ -79,8 +79,8 @@ class Pack:
             values = json.loads(metadata[_KEY])
             if values["format"] > FORMAT_VERSION:
                 raise PackError(
-                    f"{path} has pack format {values['format']}, but this release reads formats only up to "
-                    f"{FORMAT_VERSION}. Install a newer xtts_extend."
+                    f"{path} has pack format {values['format']}, but this release can only read formats up to "
+                    f"{FORMAT_VERSION}. Install a newer version of xtts_extend."
                 )
             info = PackInfo.from_dict(values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -100,7 +100,7 @@ class Pack:
 
     @cached_property
     def stored(self) -> dict[str, Tensor]:
-        """The tensors as stored in the file, without a comparison with their digests."""
+        """The tensors as stored in the file, without checking them against their digests."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -116,7 +116,7 @@ class Pack:
         found = digests(self.stored)
         if wrong := [name for name, digest in self.info.tensors.items() if found[name] != digest]:
             raise PackError(
-                f"{self.path} is damaged: {len(wrong)} of {len(found)} tensors failed their checksum (first: "
+                f"{self.path} is damaged: {len(wrong)} of {len(found)} tensors have the wrong checksum (first: "
                 f"{wrong[0]}). {_GET_AGAIN}"
             )
 
@@ -124,7 +124,7 @@ class Pack:
         """Raise unless every tensor of a base model matches the base that the pack was made for.
 
         Args:
-            found: `digests` of the base's weights, by their names in `Xtts`.
+            found: `digests` of the base's weights, keyed by their names in `Xtts`.
             where: The base's file or folder, for the message.
 
         Raises:
@@ -140,10 +140,10 @@ class Pack:
             )
 
     def tensors(self, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors that replace the base's for this language, by their names in `Xtts`, in float32.
+        """Return the tensors that replace the base's for this language, in float32, keyed by their names in `Xtts`.
 
         Args:
-            base: The base's tensors by name; those that the pack changes are enough.
+            base: The base's tensors by name; only those that the pack changes are needed.
         """
         return changed_tensors(base, self.stored)
 
@@ -165,8 +165,8 @@ class Pack:
             base: The base's vocabulary.
 
         Raises:
-            PackError: The pack was made for a different base vocabulary, or the pack's sample texts are tokenized
-                differently here than in training.
+            PackError: The pack was made for a different base vocabulary, or the pack's sample texts are not
+                tokenized as they were in training.
         """
         info = self.info
         vocabulary = info.vocabulary.joined(base)
@@ -180,13 +180,14 @@ class Pack:
         if not wrong:
             return
         found = (
-            f"{len(wrong)} of its {len(info.texts)} sample texts are tokenized differently here (first: {wrong[0]!r})"
+            f"{len(wrong)} of its {len(info.texts)} sample texts are tokenized differently than in training (first: "
+            f"{wrong[0]!r})"
         )
         installed = version("num2words")
         if installed != info.num2words and all(any(map(str.isdigit, text)) for text in wrong):
             logger.warning(
                 " > %s: %s. The pack was made with num2words %s, but the installed version, %s, spells out some "
-                "numbers differently. Continuing. Install num2words==%s to have numbers read as in training.",
+                "numbers differently. Continuing. To have numbers read as in training, install num2words==%s.",
                 self.path,
                 found,
                 info.num2words,
@@ -196,7 +197,7 @@ class Pack:
             return
         raise PackError(
             f"{self.path}: {found}. The pack was made with xtts_extend {info.training.xtts_extend}, which cleans text "
-            "differently. Install that release."
+            "differently. Install that version."
         )
 
 
@@ -218,7 +219,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the digests of tensors, keyed by the tensors' names and computed in several threads."""
+    """Compute the digests of tensors in several threads, and return them by tensor name."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(tensors, pool.map(tensor_digest, tensors.values()), strict=True))
 
@@ -228,7 +229,7 @@ def write_pack(path: Path, info: PackInfo, tensors: Mapping[str, Tensor]) -> Pac
 
     Args:
         path: The file to write, ending in ".safetensors".
-        info: The metadata; its `tensors` are filled in.
+        info: The metadata, whose `tensors` are filled in here.
         tensors: New rows under the names of the token tensors, factors of changed matrices under the names that
             adapters give them, and tensors that replace the base's.
 
@@ -255,6 +256,6 @@ def _umask() -> int:
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
-    """Return the OSError behind a failed write, whose number safetensors gives as text: "… (os error 28)"."""
+    """Return the OSError behind a failed write, whose number is in safetensors' message: "… (os error 28)"."""
     code = str(error).rpartition("os error ")[2].rstrip(") ")
     return OSError(int(code), str(error)) if code.isdigit() else OSError(str(error))

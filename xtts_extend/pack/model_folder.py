@@ -1,8 +1,8 @@
-"""Model folders: a base model's files, and a folder `packs` with one file per language.
+"""Manage model folders, which contain a base model's files and a folder `packs` with one file per language.
 
-Adding a pack compares every tensor of the base and of the pack, and records the result. Loading then reads only the
-checksums that torch.save stores in the archive. If these have changed, or a pack was copied into the folder by hand,
-everything is compared again.
+When a pack is added, every tensor of the base and of the pack is checked, and the result is recorded. Loading then
+reads only the checksums that torch.save stores in the archive. If these have changed, or if a pack was copied into the
+folder by hand, everything is checked again.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ logger = logging.getLogger("trainer")
 
 #: Name of the folder that contains the packs.
 PACKS = "packs"
-#: File in that folder that records which packs were compared with which base.
+#: File in that folder that records which packs were checked against which base.
 RECORD = "compared.json"
 _NEEDED = ("config.json", "model.pth", "vocab.json")
 
 
 @dataclass(frozen=True)
 class _Record:
-    """The content of `RECORD`.
+    """The content of the file `RECORD`.
 
     Attributes:
         base: Checksum of the base's weights.
-        packs: Language → digest of the metadata, for each pack that matches the base.
+        packs: Language → digest of the pack's metadata, for each pack that matches the base.
     """
 
     base: str = ""
@@ -86,11 +86,11 @@ class ModelFolder:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """The base's tensors, keyed by their names in `Xtts` and mapped from the file."""
+        """The base's tensors, memory-mapped from the file and keyed by their names in `Xtts`."""
         if inspect_checkpoint(self.model).kind == "training":
             raise PackError(
-                f"{self.model} is a training checkpoint. A pack needs the base that it was trained from. Pass the "
-                "folder of that base."
+                f"{self.model} is a training checkpoint. A pack needs the base that the pack was trained from. Pass "
+                "the folder of that base."
             )
         return merged_weights(load_checkpoint(self.model)[0])
 
@@ -108,7 +108,7 @@ class ModelFolder:
         return self._matching_base(self._open_packs())
 
     def _matching_base(self, packs: Iterable[Pack]) -> dict[str, Pack]:
-        """Return packs by language, after comparing the ones that are not on record with the base; see `packs`."""
+        """Return packs by language, after checking those that are not recorded as matching the base; see `packs`."""
         found: dict[str, Pack] = {}
         for pack in packs:
             first = found.setdefault(pack.info.language, pack)
@@ -126,7 +126,7 @@ class ModelFolder:
         }
         if new:
             logger.info(
-                " > Comparing every tensor of the base in %s, because %s or the base changed since the last "
+                " > Checking every tensor of the base in %s, because %s or the base has changed since the last "
                 "`xtts-extend pack add`.",
                 self.path,
                 ", ".join(pack.path.name for pack in new.values()),
@@ -136,7 +136,7 @@ class ModelFolder:
         return found
 
     def add(self, file: Path) -> Pack:
-        """Compare a pack with the base and copy it into the folder.
+        """Check that a pack matches the base, and copy the pack into the folder.
 
         A pack that is already in the folder under a different name is renamed.
 
@@ -148,7 +148,7 @@ class ModelFolder:
 
         Raises:
             PackError: The pack is damaged, was made for a different base, or is for a language that the folder already
-                speaks. Nothing is changed.
+                supports. Nothing is changed.
             MachineError: The folder cannot be written to. Nothing is changed.
         """
         pack = Pack.open(file)
@@ -180,19 +180,19 @@ class ModelFolder:
         return Pack.open(target)
 
     def require_new(self, language: str, file: Path) -> None:
-        """Raise if the base or another pack already speaks a language.
+        """Raise if the base or another pack already supports a language.
 
         Args:
             language: The language's code.
             file: The pack to add, which is ignored if it is already in the folder.
 
         Raises:
-            PackError: The folder already speaks the language.
+            PackError: The folder already supports the language.
         """
         if language_tag(language) in self.vocabulary.tokens:
             raise PackError(
-                f"The base in {self.path} already speaks {language}. A pack can add a language, but it cannot replace "
-                "one of the base's."
+                f"The base in {self.path} already supports {language}. A pack can add a language, but it cannot "
+                "replace one of the base's languages."
             )
         for other in self._open_packs():
             if other.info.language == language and not (file.exists() and other.path.samefile(file)):
@@ -202,7 +202,7 @@ class ModelFolder:
                 )
 
     def compare(self, pack: Pack) -> None:
-        """Compare the base's and the pack's tensors, and the token ids of the sample texts, with the pack's metadata.
+        """Check the base's and the pack's tensors, and the sample texts' token ids, against the pack's metadata.
 
         Raises:
             PackError: Something has changed since the pack was made.
@@ -239,7 +239,7 @@ class ModelFolder:
         """Return the pack for a language.
 
         Raises:
-            PackError: There is no pack for the language, or `packs` raised this error.
+            PackError: There is no pack for the language, or `packs` raises this error.
         """
         packs = self.packs()
         return packs.get(language) or self._no_pack(language, packs)
@@ -251,7 +251,7 @@ class ModelFolder:
         yield from map(Pack.open, _files(self.path))
 
     def _read_record(self) -> _Record:
-        """Return the record; empty if it is missing or unreadable, so that everything is compared again."""
+        """Return the record, or an empty one if it is missing or unreadable, so that everything is checked again."""
         try:
             values = json.loads((self.path / PACKS / RECORD).read_text(encoding="utf-8"))
             return _Record(str(values["base"]), dict(values["packs"]))
@@ -264,7 +264,7 @@ class ModelFolder:
 
 
 def open_packs(folder: Path) -> dict[str, Pack]:
-    """Return the packs in a model folder by language; empty if it has none.
+    """Return the packs in a model folder by language, or an empty dict if there are none.
 
     Raises:
         PackError: A pack is damaged or was made for a different base, or two packs are for the same language.
@@ -273,12 +273,12 @@ def open_packs(folder: Path) -> dict[str, Pack]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Return the pack files, without hidden files, which interrupted copies and macOS leave behind."""
+    """Return the pack files, ignoring hidden files, which interrupted copies and macOS leave behind."""
     return sorted(file for file in (folder / PACKS).glob(f"*{SUFFIX}") if not file.name.startswith("."))
 
 
 def open_spec(spec: str) -> tuple[ModelFolder, Pack]:
-    """Return the model folder and the pack that FOLDER:LANG names.
+    """Return the model folder and the pack named by FOLDER:LANG.
 
     Raises:
         ConfigError: `spec` does not have this form, or the folder is not a model folder.
@@ -292,7 +292,7 @@ def open_spec(spec: str) -> tuple[ModelFolder, Pack]:
 
 
 def vocabulary_of(spec: str) -> Vocabulary:
-    """Return a file's vocabulary, or that of FOLDER:LANG, which is the base's with a pack's entries appended.
+    """Return a file's vocabulary, or for FOLDER:LANG, the base's vocabulary with a pack's entries appended.
 
     Args:
         spec: A path, or FOLDER:LANG.
@@ -308,7 +308,7 @@ def vocabulary_of(spec: str) -> Vocabulary:
 
 
 def archive_checksum(path: Path) -> str:
-    """Return a digest of the checksums that torch.save stores for tensors, or of the file's bytes if it has none.
+    """Return a digest of the checksums that torch.save stores for tensors, or of the file's bytes if there are none.
 
     Saving the same tensors again in the same order gives the same digest.
     """
@@ -334,7 +334,7 @@ def _digest(pack: Pack) -> str:
 
 @contextlib.contextmanager
 def _without_new_folder(folder: Path) -> Iterator[None]:
-    """Remove the folder if the block creates it and leaves it empty."""
+    """Remove the folder on exit if it was created in the `with` block and left empty."""
     existed = folder.exists()
     try:
         yield

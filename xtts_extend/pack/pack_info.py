@@ -1,4 +1,4 @@
-"""Metadata of a language pack: the base it fits, its vocabulary entries, its text cleaning and its training."""
+"""Metadata of a language pack: the base it was made for, its vocabulary entries, its text cleaning and its training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xtts_extend.text.cleaning import Cleaning
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.vocabulary import Merge, Vocabulary, append_exactly, parse_vocabulary
 
-#: Version of the metadata's format.
+#: Version of the metadata format.
 FORMAT_VERSION = 1
 
 
@@ -78,8 +78,8 @@ class Training:
         steps: Number of batches that the run was trained for.
         hours: Language → hours of recordings, without replay; empty if the run did not record them.
         utterances: Language → number of utterances, without replay; empty if the run did not record them.
-        losses: Mel losses on the validation set in the pack's language, if they were measured: "base" (or "start" if
-            the run began with a different pack) and "trained".
+        losses: Mel losses on the validation set in the pack's language, if they were measured, under the keys "base"
+            (or "start" if the run began with a different pack) and "trained".
         replay: Whether old languages were replayed.
         began_with: Language of the pack that the run began with; empty if it began with the base.
         xtts_extend: Version of this package that wrote the pack.
@@ -95,7 +95,7 @@ class Training:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Training:
-        """Return the object for values from `dataclasses.asdict`."""
+        """Create the object from the values that `dataclasses.asdict` returns."""
         kinds: dict[str, Callable[[Any], Any]] = {
             "steps": int,
             "hours": lambda hours: {str(code): float(value) for code, value in hours.items()},
@@ -111,19 +111,19 @@ class PackInfo:
 
     Attributes:
         language: Code of the language.
-        base: Name in `Xtts` → SHA-256 of each of the base's tensors; see `tensor_digest`.
-        vocabulary: The entries and merges that follow the base's.
+        base: Name in `Xtts` → SHA-256 digest, for each of the base's tensors; see `tensor_digest`.
+        vocabulary: The entries and merges that are appended to the base's.
         cleaning: Steps that turn written text into the text that is tokenized.
-        char_limit: Number of characters up to which utterances are spoken well.
+        char_limit: Number of characters up to which an utterance is spoken well.
         texts: Sample texts of the run, before cleaning → their token ids. Programs that read the pack tokenize the
             texts and compare the ids.
         training: How the pack was trained.
-        licence: Licence of the training data, as stated by the pack's author; empty if none was stated.
-        created: The date of creation as YYYY-MM-DD.
+        licence: License of the training data, as stated by the pack's author; empty if none was stated.
+        created: Date of creation, as YYYY-MM-DD.
         dtype: Type of the stored tensors, such as "float32".
         rank: Rank of the changes to the transformer's matrices; None if full tensors are stored.
         num2words: Version of num2words that spelled out the numbers in `texts`.
-        tensors: Name → SHA-256 of each stored tensor.
+        tensors: Name → SHA-256 digest, for each stored tensor.
     """
 
     language: str
@@ -146,7 +146,7 @@ class PackInfo:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PackInfo:
-        """Return the object for values from `to_dict`.
+        """Create the object from the values that `to_dict` returns.
 
         Raises:
             KeyError, TypeError: A value is missing or unexpected.

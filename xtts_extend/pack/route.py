@@ -1,8 +1,8 @@
-"""Run each call of `Xtts` with the tensors of its language's pack, or with the base's own.
+"""Run each call of `Xtts` with the tensors of the language's pack, or with the base's tensors.
 
 During a call, a pack's tensors replace the base's in the modules' parameter dicts. The modules themselves are not
 replaced, because coqui's GPT shares them with its generation wrapper, which it rebuilds at every `eval()`. Afterward,
-the same parameter objects are put back, so the base is neither recomputed nor copied.
+the original parameter objects are put back, so the base is neither recomputed nor copied.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 
 logger = logging.getLogger("trainer")
 
-#: Number of packs whose tensors stay in memory; those of the published model take up to 1.6 GB each.
+#: Number of packs whose tensors stay in memory. Packs for the published model take up to 1.6 GB each.
 RESIDENT = 2
 
-#: Attribute that marks `Xtts` as patched.
+#: Attribute that marks `Xtts` as already patched.
 _MARK = "_xtts_extend_routed"
 
 
 class _Slot(NamedTuple):
-    """An entry in a module's parameter dict, and the parameter that is in it now."""
+    """An entry in a module's parameter dict, and the parameter that is currently stored there."""
 
     parameters: dict[str, Any]
     key: str
@@ -42,7 +42,7 @@ class _Slot(NamedTuple):
 
 
 class Packs:
-    """The packs of a model, stored as its attribute `packs`.
+    """The packs of a model, stored in the model's attribute `packs`.
 
     Each call, even in one of the base's languages, locks the model until the call ends, and calls from other threads
     wait. A stream locks the model from its first chunk until it is exhausted, closed or garbage-collected.
@@ -59,8 +59,8 @@ class Packs:
         self.resident = resident
         # Language → tensors, the least recently used language first.
         self._read: dict[str, dict[str, Parameter]] = {}
-        # Not an RLock, because a different thread from the one that started a stream may read the rest of it or collect
-        # it.
+        # Not an RLock, because a stream may be read to its end or garbage-collected in a different thread from the one
+        # that started it.
         self._lock = threading.Lock()
         # The thread object is stored instead of its ident, because a later thread can get the same ident.
         self._thread: threading.Thread | None = None
@@ -69,7 +69,7 @@ class Packs:
         self._base: list[_Slot] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy without the lock and the tensors in memory, so that copies of a model share neither."""
+        """Copy the packs without the lock and the tensors in memory, so that copies of a model share neither."""
         return type(self), (self.packs, self.added, self.resident)
 
     @contextmanager
@@ -84,7 +84,7 @@ class Packs:
             exact: Raise on a nested call for one of the base's languages while a pack's tensors are in place.
 
         Raises:
-            PackError: The pack is damaged, the model cannot be routed, or this thread has locked the model for a
+            PackError: The pack is damaged, the model cannot use its tensors, or this thread has locked the model for a
                 different pack.
         """
         pack = self.packs.get(language.split("-")[0])
@@ -108,7 +108,7 @@ class Packs:
                 self._calls -= 1
 
     def stream(self, model: Any, language: str, chunks: Generator[Any, None, None]) -> Iterator[Any]:
-        """Yield the chunks of a stream, and lock the model from the first chunk on."""
+        """Yield the chunks of a stream, keeping the model locked from the first chunk on."""
         with self.hold(model, language):
             first_thread = self._thread
             self._streams += 1
@@ -116,7 +116,7 @@ class Packs:
                 with closing(chunks):
                     for chunk in chunks:
                         yield chunk
-                        # Servers may read each chunk in a different thread of a pool.
+                        # Servers may read each chunk in a different thread of a thread pool.
                         self._thread = threading.current_thread()
             finally:
                 # A `routed` block around the stream still holds the model, so the lock is given back to the block's
@@ -127,15 +127,15 @@ class Packs:
 
     @contextmanager
     def idle(self) -> Iterator[None]:
-        """Lock the model while no call is running; calls that start meanwhile wait.
+        """Wait until no call is running, and lock the model; calls that start in the meantime wait.
 
         Raises:
-            PackError: This thread itself has a stream or a `routed` block open.
+            PackError: This thread has a stream or a `routed` block open.
         """
         if self._thread is threading.current_thread():
             raise PackError(
-                "Cannot load different weights or packs while this thread has a stream or a `routed` block of the "
-                "model open. Close it first."
+                "Cannot load different weights or packs while a stream or a `routed` block of the model is open in "
+                "this thread. Close it first."
             )
         with self._lock:
             yield
@@ -145,13 +145,13 @@ class Packs:
         in_place = "the base" if self._pack is None else f"the pack for {self._pack.info.language}"
         if self._streams:
             raise PackError(
-                f"This thread has a stream of the model open, and a call in '{language}' would wait for it forever. "
+                f"A stream of the model is open in this thread, so a call in '{language}' would wait forever. "
                 "Read the stream to its end, close() it, or call from a different thread."
             )
         if pack is not self._pack and (exact or pack is not None):
             raise PackError(
-                f"The model is routed to {in_place}, but '{language}' needs different tensors. Exit that `routed` "
-                "block first."
+                f"The model is using the tensors of {in_place}, but '{language}' needs different ones. Exit that "
+                "`routed` block first."
             )
 
     def _route(self, model: Any, pack: Pack | None) -> None:
@@ -194,7 +194,7 @@ class Packs:
 
 
 def attach(model: Any, packs: Mapping[str, Pack], base_vocabulary: Vocabulary) -> None:
-    """Let a model speak the languages of these packs instead of those of the packs it had before.
+    """Attach packs to a model so that it can speak their languages, and detach the packs it had before.
 
     Args:
         model: `Xtts` with the base's weights and tokenizer, loaded after `enable()`.
@@ -202,7 +202,7 @@ def attach(model: Any, packs: Mapping[str, Pack], base_vocabulary: Vocabulary) -
         base_vocabulary: Vocabulary of the base.
 
     Raises:
-        PackError: A pack's sample texts are tokenized differently here than in training. Nothing is changed.
+        PackError: A pack's sample texts are not tokenized as they were in training. Nothing is changed.
     """
     spoken = {language.split("-")[0]: pack.packed_language(base_vocabulary) for language, pack in packs.items()}
     _detach(model)
@@ -219,11 +219,11 @@ def attach(model: Any, packs: Mapping[str, Pack], base_vocabulary: Vocabulary) -
 
 @contextmanager
 def routed(model: Any, language: str) -> Iterator[None]:
-    """Run a block of code with the tensors of a language: its pack's, or the base's.
+    """Run a block of code with the tensors for a language: those of its pack, or else the base's.
 
-    The model is locked as in a call. Calls from this thread inside the block use the same tensors, so a sentence in one
-    of the base's languages is spoken with the pack's tensors. A stream opened inside the block keeps them in place
-    until it ends. Models without packs are unaffected.
+    The model is locked as during a call. Calls from this thread inside the block use the same tensors, so a sentence in
+    one of the base's languages is spoken with the pack's tensors. A stream opened inside the block keeps the tensors in
+    place until the stream ends. Models without packs are unaffected.
 
     Args:
         model: `Xtts`.
@@ -241,7 +241,7 @@ def routed(model: Any, language: str) -> Iterator[None]:
 
 
 def enable() -> None:
-    """Patch `Xtts` to load the packs of a model folder and to speak with them; calling it again has no effect.
+    """Patch `Xtts` to load the packs of a model folder and to speak with them; further calls have no effect.
 
     Patches `load_checkpoint`, `inference` and `inference_stream`; `synthesize` calls `inference`. Models without packs
     behave as before.
@@ -290,7 +290,7 @@ def enable() -> None:
 
 
 def _attach_beside(model: Any, weights: Path, vocab_path: Any) -> None:
-    """Attach the packs in the folder of a `model.pth`; warn if packs there belong to a different file."""
+    """Attach the packs beside a `model.pth`; if a different file was loaded, warn that packs beside it are not used."""
     # Imported here because this module imports the trainer.
     from xtts_extend.pack.model_folder import PACKS, open_packs
 
@@ -298,7 +298,7 @@ def _attach_beside(model: Any, weights: Path, vocab_path: Any) -> None:
     if weights.name != "model.pth":
         if (folder / PACKS).is_dir():
             logger.warning(
-                " > The packs in %s are not used, because they belong to model.pth and %s was loaded.",
+                " > The packs in %s are not used, because they belong to model.pth, but %s was loaded.",
                 folder / PACKS,
                 weights.name,
             )
@@ -327,9 +327,9 @@ def _detach(model: Any) -> None:
 def _read_tensors(model: Any, pack: Pack) -> dict[str, Parameter]:
     """Return a pack's tensors, checked against their digests and copied from the file.
 
-    They are computed on the CPU in float32, as in an export, so that they do not depend on the model's device.
+    They are computed on the CPU in float32, as during an export, so that they do not depend on the model's device.
     """
-    # A copy of the pack, so that the cached tensors of its file are freed on return.
+    # The pack is copied, so that the cached tensors of its file are freed on return.
     pack = dataclasses.replace(pack)
     pack.require_intact()
     with torch.inference_mode(False), torch.no_grad():
@@ -344,7 +344,7 @@ def _read_tensors(model: Any, pack: Pack) -> dict[str, Parameter]:
 
 
 def _match_base(tensor: Parameter, base: Parameter) -> Parameter:
-    """Return a parameter on the base's device and in its type; the same object if nothing has to change."""
+    """Return a parameter on the base's device and in its type, or the same object if nothing has to change."""
     if tensor.device == base.device and tensor.dtype == base.dtype:
         return tensor
     with torch.inference_mode(False):
@@ -352,7 +352,7 @@ def _match_base(tensor: Parameter, base: Parameter) -> Parameter:
 
 
 def _slot(model: Any, name: str) -> _Slot:
-    """Return the slot of a parameter in its module.
+    """Return the place of a parameter in its module.
 
     Raises:
         PackError: The model has no such parameter, because it was rebuilt after loading.
@@ -363,6 +363,6 @@ def _slot(model: Any, name: str) -> _Slot:
         return _Slot(parameters, key, parameters[key])
     except (AttributeError, KeyError) as error:
         raise PackError(
-            f"The model has no parameter {name}, which the pack changes. The model's modules were replaced after "
-            "loading (quantized, or given adapters). Use the model as loaded by `load_checkpoint`."
+            f"The model has no parameter {name}, but the pack changes it. The model's modules were replaced after "
+            "loading (by quantization or adapters, for example). Use the model as `load_checkpoint` loads it."
         ) from error
