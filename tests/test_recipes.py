@@ -46,7 +46,7 @@ def test_recipe_of_an_installation(tmp_path, monkeypatch, package, record, scrip
 
 
 def test_an_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(ConfigError, match=r"no recipe 'new-language'. The recipes are: new_language\."):
+    with pytest.raises(ConfigError, match=r"no recipe named 'new-language'. Choose one of: new_language\."):
         recipes.find_recipe("new-language")
 
 
@@ -105,7 +105,9 @@ def test_a_copy_records_its_release(tmp_path, monkeypatch, capsys):
     copy = recipes.copy_recipe("new_language", tmp_path)
     lines = copy.read_text(encoding="utf-8").splitlines()
     original = recipes.find_recipe().read_text(encoding="utf-8").splitlines()
-    assert lines[0].startswith(f"# Editable copy of the recipe new_language of xtts_extend {xtts_extend.__version__}. ")
+    assert lines[0].startswith(
+        f"# Editable copy of the recipe new_language from xtts_extend {xtts_extend.__version__}. "
+    )
     ((ours, theirs),) = (pair for pair in zip(lines[2:], original, strict=True) if pair[0] != pair[1])
     assert ours == theirs.replace("()", f'(written_for="{xtts_extend.__version__}")')
 

@@ -1,4 +1,4 @@
-"""Teach Coqui's XTTS a new language. Importing this package patches nothing and loads no heavy module."""
+"""Teach Coqui's XTTS a new language. Importing this package does not patch anything or load heavy modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def enable() -> None:
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
-    """Identify a checkpoint file, run folder or base model directory by its content.
+    """Identify a checkpoint file, run folder or base model directory by its contents.
 
     See `xtts_extend.checkpoint.inspect.inspect_checkpoint` for the errors that it raises.
 

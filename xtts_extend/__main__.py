@@ -1,4 +1,4 @@
-"""Entry point of `python -m xtts_extend`: the `xtts-extend` command when its script is not on the PATH."""
+"""Entry point of `python -m xtts_extend`, for use when the `xtts-extend` script is not on the PATH."""
 
 import sys
 

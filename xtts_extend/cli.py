@@ -36,7 +36,7 @@ from xtts_extend.errors import report_errors
 
 
 class Command(Protocol):
-    """Interface of the modules in `commands/`.
+    """Interface that the modules in `commands/` implement.
 
     Attributes:
         HELP: What the command does, in one line.
@@ -76,13 +76,13 @@ COMMANDS: dict[str, Command] = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands, which sets `run` to the command's function.
+    """Return the parser for all commands. Parsing sets `run` to the chosen command's function.
 
     A command that works without coqui-tts sets `needs_coqui` to False. A command that runs a script with its own error
     and signal handling sets `is_script` to True.
     """
     parser = argparse.ArgumentParser(prog="xtts-extend", description="Teach XTTS a new language.", allow_abbrev=False)
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of errors.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback when an error occurs.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)

@@ -1,8 +1,8 @@
 """Check for installed packages that are known not to work together, before any of them is imported.
 
 The versions come from `importlib.metadata` alone, because a broken combination may fail at `import torch` or `import
-TTS`, or only hours later, when the first sentence is spoken. Colab, Kaggle and Lightning come with packages
-preinstalled.
+TTS`, or only hours later, when the first sentence is spoken. This matters on Colab, Kaggle and Lightning, where
+packages are preinstalled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from packaging.version import InvalidVersion
 from xtts_extend import __version__
 from xtts_extend.errors import InstallationError
 
-#: The newest versions that the tests ran with, as in constraints.txt.
+#: The newest versions that the tests have run with; constraints.txt lists the same ones.
 TESTED = {
     "coqui-tts": "0.28.0",
     "coqui-tts-trainer": "0.4.0",
@@ -48,9 +48,9 @@ class Conflict:
 
     Attributes:
         versions: Version specifier of each package. "" means any version, and None means that the package is not
-            installed. The conflict applies when all of them match.
-        effect: What breaks, as the end of a sentence.
-        fix: The commands that fix it.
+            installed. The conflict applies when all the packages match.
+        effect: What breaks, worded as the end of a sentence.
+        fix: The commands that resolve the conflict.
     """
 
     versions: Mapping[str, str | None]
@@ -65,7 +65,7 @@ class Conflict:
         )
 
     def describe(self, installed: Mapping[str, str]) -> str:
-        """Return one line that says what is installed, what breaks and what to type."""
+        """Return one line that says what is installed, what breaks and which command to run."""
         present = " with ".join(f"{package} {installed[package]}" for package in self.versions if package in installed)
         missing = " and ".join(package for package in self.versions if package not in installed)
         if not present:
@@ -126,7 +126,7 @@ KNOWN_CONFLICTS = (
     ),
     Conflict(
         {"coqui-tts": "<0.28"},
-        "its trainers and configurations have different signatures",
+        "its trainers and configurations have incompatible signatures",
         'pip install "coqui-tts>=0.28,<0.29"',
     ),
     Conflict(
@@ -134,7 +134,7 @@ KNOWN_CONFLICTS = (
         "the first training step fails ('AdamW' object is not subscriptable)",
         'pip install "coqui-tts-trainer>=0.4,<0.5"',
     ),
-    Conflict({"six": None, "coqui-tts": "<0.29"}, "coqui-tts imports six but does not install it", "pip install six"),
+    Conflict({"six": None, "coqui-tts": "<0.29"}, "coqui-tts imports six without requiring it", "pip install six"),
     *(
         Conflict({package: None}, "xtts_extend requires it", f'pip install "{requirement}"')
         for package, requirement in {
@@ -149,7 +149,7 @@ KNOWN_CONFLICTS = (
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the installed version of each package in `TESTED` and `KNOWN_CONFLICTS` that is installed.
+    """Return the versions of the packages in `TESTED` and `KNOWN_CONFLICTS` that are installed.
 
     >>> installed_versions()["torch"]
     '2...'
@@ -160,7 +160,7 @@ def installed_versions() -> dict[str, str]:
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-        # A folder that a broken installation left behind has no version.
+        # A folder left behind by a broken installation has no version.
         if version:
             versions[package] = version
     return versions
@@ -177,7 +177,7 @@ def conflicts(installed: Mapping[str, str]) -> list[str]:
 
 
 def newer_than_tested(installed: Mapping[str, str]) -> list[str]:
-    """Return the packages that are newer than the tested versions, each with both versions."""
+    """Return one string for each package that is newer than the tested version, with both version numbers."""
     return [
         f"{package} {installed[package]} (tested up to {tested})"
         for package, tested in TESTED.items()
@@ -188,7 +188,7 @@ def newer_than_tested(installed: Mapping[str, str]) -> list[str]:
 def require_environment(written_for: str | None = None) -> None:
     """Raise an error before any heavy import if installed packages are known not to work together.
 
-    Print one warning line on standard error for packages that are newer than the tested versions.
+    Print one warning line to standard error for packages that are newer than the tested versions.
 
     Args:
         written_for: The xtts_extend release that a copied recipe was written for. The warning line mentions it if a

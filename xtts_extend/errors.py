@@ -50,7 +50,7 @@ class InstallationError(XttsExtendError):
 
 
 class MachineError(XttsExtendError):
-    """Error for a machine that has too little memory, disk space or another resource."""
+    """Error for a machine that does not have enough memory, disk space or other resources."""
 
     exit_code = 1
 
@@ -66,23 +66,23 @@ class CheckFailed(XttsExtendError):
 
 
 def message_of(error: Exception) -> str:
-    """Return an error's message. The message of an exception that is not this package's starts with its class."""
+    """Return an error's message. For exceptions from outside this package, it starts with the class name."""
     kind = type(error)
     if not isinstance(error, XttsExtendError):
         return f"{kind.__name__}: {error}"
-    # When a loader worker fails, torch raises an error whose message is the worker's entire traceback.
+    # When a data loader worker fails, torch raises an error whose message is the worker's entire traceback.
     return str(error).rsplit(f"{kind.__module__}.{kind.__qualname__}: ", 1)[-1].strip()
 
 
 @contextmanager
 def report_errors(*, debug: bool) -> Iterator[None]:
-    """Print this package's errors as one message on standard error and exit with their code, or 130 after Ctrl-C.
+    """Print an error of this package as one message to standard error and exit with its code, or with 130 after Ctrl-C.
 
     Args:
         debug: Re-raise errors, so that Python prints the traceback.
     """
     logging.getLogger("trainer").setLevel(logging.INFO)
-    # This logger warns at every start about token ids that XTTS does not use.
+    # At every start, this logger warns about token ids that XTTS does not use.
     logging.getLogger("transformers.configuration_utils").setLevel(logging.ERROR)
     try:
         yield

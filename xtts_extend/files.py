@@ -20,13 +20,13 @@ from xtts_extend.errors import ConfigError, DiskFullError, MachineError
 
 logger = logging.getLogger("trainer")
 
-#: The Linux ioctl that shares a file's blocks on btrfs, XFS and others (linux/fs.h).
+#: The Linux ioctl that clones a file by sharing its blocks, on btrfs, XFS and other file systems (linux/fs.h).
 _FICLONE = 0x40049409
 _COPY_BUFFER_BYTES = 1 << 24
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder, `xtts_extend` in $XDG_CACHE_HOME or ~/.cache."""
+    """Return this package's folder in the user's cache: `xtts_extend` in $XDG_CACHE_HOME or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xtts_extend"
 
 
@@ -55,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise (DiskFullError if is_full else MachineError)(
             f"{path} could not be written: {'the disk is full' if is_full else error}. Existing files are unchanged. "
-            "Free up disk space or fix the folder, then start again."
+            "Free up disk space, or make sure that the folder is writable, then start again."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -69,7 +69,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         try:
             yield file
         except RuntimeError as error:
-            # This is how torch reports a failed write of its zip archive, without the cause.
+            # With this message, torch reports that writing its zip archive failed, but not why.
             is_full = shutil.disk_usage(path.parent).free < 1 << 20
             raise OSError(errno.ENOSPC if is_full else errno.EIO, str(error)) from error
 
@@ -105,7 +105,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file, as a copy-on-write clone where the file system supports it.
+    """Copy a file, using a copy-on-write clone if the file system supports it.
 
     Raises:
         OSError: The source cannot be read, or the target cannot be written.
@@ -121,13 +121,13 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the `FileLock` of a file, without taking it from one that is about to.
+    """Return whether any process holds a file's `FileLock`, without making other attempts to acquire it fail.
 
-    A process that takes the lock during the probe has to try again, as `FileLock` does until its timeout.
+    A process that tries to acquire the lock during the check tries again, as `FileLock` does until its timeout.
     """
     if sys.platform == "win32":
         try:
-            # Windows has no shared locks that Python can ask for. The folder may have vanished.
+            # Python cannot request shared locks on Windows. An OSError means that the folder may have vanished.
             FileLock(path, timeout=0).acquire().lock.release()
         except Timeout:
             return True
@@ -143,16 +143,16 @@ def is_locked(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
     except OSError:
-        # Held; or the file system has no locks, where `FileLock` makes the file and removes it instead.
+        # The lock is held, or the file system has no locks; there, `FileLock` creates and removes the file instead.
         return True
     return False
 
 
 def require_new_folder(path: Path) -> None:
-    """Raise an error unless `path` does not exist or is an empty folder.
+    """Raise an error if `path` exists and is not an empty folder.
 
     Raises:
-        ConfigError: `path` is a file or a folder that is not empty, or one of its parents is a file.
+        ConfigError: `path` is a file or a non-empty folder, or one of its parents is a file.
     """
     require_creatable(path.absolute().parent)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -169,7 +169,7 @@ def require_creatable(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, or log a warning if the file system does not support it (network and FUSE mounts)."""
+    """Flush a rename to disk, or log a warning if the file system cannot do this (network and FUSE mounts)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -177,4 +177,4 @@ def _sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        logger.warning(" > The entries of the folder %s cannot be flushed to disk (%s).", folder, error.strerror)
+        logger.warning(" > The directory entries of %s cannot be flushed to disk (%s).", folder, error.strerror)

@@ -1,4 +1,4 @@
-"""Results of a check, as lines for a person and as plain values for JSON."""
+"""Results of a check, formatted as lines of text or as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _STATUSES = {True: "ok  ", False: "FAIL", None: "note"}
 
 @dataclass(frozen=True)
 class Finding:
-    """An assumption, what the check found, and whether the assumption holds (None: for information only)."""
+    """An assumption, what the check found, and whether the assumption holds (None if it is for information only)."""
 
     assumption: str
     found: str

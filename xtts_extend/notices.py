@@ -1,4 +1,4 @@
-"""Warnings that are logged once per process."""
+"""Warnings that are logged only once per process."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def with_progress(items: Iterable[T], total: int, unit: str, enabled: bool = Tru
     Args:
         items: The items to yield.
         total: Number of items.
-        unit: What the items are called, as in "12 of 30 recordings".
+        unit: Plural name of the items, such as "recordings" in "12 of 30 recordings".
         enabled: Whether to show progress.
     """
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""Find and copy recipes, which are beside the package in a checkout and in `share/xtts_extend` when installed."""
+"""Find and copy recipes, which are beside the package in a checkout, or in `share/xtts_extend` in an installation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import xtts_extend
 from xtts_extend.errors import ConfigError
 
-#: For each recipe's name, the script in the folder of the same name.
+#: Name of each recipe → its script, which is in the folder of the same name.
 RECIPES = {"new_language": "train_gpt_xtts.py"}
 #: Path of the default recipe, relative to a checkout or to an installation's `share/xtts_extend`.
 RECIPE = "recipes/new_language/train_gpt_xtts.py"
@@ -24,7 +24,7 @@ def find_recipe(name: str = "new_language") -> Path:
         ConfigError: The recipe is unknown, or its file is missing from the installation.
     """
     if name not in RECIPES:
-        raise ConfigError(f"There is no recipe {name!r}. The recipes are: {', '.join(RECIPES)}.")
+        raise ConfigError(f"There is no recipe named {name!r}. Choose one of: {', '.join(RECIPES)}.")
     script = f"recipes/{name}/{RECIPES[name]}"
     package = Path(__file__).resolve().parents[1]
     # The second path is for `pip install --target`, after which the metadata below is wrong.
@@ -44,7 +44,7 @@ def summarize_recipe(name: str) -> str:
 
 
 def copy_recipe(name: str, path: Path | None = None) -> Path:
-    """Copy a recipe for the user to edit. The copy names its release and warns if a different release is installed.
+    """Copy a recipe for the user to edit. The copy records its release and warns if a different release is installed.
 
     Args:
         name: Name of the recipe.
@@ -72,8 +72,8 @@ def copy_recipe(name: str, path: Path | None = None) -> Path:
         "require_environment()", f'require_environment(written_for="{release}")'
     )
     header = (
-        f"# Editable copy of the recipe {name} of xtts_extend {release}. If a different release is\n"
-        f"# installed, it warns; `xtts-extend recipe copy {name} PATH` writes the recipe of the installed release.\n"
+        f"# Editable copy of the recipe {name} from xtts_extend {release}. It warns if a different release is\n"
+        f"# installed. `xtts-extend recipe copy {name} PATH` writes the installed release's recipe.\n"
     )
     with atomic_write(target) as file:
         file.write(f"{header}{text}".encode())

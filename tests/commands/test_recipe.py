@@ -68,7 +68,7 @@ def test_copy(command, tmp_path, monkeypatch):
 def test_unknown_recipe(command, action):
     code, out, err = command(action, "old_language")
     assert (code, out) == (2, "")
-    assert err == "error: There is no recipe 'old_language'. The recipes are: new_language.\n"
+    assert err == "error: There is no recipe named 'old_language'. Choose one of: new_language.\n"
 
 
 def test_recipe_commands_do_not_need_coqui(command, monkeypatch, recipe_that):

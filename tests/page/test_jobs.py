@@ -106,7 +106,7 @@ def test_an_ordinary_command_runs_and_says_how_it_ended(tmp_path):
     assert (good.state, good.error, good.exit.code) == ("finished", "", 0)
     assert good.log_tail().startswith("new_language  Teach XTTS")
     assert (bad.state, bad.exit.code, bad.kind, bad.label) == ("failed", 2, "copy", "Kopie ለ")
-    assert bad.error == "There is no recipe 'no such; $(id)'. The recipes are: new_language."
+    assert bad.error == "There is no recipe named 'no such; $(id)'. Choose one of: new_language."
     assert bad.command == "xtts-extend recipe copy 'no such; $(id)'"
     assert jobs.jobs(tmp_path) == [good, bad]
     assert good.created <= good.exit.started <= good.exit.ended
