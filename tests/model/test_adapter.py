@@ -100,5 +100,5 @@ def test_initialization_depends_on_the_seed_only(extended, mini_base, larger_voc
 
 
 def test_an_adapter_needs_frozen_rows(extended):
-    with pytest.raises(ConfigError, match="An adapter needs frozen base rows"):
+    with pytest.raises(ConfigError, match="An adapter requires frozen base rows"):
         extended.add_adapter(4)

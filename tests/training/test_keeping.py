@@ -165,7 +165,7 @@ def test_the_base_is_measured_again_on_another_validation_set(corpus, recipe, re
         ),
         (["--min-retention=0.9"], "no language that the base knows is evaluated"),
         (["--adapter=lora", "--coqpit.l2_sp=1"], "l2_sp pulls the transformer"),
-        (["--adapter=lora", "--no-freeze-base-rows"], "An adapter needs frozen base rows"),
+        (["--adapter=lora", "--no-freeze-base-rows"], "An adapter requires frozen base rows"),
         (["--adapter=lora", "--voice=trained"], "--adapter lora freezes the voice side"),
     ],
 )

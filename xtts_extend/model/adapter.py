@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA; Hu et al., 2021) on the transformer's matrices, through peft.
+"""Low-rank adapters (LoRA; Hu et al., 2021) for the transformer's weight matrices, implemented with peft.
 
 The base's matrices are frozen, and small matrices beside them are trained instead. In checkpoints and exports, the
 base's tensors keep their names and values, and the adapter is stored separately.
@@ -23,7 +23,7 @@ _A, _B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 def add_adapter(gpt: Any, rank: int) -> None:
-    """Add adapters to the matrices of coqui's `GPT`, and freeze everything but them and the rows of new tokens.
+    """Add adapters to the matrices of coqui's `GPT`, and freeze everything except the adapters and new tokens' rows.
 
     The outputs do not change at first, because one factor of each adapter is zero.
 
@@ -31,7 +31,7 @@ def add_adapter(gpt: Any, rank: int) -> None:
         gpt: coqui's `GPT`.
         rank: Rank of the adapters.
     """
-    # This import takes several seconds, so only runs with an adapter wait for it.
+    # This import takes several seconds, so it is done only for runs with an adapter.
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
@@ -43,7 +43,7 @@ def add_adapter(gpt: Any, rank: int) -> None:
 
 
 def plain_name(name: str) -> str:
-    """Return the name that a tensor has without adapters."""
+    """Return the name that a tensor has in a model without adapters."""
     return name.replace(".base_layer.", ".")
 
 
@@ -53,7 +53,7 @@ def is_adapter(name: str) -> bool:
 
 
 def matrix_of(name: str) -> str:
-    """Return the name of the base tensor that a tensor of `merge` changes: the factor's matrix, or its own name."""
+    """Return the name of the base tensor that an adapter tensor changes or replaces; see `merge`."""
     return name.partition(".lora_")[0] + ".weight" if is_adapter(name) else name
 
 
@@ -62,7 +62,7 @@ def merge(weights: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> dict[
 
     Args:
         weights: Weights of `Xtts`, under plain names.
-        adapter: Pairs of factors, as a checkpoint holds them, and tensors that replace the weights of the same name.
+        adapter: Pairs of factors, as stored in a checkpoint, and tensors that replace the weights with the same names.
     """
     merged = dict(weights)
     for name, tensor in adapter.items():
@@ -80,10 +80,10 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: 
 
     Args:
         weights: The run's weights, under the names of `Xtts`.
-        base: The weights that the run started from. Their token tensors may have fewer rows than the run's, which then
-            begin with these rows.
-        rank: Rank of the approximation of each transformer matrix's change (truncated singular value decomposition),
-            which is used where its two factors are smaller than the matrix. None keeps the complete change.
+        base: The weights that the run started from. The token tensors may have fewer rows than the run's; in that case,
+            the run's begin with the base's rows.
+        rank: Rank of the approximation of each transformer matrix's change, by truncated singular value decomposition.
+            It is used only where the two factors are smaller than the matrix. None keeps the complete change.
 
     Returns:
         The new rows of the token tensors, under the tensors' names; pairs of factors, as `merge` takes them; and the
@@ -110,7 +110,7 @@ def difference(weights: Mapping[str, Tensor], base: Mapping[str, Tensor], rank: 
 
 
 def changed_tensors(base: Mapping[str, Tensor], change: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that replace those of a base, in float32: the inverse of `difference`.
+    """Return the float32 tensors that replace the base's tensors. This is the inverse of `difference`.
 
     Args:
         base: Weights of the base, under the names of `Xtts`; only the tensors that change are needed.

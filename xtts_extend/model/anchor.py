@@ -15,11 +15,11 @@ from xtts_extend.model.learning_rates import NEW_ROWS
 
 
 class Anchor:
-    """The base's values of the trained parameters, except for the rows of new tokens, which the base does not have.
+    """The base's values for the trained parameters, except for the rows of new tokens, which the base does not have.
 
     Args:
         gpt: coqui's `GPT` with the base's weights, which are copied.
-        base_rows: Number of token rows that come from the base, in case these are trained.
+        base_rows: Number of token rows that come from the base. It matters only if these rows are trained.
     """
 
     def __init__(self, gpt: Any, base_rows: int) -> None:
@@ -31,7 +31,7 @@ class Anchor:
 
     @torch.no_grad()
     def pull(self, gpt: Any, optimizer: torch.optim.Optimizer, strength: float) -> None:
-        """Move each weight toward its base value by the fraction learning rate × strength, after an optimizer step.
+        """After an optimizer step, move each weight toward its base value by the fraction learning rate × strength.
 
         Args:
             gpt: coqui's `GPT` that is being trained.

@@ -1,4 +1,4 @@
-"""Build networks without random initialization, for weights that are loaded right afterward."""
+"""Build networks without random initialization, for use when weights are loaded right afterward."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class BlankWeights(TorchFunctionMode):
-    """A context that builds modules without initializing their weights, which is the slowest part of building them.
+    """Context manager that skips the initialization of weights, which is the slowest part of building modules.
 
-    Tensors that `torch.nn.init` would fill hold arbitrary values: load every tensor before using the network. This is
-    `torch.nn.utils.skip_init` for modules that contain other modules.
+    Tensors that `torch.nn.init` would have filled contain arbitrary values, so load every tensor before using the
+    network. This does what `torch.nn.utils.skip_init` does, but also for modules that contain other modules.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""The base's DVAE as an encoder from audio to codes, as in coqui's trainer."""
+"""Encode audio into codes with the base's DVAE, as coqui's trainer does."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class Codec:
 
     @torch.no_grad()
     def encode(self, wav: Tensor) -> Tensor:
-        """Encode one recording, with coqui's resampling.
+        """Encode one recording, resampled in the same way as in coqui.
 
-        coqui encodes batches that are padded with zeros. The padding changes the last codes of shorter recordings, so
-        that they depend on the rest of the batch. Encoding each recording alone avoids that.
+        coqui encodes batches that are padded with zeros. The padding changes the last codes of shorter recordings,
+        which then depend on the rest of the batch. Encoding each recording alone avoids that.
 
         Args:
             wav: The recording, (1, samples).

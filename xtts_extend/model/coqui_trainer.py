@@ -1,6 +1,6 @@
-"""coqui's `GPTTrainer` and its configuration, imported without a side effect on torch.
+"""Import coqui's `GPTTrainer` and its configuration without changing torch's number of threads.
 
-The import runs coqui's XTTS dataset module, which limits torch to one thread in the entire process.
+The import also loads coqui's XTTS dataset module, which limits torch to one thread in the entire process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Knowledge distillation (Hinton et al., 2015) with the base as the teacher, on utterances of the base's languages.
 
 The loss is the divergence between the two models' distributions over audio codes at every position of an utterance.
-Only the probabilities of the base's most likely codes are stored, and the total probability of all others as one
-number. The divergence between these is a lower bound on the full divergence, and it is zero if the model has not
-changed.
+Only the probabilities of the base's most likely codes are stored, along with the total probability of all other codes
+as one number. The divergence between these reduced distributions is a lower bound on the full divergence, and it is
+zero if the model has not changed.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def divergence(top_ids: Tensor, top_log_probs: Tensor, logits: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Replayed:
-    """The audio targets of a batch that are replayed codes or their stop token, and where to find their distributions.
+    """The audio targets in a batch that are replayed codes or their stop tokens, and where their distributions are.
 
     Attributes:
         stored_targets: Indices of the audio targets whose distribution is stored in the batch, (stored targets,).
         stored_rows: Their rows in the batch's stored distributions, (stored targets,).
         stored_steps: Their steps in the batch's stored distributions, (stored targets,).
-        teacher_rows: The samples whose distributions the teacher has to compute, (teacher samples,).
+        teacher_rows: Indices of the samples whose distributions the teacher has to compute, (teacher samples,).
         teacher_layout: Layout of these samples, or None if there are none.
         teacher_targets: Indices of their audio targets in the batch, (teacher targets,).
         teacher_positions: Indices of the same targets in `teacher_layout`, (teacher targets,).
@@ -103,7 +103,7 @@ class Replayed:
         )
 
     def to(self, device: torch.device) -> Replayed:
-        """Return a copy on a device."""
+        """Return a copy on the given device."""
         return to_device(self, device)
 
 
@@ -116,7 +116,7 @@ class Teacher:
 
     def __init__(self, gpt: Any) -> None:
         self.gpt = copy.deepcopy(gpt).to(torch.bfloat16).eval().requires_grad_(False)
-        # Norms compute in float32 and expect float32 weights.
+        # Normalization layers compute in float32 and expect float32 weights.
         for module in self.gpt.modules():
             if isinstance(module, nn.GroupNorm | nn.LayerNorm):
                 module.float()
@@ -130,7 +130,7 @@ class Teacher:
         Args:
             text_inputs: Padded token ids, (batch, tokens).
             audio_codes: Padded codes, (batch, codes).
-            cond_mels: Spectrograms of the conditioning, (batch, 1, 80, frames).
+            cond_mels: Spectrograms of the conditioning slices, (batch, 1, 80, frames).
             layout: Layout of the batch.
 
         Returns:

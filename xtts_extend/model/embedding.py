@@ -1,4 +1,4 @@
-"""Initialization of new tokens: a base model's token tensors, extended to a larger vocabulary."""
+"""Extend a base model's token tensors to a larger vocabulary and initialize the rows of new tokens."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ INIT_METHODS = ("romanized", "mean", "normal")
 def normal_rows(old: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw rows from the normal distribution with the mean and covariance of the old rows.
 
-    Multiplying standard normal noise by the centered rows gives their exact covariance, without a decomposition that
-    may fail if there are fewer rows than channels.
+    Multiplying standard normal noise by the centered old rows reproduces their covariance exactly, without a
+    decomposition, which may fail if there are fewer rows than channels.
 
     Args:
-        old: The old rows, (rows, channels), at least two.
+        old: At least two old rows, (rows, channels).
         count: Number of rows to draw.
         generator: The random number generator.
 
@@ -34,7 +34,7 @@ def normal_rows(old: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def spelled_rows(old: Tensor, spellings: Sequence[Sequence[int]]) -> Tensor:
-    """Return, for each new token, the mean of the old rows that spell it, or the mean of all rows if none do.
+    """For each new token, return the mean row of the old tokens that spell it, or the mean of all rows if none do.
 
     Args:
         old: The old rows, (rows, channels).
@@ -88,13 +88,13 @@ def extend_token_tensors(
 
     Args:
         state: State dict of a base model, with the keys of `Xtts`.
-        vocab_size: Number of rows for the new vocabulary, which is at least the current number.
+        vocab_size: Number of rows for the new vocabulary; at least the current number of rows.
         method: How new rows are initialized; see `extend_rows`.
         spellings: New token id → old ids of its romanization; see `extend_rows`.
         seed: Seed for "normal".
 
     Returns:
-        A new dict. All other tensors are the same objects.
+        A new dict, in which all other tensors are the same objects as in `state`.
     """
     extended = dict(state)
     for name in (f"gpt.{name}" for name in TOKEN_TENSORS):

@@ -2,8 +2,8 @@
 
 Padding is moved to the end of each sample's sequence, where causal attention never reaches it. Therefore, no mask is
 needed, the fast attention kernels can be used, and a batch is only as wide as its longest sample instead of the longest
-text plus the longest audio. Positions are computed on the CPU before the batch is moved to the device, so that nothing
-waits for the GPU. Logits are computed only where a loss needs them.
+text plus the longest audio. Positions are computed on the CPU before the batch is moved to the device, so that the CPU
+never has to wait for the GPU. Logits are computed only where a loss needs them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-#: The number of stop tokens after an utterance's codes that coqui's loss includes.
+#: How many of the stop tokens after an utterance's codes coqui's loss includes.
 AUDIO_STOPS = 4
 #: The number of frames that coqui's perceiver returns for a conditioning slice of any length.
 _PERCEIVER_FRAMES = 32
@@ -25,14 +25,14 @@ _Dataclass = TypeVar("_Dataclass")
 
 
 def conditioning_frames(model_args: Any) -> int:
-    """Return how many positions of the transformer's sequence the conditioning occupies."""
+    """Return how many positions in the transformer's sequence the conditioning occupies."""
     if model_args.gpt_use_perceiver_resampler:
         return _PERCEIVER_FRAMES
     return -(-int(model_args.max_conditioning_length) // int(model_args.gpt_code_stride_len))
 
 
 def to_device(tensors: _Dataclass, device: torch.device) -> _Dataclass:
-    """Return a copy of a dataclass with its tensors, and those of nested dataclasses, on a device."""
+    """Return a copy of a dataclass with its tensors, and those of nested dataclasses, on the given device."""
     moved: dict[str, Any] = {}
     for item in fields(tensors):  # type: ignore[arg-type]
         value = getattr(tensors, item.name)
@@ -45,22 +45,23 @@ def to_device(tensors: _Dataclass, device: torch.device) -> _Dataclass:
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of the positions in a batch's sequences, and which of them are inputs of a loss.
+    """The order of the positions in a batch's sequences, and which positions contribute to a loss.
 
-    A sequence consists of the conditioning, a start token and the text, a start token, the audio and stop tokens, and
+    A sequence consists of the conditioning; a start token and the text; a start token, the audio and stop tokens; and
     padding. Positions are counted from the end of the conditioning.
 
     Attributes:
-        order: Index of each position in the sample's padded text followed by its padded audio, (batch, positions).
+        order: For each position, its index in the sample's padded text followed by its padded audio, (batch,
+            positions).
         text_positions: Positions in the flattened batch that predict a text target, (text targets,).
         text_target_positions: Positions of these targets in the flattened padded text, (text targets,).
         audio_positions: Positions in the flattened batch that predict an audio target, (audio targets,).
         audio_target_positions: Positions of these targets in the flattened padded audio, (audio targets,).
         audio_rows: Index of the sample of each audio target, (audio targets,).
         audio_steps: Index of each audio target within the sample's audio, (audio targets,).
-        code_counts: Number of codes of each sample, (batch,).
-        text_width: Number of positions of the padded text.
-        audio_width: Number of positions of the padded audio.
+        code_counts: Number of codes in each sample, (batch,).
+        text_width: Number of positions in the padded text.
+        audio_width: Number of positions in the padded audio.
     """
 
     order: Tensor
@@ -83,12 +84,12 @@ class Layout:
         Args:
             text_lengths: Number of tokens of each sample, (batch,).
             wav_lengths: Number of audio samples of each sample, (batch,).
-            cond_idxs: Start and end of each prompt in the audio, in samples, (batch, 2), or None. As in coqui, only the
-                last sample's prompt is excluded from the targets, in units of 256 samples although codes have 1,024. If
-                the batch has only one sample, this may exclude all its targets. Coqui's loss is NaN then; here, the
-                prompt is ignored.
+            cond_idxs: Start and end of each prompt, in audio samples, (batch, 2), or None. As in coqui, only the prompt
+                of the batch's last utterance is excluded from the targets, and its position is counted in units of 256
+                audio samples, although a code covers 1,024. If the batch has only one utterance, this may exclude all
+                its targets. In that case, coqui's loss is NaN; here, the prompt is ignored.
             gpt: coqui's `GPT`.
-            is_share: Whether the samples are a micro-batch that includes the last sample of its batch.
+            is_share: Whether the samples are a micro-batch that includes the last sample of the full batch.
         """
         text_counts = text_lengths + 1
         code_counts = torch.ceil(wav_lengths / gpt.code_stride_len).long()
@@ -121,7 +122,7 @@ class Layout:
         )
 
     def to(self, device: torch.device) -> Layout:
-        """Return a copy on a device."""
+        """Return a copy on the given device."""
         return to_device(self, device)
 
     @property
@@ -157,7 +158,7 @@ def forward(gpt: Any, text_inputs: Tensor, audio_codes: Tensor, cond_mels: Tenso
         gpt: coqui's `GPT`.
         text_inputs: Padded token ids, (batch, tokens).
         audio_codes: Padded DVAE codes, (batch, codes).
-        cond_mels: Spectrograms of the conditioning, (batch, 1, 80, frames).
+        cond_mels: Spectrograms of the conditioning slices, (batch, 1, 80, frames).
         layout: Layout of the batch.
     """
     text_inputs, text_targets = _shift(
@@ -196,5 +197,5 @@ def _loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
 
 
 def _shift(ids: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Return ids (batch, n) as inputs with `start` prepended and targets with `stop` appended, (batch, n + 1) each."""
+    """Return ids (batch, n) as inputs, after `start`, and as targets, before `stop`; both are (batch, n + 1)."""
     return F.pad(ids, (1, 0), value=start), F.pad(ids, (0, 1), value=stop)

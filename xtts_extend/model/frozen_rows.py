@@ -1,9 +1,9 @@
-"""Token layers whose old rows are frozen, because they are stored in a buffer that no optimizer sees.
+"""Token layers whose old rows are frozen by storing them in a buffer, which no optimizer updates.
 
-A gradient hook that zeroes the gradients of old rows does not freeze them, because weight decay and the moments of
-earlier steps still change them. Rows that are not parameters cannot change (PEFT's `trainable_tokens` does the same).
-From the outside, each layer has one ordinary `weight` (and `bias`): `state_dict()` joins old and new rows, and
-`load_state_dict()` splits them.
+Zeroing the gradients of old rows with a hook does not freeze the rows, because weight decay and the moments from
+earlier steps still change them. Rows that are not parameters cannot change (PEFT's `trainable_tokens` uses the same
+approach). From the outside, each layer has one ordinary `weight` (and `bias`): `state_dict()` joins old and new rows,
+and `load_state_dict()` splits them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class BaseRows:
-    """A model's token rows that come from its base.
+    """The token rows of a model that come from its base.
 
     Attributes:
-        rows: Number of rows that come from the base, which are the first ones.
+        rows: Number of rows that come from the base. They come first.
         frozen: Whether the base's rows are frozen.
-        digests: SHA-256 of these rows in each token tensor, as `row_digests` returns them; empty if unknown.
+        digests: SHA-256 digests of these rows in each token tensor, as `row_digests` returns them; empty if unknown.
     """
 
     rows: int

@@ -44,7 +44,7 @@ def xtts_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of `Xtts`, under its tensor names, from the state dict of a base file or training checkpoint.
 
     Tensors that only training needs are omitted, and so is the second copy of the transformer in early releases' files.
-    Half-precision weights become float32, which training, comparison and inference use.
+    Half-precision weights are converted to float32, which training, comparison and inference use.
     """
     weights = {}
     for key, tensor in state.items():
@@ -60,7 +60,7 @@ def merged_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") -> dict[str, str]:
-    """Return the SHA-256 of the first `rows` rows of each token tensor, as float32, to compare them with the base's."""
+    """Return the SHA-256 of each token tensor's first `rows` rows in float32, for comparison with the base's."""
     return {
         name: hashlib.sha256(state[prefix + name][:rows].float().cpu().contiguous().numpy().tobytes()).hexdigest()
         for name in TOKEN_TENSORS
@@ -68,16 +68,17 @@ def row_digests(state: Mapping[str, Tensor], rows: int, prefix: str = "gpt.") ->
 
 
 class ExtendedGPTTrainer(GPTTrainer):
-    """`GPTTrainer` that loads a base with a smaller vocabulary and can freeze the rows of old tokens.
+    """A `GPTTrainer` that loads a base with a smaller vocabulary and can freeze the rows of old tokens.
 
     It has no weights until `load_base` or `restore_state` is called.
 
     Args:
-        config: A `GPTTrainerConfig` whose `model_args` name the vocabulary (`tokenizer_file`), `dvae_checkpoint` and
-            `mel_norm_file`, with the base's architecture.
+        config: A `GPTTrainerConfig` with the base's architecture, whose `model_args` name the vocabulary
+            (`tokenizer_file`), `dvae_checkpoint` and `mel_norm_file`.
 
     Raises:
-        ConfigError: `model_args` sets `xtts_checkpoint` or `gpt_checkpoint`, with which coqui loads weights itself.
+        ConfigError: `model_args` sets `xtts_checkpoint` or `gpt_checkpoint`, which would make coqui load weights
+            itself.
     """
 
     def __init__(self, config: Any) -> None:
@@ -120,7 +121,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return int(self.xtts.gpt.number_text_tokens)
 
     def load_base(self, weights: Mapping[str, Tensor], base_rows: int) -> None:
-        """Load a base's weights, whose token tensors `extend_token_tensors` has extended to this vocabulary.
+        """Load base weights whose token tensors were extended to this vocabulary by `extend_token_tensors`.
 
         Args:
             weights: Weights as `xtts_weights` returns them.
@@ -135,7 +136,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         self.base_digests = row_digests(weights, base_rows)
 
     def freeze_base_rows(self) -> None:
-        """Freeze the base's rows of the text embedding and the text head. Without new tokens, nothing is frozen.
+        """Freeze the base's rows in the text embedding and the text head, unless there are no new tokens.
 
         Create the optimizer after this, so that it gets only the new rows.
         """
@@ -154,14 +155,14 @@ class ExtendedGPTTrainer(GPTTrainer):
 
     @property
     def base(self) -> BaseRows:
-        """The base's rows in the form that `restore_frozen_rows` expects when the run is resumed."""
+        """The record of the base's rows that `restore_frozen_rows` needs when the run is resumed."""
         return BaseRows(self.base_rows, self.rows_frozen, dict(self.base_digests))
 
     def freeze_voice(self) -> None:
-        """Freeze the voice side, which computes a voice from reference audio, so that voices stay the base's.
+        """Freeze the voice side, which computes a voice from reference audio, so that voices stay as in the base.
 
-        A voice is computed before its language is known. Create the optimizer after this, so that it keeps no moments
-        of frozen parameters.
+        A voice is computed before the language is known. Create the optimizer after this, so that it keeps no moments
+        for frozen parameters.
         """
         freeze_voice(self.xtts.gpt)
 
@@ -183,8 +184,8 @@ class ExtendedGPTTrainer(GPTTrainer):
         """
         if self.base_rows < self.vocab_size and not self.rows_frozen:
             raise ConfigError(
-                "An adapter needs frozen base rows, because only the rows of new tokens are trained with it. Omit "
-                "--no-freeze-base-rows."
+                "An adapter requires frozen base rows, because apart from the adapter, only the rows of new tokens "
+                "are trained. Omit --no-freeze-base-rows."
             )
         if not self.adapter_rank:
             with torch.random.fork_rng(devices=[]):
@@ -202,13 +203,13 @@ class ExtendedGPTTrainer(GPTTrainer):
         return get_optimizer(config.optimizer, options, config.lr, parameters=groups)
 
     def cuda(self, device: Any = None) -> ExtendedGPTTrainer:
-        """Move the modules that training uses to the GPU, without the vocoder. `codec` moves the DVAE when needed."""
+        """Move the modules that training uses to the GPU, except the vocoder. `codec` moves the DVAE when needed."""
         self.xtts.gpt.cuda(device)
         self.torch_mel_spectrogram_style_encoder.cuda(device)
         return self
 
     def plain_state(self) -> dict[str, Tensor]:
-        """Return the state dict without adapters, under the names that it has without them."""
+        """Return the state dict without the adapters, under the names that a model without adapters uses."""
         return {plain_name(key): tensor for key, tensor in self.state_dict().items() if not is_adapter(key)}
 
     def adapter_state(self) -> dict[str, Tensor]:
@@ -216,11 +217,11 @@ class ExtendedGPTTrainer(GPTTrainer):
         return {key: tensor for key, tensor in self.xtts.state_dict().items() if is_adapter(key)}
 
     def checkpoint_state(self) -> dict[str, Tensor]:
-        """Return the stock state dict without the modules that are never trained and not needed for inference."""
+        """Return the stock state dict without the modules that are neither trained nor needed for inference."""
         return {key: tensor for key, tensor in self.plain_state().items() if not key.startswith(_NEVER_TRAINED)}
 
     def restore_state(self, state: Mapping[str, Tensor], adapter: Mapping[str, Tensor] | None = None) -> None:
-        """Load the model of a training checkpoint, ours or the stock Trainer's, and verify every loaded tensor.
+        """Load the model from a training checkpoint (ours or the stock Trainer's), and verify every loaded tensor.
 
         Args:
             state: State dict of the model, under plain names, with or without coqui's prefix "xtts.".
@@ -245,8 +246,8 @@ class ExtendedGPTTrainer(GPTTrainer):
         ]
         if wrong:
             raise CheckpointError(
-                f"{len(wrong)} tensors differ from the checkpoint's after loading: {', '.join(wrong[:10])}. "
-                "The file or the memory is damaged, or a value is NaN. Use an earlier checkpoint."
+                f"{len(wrong)} tensors differ from the checkpoint's after loading: {', '.join(wrong[:10])}. The file "
+                "is damaged, the memory is faulty, or a value is NaN. Use an earlier checkpoint."
             )
 
     @staticmethod
@@ -282,10 +283,10 @@ class ExtendedGPTTrainer(GPTTrainer):
 
     @torch.no_grad()
     def format_batch_on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Compute the spectrograms of the conditioning, and the codes of samples that are not encoded yet.
+        """Compute the spectrograms of the conditioning slices, and the codes of samples that are not encoded yet.
 
-        coqui's version encodes every sample. Adds `cond_mels` (batch, 1, 80, frames), `audio_codes` (batch, codes) and
-        `text_inputs`, and removes `padded_text`, `wav`, `codes` and `conditioning`.
+        coqui's version encodes every sample. This method adds `cond_mels` (batch, 1, 80, frames), `audio_codes` (batch,
+        codes) and `text_inputs`, and removes `padded_text`, `wav`, `codes` and `conditioning`.
         """
         batch["text_inputs"] = batch.pop("padded_text")
         for name in ("layout", "replayed"):
@@ -311,7 +312,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return batch
 
     def formatted(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a collated batch formatted for `train_step`, on the model's device, as the trainer formats it."""
+        """Return a collated batch on the model's device, formatted for `train_step` as the trainer does it."""
         batch, device = self.format_batch(batch), next(self.xtts.gpt.parameters()).device
         return self.format_batch_on_device(
             {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}

@@ -1,4 +1,4 @@
-"""Replacements for modules of coqui and transformers that compute the same results with fewer or faster kernels."""
+"""Replacements for coqui's and transformers' modules that compute the same results with fewer or faster kernels."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def use_fast_kernels(gpt: Any) -> None:
     config._attn_implementation_internal = _NAME
     gpt.gpt.drop = QuickDropout(gpt.gpt.drop.p)
     for block in gpt.gpt.h:
-        # Only the layers see this configuration, so that masks are still created as before.
+        # Only the layers see this configuration, so masks are still created as before.
         block.attn.config = config
         block.attn.resid_dropout = QuickDropout(block.attn.resid_dropout.p)
         block.mlp.dropout = QuickDropout(block.mlp.dropout.p)
-        # transformers' implementation takes eight kernels.
+        # transformers' implementation runs eight kernels.
         block.mlp.act = nn.GELU(approximate="tanh")
     for block in gpt.conditioning_encoder.attn:
         block.attention = ConditioningAttention(block.num_heads)
 
 
 def quick_dropout(x: Tensor, p: float) -> Tensor:
-    """Apply dropout with one 64-bit random number per four elements, since drawing numbers is the slowest part on CPUs.
+    """Apply dropout with one 64-bit random number for four elements, because drawing is the slowest part on CPUs.
 
     Args:
         x: Input of any shape.
@@ -62,9 +62,9 @@ def attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention with PyTorch's kernels, or explicitly for dropout on the CPU, for which there is no kernel.
+    """Compute attention with PyTorch's kernels, or with matrix products for dropout on the CPU, which has no kernel.
 
-    The arguments are those of transformers; query, key and value are (batch, heads, positions, channels).
+    The arguments are the same as in transformers; query, key and value are (batch, heads, positions, channels).
     """
     if query.device.type != "cpu" or not dropout or attention_mask is not None or scaling is None:
         output: tuple[Tensor, None] = sdpa_attention_forward(
@@ -82,7 +82,7 @@ ALL_ATTENTION_FUNCTIONS.register(_NAME, attention_forward)
 
 
 class ConditioningAttention(nn.Module):
-    """coqui's `QKVAttentionLegacy` without the positions × positions matrix in memory.
+    """Equivalent of coqui's `QKVAttentionLegacy` that never stores the positions × positions matrix.
 
     Args:
         heads: Number of attention heads.

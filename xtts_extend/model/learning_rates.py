@@ -33,15 +33,15 @@ def parameter_groups(
     layer_decay: float,
     weight_decay: float | None,
 ) -> list[dict[str, Any]]:
-    """Return the trained parameters of coqui's `GPT` in groups with one learning rate and one weight decay.
+    """Return the trained parameters of coqui's `GPT` in groups that each have one learning rate and one weight decay.
 
     Args:
         gpt: coqui's `GPT`, with frozen rows and adapters in place.
         rate: Learning rate of the last layer and the modules after it.
         new_row_rate: Learning rate of the rows of new tokens. None means `rate`.
-        layer_decay: Ratio of each layer's rate to that of the layer above. Embeddings and conditioning count as the
-            layer below the first (discriminative fine-tuning; Howard and Ruder, 2018).
-        weight_decay: Weight decay of weight matrices. Biases, norms and embeddings are not decayed, as in coqui's
+        layer_decay: Ratio of each layer's rate to that of the layer above. Embeddings and conditioning count as a layer
+            below the first (discriminative fine-tuning; Howard and Ruder, 2018).
+        weight_decay: Weight decay for weight matrices. Biases, norms and embeddings are not decayed, as in coqui's
             GPTTrainer. If it is None, the optimizer's own value is used for all parameters.
     """
     undecayed = set()
@@ -58,7 +58,7 @@ def parameter_groups(
     if weight_decay is None:
         return [{"params": [parameter for _, parameter in group], "lr": key[0]} for key, group in groups.items()]
     return [
-        # coqui's order: weights first, then the rest, each sorted by name.
+        # This is coqui's order: the weights first, then the rest, each sorted by name.
         {
             "params": [parameter for _, parameter in sorted(groups[group_rate, is_undecayed])],
             "weight_decay": 0 if is_undecayed else weight_decay,

@@ -1,7 +1,7 @@
 """Migrate token tensors and optimizer moments from one vocabulary to another.
 
-Rows belong to tokens, not to positions. With a different vocabulary, a model that is read by position loads without an
-error but maps tokens to the wrong rows.
+Rows belong to tokens, not to positions. If rows are matched by position instead, a model loads under a different
+vocabulary without an error, but its tokens get the wrong rows.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Migration:
     """A mapping from the rows of a new vocabulary to those of the old one.
 
     Attributes:
-        index: Old row of each new id, (new rows,). The n-th added token, counted from 0, has old_rows + n.
+        index: Old row of each new id, (new rows,). For the n-th added token, counted from 0, it is old_rows + n.
         old_rows: Number of rows of the old token tensors.
-        base_rows: Number of rows, from the first new row on, that are or were frozen; 0 if the frozen rows do not come
-            first.
+        base_rows: Number of rows at the start of the new tensors that are or were frozen; 0 if the frozen rows do not
+            come first.
         init: How added rows are initialized; see `extend_rows`.
         spellings: Id of an added row → old ids that spell its token; see `extend_rows`.
         seed: Seed for "normal".
@@ -52,7 +52,7 @@ class Migration:
 
         Args:
             before: Token → id in the old vocabulary.
-            now: Token → id in the new vocabulary. An id without a token in either vocabulary keeps its row.
+            now: Token → id in the new vocabulary. An id that has no token in either vocabulary keeps its row.
             old_rows: Number of rows of the tensors that belong to `before`.
             frozen: The tokens whose rows are, or may be, frozen.
             init: How added rows are initialized; see `extend_rows`.
@@ -81,11 +81,11 @@ class Migration:
 
     @property
     def added(self) -> int:
-        """Number of rows that are added and therefore initialized."""
+        """Number of added rows. Only these are initialized."""
         return int((self.index >= self.old_rows).sum())
 
     def weights(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """Return a state dict with its three token tensors migrated. All other tensors are the same objects.
+        """Return a state dict with its token tensors migrated. All other tensors are the same objects as in `state`.
 
         Args:
             state: State dict of a model with `old_rows` token rows.
@@ -100,11 +100,11 @@ class Migration:
         return migrated
 
     def moments(self, rows: Tensor) -> Tensor:
-        """Return the moments of all new rows, (new rows, …), with zeros for added tokens and for frozen rows.
+        """Return the moments for all rows of the new vocabulary, (new rows, …): zeros for added tokens and frozen rows.
 
         Args:
-            rows: Moments of the old rows, (old rows, …). If the first rows were frozen, these are the moments of the
-                remaining rows.
+            rows: Moments of the old rows, (old rows, …). If the first rows were frozen, these are only the moments of
+                the remaining rows.
         """
         frozen = rows.new_zeros(self.old_rows - rows.shape[0], *rows.shape[1:])
         added = rows.new_zeros(self.added, *rows.shape[1:])
@@ -114,7 +114,7 @@ class Migration:
 def nearest_rows(rows: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for each row of a token tensor, the base's row with the highest cosine similarity.
 
-    Training changes a row's direction only slightly, so this identifies a row's token if nothing else does.
+    Training changes a row's direction only slightly, so this identifies a row's token when nothing else can.
 
     Args:
         rows: Rows to identify, (n, channels).

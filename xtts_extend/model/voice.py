@@ -21,12 +21,12 @@ logger = logging.getLogger("trainer")
 
 #: Sample rate of reference audio, as `Xtts.get_conditioning_latents` loads it.
 REFERENCE_RATE = 22050
-#: The shortest recording that coqui's encoders accept, in seconds.
+#: Duration in seconds of the shortest recording that coqui's encoders accept.
 _SHORTEST_S = 0.33
 #: Prefixes of the parameters of the voice side of coqui's `GPT`, which computes a voice from reference audio. XTTS v1
 #: has no perceiver.
 VOICE_PARTS = ("conditioning_encoder.", "conditioning_perceiver.")
-#: How training treats the voice side.
+#: The ways in which training can treat the voice side.
 VOICE_MODES = ("frozen", "trained")
 
 
@@ -49,22 +49,22 @@ def voice_parameters(gpt: Any) -> list[Parameter]:
 
 
 def freeze_voice(gpt: Any) -> None:
-    """Freeze the voice side of coqui's `GPT`, so that it gets no gradients and no graph is built for it."""
+    """Freeze the voice side of coqui's `GPT`, so that it gets no gradients and no autograd graph."""
     for parameter in voice_parameters(gpt):
         parameter.requires_grad_(False)
 
 
 @torch.inference_mode()
 def make_voice(xtts: Any, references: Sequence[Tensor], names: Sequence[str] = ()) -> Voice:
-    """Compute a voice like `Xtts.get_conditioning_latents`, from audio that is already loaded, without FFmpeg.
+    """Compute a voice as `Xtts.get_conditioning_latents` does, but from audio that is already loaded, without FFmpeg.
 
     Args:
         xtts: A stock `Xtts`.
         references: One or more recordings of a speaker, (1, samples) each, at `REFERENCE_RATE`.
-        names: Names of the recordings in error messages.
+        names: Names that error messages use for the recordings.
 
     Raises:
-        DataError: A recording is shorter than 0.33 s, or silent.
+        DataError: A recording is shorter than 0.33 s, or is silent.
     """
     config = xtts.config
     audios = [audio[:, : REFERENCE_RATE * config.max_ref_len].to(xtts.device) for audio in references]
@@ -97,7 +97,7 @@ def require_voice(audio: Tensor, name: str) -> None:
 
 
 def require_speech(audio: Tensor, name: str) -> None:
-    """Raise DataError if a recording has too little sound for a voice, and log a warning if it is mostly silence.
+    """Raise DataError if a recording has too little speech for a reference voice; warn if it is mostly silence.
 
     Args:
         audio: The recording, (1, samples), at `REFERENCE_RATE`.
@@ -117,7 +117,7 @@ def require_speech(audio: Tensor, name: str) -> None:
 
 
 def read_text(xtts: Any, text: str, language: str) -> SpokenText:
-    """Return the sentences of a text that a model can speak, and log characters that are not in its vocabulary.
+    """Split a text into sentences that a model can speak, and log the characters that are not in its vocabulary.
 
     Args:
         xtts: A stock `Xtts`.
@@ -150,8 +150,8 @@ def speak_sentences(xtts: Any, sentences: Iterable[str], language: str, voice: V
         voice: Voice from `make_voice`.
 
     Yields:
-        A sentence and the result of `Xtts.inference`: "wav" (samples,) at `xtts.config.audio.output_sample_rate`, and
-        "gpt_latents".
+        Each sentence and the result of `Xtts.inference`: "wav" (samples,) at `xtts.config.audio.output_sample_rate`,
+        and "gpt_latents".
     """
     config = xtts.config
     for sentence in sentences:
