@@ -133,7 +133,7 @@ def test_a_source_that_fails_is_named_and_the_others_go_on(call, pack, two_steps
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"text": " \n"}, DataError, "nothing to say"),
+        ({"text": " \n"}, DataError, "The text is empty"),
         ({"languages": ["../en"]}, LanguageError, "malformed"),
         ({"languages": []}, ConfigError, "nothing to compare"),
         ({"seed": -1}, ConfigError, "--seed -1"),

@@ -127,7 +127,7 @@ def test_lower_rank_and_precision_give_smaller_packs(run, corpus, tmp_path, caps
         pytest.param(["--adapter-rank", "8"], "--adapter-rank was removed. Give --rank N", id="adapter-rank"),
         pytest.param(["--rank", "0"], "--rank 0: expected 1 or more", id="rank"),
         pytest.param(["--dtype", "int8"], "--dtype int8: expected one of float32", id="dtype"),
-        pytest.param(["--merged", "--licence", "CC0"], "--licence is written into a", id="merged licence"),
+        pytest.param(["--merged", "--licence", "CC0"], "--licence is stored in a", id="merged licence"),
         pytest.param(["--merged", "--rank", "2"], "--merged writes a folder with complete weights", id="merged rank"),
     ],
 )
@@ -198,7 +198,7 @@ def test_a_cleaner_in_python_cannot_be_packed(run, amharic, tmp_path):
         export(run, tmp_path / "out")
     # A cleaning that differs from the run's.
     register_language(Language("am", Cleaning((Step("replacements", 1, {"texts": {"ሰ": "ለ"}, "whole_words": False}),))))
-    with pytest.raises(PackError, match="are tokenized differently here"):
+    with pytest.raises(PackError, match="are tokenized differently now"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -161,7 +161,7 @@ def test_settings_that_are_refused(arguments, other, error, message):
     ("language", "name", "error", "message"),
     [
         ("am", "ጽሑፍ texts/en.txt", LanguageError, "am"),
-        ("en", "empty.txt", DataError, "There is no usable sentence"),
+        ("en", "empty.txt", DataError, "There are no usable sentences"),
         ("en", "none.txt", DataError, "cannot be read"),
     ],
     ids=["language", "empty", "missing"],
@@ -185,7 +185,7 @@ def test_a_language_that_the_base_does_not_speak_is_an_error(arguments, monkeypa
         return [None] * len(results) if ids[0, 0] == self.tokenizer.encode("a", "es")[0] else results
 
     monkeypatch.setattr(replay_module._Speaker, "speak", without_spanish)
-    with pytest.raises(DataError, match="Nothing in the first 20 batches in es is usable"):
+    with pytest.raises(DataError, match="None of the speech in the first 20 batches in es is usable"):
         make_replay(**arguments)
 
 

@@ -1,4 +1,4 @@
-"""The same text, voice and seed, spoken by several models to compare them by ear and sample by sample."""
+"""Compare models by ear and sample by sample: each speaks the same text in the same voice with the same seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from xtts_extend.speech.speaking import build_model, load_base, load_model, load
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.tokenizer import require_cleanable
 
-#: In the folder of a comparison: what `compare` returns.
+#: The file in a comparison's folder that contains what `compare` returns.
 RECORD = "compared.json"
 _LARGEST_SEED = (1 << 63) - 1
 
@@ -49,12 +49,12 @@ class _Source:
     """A model to compare.
 
     Attributes:
-        number: Its place, from 1.
-        path: As given.
+        number: Its position in the list of models, starting at 1.
+        path: The path that the user passed.
         kind: "base", "model folder", "run" or "pack".
-        checkpoint: File of a run that was spoken.
-        reason: Why a run cannot be spoken as a pack and was spoken with its merged weights.
-        languages: Code → what was spoken, or the error.
+        checkpoint: The run's checkpoint file that was used.
+        reason: Why a run could not be used as a pack, so that its merged weights were used instead.
+        languages: Language code → what was spoken, or the error.
     """
 
     number: int
@@ -67,16 +67,16 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Task:
-    """What every source says.
+    """The task that every source performs.
 
     Attributes:
-        text: In each language.
+        text: The text to speak in each language.
         languages: Codes.
         references: Recordings of the voice.
-        seed: Seed of the sampling.
-        folder: Folder for the wav files.
-        show: Called with each source's number, language and result.
-        base: Samples of the base, by language.
+        seed: Random seed for sampling.
+        folder: Folder for the WAV files.
+        show: Function that is called with each source's number, language and result.
+        base: Audio samples of the base, by language.
     """
 
     text: str
@@ -88,7 +88,7 @@ class _Task:
     base: dict[str, Tensor] = field(default_factory=dict)
 
     def speak(self, source: _Source, model: Xtts, voice: Voice) -> None:
-        """Speak in all languages and write the wav files."""
+        """Speak the text in all languages and write the WAV files."""
         for language in self.languages:
             try:
                 samples = say(model, self.text, language, voice, self.seed)
@@ -109,7 +109,7 @@ class _Task:
             )
 
     def fail(self, source: _Source, error: XttsExtendError, *languages: str) -> None:
-        """Record why a source cannot speak some languages; all of them if none is given."""
+        """Record why a source cannot speak the given languages, or any language if none are given."""
         if isinstance(error, MachineError):
             raise error
         for language in languages or self.languages:
@@ -131,38 +131,39 @@ def compare(
     seed: int = 0,
     show: Callable[[int, str, Mapping[str, Any]], None] = lambda number, language, result: None,
 ) -> dict[str, Any]:
-    """Speak a text with each source, and compare the samples with the base's.
+    """Speak a text with each source, and compare the audio samples with the base's.
 
-    One model is in memory at a time. Packs, and runs that can be packs, are spoken through the base.
+    Only one model is in memory at a time. Packs, and runs that can be exported as packs, use the base model.
 
     Args:
-        base_dir: Base model. Packs in it are used only if it is a source itself.
-        sources: Base or model folders, run folders, training checkpoints, and files of language packs.
-        languages: Codes. Each source speaks the text in each of them.
+        base_dir: Folder of the base model. Packs in it are used only if the folder is itself a source.
+        sources: Base directories, model folders, run folders, training checkpoints and language pack files.
+        languages: Language codes. Each source speaks the text in each of these languages.
         references: Recordings of the voice.
-        text: What to say.
-        output: New folder for NUMBER-LANG.wav and compared.json. It appears when everything is spoken.
-        seed: Seed of the sampling.
-        show: Called with the number of a source, a language and its result.
+        text: Text to speak.
+        output: New folder for NUMBER-LANG.wav and compared.json. It is created once everything has been spoken.
+        seed: Random seed for sampling.
+        show: Function that is called with a source's number, a language and the result.
 
     Returns:
-        The content of compared.json: `base_dir`, `text`, `references`, `seed`, and `sources`. A source has `number`,
-        `path`, `kind`, `checkpoint`, `reason` (see `_Source`), and `languages`: code → `file`, `seconds`, `sha256` of
-        the float32 samples and `equals_base` (None if the base cannot speak the language), or `error`.
+        The contents of compared.json: `base_dir`, `text`, `references`, `seed` and `sources`. Each source has `number`,
+        `path`, `kind`, `checkpoint`, `reason` (see `_Source`) and `languages`, which maps each code to `file`,
+        `seconds`, `sha256` of the float32 samples and `equals_base` (None if the base cannot speak the language), or to
+        `error`.
 
     Raises:
-        CheckpointError: A source does not exist or is none of these, or the base is damaged.
+        CheckpointError: A source does not exist or is of a different kind, or the base is damaged.
         ConfigError: The base is incomplete, the output exists, or there is nothing to compare.
-        DataError: The text is empty, or a recording cannot be a voice.
+        DataError: The text is empty, or a recording cannot be used as a voice.
         LanguageError: A language code is malformed.
         MachineError: The output cannot be written.
     """
     if not text.strip():
-        raise DataError("There is nothing to say: the text is empty.")
+        raise DataError("The text is empty. Pass the text to speak with --text or --text-file.")
     if not sources or not languages:
-        raise ConfigError("There is nothing to compare. Give at least one --source and one --language.")
+        raise ConfigError("There is nothing to compare. Pass at least one --source and one --language.")
     if not 0 <= seed <= _LARGEST_SEED:
-        raise ConfigError(f"--seed {seed}: Expected a number from 0 to {_LARGEST_SEED}.")
+        raise ConfigError(f"--seed {seed}: expected a number from 0 to {_LARGEST_SEED}.")
     codes = [validate_code(language) for language in dict.fromkeys(languages)]
     require_new_folder(output)
     found = [_Source(number, str(path), _kind(path)) for number, path in enumerate(sources, start=1)]
@@ -183,11 +184,11 @@ def compare(
 
 
 def say(xtts: Xtts, text: str, language: str, voice: Voice, seed: int = 0) -> Tensor:
-    """Return a text as audio of shape (samples,). The same seed gives the same samples.
+    """Speak a text and return the audio, (samples,). The same seed always gives the same samples.
 
     Raises:
         LanguageError: The model does not speak the language.
-        DataError: Nothing of the text is spoken.
+        DataError: The text contains nothing to say.
         CheckpointError: The model's output is not finite.
     """
     require_cleanable(xtts.tokenizer, language)
@@ -196,18 +197,18 @@ def say(xtts: Xtts, text: str, language: str, voice: Voice, seed: int = 0) -> Te
     try:
         parts = [torch.from_numpy(said["wav"]) for _, said in speak_sentences(xtts, sentences, language, voice)]
     except RuntimeError as error:
-        # The message of torch.multinomial.
+        # This is part of torch.multinomial's error message.
         if "probability tensor contains" not in str(error):
             raise
         raise CheckpointError(
-            f"The model computes NaN or infinity in '{language}': its weights are damaged, or its run diverged. Use an "
-            "earlier checkpoint."
+            f"The model produces NaN or infinite values for '{language}': its weights are damaged, or its training "
+            "diverged. Use an earlier checkpoint."
         ) from error
     return torch.cat(parts)
 
 
 def _kind(path: Path) -> str:
-    """Return what a path is, by its content."""
+    """Return which kind of source a path is, based on its contents."""
     try:
         if path.is_file():
             with path.open("rb") as file:
@@ -221,17 +222,17 @@ def _kind(path: Path) -> str:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     found = "is neither a run nor a model folder" if path.exists() else "does not exist"
     raise CheckpointError(
-        f"{path} {found}. Give the folder of a base, a model folder, a run folder, a checkpoint or a language pack."
+        f"{path} {found}. Pass a base directory, a model folder, a run folder, a checkpoint or a language pack."
     )
 
 
 def _speak_beside_base(
     sources: Sequence[_Source], task: _Task, base_dir: Path
 ) -> list[tuple[_Source, FinishedRun | None]]:
-    """Speak with the base and the sources that are packs beside it.
+    """Speak with the base, and with the sources that can be added to it as packs.
 
     Returns:
-        The other sources, which need a model of their own, with the run of those that are runs.
+        The other sources, which each need a model of their own, and for each source that is a run, its `FinishedRun`.
     """
     folder = ModelFolder(base_dir)
     model = load_base(base_dir)
@@ -240,7 +241,7 @@ def _speak_beside_base(
         try:
             task.base[language] = say(model, task.text, language, voice, task.seed)
         except XttsExtendError:
-            # A source that is the base says it. Others may speak a language that the base lacks.
+            # If the base itself is a source, the error is recorded there. Other sources may speak this language.
             continue
     apart: list[tuple[_Source, FinishedRun | None]] = []
     for source in sources:
@@ -254,13 +255,13 @@ def _speak_beside_base(
                     apart.append((source, run))
             except XttsExtendError as error:
                 task.fail(source, error)
-            # Windows removes no file that is mapped.
+            # Windows cannot remove a memory-mapped file.
             attach(model, {}, folder.vocabulary)
     return apart
 
 
 def _packs(source: _Source, base: ModelFolder, scratch: Path) -> tuple[Mapping[str, Pack] | None, FinishedRun | None]:
-    """Return what a source adds to the base, or None if it needs a model of its own; and a run's `FinishedRun`."""
+    """Return the packs that a source adds to the base (None if it needs its own model), and a run's `FinishedRun`."""
     path = Path(source.path)
     if source.kind == "pack":
         pack = Pack.open(path)
@@ -293,6 +294,6 @@ def _speak_alone(source: _Source, run: FinishedRun | None, task: _Task) -> None:
 
 
 def _free_memory() -> None:
-    """Free the model before, whose modules refer to each other."""
+    """Free the memory of the previous model, whose modules refer to each other."""
     gc.collect()
     torch.cuda.empty_cache()

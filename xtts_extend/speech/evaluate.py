@@ -59,7 +59,7 @@ def evaluate(
         language: Code of the language to evaluate.
         manifest_format: `auto`, or the name of a formatter registered with coqui.
         columns: Role → column of the manifests, as in the recipe's `--columns`.
-        base_dir: Folder with `dvae.pth` and `mel_stats.pth`. By default `model`, or the base that it records.
+        base_dir: Folder with `dvae.pth` and `mel_stats.pth`. By default, `model` itself or the base that it records.
         recognise: The speech recognizer that the character error rate is measured with.
         count: Number of samples to speak; 0 for none.
         seed: Seed for the sampling.
@@ -68,8 +68,8 @@ def evaluate(
     Returns:
         `language`, `samples`, `loss_text_ce`, `loss_mel_ce` and `loss`. If samples are spoken, also `spoken`,
         `speaker_similarity` (cosine similarity of the model's speaker embeddings), `characters_per_s` of the speech,
-        `recorded_characters_per_s` of the recordings, `runaway_share` (share of sentences that did not end) and, with a
-        recognizer, `character_error_rate`.
+        `recorded_characters_per_s` of the recordings, `runaway_share` (share of sentences whose speech did not end)
+        and, with a recognizer, `character_error_rate`.
 
     Raises:
         ConfigError: A file is missing from the folder.
@@ -90,7 +90,8 @@ def evaluate(
     samples = [sample for sample in samples if sample.language == language]
     if not samples:
         raise DataError(
-            f"No sample in {', '.join(manifests)} is in {language}. Pass different manifests or a different --language."
+            f"There are no samples in {language} in {', '.join(manifests)}. Pass different manifests or a different "
+            "--language."
         )
     report = check_samples(samples, tokenizer, limits_of(config), progress=progress)
     logger.info(" > %s", report.summary())
@@ -116,7 +117,7 @@ def _evaluation_config(model: Path, base_dir: Path | None) -> NewLanguageConfig:
     if base is None:
         raise ConfigError(
             "Computing losses requires the base's dvae.pth and mel_stats.pth, which are not in "
-            f"{' or '.join(map(str, candidates))}. Pass their folder with --base-dir."
+            f"{' or '.join(map(str, candidates))}. Pass the folder that contains them with --base-dir."
         )
     config = config_for_base(base, model / "vocab.json", model=model)
     require_codec(config)
@@ -125,7 +126,7 @@ def _evaluation_config(model: Path, base_dir: Path | None) -> NewLanguageConfig:
 
 @contextmanager
 def _vocabulary_file(xtts: Xtts, model: Path, language: str) -> Iterator[str]:
-    """Yield the vocabulary file of a language: the folder's own, or a temporary file with that of its pack."""
+    """Yield the vocabulary file of a language: the folder's own, or a temporary one for the language's pack."""
     packs = getattr(xtts, "packs", None)
     pack = packs.packs.get(language.split("-")[0]) if packs else None
     if pack is None:

@@ -23,7 +23,7 @@ from xtts_extend.speech.packing import DTYPES, make_pack
 _REQUIRED = ("config.json", "vocab.json")
 #: Files of a base that are copied into a model folder if they exist.
 _OPTIONAL = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")
-#: What the language is called if the run does not record one.
+#: What to call the language if the run does not record it.
 _UNKNOWN_LANGUAGE = "a fine-tuned language"
 
 
@@ -40,19 +40,19 @@ def export(
     """Export a run as a model folder with a language pack, as a pack alone, or as merged weights.
 
     Args:
-        checkpoint: A training checkpoint, or a run folder, whose newest intact checkpoint is exported.
+        checkpoint: A training checkpoint, or a run folder, of which the newest intact checkpoint is exported.
         output: A new or empty folder for the base's files and the language pack, or a new file that ends in
             ".safetensors" for the pack alone.
         base_dir: The base's folder, if it has moved since the run.
-        merged: Write one set of weights for all languages instead of a pack. This changes the old languages.
+        merged: Write one set of weights for all languages instead of a pack. This changes how the old languages sound.
         rank: Rank of the approximation of each matrix's change. None keeps the complete change.
         dtype: Type of the pack's tensors: "float32", "bfloat16" or "float16".
         licence: License of the training recordings, which is written into the pack.
 
     Returns:
         `checkpoint`, `step`, `language`, `form` ("folder", "pack" or "merged"), `output`, `base_rows`,
-        `base_rows_checked` and `size_bytes` (size of `model.pth`, or of the pack if it is exported alone). With a pack,
-        also `pack_bytes`, `rank` and `dtype`, and in a folder `pack`, the pack's path.
+        `base_rows_checked` and `size_bytes` (size of `model.pth`, or of the pack if it is exported alone). If there is
+        a pack, also `pack_bytes`, `rank` and `dtype`, and if the pack is in a folder, `pack` (its path).
 
     Raises:
         CheckpointError: There is no intact training checkpoint.
@@ -72,10 +72,12 @@ def export(
     if merged and (rank is not None or dtype != "float32" or output.suffix == SUFFIX):
         raise ConfigError(
             f"--merged writes a folder with complete weights, but --rank, --dtype and an --output ending in {SUFFIX} "
-            "apply only to packs. Omit --merged, or omit these flags."
+            "apply only to packs. Omit --merged or these flags."
         )
     if merged and licence:
-        raise ConfigError("--licence is written into a language pack, but --merged writes none. Omit one of the two.")
+        raise ConfigError(
+            "--licence is stored in a language pack, but --merged does not write one. Omit one of the two flags."
+        )
     if output.suffix != SUFFIX:
         require_new_folder(output)
     elif output.exists():
@@ -114,7 +116,7 @@ def export(
 
 
 def _copy_base(run: FinishedRun, folder: Path) -> None:
-    """Copy the base's files. Never link them, because stock coqui-tts rewrites a published `model.pth` in place."""
+    """Copy the base's files, never as links, because stock coqui-tts rewrites a published `model.pth` in place."""
     model = run.base_model
     for name in (*_REQUIRED, *_OPTIONAL):
         file = next((source / name for source in (model.parent, run.base_dir) if (source / name).is_file()), None)
@@ -133,7 +135,7 @@ def _copy_base(run: FinishedRun, folder: Path) -> None:
 
 
 def merged_config(run: FinishedRun) -> XttsConfig:
-    """Return the configuration of a run's merged weights."""
+    """Return the configuration for a run's merged weights."""
     config = XttsConfig()
     copy_recorded(config, run.checkpoint.config)
     known = [code for code in config.languages if code in run.vocabulary.languages]
@@ -144,7 +146,7 @@ def merged_config(run: FinishedRun) -> XttsConfig:
 
 
 def _write_merged(run: FinishedRun, output: Path) -> None:
-    """Write merged weights that stock coqui-tts loads without this package."""
+    """Write merged weights that stock coqui-tts can load without this package."""
     config = merged_config(run)
     step, language = run.checkpoint.info.step, run.language or _UNKNOWN_LANGUAGE
     with atomic_folder(output) as folder:

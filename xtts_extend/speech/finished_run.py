@@ -1,4 +1,4 @@
-"""A training checkpoint to export: its weights, vocabulary and base, and the check that old rows are the base's."""
+"""A training checkpoint to export: its weights, vocabulary and base, and a check that its old rows match the base's."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class FinishedRun:
         vocabulary: The run's vocabulary.
         base_dir: The folder of the base's files.
         base_model: The file whose weights the run started from, which may no longer exist.
-        weights: The run's weights under the names of `Xtts`. With an adapter, these are the base's.
-        rows_checked: Whether old rows were frozen and verified to be the base's.
+        weights: The run's weights under the names of `Xtts`. If the run has an adapter, these are the base's.
+        rows_checked: Whether old rows were frozen and verified to match the base's.
     """
 
     checkpoint: TrainingCheckpoint
@@ -96,7 +96,7 @@ class FinishedRun:
 
     @property
     def adapter(self) -> Mapping[str, Tensor]:
-        """The adapter's tensors, or an empty dict without an adapter."""
+        """The adapter's tensors, or an empty dict if there is no adapter."""
         record = self.checkpoint.record
         return record.adapter.tensors if record else {}
 
@@ -138,7 +138,7 @@ class FinishedRun:
 def _verify_base_rows(
     weights: Mapping[str, Tensor], recorded: BaseRows | None, base_dir: Path | None, recorded_base: Path
 ) -> bool:
-    """Return whether old rows were frozen, and raise CheckFailed unless they match the digests and `base_dir`."""
+    """Return whether old rows were frozen. Raise CheckFailed if they were but differ from the digests or `base_dir`."""
     if recorded is None or not recorded.frozen:
         logger.info(" > Old rows are not compared with the base's, because the run did not freeze them.")
         return False
@@ -146,7 +146,9 @@ def _verify_base_rows(
     if base_dir is not None:
         base = base_dir / "model.pth"
         if not base.is_file():
-            raise ConfigError(f"{base_dir} has no model.pth. Pass the base that the run started from with --base-dir.")
+            raise ConfigError(
+                f"{base_dir} has no model.pth. Use --base-dir to pass the base that the run started from."
+            )
         content, info = load_checkpoint(base)
         # The base has fewer rows if the run started from another run, whose new rows count as old rows here.
         shared_rows = min(info.vocab_size, rows)
@@ -157,22 +159,22 @@ def _verify_base_rows(
                 if row_digests(rounded, shared_rows) == row_digests(weights, shared_rows):
                     raise _rounded_error(rows, half, base_dir)
             raise CheckFailed(
-                f"The {info.vocab_size} token rows of {base} do not match the first of the {rows} rows that the run "
-                "froze. Pass the run's base with --base-dir."
+                f"The {info.vocab_size} token rows of {base} do not match the first {info.vocab_size} of the {rows} "
+                "rows that the run froze. Pass the run's base with --base-dir."
             )
     changed = [name for name, digest in row_digests(weights, rows).items() if digest != expected[name]]
     if changed and (half := _half_precision(weights, rows)):
         raise _rounded_error(rows, half, recorded_base)
     if changed:
         raise CheckFailed(
-            f"The first {rows} rows of {', '.join(changed)} are no longer the base's, although the run froze them, so "
-            "old languages would sound different. The checkpoint was edited or damaged. Export an earlier one."
+            f"The first {rows} rows of {', '.join(changed)} no longer match the base's, although the run froze them, "
+            "so old languages would sound different. The checkpoint was edited or damaged. Export an earlier one."
         )
     return True
 
 
 def _half_precision(weights: Mapping[str, Tensor], rows: int) -> torch.dtype | None:
-    """Return the half-precision type that all of the first token rows are rounded to, or None."""
+    """Return the half-precision type to which all of the first token rows are rounded, or None."""
     parts = [weights[f"gpt.{name}"][:rows] for name in TOKEN_TENSORS]
     return next(
         (
@@ -186,8 +188,8 @@ def _half_precision(weights: Mapping[str, Tensor], rows: int) -> torch.dtype | N
 
 def _rounded_error(rows: int, half: torch.dtype, base: Path) -> CheckFailed:
     return CheckFailed(
-        f"The first {rows} token rows are the base's rounded to half precision ({half}), although the run froze them, "
-        "so old languages would sound different. The checkpoint was converted, or the run was resumed from a "
-        f"converted one. Restore the base's rows with `xtts-extend repair CHECKPOINT --base {base} --output NEW` and "
-        "export NEW, or export the checkpoint from before the conversion."
+        f"The first {rows} token rows are the base's rows, rounded to half precision ({half}), although the run "
+        "froze them, so old languages would sound different. The checkpoint was converted, or the run was resumed "
+        f"from a converted one. Restore the base's rows with `xtts-extend repair CHECKPOINT --base {base} --output "
+        "NEW` and export NEW, or export the checkpoint from before the conversion."
     )

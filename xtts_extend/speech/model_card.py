@@ -1,4 +1,4 @@
-"""The README of an exported folder, a model card for the Hugging Face Hub."""
+"""Write the README of an exported folder, which is a model card for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ The base model's license applies to the base model and to the weights trained fr
 
 _MERGED = """# XTTS with {language}, merged
 
-This is a plain XTTS model folder with one set of weights for all languages, exported at step {step}. The languages of
-the base model have changed, because all languages share the transformer. A folder with a language pack (`xtts-extend
-export` without `--merged`) keeps them exactly as they were. To use {language}, call `xtts_extend.enable()`
+This is a plain XTTS model folder with one set of weights for all languages, exported at step {step}. The output
+in the base model's languages has changed, because all languages share the transformer. A folder with a language pack
+(`xtts-extend export` without `--merged`) leaves it exactly as it was. To use {language}, call `xtts_extend.enable()`
 first; the languages of the base model work without it.
 
 ```python

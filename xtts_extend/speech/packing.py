@@ -1,4 +1,4 @@
-"""Convert a run into a language pack, which holds the changes to its base and the metadata."""
+"""Convert a run into a language pack, which contains the run's changes to its base, and metadata."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ logger = logging.getLogger("trainer")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _VOICE_SIDE = tuple(f"gpt.{part}" for part in VOICE_PARTS)
 _EXPORT_MERGED = (
-    "Export the run with --merged, which writes one set of weights for all languages but changes the old ones."
+    "Export the run with --merged, which writes one set of weights for all languages but changes how the old ones "
+    "sound."
 )
 _OR_EXPORT_MERGED = f"Or e{_EXPORT_MERGED[1:]}"
 
@@ -57,11 +58,11 @@ def make_pack(
     if record is None or not language:
         raise PackError(
             f"{run.path} was written by the stock Trainer, which trains all rows and the voice side and does not "
-            f"record the language, so it cannot be exported as a language pack. {_EXPORT_MERGED}"
+            f"record the language, so the run cannot be exported as a language pack. {_EXPORT_MERGED}"
         )
     if inspect_checkpoint(run.base_model).kind == "training":
         raise PackError(
-            f"{run.path} started from {run.base_model}, which is another run's checkpoint instead of a base model. "
+            f"{run.path} started from {run.base_model}, which is another run's checkpoint rather than a base model. "
             f"Train again from the base, or from a pack of that run with --start-from. {_OR_EXPORT_MERGED}"
         )
     _require_new_language(run, record.trained_on)
@@ -100,20 +101,20 @@ def _require_new_language(run: FinishedRun, trained_on: TrainedOn | None) -> Non
     language, base = run.language, run.base_vocabulary
     if language_tag(language) in base.tokens:
         raise PackError(
-            f"{run.path} trained {language}, which its base already speaks. A pack adds a language and cannot replace "
-            f"one of the base's. {_EXPORT_MERGED}"
+            f"{run.path} was trained on {language}, which its base already speaks. A pack adds a language; it cannot "
+            f"replace one of the base's. {_EXPORT_MERGED}"
         )
     trained = trained_on.hours if trained_on else [code for code in run.vocabulary.languages if code == language]
     new = [code for code in trained if language_tag(code) not in base.tokens]
     if len(new) > 1:
         raise PackError(
-            f"{run.path} trained {len(new)} new languages together ({', '.join(new)}), but a pack holds only one "
-            f"language. Train each in its own run. {_OR_EXPORT_MERGED}"
+            f"{run.path} was trained on {len(new)} new languages together ({', '.join(new)}), but a pack can hold "
+            f"only one. Train each in its own run. {_OR_EXPORT_MERGED}"
         )
 
 
 def _require_unchanged(run: FinishedRun) -> None:
-    """Raise PackError if the run changed tensors that must be the base's, because all languages share them."""
+    """Raise PackError if the run changed tensors that must stay unchanged because all languages share them."""
     reasons = {
         "the voice side (conditioning encoder and perceiver), which computes a voice before the language is known. "
         f"Train with --voice frozen. {_OR_EXPORT_MERGED}": [
@@ -132,7 +133,7 @@ def _require_unchanged(run: FinishedRun) -> None:
 
 
 def _starts_with(tensor: Tensor, base: Tensor) -> bool:
-    """Return whether a tensor, or the rows it begins with, equals the base's."""
+    """Return whether a tensor's first rows, as many as the base's tensor has, equal the base's."""
     return torch.equal(tensor[: len(base)] if base.ndim else tensor, base)
 
 
@@ -141,23 +142,23 @@ def _cleaning(language: str) -> tuple[Cleaning, int]:
         return cleaning_of(language)
     except LanguageError as error:
         raise PackError(
-            f"{error} --merged writes one set of weights for all languages but changes the old ones."
+            f"{error} --merged writes one set of weights for all languages but changes how the old ones sound."
         ) from error
 
 
 def _texts(spoken: PackedLanguage, trained_on: TrainedOn | None) -> dict[str, list[int]]:
     if trained_on is None:
         logger.warning(
-            " > The run was started with an earlier release, which did not record texts. Users of the pack cannot "
-            "check that texts are tokenized in the same way. The export continues."
+            " > The run was started with an earlier release, which did not record texts, so users of the pack "
+            "cannot check that texts are tokenized in the same way. The export continues."
         )
         return {}
     if wrong := other_ids(spoken, trained_on.texts):
         raise PackError(
-            f"{len(wrong)} of {len(trained_on.texts)} training texts are tokenized differently here (first: "
-            f"{wrong[0]!r}), because the run used a cleaner that is not registered here. A pack stores its cleaning "
-            "as data, so register a Cleaning (docs/languages.md) and export the run in the same program. "
-            f"{_OR_EXPORT_MERGED}"
+            f"{len(wrong)} of {len(trained_on.texts)} training texts are tokenized differently now (first: "
+            f"{wrong[0]!r}), because the run used a cleaner that is not registered in this program. A pack stores "
+            "its cleaning as data, so register a Cleaning (docs/languages.md) and export the run in the same "
+            f"program. {_OR_EXPORT_MERGED}"
         )
     return {text: list(ids) for text, ids in trained_on.texts.items()}
 

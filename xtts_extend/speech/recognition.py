@@ -27,7 +27,7 @@ def load_recogniser(model: str, language: str) -> Recogniser:
     """Load a speech recognizer with transformers.
 
     Args:
-        model: A folder or a name on the Hugging Face Hub, for example "openai/whisper-small" or "facebook/mms-1b-all".
+        model: A folder or a Hugging Face model ID, for example "openai/whisper-small" or "facebook/mms-1b-all".
         language: Language code for models that take one, for example "am" for Whisper and "amh" for MMS (ISO 639-3).
 
     Raises:
@@ -42,11 +42,10 @@ def load_recogniser(model: str, language: str) -> Recogniser:
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigError(
-            f"--asr {model}: transformers cannot load this as a speech recognition model: {error}. Choose a different "
-            "model."
+            f"transformers cannot load --asr {model} as a speech recognition model: {error}. Choose a different model."
         ) from error
     if getattr(recognise.model.config, "adapter_attn_dim", None):
-        # MMS has an adapter and an alphabet per language. The default is English.
+        # MMS has a separate adapter and alphabet for each language. The default is English.
         try:
             recognise.tokenizer.set_target_lang(language)
             recognise.model.load_adapter(language)
@@ -67,7 +66,7 @@ def load_recogniser(model: str, language: str) -> Recogniser:
 
 
 def character_errors(spoken: str, heard: str) -> tuple[int, int]:
-    """Return the edit distance of two texts and the number of characters of the first.
+    """Return the edit distance between two texts and the number of characters in the first.
 
     Only letters, combining marks, digits and single spaces between words are compared, ignoring case.
 

@@ -1,8 +1,8 @@
 """Replay sets: speech that the base model generates in the languages it knows, stored as codes.
 
-Neither recordings of these languages nor the vocoder is needed. Codes are sampled from the model's full distribution at
-temperature 1, so that training on them does not change the model on average. The model's distribution at each position
-is stored too, so that a run can be distilled from it without loading the base again.
+Neither recordings in these languages nor the vocoder are needed. Codes are sampled from the model's full distribution
+at temperature 1, so that training on them does not change the model on average. The model's distribution at each
+position is stored too, so that a run can be distilled from it without loading the base again.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from xtts_extend.text.verify import read_lines
 
 logger = logging.getLogger("trainer")
 
-#: Number of utterances per batch. They all have the same number of tokens, because coqui's generation cannot pad.
+#: Number of utterances per batch. All have the same number of tokens, because coqui's generation cannot use padding.
 BATCH = 8
 #: Number of batches per file of the set, which is also the most that can be lost if the process is killed.
 _BATCHES_IN_PART = 8
 #: Number of batches in a language after which an error is raised if none of their utterances is usable.
 _BATCHES_TO_JUDGE = 20
-#: Names of the settings in messages.
+#: What messages call the settings.
 _SETTINGS = {
     "base_digest": "the base model",
     "texts": "the texts",
@@ -72,7 +72,7 @@ def make_replay(
         texts: Language → text files in UTF-8.
         references: Recordings of voices. Each batch is conditioned on a slice of one recording.
         hours: Hours of speech in all languages together.
-        output: Folder of the set. The recordings of the voices are copied into it.
+        output: Folder for the set. The recordings of the voices are copied into it.
         conditioning_s: Shortest and longest conditioning slice in seconds. By default 3 and 6, as in training.
         seed: Seed for the order of texts, the voices, the slices and the codes.
         progress: Whether to show progress.
@@ -191,7 +191,7 @@ class _Speaker:
 
 
 def _speakable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) -> list[tuple[str, list[int]]]:
-    """Return the usable sentences and their ids, and log how many sentences were skipped."""
+    """Return the usable sentences and their token ids, and log how many sentences were skipped."""
     require_cleanable(speaker.tokenizer, language)
     limit = speaker.tokenizer.char_limits[language.split("-")[0]]
     sentences, skipped = [], 0
@@ -215,7 +215,7 @@ def _speakable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) ->
     )
     if not sentences:
         raise DataError(
-            f"There is no usable sentence in {', '.join(map(str, files))} for {language}. Pass different texts."
+            f"There are no usable sentences for {language} in {', '.join(map(str, files))}. Pass different texts."
         )
     return sentences
 
@@ -229,7 +229,7 @@ def _generate(
     settings: Mapping[str, Any],
     progress: bool,
 ) -> dict[str, Any]:
-    """Generate speech until each language has its share of the seconds, writing parts and the index as it proceeds."""
+    """Generate speech until each language has its share of the seconds, writing parts and the index along the way."""
     index = read_index(output)
     for number, voice in enumerate(voices):
         save_wav(output / _voice_name(number), voice, speaker.sample_rate)
@@ -310,8 +310,8 @@ def _require_speech(index: Mapping[str, Any], languages: Sequence[str]) -> None:
         tried = index["batches"][language]
         if tried >= _BATCHES_TO_JUDGE and not index["seconds"][language]:
             raise DataError(
-                f"Nothing in the first {tried} batches in {language} is usable, because the generated speech does not "
-                f"end or is empty. Check with `xtts-extend speak` that the base speaks {language} with these voices."
+                f"None of the speech in the first {tried} batches in {language} is usable, because it does not end "
+                f"or is empty. Check with `xtts-extend speak` that the base speaks {language} with these voices."
             )
 
 
@@ -364,7 +364,7 @@ def _speak_batch(
 def _batch_of_texts(
     lines: Sequence[tuple[str, list[int]]], language: str, number: int, seed: int
 ) -> list[tuple[str, list[int]]]:
-    """Return batch `number` of endless passes over the lines. All texts of a batch have the same number of tokens."""
+    """Return batch `number` from endless passes over the lines. All texts of a batch have the same number of tokens."""
     by_length: dict[int, list[tuple[str, list[int]]]] = {}
     for line in lines:
         by_length.setdefault(len(line[1]), []).append(line)

@@ -76,7 +76,7 @@ def build_model(config: XttsConfig, vocab: Path, weights: Mapping[str, Tensor], 
         config: Architecture and sampling settings.
         vocab: Vocabulary file.
         weights: Tensors under the names of `Xtts`.
-        source: File that the weights are from, for messages.
+        source: The file that the weights came from, for use in messages.
 
     Raises:
         CheckpointError: The weights do not match the configuration and the vocabulary.
@@ -118,16 +118,17 @@ def speak_to_file(
         language: Language code whose tag is in the vocabulary.
         references: Recordings of the speaker.
         text: Text to speak.
-        output: The WAV file, which is created when all sentences have been spoken.
+        output: The WAV file, which is created once all sentences have been spoken.
         seed: Seed that makes the sampling repeatable.
         on_sentence: Function that is called with each sentence and the duration of its audio in seconds.
 
     Returns:
-        `output`, `sentences` (their number), `audio_s`, `compute_s`, `sample_rate` and `unknown_characters`, the
-        characters that are not in the vocabulary.
+        `output`, `sentences` (their number), `audio_s`, `compute_s`, `sample_rate` and `unknown_characters` (the
+        characters that are not in the vocabulary).
 
     Raises:
-        ConfigError: The output is not the name of a WAV file or is a reference, or a file is missing from the folder.
+        ConfigError: The output is not a WAV file name or is one of the references, or a file is missing from the
+            folder.
         CheckpointError: The weights are damaged, or do not match config.json and vocab.json.
         PackError: A language pack is damaged, or belongs to a different base.
         LanguageError: The model does not support the language.
@@ -181,7 +182,7 @@ def load_voice(model: Xtts, references: Sequence[Path]) -> Voice:
     """Compute a voice from recordings of a speaker.
 
     Raises:
-        DataError: Recordings cannot be read or used. The message has one line for each.
+        DataError: Recordings cannot be read or used. The message has one line for each of them.
     """
     audios, problems = [], []
     for reference in references:
