@@ -8,17 +8,17 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, add_manifests, columns_of, print_values
 
-HELP = "Read every recording of a manifest and list unusable samples with reasons."
+HELP = "Read every recording in a manifest and list unusable samples, with the reasons."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     add_json(parser)
     add_manifests(parser)
-    parser.add_argument("--language", help="Language of the manifests that do not specify one.")
+    parser.add_argument("--language", help="Language of any manifest that does not specify one.")
     parser.add_argument("--vocab", type=Path, required=True, help="The run's vocab.json.")
     parser.add_argument("--write-clean", type=Path, metavar="PATH", help="Write a manifest of the usable samples.")
-    parser.add_argument("--cache", type=Path, help="File that caches measurements by file size and modification time.")
+    parser.add_argument("--cache", type=Path, help="File for caching measurements by file size and modification time.")
 
 
 def run(args: argparse.Namespace) -> int:

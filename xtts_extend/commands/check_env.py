@@ -1,7 +1,8 @@
 """`xtts-extend check-env`: test the installation, for bug reports.
 
-This compares package versions with the tested ones and then runs everything once on a tiny model: train a step, write
-and read a checkpoint, generate and decode a sentence. Heavy modules are imported only inside these trials.
+This compares package versions with the tested ones and then runs everything once on a tiny model: training a step,
+writing and reading a checkpoint, and generating and decoding a sentence. Heavy modules are imported only inside these
+trials.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from xtts_extend.findings import Finding
 HELP = "Test the installation and report problems."
 
 _LANGUAGE = "en"
-#: Maximum number of characters of an error message that a finding shows.
+#: Maximum length, in characters, of an error message in a finding.
 _MESSAGE_LENGTH = 300
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_columns, add_json, columns_of, print_values
 
-HELP = "Check that an extended vocabulary tokenizes old text as before."
+HELP = "Check that an extended vocabulary tokenizes old text in the same way as the base's."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; return 1 if an old id or the tokens of an old line changed."""
+    """Run the command; return 1 if an old id or the tokens of an old line have changed."""
     from xtts_extend.text.extend import check_vocabulary
 
     check = check_vocabulary(args.base_vocab, args.vocab, args.text, columns_of(args))

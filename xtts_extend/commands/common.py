@@ -12,12 +12,14 @@ from xtts_extend.findings import Finding, all_hold, summary, to_dict
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """Add `--debug`, so that it can be passed after a command's name as well as before it."""
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="Show the traceback of errors.")
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="Show the traceback when an error occurs."
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json` for a command that prints values."""
-    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
 
 
 def add_manifests(parser: argparse.ArgumentParser) -> None:

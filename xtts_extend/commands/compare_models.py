@@ -1,4 +1,4 @@
-"""`xtts-extend compare`: the same text and voice, spoken by several models side by side."""
+"""`xtts-extend compare`: speak the same text in the same voice with several models."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from typing import Any
 
 from xtts_extend.commands.common import add_json, print_values
 
-HELP = "speak a text with several models, with the same voice and seed, and compare them with the base"
+HELP = "Speak a text with several models, in the same voice and with the same seed, and compare them with the base."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
+    """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("--base-dir", type=Path, required=True, metavar="XTTS", help="base model to compare with")
+    parser.add_argument("--base-dir", type=Path, required=True, metavar="XTTS", help="Base model to compare with.")
     parser.add_argument(
         "--source",
         type=Path,
         action="append",
         required=True,
         metavar="PATH",
-        help="base or model folder, run folder, training checkpoint or language pack; repeat for several",
+        help="A base directory, model folder, run folder, training checkpoint or language pack; can be repeated.",
     )
     parser.add_argument(
-        "--language", action="append", required=True, metavar="LANG", help="language code; repeat for several"
+        "--language", action="append", required=True, metavar="LANG", help="Language code; can be repeated."
     )
     parser.add_argument(
-        "--reference", type=Path, nargs="+", action="extend", required=True, help="recordings of the voice"
+        "--reference", type=Path, nargs="+", action="extend", required=True, help="Recordings of the voice to use."
     )
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text", help="what to say, in every language")
-    text.add_argument("--text-file", type=Path, metavar="FILE", help="file with what to say, UTF-8")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling [0]")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="new folder for the wav files")
+    text.add_argument("--text", help="Text to speak, the same in every language.")
+    text.add_argument("--text-file", type=Path, metavar="FILE", help="UTF-8 file with the text to speak.")
+    parser.add_argument("--seed", type=int, default=0, help="Random seed for sampling. [0]")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="New folder for the WAV files.")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Return 1 if a source could not speak a language."""
+    """Run the command; return 1 if a source could not speak a language."""
     from xtts_extend.data.tables import read_text
     from xtts_extend.errors import DataError
     from xtts_extend.speech.compare import compare

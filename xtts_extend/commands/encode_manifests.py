@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     add_json(parser)
     add_manifests(parser)
-    parser.add_argument("--language", help="Language of the manifests that do not specify one.")
+    parser.add_argument("--language", help="Language of any manifest that does not specify one.")
     parser.add_argument("--base-dir", type=Path, required=True, help="The base directory.")
     parser.add_argument(
         "--vocab", type=Path, help="Vocabulary of the run that will use the codes. [BASE_DIR/vocab.json]"

@@ -1,4 +1,4 @@
-"""`xtts-extend evaluate`: measure a model folder on recordings."""
+"""`xtts-extend evaluate`: compute a model's losses on recordings, and measure its speech."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--asr",
         metavar="MODEL",
-        help="Speech recognition model for measuring the character error rate: a folder or a hub name.",
+        help="Speech recognition model for measuring the character error rate: a folder or a Hugging Face model ID.",
     )
     parser.add_argument(
         "--asr-language",

@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merged",
         action="store_true",
-        help="Write one set of weights for all languages, for tools that never call enable(). The old languages "
-        "change.",
+        help="Write one set of weights for all languages, for tools that never call enable(). The old ones will "
+        "sound different.",
     )
     parser.add_argument(
         "--rank", type=int, metavar="N", help="Store a rank-N approximation of each matrix's change. [the full change]"

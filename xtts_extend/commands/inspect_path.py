@@ -9,7 +9,7 @@ from xtts_extend.commands.common import add_json, print_values
 from xtts_extend.environment import require_environment
 from xtts_extend.errors import ConfigError
 
-HELP = "Identify a checkpoint, run folder or base directory by its content."
+HELP = "Identify a checkpoint, run folder or base directory by its contents."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, print_values
 from xtts_extend.errors import ConfigError
 
-HELP = "Generate speech with a base model, so that training does not make it forget its languages."
+HELP = "Generate speech with a base model, to keep it from forgetting its languages during training."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, action, text in (
         ("add", _add, "Check that a pack matches the base, and copy it into the folder."),
         ("remove", _remove, "Remove a language's pack."),
-        ("list", _list, "List the packs of a folder."),
+        ("list", _list, "List the packs in a folder."),
         ("verify", _verify, "Verify every tensor of a pack and its base, and the token ids of the pack's texts."),
     ):
         subparser = actions.add_parser(name, help=text, description=text, allow_abbrev=False)

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     add_json(parser)
     parser.add_argument(
-        "path", type=Path, metavar="CHECKPOINT", help="A checkpoint or a run folder, which stays unchanged."
+        "path", type=Path, metavar="CHECKPOINT", help="A checkpoint or a run folder. It is not modified."
     )
     parser.add_argument("--base", type=Path, required=True, help="A base directory or its model.pth.")
     parser.add_argument("--output", type=Path, required=True, help="A new folder, or a new file that ends in .pth.")

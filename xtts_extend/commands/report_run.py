@@ -13,7 +13,7 @@ HELP = "Write an HTML report of a run, with its losses, retention, test sentence
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="A run folder; the run may still be training.")
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="A run folder. The run may still be in progress.")
     parser.add_argument("--output", type=Path, help="The HTML file. [RUN/report.html]")
 
 
