@@ -1,4 +1,4 @@
-"""The `xtts-extend` command: its parser, error handling and signals."""
+"""The `xtts-extend` command: its parser, error handling and signal handling."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Command(Protocol):
         """Run the command, print its result and return the exit code."""
 
 
-#: The module of each command, in the order of the help text.
+#: The module of each command, in the order in which the help text lists the commands.
 COMMANDS: dict[str, Command] = {
     "check-env": check_env,
     "inspect": inspect_path,

@@ -86,7 +86,7 @@ def check_environment() -> Iterator[Finding]:
 
 def unmet_requirements() -> list[str]:
     """Return a description of each unmet requirement of this package and, recursively, of the packages it requires."""
-    # Imported here because it would slow down `--help` by a fifth.
+    # Imported here because at the top it would slow down `--help` by a fifth.
     from packaging.requirements import Requirement
 
     unmet: list[str] = []

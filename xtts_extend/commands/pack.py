@@ -15,7 +15,7 @@ HELP = "Add, remove, list and verify the language packs of a model folder."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add a parser for each of the four actions to the command's parser."""
+    """Add a parser for each of the four subcommands to the command's parser."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, action, text in (
         ("add", _add, "Check that a pack matches the base, and copy it into the folder."),

@@ -1,1 +1,1 @@
-"""The network: rows of new tokens, frozen rows, adapters, losses and voices."""
+"""Parts of the network: rows of new tokens, frozen rows, adapters, losses and voices."""

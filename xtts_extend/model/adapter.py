@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA; Hu et al., 2021) for the transformer's weight matrices, implemented with peft.
 
-The base's matrices are frozen, and small matrices beside them are trained instead. In checkpoints and exports, the
+The base's matrices are frozen, and small matrices alongside them are trained instead. In checkpoints and exports, the
 base's tensors keep their names and values, and the adapter is stored separately.
 """
 

@@ -15,7 +15,7 @@ from xtts_extend.checkpoint.inspect import load_pickled
 
 
 def make_dvae(num_tokens: int) -> DiscreteVAE:
-    """Return an untrained DVAE of the size that coqui's `GPTTrainer` uses.
+    """Return an untrained DVAE with the dimensions that coqui's `GPTTrainer` uses.
 
     Args:
         num_tokens: Size of the codebook.
@@ -41,7 +41,7 @@ class Codec:
         dvae: coqui's `DiscreteVAE`, in evaluation mode.
         spectrogram: coqui's `TorchMelSpectrogram` for this DVAE.
         audio: The audio section of a configuration, with `sample_rate` and `dvae_sample_rate`.
-        code_stride: Audio samples per code.
+        code_stride: Number of audio samples per code.
     """
 
     def __init__(self, dvae: Any, spectrogram: Any, audio: Any, code_stride: int) -> None:
@@ -49,7 +49,7 @@ class Codec:
 
     @classmethod
     def load(cls, config: Any) -> Codec:
-        """Load the files that the configuration's `model_args` name, without building coqui's GPT."""
+        """Load the codec from the files that the configuration's `model_args` name, without building coqui's GPT."""
         model_args, audio = config.model_args, config.audio
         dvae = make_dvae(model_args.gpt_num_audio_tokens - 2).eval()
         dvae.load_state_dict(load_pickled(Path(model_args.dvae_checkpoint), map_location="cpu"), strict=False)

@@ -58,11 +58,11 @@ class Replayed:
 
     Attributes:
         stored_targets: Indices of the audio targets whose distribution is stored in the batch, (stored targets,).
-        stored_rows: Their rows in the batch's stored distributions, (stored targets,).
-        stored_steps: Their steps in the batch's stored distributions, (stored targets,).
+        stored_rows: Row of each of these targets in the batch's stored distributions, (stored targets,).
+        stored_steps: Step of each of these targets in the batch's stored distributions, (stored targets,).
         teacher_rows: Indices of the samples whose distributions the teacher has to compute, (teacher samples,).
         teacher_layout: Layout of these samples, or None if there are none.
-        teacher_targets: Indices of their audio targets in the batch, (teacher targets,).
+        teacher_targets: Indices of these samples' audio targets in the batch, (teacher targets,).
         teacher_positions: Indices of the same targets in `teacher_layout`, (teacher targets,).
     """
 

@@ -1,4 +1,4 @@
-"""Compute the losses of coqui's `GPT.forward` faster.
+"""Compute the same losses as coqui's `GPT.forward`, but faster.
 
 Padding is moved to the end of each sample's sequence, where causal attention never reaches it. Therefore, no mask is
 needed, the fast attention kernels can be used, and a batch is only as wide as its longest sample instead of the longest
@@ -79,11 +79,11 @@ class Layout:
     def of(
         cls, text_lengths: Tensor, wav_lengths: Tensor, cond_idxs: Tensor | None, gpt: Any, *, is_share: bool = False
     ) -> Layout:
-        """Compute the layout of a batch while it is on the CPU.
+        """Compute the layout of a batch that is still on the CPU.
 
         Args:
-            text_lengths: Number of tokens of each sample, (batch,).
-            wav_lengths: Number of audio samples of each sample, (batch,).
+            text_lengths: Number of tokens in each sample, (batch,).
+            wav_lengths: Number of audio samples in each sample's recording, (batch,).
             cond_idxs: Start and end of each prompt, in audio samples, (batch, 2), or None. As in coqui, only the prompt
                 of the batch's last utterance is excluded from the targets, and its position is counted in units of 256
                 audio samples, although a code covers 1,024. If the batch has only one utterance, this may exclude all

@@ -1,4 +1,4 @@
-"""coqui's `GPTTrainer` for an extended vocabulary; it loads a base, freezes old rows and returns stock state dicts."""
+"""coqui's `GPTTrainer` for an extended vocabulary. It loads a base, freezes old rows and returns stock state dicts."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return self._teacher
 
     def create_teacher(self) -> None:
-        """Copy the current weights, which must be the base's, as the teacher for replayed samples."""
+        """Use a copy of the current weights, which must be the base's, as the teacher for replayed samples."""
         self._teacher = Teacher(self.xtts.gpt)
 
     @property
@@ -312,7 +312,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return batch
 
     def formatted(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return a collated batch on the model's device, formatted for `train_step` as the trainer does it."""
+        """Format a collated batch for `train_step` as the trainer does, and return it on the model's device."""
         batch, device = self.format_batch(batch), next(self.xtts.gpt.parameters()).device
         return self.format_batch_on_device(
             {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
@@ -325,8 +325,8 @@ class ExtendedGPTTrainer(GPTTrainer):
 
         Returns:
             The weighted losses `loss_text_ce`, `loss_mel_ce` and, in training, `loss_distill`, and their sum, `loss`.
-            The divergence is summed over the replayed codes and divided by all audio targets of the batch, like the
-            cross entropy.
+            The divergence is summed over the replayed codes and divided by the number of audio targets in the batch,
+            like the cross entropy.
         """
         layout: Layout = batch["layout"]
         outputs = forward(self.xtts.gpt, batch["text_inputs"], batch["audio_codes"], batch["cond_mels"], layout)
@@ -365,7 +365,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return torch.stack(sums).sum() if sums else logits.new_zeros(())
 
     def describe_rows(self, init: str) -> str:
-        """Return the log lines about old and new tokens and about frozen parameters.
+        """Return log lines that describe old tokens, new tokens and frozen parameters.
 
         Args:
             init: How the new tokens' rows were initialized.

@@ -31,7 +31,9 @@ def use_fast_kernels(gpt: Any) -> None:
 
 
 def quick_dropout(x: Tensor, p: float) -> Tensor:
-    """Apply dropout with one 64-bit random number for four elements, because drawing is the slowest part on CPUs.
+    """Apply dropout with one 64-bit random number for every four elements.
+
+    Drawing random numbers is the slowest part of dropout on CPUs.
 
     Args:
         x: Input of any shape.
@@ -62,9 +64,10 @@ def attention_forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention with PyTorch's kernels, or with matrix products for dropout on the CPU, which has no kernel.
+    """Compute attention with PyTorch's kernels, or with explicit matrix products if there is dropout on the CPU.
 
-    The arguments are the same as in transformers; query, key and value are (batch, heads, positions, channels).
+    PyTorch has no kernel for dropout on the CPU. The arguments are the same as in transformers; query, key and value
+    are (batch, heads, positions, channels).
     """
     if query.device.type != "cpu" or not dropout or attention_mask is not None or scaling is None:
         output: tuple[Tensor, None] = sdpa_attention_forward(

@@ -23,8 +23,8 @@ logger = logging.getLogger("trainer")
 REFERENCE_RATE = 22050
 #: Duration in seconds of the shortest recording that coqui's encoders accept.
 _SHORTEST_S = 0.33
-#: Prefixes of the parameters of the voice side of coqui's `GPT`, which computes a voice from reference audio. XTTS v1
-#: has no perceiver.
+#: Prefixes of the parameters of the voice side, the part of coqui's `GPT` that computes a voice from reference audio.
+#: XTTS v1 has no perceiver.
 VOICE_PARTS = ("conditioning_encoder.", "conditioning_perceiver.")
 #: The ways in which training can treat the voice side.
 VOICE_MODES = ("frozen", "trained")

@@ -49,7 +49,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Compute a model's losses on all samples of a language, and measure its speech for the first `count` texts.
+    """Compute a model's losses on all samples in a language, and measure its speech for the first `count` texts.
 
     Each text is spoken in the voice of its own recording.
 
@@ -62,7 +62,7 @@ def evaluate(
         base_dir: Folder with `dvae.pth` and `mel_stats.pth`. By default, `model` itself or the base that it records.
         recognise: The speech recognizer that the character error rate is measured with.
         count: Number of samples to speak; 0 for none.
-        seed: Seed for the sampling.
+        seed: Random seed for sampling.
         progress: Whether to show progress.
 
     Returns:

@@ -159,7 +159,7 @@ def _verify_base_rows(
                 if row_digests(rounded, shared_rows) == row_digests(weights, shared_rows):
                     raise _rounded_error(rows, half, base_dir)
             raise CheckFailed(
-                f"The {info.vocab_size} token rows of {base} do not match the first {info.vocab_size} of the {rows} "
+                f"The {info.vocab_size} token rows of {base} do not match those at the start of the {rows} "
                 "rows that the run froze. Pass the run's base with --base-dir."
             )
     changed = [name for name, digest in row_digests(weights, rows).items() if digest != expected[name]]

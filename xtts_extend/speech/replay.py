@@ -37,7 +37,7 @@ logger = logging.getLogger("trainer")
 
 #: Number of utterances per batch. All have the same number of tokens, because coqui's generation cannot use padding.
 BATCH = 8
-#: Number of batches per file of the set, which is also the most that can be lost if the process is killed.
+#: Number of batches in each file of the set. At most this many are lost if the process is killed.
 _BATCHES_IN_PART = 8
 #: Number of batches in a language after which an error is raised if none of their utterances is usable.
 _BATCHES_TO_JUDGE = 20
@@ -73,18 +73,19 @@ def make_replay(
         references: Recordings of voices. Each batch is conditioned on a slice of one recording.
         hours: Hours of speech in all languages together.
         output: Folder for the set. The recordings of the voices are copied into it.
-        conditioning_s: Shortest and longest conditioning slice in seconds. By default 3 and 6, as in training.
+        conditioning_s: Lengths of the shortest and longest conditioning slice, in seconds. By default, 3 and 6, as in
+            training.
         seed: Seed for the order of texts, the voices, the slices and the codes.
         progress: Whether to show progress.
 
     Returns:
-        `utterances`, `hours` by language, `runaway`, `empty`, `too_long` (longer than training accepts) and `output`.
+        `utterances`, `hours` (by language), `runaway`, `empty`, `too_long` (longer than training accepts) and `output`.
 
     Raises:
         ConfigError: A file is missing from the base, or the folder contains something else.
         DataError: A text or recording cannot be used, or the model generates nothing usable.
         LanguageError: The base does not support a language.
-        MachineError: The disk is full, or another process is writing this set.
+        MachineError: The disk is full, or another process is writing to this set.
 
     >>> _ = Path("en.txt").write_text("Hello world.", encoding="utf-8")
     >>> result = make_replay(
@@ -120,7 +121,7 @@ def make_replay(
         with lock.acquire(timeout=0):
             return _generate(speaker, lines, voices, 3600 * hours, output, settings, progress)
     except Timeout as error:
-        raise MachineError(f"Another process is writing the replay set {output}. Wait until it finishes.") from error
+        raise MachineError(f"Another process is writing to the replay set {output}. Wait until it finishes.") from error
 
 
 class _Speaker:
@@ -278,7 +279,7 @@ def _voice_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Texts that were spoken together.
+    """Texts that were spoken in the same batch.
 
     Attributes:
         language: Code of their language.
@@ -294,7 +295,7 @@ class _Batch:
 
 
 def _count(index: Mapping[str, Any], batches: Sequence[_Batch]) -> dict[str, Any]:
-    """Return the index updated with these batches, but without the entry for their part."""
+    """Return the index updated with these batches, but without the entry for the part that contains them."""
     counted = {**index, "batches": dict(index["batches"]), "seconds": dict(index["seconds"])}
     for batch in batches:
         counted["batches"][batch.language] = counted["batches"].get(batch.language, 0) + 1
@@ -364,7 +365,7 @@ def _speak_batch(
 def _batch_of_texts(
     lines: Sequence[tuple[str, list[int]]], language: str, number: int, seed: int
 ) -> list[tuple[str, list[int]]]:
-    """Return batch `number` from endless passes over the lines. All texts of a batch have the same number of tokens."""
+    """Return batch `number` from endless passes over the lines. All texts in a batch have the same number of tokens."""
     by_length: dict[int, list[tuple[str, list[int]]]] = {}
     for line in lines:
         by_length.setdefault(len(line[1]), []).append(line)
