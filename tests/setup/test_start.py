@@ -29,7 +29,7 @@ def test_changed_values_need_allow_changes(run, fails, recipe, tmp_path, caplog)
     assert code == 2
     assert "lr: 0.001 → 0.5" in message
     recipe(["--checkpoint", copy, "--learning-rate", "0.5", "--max-steps", "3", "--allow-changes"])
-    assert "Changed because of --allow-changes: lr: 0.001 → 0.5" in caplog.text
+    assert "Accepted with --allow-changes: lr: 0.001 → 0.5" in caplog.text
     groups = checkpoint(copy, 3)["optimizer"][0]["param_groups"]
     assert [group["lr"] for group in groups] == [0.5, 0.5]
     assert [group["weight_decay"] for group in groups] == [0.05, 0]

@@ -52,7 +52,7 @@ def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
         assert text.count(f"Tokens 400–549 are new (150, {rows}).") == 1
         assert text.count("487,736 of 804,432 parameters of the GPT are frozen.") == 1
         assert text.count("12 training samples, 4 validation samples.") == 1
-        batches = "batches of 2, with 1 batch per optimizer step and a learning rate of 0, until 10 epochs"
+        batches = "batches of 2, with 1 batch per optimizer step and a learning rate of 0, for at most 10 epochs"
         assert text.count(batches) == 1
         assert text.count("found no better model. Raise --patience to continue.") == 1
         # the whole model and the GPT are told apart, in one place
@@ -147,14 +147,14 @@ def test_a_warning_about_the_data_is_one_line(corpus, recipe, tmp_path, caplog):
     assert "the same as " not in caplog.text
 
 
-REST = "with 64 batches per optimizer step and a learning rate of 5e-06, until 1000 epochs"
+REST = "with 64 batches per optimizer step and a learning rate of 5e-06, for at most 1000 epochs"
 
 
 @pytest.mark.parametrize(
     ("config", "processes", "line"),
     [
         ({}, 1, f"batches of 4, {REST}"),
-        ({"max_steps": 9}, 2, f"batches of 8 over 2 processes, {REST} or step 9"),
+        ({"max_steps": 9}, 2, f"batches of 8 across 2 processes, {REST} or 9 steps"),
         ({"batch_frames": 500}, 1, f"batches of up to 500 frames, {REST}"),
         ({"batch_frames": 0}, 1, f"batches as large as memory allows, {REST}"),
     ],

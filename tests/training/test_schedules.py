@@ -151,5 +151,5 @@ def test_a_saved_schedule_is_restored(record):
 
 def test_our_checkpoints_must_contain_the_schedule():
     run = Run("StepLR", {"step_size": 2, "gamma": 0.5})
-    with pytest.raises(CheckpointError, match="has 0 schedulers and this run has 1"):
+    with pytest.raises(CheckpointError, match="has 0 schedulers, but this run has 1"):
         restore_schedule(run, saved(run, **OURS))

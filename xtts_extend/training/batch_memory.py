@@ -1,4 +1,4 @@
-"""Find the largest batch that fits in GPU memory by running trial training steps."""
+"""Run trial training steps to find the largest batch that fits in GPU memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def find_batch_frames(state: RunState, longest: int) -> int:
         )
     limit = int(torch.cuda.get_device_properties(0).total_memory * (1 - _FREE_SHARE))
     count = largest_count(lambda samples: _peak_memory(state, samples, longest), limit)
-    logger.info(" > --batch-frames auto: using %d, which is %d times the longest sample.", count * longest, count)
+    logger.info(
+        " > --batch-frames auto: using %d frames per batch, which is %d times the length of the longest sample.",
+        count * longest,
+        count,
+    )
     return count * longest
 
 
@@ -77,7 +81,7 @@ def _peak_or_over_limit(peak_memory: Callable[[int], int], samples: int, limit: 
 
 
 def _peak_memory(state: RunState, samples: int, frames: int) -> int:
-    """Return the peak GPU memory, in bytes, of a step on `samples` samples of `frames` frames, with the moments."""
+    """Return the peak GPU memory, in bytes, of a step on `samples` samples of `frames` frames, moments included."""
     model, config, optimizer = state.model, state.config, state.optimizer
     # The dummy samples are nearly all audio, which needs more memory than text.
     codes = max(1, frames - conditioning_frames(config.model_args) - _TEXT_FRAMES - AUDIO_STOPS)

@@ -1,4 +1,4 @@
-"""Select a run's best model by the loss of the new language and the retention of the old languages."""
+"""Select a run's best model by its loss on the new language and its retention of the old languages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("trainer")
 
 
 class BestModel:
-    """The evaluation results that select the best model; the outcome is stored in the run's position."""
+    """The evaluation results by which the best model is selected. The run's position stores the outcome."""
 
     def __init__(self) -> None:
         #: Retention of each old language in the last evaluation.
@@ -28,18 +28,18 @@ class BestModel:
         Args:
             state: The run's state; its position is updated.
             losses: Result of `log_evaluation`. If it is empty, the epoch's training loss is used.
-            requested: Whether the evaluation was not due but requested. It can find the best model, but does not count
-                toward `patience`, so that frequent requests do not end a run. Without losses it has no result, because
-                the training loss of part of an epoch is not comparable.
+            requested: Whether the evaluation was requested rather than scheduled. It can find the best model, but it
+                does not count toward `patience`, so that frequent requests do not end a run. Without losses, it has no
+                result, because the training loss over part of an epoch is not comparable.
 
         Returns:
-            Whether there is a result.
+            Whether the evaluation has a result.
         """
         if requested and not losses:
             if state.ranks.is_main:
                 logger.warning(
-                    " > An evaluation was requested, but the run has no validation set. Training continues. Resume "
-                    "with --val-manifest to have one."
+                    " > An evaluation was requested, but the run has no validation set. Training continues. To add a "
+                    "validation set, resume with --val-manifest."
                 )
             return False
         position = state.position
@@ -67,12 +67,12 @@ class BestModel:
             position.best_value, position.best_retention = value, self._retention
             logger.info(" > Loss %.5f is the best so far.", value)
             return True
-        # Low retention makes the value infinite, and has its own log line.
+        # Retention below the limit makes the value infinite and is logged separately.
         if position.step and best == start <= value < math.inf and not self._logged_no_better:
             self._logged_no_better = True
             logger.info(
-                " > Loss %.5f is no better than the loss before the first step (%.5f). No best model is saved until "
-                "a loss is lower.",
+                " > Loss %.5f is no better than the loss before the first step (%.5f). No best model will be saved "
+                "until the loss is lower than that.",
                 value,
                 start,
             )
@@ -80,7 +80,7 @@ class BestModel:
 
 
 def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> None:
-    """Update the restored best model if resuming remeasured the initial loss or changed `min_retention`.
+    """Update the record of the best model if the initial loss was remeasured or `min_retention` changed.
 
     Args:
         state: The restored state; its position is updated.
@@ -91,7 +91,7 @@ def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> No
         position.start_value = position.best_value = loss_of(base_losses, state.config, math.inf)
         logger.info(" > Remeasured the loss before the first step: %.5f.", position.start_value)
     if below := _below_min_retention(position.best_retention, state.config):
-        # Warnings of all processes are shown, and one is enough.
+        # Every process shows its warnings, and one warning is enough.
         logger.log(
             logging.WARNING if state.ranks.is_main else logging.INFO,
             " > The best model so far (loss %.5f) is below --min-retention %s. The next model that reaches the limit "
@@ -104,7 +104,7 @@ def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> No
 
 
 def loss_of(losses: Mapping[str, Losses], config: NewLanguageConfig, train_loss: float) -> float:
-    """Return the loss that models are compared by: the new language's, or without evaluation, the training loss.
+    """Return the loss by which models are compared: the new language's, or the training loss if nothing was evaluated.
 
     A loss that is not finite counts as infinite.
     """
@@ -121,8 +121,8 @@ def selection_loss(loss: float, retention: Mapping[str, float], config: NewLangu
 
 
 def _below_min_retention(retention: Mapping[str, float], config: NewLanguageConfig) -> str:
-    """Return `min_retention` and the languages below it as text, or "" if there are none."""
+    """Return text that names `min_retention` and the languages below it, or "" if there are none."""
     least = config.min_retention or 0
-    # Negated, so that NaN counts as too low.
+    # The comparison is negated so that NaN counts as too low.
     below = [f"{language} {value:.4f}" for language, value in retention.items() if least and not value >= least]
     return f"{least:g} ({', '.join(below)})" if below else ""

@@ -28,7 +28,7 @@ from xtts_extend.training.update import out_of_memory_error
 logger = logging.getLogger("trainer")
 
 
-#: Losses by name, followed by the retention for an old language.
+#: Losses by name, plus the retention if the language is an old one.
 Losses = dict[str, float]
 
 
@@ -44,9 +44,9 @@ def losses_by_language(
     Args:
         model: The model to evaluate; it is put into evaluation mode.
         config: The run's configuration.
-        samples: The validation set, encoded.
+        samples: The encoded validation set.
         ranks: The processes that share the samples.
-        stop_if_asked: Function called between batches, which raises `Stopped` to interrupt the evaluation.
+        stop_if_asked: Function that is called between batches and raises `Stopped` to interrupt the evaluation.
 
     Raises:
         Stopped: Raised by `stop_if_asked`. A partial evaluation is discarded.
@@ -54,7 +54,7 @@ def losses_by_language(
 
     def batches(language_samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
         for batch in eval_loader(config, model.xtts.tokenizer, language_samples, ranks):
-            # Several processes have to stop together, which they do after the evaluation.
+            # Multiple processes have to stop together, so they stop after the evaluation.
             if stop_if_asked is not None and ranks.size == 1:
                 stop_if_asked()
             yield batch
@@ -76,7 +76,7 @@ def measure_base(
     Args:
         model: The model with the base model's weights; it is moved to the GPU if there is one.
         config: The run's configuration.
-        samples: The validation set, encoded.
+        samples: The encoded validation set.
         ranks: The processes that share the samples.
 
     Raises:
@@ -137,8 +137,8 @@ def log_evaluation(
 
     Returns:
         The losses by language. Old languages also get `retention`: the base model's mel loss divided by this model's.
-        If the run can be exported as a language pack, they also get `retention_in_folder`, which is 1, because in a
-        model folder the unchanged base model still speaks the old languages.
+        If the run can be exported as a language pack, they also get `retention_in_folder`, which is always 1, because
+        the unchanged base model in a model folder still speaks the old languages.
     """
     position, losses = state.position, {language: dict(values) for language, values in losses.items()}
     if position.step == 0 and not position.base_losses:
@@ -168,7 +168,7 @@ def _format_losses(values: Losses) -> str:
 
 
 def record_base_losses(state: RunState, losses: Mapping[str, Losses]) -> None:
-    """Record the base model's mel losses of the old languages in the run's position.
+    """Record the base model's mel losses on the old languages in the run's position.
 
     Args:
         state: The run's state; its position is updated.
@@ -176,12 +176,12 @@ def record_base_losses(state: RunState, losses: Mapping[str, Losses]) -> None:
     """
     weight = state.config.model_args.gpt_loss_mel_ce_weight
     for language in old_languages(losses, state.model, state.config) if weight else ():
-        # Unweighted, because the weight may change during the run.
+        # The losses are stored unweighted, because the weight may change during the run.
         state.position.base_losses[language] = losses[language]["loss_mel_ce"] / weight
 
 
 def speak_test_sentences(state: RunState, run: Path, dashboard: Any) -> None:
-    """Speak the configuration's test sentences for the dashboard, and save them as WAV files in the run folder.
+    """Synthesize the configuration's test sentences for the dashboard, and save them as WAV files in the run folder.
 
     This does what coqui's `GPTTrainer.test_run` does, but it reads the reference voices without FFmpeg.
 
@@ -205,7 +205,7 @@ def _synthesize_test_sentences(state: RunState) -> dict[str, Any]:
     """Return the audio of the test sentences as arrays of shape (samples,), keyed by coqui's names."""
     state.model.eval()
     xtts = state.model.xtts
-    # The vocoder is not trained, so it is on the CPU except while it speaks.
+    # The vocoder is not trained, so it stays on the CPU except during synthesis.
     xtts.hifigan_decoder.to(state.device)
     xtts.gpt.init_gpt_for_inference(kv_cache=state.config.model_args.kv_cache, use_deepspeed=False)
     xtts.gpt.eval()
@@ -219,7 +219,8 @@ def _synthesize_test_sentences(state: RunState) -> dict[str, Any]:
             chunks = [out["wav"] for _, out in speak(xtts, sentence["text"], sentence["language"], voice)]
             audios[f"{index}-audio"] = np.concatenate(chunks)
     finally:
-        # coqui deletes these too: they are aliases of the transformer's modules that checkpoints would include.
+        # coqui deletes these too, because they are aliases of the transformer's modules and would end up in
+        # checkpoints.
         del xtts.gpt.gpt_inference
         del xtts.gpt.gpt.wte
         xtts.hifigan_decoder.cpu()

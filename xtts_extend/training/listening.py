@@ -1,4 +1,4 @@
-"""Requests to a run that trains, which are served between optimizer steps."""
+"""Carry out requests to a training run between optimizer steps."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ logger = logging.getLogger("trainer")
 
 
 class Listener:
-    """The requests to a run since its start; those from before are not served.
+    """The requests that were made to a run since its start. Earlier ones are not carried out.
 
     Args:
-        run: The run folder, locked.
+        run: The locked run folder.
         ranks: The processes that train together. Rank 0 reads and removes the files.
-        signal: The signal that also stops the run.
+        signal: The stop signal, which can stop the run as well.
     """
 
     def __init__(self, run: Path, ranks: Ranks, signal: StopSignal) -> None:
         self._run, self._ranks, self._signal = run, ranks, signal
-        #: Requests from before the start, and those whose files cannot be removed: they would be served forever.
+        #: Requests made before the start, and requests whose files cannot be removed and would be carried out forever.
         self._ignored: set[RequestFile] = set(request_files(run)) if ranks.is_main else set()
 
     def discard_old(self) -> None:
-        """Remove the requests from before the start."""
+        """Remove the requests that were made before the start."""
         for name in {file.name for file in self._ignored} - self._new():
             self.served(name)
 
     def requested(self) -> set[Request]:
-        """Return the requests that all processes serve now; call it in all of them."""
+        """Return the requests to carry out now. Every process must call this."""
         here = self._new()
         counts = self._ranks.sum([float(name in here) for name in REQUESTS])
         return {name for name, count in zip(REQUESTS, counts, strict=True) if count}
 
     def stop_if_asked(self) -> None:
-        """Stop the run if a signal or a request says so; call it in all processes.
+        """Stop the run if a signal or a request asks for it. Every process must call this.
 
         Raises:
             Interrupted: A signal arrived.
@@ -52,14 +52,14 @@ class Listener:
             raise StopRequested
 
     def served(self, name: Request) -> None:
-        """Remove the file of a request that has been served."""
+        """Remove the file of a request that has been carried out."""
         if not self._ranks.is_main:
             return
         try:
             served(self._run, name)
         except MachineError as error:
             self._ignored |= {file for file in request_files(self._run) if file.name == name}
-            logger.warning(" > The request is not served again, training continues: %s", error)
+            logger.warning(" > Training continues, and this request will not be carried out again: %s", error)
 
     def _new(self) -> set[Request]:
         if not self._ranks.is_main:

@@ -37,7 +37,7 @@ def _dataset(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample
 
 
 def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
-    """Return the length of each sample in frames, which are positions in the transformer's sequence.
+    """Return the length of each sample in frames (positions in the transformer's sequence).
 
     A frame is a conditioning vector, a text token, or an audio code for 1,024 audio samples (46 ms).
 
@@ -60,7 +60,7 @@ def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
 
 
 def _sample_lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[int, int]]:
-    """Yield the number of text tokens and of audio codes of each encoded sample."""
+    """Yield the number of text tokens and the number of audio codes in each encoded sample."""
     for sample in samples:
         if sample.text_tokens is None or sample.encoded is None:
             raise ConfigError(
@@ -71,17 +71,17 @@ def _sample_lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[in
 
 
 def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: NewLanguageConfig) -> str:
-    """Return a log line that gives the number of batches per epoch, their mean size and their share of padding."""
+    """Return a log line with the number of batches per epoch, their mean size and the share of padding in them."""
     batches = sampler.batches()
     size = max(1, round(sum(map(len, batches)) / len(batches)))
     padding = padding_share(batches, sample_frames(samples, config.model_args))
-    return f" > {len(batches)} batches per epoch with {size} samples on average and {padding:.1%} padding."
+    return f" > {len(batches)} batches per epoch, with {size} samples on average and {padding:.1%} padding."
 
 
 def first_loader(state: RunState) -> DataLoader[Any]:
     """Return the training loader of the current epoch, or of the next one if the current epoch has ended.
 
-    This also resolves `--batch-frames auto`.
+    This also determines the batch size for `--batch-frames auto`.
 
     Args:
         state: The run's state; its configuration and position are updated.
@@ -135,7 +135,7 @@ def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sa
 
 
 def eval_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sample], ranks: Ranks) -> DataLoader[Any]:
-    """Return a loader that yields the samples in order. With N processes, each one gets every N-th sample.
+    """Return a loader that yields the samples in order. With N processes, each process gets every Nth sample.
 
     Args:
         config: The run's configuration.

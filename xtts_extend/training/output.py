@@ -35,7 +35,7 @@ class RunOutput:
     Args:
         folder: The run folder.
         config: The run's configuration.
-        ranks: The processes that train together. Only rank 0 writes dashboard, history and status.
+        ranks: The processes that train together. Only rank 0 writes the dashboard, history and status.
         model: The model, whose token counts are recorded in the history.
         train_samples: The training set, whose duration is recorded in the history.
     """
@@ -54,7 +54,7 @@ class RunOutput:
         self._log = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         self._metrics: MetricsLog | None = None
         self._losses: StepLosses | None = None
-        #: Values of this start's entry in the history.
+        #: Values for this start's entry in the history.
         self.start_info: dict[str, object] = {
             "from": config.started_from,
             "hours": hours(train_samples),
@@ -74,7 +74,7 @@ class RunOutput:
     def begin(
         self, position: Position, read: Callable[[Sequence[Mapping[str, Tensor]]], list[dict[str, float]]]
     ) -> None:
-        """Start writing into the run folder.
+        """Start writing to the run folder.
 
         Args:
             position: The run's position.
@@ -88,7 +88,8 @@ class RunOutput:
         if self._ranks.is_main:
             self.dashboard = make_dashboard(self._config, run, step)
             self.dashboard.add_config(self._config)
-        # A run that starts again in its folder drops all lines, including an evaluation before the first step.
+        # When a run starts over in its folder, all lines are removed, including those of an evaluation before the first
+        # step.
         self._metrics = MetricsLog(run, step or -1)
         plotted = (self._config.plot_step, self._config.print_step)
         self._losses = StepLosses(self._metrics, self.dashboard, plotted, read)
@@ -120,23 +121,24 @@ class RunOutput:
         self.dashboard.flush()
 
     def publish(self, losses: Mapping[str, float], pace: Pace | None) -> None:
-        """Let others see the steps up to a printed one: in metrics, dashboard and status.
+        """Make all steps up to a printed one visible in the metrics, the dashboard and the status.
 
-        Metrics that cannot be written are kept for the next time, with a warning; a checkpoint needs them on disk.
+        Metrics that cannot be written are kept for the next call, and a warning is logged. A checkpoint requires them
+        on disk.
 
         Args:
             losses: Losses of the printed step.
-            pace: The pace if it is known.
+            pace: The pace, or None if it is not known yet.
         """
         try:
             self.metrics.flush(to_disk=False)
         except MachineError as error:
-            warn_once(f"Training continues, but {error}")
+            warn_once(f"Training continues, but the metrics are not on disk yet: {error}")
         self.dashboard.flush()
         self.status.step(losses, pace)
 
     def end(self, phase: Literal["finished", "stopped"], step: int) -> None:
-        """Record how the run ended after a step, in history and status."""
+        """Record in the history and the status how the run ended after a step."""
         self._append_event("end" if phase == "finished" else "stop", step)
         self.status.end(phase)
 

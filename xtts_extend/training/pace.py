@@ -1,4 +1,4 @@
-"""The progress line that a run logs every `print_step` steps, and the lines at its end."""
+"""The progress lines that a run logs every `print_step` steps, and the lines that it logs when it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from xtts_extend.run.position import Position
 from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
-#: Number of recent steps that the seconds per step are averaged over; all steps since the last line if that is longer.
+#: Number of recent steps over which the seconds per step are averaged, or all steps since the last line if there are
+#: more.
 _RECENT_STEPS = 200
 
 
@@ -25,7 +26,7 @@ class Pace:
 
 
 class Progress:
-    """The logger of progress lines (step, losses, speed, time left) after step 1 and every `print_step` steps.
+    """Logger for progress lines (step, losses, speed, time left), after step 1 and then every `print_step` steps.
 
     Args:
         config: The run's configuration; `print_step`, `epochs` and `max_steps` are used.
@@ -35,12 +36,12 @@ class Progress:
     def __init__(self, config: NewLanguageConfig, step: int) -> None:
         self.config = config
         self.first_step = step
-        #: (step, time in seconds) of recent lines; the time does not include excluded seconds.
+        #: (step, time in seconds) of recent lines. Excluded time does not count.
         self._lines: deque[tuple[int, float]] = deque()
         self._excluded_s = 0.0
 
     def exclude_time(self, seconds: float) -> None:
-        """Exclude from the speed the seconds that were spent on anything other than training steps."""
+        """Leave seconds that were not spent on training steps out of the speed."""
         self._excluded_s += seconds
 
     def is_due(self, step: int) -> bool:
@@ -94,7 +95,7 @@ def log_finished(state: RunState) -> None:
 
 
 def log_early_stop(state: RunState) -> None:
-    """Log that a run ends before its other limits if `patience` ends it."""
+    """If `patience` ends a run, log that it stops before its other limits."""
     if state.is_out_of_patience:
         logger.info(
             " > Stopping early: %d evaluations in a row found no better model. Raise --patience to continue.",

@@ -1,4 +1,4 @@
-"""Seed all random generators from the seed, purpose, step and process, so that no random state has to be saved."""
+"""Seed all random number generators from the seed, purpose, step and process, so that no state has to be saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status that a run reports while it trains."""
+"""Report a run's status while it trains."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LOSSES = (*_STEP_LOSSES, "retention", "retention_in_folder")
 
 
 class StatusReport:
-    """A run's `status.json`, kept up to date by rank 0; nothing is written before `begin`.
+    """A run's `status.json`, which rank 0 keeps up to date. Nothing is written before `begin` is called.
 
-    A status that cannot be written is a warning, once: the run continues.
+    If the status cannot be written, a warning is logged once and the run continues.
 
     Args:
         run: The run folder.
@@ -34,11 +34,11 @@ class StatusReport:
         self._run, self._is_main = run, is_main
         self._position: Position | None = None
         self._status = Status("starting")
-        #: The newest complete checkpoint, which another thread may have written.
+        #: The newest complete checkpoint. Another thread may set this.
         self.last_checkpoint: Path | None = None
 
     def begin(self, position: Position) -> None:
-        """Replace the status that an earlier process left.
+        """Replace the status that an earlier process left behind.
 
         Args:
             position: The run's position, which is read whenever the status is written.
@@ -47,7 +47,7 @@ class StatusReport:
         self._update(last_evaluation=_last_evaluation(self._run))
 
     def step(self, losses: Mapping[str, float], pace: Pace | None) -> None:
-        """Report the losses of a printed step, and the pace if it is known."""
+        """Report the losses of a printed step, and the pace if known."""
         self._update(
             losses={name: losses[name] for name in _STEP_LOSSES},
             seconds_per_step=pace.seconds_per_step if pace else None,
@@ -61,13 +61,13 @@ class StatusReport:
         )
 
     def enter(self, phase: Phase) -> None:
-        """Report that a phase begins."""
+        """Report that a phase has begun."""
         if phase != self._status.phase:
             self._update(phase=phase)
 
     @contextlib.contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
-        """Report a phase in a block, and the one before it when the block ends well."""
+        """Report a phase for the duration of a block, and the previous one again if the block succeeds."""
         before = self._status.phase
         self.enter(phase)
         yield
@@ -79,7 +79,7 @@ class StatusReport:
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
-        """Report an exception that leaves the block, but not an exit, which has been reported."""
+        """Report any exception that leaves the block except SystemExit, whose cause has already been reported."""
         try:
             yield
         except Exception as error:
@@ -100,7 +100,7 @@ class StatusReport:
         try:
             write_status(self._run, status)
         except OSError as error:
-            warn_once(f"{self._run / FILE_NAME} could not be written, training continues: {error.strerror}.")
+            warn_once(f"Training continues, but {self._run / FILE_NAME} could not be written: {error.strerror}.")
 
 
 def _last_evaluation(run: Path) -> Evaluation | None:

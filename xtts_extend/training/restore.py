@@ -75,9 +75,9 @@ class Resumed:
 
     Attributes:
         checkpoint: The checkpoint, with weights and record migrated to the run's vocabulary.
-        changed: Keys of settings that define the run and have changed. The new values are used.
-        migration: The migration to the run's vocabulary, for the optimizer's moments; None if the checkpoint has the
-            same one.
+        changed: Keys of changed settings that define the run. The new values are used.
+        migration: The migration to the run's vocabulary, for the optimizer's moments; None if the checkpoint already
+            has that vocabulary.
         base_rows: The base model's token rows, and whether they are frozen in the checkpoint.
         freezes: Whether the run freezes these rows if there are new tokens.
     """
@@ -97,14 +97,14 @@ def check_resume(
     migration: Migration | None = None,
     allow_changes: bool = False,
 ) -> Resumed:
-    """Check that the checkpoint and the configuration belong to the same run, before anything is written.
+    """Before anything is written, check that the checkpoint and the configuration belong to the same run.
 
     Args:
         checkpoint: The checkpoint to resume.
         config: The configuration to resume with.
         train_samples: The training set to resume with.
         ranks: The processes that train together.
-        migration: Migration to the run's vocabulary, or None if the checkpoint has the same one.
+        migration: Migration to the run's vocabulary, or None if the checkpoint already has that vocabulary.
         allow_changes: Whether to accept changes of settings that define the run.
 
     Raises:
@@ -169,8 +169,8 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
     logger.info(" > Restored and verified: %s.", ", ".join(restored + best))
     if record is None:
         logger.info(
-            " > The best loss is unknown, because the stock Trainer does not record which samples and which loss its "
-            "value comes from. The first evaluation will set it."
+            " > The best loss is unknown, because the stock Trainer does not record which samples and which type of "
+            "loss its value is based on. The first evaluation will set it."
         )
         position.evaluation_due = bool(state.eval_samples and state.config.run_eval)
         logger.info(
@@ -182,7 +182,7 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
 
 
 def _drop_incomparable_evaluations(state: RunState, record: RunRecord | None, changed: Sequence[str]) -> None:
-    """Reset the best model if its evaluation cannot be compared with those after the resume."""
+    """Reset the best model if its evaluation cannot be compared with those of the resumed run."""
     position = state.position
     reasons = []
     if record is not None and record.val_digest is not None:
@@ -205,7 +205,7 @@ def _drop_incomparable_evaluations(state: RunState, record: RunRecord | None, ch
 
 
 def _report_rounding(checkpoint: TrainingCheckpoint) -> None:
-    """Warn if the checkpoint's weights are in half precision, and whether this has rounded the frozen rows."""
+    """Warn if the checkpoint's weights are in half precision, and say whether this has rounded the frozen rows."""
     half_dtypes = {tensor.dtype for tensor in checkpoint.model.values()} & {torch.float16, torch.bfloat16}
     if not half_dtypes:
         return
@@ -242,7 +242,7 @@ def check_changes(
         Keys of changed settings that define the run.
 
     Raises:
-        ConfigError: A setting that must not change has changed, or one that may change only with `allow_changes`. The
+        ConfigError: A setting has changed that must never change, or that may change only with `allow_changes`. The
             message lists old and new values.
     """
     fixed = changes(checkpoint.config, config, FIXED_FOR_THE_RUN)
@@ -264,12 +264,12 @@ def check_changes(
             + "\nUse the recorded values, or accept the changes with --allow-changes."
         )
     for line in changed:
-        logger.info(" > Changed because of --allow-changes: %s", line)
+        logger.info(" > Accepted with --allow-changes: %s", line)
     return [line.split(":")[0] for line in changed]
 
 
 def _with_batch_per_process(checkpoint: TrainingCheckpoint, processes: int) -> Mapping[str, object]:
-    """Return the recorded values, with batch sizes scaled so that `processes` processes train on equal batches."""
+    """Return the recorded values, with batch sizes scaled to keep the total batch size for `processes` processes."""
     recorded: Mapping[str, Any] = checkpoint.config
     before = checkpoint.processes
     if not recorded or before == processes:
@@ -320,7 +320,7 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
     fused._step_supports_amp_scaling = all(group.get("fused") for group in optimizer.param_groups)
     if len(optimizer.state) != len(fitted):
         raise CheckpointError(
-            f"Expected moments of {len(fitted)} parameters after loading, got {len(optimizer.state)}."
+            f"Expected moments for {len(fitted)} parameters after loading, got {len(optimizer.state)}."
         )
 
 
@@ -385,7 +385,7 @@ def _apply_changes(state: RunState, resumed: Resumed) -> None:
     if "optimizer_params" in changed:
         for group in state.optimizer.param_groups:
             for key, value in config.optimizer_params.items():
-                # Groups without weight decay stay without it.
+                # Groups without weight decay remain without it.
                 if key != "weight_decay" or group["weight_decay"]:
                     group[key] = value
     if "batch_size" in changed:
@@ -395,4 +395,4 @@ def _apply_changes(state: RunState, resumed: Resumed) -> None:
         logger.info(" > The batch size has changed. %d batches of the new size count as completed.", position.batch)
     if "batch_frames" in changed:
         position.start_epoch(position.epoch)
-        logger.info(" > The batches have changed, so epoch %d restarts.", position.epoch)
+        logger.info(" > The composition of the batches has changed, so epoch %d restarts.", position.epoch)

@@ -18,23 +18,23 @@ logger = logging.getLogger("trainer")
 
 
 class Saver:
-    """Writer of a run's checkpoints and best models, to be used between two optimizer steps.
+    """Writer of a run's checkpoints and best models. Use it only between optimizer steps.
 
     Args:
         run: The run folder.
-        flush: Function that flushes log and metrics to disk; called before each write.
-        status: Reports the phase and the newest checkpoint.
+        flush: Function that flushes the log and the metrics to disk; called before each write.
+        status: The status report that gets the phase and the newest checkpoint.
     """
 
     def __init__(self, run: Path, flush: Callable[[], None], status: StatusReport) -> None:
         self._run, self._flush, self._status = run, flush, status
         self.writer = BackgroundWriter()
-        #: Step of the newest checkpoint and of the best model; -1 if there is none.
+        #: Steps of the newest checkpoint and the best model; -1 if there is none.
         self.step = 0
         self.best_step = -1
 
     def resume(self, step: int, checkpoint: Path | None) -> None:
-        """Continue after a step, with its checkpoint if the run folder has it."""
+        """Continue after a step, and record its checkpoint if the run folder has one."""
         self.step = -1 if checkpoint is None else step
         self._status.last_checkpoint = checkpoint
 
@@ -69,7 +69,7 @@ class Saver:
             # Wait for the previous write, so that there is at most one copy in memory.
             self.writer.wait()
             if self.best_step == state.position.step:
-                # The best model of this step has the same content, so a second name is enough.
+                # The best model of this step has the same content, so a second name for its file is enough.
                 best = CheckpointName("best_model", self.best_step)
                 self.writer.submit(self._write, name, save_second_name, self._run, str(best), str(name), keep)
             else:
@@ -77,7 +77,7 @@ class Saver:
                 self.writer.submit(self._write, name, save_step, content, self._run, str(name), keep)
 
     def _write(self, name: CheckpointName, write: Callable[..., None], *arguments: Any) -> None:
-        """Write a checkpoint, in the background, and report it once it is complete."""
+        """Write a checkpoint in the background, and report it once it is complete."""
         write(*arguments)
         if name.kind == "checkpoint":
             self._status.last_checkpoint = self._run / str(name)

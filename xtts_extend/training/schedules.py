@@ -42,7 +42,7 @@ def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
     count = int(scheduler is not None)
     if count != len(saved):
         raise CheckpointError(
-            f"The checkpoint has {len(saved)} schedulers and this run has {count}. "
+            f"The checkpoint has {len(saved)} schedulers, but this run has {count}. "
             "Use the original schedule (--warmup-steps, lr_scheduler)."
         )
     if scheduler is None:
@@ -57,7 +57,7 @@ def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
 
 
 def _progress(state: RunState, checkpoint: TrainingCheckpoint) -> tuple[int, str]:
-    """Return how many steps the schedule has made, and their unit: "epochs" or "updates"."""
+    """Return how many steps the schedule has taken, and their unit: "epochs" or "updates"."""
     if state.config.scheduler_after_epoch:
         return state.position.epoch, "epochs"
     updates = checkpoint.updates

@@ -20,15 +20,15 @@ _SLOW_DISK = 100e6
 
 
 class Stopped(Exception):
-    """Exception for a stop before the run is finished; the current optimizer step is complete."""
+    """Exception that stops a run before it is finished, once the current optimizer step is complete."""
 
 
 class Interrupted(Stopped):
-    """Exception for a stop that a signal requested."""
+    """Exception for a stop requested by a signal."""
 
 
 class StopRequested(Stopped):
-    """Exception for a stop that a file in the run folder requested."""
+    """Exception for a stop requested by a file in the run folder."""
 
 
 class OutOfTime(Stopped):
@@ -36,7 +36,7 @@ class OutOfTime(Stopped):
 
 
 class TimeLimit:
-    """A time limit that is reached early enough to write a last checkpoint.
+    """A time limit that takes effect early enough to write a last checkpoint.
 
     It reserves twice the longest time between two calls of `reached`, plus the time to write a checkpoint to a slow
     disk.
@@ -66,12 +66,12 @@ class TimeLimit:
 class StopSignal:
     """A context in which the first SIGINT or SIGTERM sets `number` and the second ends the process immediately.
 
-    Under torchrun, the second signal is ignored: torchrun forwards signals that its processes have already received
-    from the terminal. Outside the main thread, where Python allows no signal handlers, signals are not caught.
+    Under torchrun, the second signal is ignored, because torchrun forwards signals that its processes have already
+    received from the terminal. Outside the main thread, where Python allows no signal handlers, signals are not caught.
     """
 
     def __init__(self) -> None:
-        #: The signal that was received first; None before that.
+        #: The first signal received, or None if there has been none.
         self.number: int | None = None
         self._previous_handlers: dict[int, Callable[..., Any] | int | None] = {}
 

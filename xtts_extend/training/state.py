@@ -49,7 +49,7 @@ class RunState:
 
     @classmethod
     def of(cls, trainer: Trainer, ranks: Ranks) -> RunState:
-        """Return the state of a trainer whose optimizer and scheduler exist."""
+        """Return the state of a trainer. Its optimizer and scheduler must already exist."""
         (optimizer,), (scheduler,) = trainer.optimizer, trainer.scheduler
         return cls(
             config=trainer.config,
@@ -82,13 +82,13 @@ class RunState:
         return self.is_out_of_patience or (limit is not None and self.position.step >= limit)
 
     def is_complete(self, batches: int) -> bool:
-        """Return whether nothing is left to do, for epochs of that many batches."""
+        """Return whether nothing is left to do, given the number of batches per epoch."""
         epochs_done = self.position.epoch + (self.position.batch == batches)
         has_ended = self.is_finished or epochs_done >= self.config.epochs
         return has_ended and not self.position.evaluation_due
 
     def seed(self, purpose: str, step: int) -> None:
-        """Seed all random number generators for a purpose, such as "train", at a step of this process."""
+        """Seed all of this process's random number generators for a step and a purpose, such as "train"."""
         seed_all(self.config.training_seed, purpose, step, self.ranks.rank)
 
     def autocast(self) -> torch.autocast:

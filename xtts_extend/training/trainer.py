@@ -64,21 +64,21 @@ class ResumableTrainer(Trainer):
     Args:
         args: The stock Trainer's arguments. `restore_path` is a training checkpoint of ours or of coqui's, or "".
         config: The run's configuration.
-        output_path: Parent of new run folders; `config.output_path` if None.
+        output_path: Parent folder of new runs; `config.output_path` if None.
         model: The model to train, with the base model's weights loaded unless `restore_path` is given.
         train_samples, eval_samples: Training and validation sets. Without `eval_samples`, the epoch's training loss
             selects the best model.
-        resumed: Result of `check_resume` for the checkpoint. If None, the trainer calls it and allows no changes.
+        resumed: Result of `check_resume` for the checkpoint. If None, the trainer calls it without allowing changes.
         base_losses: Losses of the base model by language, if they were measured before other weights were loaded.
         new_run: Whether to resume in a new run folder. Stock checkpoints and migrated vocabularies always get one.
-        run_folder: Run folder of a run that ended before its first checkpoint; the run starts again in it.
+        run_folder: Run folder of a run that ended before its first checkpoint; the run starts over in it.
         ranks: The processes that train together. Rank 0 writes.
 
     Until construction has succeeded, `output_path` is a temporary folder and `dashboard_logger` logs nothing, so a
     failed start writes nothing into a run folder. Callbacks see the final values from `on_epoch_start` on.
 
     Raises:
-        CheckpointError: `restore_path` is not an intact training checkpoint, or does not fit model and optimizer.
+        CheckpointError: `restore_path` is not an intact training checkpoint, or does not fit the model and optimizer.
         ConfigError: A setting that defines the run has changed.
         MachineError: The run folder cannot be created, or the disk does not have enough space.
     """
@@ -110,7 +110,7 @@ class ResumableTrainer(Trainer):
             run_folder = resumed.checkpoint.path.absolute().parent if in_place else None
         self.ranks, self._resumed, self._base_losses = ranks, resumed, base_losses or {}
         folder = RunFolder(run_folder, Path(output_path or config.output_path), config.run_name, is_main=ranks.is_main)
-        # The stock class writes into this folder immediately.
+        # The stock class writes to this folder immediately.
         args.continue_path = str(folder.scratch)
         self._output = RunOutput(folder, config, ranks, model, train_samples)
         self._saver = Saver(folder.path, self._flush, self._output.status)
@@ -143,7 +143,7 @@ class ResumableTrainer(Trainer):
 
     @cached_property
     def state(self) -> RunState:
-        """The run's state, available once optimizer and scheduler exist."""
+        """The run's state, available once the optimizer and scheduler exist."""
         return RunState.of(self, self.ranks)
 
     @property
@@ -153,7 +153,7 @@ class ResumableTrainer(Trainer):
 
     @property
     def use_pt_ddp(self) -> bool:
-        """Always False, because coqui's DDP code calls the wrapped module directly and never exchanges gradients."""
+        """Always False, because coqui's DDP code calls the wrapped module directly and never syncs gradients."""
         return False
 
     @staticmethod
@@ -169,7 +169,7 @@ class ResumableTrainer(Trainer):
         self._output.buffer_log()
 
     def _begin(self) -> None:
-        """Start writing into the run folder. An existing folder is unchanged until a batch or evaluation ends."""
+        """Start writing to the run folder. An existing folder stays unchanged until a batch or evaluation is done."""
         if self._output.has_started:
             return
         self._output.begin(self.position, self._updater.read)
@@ -243,7 +243,7 @@ class ResumableTrainer(Trainer):
     ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
         """Train on batch `step` (starting at 0) of the epoch's `batch_n_steps`; return None and the losses by name.
 
-        The optimizer steps at the end of a gradient accumulation or epoch. `loader_start_time` is ignored.
+        The optimizer steps at the end of each gradient accumulation and each epoch. `loader_start_time` is ignored.
         """
         self.callbacks.on_train_step_start(self)
         position = self.position
@@ -284,7 +284,7 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_epoch_end(self)
 
     def _between_steps(self, boundary: int, epoch_ends: bool) -> None:
-        """Evaluate, save and stop, in this order, if each has become due since step `boundary` or was requested."""
+        """Evaluate, save and stop, in that order, where each has become due since step `boundary` or was requested."""
         requested = self._requests.requested()
         if epoch_ends and self.config.scheduler_after_epoch and self.state.scheduler is not None:
             self.state.scheduler.step()
@@ -308,7 +308,7 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _evaluate(self, *, requested: bool = False) -> None:
-        """Measure losses, update the best model and speak the test sentences; see `BestModel.judge` for a request."""
+        """Measure losses, update the best model and speak the test sentences. `BestModel.judge` defines `requested`."""
         began = time.monotonic()
         state, position, losses, status = self.state, self.position, {}, self._output.status
         self._output.read_losses(position)
@@ -330,7 +330,7 @@ class ResumableTrainer(Trainer):
         self._progress.exclude_time(time.monotonic() - began)
 
     def test_run(self) -> None:
-        """Speak the test sentences for the dashboard, and save them as files in the run folder."""
+        """Synthesize the test sentences for the dashboard, and save them as files in the run folder."""
         if self.config.test_sentences and self.ranks.is_main:
             self.state.seed("test", self.position.step)
             speak_test_sentences(self.state, self.output_path, self.dashboard_logger)
@@ -366,8 +366,8 @@ class ResumableTrainer(Trainer):
         """Train until a limit is reached, and save the last completed step.
 
         The first SIGINT or SIGTERM stops the run after the current optimizer step, with a checkpoint and exit code 130
-        or 143. The second one ends the process immediately; files on disk stay intact. A request to stop does what the
-        first signal does, and the run ends normally.
+        or 143. The second one ends the process immediately; files on disk stay intact. A stop request works like the
+        first signal, except that the run ends normally.
 
         Raises:
             SystemExit: A signal stopped the run.

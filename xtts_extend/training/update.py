@@ -2,7 +2,7 @@
 
 This replaces the stock Trainer's `optimize`, which updates the weights even if the loss is not finite, waits for the
 GPU after every batch to read its losses, ends the run when memory runs out, and, with several processes, calls the
-module inside DDP directly, so gradients are never exchanged.
+module inside DDP directly, so gradients are never synchronized.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def out_of_memory_error(message: str) -> MachineError:
 
 
 class _TrainingLosses(nn.Module):
-    """A module that computes the training losses, because DDP prepares the gradient exchange in `forward`.
+    """A module that computes the training losses in `forward`, where DDP prepares gradient synchronization.
 
     Only the GPT is trained.
     """
@@ -60,7 +60,7 @@ class _TrainingLosses(nn.Module):
 
 @dataclass
 class _AccumulatedBatch:
-    """A batch of the current accumulation: its step, its index in the epoch, its sample names and its losses."""
+    """A batch of the current gradient accumulation: its step, index in the epoch, sample names and losses."""
 
     step: int
     index: int
@@ -117,8 +117,8 @@ class Updater:
             completes_update: Whether the optimizer steps after this batch.
 
         Returns:
-            `loss` and its parts, named as by `ExtendedGPTTrainer.train_step`, on the device. `read` converts them to
-            numbers.
+            `loss` and its parts, on the device, with the names that `ExtendedGPTTrainer.train_step` uses. `read`
+            converts them to numbers.
 
         Raises:
             CheckFailed: `MAX_FAILED_UPDATES` updates in a row were skipped.
@@ -138,7 +138,7 @@ class Updater:
         return trained.losses
 
     def read(self, losses: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
-        """Return losses as numbers, summed over all processes; waits for the device once.
+        """Return losses as numbers, summed over all processes. This waits for the device only once.
 
         Args:
             losses: Results of `step` for several batches.
@@ -181,7 +181,7 @@ class Updater:
         trained.losses = sums
 
     def _weights(self, micro_batches: Sequence[Mapping[str, Any]], last_rank: int) -> list[dict[str, float]]:
-        """Return each micro-batch's weights by loss (its fraction of all targets), or [{}] if there is only one."""
+        """For each micro-batch, return each loss's weight (its share of all targets), or [{}] if there is only one."""
         if self.ranks.size == 1 and len(micro_batches) == 1:
             return [{}]
         gpt = self.state.model.xtts.gpt
@@ -204,7 +204,7 @@ class Updater:
         return losses
 
     def _exchange(self, exchanges: bool) -> contextlib.AbstractContextManager[None]:
-        """Return a context for the forward and backward pass in which DDP exchanges gradients only if `exchanges`."""
+        """Return a context for the forward and backward pass in which DDP syncs gradients only if `exchanges`."""
         if isinstance(self._losses, DistributedDataParallel) and not exchanges:
             context: contextlib.AbstractContextManager[None] = self._losses.no_sync()
             return context
