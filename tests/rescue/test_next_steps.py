@@ -262,7 +262,8 @@ def test_unrecorded_settings_are_noted(healthy_stock, corpus, tmp_path):
         f"--base-dir {corpus.base} --language LANGUAGE --train-manifest MANIFEST --grad-accum-steps 1"
     )
     assert found.notes[-2:] == [
-        "The stock Trainer does not record the number of gradient accumulation steps (about 5 batches made 5 updates).",
+        "The stock Trainer does not record the number of gradient accumulation steps (5 updates were made in about 5 "
+        "batches).",
         "Fill in these values, which are not recorded in any file: LANGUAGE, MANIFEST.",
     ]
     stripped = edited(healthy_stock, tmp_path, stripped_of("optimizer", "config"))
@@ -306,7 +307,8 @@ def test_an_accumulation_that_no_file_records_is_to_be_filled_in(healthy_stock, 
     assert (found.verdict, f"--checkpoint {file} " in found.next_command) == ("not-finite", True)
     assert "--grad-accum-steps N --grad-clip 1 " in found.next_command
     note = (
-        "The stock Trainer does not record the number of gradient accumulation steps (about 40 batches made 5 updates)."
+        "The stock Trainer does not record the number of gradient accumulation steps (5 updates were made in about 40 "
+        "batches)."
     )
     assert note in found.notes
 

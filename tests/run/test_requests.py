@@ -27,7 +27,7 @@ def test_unknown_requests_are_refused(tmp_path, name):
 
 
 def test_a_missing_run_is_not_created(tmp_path):
-    with pytest.raises(ConfigError, match="There is no run folder"):
+    with pytest.raises(ConfigError, match="The run folder .* does not exist"):
         request(tmp_path / "run", "stop")
     assert list(tmp_path.iterdir()) == []
 

@@ -32,23 +32,29 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
     base_dir: str = field(default="", metadata={"help": "Folder with the base model's files."})
     train_manifests: list[str] = field(default_factory=list, metadata={"help": "Training data: PATH or PATH:LANG."})
     val_manifests: list[str] = field(default_factory=list, metadata={"help": "Validation set: PATH or PATH:LANG."})
-    manifest_format: str = field(default="auto", metadata={"help": "auto, or a formatter registered with coqui."})
+    manifest_format: str = field(
+        default="auto", metadata={"help": "auto, or the name of a formatter registered with coqui."}
+    )
     columns: dict[str, str] = field(default_factory=dict, metadata={"help": "Columns of the manifests, by role."})
     language_weights: dict[str, float] = field(
-        default_factory=dict, metadata={"help": "Relative share of the audio for each language."}
+        default_factory=dict, metadata={"help": "Relative share of the audio that each language gets."}
     )
-    codes: str = field(default="", metadata={"help": "Folder of the set of codes to use or create."})
+    codes: str = field(default="", metadata={"help": "Folder of cached audio codes to use or create."})
     max_bad_share: float = field(
         default=0.01, metadata={"help": "Stop if more than this share of the samples is unusable."}
     )
     replay: list[str] = field(
         default_factory=list, metadata={"help": "Replay sets, or manifests of languages to keep."}
     )
-    replay_share: float = field(default=0.25, metadata={"help": "Share of the samples that are replayed, if any."})
-    distill_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the divergence from the base on replayed samples."}
+    replay_share: float = field(
+        default=0.25, metadata={"help": "Share of the samples that are replayed, if `replay` is set."}
     )
-    adapter: str = field(default="none", metadata={"help": "none, or lora, which freezes the transformer itself."})
+    distill_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the loss for diverging from the base on replayed samples."}
+    )
+    adapter: str = field(
+        default="none", metadata={"help": "none, or lora, which freezes the transformer's own weights."}
+    )
     adapter_rank: int = field(default=16, metadata={"help": "Rank of the adapter's matrices."})
     # These are used only when older runs are resumed (`OF_OLDER_RUNS`). No flag sets them, and the next release removes
     # them.
@@ -67,14 +73,16 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
     freeze_base_rows: bool = field(default=True, metadata={"help": "Freeze the rows of old tokens."})
     voice: str = field(default="trained", metadata={"help": "Whether the voice side is frozen or trained."})
     batch_frames: int | None = field(
-        default=None, metadata={"help": "Number of frames per batch, instead of batch_size. 0 means auto."}
+        default=None, metadata={"help": "Batch size in frames, which replaces batch_size. 0 means auto."}
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
     compile: bool = field(default=False, metadata={"help": "Compile the transformer's layers with torch.compile."})
     grad_accum_steps: int = field(default=64, metadata={"help": "Number of batches per optimizer step."})
     max_steps: int | None = field(default=None, metadata={"help": "Stop after this many batches."})
     max_minutes: float | None = field(default=None, metadata={"help": "Save and stop within this many minutes."})
-    checkpoint_vocab: str = field(default="", metadata={"help": "Vocabulary of a checkpoint that does not record it."})
+    checkpoint_vocab: str = field(
+        default="", metadata={"help": "Vocabulary of a checkpoint that does not record its own."}
+    )
     on_vocab_change: str = field(
         default="stop", metadata={"help": "stop, or migrate, which moves rows to their tokens' new ids."}
     )
@@ -144,7 +152,7 @@ DEFINES_THE_RUN = (
 )
 
 
-#: Configuration keys whose missing value in an older checkpoint means the default.
+#: Configuration keys for which a missing value in an older checkpoint means the default.
 _NEVER_WITHOUT = (
     "voice",
     "batch_frames",
@@ -164,17 +172,21 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist. Check --base-dir: a base directory has a config.json.") from error
+        raise ConfigError(
+            f"{path} does not exist. Check --base-dir. A base directory contains a config.json."
+        ) from error
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON in UTF-8: {error}. Use the file that came with the model.") from error
+        raise ConfigError(
+            f"{path} is not a JSON file in UTF-8: {error}. Use the file that came with the model."
+        ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a JSON object, got a {type(content).__name__}.")
     return content
 
 
-#: Configuration keys for inference, which an exported model copies from its base.
+#: Configuration keys for inference. An exported model copies their values from its base.
 SAMPLING = (
     "temperature",
     "length_penalty",
@@ -204,7 +216,7 @@ def copy_architecture(config: NewLanguageConfig, base: Mapping[str, object]) -> 
         raise ConfigError(
             "The base's config.json has no 'model_args' with 'gpt_layers'. Use the config.json of an XTTS model."
         )
-    # Paths of another machine, and a value that depends on the vocabulary.
+    # Paths on another machine, and a value that depends on the vocabulary.
     skipped = {"tokenizer_file", "gpt_checkpoint", "gpt_number_text_tokens", "mel_norm_file", "dvae_checkpoint"}
     audio = base.get("audio")
     for part, values in ((config.model_args, model_args), (config.audio, audio if isinstance(audio, Mapping) else {})):
@@ -232,7 +244,7 @@ def copy_recorded(config: Coqpit, recorded: Mapping[str, object]) -> None:
 
 
 def recordings(sentence: Mapping[str, object]) -> list[str]:
-    """Return the recordings of a test sentence's voice. coqui's `speaker_wav` is one path or a list."""
+    """Return the recordings of a test sentence's voice. coqui's `speaker_wav` is a single path or a list of paths."""
     voice = sentence["speaker_wav"]
     return list(voice) if isinstance(voice, list) else [str(voice)]
 

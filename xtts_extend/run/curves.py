@@ -1,4 +1,4 @@
-"""Analysis of the loss curves beside a checkpoint: our `metrics.jsonl`, or the TensorBoard file of a stock run."""
+"""Analyze the loss curves stored beside a checkpoint in our `metrics.jsonl` or a stock run's TensorBoard file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 
 from xtts_extend.run.metrics import MetricsLine, comparable, finite
 
-#: (step, loss) pairs in order of steps.
+#: (step, loss) pairs, ordered by step.
 Curve = list[tuple[int, float]]
 
-#: Number of the latest evaluations that are checked for overfitting (all worse than the best) and for a plateau.
+#: Number of most recent evaluations that are checked for overfitting (all worse than the best) and for a plateau.
 _LAST_EVALUATIONS = 3
 #: Relative increase of a loss that counts as worse.
 _WORSE = 0.02
-#: Ratio of the training loss in the last tenth of the steps to that in the best tenth that counts as divergence.
+#: A run has diverged if the ratio of its training loss in the last tenth of the steps to that in the best tenth exceeds
+#: this.
 _DIVERGENCE_RATIO = 1.3
 #: Relative decrease of a loss that counts as an improvement.
 _GAIN = 0.005
-#: Minimum number of steps for a judgment.
+#: Minimum number of steps needed to judge a run.
 _STEPS_TO_JUDGE = 50
 
 
@@ -43,7 +44,7 @@ class Curves:
     evaluation: Curve
 
     def overfitted(self) -> str:
-        """Return why the run is overfitted (evaluation worse, training better), or an empty string."""
+        """Return why the run is overfitted (evaluation loss up, training loss down), or an empty string if not."""
         if self.evaluation:
             step, best = min(self.evaluation, key=lambda point: point[1])
             later = [loss for at, loss in self.evaluation if at > step]
@@ -73,7 +74,7 @@ class Curves:
         return self.train[len(self.train) * (tenths.index(min(tenths)) + 1) // 10 - 1][0] if tenths else math.inf
 
     def _worse_than_at_start(self) -> str:
-        """Return how much worse the evaluation loss is than before the first step, or an empty string."""
+        """Return text that says how the evaluation loss has risen since before the first step, or an empty string."""
         if not self.evaluation or self.evaluation[0][0] != 0:
             return ""
         before, now = self.evaluation[0][1], self.evaluation[-1][1]
@@ -82,7 +83,7 @@ class Curves:
         return f"the evaluation loss was {before:.4f} before the first step and is {now:.4f} now"
 
     def stalled(self) -> str:
-        """Return why training has stalled, or an empty string if it has not or cannot be judged."""
+        """Return why training has stalled, or an empty string if it has not or cannot be judged yet."""
         tenths = self._mean_of_tenths()
         if not tenths:
             return ""
@@ -92,17 +93,20 @@ class Curves:
         return f"the training loss has stalled: {middle:.4f} in the middle of the run, {end:.4f} at its end"
 
     def plateau(self) -> str:
-        """Return why evaluation has reached a plateau, or an empty string if it has not or cannot be judged."""
+        """Return why the evaluation loss has plateaued, or an empty string if it has not or cannot be judged yet."""
         if len(self.evaluation) <= _LAST_EVALUATIONS or self.evaluation[-1][0] < _STEPS_TO_JUDGE:
             return ""
         before = min(loss for _, loss in self.evaluation[:-_LAST_EVALUATIONS])
         last = min(loss for _, loss in self.evaluation[-_LAST_EVALUATIONS:])
         if last < before * (1 - _GAIN):
             return ""
-        return f"the last {_LAST_EVALUATIONS} evaluations reached {last:.4f} at best, and earlier ones {before:.4f}"
+        return (
+            f"the best loss in the last {_LAST_EVALUATIONS} evaluations was {last:.4f}, and in earlier ones "
+            f"{before:.4f}"
+        )
 
     def findings(self) -> dict[str, str]:
-        """Return the problems in the curves, by kind, each described with the likely cause and the page to read."""
+        """Return the problems in the curves by kind. Each description gives the likely cause and the page to read."""
         if reason := self.overfitted() or self.diverged():
             return {
                 "divergence": f"{reason}. The learning rate is probably too high, or there is too little data for this "
@@ -151,7 +155,7 @@ def read_curves(checkpoint: Path, step: int | None, language: str) -> Curves | N
     Args:
         checkpoint: Checkpoint file. Only its folder is read.
         step: Last step to include, usually the checkpoint's; None to include all.
-        language: Code of the language to learn. Evaluations of other languages are skipped; empty for all.
+        language: Code of the language to learn. Evaluations of other languages are skipped. If empty, all are read.
     """
     last = float("inf") if step is None else step
     metrics = checkpoint.parent / "metrics.jsonl"
@@ -165,7 +169,7 @@ def read_curves(checkpoint: Path, step: int | None, language: str) -> Curves | N
 
 
 def _from_metrics(file: Path, last: float, language: str) -> Curves:
-    """Read the curves of `metrics.jsonl`. Incomplete lines are skipped."""
+    """Read the curves from `metrics.jsonl`. Incomplete lines are skipped."""
     train: Curve = []
     evaluations: list[MetricsLine] = []
     for line in file.read_bytes().splitlines():
@@ -185,7 +189,7 @@ def _from_metrics(file: Path, last: float, language: str) -> Curves:
 
 
 def _from_tensorboard(folder: Path, last: float) -> Curves:
-    """Read what coqui's Trainer logs: a batch's loss every `plot_step` steps, and an evaluation's mean every epoch."""
+    """Read what coqui's Trainer logs: a batch's loss every `plot_step` steps, and each epoch's mean evaluation loss."""
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
     events.Reload()
     tags = set(events.Tags()[SCALARS])

@@ -10,14 +10,14 @@ from xtts_extend.checkpoint.store import lock_run, make_run_folder, move_later_c
 from xtts_extend.files import atomic_path, atomic_write
 from xtts_extend.text.vocabulary import load_vocabulary
 
-#: Subfolder with a run's spoken test sentences, as STEP-NUMBER-LANG.wav.
+#: Subfolder for a run's spoken test sentences, in files named STEP-NUMBER-LANG.wav.
 SAMPLES = "samples"
 
 
 class RunFolder:
     """A run folder that this process keeps locked until `release` is called.
 
-    Before `prepare`, only the lock is written into the folder of a resumed run.
+    Until `prepare` is called, only the lock file is written to the folder of a resumed run.
 
     Args:
         run: Folder of the run to resume; None to create a new one.

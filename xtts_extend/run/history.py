@@ -1,4 +1,4 @@
-"""`history.jsonl`: when a run started, resumed and ended, and with which data and settings."""
+"""`history.jsonl`, which records when a run started, resumed and ended, and with which data and settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE_NAME = "history.jsonl"
 
 
 class Tokens(TypedDict):
-    """The numbers of a run's token rows: the base's rows and the new rows."""
+    """The number of token rows that a run has from its base, and the number of new ones."""
 
     base: int
     new: int
@@ -48,7 +48,7 @@ def append_event(run: Path, event: str, **values: object) -> None:
     Args:
         run: Run folder.
         event: `start`, `resume` or `end`.
-        values: Other values of the line; see `Event`.
+        values: Other values on the line; see `Event`.
 
     Raises:
         MachineError: The disk is full, or the run folder is missing or read-only.
@@ -80,20 +80,20 @@ def read_history(run: Path) -> list[Event]:
 
 
 def resumed_from(run: Path) -> Path | None:
-    """Return the checkpoint of a different folder that a run resumed in this folder, or None if it started here."""
+    """Return the checkpoint in another folder that this folder's run resumed, or None if the run started here."""
     first = next(iter(read_history(run)), Event())
     source = first.get("from")
     return Path(source) if first.get("event") == "resume" and source else None
 
 
 def continuations(output_dir: Path, run: Path) -> list[Path]:
-    """Return the run folders in `output_dir` that resumed a checkpoint of the folder `run`."""
+    """Return the folders in `output_dir` whose runs resumed a checkpoint from the folder `run`."""
     folders = (entry for entry in sorted(output_dir.iterdir()) if entry.is_dir())
     return [folder for folder in folders if (file := resumed_from(folder)) is not None and file.parent == run]
 
 
 def log_new_folder(source: Path, run: Path) -> None:
-    """Log the new folder in which a stock Trainer's run resumes, and any folders that resumed it earlier.
+    """Log the new folder in which a stock Trainer's run resumes, and any folders in which it was resumed earlier.
 
     Args:
         source: Folder of the stock Trainer's run.
@@ -111,7 +111,7 @@ def log_new_folder(source: Path, run: Path) -> None:
 
 
 def hours(samples: Sequence[Sample]) -> dict[str, float]:
-    """Return the hours of samples by language. Replayed samples count as "replay LANG"."""
+    """Return the hours of audio by language. Replayed samples are listed as "replay LANG"."""
     totals: dict[str, float] = {}
     for sample in samples:
         name = f"replay {sample.language}" if sample.replay else sample.language

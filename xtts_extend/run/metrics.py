@@ -1,4 +1,4 @@
-"""`metrics.jsonl` and the dashboard of a run. Resuming removes later lines, so that the file reads like one run."""
+"""A run's `metrics.jsonl` and dashboard. Resuming removes later steps, so the file reads like one uninterrupted run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import Position
 
 FILE_NAME = "metrics.jsonl"
-#: Version of the evaluation measure. Lines without one have version 1, whose losses depended on how samples were
+#: Version of the evaluation method. Lines without a version have version 1, whose losses depended on how samples were
 #: batched.
 MEASURE = 2
 
@@ -45,7 +45,7 @@ class MetricsLine(TypedDict, total=False):
 
 
 class MetricsLog:
-    """Writer of `metrics.jsonl`. It buffers lines until `flush`, called every `print_step` and before checkpoints.
+    """Writer of `metrics.jsonl`. Lines are buffered until `flush`, every `print_step` steps and before each checkpoint.
 
     Args:
         run: Run folder.
@@ -74,7 +74,8 @@ class MetricsLog:
         """Append the buffered lines to the file.
 
         Args:
-            to_disk: Flush the file to disk as well. Without it, a power cut may lose lines, but a kill does not.
+            to_disk: Whether to flush the file to disk as well. Otherwise, lines can be lost in a power failure, but not
+                if the process is killed.
 
         Raises:
             MachineError: The disk is full, or the run folder is missing or read-only. The buffered lines are kept, and
@@ -82,7 +83,7 @@ class MetricsLog:
         """
         content = "".join(self._pending).encode()
         try:
-            # Without a buffer, which would be written again after a failed write.
+            # Unbuffered, because a buffer would be written again after a failed write.
             with self.path.open("ab", buffering=0) as file:
                 size = file.tell()
                 try:
@@ -171,12 +172,15 @@ def read_metrics(run: Path) -> tuple[list[MetricsLine], list[MetricsLine]]:
 
 
 def finite(value: float | None) -> float:
-    """Return a recorded loss as a float: NaN if it was not finite."""
+    """Return a recorded loss as a float, or NaN if it was not finite."""
     return math.nan if value is None else value
 
 
 def comparable(evaluations: Sequence[MetricsLine]) -> list[MetricsLine]:
-    """Return the lines that were measured like the last one; an older release may have written the first lines."""
+    """Return the evaluation lines that were measured in the same way as the last one.
+
+    Early lines may come from an older release that measured differently.
+    """
     return [line for line in evaluations if line.get("measure") == evaluations[-1].get("measure")]
 
 

@@ -12,7 +12,7 @@ _RECORDED_AS = {"micro_batches": "parts"}
 
 
 def no_best_model() -> dict[str, object]:
-    """Return the position's fields about the best model, as they are before any evaluation."""
+    """Return the values that the position's best-model fields have before any evaluation."""
     return {
         "best_value": float("inf"),
         "best_retention": {},
@@ -31,14 +31,15 @@ class Position:
         batch: Number of completed batches in this epoch.
         train_loss_sum: Sum of the finite training losses of this epoch's batches.
         train_loss_count: Number of losses in `train_loss_sum`.
-        failed_updates: Consecutive optimizer steps that were skipped because of a loss or gradient that is not finite.
+        failed_updates: Number of consecutive optimizer steps that were skipped because a loss or gradient was not
+            finite.
         evaluation_due: Whether an evaluation is due at this step and has not been completed.
         best_value: Loss of the best model so far; until there is one, the loss before the first step.
         best_retention: Retention of each old language in the best model so far.
         start_value: Loss before the first step; infinite if it is unknown.
         last_value: Loss in the last evaluation; infinite if retention was below the limit.
-        evaluations_without_best: Consecutive evaluations without a new best model.
-        base_losses: Mel loss of each old language before the first step, the reference for retention.
+        evaluations_without_best: Number of consecutive evaluations without a new best model.
+        base_losses: Mel loss of each old language before the first step, which is the reference for retention.
         micro_batches: Number of micro-batches per batch; more than 1 if a batch did not fit into GPU memory.
     """
 
@@ -63,7 +64,7 @@ class Position:
         return self.train_loss_sum / self.train_loss_count if self.train_loss_count else float("inf")
 
     def has_passed(self, every: int | None, since: int) -> bool:
-        """Whether a multiple of `every` steps came after step `since`, up to here; False without `every`."""
+        """Return whether a multiple of `every` steps was passed since step `since`; False if `every` is None."""
         return every is not None and self.step // every > since // every
 
     def start_epoch(self, epoch: int) -> None:

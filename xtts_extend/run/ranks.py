@@ -56,7 +56,7 @@ class Ranks:
         if gpus:
             if local >= gpus:
                 raise ConfigError(
-                    f"Process {local + 1} of this machine has no GPU: {gpus} are visible, and each process needs one. "
+                    f"Process {local + 1} on this machine has no GPU: {gpus} are visible, and each process needs one. "
                     f"Pass --nproc_per_node {gpus} to torchrun."
                 )
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -47,8 +47,8 @@ class TrainedOn:
     Attributes:
         hours: Hours of audio by language.
         utterances: Number of utterances by language.
-        texts: Up to 50 texts of the language to learn, as in the manifests and spread evenly over the samples, each
-            with its token ids.
+        texts: Up to 50 texts in the language to learn, as written in the manifests and spread evenly over the samples,
+            each with its token ids.
     """
 
     hours: Mapping[str, float]
@@ -114,13 +114,14 @@ class RunRecord:
     """The content of the `xtts_extend` key.
 
     Attributes:
-        vocabulary: The run's vocabulary; None if an edited file has none.
+        vocabulary: The run's vocabulary; None if the file was edited and has none.
         base_rows: The token rows that belong to the base.
         state: The position as a dict; see `Position.state_dict`. `position` parses it.
         base_dir: Path of the base directory.
         adapter: The run's adapter.
         processes: Number of processes that trained together. The recorded batch size is that of one process.
-        data_digest: Digest of the training samples by `setup.samples.data_digest`; None if it is not recorded.
+        data_digest: Digest of the training samples, computed by `setup.samples.data_digest`; None if it is not
+            recorded.
         val_digest: Digest of the validation set; None if it is not recorded.
         trained_on: Summary of the training data; None in checkpoints of releases that did not record it.
         version: Version of the format.
@@ -164,11 +165,12 @@ class RunRecord:
             )
         except KeyError as error:
             raise CheckpointError(
-                f"The checkpoint's record of its run has no {error}, so the file was edited. Use an earlier checkpoint."
+                f"The checkpoint's record of its run has no {error}, so the file must have been edited. Use an "
+                "earlier checkpoint."
             ) from error
 
     def to_dict(self) -> dict[str, object]:
-        """Return the value of the key for a checkpoint."""
+        """Return the value of the `xtts_extend` key for a checkpoint."""
         written: dict[str, object] = {
             "version": self.version,
             "base_rows": {
@@ -202,8 +204,8 @@ class RunRecord:
         """
         if self.version not in range(1, FORMAT_VERSION + 1):
             raise CheckpointError(
-                f"The checkpoint has format version {self.version}; this release reads 1 to {FORMAT_VERSION}. Use the "
-                "release of xtts_extend that wrote it."
+                f"The checkpoint has format version {self.version}; this release reads versions 1 to "
+                f"{FORMAT_VERSION}. Use the release of xtts_extend that wrote it."
             )
         # Version 1 had no retention and no micro-batches. Up to version 2, the evaluation before the first step was not
         # a candidate for the best model.

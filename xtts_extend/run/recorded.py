@@ -50,7 +50,7 @@ class TrainingCheckpoint:
         config: Complete configuration of the run; empty if neither the file nor its folder has one.
         has_config: Whether the file itself has a configuration.
         record: Record of our trainer; None in a checkpoint of the stock Trainer.
-        model: Tensors by their names in the file.
+        model: Tensors, keyed by their names in the file.
         optimizer: Optimizer states, usually one.
         scheduler: Scheduler states, one per optimizer or none.
         scaler: State of the fp16 loss scaler, or None.
@@ -141,8 +141,8 @@ class TrainingCheckpoint:
         The stock Trainer records `step` N in both `checkpoint_N`, saved before it counts batch N + 1, and
         `best_model_N`, saved after. Without gradient accumulation, the number of updates tells them apart; otherwise
         the file is treated as the former. The batch within the epoch is not recorded, so the epoch starts again. The
-        stock Trainer's best loss is ignored, because it is either a mean over all batches but the first, of unrecorded
-        samples, or the epoch's training loss divided by the accumulation steps.
+        stock Trainer's best loss is ignored, because it is either a mean over unrecorded samples that omits the first
+        batch, or the epoch's training loss divided by the number of accumulation steps.
 
         Raises:
             CheckpointError: The format version is not supported, or a value is missing or unknown.
@@ -156,7 +156,7 @@ class TrainingCheckpoint:
     def updates(self) -> set[int]:
         """Number of updates according to the optimizer's counters, or else the schedule's, as a set of one number.
 
-        The set is empty if nothing counted them, and has several numbers if the counters contradict each other.
+        The set is empty if nothing counted them, and it contains several numbers if the counters disagree.
         """
         counted = {
             int(moments["step"])
@@ -183,7 +183,7 @@ class TrainingCheckpoint:
         if len(updates) != 1 or step is None:
             return None, "updates were not counted"
         made, batches = updates.pop(), step + 1
-        return 1 if made in (batches, batches - 1) else None, f"about {batches} batches made {made} updates"
+        return 1 if made in (batches, batches - 1) else None, f"{made} updates were made in about {batches} batches"
 
     def require_config(self) -> None:
         """Raise unless the run's configuration is known. Log a message if it comes from the folder, not the file.
@@ -196,18 +196,18 @@ class TrainingCheckpoint:
         if not self.config:
             raise ConfigError(
                 f"{self.path} does not record the settings of its run (no 'config' in it), and there is no config.json "
-                "of a run beside it. Put the config.json of its run folder there, or start a new run from its weights "
-                "with --start-fresh."
+                "of a run beside it. Put the config.json from its run folder there, or start a new run from its "
+                "weights with --start-fresh."
             )
         logger.info(
-            " > %s does not record the settings of its run. Using those of the config.json beside it.", self.path
+            " > %s does not record the settings of its run. Using the settings in the config.json beside it.", self.path
         )
 
 
 def not_a_run_error(path: Path) -> CheckpointError:
-    """Return the error for a base model where a training checkpoint is needed."""
+    """Return the error to raise if a base model was passed where a training checkpoint is needed."""
     return CheckpointError(
-        f"{path} is a base model (weights only), so there is no run to resume. Start a run from it: call "
+        f"{path} is a base model (weights only), so there is no run to resume. To start a run from it, call "
         "model.load_base() and omit restore_path."
     )
 

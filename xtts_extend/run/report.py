@@ -59,8 +59,8 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
         output: File to write; `report.html` in the run folder by default.
 
     Returns:
-        `output`: the file; `steps` and `evaluations`: the number of lines of each in the metrics; `samples`: the number
-        of recordings on the page.
+        A dict with `output`, the file; `steps` and `evaluations`, the number of lines of each kind in the metrics; and
+        `samples`, the number of recordings on the page.
 
     Raises:
         ConfigError: The folder is not one of our run folders, or `output` is a folder.
@@ -69,8 +69,8 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
     run = run.absolute()
     if not (run / "config.json").is_file() or not (run / FILE_NAME).is_file():
         raise ConfigError(
-            f"{run} has no config.json or no {FILE_NAME}, so it is not an xtts_extend run folder or its run has not "
-            "trained yet. Pass a run folder that has both."
+            f"{run} has no config.json or no {FILE_NAME}, so either it is not an xtts_extend run folder, or its run "
+            "has not trained yet. Pass a run folder that has both."
         )
     output = output or run / "report.html"
     if output.is_dir():
@@ -103,7 +103,7 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
 
 
 def _escape(text: str) -> str:
-    """Escape a text for HTML and let it wrap after slashes, so that long paths fit without breaking words."""
+    """Escape text for HTML and let it wrap after slashes, so that long paths fit without breaking words."""
     return html.escape(text).replace("/", "/<wbr>")
 
 
@@ -150,7 +150,7 @@ def _summary(run: Path, language: str, steps: Sequence[MetricsLine], evaluations
 
 
 def mean_losses(steps: Sequence[MetricsLine]) -> list[tuple[int, float]]:
-    """Return the curve of the training's mel loss: at most `_POINTS` of step and mean since the previous point."""
+    """Return the training curve of the mel loss: at most `_POINTS` steps, each with the mean since the last one."""
     losses = [(line["step"], finite(line["loss_mel_ce"])) for line in steps]
     finite_losses = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     size = max(1, -(-len(finite_losses) // _POINTS))

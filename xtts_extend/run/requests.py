@@ -1,7 +1,7 @@
-"""Requests to a run that trains: files in its folder, which anyone can make, on every operating system.
+"""Requests to a training run: files in its folder, which can be created by hand on any operating system.
 
-`RUN/requests/stop` stops it with a checkpoint, `save` makes it write one, and `evaluate` makes it evaluate. The content
-does not matter. The run removes a file when it has done what was asked.
+`RUN/requests/stop` makes the run write a checkpoint and stop, `save` makes it write a checkpoint, and `evaluate` makes
+it evaluate. The content of the files does not matter. The run removes each file once it has carried out the request.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ REQUESTS: tuple[Request, ...] = get_args(Request)
 
 @dataclass(frozen=True)
 class RequestFile:
-    """A file that makes a request; one that is written again is another request.
+    """A file that makes a request. Writing the file again makes a new request.
 
     Attributes:
-        name: What is requested.
+        name: The request.
         path: The file.
-        changed_ns: When it was written, in nanoseconds.
+        changed_ns: Modification time in nanoseconds.
     """
 
     name: Request
@@ -36,16 +36,16 @@ class RequestFile:
 
 
 def request(run: Path, name: str) -> None:
-    """Make a request to a run; one that does not train ignores it, and its next start removes it.
+    """Make a request to a run. A run that is not training ignores the request and removes it at the next start.
 
     Raises:
-        ConfigError: There is no such request, or no such run folder.
+        ConfigError: The request is unknown, or the run folder does not exist.
         MachineError: The file cannot be written.
     """
     if name not in REQUESTS:
-        raise ConfigError(f"A run cannot be asked to {name!r}. Expected {', '.join(REQUESTS[:-1])} or {REQUESTS[-1]}.")
+        raise ConfigError(f"Unknown request {name!r}. Expected {', '.join(REQUESTS[:-1])} or {REQUESTS[-1]}.")
     if not run.is_dir():
-        raise ConfigError(f"There is no run folder {run}. Pass the folder that the run writes to.")
+        raise ConfigError(f"The run folder {run} does not exist. Pass the folder that the run writes to.")
     folder = run / FOLDER
     try:
         folder.mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ def request(run: Path, name: str) -> None:
 
 
 def pending(run: Path) -> set[Request]:
-    """Return the requests that a run has not served yet."""
+    """Return the requests that a run has not carried out yet."""
     return {file.name for file in request_files(run)}
 
 
@@ -65,20 +65,20 @@ def served(run: Path, name: Request) -> None:
     """Remove a request.
 
     Raises:
-        MachineError: Its file cannot be removed.
+        MachineError: The request's file cannot be removed.
     """
     for file in request_files(run):
         if file.name == name:
             try:
                 file.path.unlink(missing_ok=True)
             except OSError as error:
-                raise MachineError(f"{file.path} could not be removed: {error.strerror}. Remove it.") from error
+                raise MachineError(f"{file.path} could not be removed: {error.strerror}. Remove it by hand.") from error
 
 
 def request_files(run: Path) -> Iterator[RequestFile]:
-    """Yield the files of a run that make requests.
+    """Yield a run's request files.
 
-    Case and the ending `.txt` do not matter: Windows ignores the one and hides the other.
+    File names are not case-sensitive and may end in `.txt`, because Windows ignores case and hides this extension.
     """
     try:
         entries = list(os.scandir(run / FOLDER))

@@ -1,4 +1,4 @@
-"""`status.json`: what a run does now, for whoever watches it; and whether it lives, by its lock."""
+"""A run's `status.json`, which tells observers what the run is doing, and a check of whether the run is alive."""
 
 from __future__ import annotations
 
@@ -23,45 +23,46 @@ Phase = Literal["starting", "training", "evaluating", "saving", "speaking", "sto
 #: Losses by name; None if not finite.
 Numbers = dict[str, float | None]
 
-#: A larger file is not ours.
+#: A larger file was not written by us.
 _MAX_SIZE_BYTES = 1 << 20
 _LOCKED = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
-#: Windows refuses to replace a file while someone reads it, and to probe a lock while someone else does.
+#: Windows refuses to replace a file that another process is reading, and to probe a lock that another process is
+#: probing.
 _TRIES, _BETWEEN_TRIES_S = 5, 0.02
-#: Probes of several threads at once could leave no moment in which a starting run gets its lock.
+#: If several threads probed at the same time, a starting run might never get its lock.
 _one_probe = threading.Lock()
 
 
 class Evaluation(TypedDict):
-    """Result of an evaluation: its step, and losses and retention by language."""
+    """The result of an evaluation: its step, and the losses and retention by language."""
 
     step: int
     languages: dict[str, Numbers]
 
 
 def now() -> str:
-    """Return the time in UTC in ISO format, with seconds."""
+    """Return the current UTC time in ISO format, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a run does.
+    """What a run is doing.
 
-    A killed run cannot say that it ended, and a resumed one writes nothing before its first batch or evaluation is
-    done. So combine it with `is_live`: a run that does not live but is neither stopped, finished nor failed was killed;
-    a run that lives and is one of these is starting.
+    A killed run cannot report that it ended, and a resumed run writes nothing until its first batch or evaluation is
+    complete. Combine the status with `is_live` to recognize both: a run that is not alive was killed unless its phase
+    is stopped, finished or failed; a run that is alive in one of these phases is starting.
 
     Attributes:
-        phase: What the run does, or how it ended.
-        step, epoch: Its position.
-        losses: `loss`, `loss_text_ce` and `loss_mel_ce` of the last printed step; empty before it.
-        seconds_per_step, time_left_s: Pace of recent steps and what follows from it; None if not known.
-        last_evaluation: The last evaluation; None before it.
+        phase: What the run is doing, or how it ended.
+        step, epoch: The run's position.
+        losses: `loss`, `loss_text_ce` and `loss_mel_ce` of the last printed step; empty if there is none.
+        seconds_per_step, time_left_s: Pace of recent steps, and the estimated time left; None if unknown.
+        last_evaluation: The last evaluation; None if there is none.
         last_checkpoint: Path of the newest complete checkpoint; None if there is none.
         error: Why the run failed; None if it did not.
-        updated: When this was written, in ISO format.
-        pid, host: The process, and the machine that it runs on.
+        updated: Time at which the status was written, in ISO format.
+        pid, host: The process ID, and the name of the machine that the process runs on.
     """
 
     phase: Phase
@@ -79,16 +80,16 @@ class Status:
 
 
 def write_status(run: Path, status: Status) -> None:
-    """Replace a run's `status.json` at once, but do not flush it to the disk: a lost one costs nothing.
+    """Atomically replace a run's `status.json`. It is not flushed to disk, because losing it does no harm.
 
     Numbers that are not finite become null.
 
     Raises:
-        OSError: The disk is full, or the run folder vanished or cannot be written to.
+        OSError: The disk is full, or the run folder is missing or not writable.
     """
-    # Escapes characters beyond ASCII: paths in an error may hold some that have no encoding.
+    # Non-ASCII characters are escaped, because paths in an error may contain some that cannot be encoded.
     content = json.dumps(_finite(asdict(status)), allow_nan=False)
-    # The next start in this folder removes temporary files of killed runs by this form of their name.
+    # The next start in this folder recognizes temporary files of killed runs by this name pattern and removes them.
     temporary = run / f".{FILE_NAME}.{os.getpid()}.tmp"
     try:
         temporary.write_text(content + "\n", encoding="utf-8")
@@ -106,10 +107,10 @@ def write_status(run: Path, status: Status) -> None:
 
 
 def read_status(run: Path) -> Status | None:
-    """Return a run's status, or None if its folder has none that can be read."""
+    """Return a run's status, or None if its folder has no readable one."""
     file = run / FILE_NAME
     try:
-        # A pipe of this name would block.
+        # Opening a named pipe would block.
         if not file.is_file() or file.stat().st_size > _MAX_SIZE_BYTES:
             return None
         return _parse(json.loads(file.read_bytes(), parse_constant=lambda name: None))
@@ -118,13 +119,14 @@ def read_status(run: Path) -> Status | None:
 
 
 def is_live(run: Path) -> bool:
-    """Return whether a process trains in a run folder: whether its lock is held.
+    """Return whether a process is training in a run folder, that is, whether the folder's lock is held.
 
-    The lock of a killed run is held until its loader processes have ended, too. Nothing is created or written, and a
-    run that starts meanwhile gets its lock: a probe takes microseconds, and the start tries for 15 s.
+    The lock of a killed run stays held until its data loader processes have ended as well. Nothing is created or
+    written. A run that starts during the probe still gets its lock, because a probe takes microseconds and a start
+    keeps trying for 15 s.
     """
     try:
-        # A pipe of this name would block.
+        # Opening a named pipe would block.
         lock = os.open(run / ".lock", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:
         return False
@@ -136,11 +138,11 @@ def is_live(run: Path) -> bool:
 
 
 def _is_locked(file: int) -> bool:
-    """Return whether another open file holds the lock of a file, by taking it for a moment."""
+    """Return whether a file is locked through a different file handle, by briefly taking the lock."""
     if sys.platform == "win32":
         import msvcrt
 
-        # There are only exclusive locks here, so another process' probe may be in the way.
+        # Windows has only exclusive locks here, so another process's probe may be in the way.
         for _ in range(_TRIES):
             try:
                 msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -153,10 +155,10 @@ def _is_locked(file: int) -> bool:
     import fcntl
 
     try:
-        # Shared, so that probes do not see each other.
+        # The lock is shared, so that probes do not see each other.
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        # Without locks in the file system, a run's lock is that the file exists.
+        # On a file system without locks, a run is locked if the file exists.
         return error.errno in (*_LOCKED, errno.ENOSYS)
     fcntl.flock(file, fcntl.LOCK_UN)
     return False
@@ -170,10 +172,10 @@ def _finite(value: object) -> object:
 
 
 def _parse(content: Mapping[str, object]) -> Status:
-    """Return a status from JSON.
+    """Return the status in parsed JSON.
 
     Raises:
-        ValueError, TypeError, KeyError, OverflowError: It is something else.
+        ValueError, TypeError, KeyError, OverflowError: The content is not a status.
     """
     phase = content["phase"]
     if phase not in get_args(Phase):

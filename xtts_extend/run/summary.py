@@ -1,4 +1,4 @@
-"""The summary in the log when a run starts or resumes: rows, parameters, samples, batches and limits."""
+"""The summary that is logged when a run starts or resumes: rows, parameters, samples, batches and limits."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def describe_run(
         eval_samples: Validation set.
         processes: Number of processes that train together.
     """
-    over = f" over {processes} processes" if processes > 1 else ""
+    over = f" across {processes} processes" if processes > 1 else ""
     replayed = sum(sample.replay for sample in train_samples)
     limits = [f"{config.epochs} epochs"]
-    limits += [f"step {config.max_steps}"] if config.max_steps else []
+    limits += [f"{config.max_steps} steps"] if config.max_steps else []
     accumulated = "1 batch" if config.grad_accum_steps == 1 else f"{config.grad_accum_steps} batches"
     lines = [
         f"{len(train_samples):,} training samples{f' ({replayed:,} of them replayed)' if replayed else ''}, "
         f"{len(eval_samples):,} validation samples.",
         f"Training in {_batches(config, processes)}{over}, with {accumulated} per optimizer step "
-        f"and a learning rate of {config.lr:.3g}, until {' or '.join(limits)}.",
+        f"and a learning rate of {config.lr:.3g}, for at most {' or '.join(limits)}.",
     ]
     return "\n".join(f" > {line}" for line in lines)
 
 
 def _batches(config: NewLanguageConfig, processes: int) -> str:
-    """Return the batch size of several processes together, in words."""
+    """Return the total batch size of all processes, in words."""
     frames = config.batch_frames
     if frames is None:
         return f"batches of {config.batch_size * processes}"
@@ -75,7 +75,7 @@ def _batches(config: NewLanguageConfig, processes: int) -> str:
 
 
 def describe_processes(before: int, config: NewLanguageConfig, processes: int) -> str:
-    """Return what a changed number of processes means for a run, or an empty string if it has not changed.
+    """Return a warning about a changed number of processes, or an empty string if it has not changed.
 
     Args:
         before: Number of processes when the checkpoint was written.
