@@ -19,8 +19,8 @@ What the recipe does:
   time. Unusable samples are listed and skipped.
 * Checkpoints: they are written between optimizer steps, to a temporary file that is flushed and renamed, while training
   continues. Meanwhile, a copy of the state takes as much memory as a checkpoint. Ctrl-C and SIGTERM save a checkpoint.
-* Requests: a file `requests/stop`, `save` or `evaluate` in the run folder stops the run with a checkpoint, saves one,
-  or evaluates.
+* Requests: a file named `stop`, `save` or `evaluate` in the `requests` folder of the run folder makes the run save a
+  checkpoint and stop, save a checkpoint, or evaluate.
 * Several GPUs: `torchrun --nproc_per_node N train_gpt_xtts.py …` trains one model on N GPUs. `--batch-size` is per GPU.
 
 Exit codes: 0 if training finished, or was stopped by a request or `--max-minutes`; 1 if the machine or a check failed;
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
             # The weights of a language pack are loaded after its base model has been measured.
             compared = bool(config.start_from)
         if config.voice == "frozen":
-            # Recorded by the run, or the default with new tokens. A frozen voice needs no gradients, graph or moments.
+            # Recorded by the run; the default with new tokens. A frozen voice needs no gradients, graph or moments.
             model.freeze_voice()
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
