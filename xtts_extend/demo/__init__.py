@@ -1,1 +1,1 @@
-"""The demo and what it needs: espeak-ng speech and a mini base model."""
+"""The demo, along with the espeak-ng speech and the mini base model that it needs."""

@@ -1,4 +1,4 @@
-"""Create small XTTS base models for demos, tests and benchmarks, with the files and keys of XTTS-v2."""
+"""Create small XTTS base models for demos, tests and benchmarks, with the same files and keys as XTTS-v2."""
 
 from __future__ import annotations
 
@@ -40,19 +40,20 @@ from xtts_extend.training.trainer import ResumableTrainer
 
 logger = logging.getLogger("trainer")
 
-#: Version number in the names of cached folders. Increase it when the output of `make_mini_base` changes.
+#: Version number in the names of cached folders. Increment it when the output of `make_mini_base` changes.
 VERSION = 4
 #: Number of GPT training steps for the demo's base. They take two minutes on two cores.
 DEMO_STEPS = 600
 #: Number of entries in the built-in vocabulary.
 VOCABULARY_SIZE = 400
-#: Number of audio codes, without the start and stop codes.
+#: Number of audio codes, not counting the start and stop codes.
 AUDIO_CODES = 1024
-#: Mel statistics of an untrained base, similar to a trained base's. Log mels range from -11.5 (silence) to 6.
+#: Value of all mel statistics in an untrained base, similar to a trained base's. Log mels range from -11.5 (silence)
+#: to 6.
 UNTRAINED_MEL_SCALE = 5.0
 #: Number of sentences per language that the base is trained on.
 SENTENCES = 400
-#: Number of utterances that the DVAE is trained on, in all languages together. Twenty minutes of speech are enough.
+#: Number of utterances that the DVAE is trained on, across all languages. Twenty minutes of speech is enough.
 _DVAE_UTTERANCES = 300
 _DECODER_STEPS = 80
 
@@ -68,16 +69,16 @@ def make_mini_base(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Create a base directory: config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth and speakers_xtts.pth.
+    """Create a base directory with config.json, model.pth, vocab.json, dvae.pth, mel_stats.pth and speakers_xtts.pth.
 
     Args:
-        output: The folder to create. It appears only when it is complete.
+        output: The folder to create. It appears only once it is complete.
         vocab: The vocabulary to use. By default, a small one for English and Spanish is learned.
         layers: Number of GPT layers.
         channels: Width of the GPT.
         heads: Number of attention heads.
-        steps: Number of batches that the GPT is trained on, after the DVAE. Both are trained on English and Spanish
-            espeak-ng speech. With 0, nothing is trained and no speech is needed.
+        steps: Number of batches that the GPT is trained on, after the DVAE has been trained. Both are trained on
+            English and Spanish speech from espeak-ng. With 0, nothing is trained and no speech is needed.
         seed: Random seed. The same arguments give the same weights.
         progress: Show progress bars on stderr.
 
@@ -85,7 +86,7 @@ def make_mini_base(
         The folder.
 
     Raises:
-        ConfigError: `output` exists and is not an empty folder, or the sizes are not valid for a network.
+        ConfigError: `output` exists and is not an empty folder, or the sizes do not make a valid network.
         VocabularyError: `vocab` is not an XTTS vocabulary.
         LanguageError: `steps` is not 0, and `vocab` has no tag for English or Spanish.
         MachineError: The disk is full or not writable, or espeak-ng is needed but missing.
@@ -117,7 +118,7 @@ def make_mini_base(
 
 
 def cached_mini_base(*, steps: int = DEMO_STEPS) -> Path:
-    """Return the folder of the demo's base, which is created once and kept in `files.cache_folder`.
+    """Return the folder of the demo's base. If it does not exist yet, create it in `files.cache_folder`.
 
     Args:
         steps: Number of batches that the GPT is trained on.
@@ -134,7 +135,7 @@ def cached_mini_base(*, steps: int = DEMO_STEPS) -> Path:
 
 
 def mini_config(vocabulary: Vocabulary, *, layers: int, channels: int, heads: int) -> XttsConfig:
-    """Return the configuration of XTTS-v2 with different sizes, for a vocabulary and its languages."""
+    """Return XTTS-v2's configuration, but with the given sizes and for the given vocabulary and its languages."""
     return XttsConfig(
         model_args=XttsArgs(
             gpt_layers=layers,
@@ -162,14 +163,16 @@ def _require_sizes(layers: int, channels: int, heads: int, steps: int) -> None:
             f"{layers} layers, {channels} channels, {heads} heads and {steps} steps."
         )
     if channels % heads or channels % 8:
-        raise ConfigError(f"Expected channels to be a multiple of 8 and of heads ({heads}), got {channels}.")
+        raise ConfigError(
+            f"Expected channels to be a multiple of 8 and of the number of heads ({heads}), got {channels}."
+        )
 
 
 def _write_untrained(folder: Path, mel_stats: Tensor, layers: int, channels: int, heads: int) -> None:
-    """Write to the folder a configuration, random weights and a speaker that match the vocabulary."""
+    """Write a configuration, random weights and a speaker that match the folder's vocabulary."""
     vocabulary = load_vocabulary(folder / "vocab.json")
     config = mini_config(vocabulary, layers=layers, channels=channels, heads=heads)
-    # XTTS-v2's file does not have the keys that newer releases of coqui-tts added.
+    # XTTS-v2's config.json does not have the keys that newer releases of coqui-tts added.
     values: dict[str, Any] = config.to_dict() | {"model_dir": None}
     for key in ("speakers", "_supports_cloning"):
         values.pop(key)
@@ -183,7 +186,7 @@ def _write_untrained(folder: Path, mel_stats: Tensor, layers: int, channels: int
 
 
 def _speak_corpora(work: Path, seed: int, progress: bool) -> dict[str, Path]:
-    """Speak sentences with espeak-ng and return each language's manifest."""
+    """Synthesize sentences with espeak-ng, and return each language's manifest."""
     return {
         language: make_corpus(texts.sentences(language, SENTENCES, seed), language, work / language, progress=progress)
         for language in texts.BASE_LANGUAGES
@@ -200,7 +203,7 @@ def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: 
     mel_stats = mel_statistics(mels)
     report = train_dvae(dvae, mels / mel_stats[:, None], decoder_steps=_DECODER_STEPS, progress=progress)
     logger.info(
-        " > The DVAE uses %d of %d codes, and its decoded mels miss %.0f%% of the variance.",
+        " > The DVAE uses %d of %d codes, and its decoded mels lack %.0f%% of the variance.",
         report.codes_used,
         AUDIO_CODES,
         100 * report.missed_variance,
@@ -209,11 +212,11 @@ def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: 
 
 
 def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, seed: int) -> None:
-    """Train a base with the recipe's code. The base's own vocabulary is used, so nothing is resized or frozen.
+    """Train a base with the recipe's code and the base's own vocabulary, so that nothing is resized or frozen.
 
     Args:
         base: A base directory from `make_mini_base`. Its `model.pth` is replaced.
-        manifests: For each language, a manifest of recordings.
+        manifests: A manifest of recordings for each language.
         runs: Folder in which the run folder is created.
         steps: Number of training batches, each of four samples.
         seed: Random seed of the run.
@@ -230,7 +233,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
         "grad_clip": 1.0,
         "seed": seed,
     }
-    # Condition on 1.5 to 3 s instead of 3 to 6 s: attention over this part is most of the work in a small model.
+    # Condition on 1.5 to 3 s instead of 3 to 6 s, because attention over the reference is most of a small model's work.
     overrides = [
         "--coqpit.model_args.min_conditioning_length=33075",
         "--coqpit.model_args.max_conditioning_length=66150",
@@ -243,7 +246,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
     samples = load_samples(config)
     model = ExtendedGPTTrainer(config)
     model.load_base(*resize_embeddings(start, config))
-    # Otherwise, each batch would encode its own audio again, although recordings are used in several batches.
+    # Otherwise, every batch would encode its audio, although the same recordings are used in several batches.
     samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
     trainer = ResumableTrainer(
         TrainerArgs(grad_accum_steps=config.grad_accum_steps), config, model=model, train_samples=samples.train
@@ -253,7 +256,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
 
 
 def _write_speakers(base: Path, recordings: list[Path]) -> None:
-    """Write the voices of the corpus, each computed from its first recording."""
+    """Write the voices of the corpus, each computed from the speaker's first recording."""
     xtts = load_model(base)
     voices = {
         speaker.name: make_voice(xtts, [load_audio(file, SAMPLE_RATE)])

@@ -1,8 +1,8 @@
 """A DVAE for espeak-ng speech that trains in a minute on two cores.
 
-A small DVAE that is trained by gradient descent collapses to a handful of codes. Here the encoder stays random, because
-its outputs, scaled to unit variance, preserve what distinguishes sounds. The codebook is computed from these outputs
-with k-means. Only the decoder is trained, so that codes can be made audible.
+If a small DVAE is trained by gradient descent, it collapses to a handful of codes. Here, the encoder stays random,
+because its outputs, scaled to unit variance, preserve the differences between sounds. The codebook is computed from
+these outputs with k-means. Only the decoder is trained, so that codes can be made audible.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.demo.speech import SAMPLE_RATE
 from xtts_extend.progress import with_progress
 
-#: Mel frames per code, from two layers with stride 2.
+#: Number of mel frames per code. The encoder has two layers with stride 2.
 FRAMES_PER_CODE = 4
-#: Number of mel frames per encoder call. This is long compared with the 13 codes that its convolutions span.
+#: Number of mel frames per encoder call. This is long compared with the encoder's receptive field of 13 codes.
 _ENCODED_FRAMES = 1024
 _CROP_CODES = 32
 _CROPS = 4
@@ -34,8 +34,8 @@ class DvaeReport:
     """Results of training a DVAE.
 
     Attributes:
-        codes_used: Number of different codes in the training data.
-        missed_variance: Share of the mels' variance that is missing from the decoded codes.
+        codes_used: Number of distinct codes in the training data.
+        missed_variance: Share of the mels' variance that is missing from the decoded mels.
     """
 
     codes_used: int
@@ -43,13 +43,13 @@ class DvaeReport:
 
 
 def log_mels(audio_files: Sequence[Path]) -> Tensor:
-    """Return the concatenated log mel spectrograms that XTTS computes for the DVAE, not divided by the statistics.
+    """Return the concatenated log mel spectrograms that XTTS computes for the DVAE, before dividing by mel statistics.
 
     Args:
         audio_files: Paths of the recordings.
 
     Returns:
-        float32 [80, frames], where frames is a multiple of the frames per encoder call.
+        float32 [80, frames], where frames is a multiple of the number of frames per encoder call.
     """
     spectrogram = TorchMelSpectrogram(mel_norm_file=None, sampling_rate=SAMPLE_RATE)
     mels = torch.cat([spectrogram(load_audio(file, SAMPLE_RATE))[0] for file in audio_files], dim=1)
@@ -71,7 +71,7 @@ def fit_codebook(dvae: DiscreteVAE, mels: Tensor, progress: bool = True) -> Tens
         progress: Show progress bars on stderr.
 
     Returns:
-        Codes, int64 [frames / 4], one for every four frames.
+        int64 [frames / 4]: one code for every four frames.
     """
     dvae.eval()
     blocks = mels.unflatten(1, (-1, _ENCODED_FRAMES)).transpose(0, 1)
@@ -116,7 +116,7 @@ def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, pr
         progress: Show progress bars on stderr.
 
     Returns:
-        Share of the variance that the decoder misses on the last tenth of the mels, which is not used for training.
+        Share of the variance that the decoder does not reproduce in the last tenth of the mels, which is held out.
     """
     held_out = len(codes) // 10
     last = len(codes) - held_out - _CROP_CODES
@@ -124,7 +124,7 @@ def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, pr
         dvae.decoder[-1].bias.copy_(mels.mean(dim=1))
     optimizer = torch.optim.AdamW(dvae.decoder.parameters(), lr=1e-3, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    for _ in with_progress(range(steps), steps, "training steps of the DVAE decoder", progress):
+    for _ in with_progress(range(steps), steps, "DVAE decoder training steps", progress):
         starts = torch.randint(last, (_CROPS,)).tolist()
         crop = torch.stack([codes[start : start + _CROP_CODES] for start in starts])
         frames = [slice(FRAMES_PER_CODE * start, FRAMES_PER_CODE * (start + _CROP_CODES)) for start in starts]
@@ -142,7 +142,7 @@ def train_decoder(dvae: DiscreteVAE, mels: Tensor, codes: Tensor, steps: int, pr
 
 
 def train_dvae(dvae: DiscreteVAE, mels: Tensor, *, decoder_steps: int, progress: bool = True) -> DvaeReport:
-    """Fit the codebook, train the decoder and report the results. Randomness comes from torch's global generator.
+    """Fit the codebook, train the decoder and report the results. Random numbers come from torch's global generator.
 
     Args:
         dvae: Untrained DVAE, which is changed in place.

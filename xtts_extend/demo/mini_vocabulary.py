@@ -1,7 +1,7 @@
 """A vocabulary for the mini base model, with the layout of a released XTTS vocabulary.
 
 Released vocabularies are `tokenizers` BPE files: `[STOP]` 0, `[UNK]` 1, `[SPACE]` 2, then punctuation, letters and
-merges, with the first language tags and `[START]` (261) among them. The entries are in lower case, without word
+merges, with the first language tags and `[START]` (261) among them. The entries are in lowercase, without word
 markers, and merges are written as "a b".
 """
 
@@ -17,7 +17,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 FIRST_TOKENS = ("[STOP]", "[UNK]", "[SPACE]")
 FIRST_TAG_ID = 259
 START_ID = 261
-#: Characters that every vocabulary contains, even if the texts do not contain them.
+#: Characters that every vocabulary contains, even if they do not occur in the texts.
 ALPHABET = "!'(),-./:;?¡¿abcdefghijklmnopqrstuvwxyzáéíñóúü"
 
 
@@ -27,7 +27,7 @@ def write_vocabulary(texts: Mapping[str, Sequence[str]], size: int, path: Path) 
     Args:
         texts: Sentences of each language, for at most two languages. Their tags get the ids before `[START]`.
         size: Number of entries, which must be greater than 262.
-        path: The file to write.
+        path: Path of the file to write.
     """
     cleaner = VoiceBpeTokenizer()
     cleaned = [cleaner.preprocess_text(text, language) for language, lines in texts.items() for text in lines]

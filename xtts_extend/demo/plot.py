@@ -1,4 +1,4 @@
-"""A picture of a run's loss curves, with the step at which it was resumed."""
+"""A plot of a run's loss curves, with a mark where the run was resumed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _WINDOW = 10
 
 
 def draw_losses(steps: list[MetricsLine], evaluations: list[MetricsLine], resumed_after: int, output: Path) -> None:
-    """Draw the mel loss of every step, its running mean, and the evaluation losses of each language.
+    """Plot the mel loss of every step, its moving average, and each language's evaluation losses.
 
     Args:
         steps: Steps from `read_metrics`.
         evaluations: Evaluations from `read_metrics`.
         resumed_after: The last step before the run was stopped.
-        output: The PNG file to write.
+        output: Path of the PNG file to write.
     """
     figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
     step_numbers = [line["step"] for line in steps]
@@ -34,9 +34,9 @@ def draw_losses(steps: list[MetricsLine], evaluations: list[MetricsLine], resume
         points = [line["step"] for line in lines], [finite(line["loss_mel_ce"]) for line in lines]
         axes.plot(*points, marker="o", label=f"evaluation, {language}")
     axes.axvline(
-        resumed_after + 0.5, color="tab:red", linestyle="--", label=f"stopped after step {resumed_after}, resumed"
+        resumed_after + 0.5, color="tab:red", linestyle="--", label=f"stopped after step {resumed_after}, then resumed"
     )
-    axes.set(xlabel="step", ylabel="mel loss (cross entropy)", title="A new language, stopped and resumed")
+    axes.set(xlabel="step", ylabel="mel loss (cross entropy)", title="Training on a new language, stopped and resumed")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
     figure.savefig(output, dpi=120)

@@ -1,6 +1,6 @@
-"""Demo in which a mini base model for English and Spanish learns Amharic, from the vocabulary to speech.
+"""Demo in which a mini base model for English and Spanish learns Amharic, from extending the vocabulary to speaking.
 
-It runs the same code and the same recipe that a user runs, but on a small scale.
+It runs the same code and the same recipe that users run, but on a small scale.
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ _TRAIN, _VAL = 200, 20
 LOG = "demo.log"
 
 console = Console()
-#: Logger that only writes to the log file.
+#: Logger that writes only to the log file.
 logger = logging.getLogger(__name__)
 
 
 def run_demo(output: Path) -> dict[str, Any]:
-    """Run the demo: extend, check, train, stop with a real signal, resume, export and speak.
+    """Run the demo: extend the vocabulary, check the data, train, stop with a real signal, resume, export and speak.
 
-    The results are printed, and the losses are drawn.
+    The results are printed, and the losses are plotted.
 
     Args:
         output: A folder that does not exist yet, or the folder of an earlier demo, which is overwritten.
 
     Returns:
-        The measured numbers, as they are written to `report.json`.
+        The measured numbers, which are also written to `report.json`.
 
     Raises:
         CheckFailed: A step failed. The message names the step and the log file.
@@ -86,14 +86,14 @@ def run_demo(output: Path) -> dict[str, Any]:
     with _logged_to(output / LOG):
         try:
             return _run_steps(output, steps)
-        # Any error is reported in one line. The traceback is in the log.
+        # Any error is reported in one line. The traceback goes to the log.
         except Exception as error:  # noqa: BLE001
             _fail(error, steps.current, output / LOG)
 
 
 @contextmanager
 def _logged_to(file: Path) -> Iterator[None]:
-    """Also log the messages of the demo, and those of the trainer in this process, to a file."""
+    """Also write messages from the demo, and from the trainer in this process, to a log file."""
     handler = logging.FileHandler(file, mode="w", encoding="utf-8")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -116,7 +116,7 @@ def _fail(error: Exception, step: str, log: Path) -> NoReturn:
 
 
 class _Steps:
-    """Headings of the demo's steps, and the title of the current step."""
+    """The title of the demo's current step, which is printed as a heading when the step begins."""
 
     def __init__(self) -> None:
         self.current = "0. Preparation"
@@ -177,7 +177,7 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
     first = _run(recipe, [f"--checkpoint={run}"], expected=0)
     lines, evaluations = read_metrics(run)
 
-    steps.begin("7. Export the language as a pack beside the base's files")
+    steps.begin("7. Export the language as a pack alongside the base's files")
     model = output / "am-model"
     exported = export(run, model, base)
     console.print(f"{exported['pack']}: {exported['pack_bytes'] / 1e6:.1f} MB")
@@ -187,7 +187,7 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
     spoken = speak_to_file(model, LANGUAGE, [voice], SENTENCE, output / "hello.wav", seed=0)
     griffin_lim_s = _speak_through_dvae(model, base, voice, output / "hello-griffin-lim.wav")
 
-    steps.begin("9. Compare speech in the old languages with that of the base, sample by sample")
+    steps.begin("9. Compare speech in the old languages with the base's, sample by sample")
     equal = compare_waveforms(model, base, voice)
     console.print(", ".join(f"{name}: {'equal' if same else 'different'}" for name, same in equal.items()))
 
@@ -233,13 +233,13 @@ def _prepare_folder(output: Path) -> None:
 
 
 def speak_corpora(output: Path) -> dict[str, Path]:
-    """Speak sentences in the new language and in the old ones, and write the sentences to text files.
+    """Synthesize sentences in the new and old languages, and write the sentences to text files.
 
     Args:
         output: Folder for the text files and the speech.
 
     Returns:
-        The manifests: "train" for training, and one under each language's code for evaluation.
+        The manifests by key: "train" for training, and each language's code for evaluation.
     """
     amharic = texts.sentences(LANGUAGE, _TRAIN + _VAL)
     (output / "am.txt").write_text("\n".join(amharic), encoding="utf-8")
@@ -269,7 +269,7 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
         The first step that the recipe's output mentions.
 
     Raises:
-        CheckFailed: The recipe ended with a different exit code, or printed no step.
+        CheckFailed: The recipe ended with a different exit code, or did not print a step.
     """
     console.print(f"python {recipe} {' '.join(flags)}", style="dim", soft_wrap=True)
     process = subprocess.Popen(
@@ -296,7 +296,7 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
         process.kill()
         process.wait()
     if code != expected or first is None:
-        raise CheckFailed(f"The recipe ended with exit code {code}, expected {expected}. Its output is in the log.")
+        raise CheckFailed(f"Expected the recipe to exit with code {expected}, got {code}. Its output is in the log.")
     return first
 
 
@@ -308,12 +308,12 @@ def _newest_step(run: Path) -> int:
 
 
 def _by_language(evaluations: list[MetricsLine], step: int) -> dict[str, float]:
-    """Return each language's mel loss in the last evaluation up to a step."""
+    """Return each language's mel loss in the last evaluation at or before a step."""
     return {line["language"]: finite(line["loss_mel_ce"]) for line in evaluations if line["step"] <= step}
 
 
 def _changed_rows(run: Path, base: Path) -> int:
-    """Return how many of the base's token rows differ in the run's newest checkpoint, compared bit by bit."""
+    """Return how many of the base's token rows are not exactly the same in the run's newest checkpoint."""
     trained = xtts_weights(load_checkpoint(Path(xtts_extend.inspect_checkpoint(run).path))[0]["model"])
     old = xtts_weights(load_checkpoint(base / "model.pth")[0]["model"])
     changed = 0
@@ -325,7 +325,7 @@ def _changed_rows(run: Path, base: Path) -> int:
 
 
 def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> float:
-    """Write speech decoded by the DVAE and Griffin-Lim (the base's decoder is untrained). Return its length in s."""
+    """Write speech decoded with the DVAE and Griffin-Lim (the base's vocoder is untrained). Return its length in s."""
     xtts = load_model(model)
     latents = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)]).latents
     tokens = torch.tensor([xtts.tokenizer.encode(SENTENCE, LANGUAGE)])
@@ -343,9 +343,9 @@ def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> f
 
 
 def compare_waveforms(model: Path, base: Path, voice: Path) -> dict[str, bool]:
-    """Return, for each language, whether a model folder speaks a sentence exactly like the base.
+    """Return, for each language, whether a model folder speaks a sentence exactly as the base does.
 
-    The last entry is a counterexample: an English sentence that is spoken with the pack.
+    The last entry is a counterexample: an English sentence that is spoken with the Amharic pack.
 
     Args:
         model: Folder of a model with a pack for `LANGUAGE`.
@@ -372,7 +372,7 @@ def _print_table(numbers: dict[str, Any]) -> None:
     table.add_row(
         "step numbers without gaps or repeats", "yes" if numbers["step_numbers_without_gap_or_repeat"] else "NO"
     )
-    for code, kind in ((LANGUAGE, " (new language)"), *((code, ", if merged") for code in texts.BASE_LANGUAGES)):
+    for code, kind in ((LANGUAGE, " (new language)"), *((code, " (if merged)") for code in texts.BASE_LANGUAGES)):
         before, after = numbers["loss_before"][code], numbers["loss_after"][code]
         table.add_row(f"mel loss of {code}{kind}", f"{before:.3f} → {after:.3f}")
     table.add_row("old ids changed", f"{numbers['old_ids_changed']}")

@@ -1,8 +1,8 @@
-"""Synthesize speech with espeak-ng, whose library and voices come from the wheel `espeakng-loader`.
+"""Synthesize speech with espeak-ng, whose library and voices come from the package `espeakng-loader`.
 
-espeak-ng keeps state in C globals that even its own restart does not reset, so its output depends slightly on earlier
-utterances. Here, the library is loaded (3 ms) and unloaded for every utterance, so that the output depends only on the
-arguments. A lock serializes threads.
+espeak-ng keeps state in C globals that are not reset even when it is reinitialized, so its output depends slightly on
+earlier utterances. Here, the library is loaded (which takes 3 ms) and unloaded for every utterance, so that the output
+depends only on the arguments. A lock lets only one thread use the library at a time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, c
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice of a corpus: an espeak-ng variant, its pitch (0 to 99) and its speed in words per minute."""
+    """A voice in a corpus: an espeak-ng variant, a pitch (0 to 99) and a speed in words per minute."""
 
     name: str
     variant: str
@@ -65,7 +65,7 @@ class Speaker:
     speed_wpm: int
 
 
-#: The voices of a corpus. All are clear, because breathy voices need many more codes.
+#: The voices in a corpus. All are clear, because breathy voices need many more audio codes.
 SPEAKERS = (
     Speaker("anna", "f4", 55, 165),
     Speaker("bruno", "m3", 45, 175),
@@ -75,7 +75,7 @@ SPEAKERS = (
 
 
 def espeak_languages() -> dict[str, str]:
-    """Return the English names of all espeak-ng languages, by language code.
+    """Return the English names of all espeak-ng languages, keyed by language code.
 
     Raises:
         MachineError: espeak-ng is not installed.
@@ -87,7 +87,7 @@ def espeak_languages() -> dict[str, str]:
         index = 0
         while voices[index]:
             voice = voices[index].contents
-            # A byte for the priority precedes the code.
+            # A priority byte precedes the code.
             languages[voice.languages[1:].decode()] = voice.name.decode().strip()
             index += 1
     return languages
@@ -96,12 +96,12 @@ def espeak_languages() -> dict[str, str]:
 def speak_to_array(
     text: str, language: str, *, voice_variant: str = "m3", speed_wpm: int = 165, pitch: int = 50
 ) -> npt.NDArray[np.float32]:
-    """Return speech from espeak-ng. The same arguments give the same samples.
+    """Return speech synthesized by espeak-ng. The same arguments always give the same samples.
 
     Args:
         text: Text with at least one letter or digit.
         language: espeak-ng's code for the language.
-        voice_variant: Name of a variant in espeak-ng's `voices/!v`.
+        voice_variant: Name of a variant in espeak-ng's folder `voices/!v`.
         speed_wpm: Speed in words per minute, from 80 to 450.
         pitch: Pitch, from 0 to 99.
 
@@ -109,13 +109,13 @@ def speak_to_array(
         float32 [samples] in [-1, 1] at 22,050 Hz.
 
     Raises:
-        LanguageError: espeak-ng does not support the language. The message names similar ones.
+        LanguageError: espeak-ng does not support the language. The message names similar codes.
         ConfigError: espeak-ng does not have the voice variant, or a number is out of range.
         DataError: The text contains nothing to say.
         MachineError: espeak-ng is not installed or does not start.
     """
     if not any(letter.isalnum() for letter in text):
-        raise DataError(f"{text!r} contains no letter or digit to speak. Pass a text with words.")
+        raise DataError(f"{text!r} contains no letters or digits to speak. Pass a text that contains words.")
     if not 80 <= speed_wpm <= 450 or not 0 <= pitch <= 99:
         raise ConfigError(f"Expected a speed_wpm of 80 to 450 and a pitch of 0 to 99, got {speed_wpm} and {pitch}.")
     variants = sorted(os.listdir(_data_folder() / "voices" / "!v"))
@@ -153,12 +153,12 @@ def make_corpus(
     *,
     progress: bool = True,
 ) -> Path:
-    """Speak texts with the `SPEAKERS` in turn, and write recordings and a manifest in coqui's format.
+    """Synthesize texts with the `SPEAKERS` in turn, and write the recordings and a manifest in coqui's format.
 
     The manifest (`audio_file|text|speaker_name`) is written last, after all recordings in `wavs/`.
 
     Args:
-        texts: Texts to speak.
+        texts: Texts to synthesize.
         language: espeak-ng's code for the language.
         folder: Folder to write to. It is created if it does not exist.
         progress: Show a progress bar on stderr.
@@ -177,7 +177,7 @@ def make_corpus(
     (folder / "wavs").mkdir(parents=True, exist_ok=True)
     lines = ["audio_file|text|speaker_name"]
     for index, text in enumerate(with_progress(texts, len(texts), f"sentences spoken in {language}", progress)):
-        # The manifest separates fields with `|` and rows with line ends.
+        # The manifest separates fields with `|` and rows with line breaks.
         text = " ".join(text.replace("|", " ").split())
         speaker = SPEAKERS[index % len(SPEAKERS)]
         speech = speak_to_array(
@@ -199,7 +199,7 @@ def make_corpus(
 
 @contextmanager
 def _library() -> Iterator[ctypes.CDLL]:
-    """Yield the library in its initial state, to one thread at a time."""
+    """Yield the library in its initial state. Only one thread can use it at a time."""
     loader = _loader()
     with _library_lock, tempfile.TemporaryDirectory(prefix="espeak-") as scratch:
         data = _data_folder()
@@ -215,8 +215,8 @@ def _library() -> Iterator[ctypes.CDLL]:
             rate = library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data), _DO_NOT_EXIT)
             if rate != SAMPLE_RATE:
                 raise MachineError(
-                    f"Expected espeak-ng to start with a sample rate of {SAMPLE_RATE} Hz, got {rate} Hz, with the data "
-                    f"in {data}.{_INSTALL}"
+                    f"Expected espeak-ng to start with a sample rate of {SAMPLE_RATE} Hz, got {rate} Hz. Its data "
+                    f"folder is {data}.{_INSTALL}"
                 )
             # Some voices contain noise, which is seeded from the clock by default.
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
@@ -251,5 +251,6 @@ def _unknown_language(language: str) -> str:
     similar += [codes[name] for name in difflib.get_close_matches(language.lower(), codes, n=2)]
     listed = ", ".join(f"{code} ({known[code]})" for code in dict.fromkeys(similar)) or ", ".join(known)
     return (
-        f"espeak-ng has no voice for the language {language!r}, only for {len(known)} others. Similar codes: {listed}."
+        f"espeak-ng has no voice for the language {language!r}. It supports {len(known)} others. Similar codes: "
+        f"{listed}."
     )

@@ -1,7 +1,7 @@
 """Short sentences for the demo's speech, randomly combined from our own word lists and patterns.
 
 The mini base model is trained on English and Spanish, and the demo adds Amharic. Benchmarks use Swahili, a new language
-in an old script, and Tigrinya, which is related to Amharic. A sentence has one or two clauses and five to eighteen
+in a known script, and Tigrinya, which is related to Amharic. A sentence has one or two clauses and five to eighteen
 words, which take two to eight seconds to speak.
 """
 
@@ -21,7 +21,7 @@ NEW_LANGUAGE = "am"
 
 @dataclass(frozen=True)
 class Grammar:
-    """Sentence patterns with named slots, and the phrases for each slot."""
+    """Sentence patterns with named slots, and the phrases that can fill each slot."""
 
     patterns: tuple[str, ...]
     slots: dict[str, tuple[str, ...]]
@@ -218,7 +218,7 @@ GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC, "sw": SWAHILI, "ti": TI
 
 
 def sentences(language: str, count: int, seed: int = 0) -> list[str]:
-    """Return different sentences in a language. The same seed gives the same sentences.
+    """Return distinct random sentences in a language. The same seed gives the same sentences.
 
     >>> sentences("en", 1, seed=1)
     ['Did you know that my younger sister listened to the radio an hour ago?']
@@ -230,10 +230,10 @@ def sentences(language: str, count: int, seed: int = 0) -> list[str]:
 
     Raises:
         LanguageError: There are no word lists for the language.
-        DataError: The word lists are too short for that many different sentences.
+        DataError: The word lists are too short for that many distinct sentences.
     """
     if language not in GRAMMARS:
-        raise LanguageError(f"There are no sentences in {language!r}. Use one of: {', '.join(GRAMMARS)}.")
+        raise LanguageError(f"There are no word lists for {language!r}. Use one of: {', '.join(GRAMMARS)}.")
     grammar = GRAMMARS[language]
     possible = sum(
         math.prod(len(phrases) for name, phrases in grammar.slots.items() if f"{{{name}}}" in pattern)
@@ -242,7 +242,7 @@ def sentences(language: str, count: int, seed: int = 0) -> list[str]:
     # Beyond half of the possible sentences, most draws would be repeats.
     if count > possible // 2:
         raise DataError(
-            f"{count:,} different sentences in {language!r} are too many. Request at most {possible // 2:,}."
+            f"{count:,} distinct sentences in {language!r} are too many. Request at most {possible // 2:,}."
         )
     rng = random.Random(f"{language} {seed}")
     drawn: dict[str, None] = {}
