@@ -370,7 +370,7 @@ def merge_warnings(trainer_of, corpus, tmp_path, caplog):
 def test_start_warns_of_new_entries_without_merges(merge_warnings, corpus, tmp_path):
     # load_vocabulary warns of the entry. The later check for tokens that never occur must not repeat it.
     (line,) = merge_warnings(variant(corpus, "added", tmp_path))
-    assert "1 entry of several characters has no merge" in line
+    assert "1 multi-character entry is not produced by any merge" in line
     assert "its row learns nothing: ፐ፼." in line
 
 

@@ -122,7 +122,7 @@ def test_long_numbers_and_many_numbers(mini_base, voice, spoken_texts, caplog):
     assert " ".join(spoken_texts) == years
     assert len(spoken_texts) > 1
     assert main(command(mini_base, voice, "--language", "es", "--text", f"{'1' * 111} {'2' * 90}")) == 0
-    assert caplog.text.count("cleaner of 'es' fails on some numbers") == 1
+    assert caplog.text.count("cleaner for 'es' fails on some numbers") == 1
 
 
 def test_a_voice_from_several_recordings(mini_base, voice):

@@ -153,18 +153,20 @@ def replacing(texts: object) -> list[dict[str, object]]:
     ("data", "message"),
     [
         pytest.param({}, "Expected a list of cleaning steps, got {}", id="not a list"),
-        pytest.param(["casing"], "Expected a cleaning step as an object .* got 'casing'", id="not a step"),
+        pytest.param(["casing"], "Expected each cleaning step to be an object .* got 'casing'", id="not a step"),
         pytest.param(
-            [{"name": "casing"}], "Expected a cleaning step as an object with a name, a version", id="no version"
+            [{"name": "casing"}], "Expected each cleaning step to be an object with a name, a version", id="no version"
         ),
         pytest.param([{"name": "emoji", "version": 1}], "step 'emoji'; xtts_extend .* a newer release", id="name"),
         pytest.param([{"name": ["casing"], "version": 1}], "Unknown cleaning step", id="malformed name"),
         pytest.param([{"name": "casing", "version": 2}], "'casing' is version 2, but .*Install a newer", id="newer"),
-        pytest.param([{"name": "casing", "version": 0}], "version 0; expected a number from 1 to 1", id="version 0"),
+        pytest.param(
+            [{"name": "casing", "version": 0}], "version 0; expected a whole number from 1 to 1", id="version 0"
+        ),
         pytest.param([{"name": "casing", "version": True}], "version True; expected", id="malformed version"),
         pytest.param(
             [{"name": "numbers", "version": 1, "language": "vi"}],
-            "step 'numbers' has no parameter 'decimal_mark'; its parameters are: language, decimal_mark",
+            "step 'numbers' is missing the parameter 'decimal_mark'; its parameters are: language, decimal_mark",
             id="missing parameter",
         ),
         pytest.param(
@@ -188,12 +190,12 @@ def replacing(texts: object) -> list[dict[str, object]]:
         pytest.param([{"name": "coqui", "version": 1, "language": "am"}], "expected one of coqui's own", id="coqui"),
         pytest.param(
             [{"name": "homophones", "version": 1, "letters": "ab", "written_as": "c"}],
-            "2 characters in letters and 1 in written_as",
+            "2 characters in 'letters' and 1 in 'written_as'",
             id="pairs",
         ),
-        pytest.param(replacing({}), "texts = {}; expected one or more texts", id="no texts"),
-        pytest.param(replacing({"": "a"}), "expected one or more texts", id="empty"),
-        pytest.param(replacing({"a": 1}), "expected one or more texts", id="number"),
+        pytest.param(replacing({}), "texts = {}; expected one or more non-empty strings", id="no texts"),
+        pytest.param(replacing({"": "a"}), "expected one or more non-empty strings", id="empty"),
+        pytest.param(replacing({"a": 1}), "expected one or more non-empty strings", id="number"),
         pytest.param(replacing({"Dr.": "doctor"}), "replaces 'Dr.', which never occurs, .* expected 'dr.'", id="case"),
         pytest.param(replacing({"e\u0301": "e"}), "expected 'é'", id="decomposed"),
     ],
@@ -227,7 +229,9 @@ def test_insert_steps() -> None:
     assert [step.name for step in cleaning.steps][:3] == ["composition", "coqui", "ethiopic"], (
         "the new step follows the first one of that name"
     )
-    with pytest.raises(LanguageError, match="has no step 'numbers'; it has: composition, ethiopic"):
+    with pytest.raises(
+        LanguageError, match="has no step named 'numbers'. Use the name of one of its steps: composition, ethiopic"
+    ):
         default_cleaner("bg").after("numbers")
 
 

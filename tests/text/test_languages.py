@@ -130,7 +130,7 @@ def test_is_silent() -> None:
 def test_numbers_that_a_cleaner_fails_on(code: str, text: str, cleaned: str, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         assert clean_text(text, code) == cleaned
-    assert caplog.text.count(f"The cleaner of '{code}' fails on some numbers") == 1, "warned once"
+    assert caplog.text.count(f"The cleaner for '{code}' fails on some numbers") == 1, "warned once"
 
 
 def test_a_custom_cleaner_that_fails_on_numbers() -> None:

@@ -90,11 +90,11 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "vocab", "a", to=-1), "the id of 'a' is -1"),
         (_set("model", "vocab", "a", to=2**40), "the id of 'a' is 1099511627776"),
         (_set("model", "vocab", "a", to=1.5), "the id of 'a' is 1.5"),
-        (_set("model", "vocab", "a", to="14"), "the id of 'a' is '14'; expected a whole number that is 0 or greater"),
-        (_set("model", "vocab", "a", to=14.0), "the id of 'a' is 14.0; expected a whole number"),
+        (_set("model", "vocab", "a", to="14"), "the id of 'a' is '14'; expected a non-negative whole number"),
+        (_set("model", "vocab", "a", to=14.0), "the id of 'a' is 14.0; expected a non-negative whole number"),
         (
             _set("model", "vocab", "a", to=10**8),
-            r"the id of 'a' is 100000000 in a file of \d+ entries, but a model needs a row",
+            r"the id of 'a' is 100000000 in a file with \d+ entries, but a model needs a row",
         ),
         (
             _set("pre_tokenizer", to={"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}]}),
@@ -105,8 +105,8 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "merges", 0, to=["t", 5]), "is not a merge"),
         (_set("model", "merges", 0, to=None), "None is not a merge"),
         (_set("model", "merges", 0, to="t x"), "merge 't x' has a part or a result that is not an entry"),
-        (_set("model", "unk_token", to="a"), "its unknown token is 'a'; expected an entry"),
-        (_drop("model", "vocab", "[UNK]"), "its unknown token is '\\[UNK\\]'; expected an entry"),
+        (_set("model", "unk_token", to="a"), "its unknown token is 'a'; expected '\\[UNK\\]', with an entry"),
+        (_drop("model", "vocab", "[UNK]"), "its unknown token is '\\[UNK\\]'; expected '\\[UNK\\]', with an entry"),
         (_set("model", "vocab", "ሰ", to=15), r"\('b' and 'ሰ'\) share id 15"),
         (
             _set("added_tokens", to=None),
@@ -132,12 +132,15 @@ def test_files_that_are_not_xtts_vocabularies(
         (b"not json", "is not JSON"),
         (b"[1]", 'no "model" part'),
         (b"null", 'no "model" part'),
-        (b"\xff\xfe{\x00}\x00", r"is not UTF-8 text \(byte 0\)"),
+        (b"\xff\xfe{\x00}\x00", r"is not UTF-8 text \(invalid byte at offset 0\)"),
         ("{}".encode("utf-8-sig"), 'no "model" part'),
         ("{".encode("utf-8-sig"), "is not JSON"),
         ("{}".encode("utf-16"), "looks like UTF-16. Save it as UTF-8"),
-        (b'{"added_tokens_decoder": {}, "tokenizer_class": "GPT2Tokenizer"}', "tokenizer_config.json of transformers"),
-        (b'{"model_args": {}}', "looks like the config.json of a model"),
+        (
+            b'{"added_tokens_decoder": {}, "tokenizer_class": "GPT2Tokenizer"}',
+            "tokenizer_config.json from transformers",
+        ),
+        (b'{"model_args": {}}', "looks like a model's config.json"),
         (b'{"a": 0, "b": 1}', "vocab.json of a GPT-2 tokenizer"),
         (b'{"[STOP]": 0, "[UNK]": 1, "[SPACE]": 2, "[START]": 3}', "entries of an XTTS vocabulary without its merges"),
         (b"#version: 0.2\nt h\n", "looks like the merges.txt of a GPT-2 tokenizer"),
@@ -166,9 +169,11 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         pytest.param(_drop("model", "unk_token"), "utf-8", "unk_token is null", id="no unk_token"),
         pytest.param(_set("model", "unk_token", to="<unk>"), "utf-8", 'unk_token is "<unk>"', id="unk_token no entry"),
         pytest.param(_set("model", "byte_fallback", to=False), "utf-8-sig", "byte order mark", id="byte order mark"),
-        pytest.param(_drop("added_tokens", 0, "special"), "utf-8", "without all of their flags", id="no flag special"),
         pytest.param(
-            _drop("added_tokens", 1, "normalized"), "utf-8", "without all of their flags", id="no flag normalized"
+            _drop("added_tokens", 0, "special"), "utf-8", "added tokens with missing flags", id="no flag special"
+        ),
+        pytest.param(
+            _drop("added_tokens", 1, "normalized"), "utf-8", "added tokens with missing flags", id="no flag normalized"
         ),
         pytest.param(
             _set("model", "merges", 0, to=["t", "h"]),
@@ -213,17 +218,17 @@ def test_a_tag_that_is_not_an_added_token_is_never_matched(
         LanguageError, match=r"The tag \[vi\] is never matched, because it is an entry .*begin with \[UNK\]"
     ):
         require_tag(tokenizer, "vi")
-    assert "[vi], [yo] are entries but not added tokens. The tags are never matched" in caplog.text
+    assert "[vi], [yo] are entries in the vocabulary but not added tokens. The tags are never matched" in caplog.text
 
 
 def test_entries_without_merges_are_reported(
     write_vocab: Callable[..., Path], small_vocab_data: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     load_vocabulary(write_vocab(small_vocab_data))
-    assert "no merge that leads to them" not in caplog.text
+    assert "not produced by any merge" not in caplog.text
     small_vocab_data["model"]["vocab"] |= {"ሰላም": 265, "ሰላ": 266}
     load_vocabulary(write_vocab(small_vocab_data))
-    assert "2 entries of several characters have no merge that leads to them" in caplog.text
+    assert "2 multi-character entries are not produced by any merge, so they are" in caplog.text
 
 
 def test_a_repeated_entry(write_vocab: Callable[..., Path], write_text: Callable[..., Path]) -> None:
@@ -240,7 +245,7 @@ def test_quiet_omits_warnings(
 ) -> None:
     small_vocab_data["model"]["vocab"] |= {"ሰላም": 265}
     vocabulary = load_vocabulary(write_vocab(small_vocab_data))
-    assert "1 entry of several characters has no merge that leads to it" in caplog.text
+    assert "1 multi-character entry is not produced by any merge, so it is" in caplog.text
     assert load_vocabulary(write_vocab(small_vocab_data, "copy.json"), quiet=True).without_merges == ("ሰላም",)
     assert vocabulary.without_merges == ("ሰላም",)
     assert len(caplog.messages) == 1
@@ -262,7 +267,7 @@ def test_two_tokens_with_one_id_are_reported(
 ) -> None:
     small_vocab_data["model"]["vocab"]["ሰ"] = 264
     load_vocabulary(write_vocab(small_vocab_data))
-    assert "share the id 264, so one row has to learn both" in caplog.text
+    assert "share id 264, so one row has to learn both" in caplog.text
 
 
 def test_a_vocabulary_with_closed_gaps(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,1 +1,1 @@
-"""From text to token ids: languages, vocabularies and the tokenizer."""
+"""Languages, vocabularies and the tokenizer, which together turn text into token ids."""

@@ -10,7 +10,7 @@ from xtts_extend.text.vocabulary import count_closed_gaps, first_ten
 
 @dataclass(frozen=True)
 class VocabularyChange:
-    """Tokens that differ between two vocabularies, in the order of their ids. It is false if none differ.
+    """Tokens that differ between two vocabularies, ordered by id. The change is falsy if there are none.
 
     Attributes:
         added: Tokens that only the second vocabulary has.
@@ -28,7 +28,7 @@ class VocabularyChange:
         return bool(self.added or self.removed or self.moved)
 
     def describe(self) -> str:
-        """Return one line per kind of change, with its first ten tokens."""
+        """Return one line for each kind of change, with up to ten of its tokens."""
         moved = "moved to a different id"
         if self.closed_gaps:
             moved += f", {self.closed_gaps} of them because gaps in the base's ids were closed"
@@ -41,7 +41,7 @@ class VocabularyChange:
 
 
 def compare_tokens(before: Mapping[str, int], after: Mapping[str, int]) -> VocabularyChange:
-    """Return the differences from one vocabulary to another.
+    """Return the differences between two vocabularies.
 
     Args:
         before: Each token's id in the first vocabulary.

@@ -1,13 +1,13 @@
-"""Clean single characters: punctuation, digits of all scripts, and silent characters.
+"""Clean individual characters: punctuation, digits of all scripts, and non-printing characters.
 
-Punctuation is mapped to marks that the XTTS vocabulary has, so that punctuation adds no new tokens.
+Punctuation is mapped to marks that the XTTS vocabulary already has, so that it adds no new tokens.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-# Persian and the Indic scripts spell with joiners. All other format characters are invisible and silent.
+# Persian and the Indic scripts use joiners in spelling. All other format characters are invisible and not pronounced.
 JOINERS = "\u200c\u200d"
 _SILENT_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs"})
 
@@ -30,7 +30,7 @@ _MARKS = {
 
 
 class _Characters(dict[int, str | None]):
-    """A table for `str.translate` that maps marks, turns digits into ASCII and drops silent characters."""
+    """A `str.translate` table that replaces punctuation, converts digits to ASCII and drops non-printing characters."""
 
     def __missing__(self, codepoint: int) -> str | None:
         character = chr(codepoint)
@@ -48,16 +48,16 @@ _CHARACTERS = _Characters({ord(old): new for new, marks in _MARKS.items() for ol
 
 
 def plain_characters(text: str) -> str:
-    """Return the text with marks that the base can spell, digits as 0-9 and no silent characters."""
+    """Return the text with punctuation that the base can spell, digits as 0-9, and no non-printing characters."""
     return text.translate(_CHARACTERS)
 
 
 def plain_mark(character: str) -> str | None:
-    """Return what the cleaners write instead of a mark ("" if they drop it), or None if they keep the character."""
+    """Return what the cleaners replace a mark with ("" if they drop it), or None if they keep the character."""
     plain = plain_characters(character)
     return None if plain == character else plain
 
 
 def is_silent(character: str) -> bool:
-    """Return whether the cleaners drop this character as silent, such as a control, format or private-use character."""
+    """Return whether the cleaners drop a character as non-printing: a control, format or private-use character."""
     return _CHARACTERS[ord(character)] is None

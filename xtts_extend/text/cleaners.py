@@ -1,7 +1,7 @@
-"""Default cleaning of a language, and cleaning for Amharic as a worked example.
+"""The default cleaner for any language, and a cleaner for Amharic as a worked example.
 
-The only changes to letters are lowercasing and composition (Unicode NFC). Cleaning twice, or cleaning text that
-`Xtts.inference` has lowercased, gives the same result as cleaning once.
+The only changes to letters are lowercasing and composition (Unicode NFC). Cleaning text twice, or cleaning text that
+`Xtts.inference` has already lowercased, gives the same result as cleaning it once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _DOTLESS_I = frozenset((
 
 
 def lower_dotted_i(text: str, code: str) -> str:
-    """Return the text with I and İ lowercased as ı and i if the language is Turkic.
+    """Return the text with I and İ lowercased to ı and i if the language is Turkic.
 
-    `str.lower` would make I an i, and İ an i with a second dot. Turkish is one of coqui's own languages, so there both
-    become i, as in coqui's cleaner. All other letters stay unchanged.
+    `str.lower` would turn I into i, and İ into i with a second dot. In Turkish, which is one of coqui's own languages,
+    both become i, as in coqui's cleaner. All other letters stay unchanged.
     """
     return turkic_i(text, dotless=code != "tr") if _has_turkic_i(code) else text
 
@@ -35,17 +35,18 @@ def _has_turkic_i(code: str) -> bool:
 
 
 def default_cleaner(code: str) -> Cleaning:
-    """Return the cleaning for a language that has none of its own.
+    """Return the default cleaner, for a language that has no cleaner of its own.
 
     It composes letters (NFC), lowercases them, unifies punctuation marks, writes digits of all scripts as 0-9, spells
-    out numbers if num2words supports the language, and collapses white space.
+    out numbers if num2words supports the language, and collapses whitespace.
 
     >>> default_cleaner("vi")("Tiếng  VIỆT: “21”")
     'tiếng việt: hai mươi mốt'
     """
     steps = [Step(name, 1) for name in ("composition", "ethiopic", "characters", "casing")]
     if _has_turkic_i(code):
-        # First, because later steps may compose an I with a dot that a silent character separates from it.
+        # This comes first, because later steps drop non-printing characters, and may then compose an I with a dot that
+        # was separated from it.
         steps.insert(0, Step("turkic_i", 1, {"dotless": code != "tr"}))
     if language := num2words_language(code):
         steps.append(Step("numbers", 1, {"language": language, "decimal_mark": decimal_mark_of(code)}))
@@ -70,7 +71,7 @@ _AMHARIC_ABBREVIATIONS: dict[str, Json] = {
 }
 _AMHARIC_SYMBOLS: dict[str, Json] = {"%": " በመቶ ", "&": " እና ", "$": " ዶላር ", "€": " ዩሮ ", "£": " ፓውንድ "}
 
-# Letters that are pronounced alike in modern Amharic, in all seven orders (ሠ also has a labialized one).
+# Letters that are pronounced alike in modern Amharic, in all seven orders (ሠ also has a labialized form).
 _HOMOPHONES = {
     chr(ord(old) + order): chr(ord(new) + order)
     for old, new, orders in (("ሐ", "ሀ", 7), ("ኀ", "ሀ", 7), ("ሠ", "ሰ", 8), ("ዐ", "አ", 7), ("ፀ", "ጸ", 7))
@@ -79,11 +80,12 @@ _HOMOPHONES = {
 
 
 def amharic_cleaner(fold_homophones: bool = False) -> Cleaning:
-    """Return the cleaning for Amharic: the default plus abbreviations, ordinals, percent signs and currencies.
+    """Return the cleaner for Amharic: the default one plus abbreviations, ordinals, percent signs and currencies.
 
     Args:
         fold_homophones: Write ሐ and ኀ as ሀ, ሠ as ሰ, ዐ as አ, and ፀ as ጸ, in all their orders. This saves tokens and
-            unifies spelling variants of a word. It is off by default, because training and inference must agree on it.
+            unifies spelling variants of a word. Off by default, because training and inference must use the same
+            setting.
 
     >>> amharic_cleaner()("ዶ/ር አበበ 25%")
     'ዶክተር አበበ ሃያ አምስት በመቶ'

@@ -1,6 +1,6 @@
-"""Cleaning as data: named, versioned steps with parameters, which can be stored in files and read by later releases.
+"""Text cleaning as data: named, versioned steps with parameters, stored in files that later releases can read.
 
-The behavior of a step's version never changes. New behavior gets a new version, and old versions stay readable.
+The behavior of a given version of a step never changes. New behavior gets a new version, and old versions stay usable.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Cleaner = Callable[[str], str]
 _CYRILLIC = re.compile("[\u0400-\u052f]")
 _ETHIOPIC_COLONS = re.compile("(?<=[ሀ-፿])::")
 _AMHARIC_ORDINAL = re.compile(r"(?<![\d.,])(\d{1,15})ኛ", re.ASCII)
-# Letters and their combining marks. Once punctuation is plain, everything else is white space or ASCII.
+# Letters and their combining marks. After punctuation is replaced, everything else is whitespace or ASCII.
 _LETTER = r"[^\s\x00-@\[-`{-\x7f]"
 
 
@@ -43,9 +43,9 @@ def compose(text: str) -> str:
 
 
 def turkic_i(text: str, dotless: bool) -> str:
-    """Return the text with I and İ lowercased as ı and i if `dotless`; otherwise, with only İ lowercased, as i.
+    """Return the text with I and İ lowercased to ı and i if `dotless`; otherwise, with only İ lowercased, to i.
 
-    With `dotless`, text that has Cyrillic letters is returned unchanged, because the Latin I in it is a numeral.
+    If `dotless`, text with Cyrillic letters is returned unchanged, because a Latin I in such text is a numeral.
     """
     if not dotless:
         return text.replace("İ", "i")
@@ -61,7 +61,7 @@ def _ethiopic(text: str) -> str:
 
 
 def _lower(text: str) -> str:
-    # İ lowercases to i plus a combining dot, which is not pronounced.
+    # `str.lower` turns İ into i plus a combining dot that does not affect the pronunciation.
     return text.lower().replace("i\u0307", "i")
 
 
@@ -111,8 +111,8 @@ def _fold(text: str, table: dict[int, int]) -> str:
 def _homophones(letters: str, written_as: str) -> Cleaner:
     if len(letters) != len(written_as):
         raise LanguageError(
-            f"Cleaning step 'homophones' has {len(letters)} characters in letters and {len(written_as)} in written_as; "
-            "expected the same number in both. Correct the step."
+            f"Cleaning step 'homophones' has {len(letters)} characters in 'letters' and {len(written_as)} in "
+            "'written_as'; expected the same number in both. Correct the step."
         )
     return partial(_fold, table=str.maketrans(letters, written_as))
 
@@ -130,7 +130,7 @@ class _Parameter(NamedTuple):
 
 
 class _Definition(NamedTuple):
-    """One version of a step: its parameters, and how its function is built from them. It must be picklable."""
+    """One version of a step: its parameters, and how to build its function, which must be picklable, from them."""
 
     build: Callable[..., Cleaner]
     parameters: Mapping[str, _Parameter]
@@ -141,9 +141,9 @@ def _is_text(value: object) -> bool:
 
 
 _BOOLEAN = _Parameter("true or false", lambda value: isinstance(value, bool))
-_TEXT = _Parameter("a non-empty text", _is_text)
+_TEXT = _Parameter("a non-empty string", _is_text)
 _TEXTS = _Parameter(
-    "one or more texts, each with its replacement",
+    "one or more non-empty strings, each with its replacement",
     lambda value: (
         isinstance(value, dict)
         and len(value) > 0
@@ -151,7 +151,7 @@ _TEXTS = _Parameter(
     ),
 )
 _NUM2WORDS_LANGUAGE = _Parameter(
-    "a language code that num2words supports (a newer num2words may support more)",
+    "a language code that num2words supports (a newer version of num2words may support more)",
     lambda value: isinstance(value, str) and num2words_language(value) == value,
 )
 _DECIMAL_MARK = _Parameter("'.' or ','", lambda value: value in (".", ","))
@@ -162,11 +162,11 @@ _STOCK_LANGUAGE = _Parameter(
 
 
 def _direct(clean: Callable[..., str], **parameters: _Parameter) -> _Definition:
-    """Return the definition of a step whose function takes the parameters directly."""
+    """Return the definition of a step whose function takes the parameters as keyword arguments."""
     return _Definition(lambda **values: partial(clean, **values), parameters)
 
 
-#: The versions of each step, starting with 1. docs/languages.md describes the steps.
+#: The versions of each step, numbered from 1. docs/languages.md describes the steps.
 _STEPS: dict[str, tuple[_Definition, ...]] = {
     "composition": (_direct(compose),),
     "turkic_i": (_direct(turkic_i, dotless=_BOOLEAN),),
@@ -185,10 +185,10 @@ _STEPS: dict[str, tuple[_Definition, ...]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a cleaning: its name, its version and its parameters.
+    """One step of a cleaning, with its name, version and parameters.
 
     Raises:
-        LanguageError: This release does not have the step or the version, or a parameter is missing, unknown or
+        LanguageError: This release does not have the step or that version of it, or a parameter is missing, unknown or
             invalid.
     """
 
@@ -203,7 +203,7 @@ class Step:
         expected = ", ".join(definition.parameters) or "none"
         for name in [*definition.parameters, *values]:
             if (name in values) != (name in definition.parameters):
-                problem = "has no" if name not in values else "has an unknown"
+                problem = "is missing the" if name not in values else "has an unknown"
                 raise LanguageError(
                     f"Cleaning step '{self.name}' {problem} parameter {name!r}; its parameters are: {expected}. "
                     "Correct the step."
@@ -220,13 +220,13 @@ class Step:
     def _definition(self) -> _Definition:
         if not isinstance(self.name, str) or self.name not in _STEPS:
             raise LanguageError(
-                f"Unknown cleaning step {self.name!r}; xtts_extend {__version__} has: {', '.join(_STEPS)}. Correct the "
-                "name, or install a newer release of xtts_extend."
+                f"Unknown cleaning step {self.name!r}; xtts_extend {__version__} has the steps {', '.join(_STEPS)}. "
+                "Correct the name, or install a newer release of xtts_extend."
             )
         versions = _STEPS[self.name]
         if type(self.version) is not int or self.version < 1:
             raise LanguageError(
-                f"Cleaning step '{self.name}' has the version {self.version!r}; expected a number from 1 to "
+                f"Cleaning step '{self.name}' has version {self.version!r}; expected a whole number from 1 to "
                 f"{len(versions)}. Correct the step."
             )
         if self.version > len(versions):
@@ -239,7 +239,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Cleaning:
-    """A sequence of steps that clean a text. A language pack can store it, unlike a Python function.
+    """A sequence of steps that cleans text. Unlike a Python function, it can be stored in a language pack.
 
     >>> Cleaning((Step("casing", 1), Step("replacements", 1, {"texts": {"&": " and "}, "whole_words": False})))("A&B")
     'a and b'
@@ -253,7 +253,7 @@ class Cleaning:
         return text
 
     def after(self, name: str, *steps: Step) -> Cleaning:
-        """Return a copy with steps inserted after the first step that has the given name.
+        """Return a copy with steps inserted after the first step with the given name.
 
         Args:
             name: Name of the existing step.
@@ -264,19 +264,21 @@ class Cleaning:
         """
         names = [step.name for step in self.steps]
         if name not in names:
-            raise LanguageError(f"The cleaning has no step {name!r}; it has: {', '.join(names)}. Use one of these.")
+            raise LanguageError(
+                f"The cleaning has no step named {name!r}. Use the name of one of its steps: {', '.join(names)}."
+            )
         index = names.index(name) + 1
         return Cleaning((*self.steps[:index], *steps, *self.steps[index:]))
 
     def to_dict(self) -> list[dict[str, Json]]:
-        """Return the steps as JSON, each with its name, version and parameters."""
+        """Return the steps as a JSON-serializable list, each with its name, version and parameters."""
         return [
             {"name": step.name, "version": step.version, **copy.deepcopy(dict(step.parameters))} for step in self.steps
         ]
 
     @classmethod
     def from_dict(cls, data: object) -> Cleaning:
-        """Return the cleaning that an output of `to_dict` describes.
+        """Return the cleaning described by the output of `to_dict`.
 
         Raises:
             LanguageError: The data is not a list of valid steps; see `Step`.
@@ -289,7 +291,7 @@ class Cleaning:
         for entry in data:
             if not isinstance(entry, dict) or not {"name", "version"} <= entry.keys():
                 raise LanguageError(
-                    f"Expected a cleaning step as an object with a name, a version and parameters, got "
+                    f"Expected each cleaning step to be an object with a name, a version and parameters, got "
                     f"{reprlib.repr(entry)}. Use the output of `Cleaning.to_dict`."
                 )
             parameters = {key: value for key, value in entry.items() if key not in ("name", "version")}

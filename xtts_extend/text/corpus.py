@@ -1,4 +1,4 @@
-"""Read the words for learning a vocabulary from text files and manifests, cleaned as in training."""
+"""Count the words in text files and manifests, cleaned as in training, to learn a vocabulary from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xtts_extend.text.languages import clean_text, compose_stock
 from xtts_extend.text.verify import read_texts
 
 _CODE_POINT = re.compile(r"[Uu]\+([0-9A-Fa-f]{4,6})")
-# These only change how the preceding picture looks: variation selectors, the keycap frame, skin tones.
+# These only change how the preceding emoji looks: variation selectors, the keycap frame, and skin tones.
 _PICTURE_PARTS = frozenset("\ufe0e\ufe0f\u20e3\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff")
 
 
@@ -28,9 +28,9 @@ class Corpus:
 
     Attributes:
         words: Count of each word.
-        silent: Count of each character that the cleaner drops because it is silent.
-        left_out: Count of each character of the cleaned text that gets no entry: characters that the user named, and
-            pictures in manifests.
+        silent: Count of each non-printing character that the cleaner drops.
+        left_out: Count of each character in the cleaned text that gets no vocabulary entry: characters that the user
+            named, and pictographs in manifests.
     """
 
     words: Counter[str] = field(default_factory=Counter)
@@ -45,17 +45,17 @@ def read_corpus(
     drop: frozenset[str] = frozenset(),
     columns: Mapping[str, str] | None = None,
 ) -> Corpus:
-    """Read text files and manifests, and count the words of their texts.
+    """Read text files and manifests, and count the words in their texts.
 
     Args:
         paths: UTF-8 text files with one or more sentences per line, or manifests.
-        language: Code of the language whose cleaning is used.
+        language: Code of the language whose cleaner is used.
         known: Characters that the base can spell. They are never left out.
         drop: Characters to leave out.
-        columns: Columns of the manifests, from `data.columns.parse_columns`. They are detected by default.
+        columns: Columns of the manifests, from `data.columns.parse_columns`. By default, they are detected.
 
     Raises:
-        DataError: A file cannot be read, or there is no text.
+        DataError: A file cannot be read, or no text is left after cleaning.
     """
     corpus = Corpus()
     for path in paths:
@@ -72,17 +72,17 @@ def read_corpus(
             corpus.left_out.update(Counter(cleaned) - Counter(kept))
             corpus.words.update(kept.split())
         if damaged:
-            warn_once(f"{path}: {damaged} texts contain {example}. Convert the file to UTF-8 again, from its source.")
+            warn_once(f"{path}: {damaged} texts contain {example}. Convert the original file to UTF-8 again.")
     if not corpus.words:
         raise DataError(
-            f"Cleaning {', '.join(map(str, paths))} as '{language}' left no text. Expected sentences "
+            f"No text is left after cleaning {', '.join(map(str, paths))} as '{language}'. Expected sentences "
             "in this language, one or more per line."
         )
     return corpus
 
 
 def _without_unknown(text: str, known: set[str], drop: frozenset[str], *, pictures: bool) -> str:
-    """Return the text without unknown characters that are in `drop` or are pictures, and without their joiners."""
+    """Return the text without unknown characters that are in `drop` or are pictographs, and without their joiners."""
 
     def is_left_out(character: str) -> bool:
         return character not in known and (character in drop or (pictures and is_picture(character)))
@@ -97,7 +97,7 @@ def _without_unknown(text: str, known: set[str], drop: frozenset[str], *, pictur
 
 
 def is_picture(character: str) -> bool:
-    """Return whether a character is an emoji or another picture, or part of one: ❤, but not °, № or script signs."""
+    """Return whether a character is (part of) an emoji or other pictograph: ❤, but not °, № or signs in a script."""
     if character in _PICTURE_PARTS:
         return True
     in_picture_blocks = "\u2190" <= character <= "\u2bff" or character >= "\U0001f000"
@@ -105,12 +105,12 @@ def is_picture(character: str) -> bool:
 
 
 def is_symbol(character: str) -> bool:
-    """Return whether a character is not a letter, mark, digit or joiner (some scripts spell with joiners)."""
+    """Return whether a character is not a letter, mark, digit or joiner (some scripts use joiners in spelling)."""
     return unicodedata.category(character)[0] not in "LMN" and character not in JOINERS
 
 
 def parse_characters(names: Iterable[str]) -> frozenset[str]:
-    """Return the characters that a user named, together with their cleaned forms.
+    """Return the characters that a user named, together with their lowercase forms.
 
     Args:
         names: Characters, written literally or as code points such as U+1F600. Spaces between them are ignored.

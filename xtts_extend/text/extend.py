@@ -1,4 +1,4 @@
-"""Extend an XTTS vocabulary with a language's tag, its letters, and merges that cannot affect old text."""
+"""Extend an XTTS vocabulary with a language's tag and letters, and with merges that cannot affect other languages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["DEFAULT_SIZE", "ExtensionReport", "VocabularyCheck", "check_vocabula
 
 DROPPED = "contains a dropped character"
 
-#: Default number of new entries that are learned from text.
+#: Default number of new entries when they are learned from text.
 DEFAULT_SIZE = 2000
 
 
@@ -45,22 +45,23 @@ class ExtensionReport:
 
     Attributes:
         language: Code of the new language.
-        base_size: Number of rows that a model with the base vocabulary needs: the largest id + 1.
+        base_size: Number of rows that a model with the base vocabulary needs, which is the largest id + 1.
         vocab_size: Number of rows that a model with the extended vocabulary needs.
         requested: Number of new entries that the user asked for.
         added: Number of new entries: the tag, `new_letters` and `merges_added`.
-        new_letters: New single characters, the most frequent first.
+        new_letters: New single characters, most frequent first.
         merges_added: Number of new merges.
         merges_unused: Number of new merges that never apply to the text and were added only to reach the requested
             size.
         merges_learned: Number of merges that were learned.
         merges_refused: Number of learned merges that were refused, by reason.
-        unknown_share: Share of unknown tokens, `before` and `after`, as in `verify.TextMeasure`; None without text.
-        tokens_per_word: Tokens per word, `before` and `after`, as in `verify.TextMeasure`; None without text.
-        dropped_characters: Count of each character, named as U+XXXX, that the cleaner drops because it is silent.
-        new_symbols: Count of each new character that is not a letter, mark or digit, with or without an entry.
-        left_out: Count of each new character that got no entry: named by the user, or a picture in a manifest.
-        notes: Sentences that tell the user what to know or do.
+        unknown_share: Share of unknown tokens `before` and `after`; see `verify.TextMeasure`. None if there is no text.
+        tokens_per_word: Tokens per word `before` and `after`; see `verify.TextMeasure`. None if there is no text.
+        dropped_characters: Count of each non-printing character (as U+XXXX) that the cleaner drops.
+        new_symbols: Count of each new character that is not a letter, mark or digit, whether or not it got an entry.
+        left_out: Count of each new character that got no entry, because the user named it or because it is a pictograph
+            in a manifest.
+        notes: Findings and advice for the user.
     """
 
     language: str
@@ -81,7 +82,7 @@ class ExtensionReport:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the report as a JSON-serializable dict."""
         return asdict(self)
 
 
@@ -96,32 +97,32 @@ def extend_vocabulary(
     drop_characters: str = "",
     columns: Mapping[str, str] | None = None,
 ) -> ExtensionReport:
-    """Append a language to an XTTS vocabulary and write the result to a file.
+    """Add a language to an XTTS vocabulary, and write the result to a file.
 
-    The text is cleaned with the language's cleaner (`languages.clean_text`). Each of its characters that the base
-    cannot spell becomes an entry. Merges are learned from the text with sentencepiece, or taken from a trained
-    sentencepiece BPE model. A merge is accepted only if it contains a character that the base does not have, so that it
-    cannot apply to old text, and if the base's merges do not preempt it, so that its token can occur. Old ids do not
-    change; new ids follow the base's last id.
+    The text is cleaned with the language's cleaner (`languages.clean_text`). Each character in it that the base cannot
+    spell becomes an entry. Merges are learned from the text with sentencepiece, or taken from a trained sentencepiece
+    BPE model. A merge is accepted only if it contains a character that the base does not have, so that it cannot affect
+    text in the old languages, and only if the base's merges do not preempt it, so that its token can occur. Old ids do
+    not change; new ids follow the base's last id.
 
     >>> report = extend_vocabulary(Path("XTTS/vocab.json"), "am", Path("new.json"), texts=[Path("am.txt")], size=200)
     >>> report.added, report.vocab_size - report.base_size, report.unknown_share
     (200, 200, {'before': 1.0, 'after': 0.0})
 
     Args:
-        base_vocab: The vocabulary to extend, or its file.
+        base_vocab: The vocabulary to extend, or the path of its file.
         language: Code of the new language.
-        output: The file to write.
-        texts: UTF-8 text files, or manifests, of which only the texts are read.
+        output: Path of the file to write.
+        texts: UTF-8 text files, or manifests, from which only the texts are read.
         size: Number of new entries, including the tag and the letters. The default is `DEFAULT_SIZE`, or all the merges
             in `sentencepiece_model`. If fewer can be formed, the report says so.
-        sentencepiece_model: A trained BPE model that merges are taken from.
+        sentencepiece_model: A trained BPE model to take merges from.
         drop_characters: Characters that get no entry, written literally or as code points such as U+1F600.
-        columns: Columns of the manifests, from `data.columns.parse_columns`. They are detected by default.
+        columns: Columns of the manifests, from `data.columns.parse_columns`. By default, they are detected.
 
     Raises:
         VocabularyError: The base or the model is unusable, the base already has the tag, `size` is too small for the
-            letters, or `output` is an input.
+            letters, or `output` is one of the inputs.
         DataError: A text file is missing, empty or not UTF-8.
         LanguageError: The code is malformed.
         MachineError: The output cannot be written.
@@ -196,16 +197,17 @@ def extend_vocabulary(
 
 def _require_new_file(output: Path, inputs: Iterable[Path]) -> None:
     if output.is_dir():
-        raise VocabularyError(f"Output {output} is a folder. Pass a file, such as {output / 'vocab.json'}.")
+        raise VocabularyError(f"Output {output} is a folder. Pass the path of a file, such as {output / 'vocab.json'}.")
     for path in inputs:
         if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
             raise VocabularyError(
-                f"Output {output} is the input {path}, which is never overwritten. Choose a different path."
+                f"Output {output} is the same file as the input {path}, which is never overwritten. Choose a different "
+                "path."
             )
 
 
 def _missing_characters(base: Vocabulary, words: Counter[str], pieces: Iterable[str]) -> list[str]:
-    """Return the characters in words and pieces that the base cannot spell, the most frequent in the words first."""
+    """Return the characters in the words and pieces that the base cannot spell, ordered by frequency in the words."""
     counts: Counter[str] = Counter()
     for word, count in words.items():
         for character in word:
@@ -217,7 +219,7 @@ def _missing_characters(base: Vocabulary, words: Counter[str], pieces: Iterable[
 
 
 def _symbols(letters: Iterable[str], corpus: Corpus) -> dict[str, int]:
-    """Return the counts of new characters that are not letters, marks or digits, with or without an entry."""
+    """Return the counts of new characters that are not letters, marks or digits, whether or not they got an entry."""
     counts = Counter(corpus.left_out)
     for word, count in corpus.words.items():
         for character in word:
@@ -227,7 +229,7 @@ def _symbols(letters: Iterable[str], corpus: Corpus) -> dict[str, int]:
 
 
 def _require_room(size: int, language: str, letters: Sequence[str]) -> int:
-    """Return how many merges fit into `size`. Raise VocabularyError if the tag and the letters do not fit."""
+    """Return how many merges fit in `size` after the tag and the letters. Raise VocabularyError if those do not fit."""
     needed = 1 + len(letters)
     if size < needed:
         raise VocabularyError(
@@ -251,21 +253,21 @@ def _notes(
         notes.append(f"{size:,} new entries were requested, but only {added:,} could be formed.")
     if learned.unused:
         notes.append(
-            f"{learned.unused:,} of the new merges never apply to this text, so training on it cannot teach them. Pass "
-            f"more text, or --size {added - learned.unused}."
+            f"This text never uses {learned.unused:,} of the new merges, so training on it cannot teach the model "
+            f"their tokens. Pass more text, or --size {added - learned.unused}."
         )
     if corpus.silent:
         names = ", ".join(f"U+{ord(character):04X}" for character in corpus.silent)
-        notes.append(f"The cleaner drops {corpus.silent.total():,} silent characters: {names}.")
+        notes.append(f"The cleaner drops {corpus.silent.total():,} non-printing characters: {names}.")
     if with_entry := [name_character(symbol) for symbol in symbols if symbol not in corpus.left_out]:
         notes.append(
-            f"Some new entries are not letters, marks or digits: {first_ten(with_entry)}. Use --drop-characters for "
-            "those that are not spoken."
+            f"Some new entries are not letters, marks or digits: {first_ten(with_entry)}. Use --drop-characters to "
+            "leave out those that are not spoken."
         )
     if corpus.left_out:
         notes.append(
             "No entry was added for these characters: "
             f"{first_ten([name_character(character) for character in corpus.left_out])}. They become unknown tokens, "
-            "and training skips texts that contain any. Remove them from the texts."
+            "and training skips every text that contains one. Remove them from the texts."
         )
     return notes

@@ -1,4 +1,4 @@
-"""Registry of languages, with the cleaning and the length limit of each. Coqui's own languages stay unchanged."""
+"""Registry of languages, with a cleaner and a character limit for each. Coqui's own languages stay unchanged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "validate_code",
 ]
 
-#: Exceptions that the languages' cleaners (mostly num2words) raise for some texts.
+#: Exceptions that the languages' cleaners (mostly num2words) raise on some texts.
 CLEANER_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -44,18 +44,19 @@ CLEANER_ERRORS = (
 )
 
 _CODE = re.compile("[a-z]{2,8}")
-# No language has words for such a number, and the running time of coqui's patterns grows with the cube of its length.
+# No language has words for a number this long, and the time that coqui's patterns take grows with the cube of its
+# length.
 _HUGE_NUMBER = re.compile("[0-9]{300,}")
 
 
 @dataclass(frozen=True)
 class Language:
-    """A language: its code, its cleaning and its character limit.
+    """A language, with its code, cleaner and character limit.
 
     Attributes:
         code: ISO 639 code.
-        clean: A `Cleaning`, or any function from text to text. A language pack can store only a `Cleaning`.
-        char_limit: Length of the longest utterance that the model speaks well, in characters.
+        clean: A `Cleaning`, or any function from string to string. A language pack can store only a `Cleaning`.
+        char_limit: Length in characters of the longest utterance that the model speaks well.
     """
 
     code: str
@@ -68,7 +69,7 @@ _registry: dict[str, Language] = {"am": Language("am", amharic_cleaner(), char_l
 
 
 def validate_code(code: str) -> str:
-    """Return the code. Raise LanguageError unless it has a form like "am" or "zh-cn"."""
+    """Return the code if it is well formed, such as "am" or "zh-cn"; otherwise, raise LanguageError."""
     if not isinstance(code, str) or not (_CODE.fullmatch(code) or code == "zh-cn"):
         raise LanguageError(
             f"Language code {code!r} is malformed: expected two to eight lowercase letters a-z, such as 'am' or 'yo'. "
@@ -78,13 +79,13 @@ def validate_code(code: str) -> str:
 
 
 def language_tag(code: str) -> str:
-    """Return a language's tag in vocabularies, as coqui writes it: "am" -> "[am]", "zh" -> "[zh-cn]"."""
+    """Return a language's vocabulary tag as coqui writes it, such as "[am]" for "am" and "[zh-cn]" for "zh"."""
     base = code.split("-")[0]
     return "[zh-cn]" if base == "zh" else f"[{base}]"
 
 
 def register_language(language: Language) -> None:
-    """Add a language to the registry, or replace it. The registry lasts as long as the process.
+    """Add a language to the registry, or replace the one with the same code. This lasts until the process ends.
 
     >>> register_language(Language("ig", default_cleaner("ig"), char_limit=200))
     >>> get_language("ig").char_limit
@@ -96,8 +97,8 @@ def register_language(language: Language) -> None:
     validate_code(language.code)
     if is_stock(language.code):
         raise LanguageError(
-            f"Language '{language.code}' is one of coqui's own and keeps coqui's cleaning, so that the tokens of its "
-            "texts stay the same. Register a different code."
+            f"Language '{language.code}' is one of coqui's own and keeps coqui's cleaning, so that its texts keep "
+            "their tokens. Register the language under a different code."
         )
     if not callable(language.clean):
         raise LanguageError(
@@ -111,7 +112,7 @@ def register_language(language: Language) -> None:
 
 
 def get_language(code: str) -> Language:
-    """Return the language for a code: one of coqui's own, a registered one, or one with the default cleaning.
+    """Return the language with the given code: coqui's own, a registered one, or one with the default cleaner.
 
     >>> get_language("am").char_limit
     130
@@ -135,7 +136,7 @@ def _default_language(code: str) -> Language:
 
 
 def cleaning_of(code: str) -> tuple[Cleaning, int]:
-    """Return the cleaning of a language as data, and its character limit.
+    """Return a language's `Cleaning` and its character limit.
 
     Raises:
         LanguageError: The code is malformed, or the registered cleaner is a Python function.
@@ -152,7 +153,7 @@ def cleaning_of(code: str) -> tuple[Cleaning, int]:
 
 
 def clean_text(text: str, language: str) -> str:
-    """Return the cleaned text, which is tokenized. For coqui's own languages, it is what `preprocess_text` returns.
+    """Return the cleaned text, ready for tokenization. For coqui's own languages, it is what `preprocess_text` returns.
 
     If a cleaner fails on a number, the number is read digit by digit; see `clean_numbers`.
 
@@ -160,24 +161,24 @@ def clean_text(text: str, language: str) -> str:
     'ሰላም ለዓለም. ሃያ አንድ'
 
     Raises:
-        LanguageError: The code is malformed, or coqui's cleaning needs a package that is not installed.
+        LanguageError: The code is malformed, or coqui's cleaner needs a package that is not installed.
     """
     registered = get_language(language)
     return clean_numbers(registered.clean, text, registered.code)
 
 
 def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
-    """Return the cleaned text. If the cleaner fails on numbers, warn once and spell those numbers out first.
+    """Return the cleaned text. If the cleaner fails on some numbers, warn once, spell them out and clean again.
 
     num2words fails on long numbers in most languages, on ordinals ("1990.") in Czech, and on all numbers in Hindi. Such
-    a number is read as a plain cardinal, or digit by digit.
+    numbers are read as plain cardinals or digit by digit.
 
     Args:
         clean: The cleaner.
         text: Text in the language, not yet cleaned.
         code: Code of the language.
     """
-    warning = f"The cleaner of '{code}' fails on some numbers in the text. These numbers are read digit by digit."
+    warning = f"The cleaner for '{code}' fails on some numbers in the text. These numbers are read digit by digit."
     text, replaced = _HUGE_NUMBER.subn(lambda digits: read_digits(digits[0], code), text)
     if replaced:
         warn_once(warning)
@@ -197,7 +198,7 @@ def clean_numbers(clean: Cleaner, text: str, code: str) -> str:
     try:
         cleaned = clean(spell_numbers(text, code, fails))
     except CLEANER_ERRORS:
-        # These numbers fail only in combination.
+        # The numbers fail only in combination with each other.
         cleaned = clean(spell_numbers(text, code))
     warn_once(warning)
     return cleaned

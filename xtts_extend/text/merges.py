@@ -1,8 +1,8 @@
-"""Learn BPE merges with sentencepiece, and accept only those that cannot affect old text and that do apply.
+"""Learn BPE merges with sentencepiece, and accept only those that are usable and cannot affect the old languages.
 
-Each sentencepiece piece is tokenized with the base's merges and those accepted so far. If that leaves two parts, they
-become a merge. It gets the last rank, so that the piece by itself is tokenized to exactly one token, whatever merges
-are added later.
+Each sentencepiece piece is tokenized with the base's merges and the merges accepted so far. If two parts remain, they
+become a new merge. It comes last in the list of merges, so that the piece by itself always becomes exactly one token,
+no matter which merges are added later.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from xtts_extend.errors import VocabularyError
 from xtts_extend.text.languages import clean_text
 from xtts_extend.text.vocabulary import Merge, Vocabulary, append_entries, encode_all
 
-# Why a merge is refused: keys of `ExtensionReport.merges_refused`.
+# Reasons for refusing a merge, which are the keys of `ExtensionReport.merges_refused`.
 OLD_CHARACTERS = "made of characters that the base has: could change how old text is tokenized"
 PREEMPTED = "preempted by the base's merges: would never be used"
 UNCLEAN = "changed by the cleaner: would never be used"
 BOUNDARY = "spans several words or punctuation: would never be used"
 
 _SPACE = "\u2581"
-# sentencepiece skips words with its reserved characters and words of more than 4,192 bytes, and fails if no word is
-# left, so such words are left out first.
+# sentencepiece skips words that contain its reserved characters and words longer than 4,192 bytes, and fails if no word
+# remains, so such words are left out first.
 _RESERVED = frozenset(f"{_SPACE}\u2585\0")
 _MAX_WORD_CHARACTERS = 1000
 
 
 @dataclass(frozen=True)
 class LearnedMerges:
-    """New merges, and how they were selected.
+    """New merges, with counts that show how they were selected.
 
     Attributes:
         merges: Merges to append, in order.
@@ -62,8 +62,8 @@ def known_characters(base: Vocabulary) -> set[str]:
 def learn_merges(base: Vocabulary, letters: Sequence[str], words: Counter[str], wanted: int) -> LearnedMerges:
     """Learn merges from the words of a cleaned text.
 
-    Learning continues until enough merges are accepted or the text has no more. Merges that apply to the text come
-    first; others are added only if there are too few of those.
+    Learning continues until enough merges are accepted or the text yields no more. Merges that apply to the text
+    are preferred; others are added only if there are not enough of them.
 
     Args:
         base: The vocabulary to extend.
@@ -80,7 +80,7 @@ def learn_merges(base: Vocabulary, letters: Sequence[str], words: Counter[str], 
         for part, count in parts.items()
         if 1 < len(part) <= _MAX_WORD_CHARACTERS and _RESERVED.isdisjoint(part)
     }
-    # Each piece is a part of a word, so sentencepiece cannot form more.
+    # Each piece is part of a word, so sentencepiece cannot form more pieces than this.
     max_pieces = sum(len(part) * (len(part) - 1) // 2 for part in trainable)
     request = min(wanted, max_pieces)
     if request <= 0:
@@ -128,24 +128,24 @@ def _learn_pieces(words: dict[str, int], count: int) -> list[str]:
 
 
 def _ordered_pieces(model: ModelProto) -> list[str]:
-    """Return the normal pieces in the order of their merges. Their BPE scores are 0, -1, -2, ..."""
+    """Return a model's normal pieces in merge order, which is the order of their BPE scores: 0, -1, -2, ..."""
     normal = ModelProto.SentencePiece.Type.NORMAL
     pieces = sorted((piece for piece in model.pieces if piece.type == normal), key=lambda piece: -piece.score)
     return [piece.piece for piece in pieces]
 
 
 def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str], Counter[str]]:
-    """Return the usable pieces of a sentencepiece model, and how many pieces were refused, by reason.
+    """Return the usable pieces of a sentencepiece model, and the number of refused pieces by reason.
 
     Word markers are removed, because XTTS has none.
 
     Args:
         path: A trained BPE model.
         base: The vocabulary to extend.
-        language: Code of the language whose cleaning is used.
+        language: Code of the language whose cleaner is used.
 
     Raises:
-        VocabularyError: The file is not a sentencepiece model, or not a BPE model.
+        VocabularyError: The file cannot be read, or is not a sentencepiece BPE model.
     """
     try:
         model = ModelProto.FromString(path.read_bytes())
@@ -158,8 +158,8 @@ def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str],
     kind = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type)
     if kind != "BPE":
         raise VocabularyError(
-            f"{path} is a sentencepiece model of type {kind}, which weighs complete pieces. XTTS applies merges in a "
-            "fixed order, which only a BPE model has. Train one with model_type='bpe', or pass the text instead."
+            f"{path} is a sentencepiece model of type {kind}, which scores whole pieces. XTTS applies merges in a "
+            "fixed order, which only a BPE model defines. Train one with model_type='bpe', or pass the text instead."
         )
     usable: dict[str, None] = {}
     refused: Counter[str] = Counter()
@@ -177,9 +177,9 @@ def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str],
 
 
 def keep_safe_merges(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merge], Counter[str]]:
-    """Return the merges for pieces, to append to the base's merges, and how many were refused, by reason."""
+    """Return the merges that form the pieces, to append to the base's, and the number of refused pieces by reason."""
     old = known_characters(base)
-    # If a merge occurs twice, the library uses the last one.
+    # If a merge occurs twice, the `tokenizers` library uses the last occurrence.
     ranks = {merge: rank for rank, merge in enumerate(base.merges)}
     merges: list[Merge] = []
     refused: Counter[str] = Counter()
@@ -198,7 +198,7 @@ def keep_safe_merges(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merg
 
 
 def _apply_merges(word: str, ranks: dict[Merge, int]) -> list[str]:
-    """Return the tokens of a word after applying BPE merges, the lowest rank first, from left to right."""
+    """Return the tokens of a word after applying BPE merges, lowest rank first and then left to right."""
     parts = list(word)
     while len(parts) > 1:
         rank, index = min((ranks.get(pair, math.inf), index) for index, pair in enumerate(pairwise(parts)))
@@ -211,10 +211,10 @@ def _apply_merges(word: str, ranks: dict[Merge, int]) -> list[str]:
 def _used_merges(
     base: Vocabulary, letters: Sequence[str], merges: Sequence[Merge], words: Counter[str]
 ) -> dict[Merge, None]:
-    """Return the merges that apply somewhere in the words, in order.
+    """Return, in order, the merges that apply somewhere in the words.
 
-    A merge applies if its result is a token of a word, or is a part of a merge that applies. The other merges change no
-    word's tokens, so training on the text would teach their rows nothing.
+    A merge applies if its result is a token of a word or part of another merge that applies. The remaining merges do
+    not affect any word's tokens, so training on the text would teach their rows nothing.
     """
     tokenizer = Tokenizer.from_str(append_entries(base, [], letters, merges))
     used = {token for encoding in encode_all(tokenizer, words) for token in encoding.tokens}

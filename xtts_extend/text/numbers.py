@@ -1,8 +1,8 @@
 """Spell out numbers in the languages that num2words supports.
 
-num2words is only used for cardinals of whole numbers. Its decimals and negatives are wrong in several languages
-(Vietnamese reads -5 as fifteen, Persian and Bengali read 3.05 as 3.5), so this module adds the sign, the point and the
-fraction itself, with num2words' own words for them.
+num2words is used only for whole cardinal numbers. It gets decimals and negative numbers wrong in several languages (in
+Vietnamese, -5 becomes fifteen; in Persian and Bengali, 3.05 becomes 3.5), so this module adds the sign, the decimal
+point and the fraction itself, using num2words' own words.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from functools import lru_cache
 
 from num2words import CONVERTER_CLASSES, num2words
 
-#: Largest number of digits that is read as a cardinal. Longer numbers, such as account numbers, are read digit by
-#: digit.
+#: Maximum number of digits in a number that is read as a cardinal. Longer numbers, such as account numbers, are read
+#: digit by digit.
 MAX_CARDINAL_DIGITS = 15
 
 # num2words' codes for languages that have a different code here.
 _NUM2WORDS_CODES = {"kk": "kz", "nb": "no"}
 
-# num2words languages with a decimal point and a thousands comma; in the others it is the reverse (CLDR).
+# Languages of num2words that use a decimal point and thousands commas. The others do the reverse (CLDR).
 _DECIMAL_POINT_LANGUAGES = frozenset({"am", "bn", "cy", "fa", "he", "kn", "te", "th"})
 
-# num2words 0.5.14 raises TypeError for most Amharic numbers above 1,100 and calls a million "mሚሊዮን".
+# num2words 0.5.14 raises TypeError for most Amharic numbers above 1,100 and writes "mሚሊዮን" for a million.
 _AMHARIC_SCALES = ((10**12, "ትሪሊዮን"), (10**9, "ቢሊዮን"), (10**6, "ሚሊዮን"), (10**3, "ሺህ"))
 
 _NUMBER = re.compile(r"(?:(?<!\S)-)?\d+(?:[.,'\u00a0\u202f]\d+)*", re.ASCII)
@@ -32,7 +32,7 @@ _GROUPED = re.compile(
 )
 _DECIMAL = re.compile(r"(?P<whole>\d+)[.,](?P<fraction>\d+)")
 
-# Digits of languages that coqui supports and num2words does not.
+# Words for digits in languages that coqui supports but num2words does not.
 _DIGIT_WORDS = {"hi": ["शून्य", "एक", "दो", "तीन", "चार", "पाँच", "छह", "सात", "आठ", "नौ"]}
 
 _ETHIOPIC_NUMERAL = re.compile("[፩-፼]{1,16}")
@@ -70,7 +70,7 @@ def numbers_to_words(text: str, code: str, decimal_mark: str | None = None) -> s
     Args:
         text: Text in the language.
         code: Code of the language.
-        decimal_mark: "." or ",". It decides how numbers such as 1.234 are read. The default is the language's own mark.
+        decimal_mark: "." or ",". It determines how numbers such as 1.234 are read. The default is the language's own.
     """
     if not can_spell_numbers(code):
         return text
@@ -86,7 +86,7 @@ def _read_number(number: str, code: str, decimal_mark: str) -> str:
         sign = sign if sign == "-" else sign + " "
     match = _GROUPED.fullmatch(number)
     if match and match["fraction"] is None and match["mark"] == decimal_mark and number.count(decimal_mark) == 1:
-        match = None  # A decimal such as 1,234 if the comma is the decimal mark.
+        match = None  # If the comma is the decimal mark, 1,234 is a decimal fraction.
     match = match or _DECIMAL.fullmatch(number)
     if match is None:
         return sign + re.sub(r"\d+", lambda part: read_digits(part[0], code), number)
@@ -99,7 +99,7 @@ def _read_number(number: str, code: str, decimal_mark: str) -> str:
 
 
 def read_digits(digits: str, code: str) -> str:
-    """Spell out ASCII digits as a cardinal, or digit by digit if there are too many or the first is a zero."""
+    """Spell out ASCII digits as a cardinal, or one by one if there are too many of them or the first one is a zero."""
     if len(digits) > MAX_CARDINAL_DIGITS or (digits[0] == "0" and len(digits) > 1):
         return _digit_by_digit(digits, code)
     return cardinal(int(digits), code) or _digit_by_digit(digits, code)
@@ -111,7 +111,8 @@ def spell_numbers(text: str, code: str, should_spell: Callable[[str], bool] = la
     Args:
         text: Text in the language.
         code: Code of the language.
-        should_spell: Function that returns whether to spell out the digits in a word. By default, all are spelled out.
+        should_spell: Function that takes a word and returns whether to spell out its digits. By default, all digits are
+            spelled out.
     """
 
     def spell(match: re.Match[str]) -> str:
@@ -129,7 +130,7 @@ def _digit_by_digit(digits: str, code: str) -> str:
 
 @lru_cache(maxsize=4096)
 def cardinal(number: int, code: str) -> str | None:
-    """Return a whole number >= 0 in words, or None if num2words fails on it."""
+    """Return a non-negative whole number in words, or None if num2words fails on it."""
     if code == "am" and number >= 1000:
         return _amharic_cardinal(number)
     try:
@@ -150,7 +151,7 @@ def _amharic_cardinal(number: int) -> str:
 
 
 def amharic_ordinal(number: int) -> str:
-    """Return an Amharic ordinal in words: 21 -> ሃያ አንደኛ."""
+    """Return a number as an Amharic ordinal in words, such as ሃያ አንደኛ for 21."""
     rest = number % 1000
     if not rest and number:
         return f"{cardinal(number, 'am')}ኛ"
@@ -159,16 +160,16 @@ def amharic_ordinal(number: int) -> str:
 
 
 def _converter_word(code: str, attribute: str, default: str) -> str:
-    """Return num2words' word for the point or the sign, or `default` if it has none or only a symbol such as "(-)"."""
+    """Return num2words' word for the decimal point or minus sign, or `default` if it has only a symbol or nothing."""
     word = getattr(CONVERTER_CLASSES[_NUM2WORDS_CODES.get(code, code)], attribute, None)
     word = (word or "").strip().lower()
     return word if word and not re.search(r"[^\w\s]", word) else default
 
 
 def ethiopic_numerals_to_digits(text: str) -> str:
-    """Return the text with Ethiopic numerals in ASCII digits: ፲፱፻፺ -> 1990, ፼ -> 10000.
+    """Return the text with Ethiopic numerals converted to ASCII digits: ፲፱፻፺ becomes 1990, and ፼ becomes 10000.
 
-    Units and tens add up. ፻ multiplies the preceding value by 100 and ፼ by 10,000; a missing value counts as 1.
+    Units and tens are added. ፻ multiplies the preceding value by 100, and ፼ by 10,000; a missing value counts as 1.
     """
     return _ETHIOPIC_NUMERAL.sub(lambda match: str(_ethiopic_value(match[0])), text)
 

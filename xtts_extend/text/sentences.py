@@ -11,23 +11,23 @@ from pysbd.languages import LANGUAGE_CODES
 
 from xtts_extend.errors import LanguageError
 
-# pysbd's running time is quadratic in the length (8 s for 80,000 characters), so lines are split into blocks first.
+# pysbd takes time quadratic in the text's length (8 s for 80,000 characters), so lines are split into blocks first.
 _BLOCK = 500
 
-# Full stops of scripts that pysbd does not support in all languages; ። is often typed as ፡፡.
+# Sentence-final punctuation that pysbd does not support in all languages; ። is often typed as ፡፡.
 _FULL_STOP = re.compile("(?<=[።፧፨।॥།။។۔。！？])(?![።፧፨।॥།။።۔。！？])|(?<=፡፡)")
 _SENTENCE_END = re.compile(r"[.!?።፧।॥။។۔。！？]+\s|፡፡|[።။។。！？]")
 _SPOKEN = re.compile(r"\w")
-# Text up to a position where it can be wrapped: white space, the Ethiopic word space, or a zero-width space.
+# Text up to a possible break: whitespace, the Ethiopic wordspace, or a zero-width space.
 _WORD = re.compile("[^\\s፡\u200b]*[\\s፡\u200b]+|[^\\s፡\u200b]+")
 
 
 def split_sentences(text: str, language: str, limit: int) -> list[str]:
-    """Return the sentences of a text, none of them empty or longer than the limit.
+    """Split a text into sentences, none of which is empty or longer than the limit.
 
-    Sentences end according to pysbd's rules (the English rules for languages that it does not support), and at the full
-    stops of other scripts. A longer sentence is wrapped at spaces. A word longer than the limit is split, but not
-    between a letter and its combining marks.
+    Sentences are split by pysbd's rules (the English rules for languages that it does not support), and at the
+    sentence-final punctuation of other scripts. A sentence that is too long is wrapped at spaces. A word that is too
+    long is split, but not between a letter and its combining marks.
 
     >>> split_sentences("ሰላም ነው። ደህና ነህ፧ አዎ!", "am", 130)
     ['ሰላም ነው።', 'ደህና ነህ፧', 'አዎ!']
@@ -49,7 +49,7 @@ def split_sentences(text: str, language: str, limit: int) -> list[str]:
             for sentence in segmenter.segment(block):
                 for part in _FULL_STOP.split(sentence):
                     for piece in _wrap(part.strip(), limit):
-                        # The model would make up a sound for punctuation alone.
+                        # For punctuation by itself, the model would make up a sound.
                         if pieces and not _SPOKEN.search(piece) and len(pieces[-1] + piece) <= limit:
                             pieces[-1] += piece
                         else:
@@ -87,7 +87,7 @@ def _wrap(sentence: str, limit: int) -> list[str]:
 
 
 def _break_position(word: str, limit: int) -> int:
-    """Return the last index up to `limit` that does not separate a letter from its marks, or `limit` if none does."""
+    """Return the last index up to `limit` that does not split a letter from its marks, or `limit` if there is none."""
     index = limit
     while index and unicodedata.category(word[index])[0] == "M":
         index -= 1

@@ -17,12 +17,12 @@ from xtts_extend.text.vocabulary import first_ten, name_character
 
 @dataclass(frozen=True)
 class SpokenText:
-    """The sentences of a text that can be spoken, and its unknown characters.
+    """The sentences of a text that the model can speak, and the text's unknown characters.
 
     Attributes:
-        sentences: The sentences, in order. Unknown characters are left out or replaced by plain forms that the
-            vocabulary has: dashes, quotes, and variants of letters and digits.
-        unknown: Characters that the vocabulary does not have, except invisible ones.
+        sentences: The sentences, in order. Unknown dashes, quotes, and variants of letters and digits are replaced with
+            plain forms that the vocabulary has; other unknown characters are left out.
+        unknown: Visible characters that the vocabulary does not have.
     """
 
     sentences: list[str]
@@ -48,10 +48,10 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, max_toke
     Raises:
         DataError: The text contains nothing to say, or is not valid Unicode.
     """
-    # In the vocabulary, a letter and its accents are one character.
+    # In the vocabulary, a letter with accents is a single composed character.
     text = unicodedata.normalize("NFC", text)
     if broken := [character for character in text if "\ud800" <= character <= "\udfff"]:
-        raise DataError(f"The text is not UTF-8: it contains the byte 0x{ord(broken[0]) & 0xFF:02x}. Pass it as UTF-8.")
+        raise DataError(f"The text is not UTF-8: it contains the byte 0x{ord(broken[0]) & 0xFF:02x}. Pass UTF-8 text.")
     limit = tokenizer.char_limits[language.split("-")[0]]
     sentences: list[str] = []
     unknown: dict[str, None] = {}
@@ -61,7 +61,7 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, max_toke
             if not missing:
                 break
             unknown |= dict.fromkeys(piece for piece in missing if not _is_invisible(piece))
-            # The model and its cleaners lowercase the text, so compare in lower case.
+            # The model and its cleaners lowercase the text, so compare in lowercase.
             characters = (substitute(old) if old.lower() in missing else old for old in sentence)
             sentence = " ".join("".join(characters).split())
         for part in _split_by_tokens(tokenizer, sentence, language, max_tokens):
@@ -75,11 +75,11 @@ def spoken_text(tokenizer: VoiceBpeTokenizer, text: str, language: str, max_toke
 
 def _unspeakable_reason(text: str, unknown: list[str], language: str) -> str:
     if not unknown:
-        return f"no word of {text[:80]!r} is left after cleaning. Pass text with letters or digits."
+        return f"nothing is left of {text[:80]!r} after cleaning. Pass text with letters or digits."
     names = first_ten([name_character(character) for character in unknown])
     return (
         f"the vocabulary has none of the characters that would be spoken ({names}). Is the text in '{language}'? Pass "
-        f"the code of its language, or text in the letters of '{language}'."
+        f"the code of the text's language, or pass text in '{language}'."
     )
 
 
@@ -101,14 +101,14 @@ def _read(tokenizer: VoiceBpeTokenizer, sentence: str, language: str) -> tuple[l
 
 
 def _is_invisible(piece: str) -> bool:
-    """Return whether text looks the same without a character such as a direction mark, soft hyphen or control code."""
+    """Return whether a character is invisible, such as a direction mark, a soft hyphen or a control character."""
     return len(piece) == 1 and is_silent(piece) and unicodedata.category(piece) != "Co"
 
 
 def _plain_form(character: str) -> str:
-    """Return the plain letters, digits or marks for a variant such as Ａ, ﬁ, Ⅻ, ², ½ or ％, else the character itself.
+    """Return plain letters, digits or marks for a variant such as Ａ, ﬁ, Ⅻ, ², ½ or ％, or else the character itself.
 
-    Symbols that stand for words of one language, such as №, do not count as variants.
+    Symbols that stand for words in a particular language, such as №, do not count as variants.
     """
     category = unicodedata.category(character)
     plain = unicodedata.normalize("NFKC", character).replace("\N{FRACTION SLASH}", "/")
@@ -119,13 +119,13 @@ def _plain_form(character: str) -> str:
 
 
 def _replacement(character: str) -> str:
-    """Return what replaces an unknown character: ' for ’, nothing for a letter or digit, else a space."""
+    """Return the replacement for an unknown character: ' for ’, nothing for a letter or digit, or else a space."""
     plain = plain_mark(character)
     return plain if plain is not None else "" if character.isalnum() else " "
 
 
 def _split_by_tokens(tokenizer: VoiceBpeTokenizer, sentence: str, language: str, max_tokens: int) -> list[str]:
-    """Split a sentence in two, the first part longer, and repeat until no part has more than `max_tokens` tokens."""
+    """Split a sentence in two, longer part first, and repeat until no part has more than `max_tokens` tokens."""
     if len(sentence) < 2 or len(tokenizer.encode(lower_dotted_i(sentence, language), language)) <= max_tokens:
         return [sentence]
     parts = split_sentences(sentence, language, min(len(sentence) - 1, len(sentence) * 3 // 5 + 1))

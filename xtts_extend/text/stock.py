@@ -1,4 +1,4 @@
-"""The languages that coqui-tts cleans itself. Their cleaning stays unchanged."""
+"""Coqui-tts's own languages, whose text cleaning stays unchanged."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 from xtts_extend.errors import LanguageError
 
-# Coqui's cleaning is a method of its tokenizer, read here before `enable()` patches it. The method needs no vocabulary.
+# Coqui's cleaner is a method of its tokenizer. It is saved here, before `enable()` patches it, and needs no vocabulary.
 _tokenizer = VoiceBpeTokenizer()
 _preprocess = VoiceBpeTokenizer.preprocess_text
 
-#: For each language, the length of the longest utterance that the model speaks well, in characters.
+#: For each language, the length in characters of the longest utterance that the model speaks well.
 STOCK_LIMITS: dict[str, int] = dict(_tokenizer.char_limits)
 #: Codes of coqui's own languages.
 STOCK_LANGUAGES: frozenset[str] = frozenset(STOCK_LIMITS)
 
 
 def is_stock(code: str) -> bool:
-    """Return whether coqui-tts itself cleans this language. Like coqui, this ignores the region: "zh-cn" is "zh"."""
+    """Return whether coqui-tts has its own cleaner for a language. As in coqui, "zh-cn" counts as "zh"."""
     return code.split("-")[0] in STOCK_LANGUAGES
 
 
 def clean_stock(text: str, language: str) -> str:
-    """Return the text as coqui cleans it in one of its own languages.
+    """Return a text in one of coqui's own languages, cleaned by coqui's cleaner.
 
     Raises:
-        LanguageError: The cleaning needs a package that is not installed.
+        LanguageError: The cleaner needs a package that is not installed.
     """
     try:
         return _preprocess(_tokenizer, text, language)
     except ImportError as error:
         raise LanguageError(
-            f"Coqui's cleaning of '{language}' needs a package that is not installed: {error}. Install the package."
+            f"Coqui's cleaner for '{language}' needs a package that is not installed: {error}. Install the package."
         ) from error
 
 
 def compose_stock(text: str, code: str) -> str:
-    """Compose text in one of coqui's own languages (NFC), and return text in other languages unchanged.
+    """Return text in coqui's own languages in composed form (NFC), and text in other languages unchanged.
 
-    Coqui's cleaners keep combining accents (NFD), which its vocabulary does not have. The cleaners of other languages
-    compose the text themselves.
+    Coqui's cleaners keep combining accents (NFD), but its vocabulary does not have them. The cleaners of other
+    languages compose the text themselves.
     """
     composed = unicodedata.normalize("NFC", text) if is_stock(code) and not text.isascii() else text
-    # NFC decomposes some letters of Indic scripts.
+    # NFC decomposes some letters in Indic scripts.
     return composed if len(composed) < len(text) else text

@@ -1,4 +1,4 @@
-"""Support for registered languages in coqui's tokenizer and in `Xtts`. Only `enable()` patches anything."""
+"""Patches that make coqui's tokenizer and `Xtts` support registered languages. `enable()` applies them."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class _CharLimits(dict[str, int]):
 
 @dataclass(frozen=True)
 class PackedLanguage:
-    """A language from a pack. Its vocabulary and cleaning override the registry, but only in the pack's model.
+    """A language from a language pack. Its vocabulary and cleaner override the registry, but only in the pack's model.
 
     Attributes:
         code: Code of the language.
-        tokenizer: Bare tokenizer with the pack's vocabulary.
-        cleaning: Cleaning of text before it is tokenized.
-        char_limit: Length of the longest utterance that the model speaks well, in characters.
+        tokenizer: Tokenizer of the `tokenizers` library, with the pack's vocabulary.
+        cleaning: The cleaning steps that text goes through before it is tokenized.
+        char_limit: Length in characters of the longest utterance that the model speaks well.
     """
 
     code: str
@@ -56,26 +56,26 @@ class PackedLanguage:
     char_limit: int
 
     def clean(self, text: str) -> str:
-        """Return the cleaned text, which is tokenized."""
+        """Return the cleaned text, ready for tokenization."""
         return clean_numbers(self.cleaning, text, self.code)
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of the language tag and the text, like coqui's tokenizer."""
+        """Return the token ids of the language tag and the text, as coqui's tokenizer does."""
         tagged = language_tag(self.code) + self.clean(text)
         return list(self.tokenizer.encode(tagged.replace(" ", "[SPACE]")).ids)
 
 
 def packed_language(tokenizer: VoiceBpeTokenizer, language: str) -> PackedLanguage | None:
-    """Return a language's pack in the tokenizer's model, or None if there is none.
+    """Return the pack that the tokenizer's model has for a language, or None if it has none.
 
-    The tokenizer's attribute `packed` maps language codes to packs.
+    The tokenizer's `packed` attribute maps language codes to packs.
     """
     packed: Mapping[str, PackedLanguage] = getattr(tokenizer, "packed", {})
     return packed.get(language.split("-")[0])
 
 
 def bare_tokenizer(tokenizer: VoiceBpeTokenizer, language: str) -> Tokenizer:
-    """Return the bare tokenizer for a language: its pack's, or the model's own."""
+    """Return the `tokenizers` tokenizer for a language: its pack's if it has a pack, otherwise the model's own."""
     packed = packed_language(tokenizer, language)
     return packed.tokenizer if packed else tokenizer.tokenizer
 
@@ -85,15 +85,15 @@ def enable() -> None:
 
     This patches:
 
-    - `VoiceBpeTokenizer.preprocess_text`: cleans text with the registry.
-    - `VoiceBpeTokenizer.char_limits`: has a limit for every language.
-    - `VoiceBpeTokenizer.encode`: raises LanguageError for a code without a tag, for which coqui returns unknown tokens.
+    - `VoiceBpeTokenizer.preprocess_text`: cleans text with the registered cleaners.
+    - `VoiceBpeTokenizer.char_limits`: provides a limit for every language.
+    - `VoiceBpeTokenizer.encode`: raises LanguageError for a language without a tag; coqui would return unknown tokens.
     - `Xtts.synthesize`: accepts every language with a tag.
     - `Xtts.inference` and `.inference_stream`: lowercase the I of Turkic languages correctly.
-    - `split_sentence`: splits text in languages that are not coqui's own, without spaCy.
+    - `split_sentence`: also splits text in languages that are not coqui's own, without using spaCy.
 
-    Coqui's own languages stay unchanged, except for numbers that its cleaners fail on. If a model has a pack for a
-    language, the pack determines how the language's text is cleaned and tokenized.
+    Coqui's own languages stay unchanged, except for numbers that coqui's cleaners fail on. If a model has a pack for a
+    language, the pack determines how text in that language is cleaned and tokenized.
     """
     if getattr(VoiceBpeTokenizer, _ENABLED, False):
         return
@@ -121,7 +121,7 @@ def enable() -> None:
 
     @functools.wraps(synthesize)
     def new_synthesize(self: Any, text: str, config: Any = None, *, language: str | None = None, **kwargs: Any) -> Any:
-        # If no language is given, coqui's own message is better.
+        # If no language is given, coqui's own error message is better.
         if language is not None:
             require_tag(self.tokenizer, language)
             if language not in self.config.languages:
@@ -137,7 +137,7 @@ def enable() -> None:
         return _join_short_sentences(split_sentences(text, lang, text_split_length), text_split_length)
 
     def get_char_limits(self: VoiceBpeTokenizer) -> _CharLimits:
-        # A tokenizer that was created before `enable()` has a plain dict.
+        # A tokenizer that was created before `enable()` was called has a plain dict.
         limits: dict[str, int] = vars(self)["char_limits"]
         packed: Mapping[str, PackedLanguage] = getattr(self, "packed", {})
         return _CharLimits(limits | {code: language.char_limit for code, language in packed.items()})
@@ -156,7 +156,7 @@ def enable() -> None:
 
 
 def _with_turkic_i(speak: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method of `Xtts` that lowercases Turkic I and İ first, because `Xtts` would turn I into i."""
+    """Wrap a method of `Xtts` so that it lowercases Turkic I and İ first, because `Xtts` would turn I into i."""
 
     @functools.wraps(speak)
     def new_speak(self: Any, text: str, language: str, *args: Any, **kwargs: Any) -> Any:
@@ -200,14 +200,14 @@ def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
     vocabulary = bare_tokenizer(tokenizer, language)
     index = vocabulary.token_to_id(tag)
     if index is not None:
-        # In training and speech, the text directly follows the tag.
+        # In training and synthesis, the text directly follows the tag.
         pieces = vocabulary.encode(f"{tag}a")
         if pieces.ids[:1] == [index]:
             return
         raise LanguageError(
-            f"The tag {tag} is never matched, because it is an entry of the vocabulary but not an added token. Every "
-            f"text in '{language}' would begin with {' '.join(pieces.tokens)} instead. Add it to added_tokens like the "
-            "other tags, or create the vocabulary with `xtts-extend extend-vocab`."
+            f"The tag {tag} is never matched, because it is an entry in the vocabulary but not an added token. Every "
+            f"text in '{language}' would begin with {' '.join(pieces.tokens)} instead. Add the tag to added_tokens, "
+            "like the other tags, or create the vocabulary with `xtts-extend extend-vocab`."
         )
     validate_code(language.split("-")[0])
     codes = [*language_codes(vocabulary.get_vocab()), *getattr(tokenizer, "packed", {})]
@@ -218,11 +218,9 @@ def require_tag(tokenizer: VoiceBpeTokenizer, language: str) -> None:
 
 
 def require_cleanable(tokenizer: VoiceBpeTokenizer, language: str) -> None:
-    """Raise LanguageError unless the vocabulary has the language's tag and its cleaner can run."""
+    """Raise LanguageError unless the vocabulary has the language's tag and the language's cleaner can run."""
     require_tag(tokenizer, language)
     try:
         tokenizer.encode("a", language)
     except (ImportError, NotImplementedError) as error:
-        raise LanguageError(
-            f"Texts in '{language}' cannot be cleaned: {error}. Install whatever is missing."
-        ) from error
+        raise LanguageError(f"Texts in '{language}' cannot be cleaned: {error}. Install what is missing.") from error

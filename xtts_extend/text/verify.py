@@ -1,4 +1,4 @@
-"""Vocabulary statistics, and a check that an extended vocabulary tokenizes old text like its base."""
+"""Vocabulary statistics, and a check that an extended vocabulary tokenizes the old languages as its base does."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _EXAMPLES = 10
 
 @dataclass(frozen=True)
 class TextMeasure:
-    """Statistics of a vocabulary on a text. Language tags and [SPACE] are not counted.
+    """Statistics on how a vocabulary tokenizes a text. Language tags and [SPACE] are not counted.
 
     Attributes:
-        unknown_share: Share of [UNK] among the tokens for letters, digits and signs. Known punctuation is not counted,
-            because commas and the like would make a foreign script look partly known.
-        tokens_per_word: Tokens per word; words are separated by spaces.
+        unknown_share: Share of [UNK] among the tokens for letters, digits and symbols. Known punctuation is not
+            counted, because commas and the like would make an unknown script look partly known.
+        tokens_per_word: Mean number of tokens per word. Words are separated by spaces.
     """
 
     unknown_share: float
@@ -39,14 +39,14 @@ class VocabularyCheck:
     """Results of `check_vocabulary`.
 
     Attributes:
-        changed_ids: Number of old tokens that have a different id or none.
+        changed_ids: Number of old tokens that have a different id or are missing.
         changed_lines: Number of lines that are tokenized differently.
         unknown_share: Share of unknown tokens with the new vocabulary; see `TextMeasure`.
-        dead_entries: Number of new entries that are never used, not even for their own text.
+        dead_entries: Number of new entries that are never used, not even to tokenize their own text.
         checked_lines: Number of lines that were compared.
-        skipped_lines: Number of lines that the old vocabulary cannot spell or that coqui's cleaning fails on.
+        skipped_lines: Number of lines that the old vocabulary cannot spell or that the language's cleaner fails on.
         changed_id_names: Up to ten of the old tokens with changed ids.
-        changed_line_examples: Up to ten of the changed lines, with their files.
+        changed_line_examples: Up to ten of the changed lines, each with the path of its file.
         dead_entry_names: Up to ten of the dead entries.
     """
 
@@ -66,7 +66,7 @@ class VocabularyCheck:
         return self.changed_ids == 0 and self.changed_lines == 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the results as JSON."""
+        """Return the results as a JSON-serializable dict."""
         return {"ok": self.ok, **asdict(self)}
 
 
@@ -74,7 +74,7 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 text file, without a byte order mark.
 
     Raises:
-        DataError: The file cannot be read, or is not UTF-8. The message names the byte.
+        DataError: The file cannot be read, or is not UTF-8. The message gives the offset of the invalid byte.
     """
     offset = number = 0
     try:
@@ -105,10 +105,10 @@ def read_texts(path: Path, columns: Mapping[str, str] | None = None) -> tuple[It
 
 
 def measure(tokenizer: Tokenizer, words: Counter[str]) -> TextMeasure:
-    """Return statistics of a tokenizer on the words of a cleaned text.
+    """Return statistics on how a tokenizer splits the words of a cleaned text.
 
     Args:
-        tokenizer: Bare tokenizer.
+        tokenizer: Tokenizer of the `tokenizers` library.
         words: Count of each word.
     """
     unknown_id = tokenizer.token_to_id("[UNK]")
@@ -126,7 +126,7 @@ def _spells(token: str) -> bool:
 
 
 def dead_entries(base: Vocabulary, extended: Vocabulary) -> list[str]:
-    """Return the new entries that the extended vocabulary never uses, not even for their own text."""
+    """Return the new entries that the extended vocabulary never uses, not even to tokenize their own text."""
     new = [token for token in extended.tokens if token not in base.tokens]
     encodings = encode_all(extended.tokenizer, new)
     return [token for token, encoding in zip(new, encodings, strict=True) if encoding.ids != [extended.tokens[token]]]
@@ -135,11 +135,11 @@ def dead_entries(base: Vocabulary, extended: Vocabulary) -> list[str]:
 def check_vocabulary(
     base_vocab: Path, vocab: Path, texts: Sequence[Path], columns: Mapping[str, str] | None = None
 ) -> VocabularyCheck:
-    """Compare an extended vocabulary with its base: all ids, and the tokens of all lines of text files.
+    """Check whether an extended vocabulary keeps its base's ids and tokenizes the lines of text files as the base does.
 
     Lines are cleaned as in coqui, tagged if both vocabularies have the language's tag, and tokenized as in stock
-    coqui-tts. The stem of a file's name is taken as its language if coqui or one of the vocabularies supports it
-    (`en.txt`, `udhr/am.txt`); other files are read as English. Lines that the old vocabulary cannot spell are skipped.
+    coqui-tts. A file's language is the stem of its name if coqui or one of the vocabularies supports it (`en.txt`,
+    `udhr/am.txt`); otherwise, it is English. Lines that the old vocabulary cannot spell are skipped.
 
     >>> _ = Path("en.txt").write_text("The old farmer found a silver key.")
     >>> check = check_vocabulary(Path("XTTS/vocab.json"), Path("am/vocab.json"), [Path("en.txt")])
@@ -149,8 +149,8 @@ def check_vocabulary(
     Args:
         base_vocab: The base's vocabulary file.
         vocab: The extended vocabulary file.
-        texts: UTF-8 text files, or manifests, of which only the texts are read.
-        columns: Columns of the manifests, from `data.columns.parse_columns`. They are detected by default.
+        texts: UTF-8 text files, or manifests, from which only the texts are read.
+        columns: Columns of the manifests, from `data.columns.parse_columns`. By default, they are detected.
 
     Raises:
         VocabularyError: A vocabulary cannot be read.

@@ -1,4 +1,4 @@
-"""Read, compare and extend XTTS vocabularies, and spell new tokens with old ones."""
+"""Read, compare and extend XTTS vocabularies, and spell new tokens with old tokens."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Vocabulary:
     (261, 1)
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         tokens: The id of each entry, including added tokens.
         merges: The merges, in order.
         content: Text of the file after repairs.
         unmatched_tags: Language tags that are never matched in text.
-        without_merges: Entries of several characters that are not the result of a merge.
+        without_merges: Multi-character entries that no merge produces.
     """
 
     path: Path
@@ -53,18 +53,18 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of rows that a model needs: the largest id + 1, including gaps."""
+        """Number of rows that a model needs, counting unused ids: the largest id + 1."""
         return max(self.tokens.values()) + 1
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of tokens, ids and merges. It does not depend on the formatting of the file."""
+        """SHA-256 of the tokens, their ids and the merges. It does not depend on how the file is formatted."""
         canonical = [sorted(self.tokens.items()), self.merges]
         return hashlib.sha256(json.dumps(canonical, ensure_ascii=True).encode()).hexdigest()
 
     @property
     def languages(self) -> list[str]:
-        """Codes of the language tags, in the order of their ids, such as ["en", "de", ..., "zh-cn"]."""
+        """Codes of the language tags, ordered by id, such as ["en", "de", ..., "zh-cn"]."""
         return language_codes(self.tokens)
 
     @property
@@ -74,29 +74,29 @@ class Vocabulary:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Bare tokenizer, without coqui's cleaning."""
+        """Tokenizer of the `tokenizers` library, without coqui's cleaning."""
         return Tokenizer.from_str(self.content)
 
 
 def language_codes(tokens: dict[str, int]) -> list[str]:
-    """Return the codes of a vocabulary's language tags, in the order of their ids."""
+    """Return the codes of a vocabulary's language tags, ordered by id."""
     matches = (TAG.fullmatch(token) for token in sorted(tokens, key=tokens.__getitem__))
     return [match[1] for match in matches if match]
 
 
 def load_vocabulary(path: Path | str, *, quiet: bool = False) -> Vocabulary:
-    """Read an XTTS `vocab.json`.
+    """Read the vocabulary from an XTTS `vocab.json` file.
 
     >>> load_vocabulary("XTTS/vocab.json").languages
     ['en', 'es']
 
     Args:
-        path: The file.
-        quiet: Omit warnings, because the file is a copy of one that was already read.
+        path: Path of the file.
+        quiet: Suppress warnings, for a copy of a file that was already read.
 
     Raises:
-        VocabularyError: The file is missing, unreadable, not JSON or not an XTTS vocabulary, which is a `tokenizers`
-            BPE file with [STOP], [UNK], [SPACE] and [START].
+        VocabularyError: The file is missing, unreadable, not JSON or not an XTTS vocabulary (a `tokenizers` BPE
+            file with [STOP], [UNK], [SPACE] and [START]).
     """
     path = Path(path)
     return parse_vocabulary(read_text(path), path, quiet=quiet)
@@ -104,7 +104,7 @@ def load_vocabulary(path: Path | str, *, quiet: bool = False) -> Vocabulary:
 
 @contextmanager
 def coqui_vocabulary_path(path: Path | str) -> Iterator[str]:
-    """Yield the path if coqui can read the file, otherwise the path of a repaired copy, which is deleted afterward."""
+    """Yield the path if coqui can read the file; otherwise, yield the path of a temporary, repaired copy."""
     content = load_vocabulary(path).content.encode()
     if content == Path(path).read_bytes():
         yield str(path)
@@ -116,12 +116,12 @@ def coqui_vocabulary_path(path: Path | str) -> Iterator[str]:
 
 
 def parse_vocabulary(content: str, path: Path, *, quiet: bool = False) -> Vocabulary:
-    """Return the vocabulary in the text of a file.
+    """Return the vocabulary that the text of a file defines.
 
     Args:
         content: Text of the file.
         path: The file's path, for messages.
-        quiet: Omit warnings.
+        quiet: Suppress warnings.
 
     Raises:
         VocabularyError: The text is not an XTTS vocabulary.
@@ -133,7 +133,7 @@ def parse_vocabulary(content: str, path: Path, *, quiet: bool = False) -> Vocabu
     names: dict[int, str] = {}
     for token, index in tokens.items():
         if names.setdefault(index, token) != token:
-            notes.append(f"{path}: {names[index]} and {token} share the id {index}, so one row has to learn both.")
+            notes.append(f"{path}: {names[index]} and {token} share id {index}, so one row has to learn both.")
     merges = [_split_merge(merge) for merge in file.merges]
     joined = {first + second for first, second in merges}
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values()} | set(file.unmatched_tags)
@@ -141,9 +141,8 @@ def parse_vocabulary(content: str, path: Path, *, quiet: bool = False) -> Vocabu
     if unreachable:
         count, is_single = len(unreachable), len(unreachable) == 1
         notes.append(
-            f"{path}: {count} {'entry' if is_single else 'entries'} of several characters "
-            f"{'has' if is_single else 'have'} no merge that leads to {'it' if is_single else 'them'}, so "
-            f"{'it is' if is_single else 'they are'} never used and "
+            f"{path}: {count} multi-character {'entry is' if is_single else 'entries are'} not produced by any merge, "
+            f"so {'it is' if is_single else 'they are'} never used and "
             f"{'its row learns' if is_single else 'their rows learn'} nothing: {first_ten(unreachable)}."
         )
     for note in [] if quiet else notes:
@@ -152,31 +151,31 @@ def parse_vocabulary(content: str, path: Path, *, quiet: bool = False) -> Vocabu
 
 
 def _split_merge(merge: Any) -> Merge:
-    """Return the two parts of a merge, which files write as "t h" or as ["t", "h"]."""
+    """Return the two parts of a merge that a file writes as "t h" or as ["t", "h"]."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
 def append_entries(base: Vocabulary, tags: Sequence[str], letters: Sequence[str], merges: Sequence[Merge]) -> str:
-    """Return the text of a vocabulary file with language tags, letters and merges appended in this order."""
+    """Return the text of a vocabulary file with language tags, letters and merges appended, in that order."""
     entries = {token: index for index, token in enumerate([*tags, *letters, *map("".join, merges)], start=base.size)}
     return append_exactly(base, entries, tags, merges)
 
 
 def append_exactly(base: Vocabulary, entries: Mapping[str, int], tags: Sequence[str], merges: Sequence[Merge]) -> str:
-    """Return the text of a vocabulary file with entries appended under the given ids.
+    """Return the text of a vocabulary file with entries added at the given ids.
 
     Args:
         base: The vocabulary to extend.
         entries: The id of each new entry.
-        tags: Entries that are language tags and become added tokens.
+        tags: New entries that are language tags and become added tokens.
         merges: Merges to append.
     """
     data = json.loads(base.content)
     model = data["model"]
     vocab = model["vocab"]
     for token in data["added_tokens"]:
-        # The library derives the id of an added token without an entry from the number of entries, so write the id.
+        # If an added token has no entry, the library derives its id from the number of entries, so add the entry.
         token["id"] = vocab.setdefault(token["content"], base.tokens[token["content"]])
     vocab.update(entries)
     template = next(token for token in data["added_tokens"] if token["content"] == "[STOP]")
@@ -187,30 +186,30 @@ def append_exactly(base: Vocabulary, entries: Mapping[str, int], tags: Sequence[
 
 
 def encode_all(tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[Any]:
-    """Yield the encodings of texts in order, computed in batches."""
+    """Yield the encodings of texts, in order. They are computed in batches."""
     iterator = iter(texts)
     while batch := list(islice(iterator, _BATCH)):
         yield from tokenizer.encode_batch(batch)
 
 
 def first_ten(names: list[str]) -> str:
-    """Return the first ten names and the number of the remaining ones, for a message."""
+    """Format the first ten names, and the number of remaining ones, for a message."""
     return ", ".join(names[:10]) + (f", and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def name_character(character: str) -> str:
-    """Return a character with its code point, to tell look-alikes apart, or a longer token without code points."""
+    """Format a character with its code point, which tells look-alikes apart, or a longer token without code points."""
     return f"{character!r} (U+{ord(character):04X})" if len(character) == 1 else repr(character)
 
 
 def count_closed_gaps(tokens: Mapping[str, int], other: Mapping[str, int]) -> int:
-    """Return how many ids differ in `other` because the tokens were renumbered there without gaps."""
+    """Return how many ids differ in `other` because it numbers the tokens without gaps."""
     ranks = {token: rank for rank, token in enumerate(sorted(tokens, key=tokens.__getitem__))}
     return sum(other.get(token) == rank != tokens[token] for token, rank in ranks.items())
 
 
 def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
-    """Raise VocabularyError unless `extended` is `base` plus entries whose ids directly follow its last id."""
+    """Raise VocabularyError unless `extended` is `base` plus new entries whose ids directly follow the old ones."""
     moved = [
         f"{token} ({index} -> {extended.tokens.get(token, 'gone')})"
         for token, index in sorted(base.tokens.items(), key=lambda entry: entry[1])

@@ -1,7 +1,7 @@
 """Parse, repair and validate vocabulary files from XTTS and other tools.
 
 Other tools omit parts that the `tokenizers` library does not need but training does. If a file can be read in only one
-sensible way, it is repaired, and a message says so. A file that would damage every text is refused.
+sensible way, it is repaired, and a message says so. A file that would corrupt every text is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xtts_extend.errors import VocabularyError
 
 #: Added tokens that every XTTS vocabulary has.
 SPECIAL_TOKENS = ("[STOP]", "[UNK]", "[SPACE]", "[START]")
-#: A language tag, with the code as its group.
+#: Pattern of a language tag. Its group is the language code.
 TAG = re.compile(r"\[([a-z]{2,8}(?:-[a-z]{2,8})?)\]")
 
 # Options of the BPE model that XTTS does not set. Each of them would change how text is tokenized.
@@ -30,7 +30,7 @@ _UNSET_OPTIONS = (
 )
 #: Flags of added tokens, with their values in XTTS vocabularies.
 _FLAGS = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-#: Largest allowed number of unused ids. A model has a row for each of them. The base has two.
+#: Maximum number of unused ids. A model has a row for each of them. The base has two.
 _MAX_GAPS = 10_000
 _BYTE_ORDER_MARK = "\ufeff"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -65,12 +65,13 @@ def read_text(path: Path) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise VocabularyError(
-            f"Vocabulary {path} is not UTF-8 text (byte {error.start}). Expected an XTTS vocab.json.{_binary_hint(raw)}"
+            f"Vocabulary {path} is not UTF-8 text (invalid byte at offset {error.start}). Expected an XTTS vocab.json."
+            f"{_binary_hint(raw)}"
         ) from error
 
 
 def _binary_hint(raw: bytes) -> str:
-    """Return what a file that is not UTF-8 looks like, and what to do about it."""
+    """Return a hint that says what a non-UTF-8 file looks like and what to do about it, or ""."""
     if raw.startswith(_UTF16_MARKS):
         return " It looks like UTF-16. Save it as UTF-8."
     if raw.startswith(b"\n") and b"<unk>" in raw[:64]:
@@ -91,7 +92,7 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
     notes = []
     content = text.removeprefix(_BYTE_ORDER_MARK)
     if content != text:
-        notes.append(f"Skipped the byte order mark of {path}. Stock coqui-tts cannot read this file.")
+        notes.append(f"Skipped the byte order mark in {path}. Stock coqui-tts cannot read this file.")
     repeated: dict[str, None] = {}
     try:
         data = json.loads(content, object_pairs_hook=lambda pairs: _object(pairs, repeated))
@@ -116,9 +117,9 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
         content = json.dumps(data, ensure_ascii=False, indent=4)
     repaired = []
     if _fill_flags(data["added_tokens"]):
-        repaired.append("added tokens without all of their flags (XTTS's flags are used)")
+        repaired.append("added tokens with missing flags (XTTS's values are used)")
     if _unify_merges(model):
-        repaired.append("some merges written as pairs and some written as texts (all are read)")
+        repaired.append("some merges written as pairs and some written as strings (both are accepted)")
     if repaired:
         notes.append(f"{path} has {' and '.join(repaired)}. Stock coqui-tts cannot read this file.")
         content = json.dumps(data, ensure_ascii=False, indent=4)
@@ -127,15 +128,15 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
     if unmatched:
         is_single = len(unmatched) == 1
         notes.append(
-            f"{path}: {', '.join(unmatched)} {'is an entry' if is_single else 'are entries'} but not added "
-            f"{'token' if is_single else 'tokens'}. {'The tag is' if is_single else 'The tags are'} never matched and "
-            "cannot be used for training or speech."
+            f"{path}: {', '.join(unmatched)} {'is an entry' if is_single else 'are entries'} in the vocabulary but not "
+            f"{'an added token' if is_single else 'added tokens'}. {'The tag is' if is_single else 'The tags are'} "
+            "never matched and cannot be used for training or speech."
         )
     return VocabularyFile(content, model["merges"], unmatched, notes)
 
 
 def _object(pairs: list[tuple[str, Any]], repeated: dict[str, None]) -> dict[str, Any]:
-    """Return a JSON object with the last value of each key. Add keys with several values to `repeated`."""
+    """Return a JSON object with the last value of each key. Add keys that have different values to `repeated`."""
     values = dict(pairs)
     if len(values) < len(pairs):
         repeated.update((repr(key), None) for key, value in pairs if values[key] != value)
@@ -143,13 +144,13 @@ def _object(pairs: list[tuple[str, Any]], repeated: dict[str, None]) -> dict[str
 
 
 def _not_json_hint(content: str) -> str:
-    """Return what a text that is not JSON looks like."""
+    """Return a hint that says what a text that is not JSON looks like, or ""."""
     if content.startswith("#version"):
         return "; it looks like the merges.txt of a GPT-2 tokenizer"
     if content.lstrip()[:5].lower() in ("<!doc", "<html"):
         return "; it is a web page, so the download may have failed or may require a login"
     if content.startswith("version https://git-lfs"):
-        return "; it is a Git LFS pointer, so run `git lfs pull` in the repository that it comes from"
+        return "; it is a Git LFS pointer, so run `git lfs pull` in the repository that it came from"
     return ""
 
 
@@ -162,7 +163,7 @@ def _fill_flags(added: list[dict[str, Any]]) -> bool:
 
 
 def _unify_merges(model: dict[str, Any]) -> bool:
-    """Write all merges as pairs if some are pairs and others are texts. Return whether they were mixed."""
+    """Write all merges as pairs if some are pairs and others are strings. Return whether they were mixed."""
     is_mixed = len({type(merge) for merge in model["merges"]}) > 1
     if is_mixed:
         model["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
@@ -172,7 +173,8 @@ def _unify_merges(model: dict[str, Any]) -> bool:
 def _vocabulary_problem(data: Any) -> str | None:
     """Return why this JSON is not an XTTS vocabulary, or None if it is one.
 
-    The library raises a plain `Exception` for every fault, so everything that it would fail on is checked first.
+    The `tokenizers` library raises a plain `Exception` for every error, so everything that it would fail on is checked
+    first.
     """
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
         return f'it has no "model" part{_other_file_hint(data)}'
@@ -198,13 +200,13 @@ def _vocabulary_problem(data: Any) -> str | None:
 
 
 def _other_file_hint(data: Any) -> str:
-    """Return a hint that says which other file of a model this looks like."""
+    """Return a hint that says which other kind of model file this looks like, or ""."""
     if not isinstance(data, dict) or not data:
         return ""
     if "tokenizer_class" in data or "added_tokens_decoder" in data:
-        return "; it looks like the tokenizer_config.json of transformers"
+        return "; it looks like a tokenizer_config.json from transformers"
     if "model_args" in data or "model_type" in data:
-        return "; it looks like the config.json of a model"
+        return "; it looks like a model's config.json"
     if all(type(index) is int for index in data.values()) and data.keys() >= set(SPECIAL_TOKENS):
         return "; it has the entries of an XTTS vocabulary without its merges, so use the complete file"
     if all(type(index) is int for index in data.values()):
@@ -218,12 +220,12 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
         return "its model has no vocab or no merges"
     invalid = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
     if invalid:
-        return f"the id of {invalid[0]!r} is {vocab[invalid[0]]!r}; expected a whole number that is 0 or greater"
+        return f"the id of {invalid[0]!r} is {vocab[invalid[0]]!r}; expected a non-negative whole number"
     if vocab and max(vocab.values()) > len(vocab) + _MAX_GAPS:
         last = max(vocab, key=vocab.__getitem__)
         return (
-            f"the id of {last!r} is {vocab[last]} in a file of {len(vocab)} entries, but a model needs a row for every "
-            "id up to the largest"
+            f"the id of {last!r} is {vocab[last]} in a file with {len(vocab)} entries, but a model needs a row for "
+            "every id up to the largest"
         )
     for merge in merges:
         parts = merge.split(" ") if isinstance(merge, str) else merge
@@ -233,7 +235,7 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
             return f"merge {merge!r} has a part or a result that is not an entry"
     unknown = model.get("unk_token")
     if "[UNK]" not in vocab or (unknown in vocab and unknown != "[UNK]"):
-        return f"its unknown token is {model.get('unk_token')!r}; expected an entry '[UNK]'"
+        return f"its unknown token is {model.get('unk_token')!r}; expected '[UNK]', with an entry in the vocabulary"
     return None
 
 
@@ -265,5 +267,5 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
 
 
 def _missing_added_tokens_effect(missing: Any) -> str:
-    """Return what missing added tokens would do to text."""
+    """Return the effect that missing added tokens would have on texts, or ""."""
     return ", so every space in a text would become unknown tokens" if "[SPACE]" in missing else ""
