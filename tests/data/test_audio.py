@@ -103,9 +103,9 @@ def test_load_audio_says_what_is_wrong(tmp_path: Path, write_voice) -> None:
         "headerless.raw": "cannot be read",
         "no samples.wav": "no samples",
         "nan.wav": "NaN",
-        "half.wav": "truncated: its header declares 88,200 bytes of audio, but it has 44,078",
+        "half.wav": "truncated: its header declares 88,200 bytes of audio, but the file has 44,078",
         "half.flac": "damaged or truncated",
-        "half.mp3": "truncated: its header declares 79 frames, but it has 37",
+        "half.mp3": "truncated: its header declares 79 frames, but the file has 37",
     }.items():
         with pytest.raises(DataError, match=message) as caught:
             load_audio(tmp_path / name, 22050)

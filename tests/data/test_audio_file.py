@@ -156,7 +156,7 @@ def test_junk_around_an_mp3_is_not_read(tmp_path: Path) -> None:
     # Junk between the frames of one recording means that audio is missing.
     half = len(content) // 2
     (tmp_path / "a.mp3").write_bytes(content[:half] + noise + content[half:])
-    with pytest.raises(DataError, match=r"a\.mp3 is damaged: [\d,]+ bytes from byte [\d,]+ on are not audio"):
+    with pytest.raises(DataError, match=r"a\.mp3 is damaged: the [\d,]+ bytes starting at byte [\d,]+ are not audio"):
         load_audio(tmp_path / "a.mp3", 22050)
 
 

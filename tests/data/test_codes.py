@@ -205,7 +205,7 @@ def test_a_second_process_waits_and_reuses_the_codes(samples, tmp_path, caplog):
             waiting.join(0.5)
             assert waiting.is_alive()
         waiting.join(30)
-    assert "Another process is encoding into" in caplog.text
+    assert "Another process is adding codes to" in caplog.text
     assert second[1] == 2
     assert codec.encoded == [RATE + 100, RATE + 200]
 

@@ -119,11 +119,11 @@ def test_entries_have_a_location_and_a_reason(corpus, tokenizer) -> None:
     assert by_name["letters.wav"]["manifest"] == corpus[0].manifest
     assert by_name["letters.wav"]["characters"] == ["'ላ' (U+120B)", "'ም' (U+121D)", "'ሰ' (U+1230)"]
     assert by_name["emoji.wav"]["characters"] == ["'\\u200b' (U+200B)", "'😀' (U+1F600)"]
-    assert by_name["long text.wav"]["detail"] == "80 tokens; the model takes up to 30"
-    assert by_name["long.wav"]["detail"] == "3.01 s; the model takes up to 3.00 s"
+    assert by_name["long text.wav"]["detail"] == "80 tokens; the model accepts at most 30"
+    assert by_name["long.wav"]["detail"] == "3.01 s; the model accepts at most 3.00 s"
     assert by_name["short.wav"]["detail"] == "0.490 s"
-    assert by_name["number.wav"]["detail"].endswith("tokens; the model takes up to 30"), "not read digit by digit"
-    assert by_name["quotes.wav"]["detail"] == "cleaning leaves nothing of '\"\"'"
+    assert by_name["number.wav"]["detail"].endswith("tokens; the model accepts at most 30"), "not read digit by digit"
+    assert by_name["quotes.wav"]["detail"] == "nothing is left of '\"\"' after cleaning"
     assert str(Path(corpus[0].root_path) / "nowhere.wav") in by_name["nowhere.wav"]["detail"]
     assert "truncated" in by_name["half.flac"]["detail"]
     summary = report.summary(names=1)
@@ -191,8 +191,8 @@ def test_warnings(tmp_path: Path, write_voice, tokenizer) -> None:
         "duplicate_text": ["stereo.wav"],
     }
     assert [entry["detail"] for entry in report.warnings["mixed_sample_rates"]] == [
-        "the first at 22,050 Hz (6 in total)",
-        "the first at 48,000 Hz (1 in total)",
+        "the first recording at 22,050 Hz (6 in total)",
+        "the first recording at 48,000 Hz (1 in total)",
     ]
     assert report.warnings["duplicate_audio"][0]["detail"] == "the same as good.wav"
     assert len(report.usable) == 7
@@ -248,11 +248,11 @@ def test_converted_recordings_are_reported_last_without_names(tmp_path: Path, wr
         progress=False,
     )
     lines = report.summary().splitlines()
-    assert lines[1] == "Warning: markup: 1 (tags, entities or addresses in the text)"
+    assert lines[1] == "Warning: markup: 1 (markup tags, entities, or web or email addresses in the text)"
     assert lines[3:] == [
-        "Converted when read: sample_rate: 1 (a sample rate other than the model's; resampled), "
+        "Converted when read: sample_rate: 1 (a sample rate other than the model's, so the audio is resampled), "
         "mixed_sample_rates: 2 (recordings with different sample rates), "
-        "channels: 1 (more than one channel; averaged to mono)."
+        "channels: 1 (more than one channel, so the channels are averaged to mono)."
     ]
     assert names(report.to_dict()["warning_entries"]["channels"]) == ["stereo.wav"]
 
@@ -260,14 +260,14 @@ def test_converted_recordings_are_reported_last_without_names(tmp_path: Path, wr
 @pytest.mark.parametrize(
     ("scale", "offset", "subtype", "bits", "fix"),
     [
-        (127, 0, "FLOAT", 8, "Divide them by 128,"),
-        (127.5, 127.5, "FLOAT", 8, "Subtract 128 and divide by 128,"),
-        (90, 128, "FLOAT", 8, "Subtract 128 and divide by 128,"),
-        (16000, 0, "FLOAT", 16, "Divide them by 32768,"),
-        (32767, 0, "DOUBLE", 16, "Divide them by 32768,"),
-        (32767, 32768, "FLOAT", 16, "Subtract 32768 and divide by 32768,"),
-        (8e6, 0, "FLOAT", 24, "Divide them by 8388608,"),
-        (2e9, 0, "FLOAT", 32, "Divide them by 2147483648,"),
+        (127, 0, "FLOAT", 8, "Divide the samples by 128,"),
+        (127.5, 127.5, "FLOAT", 8, "Subtract 128 from the samples and divide them by 128,"),
+        (90, 128, "FLOAT", 8, "Subtract 128 from the samples and divide them by 128,"),
+        (16000, 0, "FLOAT", 16, "Divide the samples by 32768,"),
+        (32767, 0, "DOUBLE", 16, "Divide the samples by 32768,"),
+        (32767, 32768, "FLOAT", 16, "Subtract 32768 from the samples and divide them by 32768,"),
+        (8e6, 0, "FLOAT", 24, "Divide the samples by 8388608,"),
+        (2e9, 0, "FLOAT", 32, "Divide the samples by 2147483648,"),
     ],
 )
 def test_integers_as_floats_are_unusable(
@@ -279,7 +279,7 @@ def test_integers_as_floats_are_unusable(
     report = check_samples(samples, tokenizer, LIMITS, progress=False)
     assert {kind: names(entries) for kind, entries in report.problems.items()} == {"out_of_range": ["a.wav"]}
     detail = report.problems["out_of_range"][0]["detail"]
-    assert f"{bits}-bit integers were written as floating point. {fix}" in detail
+    assert f"{bits}-bit integers written as floating point. {fix}" in detail
     assert names(report.warnings["clipped"]) == ["loud.wav"]
     with pytest.raises(DataError, match=r"a\.wav has samples up to .*, but full scale is 1"):
         load_audio(tmp_path / "a.wav", 22050)

@@ -145,4 +145,4 @@ def test_names_are_listed_unless_every_recording_is_missing(tmp_path: Path, tota
     for names in (None, 20):
         lines = report.summary(names).splitlines()
         assert any("a2 (line 1 of" in line for line in lines) == named
-        assert sum("all 2 recordings. 'a1', for example, is neither in" in line for line in lines) == 1 - named
+        assert sum("all 2 recordings are missing. 'a1', for example, is neither in" in line for line in lines) == 1 - named

@@ -197,7 +197,7 @@ def test_replay_can_be_started_at_any_batch_and_is_split_among_processes() -> No
 
 
 def test_invalid_replay() -> None:
-    with pytest.raises(DataError, match="no samples of old languages"):
+    with pytest.raises(DataError, match="no samples in old languages"):
         EpochBatchSampler(with_replay(10), 4, seed=1, replay_share=0.5)
     with pytest.raises(DataError, match="There are no samples to draw"):
         EpochBatchSampler(with_replay(0, en=4), 4, seed=1, replay_share=0.5)

@@ -179,7 +179,7 @@ class _UnknownTokenizer:
         ("ðˈɪs", "unknown_tokens", "phonetic symbols .IPA. instead of ordinary text"),
         ("<unk> so", "unknown_tokens", "'<unk>' looks like markup"),
         ("ሰ", "unknown_tokens", "in 'ሰ'$"),
-        ("well \ud83d so", "text_error", r"an incomplete character \(a truncated escape\) in 'well .ud83d so'"),
+        ("well \ud83d so", "text_error", r"an unpaired surrogate \(from a truncated escape\) in 'well .ud83d so'"),
     ],
     ids=["mojibake", "phonemes", "markup", "a letter", "surrogate"],
 )

@@ -121,11 +121,12 @@ def test_warnings_have_one_line_per_kind_and_unusable_samples_are_listed():
     assert lines[21] == "    19.wav (line 1 of list.csv): so"
     assert lines[22:] == [
         "    and 10 more (check-data lists all of them)",
-        "Warning: clipped: 1 sample (recorded too loudly; the peaks are cut off). Run check-data for details.",
-        "Warning: digits: 40 samples (numbers that are left as digits, because the language's number words are "
-        "unknown). Run check-data for details.",
-        "Converted when read: channels: 40 (more than one channel; averaged to mono), "
-        "sample_rate: 2 (a sample rate other than the model's; resampled).",
+        "Warning: clipped: 1 sample (recorded at too high a level, so the peaks are clipped). "
+        "Run check-data for details.",
+        "Warning: digits: 40 samples (numbers left as digits, because no number words are available for the "
+        "language). Run check-data for details.",
+        "Converted when read: channels: 40 (more than one channel, so the channels are averaged to mono), "
+        "sample_rate: 2 (a sample rate other than the model's, so the audio is resampled).",
     ]
     full = report.summary(names=None)
     assert "    29.wav (line 1 of list.csv): so" in full

@@ -18,18 +18,18 @@ from torch import Tensor
 from xtts_extend.data.audio_file import AudioFile, Frames, open_audio
 from xtts_extend.errors import DataError
 
-#: Level (half the range of the samples) below which a recording is silent; -60 dB relative to full scale.
+#: Level (half the range of the samples) below which a recording counts as silent: -60 dB relative to full scale.
 SILENCE_LEVEL = 0.001
 _BLOCK_FRAMES = 1 << 18
-# torchaudio's resampler reads 6 samples of the lower rate on each side, which span fewer periods than this.
+# Periods to read on each side: more than the 6 samples (at the lower rate) that torchaudio's resampler needs.
 _RESAMPLER_PERIODS = 8
-# Size limit, in values, of the filter that torchaudio builds. For rates without a common divisor, a filter would take
-# gigabytes.
+# Maximum number of values in the filter that torchaudio builds. For rates without a large common divisor, the filter
+# would take gigabytes.
 _RESAMPLER_SIZE = 1 << 25
-# 20 dB above full scale. No recording is that loud, but integers that were written as floating point are.
+# 20 dB above full scale. No real recording is that loud, but unscaled integers written as floating point are.
 _HIGHEST_PEAK = 10.0
-# A window counts as sound unless its level is this far below the loudest window's. The level of a window is half the
-# range of its samples, not their power, so that a click in noise counts as the loudest.
+# A window counts as sound unless its level is at least this far below that of the loudest window. The level is half
+# the range of the window's samples rather than their power, so that a click in noise counts as the loudest window.
 _WINDOWS_PER_SECOND = 20
 _SOUND_BELOW_LOUDEST_DB = 26
 #: Share of sound below which a recording is mostly silence; in spoken sentences it is 0.80 to 0.95 (see `sound_share`).
@@ -64,7 +64,7 @@ class Recording:
 
     @property
     def out_of_range(self) -> bool:
-        """Whether the samples are unscaled integers, that is, more than 20 dB above full scale."""
+        """Whether the samples look like unscaled integers, because they are more than 20 dB above full scale."""
         return self.peak > _HIGHEST_PEAK
 
 
@@ -136,7 +136,7 @@ def _require_resampling(path: Path | str, file_rate: int, sample_rate: int) -> N
 
 
 def resampling_problem(file_rate: int, sample_rate: int) -> str:
-    """Return a predicate, to follow a file name, that says why its rate cannot be resampled and how to fix it."""
+    """Return the part of a message that follows a file name: why its rate cannot be resampled and how to fix it."""
     return (
         f"has a sample rate of {file_rate:,} Hz, which cannot be resampled to {sample_rate:,} Hz because their "
         f"greatest common divisor is too small. Convert it with `ffmpeg -i IN -ar {sample_rate} OUT.wav`."
@@ -147,7 +147,7 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
     """Return samples `start` to `end` of what `load_audio` returns, without reading the rest.
 
     If the file has a different sample rate, the samples that the resampler needs on both sides are read as well, so
-    that the result equals that part of the whole resampled recording, up to rounding.
+    that the result equals the same part of the whole recording after resampling, up to rounding.
 
     Args:
         path: Audio file in a format that libsndfile or FFmpeg reads.
@@ -159,10 +159,10 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
         float32 tensor [1, end - start].
 
     Raises:
-        DataError: As for `load_audio`, or the recording is too short.
+        DataError: The recording is too short, or `load_audio` would fail too.
     """
     too_short = DataError(
-        f"{path} ends before sample {end:,} at {sample_rate:,} Hz. It may have changed, so run check-data again."
+        f"{path} ends before sample {end:,} at {sample_rate:,} Hz. The file may have changed; run check-data again."
     )
     with open_audio(path) as file:
         _require_resampling(path, file.sample_rate, sample_rate)
@@ -170,7 +170,7 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
             raise too_short
         common = math.gcd(file.sample_rate, sample_rate)
         orig, new = file.sample_rate // common, sample_rate // common
-        # Whole periods of both rates keep the resampler in phase with the whole recording.
+        # Read whole periods of both rates, so that the resampler stays in phase with the whole recording.
         first = max(0, start // new - _RESAMPLER_PERIODS)
         last = -(-end // new) + _RESAMPLER_PERIODS
         file.skip(first * orig)
@@ -199,7 +199,7 @@ def _mono(path: Path | str, frames: Frames) -> Tensor:
 
 
 def describe_out_of_range(peak: float, level: float) -> str:
-    """Return a predicate, to follow a file name, that says why its samples look unscaled and how to fix it.
+    """Return the part of a message that follows a file name: why its samples look unscaled and how to fix them.
 
     Args:
         peak: Largest absolute sample value.
@@ -208,15 +208,16 @@ def describe_out_of_range(peak: float, level: float) -> str:
     # Unsigned samples are all positive, so their range is at most the peak.
     unsigned = 2 * level <= peak
     bits = next((bits for bits in (8, 16, 24) if peak <= ((1 << bits) - 1 if unsigned else 1 << bits - 1)), 32)
-    fix = f"{f'Subtract {1 << bits - 1} and divide' if unsigned else 'Divide them'} by {1 << bits - 1}"
+    scale = 1 << bits - 1
+    fix = f"{f'Subtract {scale} from the samples and divide them' if unsigned else 'Divide the samples'} by {scale}"
     return (
-        f"has samples up to {peak:,.0f}, but full scale is 1, so {bits}-bit integers were written as floating point. "
-        f"{fix}, or write the file as integers."
+        f"has samples up to {peak:,.0f}, but full scale is 1, so these are {bits}-bit integers written as floating "
+        f"point. {fix}, or write the file as integers."
     )
 
 
 def save_wav(path: Path | str, audio: Tensor | npt.NDArray[np.floating], sample_rate: int) -> None:
-    """Write mono audio as a 16-bit WAV file and create its folder if it is missing.
+    """Write mono audio to a 16-bit WAV file, and create the file's folder if it does not exist.
 
     Args:
         path: Path of the WAV file.
@@ -245,7 +246,7 @@ def save_wav(path: Path | str, audio: Tensor | npt.NDArray[np.floating], sample_
 
 
 def measure_recording(path: Path | str) -> Recording:
-    """Measure a recording, reading it in blocks so that memory does not depend on its length.
+    """Measure a recording, reading it in blocks so that memory use does not depend on its length.
 
     Args:
         path: Audio file in a format that libsndfile or FFmpeg reads.
@@ -271,7 +272,7 @@ def measure_recording(path: Path | str) -> Recording:
             finite = finite and bool(np.isfinite(samples).all())
             mono = samples.mean(axis=1)
             lowest, highest = min(lowest, float(mono.min())), max(highest, float(mono.max()))
-            # Three equal samples at full scale count as clipped, because no sound wave has a flat peak.
+            # Three equal samples in a row at full scale count as clipped, because no sound wave has a flat peak.
             loud = np.abs(samples)
             peak = max(peak, float(loud.max()))
             flat = (loud[1:] >= 0.99) & (samples[1:] == samples[:-1])
@@ -292,7 +293,7 @@ def measure_recording(path: Path | str) -> Recording:
 
 
 def sound_share(audio: Frames, sample_rate: int) -> float:
-    """Return the share of the recording, 0 to 1, that is within 26 dB of its loudest moment.
+    """Return the share of a recording, from 0 to 1, that is within 26 dB of its loudest moment.
 
     Args:
         audio: Mono audio, [samples].
@@ -302,7 +303,7 @@ def sound_share(audio: Frames, sample_rate: int) -> float:
 
 
 def describe_sound(share: float) -> str:
-    """Return a clause for messages that states a share of sound, 0 to 1."""
+    """Return a clause for messages that says what share of a recording, from 0 to 1, contains sound."""
     return f"{share:.0%} of the recording is within {_SOUND_BELOW_LOUDEST_DB} dB of its loudest moment"
 
 
@@ -313,7 +314,7 @@ def _levels(mono: Frames, window: int) -> Frames:
 
 
 def _sound(levels: Sequence[Frames]) -> float:
-    """Return the share of windows that are sound; `levels` contains one array of window levels per block."""
+    """Return the share of windows that contain sound; `levels` has one array of window levels per block."""
     window_levels = np.concatenate(levels)
     loudest = window_levels.max(initial=0)
     if not len(window_levels):
@@ -325,6 +326,6 @@ def _require_complete(path: Path | str, *, declared: int | None, read: int) -> N
     """Raise DataError if the file has fewer samples than its header declares."""
     if declared is not None and read != declared:
         raise DataError(
-            f"{path} is truncated: its header declares {declared:,} samples, but it has {read:,}. Copy it again, or "
-            "export it again from its source."
+            f"{path} is truncated: its header declares {declared:,} samples, but the file has {read:,}. Copy it again, "
+            "or export it again from its source."
         )

@@ -23,29 +23,29 @@ from xtts_extend.errors import DataError
 
 Frames = npt.NDArray[np.float32]
 
-#: FFmpeg formats that may be opened. Others, such as playlists, would make FFmpeg open more files.
+#: FFmpeg formats that may be opened. Others, such as playlists, would make FFmpeg open other files.
 _FFMPEG_FORMATS = (
     "aac,ac3,eac3,adx,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,dts,flac,flv,iff,loas,matroska,mov,mp3,mpc,mpc8,mpeg,"
     "mpegts,nistsphere,ogg,rm,tak,tta,voc,w64,wav,wv"
 )
-#: Lossless FFmpeg formats whose header declares the number of samples and whose data have checksums.
+#: Lossless FFmpeg formats that declare the number of samples in the header and store checksums of the data.
 _COUNTED_FORMATS = ("ape", "tta", "tak", "wv")
 #: Prefixes of the libsndfile subtypes that decode to the same samples after a seek.
 _EXACT_SUBTYPES = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC")
-#: Minimum total size, in bytes, of the mp3 frames in an mp3 file: about two frames. Other files do not contain that
-#: many by chance.
+#: Minimum total size, in bytes, of the frames in an mp3 file (about two frames). In other files, fewer bytes look like
+#: mp3 frames by chance.
 _MIN_MP3_BYTES = 3000
 _SKIP_BLOCK_FRAMES = 1 << 16
 _AGAIN = "Copy it again, or export it again from its source."
 
 
 class AudioFile(Protocol):
-    """An open recording.
+    """A recording that is open for reading.
 
     Attributes:
         sample_rate: Sample rate in Hz.
         channels: Number of channels.
-        frames: Number of samples per channel as declared in the header. None if it is unknown until the end of the file
+        frames: Number of samples per channel declared in the header, or None if it is unknown until the end of the file
             is reached.
     """
 
@@ -54,14 +54,14 @@ class AudioFile(Protocol):
     frames: int | None
 
     def read(self, frames: int | None = None) -> Frames:
-        """Return the next `frames` frames, or all that remain, as [frames, channels]. There may be fewer at the end.
+        """Read up to `frames` frames, or all that remain if it is None, and return them as [frames, channels].
 
         Raises:
             DataError: The file is damaged or truncated.
         """
 
     def skip(self, frames: int) -> None:
-        """Skip the next frames."""
+        """Skip the next `frames` frames."""
 
     def __enter__(self) -> AudioFile: ...
 
@@ -71,7 +71,7 @@ class AudioFile(Protocol):
 
 
 def open_audio(path: Path | str) -> AudioFile:
-    """Open a recording. Use the result as a context manager, so that it is closed.
+    """Open a recording. Use the result as a context manager, so that the file is closed.
 
     Args:
         path: Audio file in a format that libsndfile or FFmpeg reads.
@@ -110,12 +110,12 @@ def _is_exact(file: soundfile.SoundFile) -> bool:
     soundfile seeks to the current position after each read, which resets the decoders of mp3, Opus and ADPCM, so that
     the samples that follow differ. It does not seek in formats that do not support seeking (GSM, G.721).
     """
-    # The header of a FLAC file that was written to a pipe has no length.
+    # A FLAC file that was written to a pipe has no length in its header.
     return file.frames < 1 << 62 and (not file.seekable() or file.subtype.startswith(_EXACT_SUBTYPES))
 
 
 class _SoundFile:
-    """An audio file that is read by libsndfile."""
+    """An audio file that libsndfile reads."""
 
     def __init__(self, path: Path | str, file: soundfile.SoundFile) -> None:
         self._path, self._file = path, file
@@ -146,23 +146,23 @@ class _SoundFile:
 
 
 class _FFmpegFile:
-    """An audio file that is decoded by FFmpeg from beginning to end, because its seeks are not exact in all formats."""
+    """An audio file that FFmpeg decodes from beginning to end, because FFmpeg cannot seek exactly in all formats."""
 
     def __init__(self, path: Path | str, libsndfile_error: str = "") -> None:
         """Open the file.
 
         Args:
             path: Audio file.
-            libsndfile_error: Why libsndfile could not open the file, for the error message.
+            libsndfile_error: Reason why libsndfile could not open the file, to include in the error message.
 
         Raises:
-            DataError: FFmpeg cannot open the file either, it has no audio, or it is a truncated mp3.
+            DataError: FFmpeg cannot open the file either, or the file has no audio or is a truncated mp3 file.
         """
         # Imported here because most recordings do not need it.
         import av
 
         self._path, self._errors = path, av.FFmpegError
-        # FFmpeg gets an open file, because it would treat some paths as URLs and guess the format from the suffix.
+        # Pass an open file: FFmpeg would treat some paths as URLs and would guess the format from the suffix.
         self._content = open(path, "rb")  # noqa: SIM115
         self._container: Any = None
         try:
@@ -178,12 +178,12 @@ class _FFmpegFile:
             stream.codec_context.thread_count = 1
             if self._container.format.name in _COUNTED_FORMATS:
                 stream.codec_context.options = {"err_detect": "crccheck+explode"}
-            # The rate comes from the decoded audio, because an HE-AAC header declares only half of it.
+            # The rate comes from the decoded audio, because an HE-AAC header declares only half the rate.
             self.sample_rate, self.channels = 0, 0
             self._decoded = self._decode(stream)
             self._buffered = next(self._decoded, np.zeros((0, stream.channels), dtype=np.float32))
             self.sample_rate, self.channels = self.sample_rate or stream.rate, self._buffered.shape[1]
-        # PyAV raises ValueError for a codec that FFmpeg was built without.
+        # PyAV raises ValueError if FFmpeg was built without the codec.
         except (av.FFmpegError, ValueError) as error:
             self.__exit__()
             reasons = "; ".join(reason for reason in (libsndfile_error, _reason(error)) if reason)
@@ -205,7 +205,7 @@ class _FFmpegFile:
             container = self._open([content_span(self._content, os.path.getsize(path))])
             is_mp3 = container.format.name == "mp3"
         except av.FFmpegError:
-            # FFmpeg does not recognize an mp3 with junk in front of it.
+            # FFmpeg does not recognize an mp3 file that begins with junk.
             frames = require_all_frames(path)
             if sum(end - start for start, end in frames) < _MIN_MP3_BYTES:
                 raise
@@ -271,5 +271,5 @@ class _FFmpegFile:
 
 
 def _reason(error: Exception) -> str:
-    """Return FFmpeg's message without its error number and file name."""
+    """Return FFmpeg's message without the error number and the file name."""
     return re.sub(r"^\[Errno -?\d+\] |: '[^']*'$", "", str(error)).strip(". ")

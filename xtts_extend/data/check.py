@@ -1,7 +1,7 @@
-"""Check every recording and text of a data set, and report unusable samples, warnings and hours of audio.
+"""Check every recording and text in a data set, and report unusable samples, warnings and hours of audio.
 
-The measurements of the recordings are cached, because they do not depend on the model or the texts. The cheap checks
-against the model and the texts run every time.
+The measurements of the recordings are cached, because they do not depend on the model or the texts. The checks that do
+depend on them are cheap and run every time.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ PROBLEMS = {
 }
 #: Kinds of warnings about usable samples.
 WARNINGS = {
-    "speaking_rate": "too much or too little text for the duration",
+    "speaking_rate": "too much or too little text for the length of the recording",
     "mostly_silence": "mostly silence; the speech may be missing",
-    "clipped": "recorded too loudly; the peaks are cut off",
+    "clipped": "recorded at too high a level, so the peaks are clipped",
     "mojibake": "characters that are typical of a wrong text encoding",
     "phonemes": "phonetic symbols (IPA) instead of ordinary text",
-    "markup": "tags, entities or addresses in the text",
-    "digits": "numbers that are left as digits, because the language's number words are unknown",
+    "markup": "markup tags, entities, or web or email addresses in the text",
+    "digits": "numbers left as digits, because no number words are available for the language",
     "duplicate_audio": "the same recording as an earlier sample",
     "duplicate_text": "the same text as an earlier sample",
-    "sample_rate": "a sample rate other than the model's; resampled",
+    "sample_rate": "a sample rate other than the model's, so the audio is resampled",
     "mixed_sample_rates": "recordings with different sample rates",
-    "channels": "more than one channel; averaged to mono",
+    "channels": "more than one channel, so the channels are averaged to mono",
 }
 #: Kinds of warnings about recordings that are converted when they are read.
 CONVERTED = ("sample_rate", "mixed_sample_rates", "channels")
@@ -69,7 +69,7 @@ CLIPPED_SHARE = 1e-4
 
 @dataclass(frozen=True)
 class DataLimits:
-    """The limits that the model sets for a sample.
+    """The limits that the model imposes on a sample.
 
     Attributes:
         sample_rate: Sample rate in Hz.
@@ -105,11 +105,11 @@ class DataReport:
 
     @property
     def unusable_share(self) -> float:
-        """Share of the samples that are unusable, 0 to 1."""
+        """Share of samples that are unusable, from 0 to 1."""
         return (self.total - len(self.usable)) / self.total
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values: the counts in total and by kind, the hours, and all entries."""
+        """Return the report as JSON-compatible values: total counts, counts by kind, hours and all entries."""
         return {
             "total": self.total,
             "usable": len(self.usable),
@@ -126,9 +126,10 @@ class DataReport:
         """Return the report as text.
 
         Args:
-            names: Number of unusable samples to list per kind; None lists all. Up to ten samples are listed per kind of
-                warning.
-            name_warnings: Whether to list the samples with warnings. Otherwise, each kind of warning takes one line.
+            names: Maximum number of unusable samples to list per kind, or None to list all. For each kind of warning,
+                at most ten samples are listed.
+            name_warnings: Whether to list the samples with warnings. Otherwise, each kind of warning is summarized in
+                one line.
         """
         hours = ", ".join(f"{language} {hours:.2f} h" for language, hours in self.hours.items())
         lines = [f"{len(self.usable)} of {self.total} samples are usable ({hours or '0 h'})."]
@@ -140,7 +141,7 @@ class DataReport:
                 if kind == "missing" and len(entries) == self.total:
                     first = entries[0]
                     search = describe_search(first["manifest_audio_file"], first["manifest"] or "")
-                    lines.append(f"Unusable: missing: all {self.total} recordings. {search}")
+                    lines.append(f"Unusable: missing: all {self.total} recordings are missing. {search}")
                     continue
                 if title == "Warning" and not name_warnings:
                     samples = "1 sample" if len(entries) == 1 else f"{len(entries)} samples"
@@ -172,7 +173,7 @@ def check_samples(
     cache: Path | None = None,
     progress: bool = True,
 ) -> DataReport:
-    """Check the recordings and texts of samples, in a deterministic order.
+    """Check the recordings and texts of samples, and report the results in a deterministic order.
 
     Args:
         samples: Samples from `read_manifest`; they are not changed.
@@ -182,7 +183,7 @@ def check_samples(
         progress: Show progress on stderr: a progress bar on a terminal, otherwise a line every ten seconds.
 
     Raises:
-        DataError: There are no samples, or the cache cannot be read or is a different kind of file.
+        DataError: There are no samples, or the cache file cannot be read or is not a recordings cache.
         LanguageError: A language has no tag in the vocabulary, or its cleaner cannot run on this machine.
 
     >>> from xtts_extend.data.manifest import read_manifest
@@ -264,11 +265,11 @@ def _length_problems(length: int, limits: DataLimits) -> dict[str, dict[str, Any
     found = {}
     duration = f"{length / limits.sample_rate:.2f} s"
     if length < MIN_DURATION_S * limits.sample_rate:
-        # Two decimals would show 0.499 s as 0.50 s.
+        # Two decimal places would show 0.499 s as 0.50 s.
         found["too_short"] = {"detail": f"{length / limits.sample_rate:.3f} s"}
     if length > limits.max_wav_length:
         longest = f"{limits.max_wav_length / limits.sample_rate:.2f} s"
-        found["too_long_audio"] = {"detail": f"{duration}; the model takes up to {longest}"}
+        found["too_long_audio"] = {"detail": f"{duration}; the model accepts at most {longest}"}
     return found
 
 
@@ -305,6 +306,6 @@ def _warnings(
                 found[key[0]].append(_entry(sample, detail))
     if len(rates) > 1:
         for rate, members in sorted(rates.items()):
-            detail = f"the first at {rate:,} Hz ({len(members):,} in total)"
+            detail = f"the first recording at {rate:,} Hz ({len(members):,} in total)"
             found["mixed_sample_rates"].append(_entry(members[0], detail))
     return {kind: entries for kind, entries in found.items() if entries}

@@ -1,8 +1,8 @@
-"""Encode recordings as DVAE codes once, and keep the codes in a set with one row per utterance.
+"""Encode each recording as DVAE codes only once, and store the codes in a set with one row per utterance.
 
-Rows are found by the digest of the recording. So a changed file is encoded again and a renamed one is not. If only the
-text or the vocabulary has changed, the codes are copied. A set belongs to one DVAE. Rows that no manifest uses anymore
-stay in the set.
+Rows are looked up by the digest of the recording, so a changed file is encoded again, but a renamed one is not. If only
+the text or the vocabulary has changed, the codes are copied. A set belongs to one DVAE. Rows that no manifest uses
+anymore stay in the set.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
 
-#: Number of utterances per file of the set. At most this many are lost if the process is killed.
+#: Number of utterances per file in the set. If the process is killed, at most this many are lost.
 _ROWS_IN_PART = 256
 #: Number of recordings to read ahead of the encoder.
 _READ_AHEAD = 16
@@ -61,18 +61,18 @@ def encode_samples(
     sample_rate: int,
     progress: bool = True,
 ) -> tuple[list[Sample], int]:
-    """Encode the samples that are not yet in a set, and add their codes, token ids and lengths to it.
+    """Encode the samples that a set does not contain yet, and add their codes, token ids and lengths to the set.
 
     If the call is interrupted or killed, repeat it to continue.
 
     Args:
         samples: Usable samples from `check_samples`, with `audio_digest` filled in. Samples that are already encoded
             are returned unchanged.
-        encode: Function that maps audio, (1, samples), to its codes, (codes,).
+        encode: Function that maps audio of shape (1, samples) to codes of shape (codes,).
         tokenize: Function that maps a text and its language to token ids.
         folder: Folder of the set. It is created if it is missing.
         codec_digest: Digest of the DVAE.
-        text_digest: Digest of the vocabulary and the text cleaning. The text of a row with a different digest is
+        text_digest: Digest of the vocabulary and the text cleaning. If a row has a different digest, its text is
             tokenized again.
         sample_rate: Sample rate of the audio in Hz.
         progress: Show progress on stderr.
@@ -92,7 +92,7 @@ def encode_samples(
         with _lock_set(folder):
             open_set(folder, settings, _SETTINGS, {})
             _drop_damaged_parts(folder)
-            # Another process may have added them while this one waited.
+            # Another process may have added these samples while this one waited.
             rows = _Rows(folder, settings, text_digest)
             if missing := rows.missing(samples):
                 added = _encode_missing(missing, rows.recorded, encode, tokenize, sample_rate)
@@ -104,7 +104,7 @@ def encode_samples(
 
 @contextmanager
 def _lock_set(folder: Path) -> Iterator[None]:
-    """Lock a set, so that the next process finds what this one has encoded."""
+    """Lock a set, so that other processes wait and then find what this one has encoded."""
     require_creatable(folder)
     lock = FileLock(folder / ".lock")
     try:
@@ -112,7 +112,7 @@ def _lock_set(folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.info(" > Another process is encoding into %s. Waiting for it to finish.", folder)
+            logger.info(" > Another process is adding codes to %s. Waiting for it to finish.", folder)
             lock.acquire()
     except OSError as error:
         raise MachineError(f"{folder} cannot be written to: {error.strerror}. Choose a different folder.") from error
@@ -141,7 +141,7 @@ def _drop_damaged_parts(folder: Path) -> None:
 
 
 class _Rows:
-    """The intact rows of a set, if it exists.
+    """The intact rows of a set, or none if the set does not exist.
 
     Args:
         folder: Folder of the set.
@@ -172,7 +172,7 @@ class _Rows:
                     self.known[row["audio_digest"], row["language"], row["text"]] = encoded
 
     def missing(self, samples: Sequence[Sample]) -> dict[str, dict[_Key, Sample]]:
-        """Return the samples without a row, grouped by recording, listing each language and text once."""
+        """Return the samples without a row, grouped by recording, with each pair of language and text listed once."""
         missing: dict[str, dict[_Key, Sample]] = defaultdict(dict)
         for sample in samples:
             if sample.encoded is None and (key := _key(sample)) not in self.known:
@@ -211,12 +211,12 @@ def _encode_missing(
 
 
 def _write(groups: Iterable[list[Utterance]], folder: Path, text_digest: str) -> None:
-    """Add utterances to a set, part by part. If interrupted, add those that are ready."""
+    """Add utterances to a set, part by part. If interrupted, add the utterances that are ready."""
     pending: list[Utterance] = []
 
     def flush() -> None:
         index = read_index(folder)
-        # The number must differ even from those of parts that were dropped from the index.
+        # The number must also differ from those of parts that were dropped from the index.
         number = 1 + max((int(file.stem.removeprefix("part-")) for file in folder.glob("part-*.arrow")), default=-1)
         part = write_part(folder, number, pending) | {"text_digest": text_digest}
         write_index(folder, {**index, "parts": [*index["parts"], part]})

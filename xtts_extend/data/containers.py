@@ -1,8 +1,8 @@
 """Detect truncated, damaged and joined audio files, and files that are not audio, without decoding them.
 
-Decoders are lenient. libsndfile silently shortens a truncated file and reads only the first of several joined ones;
-FFmpeg decodes as far as it can. Training would then pair a full text with part of its audio. So this module compares
-the lengths and end markers that a container declares with the file.
+Decoders are lenient. libsndfile silently accepts a truncated file and reads only the first of several joined files;
+FFmpeg decodes as far as it can. Training would then pair a full text with only part of its audio. This module therefore
+compares the lengths and end markers that a container declares with the file's actual content.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from xtts_extend.data.old_containers import declared_audio
 from xtts_extend.data.spans import Spans, content_span
 from xtts_extend.errors import DataError
 
-# A program that writes to a pipe does not know the size, so it writes a number near 2 or 4 GiB to a 32-bit header.
+# A program that writes to a pipe does not know the size, so it writes a number near 2 or 4 GiB to a 32-bit field.
 _UNKNOWN_SIZE = 0x7FFF0000
 _COPY = "Copy or download it again, or export it again from its source."
-_REPAIR = "`ffmpeg -i {name} fixed.wav` repairs it."
-#: Plausible sample rates of speech in Hz; a header with any other rate is damaged.
+_REPAIR = "To repair it, run `ffmpeg -i {name} fixed.wav`."
+#: Plausible sample rates for speech, in Hz; a header with any other rate is damaged.
 _PLAUSIBLE_RATES = range(4_000, 768_001)
-#: Number of bytes after the audio that are searched for a second file.
+#: Number of bytes after the audio in which to search for a second file.
 _SEARCH_BYTES = 1 << 20
-#: Number of bytes by which a declared size may be too large. Some writers count the header, which is rarely longer.
+#: Number of bytes by which a declared size may be too large. Some writers count a header, which is rarely longer.
 _LONGEST_HEADER = 128
-#: Initial bytes of audio files that are unlikely to occur inside one.
+#: Initial bytes of audio files that are unlikely to occur elsewhere in such a file.
 _AUDIO_START = re.compile(
     rb"RIF[FX]....WAVE|(?:RF|BW)64....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|riff\x2e\x91\xcf\x11|\.snd\x00\x00"
     rb"|caff\x00\x01\x00\x00|\x00\x00\x00.ftyp|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|NIST_1A\n"
     rb"|Creative Voice File\x1a|ALawSoundFile|MATLAB 5\.0|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
     re.DOTALL,
 )
-#: Magic numbers of formats that declare no size, and the number of leading bytes that cannot occur in the audio.
-#: If such files are joined, decoders read only the first one, or decode the next header as audio.
+#: Magic numbers of formats that do not declare a size, mapped to the number of leading bytes that cannot occur in the
+#: audio. If such files are joined, decoders read only the first one, or decode the next file's header as audio.
 _MAGIC_NUMBERS = {
     b"TTA1": 6, b"FLV\x01": 9, b"#!AMR": 5, b"MAC ": 6, b"tBaK": 8, b"MPCK": 8, b"MP+": 4, b"DSD ": 12, b"FRM8": 8,
     b"2BIT": 12, b" paf": 12, b"fap ": 12, b"PVF": 16, b"\x64\xa3": 12, b"\0\1\xa3\x64": 12, b"\0\2\xa3\x64": 12,
@@ -49,7 +49,7 @@ _MAGIC_NUMBERS = {
 
 _RIFF = (b"RIFF", b"RF64", b"RIFX", b"BW64")
 
-#: Initial bytes of files that are not audio but end up among recordings, what they are, and what to do.
+#: Initial bytes of non-audio files that end up among recordings, mapped to what they are and what to do about them.
 _NOT_AUDIO = {
     b"version https://git-lfs": "a Git LFS pointer; run `git lfs pull` in its repository",
     b"/annex/objects/": "a git-annex pointer; run `git annex get` in its repository",
@@ -83,7 +83,7 @@ class _Chunk:
 def require_intact_container(path: Path | str) -> None:
     """Raise DataError unless a file is as long as its headers declare and contains a single recording.
 
-    Files in formats that declare no size pass; their decoders have to detect damage.
+    Files in formats that do not declare a size pass this check; their decoders have to detect damage.
 
     Raises:
         DataError: The file is truncated or unfinished (the recorder crashed), consists of several files joined into
@@ -139,21 +139,21 @@ def require_plausible_rate(path: Path | str, sample_rate: int) -> None:
     """Raise DataError unless `sample_rate`, in Hz, is plausible for a recording of speech."""
     if sample_rate not in _PLAUSIBLE_RATES:
         raise DataError(
-            f"{path} cannot be read: its header declares {sample_rate:,} Hz; expected {_PLAUSIBLE_RATES.start:,} to "
-            f"{_PLAUSIBLE_RATES.stop - 1:,} Hz. Export it again from its source at the right sample rate."
+            f"{path} cannot be read: its header declares a rate of {sample_rate:,} Hz, not {_PLAUSIBLE_RATES.start:,} "
+            f"to {_PLAUSIBLE_RATES.stop - 1:,} Hz. Export it again from its source at the right rate."
         )
 
 
 def _truncated_error(path: str, declared: int, available: int) -> DataError:
     return DataError(
-        f"{path} is truncated: its header declares {declared:,} bytes of audio, but it has {available:,}. {_COPY}"
+        f"{path} is truncated: its header declares {declared:,} bytes of audio, but the file has {available:,}. {_COPY}"
     )
 
 
 def _chunks(
     file: BinaryIO, total: int, position: int, layout: struct.Struct, *, pad: int, inclusive: bool = False
 ) -> Iterator[_Chunk]:
-    """Yield the chunks of a file from `position` on; `inclusive` sizes also count the chunk's name and size."""
+    """Yield the chunks of a file, starting at `position`; `inclusive` sizes also count the name and size fields."""
     while position + layout.size <= total:
         file.seek(position)
         name, size = layout.unpack(file.read(layout.size))
@@ -166,18 +166,18 @@ def _chunks(
 
 
 def _require_audio(path: str, file: BinaryIO, total: int, chunk: _Chunk, unknown: int = _UNKNOWN_SIZE) -> None:
-    """Raise DataError if the audio chunk does not match the file, or if another recording follows it."""
+    """Raise DataError if the audio chunk's size does not match the file, or if another recording follows it."""
     available = total - chunk.start
     if chunk.declared < 0 or chunk.declared >= unknown:
         if (position := _find(file, b"WAVEfmt ", chunk.start)) is not None:
             raise _joined_error(path, position - 8)
         return
-    # Some writers count the header as well, or omit the last byte.
+    # Some writers include the header in the size, or omit the last byte.
     if chunk.declared - available > min(chunk.start, _LONGEST_HEADER):
         raise _truncated_error(path, chunk.declared, max(available, 0))
     rest = _require_single_recording(path, file, chunk.start + chunk.declared)[:9]
     rest_bytes = available - chunk.declared
-    # The name of a chunk is printable. A padding byte may precede it.
+    # Chunk names are printable. A padding byte may precede them.
     is_chunk = rest[:3] in (b"ID3", b"TAG") or any(
         len(name) == 4 and name.isascii() and name.decode().isprintable() for name in (rest[:4], rest[1:5])
     )
@@ -196,7 +196,7 @@ def _joined_error(path: str, position: int) -> DataError:
 
 
 def _magic_numbers(head: bytes) -> list[bytes]:
-    """Return the byte strings that may occur only once in a file that begins like this."""
+    """Return the magic numbers that may occur only once in a file with this beginning."""
     if head.startswith(b"fLaC"):
         # The marker and the header of the first metadata block, which may also be the last.
         return [b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22"]
@@ -204,7 +204,7 @@ def _magic_numbers(head: bytes) -> list[bytes]:
 
 
 def _find(file: BinaryIO, pattern: bytes, position: int) -> int | None:
-    """Return the offset of the first occurrence of `pattern` from `position` on, or None."""
+    """Return the offset of the first occurrence of `pattern` at or after `position`, or None."""
     file.seek(position)
     overlap = b""
     while block := file.read(_SEARCH_BYTES):
@@ -226,11 +226,11 @@ def _require_single_recording(path: str, file: BinaryIO, end: int) -> bytes:
 
 
 def _missing_chunk_error(path: str, name: str, purpose: str) -> DataError:
-    return DataError(f"{path} has no {name} chunk, which {purpose}, so its header is damaged. {_COPY}")
+    return DataError(f"{path} is damaged: its {name} chunk, which {purpose}, is missing. {_COPY}")
 
 
 def _check_riff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
-    """Check WAV, AVI, RF64 and BW64. The last two have a separate chunk for 64-bit sizes."""
+    """Check WAV, AVI, RF64 and BW64 files. RF64 and BW64 have a separate chunk for 64-bit sizes."""
     order = ">" if head[:4] == b"RIFX" else "<"
     kind = head[8:12]
     declared = struct.unpack(order + "I", head[4:8])[0] if len(head) >= 8 else 0
@@ -253,7 +253,7 @@ def _check_riff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
             if not has_format:
                 raise _missing_chunk_error(path, "fmt", "declares the sample rate and format")
             if chunk.declared == 0xFFFFFFFF and long_size is not None:
-                # A 64-bit size is unknown only if it is all ones or close to it.
+                # A 64-bit size means that the size is unknown only if it is at or near the maximum value.
                 _require_audio(path, file, total, _Chunk(b"data", chunk.start, long_size), unknown=1 << 62)
             else:
                 _require_audio(path, file, total, chunk)
@@ -262,7 +262,7 @@ def _check_riff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
         if chunk.declared % 2 and file.read(4) in (b"fmt ", b"data"):
             raise DataError(
                 f"{path} is damaged: its {chunk.name.decode('ascii', 'replace')} chunk has {chunk.declared} bytes, an "
-                "odd number, and the padding byte is missing, so programs do not find the next chunk. Export it again."
+                "odd number, and the padding byte is missing, so programs cannot find the next chunk. Export it again."
             )
     if not has_format:
         raise _missing_chunk_error(path, "fmt", "declares the sample rate and format")
@@ -270,7 +270,7 @@ def _check_riff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
 
 
 def _check_iff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
-    """Check AIFF, AIFF-C and 8SVX. The last one's audio chunk has a different name."""
+    """Check AIFF, AIFF-C and 8SVX files. In 8SVX files, the audio chunk has a different name."""
     audio, frames = {b"AIFF": b"SSND", b"AIFC": b"SSND"}.get(head[8:12], b"BODY"), 0
     has_format = audio == b"BODY"
     for chunk in _chunks(file, total, 12, struct.Struct(">4sI"), pad=2):
@@ -304,7 +304,7 @@ def _check_caf(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _check_nist(path: str, file: BinaryIO, total: int) -> None:
-    """Check NIST SPHERE. Each header line has a name, a type and a value; the second line is the header's size."""
+    """Check NIST SPHERE files. Each header line has a name, a type and a value; the second gives the header's size."""
     file.seek(0)
     lines = file.read(1024).decode("ascii", "replace").split("\n")
     values = {words[0]: words[2] for words in map(str.split, lines[2:]) if len(words) == 3}
@@ -318,7 +318,7 @@ def _check_nist(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _check_mp4(path: str, file: BinaryIO, total: int) -> None:
-    """Check MP4, M4A, MOV and 3GP, which consist of boxes with a size and a name; `moov` is the index of the audio."""
+    """Check MP4, M4A, MOV and 3GP files. They consist of boxes with a size and a name; `moov` is the audio's index."""
     position, names = 0, set()
     while position + 8 <= total:
         file.seek(position)
@@ -327,7 +327,7 @@ def _check_mp4(path: str, file: BinaryIO, total: int) -> None:
         if size == 1:
             size, start = int.from_bytes(file.read(8), "big"), 16
         elif size == 0:
-            # A size of 0 means up to the end of the file.
+            # A size of 0 means that the box extends to the end of the file.
             size = total - position
         if size < start:
             break
@@ -346,7 +346,7 @@ def _check_mp4(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _check_matroska(path: str, file: BinaryIO, total: int) -> None:
-    """Check MKA, MKV and WebM: the segment declares its size unless it was recorded live."""
+    """Check MKA, MKV and WebM files. Unless the file was recorded live, its segment declares a size."""
     file.seek(4)
     size, _ = _ebml_size(file)
     file.seek(size, os.SEEK_CUR)
@@ -359,7 +359,7 @@ def _check_matroska(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _ebml_size(file: BinaryIO) -> tuple[int, bool]:
-    """Read a variable-length integer; return it and whether it stands for an unknown size."""
+    """Read a variable-length integer, and return it and whether it means that the size is unknown."""
     first = (file.read(1) or b"\x01")[0]
     length = 9 - first.bit_length()
     value = int.from_bytes(bytes([first & (0x7F >> (length - 1))]) + file.read(length - 1), "big")
@@ -367,7 +367,7 @@ def _ebml_size(file: BinaryIO) -> tuple[int, bool]:
 
 
 def _check_asf(path: str, file: BinaryIO, total: int) -> None:
-    """Check WMA and WMV, which consist of objects with a GUID and a size."""
+    """Check WMA and WMV files, which consist of objects with a GUID and a size."""
     for chunk in _chunks(file, total, 0, struct.Struct("<16sQ"), pad=1, inclusive=True):
         if chunk.name[:4] == b"6&\xb2u":
             if total - chunk.start < chunk.declared:
@@ -383,18 +383,18 @@ def _require_audio_content(path: str, file: BinaryIO, head: bytes, total: int) -
         if head.startswith(start):
             raise DataError(f"{path} cannot be read: expected audio, got {kind}.")
     if not head.strip(b"\0") and not file.read(1 << 20).strip(b"\0"):
-        raise DataError(f"{path} cannot be read: it begins with zeros, like an unfinished download. {_COPY}")
+        raise DataError(f"{path} cannot be read: it begins with null bytes, like an unfinished download. {_COPY}")
     file.seek(0)
     if b"\0" in file.read(1 << 20):
         return
     text = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "ignore")
-    # The last character may be incomplete, because only the beginning was read.
+    # Only the beginning was read, so the last character may be incomplete.
     readable = len(text.encode()) >= min(total, 64) - 6
     if readable and text.strip() and all(letter.isprintable() or letter.isspace() for letter in text):
         first_line = text.strip().splitlines()[0][:50]
         is_web_page = text.strip()[:5].lower() in ("<!doc", "<html") or "<head" in text.lower()
         kind = "a web page" if is_web_page else "text"
-        hint = " The download may have failed or require a login." if is_web_page else ""
+        hint = " The download may have failed, or it may require a login." if is_web_page else ""
         raise DataError(
             f"{path} cannot be read: expected audio, got {kind} that begins with {first_line!r}.{hint} {_COPY}"
         )

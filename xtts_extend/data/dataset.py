@@ -1,8 +1,8 @@
-"""A dataset of utterances as tensors, with the same items as coqui's XTTSDataset.
+"""A dataset that returns utterances as tensors, with the same items as coqui's XTTSDataset.
 
-XTTSDataset ignores the index, draws with Python's global `random`, and silently drops samples that fail. Here, index i
-returns sample i, randomness is a function of (seed, epoch, i), and a sample that fails stops the run with an error that
-names it.
+XTTSDataset ignores the index, draws samples with Python's global `random`, and silently drops samples that fail. Here,
+index i returns sample i, randomness is a function of (seed, epoch, i), and a sample that fails stops the run with an
+error that names it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ MIN_DURATION_S = 0.5
 
 
 class UtteranceDataset(Dataset[dict[str, Any]]):
-    """Dataset of usable samples, as `check_samples` returns them, in order.
+    """Dataset of the usable samples that `check_samples` returns, in the same order.
 
     Loader workers copy the dataset when an iterator is created. Call `set_epoch` before that, and leave
-    `persistent_workers` off, or the workers stay in the first epoch.
+    `persistent_workers` off. Otherwise, the workers stay in the first epoch.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
             min_conditioning_length: Length of the shortest conditioning slice, in samples at `sample_rate`.
             max_conditioning_length: Length of the longest conditioning slice. Shorter ones are padded with zeros.
             seed: Seed for drawing the conditioning slices.
-            is_eval: Take slices of medium length from the beginning of the recording, the same in every epoch.
+            is_eval: Take a slice of medium length from the beginning of each recording, the same one in every epoch.
             use_masking: Take the slice from the utterance itself and return its position (`cond_idxs`), so that the
                 model can mask it. Otherwise, take it from the sample's `reference_path`, if it has one, and return
                 its length (`cond_lens`).
 
         Raises:
-            ConfigError: The conditioning lengths are not 0 < min <= max.
+            ConfigError: The conditioning lengths do not satisfy 0 < min <= max.
         """
         if not 0 < min_conditioning_length <= max_conditioning_length:
             raise ConfigError(
@@ -152,18 +152,18 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         return torch.tensor(ids, dtype=torch.int32)
 
     def _fixed_slice(self, sample: Sample, start: int, end: int) -> Tensor:
-        """Return the sample's fixed slice of audio, float32 [1, end - start]."""
+        """Return the sample's fixed conditioning slice, float32 [1, end - start]."""
         if end - start > self.max_conditioning_length:
             raise DataError(
                 f"{sample.manifest}: {sample.manifest_audio_file} is conditioned on samples {start} to {end} of "
-                f"{sample.audio_file}, but the longest slice is {self.max_conditioning_length} samples. Create the set "
-                "again for this configuration."
+                f"{sample.audio_file}, but a slice may have at most {self.max_conditioning_length} samples. Create the "
+                "set again with this configuration."
             )
         return load_slice(sample.audio_file, self.sample_rate, start, end)
 
     def _conditioning_slice(self, samples: int, index: int) -> tuple[int, int]:
         """Return the start and end of an item's conditioning slice in a recording of this length, in samples."""
-        # A string seeds through SHA-512, so PYTHONHASHSEED does not matter.
+        # Python hashes a string seed with SHA-512, so PYTHONHASHSEED has no effect.
         generator = random.Random(f"conditioning {self.seed} {self.epoch} {index}")
         if self.is_eval:
             length = (self.min_conditioning_length + self.max_conditioning_length) // 2
@@ -219,11 +219,11 @@ def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
 
     Args:
         batch: Batch, as `UtteranceDataset.collate_fn` returns it.
-        parts: Number of micro-batches. There are fewer if the batch has fewer samples.
+        parts: Maximum number of micro-batches. A batch with fewer samples is split into fewer micro-batches.
     """
     count = len(batch["samples"])
     edges = sorted({count * part // parts for part in range(parts + 1)})
-    # These tensors have a row only for some samples.
+    # These tensors have rows for only some of the samples.
     owners = {"wav": ~batch["is_encoded"], "codes": batch["is_encoded"]}
     owners |= dict.fromkeys(("top_ids", "top_log_probs"), batch["has_distribution"])
     micro_batches = []

@@ -1,8 +1,9 @@
-"""Read and write utterances encoded as DVAE codes, in sets of Arrow files that are mapped into memory.
+"""Read and write utterances encoded as DVAE codes, in sets of memory-mapped Arrow files.
 
 The folder of a set contains parts (Arrow files), `set.json` with the SHA-256 of each part, and the recordings of the
-voices. Only parts in `set.json` count, so a set whose creation was killed can be continued. The format is Arrow because
-rows contain text, numbers and lists of different lengths, and because all loader workers share a mapped file.
+voices. Only parts listed in `set.json` count, so if the process that writes a set is killed, another one can continue
+the set. The format is Arrow because rows contain text, numbers and lists of different lengths, and because all loader
+workers share a mapped file.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from xtts_extend.files import atomic_write, require_creatable
 
 FORMAT_VERSION = 2
 INDEX = "set.json"
-#: Number of most likely codes that are kept from a distribution. All others are combined into one.
+#: Number of most likely codes to keep from each distribution. All other codes are combined into one value.
 TOP_K = 64
 
 _SCHEMA = pa.schema(
     [
         ("text", pa.string()),
         ("language", pa.string()),
-        # The recording that conditions the utterance, as a path that is relative to the folder or absolute, and the
-        # start and end of a slice of it, in samples. Without a start and an end, a slice is drawn in each epoch.
+        # The recording that conditions the utterance (an absolute path, or one relative to the folder), and the start
+        # and end of the slice to use, in samples. Without a start and an end, a slice is drawn in each epoch.
         ("voice", pa.string()),
         ("start", pa.int32()),
         ("end", pa.int32()),
@@ -54,7 +55,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The location and properties of an utterance's codes, which are cheap to copy to loader workers.
+    """The location and properties of an utterance's codes. Unlike the codes, they are cheap to copy to loader workers.
 
     Attributes:
         file, row: Path of the Arrow file, and index of the row in it, starting at 0.
@@ -148,7 +149,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """Return the content of a set's `set.json`.
 
     Raises:
-        DataError: The file is missing, damaged or of a different version.
+        DataError: The file is missing or damaged, or has a different version.
     """
     file = folder / INDEX
     try:
@@ -174,8 +175,8 @@ def require_free(folder: Path) -> None:
         ConfigError: The path is a file, or the folder contains something else.
     """
     require_creatable(folder)
-    # Hidden files are ours: the lock, the cache of measured recordings, and an index that was being written when the
-    # process was killed.
+    # Hidden files belong to the set: the lock, the cache of measured recordings, and an index that was being written
+    # when the process was killed.
     if folder.exists() and not is_encoded_set(folder) and any(entry.name[0] != "." for entry in folder.iterdir()):
         raise ConfigError(
             f"{folder} exists but is not a set of encoded utterances, because it has no {INDEX}. Choose a different "
@@ -189,7 +190,7 @@ def require_settings(folder: Path, settings: Mapping[str, Any], names: Mapping[s
     Args:
         folder: Folder of the set.
         settings: Settings that apply to the whole set.
-        names: Mapping from each setting to compare to its name in messages.
+        names: Names of the settings in messages, keyed by setting. Only these settings are compared.
 
     Raises:
         ConfigError: The set was created with different settings.
@@ -204,12 +205,12 @@ def require_settings(folder: Path, settings: Mapping[str, Any], names: Mapping[s
 
 
 def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str], start: Mapping[str, Any]) -> None:
-    """Create the folder of a set, or check that an existing set has the same settings.
+    """Create the folder for a set, or check that an existing set has the same settings.
 
     Args:
         folder: Folder of the set.
         settings: Settings that apply to the whole set. They are recorded in its index.
-        names: Mapping from each setting to compare to its name in messages.
+        names: Names of the settings in messages, keyed by setting. Only these settings are compared.
         start: Additional entries in the index of a new set.
 
     Raises:
@@ -228,7 +229,7 @@ def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]
 
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
-    """Write the `set.json` of a set, completely or not at all.
+    """Write the `set.json` of a set atomically.
 
     Args:
         folder: Folder of the set.
@@ -247,7 +248,7 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         utterances: Rows of the part.
 
     Returns:
-        The entry to add to the `parts` of the index. The part does not count until the entry is there.
+        The entry to add to the `parts` of the index. The part does not count until the index contains this entry.
 
     Raises:
         MachineError: The disk is full or cannot be written to.
@@ -275,12 +276,12 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
 def encoded_rows(
     folder: Path, part: Mapping[str, Any], columns: Sequence[str]
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Yield the file and row number (see `Encoded`) and the values of each row of a part.
+    """For each row of a part, yield the file, the row number (see `Encoded`) and the values.
 
     Args:
         folder: Folder of the set.
         part: Entry of the part in the index.
-        columns: Columns to read. The values also contain `count`, the number of codes.
+        columns: Columns to read. The values also include `count`, the number of codes.
     """
     path = str((folder / part["file"]).absolute())
     table = _table(path)
@@ -291,7 +292,7 @@ def encoded_rows(
 
 
 def is_intact(folder: Path, part: Mapping[str, Any]) -> bool:
-    """Return whether a part exists and has the digest in the index."""
+    """Return whether a part exists and has the digest that the index gives."""
     path = folder / part["file"]
     return path.is_file() and file_digest(path) == part["sha256"]
 
@@ -312,7 +313,8 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
     index = read_index(folder)
     if "codec_digest" in index:
         raise ConfigError(
-            f"{folder} contains codes of recordings. Pass it as --codes, and pass the manifest of the recordings here."
+            f"{folder} contains the cached codes of recordings, not a replay set. Pass it with --codes, and pass the "
+            "manifest of the recordings in its place."
         )
     for part in index["parts"]:
         if not is_intact(folder, part):
@@ -343,5 +345,5 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
                 )
             )
     if not samples:
-        raise DataError(f"{folder} contains no utterances yet. Let make-replay finish.")
+        raise DataError(f"{folder} contains no utterances yet. Wait for make-replay to finish.")
     return samples

@@ -1,8 +1,8 @@
 """Find and count the frames of an mp3 file without decoding them.
 
-An mp3 file has no container; it is a sequence of frames. The first frame may contain the number of frames that follow
-("Xing", "Info" or "VBRI") instead of audio. Decoders accept a truncated file. Its length cannot be computed from the
-bit rate of the first frame, because the rate may vary.
+An mp3 file has no container; it is a sequence of frames. Instead of audio, the first frame may contain a "Xing", "Info"
+or "VBRI" header, which gives the number of frames that follow. Decoders accept truncated files. The length of a file
+cannot be computed from the bit rate of the first frame, because the rate may vary.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COPY = "Copy or download it again, or export it again from its source."
 
 
 def require_all_frames(path: Path | str) -> list[Span]:
-    """Return the spans of an mp3 file's frames, without tags and junk around them, or an empty list if it has none.
+    """Return the spans of an mp3 file's frames, excluding tags and junk, or an empty list if it has no frames.
 
     If the first frame declares the number of frames, that number is compared with the frames in the file. If several
     files are joined, the first frame of each may declare a number.
@@ -47,14 +47,16 @@ def require_all_frames(path: Path | str) -> list[Span]:
         raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions and the disk.") from error
     # Some encoders count the frame that declares the number as well.
     if frames + 1 < declared:
-        raise DataError(f"{path} is truncated: its header declares {declared:,} frames, but it has {frames:,}. {_COPY}")
+        raise DataError(
+            f"{path} is truncated: its header declares {declared:,} frames, but the file has {frames:,}. {_COPY}"
+        )
     if not last_is_complete:
         raise DataError(f"{path} is truncated: it ends within a frame, after {frames:,} complete frames. {_COPY}")
     return spans
 
 
 def _frames(path: Path | str, content: mmap.mmap) -> tuple[list[Span], int, int, bool]:
-    """Return the frames' spans, the numbers of audio frames found and declared, and whether the last one is complete.
+    """Return the frames' spans, the numbers of audio frames found and declared, and whether the last frame is complete.
 
     Raises:
         DataError: Bytes between the frames are neither frames nor a tag.
@@ -76,8 +78,8 @@ def _frames(path: Path | str, content: mmap.mmap) -> tuple[list[Span], int, int,
             is_first = not spans or _declared_frames(content[position : position + _frame_length(content, position)])
             if not is_first and position > begin and not content[begin : begin + 8].startswith(_TAGS):
                 raise DataError(
-                    f"{path} is damaged: {position - begin:,} bytes from byte {begin:,} on are not audio, but audio "
-                    f"follows them. {_COPY}"
+                    f"{path} is damaged: the {position - begin:,} bytes starting at byte {begin:,} are not audio, but "
+                    f"more audio follows. {_COPY}"
                 )
         length = _frame_length(content, position)
         if position + length > len(content):
@@ -116,7 +118,7 @@ def _frame_length(content: mmap.mmap, position: int) -> int:
 
 
 def _next_frame(content: mmap.mmap, position: int) -> int:
-    """Return the offset of the next frame that is followed by a similar frame or the end, otherwise the end."""
+    """Return the offset of the next frame that precedes a similar frame or the end, or else the offset of the end."""
     while 0 <= (position := content.find(b"\xff", position)) <= len(content) - 4:
         if length := _frame_length(content, position):
             following = position + length
@@ -129,7 +131,7 @@ def _next_frame(content: mmap.mmap, position: int) -> int:
 
 
 def _declared_frames(frame: bytes) -> int:
-    """Return the number of frames that follow if this frame declares it instead of containing audio, otherwise 0."""
+    """Return the number of following frames that this frame declares, or 0 if it contains audio instead."""
     mpeg_1, mono = frame[1] >> 3 & 3 == 3, frame[3] >> 6 == 3
     start = 4 + ((17 if mono else 32) if mpeg_1 else (9 if mono else 17))
     if frame[start : start + 4] in (b"Xing", b"Info") and frame[start + 7] & 1:

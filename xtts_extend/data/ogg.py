@@ -1,6 +1,6 @@
 """Check the pages of Ogg files, which contain Opus, Vorbis, FLAC or Speex audio.
 
-Decoders silently skip a damaged page, so that the audio after it comes too early.
+Decoders silently skip a damaged page, so the audio after it is played too early.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COPY = "Copy or download it again, or export it again from its source."
 
 
 def check_ogg(path: str, file: BinaryIO, total: int) -> int:
-    """Check every page of an Ogg file and return the offset in bytes at which the last page ends.
+    """Check every page of an Ogg file and return the byte offset at which the last page ends.
 
     Args:
         path: Path of the file, for messages.

@@ -1,6 +1,6 @@
-"""Read the declared size of the audio in the formats of samplers, sound cards and MATLAB.
+"""Read the declared size of the audio in formats used by samplers, sound cards and MATLAB.
 
-libsndfile ignores the declared size and reads these files to their end.
+libsndfile ignores the declared size and reads these files to the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MAT4_BYTES = (8, 4, 4, 2, 2, 1)
 
 
 def declared_audio(file: BinaryIO, head: bytes, total: int) -> tuple[int, int] | None:
-    """Return the declared offset and size, in bytes, of a file's audio, or None for all other formats.
+    """Return the declared offset and size, in bytes, of a file's audio, or None if the file has another format.
 
     Args:
         file: Open file.

@@ -25,7 +25,7 @@ _CACHE_NAME = b"xtts_extend recordings"
 
 
 def read_recordings(paths: Sequence[str], cache: Path | None, progress: bool) -> dict[str, Recording | str | None]:
-    """Return each path's recording, a message if it is unusable, or None if there is no such file.
+    """For each path, return its recording, an error message if it is unusable, or None if there is no such file.
 
     Args:
         paths: Paths of the recordings; repeated paths are read only once.
@@ -33,7 +33,7 @@ def read_recordings(paths: Sequence[str], cache: Path | None, progress: bool) ->
         progress: Show progress on stderr: a progress bar on a terminal, otherwise a line every ten seconds.
 
     Raises:
-        DataError: The cache cannot be read, or is a different kind of file.
+        DataError: The cache file cannot be read, or is not a recordings cache.
     """
     known = {} if cache is None else _load_cache(cache)
     results: dict[str, Recording | str | None] = {}
@@ -115,6 +115,4 @@ def _save_cache(path: Path, known: Cache) -> None:
         with atomic_write(path) as file:
             file.write(_cache_header(body) + body)
     except MachineError as error:
-        logger.warning(
-            "The recordings cache was not saved, so the next check will read all recordings again. %s", error
-        )
+        logger.warning("The recordings cache was not saved (%s). The next check will read all recordings again.", error)

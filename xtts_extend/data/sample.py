@@ -16,7 +16,7 @@ DEFAULT_SPEAKER = "speaker"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An utterance, which is a text with its recording or with the codes of a recording.
+    """An utterance, consisting of a text and either its recording or the codes of a recording.
 
     Samples are immutable. Each stage creates new ones with `dataclasses.replace`, and a field has its default until the
     stage that sets it has run.
@@ -29,7 +29,7 @@ class Sample:
         speaker_name: Name of the speaker, or `DEFAULT_SPEAKER` if the manifest has none.
         manifest: Absolute path of the file that the sample was read from, for reports.
         line: Line number in that file, starting at 1. None for samples from a coqui formatter or a replay set.
-        root_path: Absolute path of the folder that names are relative to: the manifest's or the formatter's.
+        root_path: Absolute path of the folder that names are relative to, either the manifest's or the formatter's.
         reference_path: A different recording of the same voice, which conditions the sample. Only coqui formatters set
             it.
         conditioning_slice: Start and end of the slice of `audio_file` that conditions the sample, in samples at the

@@ -1,4 +1,4 @@
-"""The order of batches, which is a function of (seed, epoch), so that resuming needs only the epoch and the batch."""
+"""Determine the order of batches from (seed, epoch) alone, so that resuming needs only the epoch and the batch."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch.utils.data import Sampler
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 
-#: Samples are sorted by length with a random error of up to this share, so that batches change from epoch to epoch.
+#: Samples are sorted by length with a random error of at most this share, so that each epoch has different batches.
 _LENGTH_JITTER = 0.05
 
 
 class EpochBatchSampler(Sampler[list[int]]):
     """A sampler that yields batches of sample indices.
 
-    With `batch_size`, each batch has this number of samples, and the last one of an epoch may have fewer. With
-    `batch_frames`, a batch has samples of similar length, as many as fit into the budget with their padding. These
+    With `batch_size`, each batch has this many samples, but the last one of an epoch may have fewer. With
+    `batch_frames`, a batch has samples of similar length, as many as fit into the budget, including padding. These
     batches and their order are drawn again in each epoch.
 
-    By default, an epoch is a permutation of the samples. With `language_weights`, the languages' shares of an epoch's
-    hours follow the weights: a language that has too few hours is repeated, in full passes and a random subset for the
-    rest. No sample is omitted. The shares are exact up to rounding to an utterance and the lengths of the utterances
-    in the subset.
+    By default, an epoch is a permutation of the samples. With `language_weights`, each language's share of the hours in
+    an epoch follows its weight. A language that has too few hours is repeated, in full passes plus a random subset for
+    the remainder. No sample is omitted. The shares are exact except for rounding to whole utterances and the varying
+    lengths of the utterances in the subset.
 
-    Samples marked `replay` are in old languages that the model should keep. They are spread evenly among the others, as
-    many as make up `replay_share` of all samples. Their languages take turns. Each language goes through its samples in
-    random order and continues in the next epoch where it stopped.
+    Samples marked `replay` are in old languages that the model should keep. They are spread evenly among the others and
+    make up `replay_share` of all samples. Their languages take turns. Each language goes through its samples in random
+    order and continues in the next epoch where it left off.
 
     >>> samples = [Sample(text=name, audio_file=name, language="am", manifest_audio_file=name) for name in "abcdefg"]
     >>> sampler = EpochBatchSampler(samples, batch_size=3, seed=1)
@@ -54,26 +54,26 @@ class EpochBatchSampler(Sampler[list[int]]):
         batch_frames: int | None = None,
         frames: Sequence[int] | None = None,
     ) -> None:
-        """Plan the epochs.
+        """Create a sampler and plan its epochs.
 
         Args:
-            samples: Samples of the epochs. If `language_weights` is set, they need `duration_s`.
+            samples: Samples to draw from. If `language_weights` is set, they need `duration_s`.
             batch_size: Number of samples per batch, in all processes together. None if `batch_frames` is set.
             seed: Seed that determines the order.
             language_weights: Mapping from language to its share of the audio hours, for each language of the samples
                 that are not replayed. Weights are positive and need not sum to 1.
             rank, ranks: Rank of this process and the number of processes. Iterating yields this process's part of each
                 batch.
-            replay_share: Share of replay samples, from 0 to less than 1. With `batch_size`, it holds for every stretch
-                of an epoch. With `batch_frames`, it holds for the epoch as a whole.
+            replay_share: Share of replay samples, from 0 to less than 1. With `batch_size`, the share holds in every
+                part of an epoch; with `batch_frames`, only in the epoch as a whole.
             batch_frames: Maximum size of a batch in all processes together: its number of samples times the frames of
                 the longest one.
-            frames: Number of frames of each sample, for `batch_frames`.
+            frames: Number of frames in each sample; required if `batch_frames` is set.
 
         Raises:
             ConfigError: The batch size is not positive, a sample exceeds the budget, or the weights do not match the
                 languages.
-            DataError: There are no samples, or no replay samples for a positive share.
+            DataError: There are no samples, or the replay share is positive but there are no replay samples.
         """
         if not any(not sample.replay for sample in samples):
             raise DataError("There are no samples to draw batches from.")
@@ -102,7 +102,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         if language_weights is not None:
             seconds = {language: sum(samples[i].duration_s for i in indices[language]) for language in indices}
             repeats = _repeats(seconds, language_weights)
-        # For each language: its samples, the number of full passes in an epoch, and the number of samples drawn on top.
+        # For each language: its samples, the number of full passes in an epoch, and the number of extra samples drawn.
         self._passes: list[tuple[list[int], int, int]] = []
         for language in sorted(indices):
             full = math.floor(repeats[language])
@@ -112,11 +112,11 @@ class EpochBatchSampler(Sampler[list[int]]):
         self._replay = [replay[language] for language in sorted(replay)]
         self._replayed = round(own * replay_share / (1 - replay_share))
         if self._replayed and not self._replay:
-            raise DataError(f"The replay share is {replay_share:g}, but there are no samples of old languages.")
+            raise DataError(f"The replay share is {replay_share:g}, but there are no samples in old languages.")
         self.samples_in_epoch = own + self._replayed
 
     def set_position(self, epoch: int, batch: int = 0) -> None:
-        """Make the next iterations start at the given batch of an epoch.
+        """Make iteration start at the given batch of an epoch.
 
         Args:
             epoch: Epoch index, starting at 0.
@@ -135,7 +135,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         self._batches = batches
 
     def __len__(self) -> int:
-        """Return the number of batches in the epoch of `set_position`, regardless of where iterations start."""
+        """Return the number of batches in the current epoch (see `set_position`), wherever iteration starts."""
         return len(self.batches())
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -143,15 +143,15 @@ class EpochBatchSampler(Sampler[list[int]]):
             batch = self.batch(number)
             size, larger = divmod(len(batch), self.ranks)
             start = self.rank * size + min(self.rank, larger)
-            # A process without a sample runs the first one, to stay in sync with the others.
+            # A process without a sample runs the batch's first one, to stay in sync with the others.
             yield batch[start : start + size + (self.rank < larger)] or batch[:1]
 
     def batch(self, number: int) -> list[int]:
-        """Return a batch of the epoch of `set_position`, with the samples of all processes."""
+        """Return a batch of the current epoch (see `set_position`), with the samples of all processes."""
         return self.batches()[number]
 
     def batches(self) -> list[list[int]]:
-        """Return all batches of the epoch of `set_position`, with the samples of all processes."""
+        """Return all batches of the current epoch (see `set_position`), with the samples of all processes."""
         if not self._batches:
             self._batches = self._epoch_batches(self._start[0])
         return self._batches
@@ -177,7 +177,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         return [generator.sample(batch, len(batch)) for batch in batches]
 
     def _epoch_order(self, epoch: int) -> list[int]:
-        # A string seeds through SHA-512, so PYTHONHASHSEED does not matter.
+        # Python hashes a string seed with SHA-512, so PYTHONHASHSEED has no effect.
         generator = random.Random(f"order {self.seed} {epoch}")
         order = []
         for members, full, extra in self._passes:
@@ -187,14 +187,14 @@ class EpochBatchSampler(Sampler[list[int]]):
             return order
         total, replayed = self.samples_in_epoch, self._replayed
         replay, own = iter(self._epoch_replay(epoch)), iter(order)
-        # After any number of samples, the share of replay is right to within one sample.
+        # At any point in the epoch, the number of replay samples is right to within one.
         return [
             next(replay if (position + 1) * replayed // total > position * replayed // total else own)
             for position in range(total)
         ]
 
     def _epoch_replay(self, epoch: int) -> list[int]:
-        """Return the replay samples of an epoch, which continue those of the previous epoch."""
+        """Return an epoch's replay samples, continuing where those of the previous epoch left off."""
         replay = []
         permutations: dict[tuple[int, int], list[int]] = {}
         for position in range(epoch * self._replayed, (epoch + 1) * self._replayed):
@@ -220,7 +220,7 @@ def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict
     if set(weights) != set(seconds):
         raise ConfigError(
             f"The language weights are for {', '.join(sorted(weights)) or 'no language'}, but the samples are in "
-            f"{', '.join(sorted(seconds))}. Pass one weight for each of these languages."
+            f"{', '.join(sorted(seconds))}. Pass one weight for each language of the samples."
         )
     for language, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
@@ -230,13 +230,13 @@ def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict
                 f"The samples in {language} last {seconds[language]} s in total, but language weights require known "
                 "durations."
             )
-    # The language with the most audio relative to its weight comes once, and the others are repeated to match it.
+    # The language with the most audio relative to its weight occurs once, and the others are repeated to match it.
     most = max(seconds[language] / weights[language] for language in weights)
     return {language: most * weight / seconds[language] for language, weight in weights.items()}
 
 
 def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Return the share of padding in batches.
+    """Return the share of the batches' total size that is padding.
 
     Args:
         batches: Sample indices of each batch.

@@ -1,4 +1,4 @@
-"""Find texts that are unusable, texts to look at, and texts that do not match their recordings."""
+"""Find texts that are unusable, that look suspicious, or that do not match their recordings."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ _DIGIT = re.compile(r"\d")
 
 # Letters and digits, without combining vowel signs.
 _LETTER = re.compile(r"[^\W_]")
-# Scripts whose characters are syllables or words: Ethiopic, Cherokee, Canadian, kana, Han, Yi, Vai, Hangul.
+# Scripts whose characters are syllables or words: Ethiopic, Cherokee, Canadian syllabics, kana, Han, Yi, Vai, Hangul.
 _SYLLABLE = re.compile(
     "[\u1200-\u139f\u13a0-\u167f\u2d80-\u2ddf\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua63f"
     "\uab00-\uab2f\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 # A spoken digit is a word of about four letters in most languages.
 _LETTERS_PER_DIGIT = 4
-#: Minimum number of recordings for a language to be judged by its own median rate, and the factor around the median.
+#: Minimum number of recordings for a language to be judged by its own median rate, and the factor by which a rate may
+#: differ from that median.
 _MIN_RECORDINGS = 50
 _MEDIAN_FACTOR = 3
 # Characters per second. Read speech has 9 to 20 letters per second including pauses, and 3 to 8 if a character is a
@@ -39,16 +40,16 @@ _SHORT_TEXT, _SILENCE_AROUND_S = 10, 1.0
 
 
 def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Return the number of tokens in a sample's text, and details of what makes it unusable, keyed by kind.
+    """Return the number of tokens in a sample's text, and details of any problems that make it unusable, keyed by kind.
 
     Args:
         sample: Sample with the text and its language.
         tokenizer: The model's tokenizer.
-        max_length: Maximum number of tokens that the model takes.
+        max_length: Maximum number of tokens that the model accepts.
     """
     text, language = sample.text, sample.language
     if has_surrogate(text):
-        return 0, {"text_error": {"detail": f"an incomplete character (a truncated escape) in {ascii(text)[:80]}"}}
+        return 0, {"text_error": {"detail": f"an unpaired surrogate (from a truncated escape) in {ascii(text)[:80]}"}}
     if not text.strip():
         return 0, {"empty_text": {"detail": repr(text)}}
     try:
@@ -57,7 +58,7 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
         return 0, {"text_error": {"detail": f"{type(error).__name__} for {text[:80]!r}: {str(error)[:80]}"}}
     found: dict[str, dict[str, Any]] = {}
     if len(ids) <= 1:
-        found["empty_text"] = {"detail": f"cleaning leaves nothing of {text!r}"}
+        found["empty_text"] = {"detail": f"nothing is left of {text!r} after cleaning"}
     if UNKNOWN_ID in ids or STOP_ID in ids:
         cleaned = tokenizer.preprocess_text(text, language.split("-")[0])
         encoding = bare_tokenizer(tokenizer, language).encode(cleaned)
@@ -68,12 +69,12 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
         detail = f"{' '.join(characters)} in {cleaned!r}{cause}"
         found["unknown_tokens"] = {"detail": detail, "characters": characters}
     if len(ids) > max_length:
-        found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model takes up to {max_length}"}
+        found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model accepts at most {max_length}"}
     return len(ids), found
 
 
 def _why_unknown(text: str, pieces: set[str]) -> str | None:
-    """Return why a text has unknown pieces if they are not part of ordinary text, otherwise None."""
+    """Return why a text contains unknown pieces, or None if they are part of ordinary text."""
     if damage := find_damage(text):
         return damage
     if is_phonemic(text):
@@ -119,7 +120,7 @@ def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
 
 
 def _implausible_length(sample: Sample, count: int, medians: dict[str, float]) -> str | None:
-    """Return why `count` characters are too many or too few for the sample's duration, or None if they are not."""
+    """Return why `count` characters are too many or too few for the sample's duration, or None if they fit."""
     usual = medians.get(sample.language)
     if usual is not None:
         lowest, highest = usual / _MEDIAN_FACTOR, usual * _MEDIAN_FACTOR

@@ -1,10 +1,10 @@
-"""Detect parts of a text that are not spoken as written: markup, stage directions, encoding damage and phonemes."""
+"""Detect text that is not spoken as written: markup, stage directions, encoding damage and phonetic symbols."""
 
 from __future__ import annotations
 
 import re
 
-# Prose uses round brackets too, so only the listed stage directions in them count as markup.
+# Prose also uses parentheses, so inside them, only these stage directions count as markup.
 _DIRECTIONS = (
     r"laugh(?:s|ed|ing|ter)?|chuckl(?:es|ing)|giggl(?:es|ing)|cough(?:s|ing)?|sigh(?:s|ing)?|breath(?:es|ing)?|inhales|"
     r"exhales|gasps?|sniffs?|sneezes?|groans?|sobs?|cr(?:ies|ying)|whisper(?:s|ing)?|shouts?|yawns?|hums?|humming|"
@@ -42,7 +42,7 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 
-# All markup contains one of these, which is much faster to search for.
+# All markup contains one of these characters, and searching for them is much faster.
 _MARKUP_HINT = re.compile(r"[<>&@#/\\\[\]{}［【(（*_~=▁♩♪♫♬]|'''|\.\w|mailto:", re.IGNORECASE)
 
 # UTF-8 continuation bytes (80 to BF) decoded as Windows-1252 or Latin-1.
@@ -62,7 +62,7 @@ _DAMAGE = {
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-# Marks of stress, length and ties, which no orthography uses.
+# Stress, length and tie marks, which no orthography uses.
 _PHONETIC_MARKS = re.compile("[ˈˌːˑ\u0361]")
 # Phonetic symbols. Those in the second set are also letters in orthographies, mostly African and First Nations ones.
 _ONLY_PHONETIC = frozenset("ɐɒɕɘɚɜɝɞɟɡɤɥɫɭɯɰɱɳɴɵɶɸɹɻɽɾʀʁʂʈʍʎʏʐʑʝ")
@@ -81,7 +81,7 @@ def without_markup(text: str) -> str:
 
 
 def find_damage(text: str) -> str | None:
-    """Return a description of the first encoding damage in a text, including the text around it, or None."""
+    """Return a description of the first encoding damage in a text, with the surrounding text, or None."""
     for name, pattern in _DAMAGE.items():
         if match := pattern.search(text):
             start = max(match.start() - 10, 0)
