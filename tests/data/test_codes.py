@@ -302,4 +302,4 @@ def test_a_run_uses_the_codes_of_encode(corpus, recipe, tmp_path, capsys, caplog
     with pytest.raises(SystemExit) as caught:
         recipe(corpus.flags(train_manifest=codes, output_dir=tmp_path / "runs", val_manifest=None))
     assert caught.value.code == 2
-    assert "contains codes of recordings. Pass it as --codes" in capsys.readouterr().err
+    assert "contains the cached codes of recordings, not a replay set. Pass it with --codes" in capsys.readouterr().err
