@@ -123,7 +123,7 @@ def test_check_data(capsys, mini_base, tmp_path):
     flags[2].write_text("Satz;Datei\nhello;a.wav\n", encoding="utf-8")
     assert run(capsys, *flags, "--columns", "text=Satz,audio=datei")[0] == 0
     code, _, err = run(capsys, *flags, "--columns", "text=Satz,sound=Datei")
-    assert (code, "'sound=Datei' is not ROLE=COLUMN" in err) == (2, True)
+    assert (code, "'sound=Datei' is not a valid ROLE=COLUMN pair" in err) == (2, True)
     (tmp_path / "a.wav").unlink()
     code, _, err = run(capsys, *flags, "--columns", "text=Satz,audio=Datei", "--write-clean", tmp_path / "none.csv")
     assert (code, (tmp_path / "none.csv").exists()) == (1, False)

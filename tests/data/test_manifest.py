@@ -124,13 +124,13 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         language("train.csv:AM", None)
     with pytest.raises(LanguageError):
         language("train.csv", "Amharic!")
-    with pytest.raises(DataError, match=r"No manifest 'missing\.csv"):
+    with pytest.raises(DataError, match=r"There is no manifest 'missing\.csv"):
         language("missing.csv:am", None)
-    with pytest.raises(DataError, match="No manifest"):
+    with pytest.raises(DataError, match="There is no manifest"):
         language("C:\\data\\train.csv", "am")
-    with pytest.raises(DataError, match="No manifest"):
+    with pytest.raises(DataError, match="There is no manifest"):
         language("", "am")
-    with pytest.raises(DataError, match="No manifest"):
+    with pytest.raises(DataError, match="There is no manifest"):
         language("x" * 5000, "am")
 
 
@@ -142,7 +142,7 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("audio_file|text\n", "a header but no rows"),
         ("audio_file|mood\na.wav|x\n", r"the columns audio_file, mood\. Expected"),
         ("mood|text|speaker_name\na.wav|x|y\n", r"the columns mood, text, speaker_name\. Expected"),
-        ("audio_file|text|text\na.wav|x|y\n", "each name to occur only once"),
+        ("audio_file|text|text\na.wav|x|y\n", "Each name must occur only once"),
         ("audio_file|text\na.wav|x\nb.wav|x|y\nc.wav\n", "Expected 2 columns.*line 3 has 3, line 4 has 1"),
         ("No table at all.\nNone.\n", "unknown format: its first line is 'No table at all"),
         ("one, two\nthree, four\n", "unknown format: its first line has the columns 'one', ' two'.*--columns"),
@@ -156,7 +156,7 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ('{"audio_file": "a.wav", "text": {"en": "x"}}\n', "Expected a string for text, got .'en': 'x'."),
         ('{"audio": {"url": "a.wav"}, "text": "x"}\n', "Expected a string for audio, got .'url': 'a.wav'."),
         ('{"audio_file": "a.wav", "text": "x", "language": "E!"}\n', "line 1: "),
-        ('{"audio_file": "a.wav", "text": "x"}\n[1]\n', "line 2 is a JSON list"),
+        ('{"audio_file": "a.wav", "text": "x"}\n[1]\n', "line 2 is a JSON value of type list"),
     ],
 )
 def test_errors_name_the_problem(tmp_path: Path, content: str, message: str) -> None:
@@ -337,7 +337,7 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to(source)
     before = source.read_bytes()
     for target in (source, tmp_path / "link.csv", tmp_path / "a.wav"):
-        with pytest.raises(DataError, match=r"The samples were read from .*, which is never overwritten"):
+        with pytest.raises(DataError, match=r"The samples were read from .*, so it will not be overwritten"):
             write_manifest(read_manifest(str(source), "en"), target)
     assert source.read_bytes() == before
 

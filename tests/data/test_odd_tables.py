@@ -29,8 +29,11 @@ def table(tmp_path: Path):
     [
         ('sentence,path\n"One,wavs/a1.wav\nTwo",wavs/a2.wav\nThree,wavs/a3.wav\n', "opened on line 2 is not closed"),
         ('text;speaker;file\n"One;anna;a1.wav\nTwo";anna;a2.wav\n', "opened on line 2 is not closed"),
-        ("a1|one text here|Anna Maria\na2|more text of it|Anna Maria\na3|third text|Ben Ko\n", "looks like speakers"),
-        ("a1|one text here|anna\na2|more text|\na3|third text|anna\n", "looks like speakers"),
+        (
+            "a1|one text here|Anna Maria\na2|more text of it|Anna Maria\na3|third text|Ben Ko\n",
+            "looks like speaker names",
+        ),
+        ("a1|one text here|anna\na2|more text|\na3|third text|anna\n", "looks like speaker names"),
         ("a1|Hello world|həlˈoʊ wˈɜːld\na2|This|ðˈɪs\n", "column 3 .'həlˈoʊ wˈɜːld'. looks like phonemes.* text=2"),
         ("a1|Hello world|həloʊ wɜld\na2|Red|ɹɛd\na3|Cat|kæt\n", "looks like phonemes"),
         ("audio_url,label\nwavs/a1.wav,One\nwavs/a2.wav,Two\n", "The first line looks like a header"),
@@ -43,7 +46,7 @@ def table(tmp_path: Path):
         "a speaker missing",
         "phonemes",
         "without stress",
-        "unknown names",
+        "unknown column names",
         "mp3",
     ],
 )
@@ -70,7 +73,7 @@ def test_unambiguous_tables(table, text: str, texts: list[str]) -> None:
 
 
 def test_one_column_has_one_role() -> None:
-    with pytest.raises(ConfigError, match="assigns two roles to one column"):
+    with pytest.raises(ConfigError, match="assigns two roles to the same column"):
         parse_columns("audio=1,text=1")
 
 
@@ -104,7 +107,7 @@ def test_titles_and_quoted_names_are_logged(table, caplog: pytest.LogCaptureFixt
     read_manifest(f"{table('My data' + chr(10) + 'audio|text' + chr(10) + QUOTED)}:en", None)
     messages = [record.getMessage().partition(": ")[2] for record in caplog.records]
     assert messages == [
-        "Skipped titles or comments above the table on these lines: 1 ('My data').",
+        "Skipped these lines above the table as titles or comments: 1 ('My data').",
         "Found recordings whose paths differ from those in the manifest: 1 in wavs/, 1 without quotation marks.",
     ]
 

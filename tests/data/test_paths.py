@@ -33,7 +33,7 @@ CASES = {
     "a name with a backslash": (r"a\b.wav", r"a\b.wav", r"a\b.wav", None),
     "spaces": (" wavs/a.wav ", "wavs/a.wav", "wavs/a.wav", "without surrounding spaces"),
     "a name with spaces": (" a b .wav ", " a b .wav ", " a b .wav ", None),
-    "another machine": ("/content/My Drive/wavs/a.wav", "wavs/a.wav", "wavs/a.wav", "by the last parts of a path"),
+    "another machine": ("/content/My Drive/wavs/a.wav", "wavs/a.wav", "wavs/a.wav", "by the last components of a path"),
     "another system": (r"D:\voices\anna\a.wav", "anna/a.wav", "anna/a.wav", "with backslashes read as slashes"),
     "from the parent": ("data/wavs/a.wav", "wavs/a.wav", "../data/wavs/a.wav", "relative to the parent folder"),
     "nowhere": ("a.wav", "b.wav", None, None),
@@ -88,8 +88,8 @@ def test_the_closest_match_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "shared"),
     [
-        (["A1.wav", "a1.wav", "a1.wav"], "'A1.wav' and 'a1.wav' are wavs/a1.wav"),
-        (["a1", "a2", "wavs/A1.mp3", "a1.wav"], "'a1' and 'wavs/A1.mp3' and 'a1.wav' are wavs/a1.wav"),
+        (["A1.wav", "a1.wav", "a1.wav"], "'A1.wav' and 'a1.wav' (wavs/a1.wav)"),
+        (["a1", "a2", "wavs/A1.mp3", "a1.wav"], "'a1' and 'wavs/A1.mp3' and 'a1.wav' (wavs/a1.wav)"),
         (["a1", "a1", "a2", "a2"], None),
         (["wavs/a1.wav", "wavs/a1.wav"], None),
     ],
@@ -132,7 +132,7 @@ def test_folders_are_listed_once_without_a_call_per_file(tmp_path: Path, monkeyp
 
 def test_the_description_of_a_search_names_the_folders(tmp_path: Path) -> None:
     description = describe_search("a1", str(tmp_path / "m.csv"))
-    assert f"'a1', for example, is neither in {tmp_path} nor in its subfolders wavs, wav, clips, audio" in description
+    assert f"'a1', for example, is in neither {tmp_path} nor its subfolders wavs, wav, clips, audio" in description
 
 
 @pytest.mark.parametrize(("total", "named"), [(2, False), (3, True)], ids=["all missing", "some missing"])
@@ -145,4 +145,5 @@ def test_names_are_listed_unless_every_recording_is_missing(tmp_path: Path, tota
     for names in (None, 20):
         lines = report.summary(names).splitlines()
         assert any("a2 (line 1 of" in line for line in lines) == named
-        assert sum("all 2 recordings are missing. 'a1', for example, is neither in" in line for line in lines) == 1 - named
+        missing = "all 2 recordings are missing. 'a1', for example, is in neither"
+        assert sum(missing in line for line in lines) == 1 - named

@@ -153,9 +153,9 @@ def test_json(folder: Path, content: str, expected: list[tuple[str, ...]]) -> No
 STOPS = {
     "speakers in the third": (
         "a1|one text here|anna\na2|more text|anna\na3|text|ben\n",
-        "column 3 .anna, ben. looks like speakers.*--columns text=2,speaker=3",
+        "column 3 .anna, ben. looks like speaker names.*--columns text=2,speaker=3",
     ),
-    "one row of that": ("a1|one text here|anna\n", "looks like speakers"),
+    "one row of that": ("a1|one text here|anna\n", "looks like speaker names"),
     "five columns": (f"{A}|x|y|z|One\n", "unknown format.*--columns audio=1,text=2"),
     "comma in a text": (f"file,text\n{A},One, two\n", "2 columns separated by commas, but line 2 has 3.*quotation"),
     "one column of two is known": ("file|text1|text2\na1|One|Two\n", r"the columns file, text1, text2\. Expected"),
@@ -163,15 +163,15 @@ STOPS = {
     "quotation mark": (f'file,text\n{A},"One\n{B},Two\n', "opened on line 2 is not closed.*lines 2 to 3"),
     "two quotation marks": (f'file,text\n{A},"One\n{B},Two"\n', "opened on line 2 is not closed.*lines 2 to 3"),
     "quotation mark in the last": (f'file,text\n{A},One\n{B},"Two\n', "opened on line 3"),
-    "spreadsheet": (b"PK\x03\x04rest", "spreadsheet.*CSV UTF-8"),
+    "spreadsheet": (b"PK\x03\x04rest", "spreadsheet.*CSV in UTF-8"),
     "windows-1252": (f"audio|text\n{A}|caf".encode() + b"\xe9", "not UTF-8.*line 2.*0xe9.*WINDOWS-1252"),
     "parts of recordings": (
         '{"audio_filepath": "a1", "text": "One", "offset": 2.5}',
         "line 1 is a segment .*offset 2.5",
     ),
-    "unknown language": (f"file,text,lang\n{A},One,Klingon (Qo'noS)\n", "line 2: .*is not a language code"),
+    "unknown language": (f"file,text,lang\n{A},One,Klingon (Qo'noS)\n", "line 2: .*is neither a language code nor"),
     "array that ends too early": ('[{"file": "a1", "text": "One"},', "is not JSON"),
-    "number in an array": ('[{"file": "a1", "text": "One"}, 7]', "entry 2 is a JSON int"),
+    "number in an array": ('[{"file": "a1", "text": "One"}, 7]', "entry 2 is a JSON value of type int"),
 }  # fmt: skip
 
 
@@ -183,9 +183,11 @@ def test_ambiguous_or_broken_manifests(folder: Path, content: str, message: str)
 
 
 def test_columns_that_do_not_exist(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"names 'satz' for text, but the header has the columns file, text"):
+    with pytest.raises(DataError, match=r"specifies 'satz' for text, but the header has the columns file, text"):
         read(folder, f"file,text\n{A},One\n", "text=satz")
-    with pytest.raises(DataError, match=r"names '3' for text, but .* has no header. Expected a number from 1 to 2"):
+    with pytest.raises(
+        DataError, match=r"specifies '3' for text, but .* has no header. Expected a column number from 1 to 2"
+    ):
         read(folder, f"{A}|One\n", "text=3")
     for wrong in ("text", "texts=1", "text=1,text=2", "text="):
         with pytest.raises(ConfigError, match="--columns"):
@@ -207,10 +209,10 @@ def test_skipped_rows_and_converted_values_are_logged_once(folder: Path, caplog:
     assert read(folder, content) == rows("One", "Two", language="en")
     messages = [record.getMessage().partition(": ")[2] for record in caplog.records]
     assert messages == [
-        "Skipped blank rows: 1, the first on line 3.",
+        "Skipped 1 blank rows, the first on line 3.",
         "Skipped repeated headers on these lines: 4.",
         "Reading text from column text, not from transcript.",
-        "Reading the language 'EN' as 'en' in 2 rows.",
+        "Interpreting the language 'EN' as 'en' in 2 rows.",
     ]
 
 
@@ -281,7 +283,7 @@ def test_real_manifests(shared_data: Path, name: str, expected: list[tuple[str, 
 
 def test_speakers_in_the_third_column_of_a_real_manifest(shared_data: Path) -> None:
     path = shared_data / "wild" / "speaker-third.csv"
-    with pytest.raises(DataError, match=r"column 3 \(anna\) looks like speakers"):
+    with pytest.raises(DataError, match=r"column 3 \(anna\) looks like speaker names"):
         read_manifest(str(path), "en")
     samples = read_manifest(str(path), "en", columns={"text": "2", "speaker": "3"})
     assert (samples[0].text, samples[0].speaker_name) == ("one text here", "anna")

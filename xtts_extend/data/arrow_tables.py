@@ -1,4 +1,4 @@
-"""Read Parquet and Arrow tables as Hugging Face writes them, and extract their embedded recordings to files once."""
+"""Read Parquet and Arrow tables in Hugging Face's format, and extract embedded recordings to files on first use."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read_arrow(
     Args:
         path: Parquet or Arrow file.
         columns: Mapping from role to column, as returned by `columns.parse_columns`.
-        texts_only: Whether to read only the texts. The table may then have no recordings.
+        texts_only: Whether to read only the texts. If so, the table does not need recordings.
 
     Raises:
         DataError: The table is damaged, a column is missing, or a row has no recording.
@@ -78,7 +78,7 @@ def _read(path: Path, columns: Mapping[str, str], texts_only: bool) -> Iterator[
         by_role["audio"] = []
     embedded = [index for index in by_role["audio"] if not _is_text(schema.field(index).type)]
     if embedded and "audio" not in columns:
-        # If the recordings are embedded, a column of file names only says where they came from.
+        # If the recordings are embedded, a column of file names only records where they came from.
         by_role["audio"] = embedded
         logger.info(" > %s: Extracting the recordings to %s.", path, cache_folder() / "recordings")
     if not by_role["text"] or not (by_role["audio"] or texts_only):
@@ -86,7 +86,7 @@ def _read(path: Path, columns: Mapping[str, str], texts_only: bool) -> Iterator[
         raise DataError(
             f"{path} has the columns {', '.join(schema.names)}. Expected {audio}"
             'a text column (such as "text"). '
-            f"Name the columns, for example --columns {flag}text=NAME."
+            f"Specify the columns, for example with --columns {flag}text=NAME."
         )
     labels = {index: _class_names(schema, schema.names[index]) for indices in by_role.values() for index in indices}
     number = 0
@@ -111,7 +111,7 @@ def _read(path: Path, columns: Mapping[str, str], texts_only: bool) -> Iterator[
 
 
 def _texts(column: pa.Array, labels: list[str] | None) -> list[Any]:
-    """Return a column's values. The ids in a class column are replaced with their labels, or with None for -1."""
+    """Return a column's values. In a column of class labels, ids are replaced with their labels, and -1 with None."""
     values = column.to_pylist()
     if labels is None:
         return values
@@ -119,14 +119,14 @@ def _texts(column: pa.Array, labels: list[str] | None) -> list[Any]:
 
 
 def _first_of(columns: list[list[Any]]) -> list[Any]:
-    """Return the first value of each row that is not null."""
+    """Return the first non-null value of each row."""
     if len(columns) == 1:
         return columns[0]
     return [next((value for value in row if value is not None), None) for row in zip(*columns, strict=True)]
 
 
 def _to_python(value: pa.Scalar) -> Any:
-    """Convert a value to Python objects, and lists of numbers to NumPy arrays."""
+    """Convert a value to Python objects, with lists of numbers as NumPy arrays."""
     if isinstance(value, pa.StructScalar) and value.is_valid:
         return {name: _to_python(part) for name, part in value.items()}
     if isinstance(value, pa.ListScalar) and value.is_valid:
@@ -155,16 +155,16 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
-    """Return the labels of a class column from Hugging Face's metadata, or None for any other column."""
+    """Return a column's class labels from Hugging Face's metadata, or None if it is not a column of class labels."""
     features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     feature = features.get(column)
     return feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
 
 
 def _read_recording(where: str, cell: Any) -> tuple[str, str | None]:
-    """Return the name of a cell's recording and the file it was extracted to (None if the cell only has a path).
+    """Return the name of a cell's recording and the file it was extracted to (None if the cell contains only a path).
 
-    A cell holds the bytes of a file, or a struct with a path and either bytes or samples.
+    A cell contains the bytes of a file, or a struct with a path and either bytes or samples.
     """
     parts = cell if isinstance(cell, dict) else {"bytes": cell}
     path, content = parts.get("path"), parts.get("bytes")
@@ -177,15 +177,15 @@ def _read_recording(where: str, cell: Any) -> tuple[str, str | None]:
         return path, None
     else:
         raise DataError(
-            f"{where} has no recording: {str(cell)[:80]}. Expected a file's bytes, its path, or a struct with array "
-            "and sampling_rate. If these are samples without a sample rate, write the table again with "
+            f"{where} has no recording: {str(cell)[:80]}. Expected the bytes of a file, its path, or a struct with "
+            "the fields array and sampling_rate. If these are samples without a sample rate, rewrite the table with "
             "datasets.Audio(decode=False)."
         )
     return path or os.path.basename(file), file
 
 
 def _encode_au(samples: npt.NDArray[Any], rate: int) -> bytes:
-    """Encode samples, [frames] or [channels, frames], as AU, which has no timestamps that would vary."""
+    """Encode samples of shape [frames] or [channels, frames] as AU. It has no timestamps, so the bytes never vary."""
     subtypes = {"int16": "PCM_16", "int32": "PCM_32"}
     if samples.dtype.name not in subtypes:
         samples = samples.astype(np.float32)
@@ -195,7 +195,7 @@ def _encode_au(samples: npt.NDArray[Any], rate: int) -> bytes:
 
 
 def _extract(content: bytes, name: str) -> str:
-    """Write a recording to the cache, under its SHA-256, unless that file exists, and return the path."""
+    """Write a recording to a cache file named by its SHA-256, unless the file exists, and return the file's path."""
     digest = hashlib.sha256(content).hexdigest()
     suffix = os.path.splitext(name)[1].lower() if has_suffix(name) else ""
     suffix = suffix or next((known for start, known in _SUFFIXES.items() if content.startswith(start)), "")

@@ -1,4 +1,4 @@
-"""Determine the roles of a table's columns from their names, the layout (if there is no header) or `--columns`."""
+"""Determine the role of each column in a table from its name, the layout (if there is no header) or `--columns`."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def parse_columns(text: str) -> dict[str, str]:
     """Parse the value of `--columns`.
 
     Args:
-        text: ROLE=COLUMN pairs, separated by commas. A column is a name in the header or a number, starting at 1. An
-            empty column means that the table has no column for this role.
+        text: ROLE=COLUMN pairs, separated by commas. COLUMN is a name in the header or a number, starting at 1. An
+            empty COLUMN means that the table has no column for this role.
 
     Returns:
         Mapping from role to column.
 
     Raises:
-        ConfigError: A pair is not ROLE=COLUMN, or a role or column is used twice.
+        ConfigError: A pair is malformed, a role or column is used twice, or audio or text has no column.
 
     >>> parse_columns("text=sentence,audio=2,speaker=")
     {'text': 'sentence', 'audio': '2', 'speaker': ''}
@@ -59,15 +59,18 @@ def parse_columns(text: str) -> dict[str, str]:
         role, separator, column = (piece.strip() for piece in part.partition("="))
         if not separator or role not in NAMES or role in columns:
             raise ConfigError(
-                f"{part!r} is not ROLE=COLUMN. --columns takes the roles audio, text, speaker and language, each at "
-                "most once, for example text=sentence,audio=file, or text=3,audio=1 for a table without a header."
+                f"{part!r} is not a valid ROLE=COLUMN pair. In --columns, each of the roles audio, text, speaker and "
+                "language can be used at most once: for example, text=sentence,audio=file, or text=3,audio=1 for a "
+                "table without a header."
             )
         columns[role] = column
     if len({*columns.values()} - {""}) < len([column for column in columns.values() if column]):
-        raise ConfigError(f"--columns {text!r} assigns two roles to one column. Assign one role to each column.")
+        raise ConfigError(
+            f"--columns {text!r} assigns two roles to the same column. Assign only one role to each column."
+        )
     if "" in (columns.get("audio"), columns.get("text")):
         raise ConfigError(
-            f"--columns {text!r} names no column for audio or text. Only speaker= and language= may be empty."
+            f"--columns {text!r} specifies no column for audio or text. Only speaker= and language= may be empty."
         )
     return columns
 
@@ -109,15 +112,15 @@ def is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
     roles = known_roles(cells)
     if len(roles) > 1 or len(cells) < 2:
         return len(cells) > 1
-    # A text can happen to be a known name. In a header, all other cells are made of letters, too.
+    # A text can happen to be a known column name. In a header, all the other cells also consist of letters.
     return "audio" in roles or (bool(roles) and all(re.fullmatch(r"[^\W\d]*", key) for key in keys))
 
 
 def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, list[int]]:
-    """Return the columns that could have each role according to their names, in order of preference.
+    """Return the columns that could have each role, judging by their names, in order of preference.
 
     Args:
-        where: Name of the file, or of the file and the line, for messages.
+        where: File name, with or without a line number, for messages.
         header: Names of the columns.
         columns: Mapping from role to column, as returned by `parse_columns`. It overrides the known names.
 
@@ -125,7 +128,7 @@ def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str])
         Mapping from role to a list of column numbers, starting at 0. The list is empty for a role without a column.
 
     Raises:
-        DataError: A column in `columns` is missing, or a name occurs twice.
+        DataError: A column in `columns` is missing from the header, or a name occurs twice.
     """
     keys = [_key(name) for name in header]
     ranked = {role: sorted(_ranked(keys, role)) for role in NAMES}
@@ -136,8 +139,8 @@ def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str])
             exact = [int(name) - 1]
         if name and len(exact) != 1:
             raise DataError(
-                f"{where}: --columns names {name!r} for {role}, but the header has the columns {', '.join(header)}. "
-                "Expected a name that occurs once."
+                f"{where}: --columns specifies {name!r} for {role}, but the header has the columns "
+                f"{', '.join(header)}. Expected a name that occurs exactly once."
             )
         chosen[role] = exact
         chosen |= {
@@ -147,9 +150,7 @@ def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str])
         }
     for role in NAMES:
         if len({keys[index] for index in chosen[role]}) != len(chosen[role]):
-            raise DataError(
-                f"{where}: The header has the columns {', '.join(header)}. Expected each name to occur only once."
-            )
+            raise DataError(f"{where}: The header has the columns {', '.join(header)}. Each name must occur only once.")
     return chosen
 
 
@@ -162,14 +163,14 @@ def _ranked(keys: Sequence[str], role: str) -> list[tuple[int, int]]:
 def placed_columns(
     where: str, cells: pd.DataFrame, columns: Mapping[str, str], language: str | None, audio: int | None
 ) -> dict[str, int]:
-    """Map roles to column numbers, starting at 0, for a table without a header, by the layouts of common tools.
+    """Map roles to column numbers, starting at 0, for a table without a header, based on the layouts of common tools.
 
     Args:
         where: Path of the table, for messages.
         cells: Cells of the table.
         columns: Mapping from role to column number, starting at 1, as returned by `parse_columns`.
-        language: Code of the manifest's language. A column that repeats it is the language column.
-        audio: Column of the recordings, if they were recognized by their names.
+        language: Code of the manifest's language, if known. It helps to recognize the language column.
+        audio: Number of the audio column, starting at 0, or None if no column was recognized by the names in it.
 
     Raises:
         DataError: The layout is unknown or ambiguous.
@@ -179,7 +180,8 @@ def placed_columns(
     for role, name in columns.items():
         if name and not (name.isdecimal() and 1 <= int(name) <= width):
             raise DataError(
-                f"--columns names {name!r} for {role}, but {where} has no header. Expected a number from 1 to {width}."
+                f"--columns specifies {name!r} for {role}, but {where} has no header. Expected a column number from 1 "
+                f"to {width}."
             )
         if name:
             chosen[role] = int(name) - 1
@@ -190,8 +192,8 @@ def placed_columns(
     suffixed = cells[chosen["audio"]].head(1000).map(has_suffix)
     if len(suffixed) > 1 and not suffixed.iloc[0] and suffixed.iloc[1:].all():
         raise DataError(
-            f"{where}: The first line looks like a header with unknown names ({', '.join(cells.iloc[0])}). Name the "
-            "columns, for example --columns audio=file,text=sentence."
+            f"{where}: The first line looks like a header with unknown column names ({', '.join(cells.iloc[0])}). "
+            "Specify the columns, for example with --columns audio=file,text=sentence."
         )
     rest = [index for index in range(width) if index not in chosen.values()]
     if "language" not in columns and "text" not in chosen and len(rest) > 1:
@@ -212,9 +214,9 @@ def placed_columns(
     before, last = rest
     if _looks_like_phonemes(cells[last], cells[before]):
         raise DataError(
-            f"{where} has no header, and its column {last + 1} ({cells[last].iloc[0][:40]!r}) looks like phonemes. "
-            f"XTTS reads text, not phonemes. Add --columns text={before + 1}, or --columns text={last + 1} if that "
-            "column holds the texts."
+            f"{where} has no header, and column {last + 1} ({cells[last].iloc[0][:40]!r}) looks like phonemes. XTTS "
+            f"reads text, not phonemes. Add --columns text={before + 1}, or --columns text={last + 1} if that column "
+            "contains the text."
         )
     if "speaker" in columns or _same_words(cells[before], cells[last]):
         return chosen | {"text": last}
@@ -223,9 +225,9 @@ def placed_columns(
         if not (names.map(has_suffix).all() or cells[last].str.strip().str.isdecimal().all()):
             examples = ", ".join(sorted({name.strip() for name in cells[last]})[:3])
             raise DataError(
-                f"{where} has no header, and its column {last + 1} ({examples}) looks like speakers, but LJSpeech has "
-                f"normalized text there. Add --columns text={before + 1},speaker={last + 1} if the column holds "
-                f"speakers, or --columns text={last + 1} if it holds the texts."
+                f"{where} has no header, and column {last + 1} ({examples}) looks like speaker names, but in LJSpeech "
+                f"it is the normalized text. Add --columns text={before + 1},speaker={last + 1} if the column "
+                f"contains speaker names, or --columns text={last + 1} if it contains the text."
             )
         return chosen | {"text": before, "speaker": last}
     if "language" in chosen or _looks_like_speakers(cells[before], cells[last]):
@@ -237,19 +239,20 @@ def _column_hints(cells: pd.DataFrame) -> str:
     first = ", ".join(repr(cell[:40]) for cell in cells.iloc[0])
     return (
         f"its first line has the columns {first}. Expected a header such as audio_file|text|speaker_name, lines of "
-        "id|text with the recordings in a folder named wavs next to the file, or JSON lines. Otherwise, name the "
-        "columns, for example --columns audio=1,text=2, or name a coqui formatter with --manifest-format."
+        "the form id|text (with the recordings in a folder named wavs next to the file), or JSON lines. Otherwise, "
+        "specify the columns, for example with --columns audio=1,text=2, or specify a coqui formatter with "
+        "--manifest-format."
     )
 
 
 def _same_words(first: pd.Series[str], second: pd.Series[str]) -> bool:
-    """Return whether most texts of two columns are equal, ignoring case and punctuation."""
+    """Return whether most texts in two columns are equal, ignoring case and punctuation."""
     keys = [column.head(1000).map(_key) for column in (first, second)]
     return bool((keys[0] == keys[1]).mean() > 0.5)
 
 
 def _looks_like_phonemes(column: pd.Series[str], other: pd.Series[str]) -> bool:
-    """Return whether most cells of a column have phonetic symbols that never occur in the other column."""
+    """Return whether most cells of a column contain phonetic symbols that never occur in the other column."""
     cells, ordinary = column.head(1000), phonetic_signs("".join(other.head(1000)))
     return is_phonemic("".join(cells)) and bool(
         cells.map(lambda cell: bool(phonetic_signs(cell) - ordinary)).mean() > 0.5
@@ -257,7 +260,7 @@ def _looks_like_phonemes(column: pd.Series[str], other: pd.Series[str]) -> bool:
 
 
 def _looks_like_speakers(column: pd.Series[str], other: pd.Series[str]) -> bool:
-    """Return whether a column holds names rather than texts: short, repeated, and without final punctuation."""
+    """Return whether a column contains names rather than texts: short, repeated, and without final punctuation."""
     names, texts = column.str.strip(), other.str.strip()
     # Some rows may have no speaker.
     names = names[names != ""]
@@ -266,7 +269,7 @@ def _looks_like_speakers(column: pd.Series[str], other: pd.Series[str]) -> bool:
         return False
     repeats = names.nunique() * 2 <= len(names) and names.nunique() < texts.nunique()
     longer = words.max() == 1 and texts.str.len().mean() >= 2 * names.str.len().mean()
-    # A normalized text shares words with the original. A name does not.
+    # A normalized text shares words with the original text, but a speaker's name does not.
     shared = [
         bool(set(name.casefold().split()) & set(text.casefold().split()))
         for name, text in zip(names.head(1000), texts[names.index].head(1000), strict=True)

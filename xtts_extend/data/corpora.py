@@ -66,16 +66,16 @@ def require_text(path: Path, text: str) -> None:
     ]
     if formats:
         raise DataError(
-            f"{path} looks like {formats[0]}. It contains more than sentences, and the rest would be learned as words. "
-            "Expected plain text with one or more sentences per line, or a table or JSON lines with a text column. "
-            "Save only the text, without numbers, times and tags."
+            f"{path} looks like {formats[0]}. It contains more than sentences, and the rest would be learned as "
+            "words. Expected plain text with one or more sentences per line, a table with a text column, or JSON "
+            "lines with a text key. Save only the text, without numbers, timestamps or tags."
         )
 
 
 def strip_ids_and_json(path: Path, text: str) -> list[str] | None:
-    """Return the texts of JSON strings, Festival lines or lines that begin with an id, or None for other text.
+    """Return the texts in a file of JSON strings, Festival lines or lines with ids, or None for any other file.
 
-    The JSON strings are in an array or one per line.
+    JSON strings can be in an array or one per line.
 
     Args:
         path: File to read.
@@ -84,7 +84,7 @@ def strip_ids_and_json(path: Path, text: str) -> list[str] | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     readers = {
         "JSON strings": _json_strings,
-        'Festival lines, ( id "text" )': _festival_texts,
+        'Festival lines of the form ( id "text" )': _festival_texts,
         "the text after the id on each line, as in Kaldi's text file": _texts_after_ids,
     }
     for name, read in readers.items():
@@ -102,14 +102,14 @@ def _json_strings(path: Path, lines: Sequence[str]) -> list[str] | None:
             values = json.loads(content)
         except ValueError:
             continue
-        # Direct speech in a novel is in quotation marks, too.
+        # Direct speech in a novel is also in quotation marks.
         has_json_suffix = path.suffix.lower() in (".json", ".jsonl", ".ndjson")
         if not isinstance(values, list) or not (
             has_json_suffix or lines[0][0] == "[" or any("\\" in line for line in lines)
         ):
             return None
         if any(isinstance(value, list) for value in values):
-            raise DataError(f"{path} has JSON arrays as rows. Expected strings, or objects with a text key.")
+            raise DataError(f"{path} contains JSON arrays as rows. Expected strings, or objects with a text key.")
         return values if all(isinstance(value, str) for value in values) else None
     return None
 
@@ -132,8 +132,8 @@ def _texts_after_ids(path: Path, lines: Sequence[str]) -> list[str] | None:
         for cells in split:
             if not (_ID.fullmatch(cells[0]) or has_suffix(cells[0].strip('"'))):
                 raise DataError(
-                    f"{path}: Most lines begin with an id, but {' '.join(cells)[:60]!r} does not. Add its id, or "
-                    "remove all ids."
+                    f"{path}: Most lines begin with an id, but {' '.join(cells)[:60]!r} does not. Add the missing id, "
+                    "or remove all ids."
                 )
         return [cells[1] if len(cells) > 1 else "" for cells in split]
     return None
@@ -154,7 +154,7 @@ def _are_certainly_ids(ids: Sequence[str]) -> bool:
 
 
 def _are_ids(cells: Sequence[str]) -> bool:
-    """Return whether almost all cells are unique and look like ids: they have a digit and no space."""
+    """Return whether almost all cells are unique and look like ids, with at least one digit and no spaces."""
     return _almost_all(sum(bool(_ID.fullmatch(cell)) for cell in cells), cells) and _almost_all(len({*cells}), cells)
 
 
@@ -164,7 +164,7 @@ def _almost_all(count: int, items: Sequence[object]) -> bool:
 
 
 def is_table(path: Path, text: str) -> bool:
-    """Return whether a text file is a table: it has a header, or a column of recordings or ids.
+    """Return whether a text file is a table, that is, whether it has a header or a column of recordings or ids.
 
     Args:
         path: File to read.
@@ -201,8 +201,9 @@ def is_table(path: Path, text: str) -> bool:
         if separator == "\t" and is_regular and len(rows) > 1:
             columns = ", ".join(f"{number} ({cell[:30]!r})" for number, cell in enumerate(rows[0], 1))
             raise DataError(
-                f"{path} looks like a table without a header, with the columns {columns}. Name the text column, for "
-                f"example --columns text={len(rows[0])}. If all of it is text, replace the tabs with spaces."
+                f"{path} looks like a table without a header, with the columns {columns}. Specify the text column, "
+                f"for example with --columns text={len(rows[0])}. If the whole file is text, replace the tabs with "
+                "spaces."
             )
     return False
 

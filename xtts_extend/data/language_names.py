@@ -1,11 +1,11 @@
-"""Language names in datasets: in English, as in FLEURS, and in the language itself."""
+"""Language names as datasets spell them: in English, as in FLEURS, or in the language itself."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# Code, other codes of the same language, and its names after a colon. XTTS's languages come first.
+# Each line has a code, other codes for the same language, a colon, and its names. XTTS's languages come first.
 _LANGUAGES = """
 ar ara arb: Arabic, Modern Standard Arabic, العربية, عربي
 cs ces cze: Czech, čeština, česky
@@ -159,7 +159,7 @@ for _line in _LANGUAGES.strip().splitlines():
 
 
 def code_of_name(name: str) -> str | None:
-    """Return the code of a language by its name, such as "Amharic", "አማርኛ" or "Amharic (Ethiopia)", or None."""
+    """Return the code for a name such as "Amharic", "አማርኛ" or "Amharic (Ethiopia)", or None if the name is unknown."""
     return _NAMES.get(_key(name)) or _NAMES.get(_key(re.split(r"[(,;\[]", name)[0]))
 
 

@@ -1,4 +1,4 @@
-"""Read manifests as samples, with `rows` or a formatter that is registered with coqui, and write them."""
+"""Read manifests as samples, using `rows` or a formatter registered with coqui, and write samples as manifests."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def read_manifests(
 
     Args:
         specs: Strings of the form "PATH" or "PATH:LANG".
-        default_language: Language of each bare PATH.
+        default_language: Language of each PATH without a LANG.
         format: Format of all manifests; see `read_manifest`.
-        columns: Mapping from role to column in all manifests; see `read_manifest`.
+        columns: Mapping from role to column for all manifests; see `read_manifest`.
 
     Returns:
         The samples of all manifests, in order.
@@ -67,16 +67,17 @@ def read_manifest(
     """Read one manifest.
 
     Args:
-        spec: "PATH" or "PATH:LANG". The part after the last colon is a language if it looks like a code and the part
-            before it exists, so file names with colons and Windows drives work.
-        default_language: Language of a bare PATH. A language in a row overrides both.
+        spec: "PATH" or "PATH:LANG". The part after the last colon is taken as a language if it looks like a code and
+            the part before the colon exists, so file names with colons and Windows drive letters work.
+        default_language: Language of a PATH without a LANG. A row's own language overrides both.
         format: "auto" (by content), "coqui", "ljspeech", "jsonl", or the name of a formatter registered with coqui. For
             a formatter, PATH may be its root folder.
-        columns: Mapping from role to column, as returned by `columns.parse_columns`. Other roles are detected.
+        columns: Mapping from role to column, as returned by `columns.parse_columns`. Columns for all other roles are
+            detected.
 
     Returns:
-        One sample per row, in order, whether or not its recording exists. Accents in coqui's languages are composed
-        (NFC).
+        One sample per row, in order, whether or not its recording exists. In coqui's languages, combining accents are
+        composed (NFC).
 
     Raises:
         ConfigError: `columns` is passed for a coqui formatter.
@@ -101,13 +102,13 @@ def read_manifest(
 
 
 def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
-    """Write samples in the coqui format, or as JSON lines with their languages if the name ends in .jsonl.
+    """Write samples in the coqui format or, if the file name ends in .jsonl, as JSON lines with languages.
 
-    Recordings below the new file's folder are named relative to that folder, others by their absolute path. The file is
-    written completely or not at all.
+    Recordings inside the new file's folder are named by relative paths, others by absolute paths. The file is written
+    completely or not at all.
 
     Args:
-        samples: Samples, as `read_manifest` returns them.
+        samples: Samples, as returned by `read_manifest`.
         path: File to write.
 
     Raises:
@@ -123,7 +124,9 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
         raise DataError(f"There are no samples to write to {path}.")
     manifests = {os.path.realpath(manifest) for manifest in {sample.manifest for sample in samples}}
     if os.path.realpath(path) in manifests or str(path.absolute()) in {sample.audio_file for sample in samples}:
-        raise DataError(f"The samples were read from {path}, which is never overwritten. Write to a different file.")
+        raise DataError(
+            f"The samples were read from {path}, so it will not be overwritten. Write them to a different file."
+        )
     folder = path.parent.absolute()
     rows = [(_relative_to(folder, sample.audio_file), sample.text, sample.speaker_name) for sample in samples]
     if path.suffix == ".jsonl":
@@ -137,8 +140,8 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
         languages = sorted({sample.language for sample in samples})
         if len(languages) > 1:
             raise DataError(
-                f"{path}: The coqui format has no column for the languages {', '.join(languages)}. "
-                "Use a file name ending in .jsonl."
+                f"{path}: The coqui format has no column for the languages {', '.join(languages)}. Use a file name "
+                "ending in .jsonl."
             )
         table = [["audio_file", "text", "speaker_name"], *map(list, rows)]
         for row in table:
@@ -163,7 +166,7 @@ def _split_spec(spec: str, default_language: str | None) -> tuple[Path, str | No
             )
     if not os.path.exists(spec):
         raise DataError(
-            f"No manifest {head if head and _looks_like_code(tail) else spec!r}. Expected PATH or PATH:LANG."
+            f"There is no manifest {head if head and _looks_like_code(tail) else spec!r}. Expected PATH or PATH:LANG."
         )
     return Path(spec), default_language
 
@@ -197,7 +200,7 @@ def _read_with_formatter(path: Path, language: str | None, name: str) -> list[Sa
 
 
 def _from_formatter(entry: Mapping[str, object], path: Path, language: str | None) -> Sample:
-    """Return the sample of a formatter's dictionary. Keys that coqui does not define become `extra`."""
+    """Convert a formatter's dictionary to a sample. Keys that coqui does not define go into `extra`."""
     extra = dict(entry)
     del extra["audio_unique_name"]
     text, speaker = str(extra.pop("text")), extra.pop("speaker_name", None)
@@ -253,7 +256,7 @@ def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
 
 @contextmanager
 def _garbage_collection_paused() -> Iterator[None]:
-    """Pause garbage collection, which takes as long as creating half a million samples and finds nothing."""
+    """Pause garbage collection. With half a million samples, it takes as long as creating them and frees nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -264,15 +267,15 @@ def _garbage_collection_paused() -> Iterator[None]:
 
 
 def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]:
-    """Return the language code of each row, or None, and log each spelling that is not a code once."""
+    """Return each row's language code, or None if it has none. Log each spelling that is not a code, but only once."""
     codes: dict[str | None, str | None] = {None: None}
     for spelled, count in Counter(rows.language).items():
         line = rows.lines[rows.language.index(spelled)]
         if spelled is None or not spelled.strip() or (is_unknown(spelled) and spelled != language):
             if (spelled or "").strip() and language is None:
                 raise LanguageError(
-                    f"{path}, line {line}: The language is {spelled!r} in {count} rows. Expected a code or a name. "
-                    "Correct these rows, or pass their language as PATH:LANG or with --language."
+                    f"{path}, line {line}: The language is {spelled!r} in {count} rows. Expected a language code or "
+                    "name. Correct these rows, or pass their language as PATH:LANG or with --language."
                 )
             codes[spelled] = language
             continue
@@ -282,12 +285,12 @@ def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]
             raise LanguageError(f"{path}, line {line}: {error}") from error
     for spelled, count in Counter(rows.language).items():
         if (spelled or "").strip() and codes[spelled] != spelled:
-            logger.info(" > %s: Reading the language %r as %r in %d rows.", path, spelled, codes[spelled], count)
+            logger.info(" > %s: Interpreting the language %r as %r in %d rows.", path, spelled, codes[spelled], count)
     return [codes[spelled] for spelled in rows.language]
 
 
 def _compose_accents(path: Path, samples: list[Sample]) -> list[Sample]:
-    """Compose combining accents in coqui's languages in place (see `languages.compose_stock`), and log a count."""
+    """Compose combining accents in coqui's languages in place, as `languages.compose_stock` does, and log a count."""
     counts: Counter[str] = Counter()
     for index, sample in enumerate(samples):
         composed = compose_stock(sample.text, sample.language)
@@ -300,7 +303,10 @@ def _compose_accents(path: Path, samples: list[Sample]) -> list[Sample]:
 
 
 def _no_language(where: str) -> DataError:
-    return DataError(f"{where} has no language. Pass --language for all manifests, or PATH:LANG.")
+    return DataError(
+        f"{where} has no language. Pass --language to set one for all manifests, or PATH:LANG to set it for one "
+        "manifest."
+    )
 
 
 def _relative_to(folder: Path, audio_file: str) -> str:

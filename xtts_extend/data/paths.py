@@ -1,4 +1,4 @@
-"""Find the recordings that a manifest names, even if the names are spelled as on other systems or by other tools."""
+"""Find the recordings that a manifest names, even if it spells their paths for a different system or tool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 logger = logging.getLogger("trainer")
 
-#: Suffixes of recordings. For a name without one, the first match wins.
+#: Suffixes of recordings. For a name without a suffix, the first one that gives an existing file is used.
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".aif", ".aiff", ".webm", ".wma", ".oga",
     ".mka", ".mkv", ".mov", ".3gp", ".amr", ".au", ".caf", ".w64", ".rf64", ".wave", ".sph",
@@ -22,7 +22,7 @@ AUDIO_SUFFIXES = (
 #: Folders that are searched for recordings, relative to the manifest.
 FOLDERS = ("", "wavs", "wav", "clips", "audio")
 _QUOTATION_MARKS = "\"'“”„«»‘’"
-_BY_LAST_PARTS = "by the last parts of a path that does not exist"
+_BY_LAST_PARTS = "by the last components of a path that does not exist"
 
 
 class _Match(NamedTuple):
@@ -33,15 +33,15 @@ class _Match(NamedTuple):
 
 
 def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
-    """Return the paths of a manifest's recordings, relative to its folder, or None for a name without a file.
+    """Return the paths of recordings, relative to their manifest's folder, or None for each name without a file.
 
-    A name is first searched for unchanged, in the manifest's folder and in `FOLDERS`. If it is not found, spaces and
+    Each name is first looked up unchanged, in the manifest's folder and in `FOLDERS`. If it is not found, spaces and
     quotation marks around it are removed, backslashes become slashes, case and Unicode form are ignored, and a suffix
-    is added or replaced. An absolute path is also searched for by its last parts, unless this would give two names the
-    same file.
+    is added or replaced. An absolute path is also looked up by its last components, unless that would give two names
+    the same file.
 
-    The log says how many files differ from their names and how, and warns about names that share a file. Each folder is
-    listed only once, so looking up a name needs no system call.
+    The log says how many paths differ from the names in the manifest, and in what way, and warns about names that share
+    a file. Each folder is listed only once, so looking up a name needs no system call.
 
     Args:
         names: Names as in the manifest.
@@ -82,7 +82,7 @@ def _warn_of_shared(names: Sequence[str], locations: Sequence[str | None], manif
         if location in repeated:
             owners[location][name] = None
     shared = [
-        f"{' and '.join(map(repr, aliases))} are {location}" for location, aliases in owners.items() if len(aliases) > 1
+        f"{' and '.join(map(repr, aliases))} ({location})" for location, aliases in owners.items() if len(aliases) > 1
     ]
     if shared:
         more = f", and {len(shared) - 5} more files" if len(shared) > 5 else ""
@@ -107,22 +107,22 @@ def any_exists(names: Sequence[str], manifest: Path) -> bool:
 
 
 def describe_search(name: str, manifest: str) -> str:
-    """Describe where a name was searched for, as an example for a manifest whose recordings are all missing.
+    """Describe where a name was looked up, as an example for a manifest whose recordings are all missing.
 
     Args:
         name: Name as in the manifest.
         manifest: Absolute path of the manifest.
     """
     return (
-        f"{name!r}, for example, is neither in {os.path.dirname(manifest)} nor in its subfolders "
+        f"{name!r}, for example, is in neither {os.path.dirname(manifest)} nor its subfolders "
         f"{', '.join(FOLDERS[1:])}. The search tried the name without a suffix and with every suffix from "
         f"{AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]}, read backslashes as slashes, and ignored case, Unicode form and "
-        "quotation marks. Put the recordings there, or correct the names."
+        "quotation marks. Put the recordings in one of these folders, or correct the names."
     )
 
 
 class _Folder:
-    """The files and subfolders in a folder. Both are empty if it does not exist."""
+    """The files and subfolders in a folder. Both are empty if the folder does not exist."""
 
     def __init__(self, path: str) -> None:
         self.files: set[str] = set()
@@ -166,9 +166,9 @@ class _Candidate(NamedTuple):
     """A folder that may contain a recording.
 
     Attributes:
-        prefix: Path relative to the manifest's folder, with a slash at the end.
-        folder: Its files and subfolders.
-        differences: How it differs from the folder in the recording's name.
+        prefix: Path relative to the manifest's folder, with a trailing slash.
+        folder: Files and subfolders in this folder.
+        differences: How this folder's path differs from the one in the recording's name.
     """
 
     prefix: str
@@ -198,7 +198,7 @@ class _Finder:
         return match
 
     def _find(self, head: str, tail: str) -> _Match | None:
-        """Return the file `tail` of the folder `head`, trying different spellings of both."""
+        """Return the file `tail` in the folder `head`, trying different spellings of both."""
         candidates = self._candidates.get(head)
         if candidates is None:
             candidates = self._candidates[head] = list(self._candidate_folders(head))
@@ -224,7 +224,7 @@ class _Finder:
         return None
 
     def _candidate_folders(self, head: str) -> Iterator[_Candidate]:
-        """Yield the folders with files that `head`, the folder in a name, could mean."""
+        """Yield the folders that `head`, the folder in a name, could refer to, if they contain files."""
         clean = head.strip()
         absolute = clean.startswith("/") or re.match(r"[A-Za-z]:(/|$)", clean)
         if absolute and (candidate := self._candidate(head, ())):
@@ -257,7 +257,7 @@ class _Finder:
         return self._listed[path]
 
     def _enter(self, base: str, parts: Sequence[str]) -> str | None:
-        """Return the path of nested subfolders of `base`, ignoring case and Unicode form, or None."""
+        """Return the path of nested subfolders in `base`, ignoring case and Unicode form, or None if one is missing."""
         for part in parts:
             names = self._list(base).folders.get(_case_folded(part.strip()), [])
             name = ".." if part == ".." else _closest(names, part.strip())

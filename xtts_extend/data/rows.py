@@ -28,7 +28,7 @@ class Rows:
         lines: Line numbers in the file, starting at 1, or row numbers if the format has no lines.
         audio: Names of the recordings, as written.
         text: Texts, as written.
-        speaker, language: Values as written, or None if a row has none.
+        speaker, language: Values as written, or None where a row has none.
         files: Files that embedded recordings were extracted to, or None for recordings that the manifest only names.
     """
 
@@ -40,11 +40,11 @@ class Rows:
     files: list[str | None] = field(default_factory=list)
 
     def add(self, line: int, where: str, values: Mapping[str, Any], file: str | None = None) -> None:
-        """Append a row, converting numbers to text and a null text to an empty one, which the data check reports.
+        """Append a row. Numbers become strings, and a null text becomes an empty string, which the data check reports.
 
         Args:
             line: Line or row number, starting at 1.
-            where: Path of the file and the line, for messages.
+            where: Path and line number, for messages.
             values: Mapping from role to value.
             file: File that an embedded recording was extracted to.
 
@@ -72,11 +72,11 @@ def read_rows(
 
     Args:
         path: Manifest file.
-        columns: Mapping from role to column, as returned by `columns.parse_columns`. Roles that are not in it are
+        columns: Mapping from role to column, as returned by `columns.parse_columns`. Columns for all other roles are
             detected.
         language: Code of the manifest's language, if known. It helps to detect a language column.
         format: "auto", "coqui", "ljspeech" or "jsonl".
-        texts_only: Accept a manifest without recordings. The `audio` of the result is then meaningless.
+        texts_only: Whether to accept a manifest without recordings. If so, `audio` in the result is meaningless.
 
     Raises:
         DataError: The file cannot be read or its format is unknown. The message names the line.
@@ -92,7 +92,9 @@ def read_rows(
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not text.strip():
-        raise DataError(f"{path} is empty. Expected lines of audio_file|text|speaker_name, id|text or JSON.")
+        raise DataError(
+            f"{path} is empty. Expected lines of the form audio_file|text|speaker_name or id|text, or JSON lines."
+        )
     if format == "jsonl" or (format == "auto" and is_json(path, text)):
         return _rows_from_objects(path, text, columns, required)
     table = read_table(path, text, columns, None if format == "auto" else "|")
@@ -109,17 +111,17 @@ def read_rows(
     if table.header is not None:
         return _rows_from_table(table, _columns_by_header(path, table, table.header, columns, required))
     if format == "coqui":
-        raise DataError(f"{path} has no header. Expected audio_file|text or audio_file|text|speaker_name.")
+        raise DataError(f"{path} has no header. Expected the header audio_file|text or audio_file|text|speaker_name.")
     filled = [index for index in table.cells.columns if (table.cells[index].str.strip() != "").any()]
     table = Table(None, table.cells.loc[:, : filled[-1]])
     audio = None if "audio" in columns else _audio_column(path, table)
-    # Without recordings, the first column holds the ids of the texts.
+    # Without recordings, the first column contains the ids of the texts.
     audio = 0 if audio is None and texts_only else audio
     return _rows_from_table(table, placed_columns(str(path), table.cells, columns, language, audio))
 
 
 def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> list[str] | None:
-    """Return the texts of a manifest, of lines with ids, or of JSON strings, or None if the file is plain text.
+    """Return the texts in a manifest, a file of lines with ids, or a file of JSON strings; None if it is plain text.
 
     Args:
         path: File to read.
@@ -127,7 +129,7 @@ def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> l
             table.
 
     Raises:
-        DataError: The file is malformed, more than one column could hold the texts, or the file is in a format that
+        DataError: The file is malformed, more than one column could contain the texts, or the file is in a format that
             contains more than text.
     """
     if not columns and not is_arrow(path):
@@ -147,15 +149,17 @@ def texts_of_manifest(path: Path, columns: Mapping[str, str] | None = None) -> l
 
 
 def _without_surrogates(path: Path, texts: list[str]) -> list[str]:
-    """Remove unpaired surrogates, which truncated escapes leave in JSON and no tokenizer accepts."""
+    """Remove unpaired surrogates, which truncated escapes leave behind in JSON and which no tokenizer accepts."""
     if damaged := sum(map(has_surrogate, texts)):
-        logger.warning(" ! %s: Removed incomplete characters, left by truncated escapes, from %d texts.", path, damaged)
+        logger.warning(
+            " ! %s: Removed unpaired surrogates, left by truncated JSON escapes, from %d texts.", path, damaged
+        )
         return [text.encode("utf-8", "ignore").decode() for text in texts]
     return texts
 
 
 def _as_text(where: str, role: str, value: Any) -> str:
-    """Return a string cell as it is, a number in digits, and NaN as an empty text.
+    """Return a cell as a string: a string unchanged, a number in digits, and NaN as an empty string.
 
     In a column with nulls, pandas turns 1999 into 1999.0 and the nulls into NaN.
     """
@@ -178,13 +182,13 @@ def _rows_from_objects(path: Path, text: str, columns: Mapping[str, str], requir
             if not all(by_keys[keys][role] for role in required):
                 expected = " and ".join({"audio": "audio_file", "text": "text"}[role] for role in required)
                 raise DataError(
-                    f"{where} has the keys {', '.join(keys[:20])}. Expected {expected}. Name the keys to use, for "
-                    f"example --columns {','.join(f'{role}=KEY' for role in required)}."
+                    f"{where} has the keys {', '.join(keys[:20])}. Expected {expected}. Specify the keys to use, for "
+                    f"example with --columns {','.join(f'{role}=KEY' for role in required)}."
                 )
         if entry.get("offset") and "audio" in required:
             raise DataError(
-                f"{where} is a segment of a longer recording (offset {entry['offset']}). Split the recording into "
-                "files and list those in the manifest."
+                f"{where} is a segment of a longer recording (offset {entry['offset']}). Split the recording into one "
+                "file per segment, and list those files in the manifest."
             )
         cells = list(entry.values())
         values: dict[str, Any] = {}
@@ -208,27 +212,29 @@ def _ljspeech_columns(path: Path, table: Table) -> dict[str, int]:
     width = table.cells.shape[1]
     if width not in (2, 3):
         line = table.cells.index[0]
-        raise DataError(f"{path}, line {line} has {width} columns. Expected LJSpeech's id|text or id|text|normalized.")
+        raise DataError(
+            f"{path}, line {line}, has {width} columns. Expected id|text or id|text|normalized, as in LJSpeech."
+        )
     return {"audio": 0, "text": width - 1}
 
 
 def _columns_by_header(
     path: Path, table: Table, header: list[str], columns: Mapping[str, str], required: Sequence[str]
 ) -> dict[str, int]:
-    """Map roles to the columns of a table with a header, choosing the first column of each role that is not blank."""
+    """Map roles to the columns of a table with a header, choosing the first column for each role that is not blank."""
     by_role = named_columns(str(path), header, columns)
     if not all(by_role[role] for role in required):
         names = {"audio": 'an audio column (such as "audio_file")', "text": 'a text column (such as "text")'}
         raise DataError(
             f"{path}: The header has the columns {', '.join(header)}. Expected "
-            f"{' and '.join(names[role] for role in required)}. Name the columns, for example --columns "
+            f"{' and '.join(names[role] for role in required)}. Specify the columns, for example with --columns "
             f"{','.join(f'{role}=NAME' for role in required)}."
         )
     chosen = {}
     for role, indices in by_role.items():
         filled = [index for index in indices if (table.cells[index].str.strip() != "").any()]
         if role == "language":
-            # Prefer a column of codes to one of unknown names.
+            # Prefer a column of known languages to one with unrecognized names.
             filled.sort(key=lambda index: not all_languages(table.cells[index]))
         if indices:
             chosen[role] = (filled or indices)[0]
@@ -239,10 +245,11 @@ def _columns_by_header(
 
 
 def _audio_column(path: Path, table: Table) -> int | None:
-    """Return the column that names recordings.
+    """Return the column that names the recordings.
 
-    It is the first column in which most cells have an audio suffix. Without suffixes, it is the table's first column,
-    if the manifest's folder has a subfolder for recordings or one of the recordings is found.
+    This is the first column in which most cells have an audio suffix. If no column has suffixes, it is the table's
+    first column, provided that the manifest's folder has a subfolder for recordings or that one of the recordings is
+    found.
     """
     for index in table.cells.columns:
         if table.cells[index].head(1000).map(has_suffix).mean() > 0.5:
@@ -263,6 +270,6 @@ def _rows_from_table(table: Table, chosen: Mapping[str, int]) -> Rows:
         return [cell or None for cell in cells[chosen[role]].str.strip()] if role in chosen else missing
 
     speaker_and_language = (optional("speaker"), optional("language"))
-    # Without recordings, `audio` is meaningless, but its length must match.
+    # Without recordings, `audio` is meaningless, but it must have the right length.
     audio = cells[chosen.get("audio", chosen["text"])].tolist()
     return Rows(cells.index.tolist(), audio, text.tolist(), *speaker_and_language, missing)

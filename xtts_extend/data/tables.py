@@ -1,4 +1,4 @@
-"""Read text tables, separated by commas, semicolons, tabs or pipes, and JSON files."""
+"""Read JSON files, and text tables separated by commas, semicolons, tabs or pipes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xtts_extend.errors import DataError
 logger = logging.getLogger("trainer")
 Lines: TypeAlias = list[tuple[int, str]]
 
-#: In order of preference, because commas and semicolons also occur in texts.
+#: Column separators, in order of preference: commas and semicolons come last, because they also occur in texts.
 SEPARATORS = "|\t;,"
 _QUOTED = ";,"
 #: First bytes of zip (also .docx and .xlsx), older Office files, PDF, gzip, bzip2, xz, zstd, 7z and rar.
@@ -29,9 +29,9 @@ _BINARY_FORMATS = (
     b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-",
     b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd", b"7z\xbc\xaf", b"Rar!",
 )  # fmt: skip
-#: A first line that tells Excel the separator. Excel pads it with separators.
+#: A first line that tells Excel which separator is used. Excel pads this line with separators.
 _SEP = re.compile(r'\s*"?sep=([^\w\s"]|\t)"?[\s,;|]*', re.IGNORECASE)
-#: Maximum number of lines of titles and comments above a table.
+#: Maximum number of title and comment lines above a table.
 _MAX_TITLES = 20
 _QUOTED_NAMES = ("commas", "semicolons")
 _NAMES = {"|": "|", "\t": "tabs", ";": "semicolons", ",": "commas"}
@@ -39,12 +39,11 @@ _NAMES = {"|": "|", "\t": "tabs", ";": "semicolons", ",": "commas"}
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of a text table, without blank rows and repeated headers.
+    """The cells of a text table, without blank rows or repeated headers.
 
     Attributes:
         header: Column names, or None if there is no header.
-        cells: The cells as strings. The index is the line number in the file, starting at 1. The columns are numbered
-            from 0.
+        cells: The cells as strings, indexed by line number in the file, starting at 1. The columns are numbered from 0.
     """
 
     header: list[str] | None
@@ -52,7 +51,7 @@ class Table:
 
 
 def read_text(path: Path, content: bytes) -> str:
-    """Decode the content of a file as UTF-8, or as UTF-16 or UTF-32 if the detection is unambiguous.
+    """Decode the content of a file as UTF-8, or as UTF-16 or UTF-32 if detected unambiguously.
 
     Args:
         path: Path of the file, for messages.
@@ -63,7 +62,8 @@ def read_text(path: Path, content: bytes) -> str:
     """
     if content.startswith(_BINARY_FORMATS):
         raise DataError(
-            f"{path} is a document, a spreadsheet or an archive. Unpack it, or export it as plain text or CSV UTF-8."
+            f"{path} is a document, a spreadsheet or an archive. Unpack it, or export it as plain text or as CSV in "
+            "UTF-8."
         )
     encoding = "utf-8"
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
@@ -82,36 +82,36 @@ def read_text(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not {encoding.upper()}: byte {error.start} (line {content.count(10, 0, error.start) + 1}) is "
-            f"0x{content[error.start]:02x}. Save it as UTF-8 (CSV UTF-8 in spreadsheets), or convert it, for "
-            "example: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+            f"0x{content[error.start]:02x}. Save it as UTF-8 (in a spreadsheet program, as CSV UTF-8), or convert it, "
+            "for example with: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
         ) from error
 
 
 def split_lines(text: str) -> Lines:
-    """Return the lines that are not blank, with their numbers, starting at 1.
+    """Return the non-blank lines with their line numbers, starting at 1.
 
     Lines end with a line feed, or with a carriage return if the text has no line feed.
     """
     end = "\n" if "\n" in text else "\r"
-    # Concatenated files have byte order marks in the middle.
+    # Concatenated files can have byte order marks in the middle.
     numbered = ((number, line.lstrip("\ufeff")) for number, line in enumerate(text.split(end), start=1))
     return [(number, line.removesuffix("\r")) for number, line in numbered if line.strip()]
 
 
 def split_line(line: str, separator: str) -> list[str]:
-    """Split a line at every separator, even inside quotation marks, to guess what the line is."""
+    """Split a line at every separator, even inside quotation marks, to help guess what kind of line it is."""
     return [cell.strip('" ') for cell in line.split(separator)]
 
 
 def is_json(path: Path, text: str) -> bool:
-    """Return whether a file is JSON, judging by the beginning of its text or by its suffix."""
+    """Return whether a file is JSON, judging by how its text begins or by its suffix."""
     return re.match(r"\s*(\{|\[\s*[{\]])", text) is not None or path.suffix.lower() in (".json", ".jsonl", ".ndjson")
 
 
 def read_objects(path: Path, text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yield each object of a JSON file, as (number, "PATH, line N", object). Numbers start at 1.
+    """Yield each object in a JSON file as (number, "PATH, line N", object). Numbers start at 1.
 
-    The file has JSON lines, an array of objects, or an object that contains one such array.
+    The file consists of JSON lines, an array of objects, or an object that contains one such array.
 
     Args:
         path: Path of the file, for messages.
@@ -150,31 +150,33 @@ def _is_array(value: Any) -> bool:
 
 def _require_object(where: str, entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise DataError(f"{where} is a JSON {type(entry).__name__}. Expected an object with a recording and its text.")
+        raise DataError(
+            f"{where} is a JSON value of type {type(entry).__name__}. Expected an object with a recording and its text."
+        )
     return entry
 
 
 def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str | None = None) -> Table | None:
     """Return the cells of a table, or None if the file is blank or its first line has no separator.
 
-    Commas and semicolons are quoted as in CSV. Between pipes and tabs, a quotation mark is an ordinary character unless
-    every field is quoted.
+    Fields separated by commas or semicolons can be quoted as in CSV. In fields separated by pipes or tabs, a quotation
+    mark is an ordinary character unless every field is quoted.
 
     Args:
         path: Path of the file, for messages.
         text: Text of the file.
-        columns: Mapping from role to column, as returned by `columns.parse_columns`. A header is recognized by these
-            names, too.
-        separator: Separator of the columns, if known.
+        columns: Mapping from role to column, as returned by `columns.parse_columns`. These names also identify a
+            header.
+        separator: Column separator, if known.
 
     Raises:
-        DataError: Rows differ in their number of columns, a quotation mark is not closed, or a second header differs
+        DataError: Rows have different numbers of columns, a quotation mark is not closed, or a second header differs
             from the first.
     """
     declared, preamble, lines = table_lines(text, columns)
     if preamble:
         titles = ", ".join(f"{number} ({line.strip()[:40]!r})" for number, line in preamble)
-        logger.warning(" ! %s: Skipped titles or comments above the table on these lines: %s.", path, titles)
+        logger.warning(" ! %s: Skipped these lines above the table as titles or comments: %s.", path, titles)
     separator = declared or separator or _find_separator(lines, columns)
     if separator is None or not lines:
         return None
@@ -189,7 +191,7 @@ def read_table(path: Path, text: str, columns: Mapping[str, str], separator: str
 
 
 def table_lines(text: str, columns: Mapping[str, str]) -> tuple[str | None, Lines, Lines]:
-    """Return the separator that a `sep=` line declares, the titles and comments above the table, and its lines.
+    """Return the separator declared in a `sep=` line, the titles and comments above the table, and the table's lines.
 
     Blank lines are omitted.
 
@@ -207,7 +209,7 @@ def table_lines(text: str, columns: Mapping[str, str]) -> tuple[str | None, Line
 def _table_start(lines: Lines, columns: Mapping[str, str]) -> int:
     """Return the index of the header, or of the first line after the comments if there is no header.
 
-    The lines above a header are comments, or titles, which have fewer cells than the header and name no recording.
+    Lines above a header are comments or titles. Titles have fewer cells than the header, and none names a recording.
     """
     rows = {separator: [split_line(line, separator) for _, line in lines] for separator in SEPARATORS}
     for index in range(len(lines)):
@@ -232,11 +234,11 @@ def _has_recording(rows: Iterable[Sequence[str]]) -> bool:
 
 
 def _find_separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
-    """Return the separator of a table, or None if its first line has none.
+    """Return the separator of a table, or None if its first line contains no separator.
 
-    A separator between known column names wins. Without a header, it is one that occurs the same number of times on
-    every line, preferably after the name of a recording. Extra pipes and tabs on some lines are allowed here and
-    reported later.
+    A separator between known column names takes precedence. Without a header, the separator is one that occurs the same
+    number of times on every line, preferably after the name of a recording. Extra pipes and tabs on some lines are
+    accepted here and reported later.
     """
     if not lines:
         return None
@@ -251,7 +253,7 @@ def _find_separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
         counts = {line.count(separator) for line in plain}
         if len(counts) == 1 or (separator not in _QUOTED and 0 not in counts):
             regular.append(separator)
-    # The shorter a cell with an audio suffix, the more likely it is only a name and not a text followed by a name.
+    # The shorter a cell with an audio suffix, the more likely it is only a file name, not text followed by a file name.
     regular.sort(
         key=lambda separator: min(
             len(cell) if has_suffix(cell) else len(first) for cell in split_line(first, separator)
@@ -263,7 +265,7 @@ def _find_separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
 def _is_quoted(lines: Lines, separator: str) -> bool:
     """Return whether quotation marks enclose fields.
 
-    Between pipes and tabs, they do if every field is quoted, except for the header, numbers and empty fields.
+    If the separator is a pipe or a tab, every field must be quoted, apart from the header, numbers and empty fields.
     """
     if separator in _QUOTED:
         return any('"' in line for _, line in lines)
@@ -290,7 +292,7 @@ def _rows(path: Path, lines: Lines, separator: str, quoted: bool) -> Iterator[tu
         return
     # Some programs escape a quotation mark with a backslash instead of doubling it.
     lines = [(number, re.sub(r'\\"(?=[^,;])', '""', line) if '\\"' in line else line) for number, line in lines]
-    # `skipinitialspace` recognizes quotation marks after a separator and spaces.
+    # With `skipinitialspace`, quotation marks are recognized even after spaces.
     reader = csv.reader((line + "\n" for _, line in lines), delimiter=separator, skipinitialspace=True)
     start = 0
     try:
@@ -305,7 +307,7 @@ def _rows(path: Path, lines: Lines, separator: str, quoted: bool) -> Iterator[tu
 
 
 def _require_closed_quotes(path: Path, lines: Lines, separator: str, is_multiline: bool) -> None:
-    """Raise DataError if a row spans several lines, or is the last one, because a quotation mark is not closed."""
+    """Raise DataError if a quotation mark that is opened in the lines of a row is never closed."""
     texts = [line + "\n" for _, line in lines]
     try:
         rows = list(csv.reader(texts, delimiter=separator, skipinitialspace=True, strict=True))
@@ -322,9 +324,9 @@ def _require_closed_quotes(path: Path, lines: Lines, separator: str, is_multilin
 
 
 def _rectangle(path: Path, rows: Iterable[tuple[int, list[str]]], separator: str) -> tuple[list[int], pd.DataFrame]:
-    """Return the line numbers and the cells of rows, all with as many cells as the first row.
+    """Return the line numbers and the cells of rows, giving every row as many cells as the first.
 
-    Blank cells at the end of a row, which spreadsheets leave behind, may be missing or extra.
+    Spreadsheets leave blank cells at the end of some rows, so rows may have more or fewer of them.
     """
     flat: list[str] = []
     numbers: list[int] = []
@@ -351,7 +353,7 @@ def _rectangle(path: Path, rows: Iterable[tuple[int, list[str]]], separator: str
                 f"{len(numbers) - 1} lines have {usual}.{hint}"
             )
         lines = ", ".join(f"line {number} has {length}" for number, length in wrong[:10])
-        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        more = f", and {len(wrong) - 10} more lines differ" if len(wrong) > 10 else ""
         raise DataError(f"{path}: Expected {width} columns separated by {separator}, but {lines}{more}.{hint}")
     return numbers, pd.DataFrame({index: pd.Series(flat[index::width], dtype=object) for index in range(width)})
 
@@ -368,12 +370,12 @@ def _drop_blank_rows(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     if not filled.all():
         first = cells.index[~filled][0]
         count = (~filled).sum()
-        logger.warning(" ! %s: Skipped blank rows: %d, the first on line %d.", path, count, first)
+        logger.warning(" ! %s: Skipped %d blank rows, the first on line %d.", path, count, first)
     return cells[filled]
 
 
 def _drop_repeated_headers(path: Path, cells: pd.DataFrame, header: list[str] | None) -> pd.DataFrame:
-    """Drop the headers inside concatenated files. Raise DataError if one of them differs from the first."""
+    """Drop headers that are repeated in concatenated files. Raise DataError if one differs from the first header."""
     known = [index for index, name in enumerate(header or [""]) if header is None or is_known_name(name)]
     if not known:
         return cells
@@ -385,7 +387,7 @@ def _drop_repeated_headers(path: Path, cells: pd.DataFrame, header: list[str] | 
             repeated.append(line)
         elif is_header(row, {}) and all(is_known_name(cell) for cell in row if cell.strip()):
             raise DataError(
-                f"{path}, line {line}, is a second header, {'|'.join(row)!r}, which differs from the first line. Move "
+                f"{path}, line {line}, is a second header, {'|'.join(row)!r}, which differs from the first one. Move "
                 "the rows below it to a separate file, and pass both files as manifests."
             )
     if repeated:
