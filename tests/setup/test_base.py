@@ -39,9 +39,9 @@ def test_intact_base_passes_all_checks(mini_base):
     findings = check_base(mini_base)
     assert [finding for finding in findings if finding.holds is False] == []
     found = {finding.assumption: finding.found for finding in findings}
-    assert found["layers match config.json"] == "2 / 2"
+    assert found["number of layers matches config.json"] == "2 / 2"
     assert found["one row per token id"] == "400 rows, ids 0–399"
-    assert "different codes among 44" in found["the DVAE produces different codes"]
+    assert "distinct codes out of 44" in found["the DVAE produces more than one distinct code"]
     assert found["memory for weights, gradients and AdamW in float32"].endswith("free here")
 
 
@@ -84,9 +84,9 @@ def odd_base(base):
 
 def test_differences_are_reported(odd_base):
     found = failed(odd_base)
-    assert found["layers match config.json"] == "2 / 30"
-    assert found["audio tokens match config.json"] == "1026 / 8194"
-    assert found["all languages of config.json have a tag"] == "missing: de"
+    assert found["number of layers matches config.json"] == "2 / 30"
+    assert found["number of audio tokens matches config.json"] == "1026 / 8194"
+    assert found["all languages in config.json have a tag"] == "missing: de"
     assert found["dvae.pth is complete"] == "missing: encoder.0.0.weight"
     assert "codebook.embed: expected (" in found["dvae.pth has 8192 codes and coqui's tensor shapes"]
     assert ", got (512, 8)" in found["dvae.pth has 8192 codes and coqui's tensor shapes"]

@@ -39,7 +39,7 @@ def test_overlap_of_training_and_validation_recordings(corpus, tmp_path, caplog)
     second, third = (line.split("|")[0] for line in lines[2:4])
     assert warning.startswith(
         f" > 3 of {len(both) - 1} validation recordings are also training recordings (copy.wav, {second}, {third}). "
-        "Their losses"
+        "Losses on these recordings"
     )
     assert warnings("val.csv") == []
 

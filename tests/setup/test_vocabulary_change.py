@@ -219,7 +219,7 @@ def test_recorded_vocabulary_file_is_missing(stock_file, corpus, fails, trainer_
     file = edited(stock_file, tmp_path / "moved", naming_no_vocabulary)
     flags = corpus.stock_flags(file, val_manifest=None, output_dir=tmp_path / "runs")
     code, message = fails(flags)
-    assert (code, "Pass the vocabulary as --checkpoint-vocab" in message) == (2, True)
+    assert (code, "Pass the vocabulary with --checkpoint-vocab" in message) == (2, True)
     trainer = trainer_of([*flags, "--checkpoint-vocab", corpus.vocab])
     assert (trainer.position.step, trainer.model.vocab_size) == (5, load_vocabulary(corpus.vocab).size)
 

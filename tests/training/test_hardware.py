@@ -120,7 +120,7 @@ def test_a_run_by_frames_resumes_by_samples(corpus, recipe, fails, tmp_path):
 def test_batch_frames_and_batch_size_exclude_each_other(corpus, fails):
     code, error = fails(corpus.flags(batch_frames=400))
     assert code == 2
-    assert "--batch-frames and --batch-size exclude each other" in error
+    assert "--batch-frames and --batch-size are mutually exclusive" in error
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""The steps before the first batch, which turn flags and a checkpoint into a configuration, samples and weights."""
+"""The steps before a run's first batch: turn flags and a checkpoint into a configuration, samples and weights."""

@@ -1,4 +1,4 @@
-"""Checks of a base directory. Each finding pairs an assumption with what was found.
+"""Checks for a base directory. Each finding pairs an assumption with what was actually found.
 
 The recipe runs the few checks that it depends on. `check-base` runs all of them.
 """
@@ -25,7 +25,7 @@ from xtts_extend.run.config import NewLanguageConfig, copy_architecture, read_js
 from xtts_extend.text.vocabulary import load_vocabulary
 
 FILES = ("config.json", "model.pth", "vocab.json", "dvae.pth", "mel_stats.pth")
-#: Bytes per parameter in float32: its value, its gradient with AdamW's two moments, and the two moments alone.
+#: Bytes per parameter in float32, for its value, its gradient plus AdamW's two moments, and the two moments alone.
 _WEIGHT_BYTES, _TRAINING_BYTES, _MOMENT_BYTES = 4, 12, 8
 
 
@@ -36,7 +36,9 @@ def use_base(config: NewLanguageConfig, base_dir: Path) -> None:
         ConfigError: The folder or a file that training needs is missing.
     """
     if not base_dir.is_dir():
-        raise ConfigError(f"The base directory {base_dir} does not exist. Pass the folder with {', '.join(FILES)}.")
+        raise ConfigError(
+            f"The base directory {base_dir} does not exist. Pass the folder that contains {', '.join(FILES)}."
+        )
     # Weights and vocabulary may be elsewhere (--checkpoint, --vocab).
     missing = [name for name in ("dvae.pth", "mel_stats.pth") if not (base_dir / name).is_file()]
     if missing:
@@ -55,11 +57,11 @@ def config_for_base(base_dir: Path, vocab: Path | None = None, *, model: Path | 
 
     Args:
         base_dir: Folder with `dvae.pth` and `mel_stats.pth`.
-        vocab: Vocabulary file; the base's by default.
-        model: Model folder whose `config.json` has the architecture; `base_dir` by default.
+        vocab: Vocabulary file; by default, the base's.
+        model: Model folder whose `config.json` specifies the architecture; by default, `base_dir`.
 
     Raises:
-        ConfigError: The folder or a file is missing, or `config.json` has no architecture.
+        ConfigError: The folder or a file is missing, or `config.json` specifies no architecture.
     """
     config = NewLanguageConfig()
     copy_architecture(config, read_json((model or base_dir) / "config.json"))
@@ -124,13 +126,13 @@ def check_base(base_dir: Path) -> list[Finding]:
     """Run all checks on a base directory, in order. Later checks depend on earlier ones.
 
     Returns:
-        All findings, including those that hold.
+        All findings, including those where the assumption holds.
 
     Raises:
         ConfigError: The directory does not exist.
     """
     if not base_dir.is_dir():
-        raise ConfigError(f"{base_dir} does not exist. Pass the folder with {', '.join(FILES)}.")
+        raise ConfigError(f"{base_dir} does not exist. Pass the folder that contains {', '.join(FILES)}.")
     findings: list[Finding] = []
     try:
         findings.extend(_check(base_dir, findings))
@@ -161,10 +163,12 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
     layers = len({key.split(".")[3] for key in plain if key.startswith("gpt.gpt.h.")})
     rows, channels = plain["gpt.text_embedding.weight"].shape
     yield Finding(
-        "layers match config.json", f"{layers} / {config.model_args.gpt_layers}", layers == config.model_args.gpt_layers
+        "number of layers matches config.json",
+        f"{layers} / {config.model_args.gpt_layers}",
+        layers == config.model_args.gpt_layers,
     )
     yield Finding(
-        "channels match config.json",
+        "number of channels matches config.json",
         f"{channels} / {config.model_args.gpt_n_model_channels}",
         channels == config.model_args.gpt_n_model_channels,
     )
@@ -187,13 +191,15 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
     if specials != usual:
         yield Finding("special tokens have the usual ids", f"usual: {usual}", None)
     untagged = [code for code in config.languages if code not in vocabulary.languages]
-    yield Finding("all languages of config.json have a tag", f"missing: {', '.join(untagged) or 'none'}", not untagged)
+    yield Finding("all languages in config.json have a tag", f"missing: {', '.join(untagged) or 'none'}", not untagged)
     audio_tokens = config.model_args.gpt_num_audio_tokens
     embedded = plain["gpt.mel_embedding.weight"].shape[0]
-    yield Finding("audio tokens match config.json", f"{embedded} / {audio_tokens}", embedded == audio_tokens)
+    yield Finding(
+        "number of audio tokens matches config.json", f"{embedded} / {audio_tokens}", embedded == audio_tokens
+    )
     ends = (config.model_args.gpt_start_audio_token, config.model_args.gpt_stop_audio_token)
     yield Finding(
-        "audio start and stop are the last two tokens", str(ends), ends == (audio_tokens - 2, audio_tokens - 1)
+        "the audio start and stop tokens are the last two", str(ends), ends == (audio_tokens - 2, audio_tokens - 1)
     )
     rates = (config.audio.sample_rate, config.audio.dvae_sample_rate, config.audio.output_sample_rate)
     yield Finding("the input is 22,050 Hz and the output is 24,000 Hz", str(rates), rates == (22050, 22050, 24000))
@@ -204,7 +210,7 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
 
 
 def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Finding]:
-    """Load all files, run one forward pass on two seconds of noise, and estimate the memory and disk for training."""
+    """Load all files, run one forward pass on two seconds of noise, and estimate memory and disk space for training."""
     model = ExtendedGPTTrainer(config)
     content = load_pickled(base_dir / "model.pth", map_location="cpu")
     weights = xtts_weights(weights_of(content, base_dir / "model.pth")[0])
@@ -233,9 +239,9 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
         _, losses = model.train_step(batch, None)
     codes = batch["audio_codes"].unique().numel()
     yield Finding("one forward pass gives a finite loss", f"{losses['loss']:.3f}", bool(torch.isfinite(losses["loss"])))
-    # An untrained DVAE encodes everything as one code. Training then runs, but learns nothing.
-    diversity = f"{codes} different codes among {batch['audio_codes'].numel()} for two seconds of noise"
-    yield Finding("the DVAE produces different codes", diversity, True if codes > 1 else None)
+    # An untrained DVAE encodes everything as a single code. Training then runs but learns nothing.
+    diversity = f"{codes} distinct codes out of {batch['audio_codes'].numel()} for two seconds of noise"
+    yield Finding("the DVAE produces more than one distinct code", diversity, True if codes > 1 else None)
     # Runs with new tokens freeze the voice side, which reduces the estimates.
     model.freeze_voice()
     everything = sum(parameter.numel() for parameter in model.xtts.gpt.parameters())
@@ -250,9 +256,9 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
     decoder = sum(tensor.nbytes for key, tensor in weights.items() if not key.startswith("gpt."))
     size = (everything * _WEIGHT_BYTES + trained * _MOMENT_BYTES + decoder) / 1e9
     disk = shutil.disk_usage(base_dir).free / 1e9
-    # Six files: the newest three, one that is being written, the old best and the new best.
+    # Six files: the newest three, one that is being written, the old best model and the new best model.
     yield Finding(
-        "disk for a run that keeps three checkpoints",
+        "disk space for a run that keeps three checkpoints",
         f"{6 * size:.1f} GB ({size:.1f} GB each); {disk:.1f} GB free here",
         None,
     )

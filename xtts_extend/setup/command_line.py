@@ -1,4 +1,4 @@
-"""The command line that reproduces a recorded configuration: the inverse of `flags.apply_flags`."""
+"""Build the command line that reproduces a recorded configuration: the inverse of `flags.apply_flags`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xtts_extend.run.config import (
 from xtts_extend.setup.flags import NOT_CONFIG, RENAMED, apply_flags, make_parser, parse_flags
 from xtts_extend.setup.hardware import loader_workers
 
-#: Keys that apply to one start only: the source of its weights, and what follows from the base and the vocabulary.
+#: Keys that apply to only one start: the source of its weights, and values set by the base and the vocabulary.
 NOT_CARRIED = frozenset(
     {
         "base_dir", "checkpoint_vocab", "on_vocab_change", "started_from", "started_from_vocab", "started_from_digest",
@@ -43,8 +43,8 @@ def flags_of_run(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[s
         base_dir: Base directory of the new run.
 
     Returns:
-        The flags, or `--coqpit.KEY=VALUE` for keys without one, for all values other than the defaults; and the keys
-        whose recorded value cannot be expressed as an override.
+        The flags for all values that differ from the defaults (`--coqpit.KEY=VALUE` for keys without a flag), and the
+        keys whose recorded values cannot be expressed as overrides.
     """
     current, wanted = _defaults(base_dir), _defaults(base_dir)
     copy_recorded(wanted, recorded)
@@ -78,7 +78,7 @@ def flags_of_run(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[s
         # In a configuration, None means that a value was not set.
         if key in NOT_CARRIED or key in covered or value == before or value is None:
             continue
-        # For TensorBoard this is the recorded run's own folder; for other dashboards it is a server.
+        # For TensorBoard, this is the recorded run's own folder; for other dashboards, it is a server.
         if key == "logger_uri" and wanted.dashboard_logger == "tensorboard":
             continue
         override = f"--coqpit.{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
@@ -91,7 +91,7 @@ def flags_of_run(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[s
 
 
 def _defaults(base_dir: Path) -> NewLanguageConfig:
-    """Return the configuration of a new run without flags, as `resolve_config` would build it."""
+    """Return the configuration that `resolve_config` would build for a new run without flags."""
     config = NewLanguageConfig()
     if (base_dir / "config.json").is_file():
         copy_architecture(config, read_json(base_dir / "config.json"))
@@ -100,7 +100,7 @@ def _defaults(base_dir: Path) -> NewLanguageConfig:
 
 
 def _format_flag(action: argparse.Action, value: object) -> list[str]:
-    """Return a flag and its value as arguments, or nothing if the flag cannot express the value."""
+    """Return a flag and its value as arguments, or no arguments if the flag cannot express the value."""
     (option, *_) = action.option_strings
     if action.nargs == 0:
         return [option] if value == action.const else []
@@ -127,7 +127,7 @@ def _text(value: object) -> str:
 
 
 def _leaves(config: Coqpit, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the dotted keys and values of a configuration. Lists and dicts are values."""
+    """Yield the dotted keys and values of a configuration. Lists and dicts count as values."""
     for item in fields(config):
         value = getattr(config, item.name)
         if isinstance(value, Coqpit):

@@ -1,4 +1,4 @@
-"""Encode the recordings of manifests in advance, so that training reads their codes instead of the audio."""
+"""Encode the recordings in manifests in advance, so that training reads their codes instead of the audio."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def encode(
     columns: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> dict[str, object]:
-    """Encode the usable utterances of manifests that are not yet in a set of codes.
+    """Add the usable utterances in manifests to a set of codes, encoding only those that are not yet in it.
 
-    To train with the set, pass it as `--codes`.
+    To train with the set, pass it with `--codes`.
 
     Args:
         manifests: Manifests, each as PATH or PATH:LANG.
-        base_dir: Base directory whose DVAE and mel statistics compute the codes.
+        base_dir: Base directory with the DVAE and mel statistics that are used to compute the codes.
         output: Folder of the set of codes. One set can serve several manifests, languages and vocabularies.
-        vocab: Vocabulary of the token ids; the base's by default.
-        language: Language of manifests that do not name one.
-        manifest_format: Format of the manifests, as for the recipe.
-        columns: Columns of the manifests by role, as for the recipe.
+        vocab: Vocabulary for the token ids; by default, the base's.
+        language: Language of each PATH without a LANG.
+        manifest_format: Format of the manifests, as in the recipe's `--manifest-format`.
+        columns: Mapping from role to column, as in the recipe's `--columns`.
         progress: Whether to show progress bars.
 
     Returns:
         `utterances`: number of usable utterances in these manifests, all of which are now in the set; `hours`: their
-        duration; `encoded`: number of recordings that this call encoded; `unusable`: number of skipped utterances;
+        duration; `encoded`: number of recordings encoded by this call; `unusable`: number of skipped utterances;
         `output`: the folder.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The types of the recipe's flags: functions that convert the text of a flag, for argparse."""
+"""Types of the recipe's flags: functions that argparse calls to convert a flag's value from text."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def share(text: str) -> float:
     """Return a number that is at least 0 and less than 1."""
     value = at_least_zero(text)
     if value >= 1:
-        raise argparse.ArgumentTypeError(f"Expected a fraction of at least 0 and less than 1, got {text}.")
+        raise argparse.ArgumentTypeError(f"Expected a number that is at least 0 and less than 1, got {text}.")
     return value
 
 
 def language_weights(text: str) -> dict[str, float]:
-    """Parse `am=3,en=1` to {"am": 3.0, "en": 1.0}."""
+    """Parse `am=3,en=1` into {"am": 3.0, "en": 1.0}."""
     weights = {}
     for part in text.split(","):
         language, _, value = part.partition("=")
@@ -60,7 +60,7 @@ def language_weights(text: str) -> dict[str, float]:
 
 
 def columns(text: str) -> dict[str, str]:
-    """Parse `text=sentence,audio=2` to {"text": "sentence", "audio": "2"}."""
+    """Parse `text=sentence,audio=2` into {"text": "sentence", "audio": "2"}."""
     try:
         return parse_columns(text)
     except ConfigError as error:
@@ -68,7 +68,7 @@ def columns(text: str) -> dict[str, str]:
 
 
 def test_sentence(text: str) -> dict[str, str]:
-    """Parse `LANG:VOICE.wav:TEXT` to a test sentence in coqui's format. A path on Windows may have a drive."""
+    """Parse `LANG:VOICE.wav:TEXT` into a test sentence in coqui's format. A Windows path may have a drive letter."""
     found = re.fullmatch(r"([^:]+):((?:[A-Za-z]:[\\/])?[^:]+):(.+)", text, re.DOTALL)
     if found is None:
         raise argparse.ArgumentTypeError(f"Expected LANG:VOICE.wav:TEXT, got {text!r}.")

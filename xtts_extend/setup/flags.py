@@ -1,4 +1,4 @@
-"""The recipe's flags. If a flag is omitted, it is None, and the run's recorded value or else the default applies."""
+"""The recipe's flags. Omitted flags are None; the run's recorded value then applies, or else the default."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--checkpoint",
         help="A base model to start from, or a training checkpoint or run folder to resume. For a run folder, the "
-        "newest intact checkpoint is used. The file's content, not its name, determines whether the run starts "
-        "or resumes. Default: BASE_DIR/model.pth.",
+        "newest intact checkpoint is used. The file's content, not its name, determines whether the run starts or "
+        "resumes. Default: BASE_DIR/model.pth.",
     )
-    files.add_argument("--vocab", help="Vocabulary made by extend-vocab. Default: BASE_DIR/vocab.json.")
-    files.add_argument("--language", help="Code of the language to learn, as in its tag in the vocabulary.")
+    files.add_argument("--vocab", help="Vocabulary file created by extend-vocab. Default: BASE_DIR/vocab.json.")
+    files.add_argument("--language", help="Code of the language to learn, as in its vocabulary tag (am for [am]).")
     files.add_argument(
         "--train-manifest",
         action="append",
@@ -69,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="ROLE=COLUMN,…",
         help="Manifest columns that hold the audio, text, speaker and language, by name, or by number if there is no "
         "header (for example text=sentence,audio=file). speaker= means that there is no speaker column. Default: "
-        "detected from names and layout.",
+        "detected from the names and the layout.",
     )
     files.add_argument(
         "--codes",
@@ -82,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--start-from",
         metavar="FOLDER:LANG",
-        help="Start from a language pack of a model folder and use that folder's base model. Extend the vocabulary "
+        help="Start from a language pack in a model folder, and use that folder's base model. Extend the vocabulary "
         "with extend-vocab --base-vocab FOLDER:LANG. Default: start from the base model.",
     )
     start.add_argument(
@@ -96,12 +96,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--on-vocab-change",
         choices=("stop", "migrate"),
         help="What to do if the checkpoint was trained with a different vocabulary. stop: list the differences and "
-        "exit. migrate: move every token's row and optimizer moments, and resume in a new run folder. Default: stop.",
+        "exit. migrate: move each token's row and optimizer moments to its new id, then resume in a new run. Default: "
+        "stop.",
     )
     start.add_argument(
         "--checkpoint-vocab",
         help="Vocabulary that the checkpoint was trained with. Needed only if the checkpoint does not record it and "
-        "has no vocab.json beside it.",
+        "has no vocab.json next to it.",
     )
     start.add_argument(
         "--init",
@@ -113,14 +114,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--no-freeze-base-rows",
         dest="freeze_base_rows",
         action="store_false",
-        help="Also train the rows of old tokens. By default they are frozen, so old text keeps its embeddings.",
+        help="Also train the rows of old tokens. By default, they are frozen, so their embeddings do not change.",
     )
     start.add_argument(
         "--voice",
         choices=VOICE_MODES,
         help="Whether to train the conditioning encoder and the perceiver, which turn a recording into a voice. "
         "frozen: every language keeps the base's voices, and steps are faster. trained: as in coqui's recipe. "
-        "Default: frozen with new tokens or an adapter, otherwise trained.",
+        "Default: frozen if there are new tokens or an adapter, otherwise trained.",
     )
 
     training = parser.add_argument_group("training (one step is one batch)")
@@ -138,21 +139,21 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--batch-size",
         type=positive_int,
-        help="Number of utterances per batch. Default: 4, which makes 256 with 64 accumulated batches.",
+        help="Number of utterances per batch. Default: 4, so 64 accumulated batches make an effective batch of 256.",
     )
     training.add_argument(
         "--batch-frames",
         type=frames,
         metavar="N|auto",
-        help="Use instead of --batch-size. Batches contain utterances of similar length and up to N frames, "
-        "including padding. A frame is 46 ms of audio or one token. auto: use as many frames as fit in GPU memory "
-        "with a tenth of it left free.",
+        help="Maximum number of frames per batch, including padding, instead of --batch-size. Utterances of similar "
+        "length are batched together. A frame is 46 ms of audio or one text token. auto: use as many frames as fit in "
+        "GPU memory while leaving a tenth of it free.",
     )
     training.add_argument(
         "--grad-accum-steps",
         type=positive_int,
-        help="Number of batches per optimizer step. Default: 64, which makes an effective batch size of 256 (coqui "
-        "recommends at least 252).",
+        help="Number of batches per optimizer step. Default: 64, for an effective batch size of 256 (coqui recommends "
+        "at least 252).",
     )
     training.add_argument(
         "--learning-rate", type=at_least_zero, help="Learning rate. Default: 5e-6, coqui's value for fine-tuning XTTS."
@@ -166,17 +167,17 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--text-loss-weight",
         type=at_least_zero,
-        help="Weight of the text loss. Default: 0.01, as in the training of XTTS, because speech matters more.",
+        help="Weight of the text loss. Default: 0.01, as used to train XTTS, because speech matters more.",
     )
     training.add_argument(
         "--mel-loss-weight",
         type=at_least_zero,
-        help="Weight of the audio code loss. Default: 1.0, which the other weights are relative to.",
+        help="Weight of the audio code loss. Default: 1.0. The other weights are relative to this one.",
     )
     training.add_argument(
         "--weight-decay",
         type=at_least_zero,
-        help="Weight decay, which applies only to matrices. Default: 0.01, coqui's value.",
+        help="Weight decay. It applies only to matrices. Default: 0.01, coqui's value.",
     )
     training.add_argument(
         "--grad-clip",
@@ -197,26 +198,26 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--compile",
         action="store_true",
-        help="Compile the transformer's layers. Training starts more slowly and then runs faster.",
+        help="Compile the transformer's layers. Training takes longer to start but then runs faster.",
     )
     training.add_argument(
         "--num-workers",
         type=count,
-        help="Number of data loader processes. It affects only speed. Default: 4 with a GPU, otherwise 0.",
+        help="Number of data loader processes. This affects only speed. Default: 4 with a GPU, otherwise 0.",
     )
     training.add_argument("--seed", type=int, help="Seed for all randomness. Default: 1.")
     training.add_argument(
         "--language-weights",
         type=language_weights,
         metavar="LANG=W,…",
-        help="Relative share of the audio for each language. Default: in proportion to its hours, with every "
-        "utterance once per epoch.",
+        help="Relative share of the audio for each language. Default: proportional to the language's hours, with "
+        "every utterance used once per epoch.",
     )
     training.add_argument(
         "--max-bad-share",
         type=at_least_zero,
         help="Stop if more than this share of the samples is unusable. Default: 0.01; a larger share suggests a "
-        "fault in the data.",
+        "problem with the data.",
     )
 
     keeping = parser.add_argument_group("keeping the base's languages")
@@ -224,18 +225,18 @@ def make_parser() -> argparse.ArgumentParser:
         "--replay",
         action="append",
         metavar="PATH[:LANG]",
-        help="A set written by make-replay, or a manifest in an old language. Can be repeated.",
+        help="A replay set written by make-replay, or a manifest in a language that the base knows. Can be repeated.",
     )
     keeping.add_argument(
         "--replay-share",
         type=share,
-        help="Share of the samples that are replayed, if --replay is used. Default: 0.25.",
+        help="Fraction of the samples that are replayed when --replay is used. Default: 0.25.",
     )
     keeping.add_argument(
         "--distill-weight",
         type=at_least_zero,
-        help="Weight of the divergence from the base on replayed samples. With 0, training uses only their codes. "
-        "Default: 1.0.",
+        help="Weight of the divergence from the base on replayed samples. With 0, only the codes of these samples are "
+        "used. Default: 1.0.",
     )
     keeping.add_argument(
         "--adapter",
@@ -248,7 +249,7 @@ def make_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--save-step",
         type=positive_int,
-        help="Number of steps between checkpoints. Default: 1000, the most that can be lost if the process is killed.",
+        help="Number of steps between checkpoints. Default: 1000, so a killed process loses at most 1000 steps.",
     )
     output.add_argument(
         "--keep-checkpoints",
@@ -259,14 +260,14 @@ def make_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--eval-step",
         type=positive_int,
-        help="Number of steps between evaluations. Default: only at the end of each epoch.",
+        help="Number of steps between evaluations. Default: evaluate only at the end of each epoch.",
     )
     output.add_argument(
         "--min-retention",
         type=at_least_zero,
-        help="Accept a best model only if its merged weights keep this retention (the base's mel loss divided by "
-        "theirs) in each old language. 0.99 means at most 1%% worse. With a pack, the base speaks the old languages "
-        "exactly as before, whatever this value is. Default: no limit.",
+        help="Accept a model as the best only if its merged weights reach this retention (the base's mel loss divided "
+        "by the model's) in each old language. 0.99 means at most 1%% worse. With a pack, the base speaks the old "
+        "languages exactly as before, whatever this value is. Default: no limit.",
     )
     output.add_argument(
         "--patience",
@@ -278,7 +279,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         type=test_sentence,
         metavar="LANG:VOICE.wav:TEXT",
-        help="Sentence to speak at every evaluation, for TensorBoard. Can be repeated.",
+        help="Sentence to synthesize for TensorBoard at every evaluation. Can be repeated.",
     )
     output.add_argument("--debug", action="store_true", help="Show a traceback on errors.")
     return parser
@@ -286,15 +287,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Flags:
-    """A parsed command line of the recipe. Omitted flags are None, False or empty.
+    """The recipe's parsed command line. Omitted flags are None, False or empty.
 
     Attributes:
-        checkpoint: Path to start from or to resume.
+        checkpoint: Path to start from or resume.
         base_dir: Base directory.
         start_fresh: Whether to use only the weights of a training checkpoint.
         new_run: Whether to resume in a new run folder.
         allow_changes: Whether to resume even if values that define the run have changed.
-        warmup_steps: Length of the linear warm-up, in batches.
+        warmup_steps: Length of the learning-rate warm-up, in batches.
         amp: Mixed precision: none, bf16 or fp16.
         debug: Whether to show a traceback on errors.
         values: Flags that set configuration values, by flag name.
@@ -358,7 +359,7 @@ _PATHS = ("vocab", "checkpoint_vocab", "codes", "output_dir")
 
 
 def apply_flags(config: NewLanguageConfig, flags: Flags) -> None:
-    """Write the given flags into the configuration, then the overrides.
+    """Apply the given flags to the configuration, and then the overrides.
 
     Raises:
         ConfigError: An override has an unknown key or a value of the wrong type, or flags contradict each other.
@@ -385,7 +386,7 @@ def apply_flags(config: NewLanguageConfig, flags: Flags) -> None:
         config.mixed_precision = flags.amp != "none"
         config.precision = flags.amp if config.mixed_precision else "fp16"
     if "batch_frames" in values and "batch_size" in values:
-        raise ConfigError("--batch-frames and --batch-size exclude each other. Omit one of them.")
+        raise ConfigError("--batch-frames and --batch-size are mutually exclusive. Omit one of them.")
     if "batch_size" in values:
         config.batch_frames = None
     for override in flags.overrides:
@@ -396,4 +397,4 @@ def apply_flags(config: NewLanguageConfig, flags: Flags) -> None:
         config.lr_scheduler = "LinearLR" if iterations else None
         config.lr_scheduler_params = {"start_factor": 1e-3, "total_iters": iterations} if iterations else {}
     if values.get("replay_share") and not config.replay:
-        raise ConfigError("--replay-share needs replay data. Pass a set or a manifest as --replay.")
+        raise ConfigError("--replay-share needs replay data. Pass a replay set or a manifest with --replay.")

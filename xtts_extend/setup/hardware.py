@@ -6,7 +6,7 @@ import os
 
 import torch
 
-#: Number of data loader processes for a GPU, enough to have batches ready when it needs them.
+#: Number of data loader processes for a GPU: enough to have batches ready when the GPU needs them.
 _LOADER_WORKERS = 4
 
 
@@ -18,7 +18,7 @@ def has_bf16() -> bool:
 
 
 def loader_workers() -> int:
-    """Return the default number of data loader processes: up to 4 with a GPU, or 0 when the CPU trains."""
+    """Return the default number of data loader processes: up to 4 with a GPU, or 0 when training on the CPU."""
     return min(_LOADER_WORKERS, os.cpu_count() or 1) if torch.cuda.is_available() else 0
 
 

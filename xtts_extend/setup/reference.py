@@ -36,16 +36,16 @@ def _needs_base(config: NewLanguageConfig, samples: Sequence[Sample]) -> bool:
 
 
 def _base_file(config: NewLanguageConfig) -> Path:
-    """Return the file that the run started from, or if it is missing, as on a different machine, the base's file."""
+    """Return the file that the run started from or, if it is missing (on a different machine, say), the base's file."""
     recorded, base_model = Path(config.started_from), Path(config.base_dir) / "model.pth"
     return recorded if config.started_from and (recorded.is_file() or not base_model.is_file()) else base_model
 
 
 def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
-    """Return the SHA-256 of the model that a run is compared with, which must also have made its replay sets.
+    """Return the SHA-256 of the model that a run is compared with. Its replay sets must come from the same model.
 
     Returns:
-        The digest; if the run is compared with no file, the recorded digest, which may be empty.
+        The digest. If the run is not compared with a file, this is the recorded digest, which may be empty.
 
     Raises:
         ConfigError: The file is missing or has changed since the run began, or a different model made a replay set.
@@ -69,15 +69,15 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
         index = read_index(folder)
         if index.get("base_digest", digest) != digest:
             raise ConfigError(
-                f"The replay set {folder} was made by a different model than {file} and would teach that model's "
-                "speech. Use make-replay to make a set with the right model. To start from a run's checkpoint, "
-                "export it first and start from the export."
+                f"The replay set {folder} was made by a model other than {file} and would teach that other model's "
+                "speech. Use make-replay to create a set with the right model. To start from a run's checkpoint, "
+                "export it first, and start from the exported model."
             )
         if index.get("conditioning", [longest])[-1] != longest:
             raise ConfigError(
-                f"The replay set {folder} was made with conditioning of up to {index['conditioning'][-1]} samples, but "
-                f"max_conditioning_length is {longest} here. Make the set again with a --conditioning-s of the same "
-                "length."
+                f"The replay set {folder} was made with conditioning audio of up to {index['conditioning'][-1]} "
+                f"samples, but max_conditioning_length is {longest} in this run. Create the set again with a "
+                "--conditioning-s of the same length."
             )
     return digest
 
@@ -122,7 +122,7 @@ def load_reference(
 
 def _load_starting_weights(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None:
     start = start_from(_base_file(config))
-    # The original start accepted these weights, so a migration that was allowed then must be allowed again.
+    # The run was started from these weights, so a migration that was allowed then must be allowed again.
     start_config = copy.copy(config)
     start_config.checkpoint_vocab, start_config.on_vocab_change = config.started_from_vocab, "migrate"
     logger.info(" > Comparing with the model that the run started from: %s.", start.path)
@@ -131,15 +131,15 @@ def _load_starting_weights(model: ExtendedGPTTrainer, config: NewLanguageConfig)
 
 
 def prepare_training(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample]) -> None:
-    """Set up a model for training: checkpointing, compilation, teacher, anchor and adapter, as configured.
+    """Set up a model for training: gradient checkpointing, compilation, teacher, anchor and adapter, as configured.
 
     Args:
-        model: The run's model. It holds the base's weights and its base rows are frozen.
+        model: The run's model. It has the base's weights, and its base rows are frozen.
         config: The run's configuration.
         samples: The training samples.
 
     Raises:
-        ConfigError: Two of the configured methods exclude each other.
+        ConfigError: Two of the configured methods are mutually exclusive.
     """
     if config.gradient_checkpointing:
         model.xtts.gpt.gpt.gradient_checkpointing = True
@@ -155,27 +155,27 @@ def prepare_training(model: ExtendedGPTTrainer, config: NewLanguageConfig, sampl
     if config.adapter == "lora":
         if model.anchor is not None:
             raise ConfigError(
-                "l2_sp pulls the transformer's weights toward the base, but --adapter lora freezes them. "
-                "Omit one of the two settings."
+                "l2_sp pulls the transformer's weights toward the base, but --adapter lora freezes them. Omit one of "
+                "the two settings."
             )
         model.add_adapter(config.adapter_rank)
 
 
 def old_languages(languages: Iterable[str], model: ExtendedGPTTrainer, config: NewLanguageConfig) -> list[str]:
-    """Return the languages that the base knows: those with a token for their tag, except the one to learn."""
+    """Return the languages that the base knows: those whose tag has a token, except the one to learn."""
     return [language for language in languages if language != config.language and not _is_new(language, model)]
 
 
 def _is_new(language: str, model: ExtendedGPTTrainer) -> bool:
-    """Return whether the base has no token for a language's tag."""
+    """Return whether a language is new, that is, whether the base has no token for its tag."""
     return bool(model.xtts.tokenizer.tokenizer.token_to_id(language_tag(language)) >= model.base_rows)
 
 
 def can_export_as_pack(model: ExtendedGPTTrainer, samples: Sequence[Sample]) -> bool:
     """Return whether a run can be exported as a language pack.
 
-    It can if the voice side and old rows are frozen and exactly one language is new. In a model folder, the base then
-    speaks all other languages exactly as before.
+    It can if the voice side and the old rows are frozen and exactly one language is new. In a model folder, the base
+    then speaks all other languages exactly as before.
 
     Args:
         model: The run's model.
@@ -186,13 +186,13 @@ def can_export_as_pack(model: ExtendedGPTTrainer, samples: Sequence[Sample]) -> 
 
 
 def require_old_languages(model: ExtendedGPTTrainer, config: NewLanguageConfig, samples: Sequence[Sample]) -> None:
-    """Raise if retention is limited but cannot be measured.
+    """Raise if a minimum retention is set but retention cannot be measured.
 
     Raises:
-        ConfigError: --min-retention is set, but no old language is evaluated.
+        ConfigError: --min-retention is set, but no validation set is in an old language.
     """
     if config.min_retention and not old_languages({sample.language for sample in samples}, model, config):
         raise ConfigError(
-            "--min-retention is set, but no language that the base knows is evaluated. Pass recordings in the "
-            "languages to keep as --val-manifest PATH:LANG."
+            "--min-retention is set, but none of the validation sets is in a language that the base knows. For each "
+            "language to keep, pass recordings with --val-manifest PATH:LANG."
         )

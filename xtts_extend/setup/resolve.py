@@ -1,4 +1,4 @@
-"""Build a run's configuration from defaults, the base's or the recorded values, flags and overrides, in this order."""
+"""Build a run's configuration from defaults, the base's or the recorded values, flags and overrides, in that order."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _apply_recorded(config: NewLanguageConfig, checkpoint: TrainingCheckpoint, f
     config.checkpoint_vocab, config.on_vocab_change = "", "stop"
     if checkpoint.record is not None:
         return
-    # The recorded path may belong to another machine, so new run folders go beside the stock one. If there is no
+    # The recorded path may belong to another machine, so new run folders go next to the stock one. If there is no
     # config.json, the file was moved out of its run folder, and the default applies.
     folder = checkpoint.path.absolute().parent
     is_run_folder = (folder / "config.json").is_file()
@@ -121,17 +121,18 @@ def _counted_accumulation(checkpoint: TrainingCheckpoint) -> int:
     if accumulated:
         return accumulated
     raise ConfigError(
-        f"{checkpoint.path} does not record how many batches made up an optimizer step ({evidence}). Pass the run's "
-        "value as --grad-accum-steps. It is grad_accum_steps in the run's TrainerArgs, or 1 if that was not set."
+        f"{checkpoint.path} does not record how many batches made up an optimizer step ({evidence}). Use "
+        "--grad-accum-steps to pass the value from the run: grad_accum_steps in its TrainerArgs, or 1 if that was not "
+        "set."
     )
 
 
 def _batch_per_process(total: int, processes: int) -> int:
-    """Return the batch size per process that leaves the total over all processes unchanged."""
+    """Return the batch size per process that keeps the total across all processes unchanged."""
     if total % processes:
         raise ConfigError(
-            f"The run's batch size is {total}, which {processes} processes cannot divide evenly among themselves. "
-            f"Start a number of processes that divides {total}."
+            f"The run's total batch size of {total} is not divisible by {processes}, the number of processes. Start a "
+            f"number of processes that divides {total} evenly."
         )
     return total // processes
 

@@ -1,4 +1,4 @@
-"""The samples of a run, read from manifests and replay sets and checked. Unusable ones are reported and skipped."""
+"""Read and check a run's samples from manifests and replay sets. Unusable samples are reported and skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 from xtts_extend.text.vocabulary import load_vocabulary
 
 logger = logging.getLogger("trainer")
-#: Name of the data check's cache in an output folder or a set of codes.
+#: Name of the data check's cache file in an output folder or a set of codes.
 CHECKED = ".data-check.jsonl"
 
 
@@ -35,8 +35,8 @@ class RunSamples:
     """The usable samples of a run.
 
     Attributes:
-        train: Training samples. Replayed ones come last and are marked `replay`.
-        evaluation: Validation set; empty if the run evaluates nothing.
+        train: Training samples. Replayed samples come last and are marked with `replay`.
+        evaluation: Validation samples; empty if the run evaluates nothing.
     """
 
     train: list[Sample]
@@ -44,7 +44,7 @@ class RunSamples:
 
 
 def data_digest(samples: Sequence[Sample]) -> str:
-    """Return the SHA-256 of the manifests' file names (as written there), texts and languages, in order."""
+    """Return the SHA-256 of the file names (as written), texts and languages in the manifests, in order."""
     digest = hashlib.sha256()
     for sample in samples:
         values = [sample.manifest_audio_file, sample.text, sample.language]
@@ -75,7 +75,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
     Raises:
         ConfigError: A replay set contains the language to learn.
         DataError: A manifest cannot be read, no sample is usable, or a larger share than `max_bad_share` is unusable.
-        MachineError: The folder of the cache cannot be created.
+        MachineError: The cache's folder cannot be created.
     """
     tokenizer = load_tokenizer(Path(config.model_args.tokenizer_file))
     if config.codes:
@@ -101,7 +101,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         if name == "replay" and config.language in languages:
             raise ConfigError(
                 f"--replay contains utterances in {config.language}, the language to learn. Replay is for languages "
-                "that the base knows. Pass new speech as --train-manifest."
+                "that the base already knows. Pass speech in the new language with --train-manifest."
             )
         report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
         logger.info(" > Checked the %s data:\n%s", name, report.summary(20, name_warnings=False))
@@ -118,7 +118,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
     usable = {name: report.usable for name, report in reports.items()}
     _warn_of_overlap(usable["training"], usable.get("evaluation", []))
     train = usable["training"] + [replace(sample, replay=True) for sample in usable.get("replay", [])]
-    # Constructed only to check the language weights: the sampler raises if they do not match the languages.
+    # Constructed only to check the language weights: the sampler raises an error if they do not match the languages.
     EpochBatchSampler(
         train,
         config.batch_size,
@@ -130,13 +130,14 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
 
 
 def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
-    """Warn if validation recordings are also used for training. Files are compared by their bytes."""
+    """Warn if validation recordings are also used for training. Files are compared by content."""
     trained = {sample.audio_digest for sample in train if sample.audio_digest is not None}
     overlap = [sample.manifest_audio_file for sample in evaluation if sample.audio_digest in trained]
     if overlap:
         logger.warning(
-            " > %d of %d validation recordings are also training recordings (%s%s). Their losses say nothing about "
-            "new speech, and yet they decide which model is best. Remove them from one of the manifests.",
+            " > %d of %d validation recordings are also training recordings (%s%s). Losses on these recordings say "
+            "nothing about new speech, and yet they determine which model is best. Remove the recordings from one of "
+            "the manifests.",
             len(overlap),
             len(evaluation),
             ", ".join(overlap[:5]),
@@ -147,10 +148,12 @@ def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> N
 def encode_run(
     samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: VoiceBpeTokenizer
 ) -> RunSamples:
-    """Add codes and token ids to the samples. Both are computed once and cached in `codes`, or beside the runs.
+    """Add codes and token ids to the samples.
+
+    Both are computed once and cached in the `codes` folder or, by default, next to the run folders.
 
     Raises:
-        ConfigError: The folder of the codes contains something else, or codes of a different DVAE.
+        ConfigError: The codes folder contains something else, or codes from a different DVAE.
         DataError: A recording cannot be read.
         MachineError: The disk is full.
     """
@@ -185,7 +188,7 @@ def encode_into(
         progress: Whether to show a progress bar.
 
     Returns:
-        The samples with codes and token ids, and the number of recordings that this call encoded.
+        The samples with codes and token ids, and the number of recordings encoded by this call.
     """
     vocabulary = load_vocabulary(Path(config.model_args.tokenizer_file))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What a given path contains, and whether a run starts from it or resumes it."""
+"""Determine what a given path contains, and whether a run starts from it or resumes it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Mode(Enum):
     START = "start"
     #: Start from a training checkpoint's weights, at step 0.
     START_FRESH = "start fresh"
-    #: Restart a run that ended before its first checkpoint, in its folder and with its settings.
+    #: Restart a run that ended before its first checkpoint, in the same folder and with the same settings.
     START_AGAIN = "start again"
     #: Resume a training checkpoint at its next batch.
     RESUME = "resume"
@@ -41,7 +41,7 @@ class Start:
 
     Attributes:
         mode: How the run uses the checkpoint.
-        info: Header of the file.
+        info: Header of the checkpoint file.
         training: Content of a training checkpoint; None for a base model.
         run_folder: Folder of the run to restart; None unless the mode is `Mode.START_AGAIN`.
         settings: Configuration recorded in `run_folder`; otherwise empty.
@@ -71,7 +71,7 @@ class Start:
 
     @property
     def resumed(self) -> TrainingCheckpoint | None:
-        """Content of the training checkpoint if the run resumes it, else None."""
+        """Content of the training checkpoint if the run resumes it, otherwise None."""
         return self.training if self.mode is Mode.RESUME else None
 
 
@@ -88,8 +88,8 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     start_from = str(flags.values.get("start_from") or "")
     if start_from and flags.checkpoint is not None:
         raise ConfigError(
-            "--start-from starts a run from a language pack, but --checkpoint names a different file to start from "
-            "or resume. Omit one of the two flags."
+            "--start-from starts a run from a language pack, but --checkpoint names a different file to start from or "
+            "resume. Omit one of the two flags."
         )
     if start_from:
         target = open_spec(start_from)[0].model
@@ -99,8 +99,8 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
         target = Path(flags.base_dir).expanduser() / "model.pth"
     else:
         raise ConfigError(
-            "Neither --base-dir nor --checkpoint is set. Pass --base-dir to start from a base model, "
-            "or --checkpoint to start from or resume a checkpoint."
+            "Neither --base-dir nor --checkpoint is set. Pass --base-dir to start from a base model, or --checkpoint "
+            "to start from or resume a checkpoint."
         )
     if _stopped_before_first_checkpoint(target):
         return _restart_run(target)
@@ -125,7 +125,7 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
 
 
 def start_from(path: Path) -> Start:
-    """Open a file to start a run from its weights, even if it is a training checkpoint.
+    """Open a file so that a run can start from its weights, even if it is a training checkpoint.
 
     Args:
         path: A file, a run folder or a base directory.
@@ -155,7 +155,7 @@ def _stopped_before_first_checkpoint(target: Path) -> bool:
     if source := resumed_from(target):
         raise CheckpointError(
             f"{target} has no checkpoint yet, because its run resumed {source} and stopped before saving one. Pass "
-            "that file as --checkpoint again."
+            f"{source} with --checkpoint again."
         )
     config = target / "config.json"
     return config.is_file() and bool(read_json(config).get("started_from"))

@@ -1,4 +1,4 @@
-"""Check a configuration, on its own and against the files, before data and weights are read."""
+"""Check that a configuration is valid and matches the files, before any data or weights are read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def validate_config(config: NewLanguageConfig, start: Start) -> None:
     """
     _require_numbers(config)
     if not config.language:
-        raise ConfigError("--language is missing. Pass the code of the language to learn, as in its vocabulary tag.")
+        raise ConfigError(
+            "--language is missing. Pass the code of the language to learn, as it appears in its tag in the "
+            "vocabulary (`am` for `[am]`)."
+        )
     validate_code(config.language)
     if not config.train_manifests:
         raise ConfigError("--train-manifest is missing. Pass at least one manifest.")
@@ -67,8 +70,8 @@ def validate_config(config: NewLanguageConfig, start: Start) -> None:
             load_audio(file, REFERENCE_RATE)
     if config.start_from and config.adapter != "none" and not start.resumed:
         raise ConfigError(
-            "--start-from starts from weights that a language pack changed, but an adapter needs the base's own "
-            "weights. Omit --adapter."
+            "--start-from starts training from weights that a language pack has changed, but an adapter needs the "
+            "base's own weights. Omit --adapter."
         )
     _require_device(config)
     require_codec(config)
@@ -97,18 +100,18 @@ def _require_fit(config: NewLanguageConfig, start: Start) -> None:
     ):
         if stated != actual:
             raise ConfigError(
-                f"config.json has {name} = {stated}, but {start.path} has {actual}. "
-                "Use the config.json that belongs to these weights."
+                f"config.json has {name} = {stated}, but {start.path} has {actual}. Use the config.json that belongs "
+                "to these weights."
             )
     if model_args.gpt_n_heads < 1 or found.channels % model_args.gpt_n_heads:
         raise ConfigError(
-            f"gpt_n_heads = {model_args.gpt_n_heads} does not divide gpt_n_model_channels = {found.channels}. "
-            "Use the config.json that belongs to these weights."
+            f"gpt_n_heads = {model_args.gpt_n_heads} does not divide gpt_n_model_channels = {found.channels}. Use the "
+            "config.json that belongs to these weights."
         )
 
 
 def _require_valid_overrides(config: NewLanguageConfig) -> None:
-    """Raise unless the values that an override can set freely are valid."""
+    """Raise if an override has set a value that is not valid."""
     try:
         optimizer = get_optimizer(
             config.optimizer, config.optimizer_params, config.lr, parameters=iter([torch.nn.Parameter(torch.zeros(1))])
@@ -117,7 +120,7 @@ def _require_valid_overrides(config: NewLanguageConfig) -> None:
     except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(
             f"Cannot create the optimizer {config.optimizer} {config.optimizer_params} with the schedule "
-            f"{config.lr_scheduler} {config.lr_scheduler_params}: {error}. Use names and parameters of torch.optim."
+            f"{config.lr_scheduler} {config.lr_scheduler_params}: {error}. Use names and parameters from torch.optim."
         ) from error
     if config.dashboard_logger not in DASHBOARDS:
         raise ConfigError(
@@ -126,7 +129,7 @@ def _require_valid_overrides(config: NewLanguageConfig) -> None:
     for key in ("sample_rate", "dvae_sample_rate", "output_sample_rate"):
         if getattr(config.audio, key) < 1:
             raise ConfigError(
-                f"audio.{key}: expected a rate in Hz, got {getattr(config.audio, key)}. Keep the base's value."
+                f"audio.{key}: expected a sample rate in Hz, got {getattr(config.audio, key)}. Keep the base's value."
             )
     for sentence in config.test_sentences:
         if not isinstance(sentence, dict) or not {"text", "language", "speaker_wav"} <= sentence.keys():
@@ -143,7 +146,7 @@ def _require_device(config: NewLanguageConfig) -> None:
             raise ConfigError("use_grad_scaler needs a GPU, but none is visible. Set --coqpit.use_grad_scaler=false.")
     if torch.cuda.device_count() > 1:
         raise ConfigError(
-            f"{torch.cuda.device_count()} GPUs are visible, but one process uses one GPU. Select one with "
-            f"CUDA_VISIBLE_DEVICES=0 before the command, or use all of them with torchrun --nproc_per_node "
+            f"{torch.cuda.device_count()} GPUs are visible, but a single process uses only one. Select one by putting "
+            "CUDA_VISIBLE_DEVICES=0 before the command, or use all of them with torchrun --nproc_per_node "
             f"{torch.cuda.device_count()} instead of python."
         )

@@ -33,8 +33,8 @@ from xtts_extend.text.vocabulary import (
 
 logger = logging.getLogger("trainer")
 
-#: Minimum cosine between two rows of the same token. In a mini base, rows of different tokens have cosines of up to
-#: 0.34; rows of one token before and after 300 training steps have 0.999 or more.
+#: Minimum cosine similarity between two rows of the same token. In a mini base, it is at most 0.34 between rows of
+#: different tokens, and at least 0.999 between a token's rows before and after 300 training steps.
 SAME_TOKEN_COSINE = 0.9
 
 
@@ -56,10 +56,10 @@ class CheckpointVocabulary:
 def checkpoint_vocabulary(
     checkpoint: TrainingCheckpoint, user_vocab: str = ""
 ) -> tuple[CheckpointVocabulary | None, str]:
-    """Find a checkpoint's vocabulary: recorded in it, named by the user, beside it, or named in its configuration.
+    """Find a checkpoint's vocabulary: recorded in it, passed by the user, next to it, or named in its configuration.
 
     Args:
-        checkpoint: A checkpoint of ours or of the stock Trainer.
+        checkpoint: A checkpoint from xtts_extend or the stock Trainer.
         user_vocab: Value of `--checkpoint-vocab`; empty if the flag is omitted.
 
     Returns:
@@ -74,10 +74,11 @@ def checkpoint_vocabulary(
         tokens, digest = checkpoint.record.vocabulary.tokens, checkpoint.record.vocabulary.digest
         if user_vocab and load_vocabulary(user_vocab).digest != digest:
             raise ConfigError(
-                f"{info.path} records its vocabulary, but --checkpoint-vocab {user_vocab} differs. Omit the flag."
+                f"{info.path} records its vocabulary, but --checkpoint-vocab {user_vocab} differs from it. Omit the "
+                "flag."
             )
         if (size := max(tokens.values()) + 1) != info.vocab_size:
-            return None, f"the one recorded in it has {size} tokens, so the file was edited"
+            return None, f"the vocabulary recorded in it has {size} tokens, so the file was edited"
         return CheckpointVocabulary(tokens, digest, "recorded in it"), ""
     model_args = checkpoint.config.get("model_args")
     candidates = {
@@ -102,7 +103,7 @@ def checkpoint_vocabulary(
 
 
 def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tuple[Vocabulary, Vocabulary]:
-    """Load the vocabulary of the weights that a run starts from, and the run's own, which must extend it.
+    """Load two vocabularies: that of the weights that a run starts from, and the run's own, which must extend it.
 
     Args:
         config: The run's configuration.
@@ -123,15 +124,16 @@ def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tupl
     )
     if rows > vocabulary.size:
         closed = count_closed_gaps(old.tokens, vocabulary.tokens)
-        cause = f" Closing gaps between the base's ids changed {closed} of these ids." if closed else ""
+        cause = f" Closing the gaps in the base's token ids changed {closed} of them." if closed else ""
         raise VocabularyError(
-            f"{path} has {rows} token rows, but {vocabulary.path} has only {vocabulary.size} tokens, so it does not "
-            f"extend the base's vocabulary.{cause} Make an extended one with `xtts-extend extend-vocab`."
+            f"{path} has {rows} token rows, but {vocabulary.path} has only {vocabulary.size} tokens, so this "
+            f"vocabulary does not extend the base's.{cause} Create an extended vocabulary with `xtts-extend "
+            "extend-vocab`."
         )
     if old.size != rows:
         raise CheckpointError(
             f"{path} has {rows} token rows, but {old.path} has {old.size} tokens: the two do not belong together. "
-            "Pass the vocabulary of these weights as --checkpoint-vocab, or put it beside them as vocab.json."
+            "Pass the vocabulary of these weights with --checkpoint-vocab, or put it next to the weights as vocab.json."
         )
     require_extension(old, vocabulary)
     # load_vocabulary has already warned of entries without merges.
@@ -149,8 +151,8 @@ def require_same_vocabulary(
     """Raise unless a checkpoint was trained with the run's vocabulary.
 
     Args:
-        known: The checkpoint's vocabulary from `checkpoint_vocabulary`, or None.
-        reason: The reason from `checkpoint_vocabulary` if `known` is None.
+        known: The checkpoint's vocabulary, as returned by `checkpoint_vocabulary`, or None.
+        reason: The reason that `checkpoint_vocabulary` returned, if `known` is None.
         vocabulary: The run's vocabulary.
         info: Header of the checkpoint.
 
@@ -161,9 +163,9 @@ def require_same_vocabulary(
     if known is None:
         raise VocabularyError(
             f"The vocabulary that {info.path} ({info.vocab_size} token rows) was trained with is unknown: "
-            f"{reason or 'the file records none, and there is no vocab.json beside it'}. Pass the vocabulary as "
-            "--checkpoint-vocab, or pass --start-fresh to use only the weights, with the rows of the tokens that can "
-            "be recognized."
+            f"{reason or 'the file records none, and there is no vocab.json next to it'}. Pass the vocabulary with "
+            "--checkpoint-vocab, or use --start-fresh to keep only the weights and the rows of the tokens that can be "
+            "recognized."
         )
     if known.digest == vocabulary.digest:
         return
@@ -177,7 +179,7 @@ def require_same_vocabulary(
 
 
 def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | None:
-    """Return the migration of a checkpoint's rows to the run's vocabulary, or None if none is needed.
+    """Return the migration of a checkpoint's rows to the run's vocabulary, or None if no migration is needed.
 
     Args:
         config: The run's configuration.
@@ -236,9 +238,9 @@ def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | Non
     )
     if config.freeze_base_rows and frozen and not migration.base_rows:
         raise VocabularyError(
-            f"Only the first rows of a model can be frozen, but {vocabulary.path} places new tokens before some of the "
-            f"{len(frozen)} frozen ones. Append new tokens at the end (`xtts-extend extend-vocab`), or train all rows "
-            "with --no-freeze-base-rows."
+            f"Only the first rows of a model can be frozen, but {vocabulary.path} places new tokens before some of "
+            f"the {len(frozen)} frozen ones. Append new tokens at the end (with `xtts-extend extend-vocab`), or train "
+            "all rows with --no-freeze-base-rows."
         )
     return migration
 
@@ -246,7 +248,7 @@ def match_vocabulary(config: NewLanguageConfig, start: Start) -> Migration | Non
 def _spellings(
     added: list[str], tokens: Mapping[str, int], vocabulary: Vocabulary, config: NewLanguageConfig
 ) -> dict[str, list[str]]:
-    """Return the checkpoint's tokens that spell each added token in the base's vocabulary, for --init romanized."""
+    """For --init romanized, return the tokens that spell each added token, if the checkpoint has them."""
     if config.init != "romanized" or not added:
         return {}
     base = load_vocabulary(Path(config.base_dir) / "vocab.json")
@@ -261,9 +263,9 @@ def _spellings(
 def migrate_checkpoint(
     checkpoint: TrainingCheckpoint, migration: Migration, config: NewLanguageConfig
 ) -> TrainingCheckpoint:
-    """Return a training checkpoint with its weights and record migrated to another vocabulary.
+    """Return a training checkpoint with its weights and record migrated to a different vocabulary.
 
-    The optimizer's moments are migrated later, by `restore`, which knows the parameters that they belong to.
+    The optimizer's moments are migrated later, by `restore`, which knows which parameters they belong to.
 
     Args:
         checkpoint: The checkpoint to resume.
@@ -324,7 +326,7 @@ def recognized_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[st
     nearest, cosines = nearest_rows(rows, merged_weights(base)[f"gpt.{TOKEN_TENSORS[0]}"])
     names = {number: token for token, number in vocabulary.tokens.items()}
     recognized: dict[str, int] = {}
-    # The most similar row comes first, because each token takes only one row.
+    # The most similar rows come first, because each token is matched to only one row.
     for row in cosines.argsort(descending=True, stable=True).tolist():
         token = names.get(int(nearest[row]))
         if cosines[row] < SAME_TOKEN_COSINE:
@@ -333,8 +335,8 @@ def recognized_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[st
             recognized.setdefault(token, row)
     if not recognized:
         raise VocabularyError(
-            f"None of the {info.vocab_size} token rows of {info.path} resembles a row of {file}, so it comes from a "
-            "different base or its rows are noise. Start from the base instead."
+            f"None of the {info.vocab_size} token rows of {info.path} resembles a row of {file}, so the checkpoint "
+            "comes from a different base or its rows are noise. Start from the base instead."
         )
     missing = [token for token in vocabulary.tokens if token not in recognized]
     logger.info(

@@ -1,4 +1,4 @@
-"""The weights that a run starts from, and which of their token rows are frozen."""
+"""Load the weights that a run starts from, and determine which of their token rows are frozen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def resize_embeddings(
         migration: Mapping of a training checkpoint's rows to the run's vocabulary; None for a base model.
 
     Returns:
-        The weights of `Xtts`, and how many of their token rows belong to the base.
+        The weights for `Xtts`, and the number of their token rows that belong to the base.
 
     Raises:
         CheckpointError: The weights and the base vocabulary do not belong together.
@@ -52,7 +52,7 @@ def resize_embeddings(
 def _with_new_rows(
     weights: dict[str, Tensor], old: Vocabulary, vocabulary: Vocabulary, config: NewLanguageConfig
 ) -> dict[str, Tensor]:
-    """Return the weights, with rows for any tokens that a vocabulary adds to an old one."""
+    """Return the weights, with new rows for any tokens that a vocabulary adds to the old one."""
     if vocabulary.size == old.size:
         return weights
     spellings = romanized_spellings(old, vocabulary) if config.init == "romanized" else {}
@@ -62,7 +62,7 @@ def _with_new_rows(
 def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> None:
     """Load the language pack that a run starts from into a model that holds the base's weights.
 
-    The rows of the pack's tokens are trained like other new rows. Digests and frozen rows remain the base's.
+    The rows of the pack's tokens are trained like other new rows. Digests and frozen rows are still those of the base.
 
     Args:
         model: The run's model.
@@ -81,11 +81,12 @@ def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> Non
         require_extension(joined, vocabulary)
     except VocabularyError as error:
         raise VocabularyError(
-            f"{error} For --start-from {config.start_from}, use: extend-vocab --base-vocab {config.start_from}."
+            f"{error} For --start-from {config.start_from}, extend the vocabulary with: extend-vocab --base-vocab "
+            f"{config.start_from}."
         ) from error
     model.xtts.load_state_dict(_with_new_rows(pack.weights(folder.weights), joined, vocabulary, config))
     logger.info(
-        " > Starting from the language pack %s (%d steps). Frozen rows and retention refer to its base.",
+        " > Starting from the language pack %s (%d steps). Frozen rows and retention refer to the pack's base.",
         pack.path,
         pack.info.training.steps,
     )
@@ -94,7 +95,7 @@ def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> Non
 def stock_base_rows(
     checkpoint: TrainingCheckpoint, config: NewLanguageConfig, vocab_size: int, migration: Migration | None = None
 ) -> BaseRows:
-    """Return the base rows of a stock Trainer's run. They are frozen only if they still equal the base's.
+    """Return the base rows of a run of the stock Trainer. They are frozen only if they still equal the base's rows.
 
     Args:
         checkpoint: A checkpoint of the stock Trainer, which trains all rows.
