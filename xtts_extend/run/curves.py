@@ -67,7 +67,7 @@ class Curves:
         return f"{worse}, so training made the model worse" if worse and not self.overfitted() else ""
 
     def best_step(self) -> float:
-        """Return the step of the best evaluation, or else the end of the best tenth of training, or else infinity."""
+        """Return the step of the best evaluation; without one, the end of the best tenth of training, or infinity."""
         if self.evaluation:
             return min(self.evaluation, key=lambda point: point[1])[0]
         tenths = self._mean_of_tenths()

@@ -59,7 +59,7 @@ def append_event(run: Path, event: str, **values: object) -> None:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     except OSError as error:
         raise MachineError(
-            f"Cannot write {run / FILE_NAME}: {error.strerror}. Free disk space or fix the folder, then resume."
+            f"Cannot write {run / FILE_NAME}: {error.strerror}. Free up disk space or fix the folder, then resume."
         ) from error
 
 

@@ -97,7 +97,7 @@ class MetricsLog:
         except OSError as error:
             raise MachineError(
                 f"Cannot write {self.path}: {error.strerror}. The last checkpoint is intact. "
-                "Free disk space or fix the folder, then resume."
+                "Free up disk space or fix the folder, then resume."
             ) from error
         self._pending.clear()
 

@@ -52,7 +52,8 @@ def request(run: Path, name: str) -> None:
         (folder / name).touch()
     except OSError as error:
         raise MachineError(
-            f"{folder / name} could not be written: {error.strerror}. Free disk space or fix the folder, and try again."
+            f"{folder / name} could not be written: {error.strerror}. Free up disk space or fix the folder, and try "
+            "again."
         ) from error
 
 

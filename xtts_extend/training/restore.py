@@ -33,7 +33,7 @@ logger = logging.getLogger("trainer")
 
 
 def run_record(state: RunState) -> RunRecord:
-    """Return what a checkpoint records under `xtts_extend`."""
+    """Return what a checkpoint stores under the key `xtts_extend`."""
     return RunRecord(
         vocabulary=RecordedVocabulary(state.vocabulary.tokens, state.vocabulary.digest),
         base_rows=state.model.base,
@@ -291,7 +291,7 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
     saved_sizes = [len(group["params"]) for group in saved_groups]
     if sizes != saved_sizes:
         raise CheckpointError(
-            f"Expected optimizer parameter groups of {sizes} tensors, got {saved_sizes} in the checkpoint. The "
+            f"Expected optimizer parameter groups with {sizes} tensors, but the checkpoint has {saved_sizes}. The "
             "frozen rows, or the groups' learning rates or weight decay, differ. Use the settings that the run was "
             "trained with."
         )
