@@ -106,7 +106,7 @@ def test_a_run_of_another_base_is_merged(two_steps, corpus, tmp_path):
     shutil.copytree(corpus.base, base)
     edited(corpus.base / "model.pth", base, put(0, "model", "gpt.text_embedding.weight", ...))
     done = compare(base, [two_steps, corpus.base], ["en"], [corpus.voice], TEXT, tmp_path / "out")
-    assert "Give the base of this run" in done["sources"][0]["reason"]
+    assert "Pass the run's base" in done["sources"][0]["reason"]
     assert [result["equals_base"] for result in results(done, "en")] == [False, False]
 
 
@@ -125,7 +125,7 @@ def test_a_source_that_fails_is_named_and_the_others_go_on(call, pack, two_steps
     shutil.copy(two_steps / "vocab.json", diverged.parent)
     sources = [damaged, cut, empty, diverged, corpus.base / "model.pth", corpus.base]
     *broken, base = results(call(sources, ("am", "en")), "am")
-    expected = ("are not what was written", "truncated", "empty", "NaN or infinity", "is a base model", "no tag")
+    expected = ("are not what was written", "truncated", "empty", "NaN or infinite", "is a base model", "no tag")
     for result, text in zip([*broken, base], expected, strict=True):
         assert text in result["error"]
 
@@ -154,7 +154,7 @@ def test_what_is_refused_before_anything_is_loaded(call, tmp_path, monkeypatch, 
 def test_an_output_that_exists_is_refused(call, corpus, tmp_path):
     (tmp_path / "ማወዳደር out").mkdir()
     (tmp_path / "ማወዳደር out" / "file").touch()
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         call([corpus.base])
 
 
