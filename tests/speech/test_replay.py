@@ -172,7 +172,7 @@ def test_texts_that_are_refused(arguments, odd, language, name, error, message):
 
 
 def test_a_folder_with_other_files_is_refused(arguments, odd):
-    with pytest.raises(ConfigError, match="other exists and is no set of encoded utterances"):
+    with pytest.raises(ConfigError, match="other exists but is not a set of encoded utterances"):
         make_replay(**arguments | {"output": odd / "other"})
 
 
