@@ -198,7 +198,7 @@ def test_vocabulary_smaller_than_the_weights(corpus, run, fails, tmp_path):
         corpus.flags(checkpoint=stripped, vocab=corpus.base / "vocab.json", language="en", output_dir=tmp_path)
     )
     assert code == 2
-    assert "so it does not extend the base's vocabulary" in message
+    assert "so this vocabulary does not extend the base's" in message
 
 
 def test_empty_manifest(corpus, fails, tmp_path):
