@@ -170,7 +170,7 @@ def describe_time(seconds: float) -> str:
     """Return a duration for people.
 
     >>> [describe_time(seconds) for seconds in (42, 150, 9000, 200_000)]
-    ['42 s', '3 min', '2 h 30 min', '2 d 8 h']
+    ['42 s', '2 min', '2 h 30 min', '2 d 7 h']
     """
     if not math.isfinite(seconds):
         return "an unknown time"

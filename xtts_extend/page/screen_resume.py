@@ -69,8 +69,8 @@ def build(project: Project) -> Screen:
     ) -> list[str]:
         return command_lines.resume(
             _chosen(project, run_name, name),
-            max_steps=None if max_steps is None else checked_number(max_steps, 1, 10**8),
-            hours=None if max_hours is None else checked_number(max_hours, 0.01, 10_000.0),
+            max_steps=None if not max_steps else checked_number(max_steps, 1, 10**8),
+            hours=None if not max_hours else checked_number(max_hours, 0.01, 10_000.0),
             new_run=bool(is_new),
         )
 

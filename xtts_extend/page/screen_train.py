@@ -199,10 +199,10 @@ def _training(
         hours=checked_number(amount, 0.01, 10_000.0) if unit == "hours" else None,
         max_steps=checked_number(amount, 1, 10**8) if unit == "steps" else None,
         test_sentences=sentences,
-        batch_size=None if batch_size is None else checked_number(batch_size, 1, 4096),
-        learning_rate=None if learning_rate is None else checked_number(learning_rate, 0.0, 1.0),
-        eval_step=None if eval_step is None else checked_number(eval_step, 1, 10**8),
-        save_step=None if save_step is None else checked_number(save_step, 1, 10**8),
+        batch_size=None if not batch_size else checked_number(batch_size, 1, 4096),
+        learning_rate=None if not learning_rate else checked_number(learning_rate, 0.0, 1.0),
+        eval_step=None if not eval_step else checked_number(eval_step, 1, 10**8),
+        save_step=None if not save_step else checked_number(save_step, 1, 10**8),
         other_val={path: path.stem for path in paths_of(manifests, old)},
     )
 
