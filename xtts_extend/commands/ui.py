@@ -28,12 +28,15 @@ def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C. Return 0."""
     if importlib.util.find_spec("gradio") is None:
         raise InstallationError("The page needs gradio. Install it: python -m pip install 'xtts_extend[ui]'.")
-    from xtts_extend.page.app import build
     from xtts_extend.page.project import Project
-    from xtts_extend.page.server import require_password, serve
+    from xtts_extend.page.server import require_password, serve, set_environment
 
     require_password(args.host, share=args.share, password=args.password)
     project = Project.open(args.project, args.base_dir)
+    set_environment(project.folder)
+    # This imports gradio.
+    from xtts_extend.page.app import build
+
     page = build(project, upload_limit_mb=args.upload_limit)
     serve(
         page,

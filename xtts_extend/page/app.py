@@ -17,7 +17,8 @@ from xtts_extend.page import (
     screen_vocabulary,
 )
 from xtts_extend.page.project import Project
-from xtts_extend.page.widgets import Screen
+from xtts_extend.page.server import CACHE_S, set_environment
+from xtts_extend.page.widgets import Screen, as_markdown, as_text, says_errors
 
 _SCREENS = (
     ("Project", screen_project.build),
@@ -28,16 +29,32 @@ _SCREENS = (
     ("Compare", screen_compare.build),
     ("Export", screen_export.build),
 )
-#: gradio removes copies of what it shows after a day, and looks for them every hour.
-_DELETE_CACHE = (3600, 86400)
+#: gradio looks for old copies of what it shows every hour.
+_DELETE_CACHE = (3600, CACHE_S)
+
+
+class _Page(gr.Blocks):
+    """gradio's page, with sentences for values that a component does not take."""
+
+    async def preprocess_data(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Return the arguments of a handler, made from what a browser sent."""
+        try:
+            return await super().preprocess_data(*args, **kwargs)
+        except gr.Error as error:
+            raise gr.Error(as_text(error.message), print_exception=False) from error
+        except Exception as error:
+            raise gr.Error(
+                "This value cannot be used here. Reload the page, then enter it again.", print_exception=False
+            ) from error
 
 
 def build(project: Project, *, upload_limit_mb: int) -> gr.Blocks:
     """Return the page of a project."""
-    with gr.Blocks(
+    set_environment(project.folder)
+    with _Page(
         title=f"xtts_extend · {project.folder.name}", analytics_enabled=False, delete_cache=_DELETE_CACHE
     ) as page:
-        gr.Markdown(f"# xtts_extend · {project.folder.name}")
+        gr.Markdown(f"# xtts_extend · {as_markdown(project.folder.name)}")
         screens: list[tuple[gr.Tab, Screen]] = []
         with gr.Tabs():
             for name, build_screen in _SCREENS:
@@ -61,6 +78,7 @@ def build(project: Project, *, upload_limit_mb: int) -> gr.Blocks:
     return page
 
 
+@says_errors
 def _open(screen: Screen, timers: list[tuple[gr.Timer, Screen]]) -> list[Any]:
     """Return what a screen shows when it is opened. Only its timers run."""
     shown = screen.refresh()

@@ -13,7 +13,7 @@ from xtts_extend.page.browser_input import checked_name, checked_text, pick
 from xtts_extend.page.checkpoint_view import view_checkpoints
 from xtts_extend.page.project import MODELS, Project
 from xtts_extend.page.screen_resume import NEWEST
-from xtts_extend.page.widgets import Screen, choices, job_box, path_of, says_errors, start_job
+from xtts_extend.page.widgets import Screen, as_markdown, choices, job_box, path_of, says_errors, start_job
 
 PACK, FOLDER, MERGED = "Language pack (a file to share)", "Model folder (base and pack)", "Merged weights"
 
@@ -90,5 +90,5 @@ def build(project: Project) -> Screen:
 
 def _exports(project: Project) -> str:
     found = [*project.models(), *project.packs()]
-    lines = [f"- `{entry.path}`" for entry in found]
+    lines = [f"- {as_markdown(entry.path)}" for entry in found]
     return "\n".join(lines) or "Nothing is exported yet."

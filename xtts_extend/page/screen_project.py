@@ -9,7 +9,7 @@ import gradio as gr
 from xtts_extend.errors import ConfigError
 from xtts_extend.page.browser_input import pick
 from xtts_extend.page.project import Project, Settings
-from xtts_extend.page.widgets import Screen, describe_job, job_box, says_errors, start_job
+from xtts_extend.page.widgets import Screen, as_markdown, describe_job, job_box, says_errors, start_job
 from xtts_extend.text.languages import validate_code
 
 _RECENT_JOBS = 15
@@ -65,11 +65,11 @@ def build(project: Project) -> Screen:
 
 def _next_step(project: Project) -> str:
     step = project.next_step()
-    return f"**Next:** {step.sentence} *(screen {step.screen})*"
+    return f"**Next:** {as_markdown(step.sentence)} *(screen {step.screen})*"
 
 
 def _contents(project: Project) -> str:
-    lines = [f"Folder: `{project.folder}`", "", "| | | |", "| --- | --- | --- |"]
+    lines = [f"Folder: {as_markdown(project.folder)}", "", "| | | |", "| --- | --- | --- |"]
     for title, listing in (
         ("Manifests", project.manifests()),
         ("Voices", project.voices()),
@@ -78,7 +78,7 @@ def _contents(project: Project) -> str:
         ("Models", project.models()),
         ("Packs", project.packs()),
     ):
-        names = ", ".join(f"`{entry.name}`" for entry in listing.entries[:10])
+        names = ", ".join(as_markdown(entry.name) for entry in listing.entries[:10])
         lines.append(f"| {title} | {len(listing):,} | {names or '–'} |")
-        lines += [f"| | ⚠️ | {reason} |" for reason in listing.skipped[:5]]
+        lines += [f"| | ⚠️ | {as_markdown(reason)} |" for reason in listing.skipped[:5]]
     return "\n".join(lines)

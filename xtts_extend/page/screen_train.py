@@ -17,6 +17,7 @@ from xtts_extend.page.run_view import Spoken, curves, spoken_sentences, view_run
 from xtts_extend.page.widgets import (
     INTERVAL_S,
     Screen,
+    as_markdown,
     choices,
     is_named_by_language,
     job_box,
@@ -124,7 +125,7 @@ def build(project: Project) -> Screen:
         sentences = [_title(one) for one in spoken_sentences(view.folder)]
         return (
             gr.update(choices=names, value=name),
-            f"{'🟢' if view.is_live else '⚪'} {view.describe()} {view.problem}",
+            f"{'🟢' if view.is_live else '⚪'} {as_markdown(f'{view.describe()} {view.problem}')}",
             pd.DataFrame(lines.training),
             table.dropna(subset=["loss"]) if len(table) else pd.DataFrame({"step": [], "loss": [], "language": []}),
             rows[::-1],

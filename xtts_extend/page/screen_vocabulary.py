@@ -14,6 +14,7 @@ from xtts_extend.page.browser_input import checked_name, checked_number, checked
 from xtts_extend.page.project import PREPARED, VOCABULARIES, Project
 from xtts_extend.page.widgets import (
     Screen,
+    as_markdown,
     choices,
     is_named_by_language,
     job_box,
@@ -114,9 +115,9 @@ def _proof(project: Project) -> str:
         return ""
     mark = "✅" if result.get("ok") else "❌"
     numbers = "\n".join(
-        f"| {name.replace('_', ' ')} | {value} |" for name, value in result.items() if _is_number(value)
+        f"| {as_markdown(name.replace('_', ' '))} | {value} |" for name, value in result.items() if _is_number(value)
     )
-    return f"{mark} {proofs[-1].label}\n\n| | |\n| --- | --- |\n{numbers}"
+    return f"{mark} {as_markdown(proofs[-1].label)}\n\n| | |\n| --- | --- |\n{numbers}"
 
 
 def _is_number(value: object) -> bool:

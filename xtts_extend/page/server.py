@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
-import logging
 import os
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xtts_extend.errors import ConfigError, MachineError
+from xtts_extend.page.gate import JOIN, LOCAL_HOSTS, UPLOADS, Gate
 
 if TYPE_CHECKING:
     import gradio as gr
 
-logger = logging.getLogger("trainer")
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+#: gradio removes copies of what it shows after a day, in seconds.
+CACHE_S = 86_400
+#: A shared page loads gradio's scripts from here.
+_SCRIPTS_OF_SHARED = "https://gradio.s3-us-west-2.amazonaws.com"
+#: Time between two guesses of a password, in seconds.
+_GUESS_S = 1.0
 #: Notebook services whose proxies have a host name of their own; both set this variable.
 _NOTEBOOKS = ("COLAB_RELEASE_TAG", "LIGHTNING_CLOUD_PROJECT_ID")
 #: gradio puts the server's own address into the page. Behind a proxy the browser's address is the right one.
@@ -30,50 +37,8 @@ _RELATIVE = (
 )
 
 
-class SameOrigin:
-    """ASGI middleware that refuses requests that other websites make, and host names that are not ours.
-
-    A website can send requests to servers on the user's own machine (cross-site request forgery), and can make its
-    host name point to it (DNS rebinding).
-
-    Args:
-        app: The application.
-        any_host: Accept every host name, because a password or a notebook's proxy protects the page.
-    """
-
-    def __init__(self, app: ASGIApp, *, any_host: bool) -> None:
-        self._app, self._any_host = app, any_host
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with status 403, or pass it on."""
-        if scope["type"] in ("http", "websocket") and (problem := self._problem(scope)):
-            logger.warning(" > Refused a request for %s: %s", scope["path"], problem)
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            else:
-                await PlainTextResponse(problem, status_code=403)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _problem(self, scope: Scope) -> str:
-        headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if not self._any_host and urlsplit(f"//{host}").hostname not in LOCAL_HOSTS:
-            return "The page is open to this machine only. Start it with --host and --password to open it to others."
-        # Browsers that send this header compare the addresses that they see, so it is right behind a proxy as well.
-        site = headers.get("sec-fetch-site")
-        if site is not None:
-            is_link = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
-            foreign = site not in ("same-origin", "none") and not is_link
-        else:
-            origin = headers.get("origin")
-            hosts = {host, headers.get("x-forwarded-host", host)}
-            foreign = origin is not None and urlsplit(origin).netloc not in hosts
-        return "Another website sent this request. Open the page itself." if foreign else ""
-
-
 class RelativeAddresses:
-    """ASGI middleware that makes the page find the server under the address that the browser has.
+    """ASGI middleware that makes the page find the server, and its files, under the address that the browser has.
 
     Args:
         app: The application.
@@ -84,6 +49,9 @@ class RelativeAddresses:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on; complete the HTML of the page itself."""
+        if scope["type"] == "http" and scope["path"] == JOIN:
+            await self._app(_with_address(scope), receive, send)
+            return
         if scope["type"] != "http" or scope["path"] != "/":
             await self._app(scope, receive, send)
             return
@@ -99,13 +67,47 @@ class RelativeAddresses:
             if message.get("more_body"):
                 return
             body = b"".join(chunks).replace(b"<script data-gradio-mode>", _RELATIVE, 1)
-            names = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-            await send({**start, "headers": [*names, (b"content-length", str(len(body)).encode())]})
-            await send({"type": "http.response.body", "body": body})
+            MutableHeaders(scope=start)["content-length"] = str(len(body))
+            await send(start)
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
         # A compressed page could not be completed.
         headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
         await self._app({**scope, "headers": headers}, receive, collect)
+
+
+def _with_address(scope: Scope) -> Scope:
+    """Return the scope of an event so that gradio names the files in its answer by the address that the browser has.
+
+    A proxy may take a part off the path, and not say so. The page's own address is in the request nevertheless.
+    """
+    headers = MutableHeaders(raw=list(scope["headers"]))
+    try:
+        address = urlsplit(headers.get("referer", ""))
+    except ValueError:
+        return scope
+    if address.scheme not in ("http", "https") or not address.netloc:
+        return scope
+    headers["x-forwarded-host"] = address.netloc + address.path.rstrip("/")
+    headers["x-forwarded-proto"] = address.scheme
+    return {**scope, "headers": headers.raw}
+
+
+def set_environment(project: Path) -> None:
+    """Make gradio keep its files in a project and start as the page needs it, whatever the user's environment says.
+
+    gradio reads some variables when it is imported, others when components are made.
+
+    Args:
+        project: The project's folder.
+    """
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ["GRADIO_TEMP_DIR"] = str(project / UPLOADS)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # gradio asks its own server whether it works, which must not go through a proxy for the internet.
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), *LOCAL_HOSTS)))
 
 
 def serve(
@@ -139,20 +141,33 @@ def serve(
         MachineError: The port is taken.
     """
     require_password(host, share=share, password=password)
-    uploads = project / ".page"
-    # gradio keeps uploads and copies of what it shows here, and reads the variable whenever it needs the folder.
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    any_host = bool(password) or any(name in os.environ for name in _NOTEBOOKS)
+    _remove_old_uploads(project / UPLOADS)
+    is_notebook = any(name in os.environ for name in _NOTEBOOKS)
+    upload_limit = upload_limit_mb * 1_000_000
+    gate = Middleware(
+        Gate,
+        project=project,
+        events=frozenset(blocks.fns),
+        upload_limit=upload_limit,
+        any_host=bool(password) or is_notebook,
+        may_be_framed=is_notebook,
+        scripts=_SCRIPTS_OF_SHARED if share else "",
+    )
     try:
         _, address, shared = blocks.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,
             server_port=port or None,
             share=share,
-            auth=(lambda user, given: hmac.compare_digest(given.encode(), password.encode())) if password else None,
-            max_file_size=upload_limit_mb * 1_000_000,
+            # gradio awaits it, and does not say so in its types.
+            auth=_password_check(password) if password else None,  # type: ignore[arg-type]
+            max_file_size=upload_limit,
             allowed_paths=[str(project)],
-            blocked_paths=[str(project / "project.json"), str(project / "jobs")],
-            app_kwargs={"middleware": [Middleware(SameOrigin, any_host=any_host), Middleware(RelativeAddresses)]},
+            root_path="",
+            run_history=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            show_error=True,
+            app_kwargs={"middleware": [gate, Middleware(RelativeAddresses)]},
             footer_links=[],
             ssr_mode=False,
             pwa=False,
@@ -174,3 +189,25 @@ def require_password(host: str, *, share: bool, password: str) -> None:
             "Others could open the page. Pass --password as well, or omit --host and --share to open it to this "
             "machine only."
         )
+
+
+def _password_check(password: str) -> Callable[[str, str], Awaitable[bool]]:
+    """Return what compares a password. Guesses take turns, so that nobody can try many."""
+    turn = asyncio.Lock()
+
+    async def is_right(user: str, given: str) -> bool:
+        async with turn:
+            known = hmac.compare_digest(given.encode("utf-8", "replace"), password.encode("utf-8", "replace"))
+            if not known:
+                await asyncio.sleep(_GUESS_S)
+            return known
+
+    return is_right
+
+
+def _remove_old_uploads(folder: Path) -> None:
+    """Remove what pages that were killed have left; newer files may be another page's."""
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if file.is_file() and time.time() - file.stat().st_mtime > CACHE_S:
+                file.unlink()

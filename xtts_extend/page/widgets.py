@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import html
+import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +19,13 @@ from xtts_extend.page.browser_input import pick
 from xtts_extend.page.jobs import Job
 from xtts_extend.page.project import Entry, Listing, Project
 
+logger = logging.getLogger("trainer")
 P = ParamSpec("P")
 R = TypeVar("R")
 #: Seconds between two looks at jobs and runs.
 INTERVAL_S = 2.0
+#: Characters that Markdown gives a meaning. A backslash takes it away.
+_MARKUP = re.compile(r"[!-/:-@\[-`{-~]")
 _MARKS = {"waiting": "⏳", "running": "▶️", "finished": "✅", "failed": "❌", "stopped": "⏹️", "lost": "⚠️"}
 #: A command that found something wrong, such as unusable recordings, prints its result and exits with this code.
 _HAS_FINDINGS = 1
@@ -43,16 +49,38 @@ class Screen:
 
 
 def says_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a handler so that the page shows the package's own sentences instead of a general error."""
+    """Wrap a handler so that the page shows sentences, whatever goes wrong and whatever a browser has sent.
+
+    gradio renders messages as HTML, and they quote names of files.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
         except XttsExtendError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+            raise gr.Error(as_text(error), duration=None, print_exception=False) from error
+        except gr.Error:
+            raise
+        except Exception as error:
+            logger.exception(" > The page has a fault.")
+            raise gr.Error(
+                "The page has a fault here. Reload it and try again; the terminal in which it was started says more.",
+                duration=None,
+                print_exception=False,
+            ) from error
 
     return wrapped
+
+
+def as_text(value: object) -> str:
+    """Return HTML that shows a value as it is."""
+    return html.escape(str(value), quote=False)
+
+
+def as_markdown(value: object) -> str:
+    """Return Markdown that shows a value as it is, on one line."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(str(value).split()))
 
 
 def choices(listing: Iterable[Entry], value: str | None = None) -> Any:
@@ -84,7 +112,7 @@ def is_named_by_language(name: str) -> bool:
 def start_job(project: Project, kind: str, arguments: Sequence[str], label: str) -> str:
     """Start a job and return its ID."""
     job = Job.start(project.folder, kind, arguments, label=label)
-    gr.Info(f"{label}: started.")
+    gr.Info(as_text(f"{label}: started."))
     return job.name
 
 
@@ -111,7 +139,7 @@ def job_box(project: Project, kinds: Sequence[str], title: str) -> tuple[gr.Stat
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         said = describe_job(job)
         return (
-            gr.update(value=f"**{title}**: {said}"),
+            gr.update(value=f"**{title}**: {as_markdown(said)}"),
             gr.update(value=job.command, visible=True),
             gr.update(value=job.log_tail(40), visible=True),
             gr.update(visible=job.state in ("waiting", "running")),
