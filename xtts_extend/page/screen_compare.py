@@ -14,7 +14,7 @@ from xtts_extend.page import command_lines, uploads
 from xtts_extend.page.browser_input import checked_text, pick
 from xtts_extend.page.project import COMPARED, Entry, Project
 from xtts_extend.page.screen_data import named_upload
-from xtts_extend.page.widgets import Screen, choices, job_box, paths_of, says_errors, start_job
+from xtts_extend.page.widgets import Screen, choices, job_box, paths_of, says_errors, shown_file, start_job
 
 BASE = "base model"
 _LONGEST_TEXT = 1_000
@@ -79,7 +79,9 @@ def build(project: Project) -> Screen:
         found = _results(folder)
         rows = [[title, one["language"], _rounded(one.get("seconds")), _equal(one)] for title, one in found]
         shown = [
-            gr.update(visible=True, value=str(folder / one["file"]), label=f"{title} · {one['language']}")
+            gr.update(
+                visible=True, value=shown_file(project, folder / one["file"]), label=f"{title} · {one['language']}"
+            )
             for title, one in found
             if one.get("file")
         ][:_PLAYERS]

@@ -11,7 +11,7 @@ from xtts_extend.errors import ConfigError
 from xtts_extend.page import command_lines, corrections, uploads
 from xtts_extend.page.browser_input import checked_number, checked_text
 from xtts_extend.page.project import Project
-from xtts_extend.page.widgets import Screen, as_text, choices, job_box, path_of, says_errors, start_job
+from xtts_extend.page.widgets import Screen, choices, job_box, path_of, says_errors, shown_file, start_job
 
 ROWS = 20
 _LONGEST_TEXT = 2_000
@@ -89,11 +89,7 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
         if not name:
             return None, ""
         row = corrections.row(project, path_of(project.manifests(), name), checked_number(row_number, 1, 10**9) - 1)
-        path = row.path.resolve()
-        if not path.is_relative_to(project.folder.resolve()):
-            gr.Warning(as_text(f"{row.path} is outside of the project, so it cannot be played here."))
-            return None, row.text
-        return str(path) if path.is_file() else None, row.text
+        return shown_file(project, row.path), row.text
 
     def correct(action: str) -> Any:
         @says_errors

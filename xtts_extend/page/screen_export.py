@@ -13,7 +13,7 @@ from xtts_extend.page.browser_input import checked_name, checked_text, pick
 from xtts_extend.page.checkpoint_view import view_checkpoints
 from xtts_extend.page.project import MODELS, Project
 from xtts_extend.page.screen_resume import NEWEST
-from xtts_extend.page.widgets import Screen, as_markdown, choices, job_box, path_of, says_errors, start_job
+from xtts_extend.page.widgets import Screen, as_markdown, choices, job_box, path_of, says_errors, shown_file, start_job
 
 PACK, FOLDER, MERGED = "Language pack (a file to share)", "Model folder (base and pack)", "Merged weights"
 
@@ -75,7 +75,7 @@ def build(project: Project) -> Screen:
     def offer(pack_name: str | None) -> Any:
         if not pack_name:
             return gr.update(value=None, interactive=False)
-        return gr.update(value=str(path_of(project.packs(), pack_name)), interactive=True)
+        return gr.update(value=shown_file(project, path_of(project.packs(), pack_name)), interactive=True)
 
     options: dict[str, Any] = {"api_visibility": "private"}
     run.change(show, run, checkpoint, **options)

@@ -24,6 +24,7 @@ from xtts_extend.page.widgets import (
     path_of,
     paths_of,
     says_errors,
+    shown_file,
     start_job,
 )
 from xtts_extend.run.requests import request
@@ -148,7 +149,7 @@ def build(project: Project) -> Screen:
     @says_errors
     def play(run_name: str, title: str | None) -> str | None:
         found = spoken_sentences(path_of(project.runs(), run_name)) if title else []
-        return next((str(one.path) for one in found if _title(one) == title), None)
+        return next((shown_file(project, one.path) for one in found if _title(one) == title), None)
 
     options: dict[str, Any] = {"api_visibility": "private"}
     preview.click(show_command, questions, command, **options)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
@@ -20,6 +23,19 @@ _RECORDINGS = "wavs"
 #: Files that systems add to archives.
 _CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 _BLOCK = 1 << 20
+#: Most files of an archive. Each is flushed to disk, so that more of them would take very long.
+_MOST_FILES = 50_000
+#: What reading a damaged, encrypted or unsupported archive raises.
+_DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+)
 
 
 def store_data(project: Project, files: Iterable[tuple[Path, str]], limit_bytes: int) -> list[str]:
@@ -45,8 +61,9 @@ def store_data(project: Project, files: Iterable[tuple[Path, str]], limit_bytes:
             stored += _unpack(project.folder / DATA, path, name, limit_bytes)
         else:
             folder = (_RECORDINGS,) if _is_audio(name) else ()
-            with path.open("rb") as source:
-                stored.append(_write(project.folder / DATA, (*folder, name), source))
+            with _open(path, name) as source:
+                _write(_target(project.folder / DATA, (*folder, name)), source)
+            stored.append("/".join((*folder, name)))
     return stored
 
 
@@ -57,8 +74,9 @@ def store_voices(project: Project, files: Iterable[tuple[Path, str]]) -> list[st
         checked_name(name)
         if not _is_audio(name):
             raise DataError(f"'{name}' is not a recording. Choose a file such as voice.wav.")
-        with path.open("rb") as source:
-            stored.append(_write(project.folder / VOICES, (name,), source))
+        with _open(path, name) as source:
+            _write(_target(project.folder / VOICES, (name,)), source)
+        stored.append(name)
     return stored
 
 
@@ -66,8 +84,12 @@ def _is_audio(name: str) -> bool:
     return Path(name).suffix.lower() in AUDIO_SUFFIXES
 
 
-def _write(folder: Path, parts: Sequence[str], source: IO[bytes], limit_bytes: int | None = None) -> str:
-    """Write one file, and return its name seen from the folder."""
+def _target(folder: Path, parts: Sequence[str]) -> Path:
+    """Return the path of a new file below a folder.
+
+    Raises:
+        DataError: It is of no known kind, exists, or would be outside of the folder.
+    """
     name = "/".join(parts)
     if not _is_audio(parts[-1]) and Path(parts[-1]).suffix.lower() not in TEXTS:
         raise DataError(
@@ -79,38 +101,74 @@ def _write(folder: Path, parts: Sequence[str], source: IO[bytes], limit_bytes: i
         raise DataError(f"'{name}' would be stored outside of the project, because a folder on its way is a link.")
     if target.exists() or target.is_symlink():
         raise DataError(f"'{name}' exists already and is not overwritten. Rename the new file.")
-    size = 0
-    with atomic_path(target) as temporary, temporary.open("wb") as file:
-        while block := source.read(_BLOCK):
-            size += len(block)
-            if limit_bytes is not None and size > limit_bytes:
-                raise DataError(f"'{name}' is larger than its archive says. Make the archive again.")
-            file.write(block)
-    return name
+    return target
 
 
-def _unpack(folder: Path, path: Path, name: str, limit_bytes: int) -> list[str]:
-    """Unpack an archive after all of its names and sizes were checked."""
+def _open(path: Path, name: str) -> IO[bytes]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [(member, _parts(member, name)) for member in archive.infolist() if not _is_clutter(member)]
-            size = sum(member.file_size for member, _ in members)
-            if size > limit_bytes:
-                raise DataError(
-                    f"'{name}' unpacks to {size / 1e9:.1f} GB, and up to {limit_bytes / 1e9:.1f} GB are allowed. Split "
-                    f"it, or copy its files into {folder}."
-                )
-            if size > shutil.disk_usage(folder).free:
-                raise DiskFullError(f"'{name}' unpacks to {size / 1e9:.1f} GB, which the disk has no room for.")
-            stored = []
-            for member, parts in members:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"'{name}' cannot be read any more: {error.strerror}. Upload it again.") from error
+
+
+def _write(target: Path, source: IO[bytes]) -> None:
+    with atomic_path(target) as temporary, temporary.open("wb") as file:
+        shutil.copyfileobj(source, file, _BLOCK)
+
+
+def _unpack(folder: Path, path: Path, archive_name: str, limit_bytes: int) -> list[str]:
+    """Unpack an archive after all of its names and sizes were checked; all of it, or nothing."""
+    stored: list[Path] = []
+    try:
+        with _open(path, archive_name) as file, zipfile.ZipFile(file) as archive:
+            members = _members(folder, archive, archive_name, limit_bytes)
+            for member, target in members.items():
+                # No more than the size that the archive says is read of a member.
                 with archive.open(member) as source:
-                    stored.append(_write(folder, parts, source, member.file_size))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise DataError(f"'{name}' is not a zip archive that can be unpacked: {error}. Make it again.") from error
-    if not stored:
-        raise DataError(f"'{name}' has no files in it.")
-    return stored
+                    _write(target, source)
+                stored.append(target)
+    except BaseException as error:
+        for target in stored:
+            target.unlink(missing_ok=True)
+        if isinstance(error, _DAMAGES):
+            raise DataError(
+                f"'{archive_name}' is not a zip archive that can be unpacked: {error}. Make it again."
+            ) from error
+        raise
+    return [target.relative_to(folder).as_posix() for target in stored]
+
+
+def _members(
+    folder: Path, archive: zipfile.ZipFile, archive_name: str, limit_bytes: int
+) -> dict[zipfile.ZipInfo, Path]:
+    """Return the path of each file in an archive.
+
+    Raises:
+        ConfigError: A name cannot be used.
+        DataError: There are no files or too many, two of one name, or one that cannot be stored.
+        DiskFullError: The disk has no room for them.
+    """
+    members = [member for member in archive.infolist() if not _is_clutter(member)]
+    if not members:
+        raise DataError(f"'{archive_name}' has no files in it.")
+    if len(members) > _MOST_FILES:
+        raise DataError(
+            f"'{archive_name}' has {len(members):,} files, and up to {_MOST_FILES:,} are unpacked. Split it, or copy "
+            f"its files into {folder}."
+        )
+    size = sum(member.file_size for member in members)
+    if size > limit_bytes:
+        raise DataError(
+            f"'{archive_name}' unpacks to {size / 1e9:.1f} GB, and up to {limit_bytes / 1e9:.1f} GB are allowed. Split "
+            f"it, or copy its files into {folder}."
+        )
+    if size > shutil.disk_usage(folder).free:
+        raise DiskFullError(f"'{archive_name}' unpacks to {size / 1e9:.1f} GB, which the disk has no room for.")
+    targets = {member: _target(folder, _parts(member, archive_name)) for member in members}
+    # Some file systems do not tell capitals apart.
+    if len({str(target).casefold() for target in targets.values()}) < len(targets):
+        raise DataError(f"'{archive_name}' has several files of one name. Make it again.")
+    return targets
 
 
 def _is_clutter(member: zipfile.ZipInfo) -> bool:

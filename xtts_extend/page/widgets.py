@@ -109,6 +109,21 @@ def is_named_by_language(name: str) -> bool:
     return 2 <= len(stem.split("-")[0]) <= 3 and stem.replace("-", "").isalpha()
 
 
+def shown_file(project: Project, path: Path) -> str | None:
+    """Return the path of a file to play or to download; None, with a warning, if it cannot be.
+
+    gradio copies what it shows, wherever it lies. Links may lead out of the project.
+    """
+    try:
+        is_inside = path.resolve().is_relative_to(project.folder.resolve())
+    except (OSError, ValueError, RuntimeError):
+        is_inside = False
+    if not is_inside:
+        gr.Warning(as_text(f"{path} is outside of the project, so it is not shown. Copy it into the project."))
+        return None
+    return str(path) if path.is_file() else None
+
+
 def start_job(project: Project, kind: str, arguments: Sequence[str], label: str) -> str:
     """Start a job and return its ID."""
     job = Job.start(project.folder, kind, arguments, label=label)
