@@ -63,9 +63,9 @@ def test_files_are_stored_by_their_kind(project, tmp_path):
 
 HOSTILE_NAMES = [
     "", ".", "..", "../x.csv", "../../../x.csv", "/etc/x.csv", "..\\x.csv", "C:\\x.csv", "C:x.csv", "a/b.csv",
-    "x\0.csv", "x\n.csv", "\ud800.csv", ".hidden.csv", "-rf.csv", "--output=x.csv", "$(touch pwned).csv", "; rm -rf x.csv",
-    "`id`.csv", "|id.csv", "x.csv ", "x.csv.", "con.csv", "NUL", "a" * 300 + ".csv", "ሀ" * 90 + ".csv", "x\u202egpj.csv", "<b>.csv",
-    "x.exe", "x.py", "x", "project.json/..", "x.pth",
+    "x\0.csv", "x\n.csv", "\ud800.csv", ".hidden.csv", "-rf.csv", "--output=x.csv", "$(touch pwned).csv", "`id`.csv",
+    "; rm -rf x.csv", "|id.csv", "x.csv ", "x.csv.", "con.csv", "NUL", "a" * 300 + ".csv", "ሀ" * 90 + ".csv",
+    "x\u202egpj.csv", "<b>.csv", "x.exe", "x.py", "x", "project.json/..", "x.pth",
 ]  # fmt: skip
 
 

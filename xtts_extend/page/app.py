@@ -36,10 +36,12 @@ _DELETE_CACHE = (3600, CACHE_S)
 class _Page(gr.Blocks):
     """gradio's page, with sentences for values that a component does not take."""
 
-    async def preprocess_data(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """Return the arguments of a handler, made from what a browser sent."""
+    async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        """Return the arguments of a handler, made from what a browser sent. Texts are never None."""
         try:
-            return await super().preprocess_data(*args, **kwargs)
+            values = await super().preprocess_data(block_fn, *args, **kwargs)
+            fields = zip(block_fn.inputs, values, strict=True)
+            return ["" if value is None and isinstance(field, gr.Textbox) else value for field, value in fields]
         except gr.Error as error:
             raise gr.Error(as_text(error.message), print_exception=False) from error
         except Exception as error:
