@@ -19,7 +19,7 @@ from xtts_extend.page.widgets import (
     Screen,
     as_markdown,
     choices,
-    is_named_by_language,
+    is_old_language,
     job_box,
     path_of,
     paths_of,
@@ -57,7 +57,7 @@ def build(project: Project) -> Screen:
         )
         old = gr.Dropdown(
             label="Recordings in old languages",
-            info="Manifests that are named LANG.csv, such as en.csv: watched while training.",
+            info="Manifests named after a language of the base, such as en.csv: watched while training.",
             choices=[],
             multiselect=True,
         )
@@ -99,7 +99,7 @@ def build(project: Project) -> Screen:
             gr.update(choices=[*names, NO_VALIDATION], value=tested),
             gr.update(choices=[BASE_VOCABULARY, *own], value=own[-1] if own else BASE_VOCABULARY),
             gr.update(choices=[entry.name for entry in project.voices()]),
-            gr.update(choices=[name for name in names if is_named_by_language(name)]),
+            gr.update(choices=[name for name in names if is_old_language(project, name)]),
             choices(sorted(runs, key=lambda entry: entry.path.stat().st_mtime)),
         )
 

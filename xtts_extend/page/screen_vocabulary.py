@@ -16,7 +16,7 @@ from xtts_extend.page.widgets import (
     Screen,
     as_markdown,
     choices,
-    is_named_by_language,
+    is_old_language,
     job_box,
     path_of,
     paths_of,
@@ -56,7 +56,7 @@ def build(project: Project) -> Screen:
     def refresh() -> tuple[Any, ...]:
         manifests = project.manifests()
         names = [entry.name for entry in manifests]
-        own = [name for name in names if not is_named_by_language(name)]
+        own = [name for name in names if not is_old_language(project, name)]
         return gr.update(choices=names, value=own), choices(project.vocabularies()), _proof(project)
 
     @says_errors

@@ -18,6 +18,7 @@ from xtts_extend.errors import XttsExtendError
 from xtts_extend.page.browser_input import pick
 from xtts_extend.page.jobs import Job
 from xtts_extend.page.project import Entry, Listing, Project
+from xtts_extend.text.vocabulary import load_vocabulary
 
 logger = logging.getLogger("trainer")
 P = ParamSpec("P")
@@ -103,10 +104,13 @@ def paths_of(listing: Listing, names: object) -> list[Path]:
     return [path_of(listing, name) for name in names] if isinstance(names, (list, tuple)) else []
 
 
-def is_named_by_language(name: str) -> bool:
-    """Return whether a manifest is named after a language, such as en.csv: recordings in an old language."""
-    stem = os.path.splitext(os.path.basename(name))[0]
-    return 2 <= len(stem.split("-")[0]) <= 3 and stem.replace("-", "").isalpha()
+def is_old_language(project: Project, name: str) -> bool:
+    """Return whether a manifest is named after a language of the base model, such as en.csv."""
+    try:
+        old = load_vocabulary(Path(project.settings.base_dir) / "vocab.json", quiet=True).languages
+    except XttsExtendError:
+        return False
+    return os.path.splitext(os.path.basename(name))[0] in old
 
 
 def shown_file(project: Project, path: Path) -> str | None:
