@@ -22,7 +22,7 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from xtts_extend.errors import ConfigError
+from xtts_extend.errors import ConfigError, MachineError
 from xtts_extend.page import jobs
 from xtts_extend.page.app import build
 from xtts_extend.page.project import Project, Settings
@@ -602,6 +602,14 @@ def test_proxies_of_the_user_are_not_asked_for_the_page(tmp_path, monkeypatch):
 def test_pages_for_others_need_a_password(page, options):
     with pytest.raises(ConfigError, match="Pass --password as well"):
         serve(page.blocks, page.project.folder, **options)
+
+
+@pytest.mark.parametrize("port", [None, 99_999_999])
+def test_ports_that_cannot_be_used_are_said(page, project, port):
+    port = port or int(page.address.rpartition(":")[2])
+    other = build(project, upload_limit_mb=LIMIT_MB)
+    with pytest.raises(MachineError, match=f"cannot use port {port} of 127.0.0.1: it is taken"):
+        serve(other, project.folder, port=port, wait=False)
 
 
 class Proxy(BaseHTTPRequestHandler):

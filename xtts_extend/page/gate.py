@@ -129,10 +129,7 @@ class Gate:
             )
         if self._is_foreign(headers, host, is_page=method in ("GET", "HEAD") and path == "/"):
             return 403, "Another website sent this request. Open the page itself."
-        routes = _ROUTES.get("GET" if method == "HEAD" else method, ())
-        if not any(
-            path == route or (route[-1] in "/=" and route != "/" and path.startswith(route)) for route in routes
-        ):
+        if not _is_open("GET" if method == "HEAD" else method, path):
             return 404, "The page has no such address."
         if path.startswith(_FILE) and not self._is_served(path.removeprefix(_FILE)):
             return 403, "The project has no such file, or it is not shown."

@@ -174,8 +174,12 @@ def serve(
             quiet=True,
             prevent_thread_lock=True,
         )
-    except OSError as error:
-        raise MachineError(f"The page cannot use port {port} of {host}: {error}. Pass another --port.") from error
+    except (OSError, OverflowError) as error:
+        # gradio's message is about its own settings.
+        raise MachineError(
+            f"The page cannot use port {port} of {host}: it is taken, or this machine has no such address or port. "
+            "Pass another --port or --host."
+        ) from error
     print(f"The page is at {shared or address}\nCtrl-C closes it. Jobs that it started go on.", flush=True)
     if wait:
         blocks.block_thread()
