@@ -331,13 +331,13 @@ def test_checkpoint_of_a_tool_that_closed_the_gaps(gaps_closed, gaps_closed_trai
 def test_vocabulary_with_gaps_that_the_checkpoint_closed(gaps_closed, corpus, fails):
     file, gappy = gaps_closed / "checkpoint_4.pth", gaps_closed / "am.json"
     code, message = fails(corpus.flags(checkpoint=file, base_dir=gaps_closed / "base", vocab=gappy, val_manifest=None))
-    assert (code, "of them because gaps in the base's ids were closed" in message) == (2, True)
+    assert (code, "of them because gaps in the base's token ids were closed" in message) == (2, True)
 
 
 def test_vocabulary_without_the_gaps_of_the_base(gaps_closed, corpus, fails):
     closed = gaps_closed / "vocab.json"
     code, message = fails(corpus.flags(base_dir=gaps_closed / "base", vocab=closed, val_manifest=None))
-    assert (code, "because gaps in the base's ids were closed" in message) == (2, True)
+    assert (code, "because gaps in the base's token ids were closed" in message) == (2, True)
 
 
 @pytest.mark.slow
@@ -346,14 +346,14 @@ def test_checkpoint_of_a_tool_that_closed_the_gaps_is_diagnosed(gaps_closed, tmp
     file = gaps_closed / "checkpoint_4.pth"
     diagnosis = examine(file, base)
     assert "wrong-vocabulary" not in (diagnosis.verdict, *diagnosis.also)
-    assert "because gaps in the base's ids were closed" in examine(file, base, gaps_closed / "am.json").reason
+    assert "because gaps in the base's token ids were closed" in examine(file, base, gaps_closed / "am.json").reason
     # Rows copied by index: every row after the gap is that of the neighboring token.
     start = {f"xtts.{name}": tensor for name, tensor in base_weights(base).items()}
     copied_by_index = with_rows_of(start, (EMBEDDING, HEAD, BIAS), slice(390))
     diagnosis = examine(edited(file, tmp_path, copied_by_index), base)
     assert diagnosis.verdict == "wrong-vocabulary"
     assert "the ids were reassigned, " in diagnosis.reason
-    assert "because gaps in the base's ids were closed" in diagnosis.reason
+    assert "because gaps in the base's token ids were closed" in diagnosis.reason
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_lower_rank_and_precision_give_smaller_packs(run, corpus, tmp_path, caps
     ("flags", "message"),
     [
         pytest.param(["--keep-adapter"], "--keep-adapter was removed. Omit it", id="keep-adapter"),
-        pytest.param(["--adapter-rank", "8"], "--adapter-rank was removed. Give --rank N", id="adapter-rank"),
+        pytest.param(["--adapter-rank", "8"], "--adapter-rank was removed. Use --rank N", id="adapter-rank"),
         pytest.param(["--rank", "0"], "--rank 0: expected 1 or more", id="rank"),
         pytest.param(["--dtype", "int8"], "--dtype int8: expected one of float32", id="dtype"),
         pytest.param(["--merged", "--licence", "CC0"], "--licence is stored in a", id="merged licence"),

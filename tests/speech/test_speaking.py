@@ -55,9 +55,8 @@ def test_the_error_names_a_package_that_a_cleaner_is_missing(mini_base, voice, m
     with pytest.raises(SystemExit) as caught:
         main(command(mini_base, voice, "--language", "en", "--text", "hello"))
     assert caught.value.code == 2
-    assert (
-        "Texts in 'en' cannot be cleaned: No module named 'cutlet'. Install what is missing." in capsys.readouterr().err
-    )
+    expected = "Text in 'en' cannot be cleaned: No module named 'cutlet'. Install the missing package."
+    assert expected in capsys.readouterr().err
 
 
 def test_each_unusable_reference_is_named(mini_base, voice, tmp_path):

@@ -79,12 +79,12 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (_set("version", to="2.0"), "format version is '2.0'"),
         (_set("pre_tokenizer", to={"type": "ByteLevel"}), "not Whitespace"),
         (_set("pre_tokenizer", to=None), "not Whitespace"),
-        (_set("normalizer", to={"type": "NFC"}), "it sets normalizer"),
-        (_set("decoder", to={"type": "Nope"}), "it sets decoder"),
+        (_set("normalizer", to={"type": "NFC"}), "it sets normalizer, which XTTS vocabularies leave empty"),
+        (_set("decoder", to={"type": "Nope"}), "it sets decoder, which XTTS vocabularies leave empty"),
         (_set("model", "continuing_subword_prefix", to="##"), "sets continuing_subword_prefix"),
         (_set("model", "dropout", to=0.1), "sets dropout"),
-        (_set("model", "vocab", to=["a"]), "its model has no vocab or no merges"),
-        (_set("model", "merges", to=None), "its model has no vocab or no merges"),
+        (_set("model", "vocab", to=["a"]), "its model lacks its vocab or its merges"),
+        (_set("model", "merges", to=None), "its model lacks its vocab or its merges"),
         (_set("model", "vocab", "a", to="x"), "the id of 'a' is 'x'"),
         (_set("model", "vocab", "a", to=True), "the id of 'a' is True"),
         (_set("model", "vocab", "a", to=-1), "the id of 'a' is -1"),
@@ -104,7 +104,7 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
         (_set("model", "merges", 0, to="t h e"), "'t h e' is not a merge"),
         (_set("model", "merges", 0, to=["t", 5]), "is not a merge"),
         (_set("model", "merges", 0, to=None), "None is not a merge"),
-        (_set("model", "merges", 0, to="t x"), "merge 't x' has a part or a result that is not an entry"),
+        (_set("model", "merges", 0, to="t x"), "merge 't x' uses or produces a token that is not in the vocabulary"),
         (_set("model", "unk_token", to="a"), "its unknown token is 'a'; expected '\\[UNK\\]', with an entry"),
         (_drop("model", "vocab", "[UNK]"), "its unknown token is '\\[UNK\\]'; expected '\\[UNK\\]', with an entry"),
         (_set("model", "vocab", "ሰ", to=15), r"\('b' and 'ሰ'\) share id 15"),
@@ -112,9 +112,9 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
             _set("added_tokens", to=None),
             "no added_tokens, so every space in a text would become unknown tokens",
         ),
-        (_set("added_tokens", 0, to={"content": "[STOP]"}), "is not an added token"),
+        (_set("added_tokens", 0, to={"content": "[STOP]"}), "is not a valid entry in added_tokens"),
         (_set("added_tokens", to=[]), r"has no \[SPACE\], \[START\], \[STOP\], \[UNK\]"),
-        (_set("added_tokens", 2, "content", to="[X]"), r"has no \[SPACE\] in its added"),
+        (_set("added_tokens", 2, "content", to="[X]"), r"its added tokens do not include \[SPACE\]"),
     ],
 )
 def test_files_that_are_not_xtts_vocabularies(
@@ -277,16 +277,16 @@ def test_a_vocabulary_with_closed_gaps(shared_data: Path, caplog: pytest.LogCapt
     assert (len(closed.tokens), closed.size, closed.unk_id) == (5411, 5412, 1)
     assert "unk_token is null" in caplog.text
     check_vocabulary(base.path, closed.path, [])
-    assert "388 ids changed, 387 of them because gaps in the base's ids were closed" in caplog.text
+    assert "Number of changed ids: 388, 387 of them because gaps in the base's token ids were closed" in caplog.text
     assert closed.tokenizer.encode("日").ids == [1]
     with pytest.raises(
-        VocabularyError, match=r"388 of 5411 .* \(387 of them because gaps in the base's ids were closed\): ă"
+        VocabularyError, match=r"388 of 5411 .* \(387 of them because gaps in the base's token ids were closed\): ă"
     ):
         require_extension(base, closed)
     for change in (compare_tokens(base.tokens, closed.tokens), compare_tokens(closed.tokens, base.tokens)):
         assert (change.added, change.removed, len(change.moved), change.closed_gaps) == ([], [], 388, 387)
         assert (
-            "388 tokens moved to a different id, 387 of them because gaps in the base's ids were closed: "
+            "388 tokens moved to a different id, 387 of them because gaps in the base's token ids were closed: "
             in change.describe()
         )
 
@@ -333,7 +333,7 @@ def test_require_extension(write_vocab: Callable[..., Path], small_vocab_data: d
     vocab |= {"ሰ": 265, "ላ": 266}
     require_extension(base, load_vocabulary(write_vocab(small_vocab_data, "valid.json")))
     vocab["ላ"] = 268
-    with pytest.raises(VocabularyError, match=r"ids 265 to 268, each once; .*: 266, 267\. "):
+    with pytest.raises(VocabularyError, match=r"each id from 265 to 268 exactly once; .*: 266, 267\. "):
         require_extension(base, load_vocabulary(write_vocab(small_vocab_data, "hole.json")))
     vocab["ላ"] = 13
     with pytest.raises(VocabularyError, match=r"13 \(ላ\)"):

@@ -31,7 +31,7 @@ class VocabularyChange:
         """Return one line for each kind of change, with up to ten of its tokens."""
         moved = "moved to a different id"
         if self.closed_gaps:
-            moved += f", {self.closed_gaps} of them because gaps in the base's ids were closed"
+            moved += f", {self.closed_gaps} of them because gaps in the base's token ids were closed"
         kinds = {"added": self.added, "removed": self.removed, moved: self.moved}
         return "\n".join(
             f"  {len(tokens)} {'token' if len(tokens) == 1 else 'tokens'} {kind}"

@@ -1,4 +1,4 @@
-"""Clean individual characters: punctuation, digits of all scripts, and non-printing characters.
+"""Clean text character by character: punctuation, digits of all scripts, and non-printing characters.
 
 Punctuation is mapped to marks that the XTTS vocabulary already has, so that it adds no new tokens.
 """
@@ -48,12 +48,12 @@ _CHARACTERS = _Characters({ord(old): new for new, marks in _MARKS.items() for ol
 
 
 def plain_characters(text: str) -> str:
-    """Return the text with punctuation that the base can spell, digits as 0-9, and no non-printing characters."""
+    """Replace punctuation that the base cannot spell, write digits as 0-9, and drop non-printing characters."""
     return text.translate(_CHARACTERS)
 
 
 def plain_mark(character: str) -> str | None:
-    """Return what the cleaners replace a mark with ("" if they drop it), or None if they keep the character."""
+    """Return the cleaners' replacement for a mark ("" if they drop it), or None if they keep the character."""
     plain = plain_characters(character)
     return None if plain == character else plain
 

@@ -12,7 +12,7 @@ from xtts_extend.text.numbers import decimal_mark_of, num2words_language
 
 __all__ = ["amharic_cleaner", "default_cleaner", "is_silent", "lower_dotted_i"]
 
-# Languages whose Latin alphabet has both ı and i. Some are also written in Cyrillic, where I is a numeral.
+# Languages whose Latin alphabet has both ı and i. Some are also written in Cyrillic, where I is a Roman numeral.
 # fmt: off
 _DOTLESS_I = frozenset((
     "alt", "az", "aze", "azj", "ba", "bak", "crh", "diq", "gag", "kaa", "kaz", "kdr", "kir", "kiu", "kk", "krc", "kum",
@@ -25,7 +25,7 @@ def lower_dotted_i(text: str, code: str) -> str:
     """Return the text with I and İ lowercased to ı and i if the language is Turkic.
 
     `str.lower` would turn I into i, and İ into i with a second dot. In Turkish, which is one of coqui's own languages,
-    both become i, as in coqui's cleaner. All other letters stay unchanged.
+    both become i, as in coqui's cleaner. All other letters are unchanged.
     """
     return turkic_i(text, dotless=code != "tr") if _has_turkic_i(code) else text
 
@@ -80,7 +80,7 @@ _HOMOPHONES = {
 
 
 def amharic_cleaner(fold_homophones: bool = False) -> Cleaning:
-    """Return the cleaner for Amharic: the default one plus abbreviations, ordinals, percent signs and currencies.
+    """Return the cleaner for Amharic: the default one, extended to abbreviations, ordinals, percent and currencies.
 
     Args:
         fold_homophones: Write ሐ and ኀ as ሀ, ሠ as ሰ, ዐ as አ, and ፀ as ጸ, in all their orders. This saves tokens and

@@ -45,7 +45,7 @@ def compose(text: str) -> str:
 def turkic_i(text: str, dotless: bool) -> str:
     """Return the text with I and İ lowercased to ı and i if `dotless`; otherwise, with only İ lowercased, to i.
 
-    If `dotless`, text with Cyrillic letters is returned unchanged, because a Latin I in such text is a numeral.
+    If `dotless`, text with Cyrillic letters is returned unchanged, because a Latin I in such text is a Roman numeral.
     """
     if not dotless:
         return text.replace("İ", "i")
@@ -231,8 +231,8 @@ class Step:
             )
         if self.version > len(versions):
             raise LanguageError(
-                f"Cleaning step '{self.name}' is version {self.version}, but xtts_extend {__version__} only has "
-                f"versions up to {len(versions)}. Install a newer release of xtts_extend."
+                f"Cleaning step '{self.name}' is version {self.version}, but xtts_extend {__version__} has "
+                f"versions only up to {len(versions)}. Install a newer release of xtts_extend."
             )
         return versions[self.version - 1]
 

@@ -30,7 +30,7 @@ class Corpus:
         words: Count of each word.
         silent: Count of each non-printing character that the cleaner drops.
         left_out: Count of each character in the cleaned text that gets no vocabulary entry: characters that the user
-            named, and pictographs in manifests.
+            listed, and pictographs in manifests.
     """
 
     words: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ def read_corpus(
     drop: frozenset[str] = frozenset(),
     columns: Mapping[str, str] | None = None,
 ) -> Corpus:
-    """Read text files and manifests, and count the words in their texts.
+    """Count the words in the text of text files and manifests.
 
     Args:
         paths: UTF-8 text files with one or more sentences per line, or manifests.
@@ -72,10 +72,12 @@ def read_corpus(
             corpus.left_out.update(Counter(cleaned) - Counter(kept))
             corpus.words.update(kept.split())
         if damaged:
-            warn_once(f"{path}: {damaged} texts contain {example}. Convert the original file to UTF-8 again.")
+            warn_once(
+                f"{path}: number of damaged texts: {damaged} ({example}). Convert the original file to UTF-8 again."
+            )
     if not corpus.words:
         raise DataError(
-            f"No text is left after cleaning {', '.join(map(str, paths))} as '{language}'. Expected sentences "
+            f"No text in {', '.join(map(str, paths))} is left after cleaning for '{language}'. Expected sentences "
             "in this language, one or more per line."
         )
     return corpus
@@ -110,7 +112,7 @@ def is_symbol(character: str) -> bool:
 
 
 def parse_characters(names: Iterable[str]) -> frozenset[str]:
-    """Return the characters that a user named, together with their lowercase forms.
+    """Return the characters that a user listed, together with their lowercase forms.
 
     Args:
         names: Characters, written literally or as code points such as U+1F600. Spaces between them are ignored.

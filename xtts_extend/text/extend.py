@@ -55,12 +55,14 @@ class ExtensionReport:
             size.
         merges_learned: Number of merges that were learned.
         merges_refused: Number of learned merges that were refused, by reason.
-        unknown_share: Share of unknown tokens `before` and `after`; see `verify.TextMeasure`. None if there is no text.
-        tokens_per_word: Tokens per word `before` and `after`; see `verify.TextMeasure`. None if there is no text.
+        unknown_share: Share of unknown tokens, with the keys `before` and `after`; see `verify.TextMeasure`. None if
+            there is no text.
+        tokens_per_word: Tokens per word, with the keys `before` and `after`; see `verify.TextMeasure`. None if there is
+            no text.
         dropped_characters: Count of each non-printing character (as U+XXXX) that the cleaner drops.
         new_symbols: Count of each new character that is not a letter, mark or digit, whether or not it got an entry.
-        left_out: Count of each new character that got no entry, because the user named it or because it is a pictograph
-            in a manifest.
+        left_out: Count of each new character that got no entry, because the user listed it or because it is a
+            pictograph in a manifest.
         notes: Findings and advice for the user.
     """
 
@@ -115,9 +117,9 @@ def extend_vocabulary(
         output: Path of the file to write.
         texts: UTF-8 text files, or manifests, from which only the texts are read.
         size: Number of new entries, including the tag and the letters. The default is `DEFAULT_SIZE`, or all the merges
-            in `sentencepiece_model`. If fewer can be formed, the report says so.
+        in `sentencepiece_model`. If fewer can be formed, a note in the report says so.
         sentencepiece_model: A trained BPE model to take merges from.
-        drop_characters: Characters that get no entry, written literally or as code points such as U+1F600.
+        drop_characters: Characters that get no entry, either written literally or as code points such as U+1F600.
         columns: Columns of the manifests, from `data.columns.parse_columns`. By default, they are detected.
 
     Raises:
@@ -137,8 +139,8 @@ def extend_vocabulary(
         )
     if tag in base.tokens:
         raise VocabularyError(
-            f"{base.path} already has the tag {tag} (id {base.tokens[tag]}), so '{language}' needs no extension. Train "
-            "with the base's own vocabulary."
+            f"{base.path} already has the tag {tag} (id {base.tokens[tag]}), so nothing needs to be added for "
+            f"'{language}'. Train with the base's own vocabulary."
         )
     if not texts and sentencepiece_model is None:
         raise VocabularyError(
@@ -246,8 +248,8 @@ def _notes(
     notes = []
     if old := learned.refused[OLD_CHARACTERS]:
         notes.append(
-            f"'{language}' shares letters with the base. {old:,} of {learned.learned:,} learned merges consist only of "
-            "shared letters and were refused, because they could change how the old languages are tokenized."
+            f"'{language}' shares letters with the base. Merges that consist only of shared letters were refused "
+            f"({old:,} of {learned.learned:,}), because they could change how the old languages are tokenized."
         )
     if size is not None and added < size:
         notes.append(f"{size:,} new entries were requested, but only {added:,} could be formed.")
@@ -258,7 +260,7 @@ def _notes(
         )
     if corpus.silent:
         names = ", ".join(f"U+{ord(character):04X}" for character in corpus.silent)
-        notes.append(f"The cleaner drops {corpus.silent.total():,} non-printing characters: {names}.")
+        notes.append(f"The cleaner drops non-printing characters ({corpus.silent.total():,} in total): {names}.")
     if with_entry := [name_character(symbol) for symbol in symbols if symbol not in corpus.left_out]:
         notes.append(
             f"Some new entries are not letters, marks or digits: {first_ten(with_entry)}. Use --drop-characters to "

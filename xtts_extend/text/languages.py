@@ -64,7 +64,7 @@ class Language:
     char_limit: int = 250
 
 
-# The Universal Declaration of Human Rights has half as many characters in Amharic as in English.
+# In the Universal Declaration of Human Rights, Amharic needs half as many characters as English.
 _registry: dict[str, Language] = {"am": Language("am", amharic_cleaner(), char_limit=130)}
 
 
@@ -97,8 +97,8 @@ def register_language(language: Language) -> None:
     validate_code(language.code)
     if is_stock(language.code):
         raise LanguageError(
-            f"Language '{language.code}' is one of coqui's own and keeps coqui's cleaning, so that its texts keep "
-            "their tokens. Register the language under a different code."
+            f"Language '{language.code}' is one of coqui's own and keeps coqui's cleaning, so that its text is "
+            "tokenized as before. Register the language under a different code."
         )
     if not callable(language.clean):
         raise LanguageError(

@@ -63,7 +63,7 @@ def learn_merges(base: Vocabulary, letters: Sequence[str], words: Counter[str], 
     """Learn merges from the words of a cleaned text.
 
     Learning continues until enough merges are accepted or the text yields no more. Merges that apply to the text
-    are preferred; others are added only if there are not enough of them.
+    are preferred; others are added only if there are too few of these.
 
     Args:
         base: The vocabulary to extend.
@@ -213,7 +213,7 @@ def _used_merges(
 ) -> dict[Merge, None]:
     """Return, in order, the merges that apply somewhere in the words.
 
-    A merge applies if its result is a token of a word or part of another merge that applies. The remaining merges do
+    A merge applies if its result is a token of a word or part of another merge that applies. All other merges do
     not affect any word's tokens, so training on the text would teach their rows nothing.
     """
     tokenizer = Tokenizer.from_str(append_entries(base, [], letters, merges))

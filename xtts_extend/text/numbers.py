@@ -17,10 +17,10 @@ from num2words import CONVERTER_CLASSES, num2words
 #: digit by digit.
 MAX_CARDINAL_DIGITS = 15
 
-# num2words' codes for languages that have a different code here.
+# num2words' codes for languages whose codes differ here.
 _NUM2WORDS_CODES = {"kk": "kz", "nb": "no"}
 
-# Languages of num2words that use a decimal point and thousands commas. The others do the reverse (CLDR).
+# Languages in num2words with a decimal point and thousands commas. All others use them the other way around (CLDR).
 _DECIMAL_POINT_LANGUAGES = frozenset({"am", "bn", "cy", "fa", "he", "kn", "te", "th"})
 
 # num2words 0.5.14 raises TypeError for most Amharic numbers above 1,100 and writes "mሚሊዮን" for a million.
@@ -160,7 +160,7 @@ def amharic_ordinal(number: int) -> str:
 
 
 def _converter_word(code: str, attribute: str, default: str) -> str:
-    """Return num2words' word for the decimal point or minus sign, or `default` if it has only a symbol or nothing."""
+    """Return num2words' word for the decimal point or minus sign, or `default` if it has no word."""
     word = getattr(CONVERTER_CLASSES[_NUM2WORDS_CODES.get(code, code)], attribute, None)
     word = (word or "").strip().lower()
     return word if word and not re.search(r"[^\w\s]", word) else default

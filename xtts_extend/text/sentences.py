@@ -49,7 +49,7 @@ def split_sentences(text: str, language: str, limit: int) -> list[str]:
             for sentence in segmenter.segment(block):
                 for part in _FULL_STOP.split(sentence):
                     for piece in _wrap(part.strip(), limit):
-                        # For punctuation by itself, the model would make up a sound.
+                        # If a sentence is only punctuation, the model makes up a sound for it.
                         if pieces and not _SPOKEN.search(piece) and len(pieces[-1] + piece) <= limit:
                             pieces[-1] += piece
                         else:

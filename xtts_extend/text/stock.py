@@ -1,4 +1,4 @@
-"""Coqui-tts's own languages, whose text cleaning stays unchanged."""
+"""Coqui's own languages, whose text cleaning is unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_stock(code: str) -> bool:
 
 
 def clean_stock(text: str, language: str) -> str:
-    """Return a text in one of coqui's own languages, cleaned by coqui's cleaner.
+    """Clean text in one of coqui's own languages with coqui's cleaner, and return it.
 
     Raises:
         LanguageError: The cleaner needs a package that is not installed.

@@ -121,7 +121,7 @@ def enable() -> None:
 
     @functools.wraps(synthesize)
     def new_synthesize(self: Any, text: str, config: Any = None, *, language: str | None = None, **kwargs: Any) -> Any:
-        # If no language is given, coqui's own error message is better.
+        # If no language is given, let coqui raise its own error, which is clearer.
         if language is not None:
             require_tag(self.tokenizer, language)
             if language not in self.config.languages:
@@ -223,4 +223,4 @@ def require_cleanable(tokenizer: VoiceBpeTokenizer, language: str) -> None:
     try:
         tokenizer.encode("a", language)
     except (ImportError, NotImplementedError) as error:
-        raise LanguageError(f"Texts in '{language}' cannot be cleaned: {error}. Install what is missing.") from error
+        raise LanguageError(f"Text in '{language}' cannot be cleaned: {error}. Install the missing package.") from error

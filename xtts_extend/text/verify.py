@@ -159,7 +159,9 @@ def check_vocabulary(
     base, extended = load_vocabulary(base_vocab), load_vocabulary(vocab)
     moved = [token for token, index in base.tokens.items() if extended.tokens.get(token) != index]
     if closed := count_closed_gaps(base.tokens, extended.tokens):
-        warn_once(f"{len(moved)} ids changed, {closed} of them because gaps in the base's ids were closed.")
+        warn_once(
+            f"Number of changed ids: {len(moved)}, {closed} of them because gaps in the base's token ids were closed."
+        )
     dead = dead_entries(base, extended)
     changed: list[str] = []
     words: Counter[str] = Counter()
@@ -190,7 +192,7 @@ def check_vocabulary(
             if old.ids != new.ids:
                 changed.append(f"{path}: {line}")
     if decomposed:
-        warn_once(f"Composed the combining accents (NFD to NFC) in {decomposed} lines.")
+        warn_once(f"Combining accents were composed (NFD to NFC). Number of lines affected: {decomposed}.")
     if texts and not checked + skipped:
         raise DataError(
             f"There is no text in {', '.join(map(str, texts))}, so nothing was compared. Pass files that contain text."

@@ -198,7 +198,7 @@ def first_ten(names: list[str]) -> str:
 
 
 def name_character(character: str) -> str:
-    """Format a character with its code point, which tells look-alikes apart, or a longer token without code points."""
+    """Format a character with its code point, which distinguishes look-alikes; longer tokens get no code points."""
     return f"{character!r} (U+{ord(character):04X})" if len(character) == 1 else repr(character)
 
 
@@ -217,7 +217,7 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
     ]
     if moved:
         closed = count_closed_gaps(base.tokens, extended.tokens)
-        reason = f" ({closed} of them because gaps in the base's ids were closed)" if closed else ""
+        reason = f" ({closed} of them because gaps in the base's token ids were closed)" if closed else ""
         raise VocabularyError(
             f"{extended.path} does not extend {base.path}: {len(moved)} of {len(base.tokens)} old entries have a "
             f"different id or are missing{reason}: {first_ten(moved)}. Create it with `xtts-extend extend-vocab` from "
@@ -228,8 +228,8 @@ def require_extension(base: Vocabulary, extended: Vocabulary) -> None:
     named = [f"{index} ({new[index]})" if index in new else str(index) for index in wrong]
     if wrong or len(new) != len(extended.tokens) - len(base.tokens):
         raise VocabularyError(
-            f"{extended.path} does not extend {base.path}: expected its new entries to have the ids {base.size} to "
-            f"{extended.size - 1}, each once; missing, unexpected or repeated: "
+            f"{extended.path} does not extend {base.path}: expected its new entries to use each id from {base.size} "
+            f"to {extended.size - 1} exactly once; missing, unexpected or repeated: "
             f"{first_ten(named) or 'repeated ids'}. Create it with `xtts-extend extend-vocab`."
         )
 

@@ -144,7 +144,7 @@ def _object(pairs: list[tuple[str, Any]], repeated: dict[str, None]) -> dict[str
 
 
 def _not_json_hint(content: str) -> str:
-    """Return a hint that says what a text that is not JSON looks like, or ""."""
+    """Return a hint that says what kind of file a text that is not JSON looks like, or ""."""
     if content.startswith("#version"):
         return "; it looks like the merges.txt of a GPT-2 tokenizer"
     if content.lstrip()[:5].lower() in ("<!doc", "<html"):
@@ -192,10 +192,10 @@ def _vocabulary_problem(data: Any) -> str | None:
         return f"its pre_tokenizer is {data.get('pre_tokenizer')!r}, not Whitespace"
     for part in ("truncation", "padding", "normalizer", "post_processor", "decoder"):
         if data.get(part) is not None:
-            return f"it sets {part}"
+            return f"it sets {part}, which XTTS vocabularies leave empty"
     for option in _UNSET_OPTIONS:
         if model.get(option):
-            return f"its model sets {option}"
+            return f"its model sets {option}, which XTTS vocabularies do not set"
     return _entries_problem(model) or _added_tokens_problem(data, model["vocab"])
 
 
@@ -217,7 +217,7 @@ def _other_file_hint(data: Any) -> str:
 def _entries_problem(model: dict[str, Any]) -> str | None:
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
-        return "its model has no vocab or no merges"
+        return "its model lacks its vocab or its merges"
     invalid = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
     if invalid:
         return f"the id of {invalid[0]!r} is {vocab[invalid[0]]!r}; expected a non-negative whole number"
@@ -232,7 +232,7 @@ def _entries_problem(model: dict[str, Any]) -> str | None:
         if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
             return f"{merge!r} is not a merge"
         if not {*parts, "".join(parts)} <= vocab.keys():
-            return f"merge {merge!r} has a part or a result that is not an entry"
+            return f"merge {merge!r} uses or produces a token that is not in the vocabulary"
     unknown = model.get("unk_token")
     if "[UNK]" not in vocab or (unknown in vocab and unknown != "[UNK]"):
         return f"its unknown token is {model.get('unk_token')!r}; expected '[UNK]', with an entry in the vocabulary"
@@ -251,7 +251,7 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
             and 0 <= token["id"] < 2**31
             and all(isinstance(token.get(flag, value), bool) for flag, value in _FLAGS.items())
         ):
-            return f"{token!r} is not an added token"
+            return f"{token!r} is not a valid entry in added_tokens"
     contents = {token["content"] for token in added}
     # The library may give an added token the id of an entry, but two entries must not share an id.
     owner: dict[int, str] = {}
@@ -260,12 +260,12 @@ def _added_tokens_problem(data: dict[str, Any], vocab: dict[str, int]) -> str | 
             return f"two of its entries ({owner[index]!r} and {token!r}) share id {index} and would share a row"
     missing = sorted(set(SPECIAL_TOKENS) - contents)
     return (
-        f"it has no {', '.join(missing)} in its added tokens{_missing_added_tokens_effect(missing)}"
+        f"its added tokens do not include {', '.join(missing)}{_missing_added_tokens_effect(missing)}"
         if missing
         else None
     )
 
 
 def _missing_added_tokens_effect(missing: Any) -> str:
-    """Return the effect that missing added tokens would have on texts, or ""."""
+    """Return the effect that missing added tokens would have on text, or "" if there is none."""
     return ", so every space in a text would become unknown tokens" if "[SPACE]" in missing else ""
