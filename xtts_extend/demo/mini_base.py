@@ -160,7 +160,7 @@ def _require_sizes(layers: int, channels: int, heads: int, steps: int) -> None:
     if min(layers, channels, heads) < 1 or steps < 0:
         raise ConfigError(
             "Expected at least 1 layer, 1 channel, 1 head and 0 steps, got "
-            f"{layers} layers, {channels} channels, {heads} heads and {steps} steps."
+            f"layers={layers}, channels={channels}, heads={heads} and steps={steps}."
         )
     if channels % heads or channels % 8:
         raise ConfigError(
@@ -172,7 +172,7 @@ def _write_untrained(folder: Path, mel_stats: Tensor, layers: int, channels: int
     """Write a configuration, random weights and a speaker that match the folder's vocabulary."""
     vocabulary = load_vocabulary(folder / "vocab.json")
     config = mini_config(vocabulary, layers=layers, channels=channels, heads=heads)
-    # XTTS-v2's config.json does not have the keys that newer releases of coqui-tts added.
+    # XTTS-v2's config.json lacks the keys that newer releases of coqui-tts added.
     values: dict[str, Any] = config.to_dict() | {"model_dir": None}
     for key in ("speakers", "_supports_cloning"):
         values.pop(key)
@@ -215,7 +215,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
     """Train a base with the recipe's code and the base's own vocabulary, so that nothing is resized or frozen.
 
     Args:
-        base: A base directory from `make_mini_base`. Its `model.pth` is replaced.
+        base: A base directory from `make_mini_base`. Its `model.pth` is overwritten.
         manifests: A manifest of recordings for each language.
         runs: Folder in which the run folder is created.
         steps: Number of training batches, each of four samples.
@@ -233,7 +233,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
         "grad_clip": 1.0,
         "seed": seed,
     }
-    # Condition on 1.5 to 3 s instead of 3 to 6 s, because attention over the reference is most of a small model's work.
+    # Condition on 1.5 to 3 s instead of 3 to 6 s, because attention over the reference dominates a small model's work.
     overrides = [
         "--coqpit.model_args.min_conditioning_length=33075",
         "--coqpit.model_args.max_conditioning_length=66150",

@@ -26,7 +26,7 @@ def write_vocabulary(texts: Mapping[str, Sequence[str]], size: int, path: Path) 
 
     Args:
         texts: Sentences of each language, for at most two languages. Their tags get the ids before `[START]`.
-        size: Number of entries, which must be greater than 262.
+        size: Number of entries, which must be more than 262.
         path: Path of the file to write.
     """
     cleaner = VoiceBpeTokenizer()

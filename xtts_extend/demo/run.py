@@ -1,4 +1,4 @@
-"""Demo in which a mini base model for English and Spanish learns Amharic, from extending the vocabulary to speaking.
+"""Demo in which a mini base model for English and Spanish learns Amharic, from new vocabulary to generated speech.
 
 It runs the same code and the same recipe that users run, but on a small scale.
 """
@@ -86,7 +86,7 @@ def run_demo(output: Path) -> dict[str, Any]:
     with _logged_to(output / LOG):
         try:
             return _run_steps(output, steps)
-        # Any error is reported in one line. The traceback goes to the log.
+        # Any error is reported on one line. The traceback goes to the log.
         except Exception as error:  # noqa: BLE001
             _fail(error, steps.current, output / LOG)
 
@@ -296,7 +296,7 @@ def _run(recipe: Path, flags: list[str], *, expected: int, stop_at: int | None =
         process.kill()
         process.wait()
     if code != expected or first is None:
-        raise CheckFailed(f"Expected the recipe to exit with code {expected}, got {code}. Its output is in the log.")
+        raise CheckFailed(f"Expected the recipe to exit with code {expected}, got {code}. See its output in the log.")
     return first
 
 
@@ -313,7 +313,7 @@ def _by_language(evaluations: list[MetricsLine], step: int) -> dict[str, float]:
 
 
 def _changed_rows(run: Path, base: Path) -> int:
-    """Return how many of the base's token rows are not exactly the same in the run's newest checkpoint."""
+    """Return how many of the base's token rows differ in the run's newest checkpoint."""
     trained = xtts_weights(load_checkpoint(Path(xtts_extend.inspect_checkpoint(run).path))[0]["model"])
     old = xtts_weights(load_checkpoint(base / "model.pth")[0]["model"])
     changed = 0
@@ -325,7 +325,10 @@ def _changed_rows(run: Path, base: Path) -> int:
 
 
 def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> float:
-    """Write speech decoded with the DVAE and Griffin-Lim (the base's vocoder is untrained). Return its length in s."""
+    """Write speech decoded with the DVAE and Griffin-Lim, and return its duration in seconds.
+
+    The base's vocoder is untrained, so it cannot be used.
+    """
     xtts = load_model(model)
     latents = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)]).latents
     tokens = torch.tensor([xtts.tokenizer.encode(SENTENCE, LANGUAGE)])

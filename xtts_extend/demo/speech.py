@@ -164,7 +164,7 @@ def make_corpus(
         progress: Show a progress bar on stderr.
 
     Returns:
-        Path of the manifest, `metadata.csv` in the folder.
+        Path of the manifest, which is `metadata.csv` in the folder.
 
     Raises:
         LanguageError: espeak-ng does not support the language.
@@ -251,6 +251,6 @@ def _unknown_language(language: str) -> str:
     similar += [codes[name] for name in difflib.get_close_matches(language.lower(), codes, n=2)]
     listed = ", ".join(f"{code} ({known[code]})" for code in dict.fromkeys(similar)) or ", ".join(known)
     return (
-        f"espeak-ng has no voice for the language {language!r}. It supports {len(known)} others. Similar codes: "
+        f"espeak-ng has no voice for the language {language!r}. Supported languages: {len(known)}. Similar codes: "
         f"{listed}."
     )
