@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", help="Language of any manifest that does not specify one.")
     parser.add_argument("--vocab", type=Path, required=True, help="The run's vocab.json.")
     parser.add_argument("--write-clean", type=Path, metavar="PATH", help="Write a manifest of the usable samples.")
-    parser.add_argument("--cache", type=Path, help="File for caching measurements by file size and modification time.")
+    parser.add_argument(
+        "--cache", type=Path, help="File in which measurements are cached, keyed by file size and modification time."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"No sample is usable, so {args.write_clean} was not written.", file=sys.stderr)
     elif args.write_clean:
         write_manifest(report.usable, args.write_clean)
-        print(f"Wrote {len(report.usable):,} usable samples to {args.write_clean}.", file=sys.stderr)
+        print(f"Wrote {args.write_clean}. Number of usable samples: {len(report.usable):,}.", file=sys.stderr)
     return 0 if not report.unusable_share else 1

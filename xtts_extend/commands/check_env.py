@@ -164,7 +164,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding("bfloat16", "supported in hardware" if has_bf16() else "not supported in hardware", None)
     memory = psutil.virtual_memory()
     yield Finding("memory", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free", None)
-    yield Finding("CPUs", f"{os.cpu_count()}; torch uses {torch.get_num_threads()} threads", None)
+    yield Finding("CPUs", f"{os.cpu_count()}; number of threads that torch uses: {torch.get_num_threads()}", None)
     disk = shutil.disk_usage(Path.cwd())
     yield Finding("disk", f"{disk.free / 1e9:.1f} GB free in {Path.cwd()}", None)
 

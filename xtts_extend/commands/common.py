@@ -19,7 +19,7 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json` for a command that prints values."""
-    parser.add_argument("--json", action="store_true", help="Print the result as one JSON object.")
+    parser.add_argument("--json", action="store_true", help="Print the result as a single JSON object.")
 
 
 def add_manifests(parser: argparse.ArgumentParser) -> None:

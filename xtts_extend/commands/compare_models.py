@@ -71,5 +71,9 @@ def run(args: argparse.Namespace) -> int:
 def _describe(result: Mapping[str, Any]) -> str:
     if "error" in result:
         return result["error"]
-    same = {None: "the base does not speak it", True: "identical to the base", False: "differs from the base"}
+    same = {
+        None: "the base does not speak this language",
+        True: "identical to the base",
+        False: "differs from the base",
+    }
     return f"{result['file']}, {result['seconds']:.1f} s, {same[result['equals_base']]}"

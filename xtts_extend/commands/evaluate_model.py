@@ -1,4 +1,4 @@
-"""`xtts-extend evaluate`: compute a model's losses on recordings, and measure its speech."""
+"""`xtts-extend evaluate`: compute a model's losses on recordings, and evaluate the speech that it generates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, add_manifests, columns_of, print_values
 from xtts_extend.errors import ConfigError
 
-HELP = "Compute a model's losses on recordings, and measure its speech."
+HELP = "Compute a model's losses on recordings, and evaluate the speech that it generates."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, print_values
 
 HELP = "Export a run as a model folder with a language pack."
-#: For each removed flag, what to do instead.
+#: Removed flag → what to do instead.
 _REMOVED = {
     "--keep-adapter": "Omit it, because export now writes a language pack by default",
     "--adapter-rank": "Use --rank N, which stores a rank-N approximation of each matrix's change in the pack",
@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merged",
         action="store_true",
-        help="Write one set of weights for all languages, for tools that never call enable(). The old ones will "
-        "sound different.",
+        help="Write one set of weights for all languages, for tools that never call enable(). The old languages "
+        "will sound different.",
     )
     parser.add_argument(
         "--rank", type=int, metavar="N", help="Store a rank-N approximation of each matrix's change. [the full change]"

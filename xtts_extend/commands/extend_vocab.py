@@ -17,8 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-vocab",
         required=True,
         metavar="PATH|FOLDER:LANG",
-        help="The base's vocab.json; or a model folder and the language of one of its packs, to start from that "
-        "pack's tokens.",
+        help="The base's vocab.json, or, to start from the tokens of a pack, its model folder and its language.",
     )
     parser.add_argument("--language", required=True, help="Code of the new language.")
     parser.add_argument(

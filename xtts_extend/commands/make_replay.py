@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Recordings of the voices to use, about 10 s each.",
     )
     parser.add_argument(
-        "--hours", type=float, required=True, help="Hours of speech to generate, in all languages together."
+        "--hours", type=float, required=True, help="Total hours of speech to generate, across all languages."
     )
     parser.add_argument("--output", type=Path, required=True, help="A new folder, or an unfinished one to resume.")
     parser.add_argument(

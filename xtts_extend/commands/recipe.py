@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a parser for each action to the command's parser. Each of them sets `action`."""
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
-    text = "List the recipes, what they do and where they are."
+    text = "List the recipes, with a summary and the path of each one."
     subparser = actions.add_parser("list", help=text, description=text, allow_abbrev=False)
     subparser.set_defaults(action=_list, needs_coqui=False)
     add_debug(subparser)
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     subparser = actions.add_parser(
         "run",
         help="Run a recipe unchanged.",
-        description="Run a recipe unchanged, as if you ran its script. To use several processes, copy the "
+        description="Run a recipe unchanged, as if you had run its script directly. To use several processes, copy the "
         "recipe with `recipe copy` and run the copy with torchrun.",
         usage="%(prog)s [-h] NAME [the recipe's flags …]",
         allow_abbrev=False,

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--text", required=True, help="Text to speak, or - to read it from standard input.")
     parser.add_argument("--output", type=Path, required=True, help="The WAV file to write.")
-    parser.add_argument("--seed", type=int, help="Random seed that makes sampling repeatable.")
+    parser.add_argument("--seed", type=int, help="Random seed for reproducible sampling.")
 
 
 def run(args: argparse.Namespace) -> int:
