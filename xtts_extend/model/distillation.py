@@ -54,7 +54,7 @@ def divergence(top_ids: Tensor, top_log_probs: Tensor, logits: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Replayed:
-    """The audio targets in a batch that are replayed codes or their stop tokens, and where their distributions are.
+    """The audio targets in a batch that are replayed codes or their stop tokens, and where to find their distributions.
 
     Attributes:
         stored_targets: Indices of the audio targets whose distribution is stored in the batch, (stored targets,).

@@ -159,7 +159,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return BaseRows(self.base_rows, self.rows_frozen, dict(self.base_digests))
 
     def freeze_voice(self) -> None:
-        """Freeze the voice side, which computes a voice from reference audio, so that voices stay as in the base.
+        """Freeze the voice side, which computes a voice from reference audio, so that voices do not change.
 
         A voice is computed before the language is known. Create the optimizer after this, so that it keeps no moments
         for frozen parameters.
@@ -217,7 +217,7 @@ class ExtendedGPTTrainer(GPTTrainer):
         return {key: tensor for key, tensor in self.xtts.state_dict().items() if is_adapter(key)}
 
     def checkpoint_state(self) -> dict[str, Tensor]:
-        """Return the stock state dict without the modules that are neither trained nor needed for inference."""
+        """Return the stock state dict, without modules that are neither trained nor needed for inference."""
         return {key: tensor for key, tensor in self.plain_state().items() if not key.startswith(_NEVER_TRAINED)}
 
     def restore_state(self, state: Mapping[str, Tensor], adapter: Mapping[str, Tensor] | None = None) -> None:
@@ -246,8 +246,9 @@ class ExtendedGPTTrainer(GPTTrainer):
         ]
         if wrong:
             raise CheckpointError(
-                f"{len(wrong)} tensors differ from the checkpoint's after loading: {', '.join(wrong[:10])}. The file "
-                "is damaged, the memory is faulty, or a value is NaN. Use an earlier checkpoint."
+                f"After loading, some tensors differ from the checkpoint's ({len(wrong)} in total): "
+                f"{', '.join(wrong[:10])}. The file is damaged, the memory is faulty, or a value is NaN. "
+                "Use an earlier checkpoint."
             )
 
     @staticmethod
@@ -262,7 +263,8 @@ class ExtendedGPTTrainer(GPTTrainer):
         if problems:
             more = f"\n  … and {len(problems) - 10} more" if len(problems) > 10 else ""
             raise CheckpointError(
-                f"The {source} does not match the configuration and the vocabulary ({len(problems)} tensors):\n  "
+                f"The {source} does not match the configuration and the vocabulary "
+                f"(mismatched tensors: {len(problems)}):\n  "
                 + "\n  ".join(problems[:10])
                 + more
                 + "\nUse the config.json and vocab.json that belong to these weights."

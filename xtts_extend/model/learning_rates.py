@@ -58,7 +58,7 @@ def parameter_groups(
     if weight_decay is None:
         return [{"params": [parameter for _, parameter in group], "lr": key[0]} for key, group in groups.items()]
     return [
-        # This is coqui's order: the weights first, then the rest, each sorted by name.
+        # This is coqui's order: first the weights and then the rest, each sorted by name.
         {
             "params": [parameter for _, parameter in sorted(groups[group_rate, is_undecayed])],
             "weight_decay": 0 if is_undecayed else weight_decay,

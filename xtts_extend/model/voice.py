@@ -49,7 +49,7 @@ def voice_parameters(gpt: Any) -> list[Parameter]:
 
 
 def freeze_voice(gpt: Any) -> None:
-    """Freeze the voice side of coqui's `GPT`, so that it gets no gradients and no autograd graph."""
+    """Freeze the voice side of coqui's `GPT`, so that no gradients or autograd graph are computed for it."""
     for parameter in voice_parameters(gpt):
         parameter.requires_grad_(False)
 
@@ -127,7 +127,7 @@ def read_text(xtts: Any, text: str, language: str) -> SpokenText:
     Raises:
         DataError: The text contains nothing that the model can speak.
     """
-    # The start and stop tokens take two positions.
+    # The start and stop tokens take up two positions.
     spoken = spoken_text(xtts.tokenizer, text, language, int(xtts.args.gpt_max_text_tokens) - 2)
     if spoken.unknown:
         names = first_ten([name_character(character) for character in spoken.unknown])
@@ -158,7 +158,7 @@ def speak_sentences(xtts: Any, sentences: Iterable[str], language: str, voice: V
         yield (
             sentence,
             xtts.inference(
-                # Xtts.inference lower-cases the text before the cleaner runs.
+                # Xtts.inference lowercases the text before the cleaner runs.
                 lower_dotted_i(sentence, language),
                 language,
                 voice.latents,
