@@ -101,7 +101,7 @@ def test_old_rows_of_another_base(run, corpus, tmp_path):
     other = edited(
         corpus.base / "model.pth", tmp_path / "other base", put(0, "model", "gpt.text_embedding.weight", ...)
     )
-    with pytest.raises(CheckFailed, match="do not match those at the start of the 400 rows that the run froze"):
+    with pytest.raises(CheckFailed, match="do not match the corresponding rows among the 400 that the run froze"):
         export(run, tmp_path / "broken", other.parent, merged=True)
 
 
@@ -225,5 +225,5 @@ def test_a_second_language_is_exported_with_the_first_base(run, corpus, recipe, 
     report = export(only_run(tmp_path / "runs"), tmp_path / "model", corpus.base, merged=True)
     assert (report["base_rows"], report["base_rows_checked"]) == (550, True)
     other = make_mini_base(tmp_path / "other", layers=2, channels=64, heads=2, seed=1)
-    with pytest.raises(CheckFailed, match="400 token rows of .* do not match those at the start of the 550"):
+    with pytest.raises(CheckFailed, match="400 token rows of .* do not match the corresponding rows among the 550"):
         export(only_run(tmp_path / "runs"), tmp_path / "model2", other, merged=True)

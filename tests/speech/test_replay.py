@@ -161,7 +161,7 @@ def test_settings_that_are_refused(arguments, other, error, message):
     ("language", "name", "error", "message"),
     [
         ("am", "ጽሑፍ texts/en.txt", LanguageError, "am"),
-        ("en", "empty.txt", DataError, "There are no usable sentences"),
+        ("en", "empty.txt", DataError, "No usable sentences for language en were found in "),
         ("en", "none.txt", DataError, "cannot be read"),
     ],
     ids=["language", "empty", "missing"],

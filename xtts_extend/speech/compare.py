@@ -39,7 +39,7 @@ from xtts_extend.speech.speaking import build_model, load_base, load_model, load
 from xtts_extend.text.languages import validate_code
 from xtts_extend.text.tokenizer import require_cleanable
 
-#: The file in a comparison's folder that contains what `compare` returns.
+#: Name of the file in a comparison's folder that contains the return value of `compare`.
 RECORD = "compared.json"
 _LARGEST_SEED = (1 << 63) - 1
 
@@ -294,6 +294,6 @@ def _speak_alone(source: _Source, run: FinishedRun | None, task: _Task) -> None:
 
 
 def _free_memory() -> None:
-    """Free the memory of the previous model, whose modules refer to each other."""
+    """Free the memory of the previous model, whose modules form reference cycles."""
     gc.collect()
     torch.cuda.empty_cache()

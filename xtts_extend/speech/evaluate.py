@@ -1,4 +1,4 @@
-"""Evaluate a model folder by its losses on recordings and by measurements of its speech."""
+"""Evaluate a model folder by its losses on recordings and by measurements of the speech that it generates."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Compute a model's losses on all samples in a language, and measure its speech for the first `count` texts.
+    """Compute a model's losses on all samples in a language, and evaluate its speech for the first `count` texts.
 
     Each text is spoken in the voice of its own recording.
 
@@ -60,7 +60,7 @@ def evaluate(
         manifest_format: `auto`, or the name of a formatter registered with coqui.
         columns: Role → column of the manifests, as in the recipe's `--columns`.
         base_dir: Folder with `dvae.pth` and `mel_stats.pth`. By default, `model` itself or the base that it records.
-        recognise: The speech recognizer that the character error rate is measured with.
+        recognise: The speech recognizer with which the character error rate is measured.
         count: Number of samples to speak; 0 for none.
         seed: Random seed for sampling.
         progress: Whether to show progress.
@@ -90,8 +90,8 @@ def evaluate(
     samples = [sample for sample in samples if sample.language == language]
     if not samples:
         raise DataError(
-            f"There are no samples in {language} in {', '.join(manifests)}. Pass different manifests or a different "
-            "--language."
+            f"No samples for language {language} were found in {', '.join(manifests)}. Pass different manifests or a "
+            "different --language."
         )
     report = check_samples(samples, tokenizer, limits_of(config), progress=progress)
     logger.info(" > %s", report.summary())

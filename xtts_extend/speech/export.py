@@ -23,7 +23,7 @@ from xtts_extend.speech.packing import DTYPES, make_pack
 _REQUIRED = ("config.json", "vocab.json")
 #: Files of a base that are copied into a model folder if they exist.
 _OPTIONAL = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")
-#: What to call the language if the run does not record it.
+#: Name for the language if the run does not record one.
 _UNKNOWN_LANGUAGE = "a fine-tuned language"
 
 
@@ -40,7 +40,7 @@ def export(
     """Export a run as a model folder with a language pack, as a pack alone, or as merged weights.
 
     Args:
-        checkpoint: A training checkpoint, or a run folder, of which the newest intact checkpoint is exported.
+        checkpoint: A training checkpoint, or a run folder, whose newest intact checkpoint is exported.
         output: A new or empty folder for the base's files and the language pack, or a new file that ends in
             ".safetensors" for the pack alone.
         base_dir: The base's folder, if it has moved since the run.
@@ -116,7 +116,7 @@ def export(
 
 
 def _copy_base(run: FinishedRun, folder: Path) -> None:
-    """Copy the base's files, never as links, because stock coqui-tts rewrites a published `model.pth` in place."""
+    """Copy the base's files, not links to them, because stock coqui-tts rewrites a published `model.pth` in place."""
     model = run.base_model
     for name in (*_REQUIRED, *_OPTIONAL):
         file = next((source / name for source in (model.parent, run.base_dir) if (source / name).is_file()), None)

@@ -124,7 +124,7 @@ class FinishedRun:
         if not matches or info.vocab_size > self.vocabulary.size:
             raise ConfigError(
                 f"{file} is not the base that the run started from: its tensors differ in name or shape. Pass the "
-                "right base with --base-dir."
+                "correct base with --base-dir."
             )
         return base
 
@@ -159,8 +159,8 @@ def _verify_base_rows(
                 if row_digests(rounded, shared_rows) == row_digests(weights, shared_rows):
                     raise _rounded_error(rows, half, base_dir)
             raise CheckFailed(
-                f"The {info.vocab_size} token rows of {base} do not match those at the start of the {rows} "
-                "rows that the run froze. Pass the run's base with --base-dir."
+                f"The {info.vocab_size} token rows of {base} do not match the corresponding rows among the {rows} "
+                "that the run froze. Pass the run's base with --base-dir."
             )
     changed = [name for name, digest in row_digests(weights, rows).items() if digest != expected[name]]
     if changed and (half := _half_precision(weights, rows)):
@@ -168,7 +168,8 @@ def _verify_base_rows(
     if changed:
         raise CheckFailed(
             f"The first {rows} rows of {', '.join(changed)} no longer match the base's, although the run froze them, "
-            "so old languages would sound different. The checkpoint was edited or damaged. Export an earlier one."
+            "so old languages would sound different. The checkpoint was edited or damaged. Export an earlier "
+            "checkpoint."
         )
     return True
 

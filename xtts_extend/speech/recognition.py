@@ -52,7 +52,7 @@ def load_recogniser(model: str, language: str) -> Recogniser:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"--asr {model} does not support the language {language!r}: {error}. Its language codes have three "
-                "letters (ISO 639-3). Pass the right one with --asr-language, for example amh."
+                "letters (ISO 639-3). Pass the correct code with --asr-language, for example amh."
             ) from error
     options: dict[str, Any] = {}
     if recognise.type == "seq2seq_whisper":

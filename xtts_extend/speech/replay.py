@@ -41,7 +41,7 @@ BATCH = 8
 _BATCHES_IN_PART = 8
 #: Number of batches in a language after which an error is raised if none of their utterances is usable.
 _BATCHES_TO_JUDGE = 20
-#: What messages call the settings.
+#: Names of the settings in messages.
 _SETTINGS = {
     "base_digest": "the base model",
     "texts": "the texts",
@@ -65,13 +65,14 @@ def make_replay(
     """Generate a replay set of a given duration, divided equally among the languages.
 
     When all texts have been spoken, they are spoken again with new samples and voices. Utterances that do not end
-    (runaway) or end at once (empty) are skipped. Calling this again with the same arguments resumes an interrupted set.
+    (runaway) or end immediately (empty) are skipped. Calling this again with the same arguments resumes an interrupted
+    set.
 
     Args:
         base_dir: A base directory, or a folder that `export` wrote and that has `dvae.pth` and `mel_stats.pth`.
-        texts: Language → text files in UTF-8.
+        texts: Language → UTF-8 text files.
         references: Recordings of voices. Each batch is conditioned on a slice of one recording.
-        hours: Hours of speech in all languages together.
+        hours: Total hours of speech, across all languages.
         output: Folder for the set. The recordings of the voices are copied into it.
         conditioning_s: Lengths of the shortest and longest conditioning slice, in seconds. By default, 3 and 6, as in
             training.
@@ -112,7 +113,7 @@ def make_replay(
     if short := [str(path) for path, voice in zip(references, voices, strict=True) if voice.shape[-1] < shortest]:
         raise DataError(
             f"These recordings are shorter than the shortest conditioning slice ({shortest / speaker.sample_rate:.1f} "
-            f"s): {', '.join(short)}. Pass longer recordings of these voices with --reference."
+            f"s): {', '.join(short)}. Pass longer recordings with --reference."
         )
     counts = {"batches": {}, "seconds": {}, "runaway": 0, "empty": 0, "too_long": 0}
     open_set(output, settings, _SETTINGS, counts)
@@ -209,14 +210,15 @@ def _speakable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) ->
                 else:
                     sentences.append((sentence, ids))
     logger.info(
-        " > %s: read %d usable sentences, and skipped %d that have no words, are too long or cannot be tokenized.",
+        " > %s: usable sentences: %d; skipped because they have no words, are too long or cannot be tokenized: %d.",
         language,
         len(sentences),
         skipped,
     )
     if not sentences:
         raise DataError(
-            f"There are no usable sentences for {language} in {', '.join(map(str, files))}. Pass different texts."
+            f"No usable sentences for language {language} were found in {', '.join(map(str, files))}. "
+            "Pass different texts."
         )
     return sentences
 
@@ -279,7 +281,7 @@ def _voice_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Texts that were spoken in the same batch.
+    """The result of speaking a batch of texts.
 
     Attributes:
         language: Code of their language.

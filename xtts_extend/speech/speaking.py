@@ -76,7 +76,7 @@ def build_model(config: XttsConfig, vocab: Path, weights: Mapping[str, Tensor], 
         config: Architecture and sampling settings.
         vocab: Vocabulary file.
         weights: Tensors under the names of `Xtts`.
-        source: The file that the weights came from, for use in messages.
+        source: The file that the weights came from, for messages.
 
     Raises:
         CheckpointError: The weights do not match the configuration and the vocabulary.
@@ -119,7 +119,7 @@ def speak_to_file(
         references: Recordings of the speaker.
         text: Text to speak.
         output: The WAV file, which is created once all sentences have been spoken.
-        seed: Seed that makes the sampling repeatable.
+        seed: Random seed for reproducible sampling.
         on_sentence: Function that is called with each sentence and the duration of its audio in seconds.
 
     Returns:
