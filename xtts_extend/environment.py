@@ -79,7 +79,7 @@ def _satisfies(version: str | None, specifier: str) -> bool:
     try:
         return SpecifierSet(specifier).contains(version, prereleases=True)
     except InvalidVersion:
-        # This is a custom build, so its version says nothing.
+        # This is a custom build, so its version number tells us nothing.
         return False
 
 

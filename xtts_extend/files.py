@@ -143,7 +143,7 @@ def is_locked(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
     except OSError:
-        # The lock is held, or the file system has no locks; there, `FileLock` creates and removes the file instead.
+        # The lock is held, or the file system has no locks, in which case `FileLock` creates and removes the file.
         return True
     return False
 

@@ -23,7 +23,7 @@ class Finding:
 
 
 def all_hold(findings: Iterable[Finding]) -> bool:
-    """Return whether no assumption fails."""
+    """Return True unless an assumption fails."""
     return not any(finding.holds is False for finding in findings)
 
 

@@ -1,4 +1,4 @@
-"""Find and copy recipes, which are beside the package in a checkout, or in `share/xtts_extend` in an installation."""
+"""Find and copy recipes, which are next to the package in a checkout, and in `share/xtts_extend` when installed."""
 
 from __future__ import annotations
 
