@@ -10,7 +10,7 @@ from xtts_extend.text.vocabulary import count_closed_gaps, first_ten
 
 @dataclass(frozen=True)
 class VocabularyChange:
-    """Tokens that differ between two vocabularies, ordered by id. The change is falsy if there are none.
+    """Tokens that differ between two vocabularies, ordered by id. An empty change is falsy.
 
     Attributes:
         added: Tokens that only the second vocabulary has.

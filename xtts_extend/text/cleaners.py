@@ -80,7 +80,7 @@ _HOMOPHONES = {
 
 
 def amharic_cleaner(fold_homophones: bool = False) -> Cleaning:
-    """Return the cleaner for Amharic: the default one, extended to abbreviations, ordinals, percent and currencies.
+    """Return the Amharic cleaner, which also spells out abbreviations, ordinals, percent signs and currencies.
 
     Args:
         fold_homophones: Write ሐ and ኀ as ሀ, ሠ as ሰ, ዐ as አ, and ፀ as ጸ, in all their orders. This saves tokens and

@@ -130,7 +130,7 @@ class _Parameter(NamedTuple):
 
 
 class _Definition(NamedTuple):
-    """One version of a step: its parameters, and how to build its function, which must be picklable, from them."""
+    """One version of a step: its parameters, and how to build its (picklable) function from them."""
 
     build: Callable[..., Cleaner]
     parameters: Mapping[str, _Parameter]

@@ -44,8 +44,7 @@ CLEANER_ERRORS = (
 )
 
 _CODE = re.compile("[a-z]{2,8}")
-# No language has words for a number this long, and the time that coqui's patterns take grows with the cube of its
-# length.
+# No language has words for a number this long, and the time that coqui's patterns take is cubic in its length.
 _HUGE_NUMBER = re.compile("[0-9]{300,}")
 
 
