@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     parser.add_argument("path", type=Path, metavar="PATH", help="A checkpoint, run folder or base directory.")
     parser.add_argument("--base", type=Path, help="A base directory, or its model.pth, to compare PATH with.")
-    parser.add_argument("--vocab", type=Path, help="The vocabulary to use PATH with. Requires --base.")
+    parser.add_argument("--vocab", type=Path, help="The vocabulary that will be used with PATH. Requires --base.")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -74,7 +74,7 @@ def run_demo(output: Path) -> dict[str, Any]:
         output: A folder that does not exist yet, or the folder of an earlier demo, which is overwritten.
 
     Returns:
-        The measured numbers, which are also written to `report.json`.
+        The measurements, which are also written to `report.json`.
 
     Raises:
         CheckFailed: A step failed. The message names the step and the log file.

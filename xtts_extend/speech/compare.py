@@ -53,7 +53,7 @@ class _Source:
         path: The path that the user passed.
         kind: "base", "model folder", "run" or "pack".
         checkpoint: The run's checkpoint file that was used.
-        reason: Why a run could not be used as a pack, so that its merged weights were used instead.
+        reason: Why a run could not be used as a pack and its merged weights were used instead.
         languages: Language code → what was spoken, or the error.
     """
 

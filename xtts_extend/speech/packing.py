@@ -1,4 +1,4 @@
-"""Convert a run into a language pack, which contains the run's changes to its base, and metadata."""
+"""Convert a run into a language pack, which contains metadata and the run's changes to its base."""
 
 from __future__ import annotations
 
