@@ -3,7 +3,6 @@
 import json
 import os
 from datetime import datetime, timezone
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from run_folders import append_history, write_checkpoint
 
 from xtts_extend.page import checkpoint_view
 from xtts_extend.page.checkpoint_view import verdict, view_checkpoints
+from xtts_extend.page.jobs import Job
 
 
 def by_name(run):
@@ -120,7 +120,7 @@ def job(folder, name, checkpoint, text, created, kind="inspect"):
     (folder / name).mkdir()
     (folder / name / "log.txt").write_text(text, encoding="utf-8")
     arguments = ("inspect", "--json", str(checkpoint))
-    return SimpleNamespace(name=name, kind=kind, arguments=arguments, created=created, folder=folder / name)
+    return Job(folder / name, kind, "Examination", arguments, created, "")
 
 
 def test_the_verdict_of_the_doctor(run, tmp_path):

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C is pressed, and return 0."""
     if importlib.util.find_spec("gradio") is None:
         raise InstallationError(
-            "The page needs gradio. Install it from a checkout with: python -m pip install --constraint constraints.txt "
-            "-e '.[ui]'"
+            "The page needs gradio. Install it from a checkout with: python -m pip install --constraint "
+            "constraints.txt -e '.[ui]'"
         )
     from xtts_extend.page.project import Project
     from xtts_extend.page.server import require_password, serve, set_environment

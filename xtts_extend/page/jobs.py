@@ -225,7 +225,7 @@ class Job:
         try:
             with (self.folder / "log.txt").open("rb") as file:
                 text = file.read(_LONGEST_RESULT).decode("utf-8", "replace")
-            start = 0 if text.startswith("{") else text.index("\n{") + 1
+            start = 0 if text.startswith("{\n") else text.index("\n{\n") + 1
             found, _ = json.JSONDecoder().raw_decode(text, start)
         except (OSError, ValueError, RecursionError):
             return None
