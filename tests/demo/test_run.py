@@ -52,7 +52,7 @@ def test_the_recipes_output_goes_to_the_log(monkeypatch, tmp_path):
     )
     with (
         run._logged_to(tmp_path / "demo.log"),
-        pytest.raises(run.CheckFailed, match="exit code 3, expected 0"),
+        pytest.raises(run.CheckFailed, match="exit with code 0, got 3"),
     ):
         run._run(recipe, [], expected=0)
     assert "a warning from a library" in (tmp_path / "demo.log").read_text(encoding="utf-8")

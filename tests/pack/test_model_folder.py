@@ -244,7 +244,7 @@ def test_the_commands(folder, files, mini_base, capsys):
     assert listed["hours"] == {"am": 0.5}
     assert run("remove", "am", "--model", folder)["removed"] is True
     assert main(["pack", "list", "--model", str(folder)]) == 0
-    assert "0 packs in" in capsys.readouterr().out
+    assert "has 0 packs." in capsys.readouterr().out
 
 
 def test_folder_and_language_specify_a_vocabulary(folder, files, mini_base):

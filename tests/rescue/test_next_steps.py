@@ -111,7 +111,7 @@ def test_a_value_that_looks_like_a_flag_is_an_override(reproduced):
 
 
 def test_settings_without_a_flag_are_overrides_or_listed(corpus):
-    sentences = [{"text": "ሰላም", "language": "am", "speaker_wav": "C:/voice.wav"}]
+    sentences = [{"text": "ሰላም", "language": "am", "speaker_wav": "voices:1/voice.wav"}]
     flags, left_out = flags_of_run({"test_sentences": sentences, "epochs": "many", "lr": None}, corpus.base)
     assert flags == [f"--coqpit.test_sentences={json.dumps(sentences, ensure_ascii=False)}"]
     assert left_out == ["epochs"]
@@ -175,7 +175,7 @@ def test_the_best_model_of_a_diverged_run(wrecked_run, corpus, second_name):
     found = examine(folder / "best_model.pth", corpus.base)
     assert found.verdict == "diverged"
     assert (
-        found.reason == "The evaluation loss was 5.0000 before the first step and is 9.9500 now: the run made it worse."
+        found.reason == "The evaluation loss was 5.0000 before the first step and is 9.9500 now, so training made the model worse."
     )
     start, config = parsed(found.next_command)
     assert (start.mode is Mode.RESUME, start.path) == (False, corpus.base / "model.pth")

@@ -83,7 +83,7 @@ def test_scalers_of_all_releases(saved):
 
 
 def test_missing_settings(tmp_path):
-    with pytest.raises(ConfigError, match=r"no 'config' in it.* config\.json of its run folder"):
+    with pytest.raises(ConfigError, match=r"no 'config' in it.* config\.json from its run folder"):
         read(tmp_path / "checkpoint_4.pth", model={}, optimizer=STATE).require_config()
 
 

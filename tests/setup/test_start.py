@@ -146,7 +146,7 @@ def zero_mel_stats(base):
         pytest.param(edit_config(put(3, "model_args", "gpt_layers")), "gpt_layers = 3", id="layers"),
         pytest.param(edit_config(put(7, "model_args", "gpt_n_heads")), "does not divide", id="heads"),
         pytest.param(edit_config(without("model_args")), "no 'model_args'", id="no architecture"),
-        pytest.param(lambda base: rewrite(base / "config.json", "{"), "is not JSON", id="not json"),
+        pytest.param(lambda base: rewrite(base / "config.json", "{"), "is not a JSON file", id="not json"),
         pytest.param(zero_mel_stats, "80 finite, nonzero numbers", id="mel stats"),
     ],
 )

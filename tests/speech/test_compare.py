@@ -125,7 +125,7 @@ def test_a_source_that_fails_is_named_and_the_others_go_on(call, pack, two_steps
     shutil.copy(two_steps / "vocab.json", diverged.parent)
     sources = [damaged, cut, empty, diverged, corpus.base / "model.pth", corpus.base]
     *broken, base = results(call(sources, ("am", "en")), "am")
-    expected = ("failed their checksum", "truncated", "empty", "NaN or infinite", "is a base model", "no tag")
+    expected = ("have the wrong checksum", "truncated", "empty", "NaN or infinite", "is a base model", "no tag")
     for result, text in zip([*broken, base], expected, strict=True):
         assert text in result["error"]
 

@@ -73,7 +73,7 @@ def test_the_command(model, corpus, capsys):
 
 @pytest.mark.parametrize(
     ("recorded", "language", "error", "message"),
-    [("sw", "sw", LanguageError, "sw"), ("en", "am", DataError, "is in am")],
+    [("sw", "sw", LanguageError, "sw"), ("en", "am", DataError, "No samples for language am")],
     ids=["a language without a tag", "recordings of another language"],
 )
 def test_languages_that_cannot_be_evaluated(model, corpus, recorded, language, error, message):

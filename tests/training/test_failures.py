@@ -166,7 +166,7 @@ def test_a_damaged_newest_checkpoint_is_skipped(uninterrupted, recipe, fails, tm
         flip_a_bit(run / name)
     code, error = fails(["--checkpoint", run / "checkpoint_12.pth"])
     assert code == 2
-    assert re.search(r"checkpoint_12\.pth is damaged: 1 of .* beside it is .*checkpoint_8\.pth", error)
+    assert re.search(r"checkpoint_12\.pth is damaged: 1 of .* in the same folder is .*checkpoint_8\.pth", error)
     recipe(["--checkpoint", run])
     assert caplog.text.count("Skipped a checkpoint") >= 2
     require_same_run(run, uninterrupted, STEPS)

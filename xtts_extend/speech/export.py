@@ -61,7 +61,7 @@ def export(
         CheckFailed: The run froze the old rows, but they differ from the base's.
         MachineError: The disk is full, or the output is not writable.
 
-    >>> result = export(Path("runs/RUN"), Path("am.safetensors"), licence="CC0-1.0")
+    >>> result = export(Path("runs/RUN"), Path("new.safetensors"), licence="CC0-1.0")
     >>> result["form"], result["language"], result["step"]
     ('pack', 'am', 4)
     """
