@@ -293,7 +293,7 @@ def test_a_run_uses_the_codes_of_encode(corpus, recipe, tmp_path, capsys, caplog
         shutil.rmtree(codes)
         run = only_run(tmp_path / "runs")
         recipe(["--checkpoint", str(run), "--max-steps", "4"])
-        assert f" > Encoded 12 recordings and saved their codes in {codes}." in caplog.text
+        assert f" > Number of newly encoded recordings: 12. Their codes were saved in {codes}." in caplog.text
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8")
     # The run is the same if the codes are not created in advance.
     recipe(corpus.flags(codes=None, **flags_of_run | {"output_dir": tmp_path / "other", "max_steps": 4}))

@@ -41,7 +41,9 @@ def test_intact_base_passes_all_checks(mini_base):
     found = {finding.assumption: finding.found for finding in findings}
     assert found["number of layers matches config.json"] == "2 / 2"
     assert found["one row per token id"] == "400 rows, ids 0–399"
-    assert "distinct codes out of 44" in found["the DVAE produces more than one distinct code"]
+    diversity = found["the DVAE produces more than one distinct code"]
+    assert "distinct codes for two seconds of noise: " in diversity
+    assert diversity.endswith(" out of 44")
     assert found["memory for weights, gradients and AdamW in float32"].endswith("free here")
 
 

@@ -38,8 +38,8 @@ def test_overlap_of_training_and_validation_recordings(corpus, tmp_path, caplog)
     (warning,) = warnings("both.csv")
     second, third = (line.split("|")[0] for line in lines[2:4])
     assert warning.startswith(
-        f" > 3 of {len(both) - 1} validation recordings are also training recordings (copy.wav, {second}, {third}). "
-        "Losses on these recordings"
+        " > Validation recordings that are also training recordings: "
+        f"3 of {len(both) - 1} (copy.wav, {second}, {third}). Losses on these recordings"
     )
     assert warnings("val.csv") == []
 

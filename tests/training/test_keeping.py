@@ -161,7 +161,7 @@ def test_the_base_is_measured_again_on_another_validation_set(corpus, recipe, re
         (["--replay={folder}"], "is a folder"),
         (
             ["--replay={replay}", "--coqpit.model_args.max_conditioning_length=70000"],
-            "with a --conditioning-s of the same length",
+            "with a matching --conditioning-s",
         ),
         (["--min-retention=0.9"], "none of the validation sets is in a language that the base knows"),
         (["--adapter=lora", "--coqpit.l2_sp=1"], "l2_sp pulls the transformer"),

@@ -25,7 +25,7 @@ from xtts_extend.run.config import NewLanguageConfig, copy_architecture, read_js
 from xtts_extend.text.vocabulary import load_vocabulary
 
 FILES = ("config.json", "model.pth", "vocab.json", "dvae.pth", "mel_stats.pth")
-#: Bytes per parameter in float32, for its value, its gradient plus AdamW's two moments, and the two moments alone.
+#: Bytes per parameter in float32: for its value, for its gradient and AdamW's two moments, and for the moments alone.
 _WEIGHT_BYTES, _TRAINING_BYTES, _MOMENT_BYTES = 4, 12, 8
 
 
@@ -177,7 +177,7 @@ def _check(base_dir: Path, findings: list[Finding]) -> Iterator[Finding]:
         yield Finding(f"{name} has {rows} rows", f"shape {shape}" if shape else "missing", shape[:1] == (rows,))
     dropped = len(weights) - len(plain)
     if dropped:
-        yield Finding("model.pth has one copy of the transformer", f"{dropped} extra tensors, ignored", None)
+        yield Finding("model.pth has one copy of the transformer", f"extra tensors (ignored): {dropped}", None)
 
     vocabulary = load_vocabulary(base_dir / "vocab.json")
     yield Finding("one row per token id", f"{rows} rows, ids 0–{vocabulary.size - 1}", rows == vocabulary.size)
@@ -240,7 +240,7 @@ def _forward_findings(config: NewLanguageConfig, base_dir: Path) -> Iterator[Fin
     codes = batch["audio_codes"].unique().numel()
     yield Finding("one forward pass gives a finite loss", f"{losses['loss']:.3f}", bool(torch.isfinite(losses["loss"])))
     # An untrained DVAE encodes everything as a single code. Training then runs but learns nothing.
-    diversity = f"{codes} distinct codes out of {batch['audio_codes'].numel()} for two seconds of noise"
+    diversity = f"number of distinct codes for two seconds of noise: {codes} out of {batch['audio_codes'].numel()}"
     yield Finding("the DVAE produces more than one distinct code", diversity, True if codes > 1 else None)
     # Runs with new tokens freeze the voice side, which reduces the estimates.
     model.freeze_voice()

@@ -23,7 +23,7 @@ from xtts_extend.run.config import (
 from xtts_extend.setup.flags import NOT_CONFIG, RENAMED, apply_flags, make_parser, parse_flags
 from xtts_extend.setup.hardware import loader_workers
 
-#: Keys that apply to only one start: the source of its weights, and values set by the base and the vocabulary.
+#: Keys that are not carried over to a new run: the source of its weights, and values set by the base and vocabulary.
 NOT_CARRIED = frozenset(
     {
         "base_dir", "checkpoint_vocab", "on_vocab_change", "started_from", "started_from_vocab", "started_from_digest",

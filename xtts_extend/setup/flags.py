@@ -67,8 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--columns",
         type=columns,
         metavar="ROLE=COLUMN,…",
-        help="Manifest columns that hold the audio, text, speaker and language, by name, or by number if there is no "
-        "header (for example text=sentence,audio=file). speaker= means that there is no speaker column. Default: "
+        help="Manifest columns that contain the audio, text, speaker and language, by name, or by number if there is "
+        "no header (for example text=sentence,audio=file). speaker= means that there is no speaker column. Default: "
         "detected from the names and the layout.",
     )
     files.add_argument(

@@ -77,7 +77,7 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
             raise ConfigError(
                 f"The replay set {folder} was made with conditioning audio of up to {index['conditioning'][-1]} "
                 f"samples, but max_conditioning_length is {longest} in this run. Create the set again with a "
-                "--conditioning-s of the same length."
+                "matching --conditioning-s."
             )
     return digest
 
@@ -97,7 +97,7 @@ def load_reference(
         Whether the weights were loaded.
 
     Raises:
-        XttsExtendError: The weights are needed, but the file is missing, is damaged or does not fit.
+        XttsExtendError: The weights are needed, but the file is missing, damaged or does not match the model.
     """
     if _needs_base(config, samples.train):
         _load_starting_weights(model, config)

@@ -135,9 +135,9 @@ def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> N
     overlap = [sample.manifest_audio_file for sample in evaluation if sample.audio_digest in trained]
     if overlap:
         logger.warning(
-            " > %d of %d validation recordings are also training recordings (%s%s). Losses on these recordings say "
-            "nothing about new speech, and yet they determine which model is best. Remove the recordings from one of "
-            "the manifests.",
+            " > Validation recordings that are also training recordings: %d of %d (%s%s). Losses on these recordings "
+            "say nothing about new speech, yet they help determine which model is best. Remove the recordings from one "
+            "of the manifests.",
             len(overlap),
             len(evaluation),
             ", ".join(overlap[:5]),
@@ -153,7 +153,7 @@ def encode_run(
     Both are computed once and cached in the `codes` folder or, by default, next to the run folders.
 
     Raises:
-        ConfigError: The codes folder contains something else, or codes from a different DVAE.
+        ConfigError: The codes folder contains something other than a set, or codes from a different DVAE.
         DataError: A recording cannot be read.
         MachineError: The disk is full.
     """
@@ -163,7 +163,7 @@ def encode_run(
     # Free GPU memory, because the codec is no longer needed.
     codec.to(torch.device("cpu"))
     if count:
-        logger.info(" > Encoded %d recordings and saved their codes in %s.", count, folder)
+        logger.info(" > Number of newly encoded recordings: %d. Their codes were saved in %s.", count, folder)
     return RunSamples(encoded[: len(samples.train)], encoded[len(samples.train) :])
 
 

@@ -162,7 +162,7 @@ def _stopped_before_first_checkpoint(target: Path) -> bool:
 
 
 def _restart_run(run: Path) -> Start:
-    """Restart a folder's run from the weights, and with the settings, that the run recorded."""
+    """Restart a folder's run from the weights that it started from, with the settings that it recorded."""
     settings = read_json(run / "config.json")
     start = start_from(Path(str(settings["started_from"])))
     logger.info(" > %s has no checkpoint. Restarting its run from %s.", run, start.path)

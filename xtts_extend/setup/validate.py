@@ -111,7 +111,7 @@ def _require_fit(config: NewLanguageConfig, start: Start) -> None:
 
 
 def _require_valid_overrides(config: NewLanguageConfig) -> None:
-    """Raise if an override has set a value that is not valid."""
+    """Raise if an override has set an invalid value."""
     try:
         optimizer = get_optimizer(
             config.optimizer, config.optimizer_params, config.lr, parameters=iter([torch.nn.Parameter(torch.zeros(1))])

@@ -56,7 +56,7 @@ class CheckpointVocabulary:
 def checkpoint_vocabulary(
     checkpoint: TrainingCheckpoint, user_vocab: str = ""
 ) -> tuple[CheckpointVocabulary | None, str]:
-    """Find a checkpoint's vocabulary: recorded in it, passed by the user, next to it, or named in its configuration.
+    """Find a checkpoint's vocabulary in the file, in `user_vocab`, next to the file, or through its configuration.
 
     Args:
         checkpoint: A checkpoint from xtts_extend or the stock Trainer.
@@ -139,8 +139,8 @@ def start_vocabularies(config: NewLanguageConfig, path: Path, rows: int) -> tupl
     # load_vocabulary has already warned of entries without merges.
     if dead := [token for token in dead_entries(old, vocabulary) if token not in vocabulary.without_merges]:
         warn_once(
-            f"{vocabulary.path}: {len(dead)} of its {len(vocabulary.tokens) - len(old.tokens)} new tokens never occur, "
-            f"because other merges take precedence. Their rows will learn nothing: {first_ten(dead)}."
+            f"{vocabulary.path}: {len(dead)} of its {len(vocabulary.tokens) - len(old.tokens)} new tokens can never "
+            f"occur, because other merges take precedence. Their rows will learn nothing: {first_ten(dead)}."
         )
     return old, vocabulary
 
