@@ -180,7 +180,8 @@ def test_joined_mp3_files_with_different_formats_are_an_error(tmp_path: Path) ->
         (tmp_path / "joined.mp3").write_bytes(joined)
         for read in (measure_recording, lambda path: load_audio(path, 22050)):
             with pytest.raises(
-                DataError, match=r"joined\.mp3 changes from 22,050 Hz and 1 channels to .* joined into one"
+                DataError,
+                match=r"joined\.mp3 changes partway .* 22,050 Hz \(number of channels: 1\) to .* joined into one",
             ):
                 read(tmp_path / "joined.mp3")
 
@@ -207,7 +208,7 @@ def test_rates_without_a_large_common_divisor_are_an_error(tmp_path: Path) -> No
     soundfile.write(tmp_path / "odd.wav", voice(44101), 44101)
     for read in (lambda path: load_audio(path, 22050), lambda path: load_slice(path, 22050, 0, 10)):
         with pytest.raises(
-            DataError, match="odd.wav has a sample rate of 44,101 Hz, which cannot be resampled to 22,050 Hz"
+            DataError, match="odd.wav has a sample rate of 44,101 Hz and cannot be resampled to 22,050 Hz"
         ):
             read(tmp_path / "odd.wav")
     # The rate of old Macintosh computers needs a large filter, but not too large a one.

@@ -134,7 +134,7 @@ def test_a_damaged_part_is_encoded_again(samples, tmp_path, caplog):
     with caplog.at_level("WARNING", "trainer"):
         encoded, made = encode(samples, tmp_path / "set", codec)
     assert made == 3
-    assert f"{part} is damaged. Encoding its 4 utterances again." in caplog.text
+    assert f"{part} is damaged. Encoding its utterances again (4 in total)." in caplog.text
     assert [sample.encoded.codes()[0] for sample in encoded] == [50, 150, 250, 250]
 
 

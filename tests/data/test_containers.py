@@ -147,18 +147,18 @@ def test_unusual_wav_files_are_intact(tmp_path: Path, content: bytes, frames: in
         (wav(SAMPLES, declared=0), "is unfinished: its header declares 0 bytes of audio, but 66,150 more follow"),
         (wav(bytes(400) + SAMPLES, declared=0), "is unfinished: its header declares 0 bytes"),
         (wav(SAMPLES, declared=10000), "is unfinished: its header declares 10,000 bytes of audio, but 56,150 more"),
-        (wav(SAMPLES) + wav(SAMPLES), "is several files joined into one"),
+        (wav(SAMPLES) + wav(SAMPLES), "consists of several files joined into one"),
         (b"RIFF\x00\x00\x00\x00WAVEdata\x10\x00\x00\x00" + SAMPLES, "is damaged: its fmt chunk, which"),
         (wav(SAMPLES)[:36], "is damaged: its data chunk, which"),
         (
             wav(SAMPLES, chunks=b"LIST\x05\x00\x00\x00INFOx"),
             "its LIST chunk has 5 bytes, an odd number, and the padding byte is missing",
         ),
-        (wav(SAMPLES, rate=0), "its header declares a rate of 0 Hz, not 4,000 to 768,000 Hz"),
-        (wav(SAMPLES, rate=1), "its header declares a rate of 1 Hz"),
-        (wav(SAMPLES, rate=4_000_000_000), "its header declares a rate of 4,000,000,000 Hz"),
+        (wav(SAMPLES, rate=0), "its header declares a sample rate of 0 Hz. Expected 4,000 to 768,000 Hz"),
+        (wav(SAMPLES, rate=1), "its header declares a sample rate of 1 Hz"),
+        (wav(SAMPLES, rate=4_000_000_000), "its header declares a sample rate of 4,000,000,000 Hz"),
         (b".snd" + struct.pack(">5I", 24, 0, 3, 22050, 1) + SAMPLES, "is unfinished"),
-        (b".snd" + struct.pack(">5I", 24, len(SAMPLES), 3, 3, 1) + SAMPLES, "its header declares a rate of 3 Hz"),
+        (b".snd" + struct.pack(">5I", 24, len(SAMPLES), 3, 3, 1) + SAMPLES, "header declares a sample rate of 3 Hz"),
     ],
     ids=[
         "recorder died", "recorder died in silence", "recorder died later", "joined", "no fmt", "no data", "odd chunk",
@@ -201,7 +201,7 @@ def test_joined_files_are_read_completely_or_an_error(intact: Path, tmp_path: Pa
         # The encoder adds silence at the beginning of each file.
         assert 2 * frames <= measure_recording(tmp_path / "joined").frames < 2.1 * frames
         return
-    message = "damaged" if name == "wv" else "is several files joined into one"
+    message = "damaged" if name == "wv" else "consists of several files joined into one"
     with pytest.raises(DataError, match=message):
         measure_recording(tmp_path / "joined")
 
@@ -229,8 +229,8 @@ def test_tags_around_a_recording_are_ignored(tmp_path: Path, encode: Callable[..
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"it is empty or almost empty \(0 bytes\)"),
-        (b"RIFF\x10\x00", r"it is empty or almost empty \(6 bytes\)"),
+        (b"", r"it is empty or almost empty \(size in bytes: 0\)"),
+        (b"RIFF\x10\x00", r"it is empty or almost empty \(size in bytes: 6\)"),
         (b"<!DOCTYPE html>\n<html><head><title>Sign in</title>" + b" " * 900, "a web page that begins with '<!DOCTYPE"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 5\n",

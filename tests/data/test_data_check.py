@@ -131,7 +131,7 @@ def test_entries_have_a_location_and_a_reason(corpus, tokenizer) -> None:
     assert summary.splitlines()[0] == "3 of 23 samples are usable (en 0.00 h)."
     assert "Unusable: missing: 2 (no such file)" in summary
     assert "and 1 more" in summary
-    assert "'ም' (U+121D) in 1" in summary
+    assert "'ም' (U+121D): 1" in summary
     assert "nowhere.wav" in str(report)
 
 
@@ -281,14 +281,14 @@ def test_integers_as_floats_are_unusable(
     detail = report.problems["out_of_range"][0]["detail"]
     assert f"{bits}-bit integers written as floating point. {fix}" in detail
     assert names(report.warnings["clipped"]) == ["loud.wav"]
-    with pytest.raises(DataError, match=r"a\.wav has samples up to .*, but full scale is 1"):
+    with pytest.raises(DataError, match=r"a\.wav has sample values up to .*, but full scale is 1"):
         load_audio(tmp_path / "a.wav", 22050)
 
 
 def test_a_rate_that_cannot_be_resampled_is_unreadable(tmp_path: Path, write_voice, tokenizer) -> None:
     write_voice(tmp_path / "odd.wav", rate=44101)
     report = check_samples(read_rows(tmp_path, [("odd.wav", "some words")]), tokenizer, LIMITS, progress=False)
-    assert "44,101 Hz, which cannot be resampled to 22,050 Hz" in report.problems["unreadable"][0]["detail"]
+    assert "44,101 Hz and cannot be resampled to 22,050 Hz" in report.problems["unreadable"][0]["detail"]
 
 
 def test_unusual_real_recordings_and_texts(shared_data: Path, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_damaged_cache_is_reported_and_replaced(
     reads = count_reads(monkeypatch)
     assert check_samples(samples, tokenizer, LIMITS, cache=cache, progress=False) == expected
     assert len(reads) == 3
-    assert "is damaged or from a different version" in caplog.text
+    assert "is damaged or was written by a different version" in caplog.text
     assert cache.read_bytes() == content
 
 

@@ -62,7 +62,7 @@ def languages(tmp_path: Path):
 @pytest.mark.parametrize("cell", ["nan", "NaN", "None", "unknown", "other", "und", "N/A", "-"])
 def test_an_unknown_language_means_that_of_the_manifest(languages, cell: str) -> None:
     assert languages("lang", "sw", cell, language=":am") == ["sw", "am"]
-    with pytest.raises(LanguageError, match=rf"line 3: The language is '{cell}' in 2 rows.*PATH:LANG"):
+    with pytest.raises(LanguageError, match=rf"line 3: The language is '{cell}' \(number of rows: 2\).*PATH:LANG"):
         languages("lang", "sw", cell, cell)
 
 

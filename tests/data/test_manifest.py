@@ -323,7 +323,7 @@ def test_json_lines_keep_languages_separators_and_line_breaks(tmp_path: Path) ->
     write_manifest(samples, tmp_path / "clean.jsonl")
     again = read_manifest(str(tmp_path / "clean.jsonl"), None)
     assert [(s.manifest_audio_file, s.text, s.language) for s in again] == entries
-    with pytest.raises(DataError, match=r"no column for the languages de, en.*\.jsonl"):
+    with pytest.raises(DataError, match=r"no language column, but the samples are in de, en.*\.jsonl"):
         write_manifest(samples, tmp_path / "clean.csv")
     with pytest.raises(DataError, match=r"cannot represent .*\.jsonl"):
         write_manifest(samples[:1], tmp_path / "clean.csv")
@@ -359,6 +359,6 @@ def test_accents_in_coquis_languages_are_composed(tmp_path: Path, caplog: pytest
     read = [sample.text for sample in read_manifest(str(tmp_path / "m.csv"), None)]
     assert read == [unicodedata.normalize("NFC", decomposed), "été", "한국", decomposed, "\u0958"]
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "Composed the combining accents (NFD to NFC) in 1 texts in 'fr'.",
-        "Composed the combining accents (NFD to NFC) in 1 texts in 'ko'.",
+        "Composed combining accents (NFD to NFC) in 'fr' (number of texts: 1).",
+        "Composed combining accents (NFD to NFC) in 'ko' (number of texts: 1).",
     ]

@@ -19,15 +19,15 @@ CASES = {
     "as it stands": ("wavs/a.wav", "wavs/a.wav", "wavs/a.wav", None),
     "in wavs": ("a.wav", "wavs/a.wav", "wavs/a.wav", "in wavs/"),
     "in clips, below": ("x/a.mp3", "clips/x/a.mp3", "clips/x/a.mp3", "in clips/"),
-    "suffix missing": ("a.b", "wavs/a.b.opus", "wavs/a.b.opus", "with a suffix added"),
-    "suffix missing, capitals": ("a", "audio/a.M4A", "audio/a.M4A", "with a suffix added"),
-    "suffix in capitals": ("wavs/a.wav", "wavs/a.WAV", "wavs/a.WAV", "with a suffix in a different case"),
-    "suffix in small letters": ("a.FLAC", "a.flac", "a.flac", "with a suffix in a different case"),
-    "converted": ("clips/a.mp3", "clips/a.wav", "clips/a.wav", "with a different suffix"),
+    "suffix missing": ("a.b", "wavs/a.b.opus", "wavs/a.b.opus", "with a file extension added"),
+    "suffix missing, capitals": ("a", "audio/a.M4A", "audio/a.M4A", "with a file extension added"),
+    "suffix in capitals": ("wavs/a.wav", "wavs/a.WAV", "wavs/a.WAV", "with a file extension in a different case"),
+    "suffix in small letters": ("a.FLAC", "a.flac", "a.flac", "with a file extension in a different case"),
+    "converted": ("clips/a.mp3", "clips/a.wav", "clips/a.wav", "with a different file extension"),
     "letters in another case": ("Wavs/A.wav", "wavs/a.wav", "wavs/a.wav", "with letters in a different case"),
     "composed": (NFC, NFD, NFD, "in a different Unicode form"),
     "decomposed": (NFD, NFC, NFC, "in a different Unicode form"),
-    "decomposed without suffix": (NFD[:-4], NFC, NFC, "with a suffix added"),
+    "decomposed without suffix": (NFD[:-4], NFC, NFC, "with a file extension added"),
     "folder decomposed": ("éa/b.wav", BELOW, BELOW, "in a folder with a different spelling"),
     "backslashes": (r".\wavs\x\a.wav", "wavs/x/a.wav", "./wavs/x/a.wav", "with backslashes read as slashes"),
     "a name with a backslash": (r"a\b.wav", r"a\b.wav", r"a\b.wav", None),
@@ -145,5 +145,5 @@ def test_names_are_listed_unless_every_recording_is_missing(tmp_path: Path, tota
     for names in (None, 20):
         lines = report.summary(names).splitlines()
         assert any("a2 (line 1 of" in line for line in lines) == named
-        missing = "all 2 recordings are missing. 'a1', for example, is in neither"
+        missing = "every recording is missing (2 in total). 'a1', for example, is in neither"
         assert sum(missing in line for line in lines) == 1 - named

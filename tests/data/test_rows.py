@@ -209,10 +209,10 @@ def test_skipped_rows_and_converted_values_are_logged_once(folder: Path, caplog:
     assert read(folder, content) == rows("One", "Two", language="en")
     messages = [record.getMessage().partition(": ")[2] for record in caplog.records]
     assert messages == [
-        "Skipped 1 blank rows, the first on line 3.",
+        "Skipped blank rows (1 in total, starting on line 3).",
         "Skipped repeated headers on these lines: 4.",
         "Reading text from column text, not from transcript.",
-        "Interpreting the language 'EN' as 'en' in 2 rows.",
+        "Interpreting the language 'EN' as 'en' (number of rows: 2).",
     ]
 
 

@@ -80,7 +80,7 @@ def test_a_position_that_does_not_exist() -> None:
     sampler = EpochBatchSampler(make_samples(en=[1.0] * 9), 3, seed=1)
     for epoch, batch, batches in ((0, 4, 3), (0, -1, 3), (-1, 0, 0)):
         with pytest.raises(
-            ConfigError, match=f"Batch {batch} does not exist in epoch {epoch}, which has {batches} batches"
+            ConfigError, match=rf"Batch {batch} does not exist in epoch {epoch} \(number of batches: {batches}\)"
         ):
             sampler.set_position(epoch, batch)
 
@@ -143,7 +143,7 @@ def test_other_invalid_input() -> None:
         EpochBatchSampler([], 4, 1)
     with pytest.raises(ConfigError, match="Expected a batch size of 1 or more, got 0"):
         EpochBatchSampler(make_samples(en=[1.0]), 0, 1)
-    with pytest.raises(DataError, match=r"samples in am last 0\.0 s"):
+    with pytest.raises(DataError, match=r"samples in am have a total duration of 0\.0 s"):
         EpochBatchSampler(make_samples(en=[1.0], am=[0.0]), 1, 1, {"am": 1, "en": 1})
 
 

@@ -158,4 +158,4 @@ def test_half_a_character_in_json(
 ) -> None:
     text = write_text('{"text": "the \\ud83d one"}\n{"text": "other"}\n', "en.jsonl")
     assert check_vocabulary(small_vocab, extended, [text]).checked_lines == 2
-    assert "Removed unpaired surrogates, left by truncated JSON escapes, from 1 texts." in caplog.text
+    assert "Removed unpaired surrogates, left by truncated JSON escapes (number of texts: 1)." in caplog.text

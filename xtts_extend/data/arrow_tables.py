@@ -27,7 +27,7 @@ _PARQUET = b"PAR1"
 _ARROW_FILE = b"ARROW1"
 _ARROW_STREAM = b"\xff\xff\xff\xff"
 _BATCH_ROWS = 256
-#: File suffixes of audio formats, keyed by the first bytes of the file.
+#: File extensions of audio formats, keyed by the first bytes of the file.
 _SUFFIXES = {
     b"RIFF": ".wav",
     b"fLaC": ".flac",
@@ -94,7 +94,7 @@ def _read(path: Path, columns: Mapping[str, str], texts_only: bool) -> Iterator[
         recordings: Iterable[Any] = [""] * batch.num_rows
         if not texts_only:
             column = batch.column(by_role["audio"][0])
-            # Embedded recordings are converted one at a time, so that only one of them is in memory.
+            # Embedded recordings are converted one by one, so that only one of them is in memory at a time.
             recordings = map(_to_python, column) if embedded else column.to_pylist()
         values = {
             role: _first_of([_texts(batch.column(index), labels[index]) for index in indices])
@@ -185,7 +185,7 @@ def _read_recording(where: str, cell: Any) -> tuple[str, str | None]:
 
 
 def _encode_au(samples: npt.NDArray[Any], rate: int) -> bytes:
-    """Encode samples of shape [frames] or [channels, frames] as AU. It has no timestamps, so the bytes never vary."""
+    """Encode samples, [frames] or [channels, frames], as AU, a format without timestamps, so the bytes never vary."""
     subtypes = {"int16": "PCM_16", "int32": "PCM_32"}
     if samples.dtype.name not in subtypes:
         samples = samples.astype(np.float32)
@@ -195,7 +195,7 @@ def _encode_au(samples: npt.NDArray[Any], rate: int) -> bytes:
 
 
 def _extract(content: bytes, name: str) -> str:
-    """Write a recording to a cache file named by its SHA-256, unless the file exists, and return the file's path."""
+    """Write a recording to a cache file named after its SHA-256, unless the file exists, and return its path."""
     digest = hashlib.sha256(content).hexdigest()
     suffix = os.path.splitext(name)[1].lower() if has_suffix(name) else ""
     suffix = suffix or next((known for start, known in _SUFFIXES.items() if content.startswith(start)), "")

@@ -24,7 +24,7 @@ _BLOCK_FRAMES = 1 << 18
 # Periods to read on each side: more than the 6 samples (at the lower rate) that torchaudio's resampler needs.
 _RESAMPLER_PERIODS = 8
 # Maximum number of values in the filter that torchaudio builds. For rates without a large common divisor, the filter
-# would take gigabytes.
+# would take gigabytes of memory.
 _RESAMPLER_SIZE = 1 << 25
 # 20 dB above full scale. No real recording is that loud, but unscaled integers written as floating point are.
 _HIGHEST_PEAK = 10.0
@@ -98,7 +98,7 @@ def load_audio(path: Path | str, sample_rate: int) -> Tensor:
 
 
 def audio_length(path: Path | str, sample_rate: int) -> int:
-    """Return the number of samples that `load_audio` returns, without decoding the file if its header gives the length.
+    """Return the number of samples that `load_audio` would return, decoding the file only if its header lacks a length.
 
     Args:
         path: Audio file in a format that libsndfile or FFmpeg reads.
@@ -136,10 +136,10 @@ def _require_resampling(path: Path | str, file_rate: int, sample_rate: int) -> N
 
 
 def resampling_problem(file_rate: int, sample_rate: int) -> str:
-    """Return the part of a message that follows a file name: why its rate cannot be resampled and how to fix it."""
+    """Return the part of a message that follows a file name: why the file cannot be resampled and how to fix it."""
     return (
-        f"has a sample rate of {file_rate:,} Hz, which cannot be resampled to {sample_rate:,} Hz because their "
-        f"greatest common divisor is too small. Convert it with `ffmpeg -i IN -ar {sample_rate} OUT.wav`."
+        f"has a sample rate of {file_rate:,} Hz and cannot be resampled to {sample_rate:,} Hz, because the greatest "
+        f"common divisor of the two rates is too small. Convert it with `ffmpeg -i IN -ar {sample_rate} OUT.wav`."
     )
 
 
@@ -159,7 +159,7 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
         float32 tensor [1, end - start].
 
     Raises:
-        DataError: The recording is too short, or `load_audio` would fail too.
+        DataError: The recording is too short, or `load_audio` would also fail.
     """
     too_short = DataError(
         f"{path} ends before sample {end:,} at {sample_rate:,} Hz. The file may have changed; run check-data again."
@@ -191,7 +191,7 @@ def _mono(path: Path | str, frames: Frames) -> Tensor:
     if len(frames) == 0:
         raise DataError(f"{path} has no samples. Record it again, or remove it from the manifest.")
     if not np.isfinite(frames).all():
-        raise DataError(f"{path} has NaN or infinite samples. Export it again from its source.")
+        raise DataError(f"{path} contains NaN or infinite samples. Export it again from its source.")
     if (peak := np.abs(frames).max()) > _HIGHEST_PEAK:
         raise DataError(f"{path} {describe_out_of_range(float(peak), float(np.ptp(frames.mean(axis=1))) / 2)}")
     audio = torch.from_numpy(np.ascontiguousarray(frames.T))
@@ -211,8 +211,8 @@ def describe_out_of_range(peak: float, level: float) -> str:
     scale = 1 << bits - 1
     fix = f"{f'Subtract {scale} from the samples and divide them' if unsigned else 'Divide the samples'} by {scale}"
     return (
-        f"has samples up to {peak:,.0f}, but full scale is 1, so these are {bits}-bit integers written as floating "
-        f"point. {fix}, or write the file as integers."
+        f"has sample values up to {peak:,.0f}, but full scale is 1, so these are {bits}-bit integers written as "
+        f"floating point. {fix}, or write the file as integers."
     )
 
 
@@ -235,7 +235,7 @@ def save_wav(path: Path | str, audio: Tensor | npt.NDArray[np.floating], sample_
     if samples.ndim != 1 or not len(samples):
         raise DataError(f"Cannot write {path}: expected audio of shape [samples] or [1, samples], got {list(shape)}.")
     if not np.isfinite(samples).all():
-        raise DataError(f"Cannot write {path}: the audio has NaN or infinite samples.")
+        raise DataError(f"Cannot write {path}: the audio contains NaN or infinite samples.")
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, np.clip(samples, -1, 1), sample_rate, subtype="PCM_16", format="WAV")

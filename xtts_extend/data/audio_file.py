@@ -32,8 +32,8 @@ _FFMPEG_FORMATS = (
 _COUNTED_FORMATS = ("ape", "tta", "tak", "wv")
 #: Prefixes of the libsndfile subtypes that decode to the same samples after a seek.
 _EXACT_SUBTYPES = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC")
-#: Minimum total size, in bytes, of the frames in an mp3 file (about two frames). In other files, fewer bytes look like
-#: mp3 frames by chance.
+#: Minimum total size, in bytes, of the frames in an mp3 file (about two frames). In files of other formats, a
+#: smaller number of bytes can look like mp3 frames by chance.
 _MIN_MP3_BYTES = 3000
 _SKIP_BLOCK_FRAMES = 1 << 16
 _AGAIN = "Copy it again, or export it again from its source."
@@ -162,7 +162,7 @@ class _FFmpegFile:
         import av
 
         self._path, self._errors = path, av.FFmpegError
-        # Pass an open file: FFmpeg would treat some paths as URLs and would guess the format from the suffix.
+        # Pass an open file: FFmpeg would treat some paths as URLs and would guess the format from the file extension.
         self._content = open(path, "rb")  # noqa: SIM115
         self._container: Any = None
         try:
@@ -235,9 +235,10 @@ class _FFmpegFile:
                         self.sample_rate, self.channels = frame.sample_rate, frame.layout.nb_channels
                     if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate, self.channels):
                         raise DataError(
-                            f"{self._path} changes from {self.sample_rate:,} Hz and {self.channels} channels to "
-                            f"{frame.sample_rate:,} Hz and {frame.layout.nb_channels} channels, so it is several files "
-                            "joined into one. Convert them to the same format before joining them."
+                            f"{self._path} changes partway through, from {self.sample_rate:,} Hz (number of channels: "
+                            f"{self.channels}) to {frame.sample_rate:,} Hz (number of channels: "
+                            f"{frame.layout.nb_channels}), so it consists of several files joined into one. "
+                            "Convert them to the same format before joining them."
                         )
                     for samples in [frame] if frame.format.name == "fltp" else floats.resample(frame):
                         yield samples.to_ndarray().T

@@ -63,7 +63,7 @@ WARNINGS = {
 }
 #: Kinds of warnings about recordings that are converted when they are read.
 CONVERTED = ("sample_rate", "mixed_sample_rates", "channels")
-#: Largest share of clipped samples that causes no warning. Decoders of lossy formats overshoot in a few samples.
+#: Largest share of clipped samples that is accepted without a warning. Decoders of lossy formats overshoot in a few.
 CLIPPED_SHARE = 1e-4
 
 
@@ -141,7 +141,7 @@ class DataReport:
                 if kind == "missing" and len(entries) == self.total:
                     first = entries[0]
                     search = describe_search(first["manifest_audio_file"], first["manifest"] or "")
-                    lines.append(f"Unusable: missing: all {self.total} recordings are missing. {search}")
+                    lines.append(f"Unusable: missing: every recording is missing ({self.total} in total). {search}")
                     continue
                 if title == "Warning" and not name_warnings:
                     samples = "1 sample" if len(entries) == 1 else f"{len(entries)} samples"
@@ -150,7 +150,8 @@ class DataReport:
                 lines.append(f"{title}: {kind}: {len(entries)} ({kinds[kind]})")
                 characters = Counter(character for entry in entries for character in entry.get("characters", ()))
                 if characters:
-                    lines.append("    " + ", ".join(f"{name} in {count}" for name, count in characters.most_common(40)))
+                    counts = (f"{name}: {count}" for name, count in characters.most_common(40))
+                    lines.append(f"    number of samples with each character: {', '.join(counts)}")
                 for entry in entries[:listed]:
                     line = "" if entry["line"] is None else f" (line {entry['line']} of {entry['manifest']})"
                     lines.append(f"    {entry['manifest_audio_file']}{line}: {entry['detail']}")
@@ -299,7 +300,7 @@ def _warnings(
         for key in (("duplicate_audio", recording.digest), text_key):
             earlier = first.setdefault(key, sample)
             if earlier is not sample:
-                manifest = "" if earlier.manifest == sample.manifest else f" of {earlier.manifest}"
+                manifest = "" if earlier.manifest == sample.manifest else f" in {earlier.manifest}"
                 detail = f"the same as {earlier.manifest_audio_file}{manifest}"
                 if earlier.audio_file == sample.audio_file and earlier.text != sample.text:
                     detail += f", but the texts differ: {earlier.text[:40]!r} and {sample.text[:40]!r}"

@@ -1,8 +1,8 @@
 """Encode each recording as DVAE codes only once, and store the codes in a set with one row per utterance.
 
 Rows are looked up by the digest of the recording, so a changed file is encoded again, but a renamed one is not. If only
-the text or the vocabulary has changed, the codes are copied. A set belongs to one DVAE. Rows that no manifest uses
-anymore stay in the set.
+the text or the vocabulary has changed, the codes are copied. All codes in a set come from the same DVAE. Rows that
+no manifest uses anymore stay in the set.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def encode_samples(
 ) -> tuple[list[Sample], int]:
     """Encode the samples that a set does not contain yet, and add their codes, token ids and lengths to the set.
 
-    If the call is interrupted or killed, repeat it to continue.
+    If the process is interrupted or killed, call this function again to continue.
 
     Args:
         samples: Usable samples from `check_samples`, with `audio_digest` filled in. Samples that are already encoded
             are returned unchanged.
         encode: Function that maps audio of shape (1, samples) to codes of shape (codes,).
         tokenize: Function that maps a text and its language to token ids.
-        folder: Folder of the set. It is created if it is missing.
+        folder: Folder of the set. It is created if it does not exist.
         codec_digest: Digest of the DVAE.
         text_digest: Digest of the vocabulary and the text cleaning. If a row has a different digest, its text is
             tokenized again.
@@ -135,7 +135,9 @@ def _drop_damaged_parts(folder: Path) -> None:
     intact = [part for part in index["parts"] if is_intact(folder, part)]
     for part in index["parts"]:
         if part not in intact:
-            logger.warning(" > %s is damaged. Encoding its %d utterances again.", folder / part["file"], part["rows"])
+            logger.warning(
+                " > %s is damaged. Encoding its utterances again (%d in total).", folder / part["file"], part["rows"]
+            )
     if len(intact) < len(index["parts"]):
         write_index(folder, {**index, "parts": intact})
 

@@ -91,7 +91,7 @@ def same_header(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 def has_suffix(name: str) -> bool:
-    """Return whether a cell ends with the suffix of an audio file."""
+    """Return whether a cell ends with the file extension of an audio format."""
     return _SUFFIXED.search(name) is not None
 
 
@@ -112,7 +112,7 @@ def is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
     roles = known_roles(cells)
     if len(roles) > 1 or len(cells) < 2:
         return len(cells) > 1
-    # A text can happen to be a known column name. In a header, all the other cells also consist of letters.
+    # A text can happen to be a known column name. In a header, all other cells consist of letters as well.
     return "audio" in roles or (bool(roles) and all(re.fullmatch(r"[^\W\d]*", key) for key in keys))
 
 

@@ -29,7 +29,7 @@ _REPAIR = "To repair it, run `ffmpeg -i {name} fixed.wav`."
 _PLAUSIBLE_RATES = range(4_000, 768_001)
 #: Number of bytes after the audio in which to search for a second file.
 _SEARCH_BYTES = 1 << 20
-#: Number of bytes by which a declared size may be too large. Some writers count a header, which is rarely longer.
+#: Number of bytes by which a declared size may be too large, because some writers include a header of up to this size.
 _LONGEST_HEADER = 128
 #: Initial bytes of audio files that are unlikely to occur elsewhere in such a file.
 _AUDIO_START = re.compile(
@@ -103,7 +103,7 @@ def _check(path: str, file: BinaryIO, total: int) -> None:
     if len(head) < 12:
         if head:
             _require_audio_content(path, file, head, total)
-        raise DataError(f"{path} cannot be read: it is empty or almost empty ({total} bytes). {_COPY}")
+        raise DataError(f"{path} cannot be read: it is empty or almost empty (size in bytes: {total}). {_COPY}")
     for magic_number in _magic_numbers(head):
         if (position := _find(file, magic_number, 1)) is not None:
             raise _joined_error(path, position)
@@ -139,8 +139,8 @@ def require_plausible_rate(path: Path | str, sample_rate: int) -> None:
     """Raise DataError unless `sample_rate`, in Hz, is plausible for a recording of speech."""
     if sample_rate not in _PLAUSIBLE_RATES:
         raise DataError(
-            f"{path} cannot be read: its header declares a rate of {sample_rate:,} Hz, not {_PLAUSIBLE_RATES.start:,} "
-            f"to {_PLAUSIBLE_RATES.stop - 1:,} Hz. Export it again from its source at the right rate."
+            f"{path} cannot be read: its header declares a sample rate of {sample_rate:,} Hz. Expected "
+            f"{_PLAUSIBLE_RATES.start:,} to {_PLAUSIBLE_RATES.stop - 1:,} Hz. Export it again at the correct rate."
         )
 
 
@@ -190,8 +190,8 @@ def _require_audio(path: str, file: BinaryIO, total: int, chunk: _Chunk, unknown
 
 def _joined_error(path: str, position: int) -> DataError:
     return DataError(
-        f"{path} is several files joined into one. Most programs play only the first; another file begins at byte "
-        f"{position:,}. Join recordings with `sox FIRST SECOND JOINED.wav`, or list each of them in the manifest."
+        f"{path} consists of several files joined into one. Most programs play only the first; another file begins at "
+        f"byte {position:,}. Join recordings with `sox FIRST SECOND JOINED.wav`, or list each of them in the manifest."
     )
 
 
@@ -304,7 +304,7 @@ def _check_caf(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _check_nist(path: str, file: BinaryIO, total: int) -> None:
-    """Check NIST SPHERE files. Each header line has a name, a type and a value; the second gives the header's size."""
+    """Check NIST SPHERE files. Each header line has a name, a type and a value; line 2 gives the header's size."""
     file.seek(0)
     lines = file.read(1024).decode("ascii", "replace").split("\n")
     values = {words[0]: words[2] for words in map(str.split, lines[2:]) if len(words) == 3}
@@ -378,7 +378,7 @@ def _check_asf(path: str, file: BinaryIO, total: int) -> None:
 
 
 def _require_audio_content(path: str, file: BinaryIO, head: bytes, total: int) -> None:
-    """Raise DataError if the file is an archive, an image, text or zeros instead of audio."""
+    """Raise DataError if the file is an archive, an image, text or null bytes instead of audio."""
     for start, kind in _NOT_AUDIO.items():
         if head.startswith(start):
             raise DataError(f"{path} cannot be read: expected audio, got {kind}.")

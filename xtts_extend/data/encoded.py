@@ -1,9 +1,9 @@
 """Read and write utterances encoded as DVAE codes, in sets of memory-mapped Arrow files.
 
 The folder of a set contains parts (Arrow files), `set.json` with the SHA-256 of each part, and the recordings of the
-voices. Only parts listed in `set.json` count, so if the process that writes a set is killed, another one can continue
-the set. The format is Arrow because rows contain text, numbers and lists of different lengths, and because all loader
-workers share a mapped file.
+voices. Only parts listed in `set.json` belong to the set, so if the process that writes a set is killed, another one
+can continue the set. The format is Arrow because rows contain text, numbers and lists of different lengths, and
+because all loader workers share a mapped file.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Encoded:
 
     Attributes:
         file, row: Path of the Arrow file, and index of the row in it, starting at 0.
-        wav_length: Number of audio samples that the codes stand for, at the model's rate.
+        wav_length: Number of audio samples that the codes represent, at the model's rate.
         has_ids: Whether the row has the token ids of the text.
         has_distribution: Whether every row of the file has the base's distributions.
         part_digest: SHA-256 of the file if it belongs to a replay set, otherwise None.
@@ -248,10 +248,11 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         utterances: Rows of the part.
 
     Returns:
-        The entry to add to the `parts` of the index. The part does not count until the index contains this entry.
+        The entry to add to the `parts` of the index. The part does not belong to the set until its index
+        contains this entry.
 
     Raises:
-        MachineError: The disk is full or cannot be written to.
+        MachineError: The disk is full or not writable.
     """
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     for utterance in utterances:
@@ -292,7 +293,7 @@ def encoded_rows(
 
 
 def is_intact(folder: Path, part: Mapping[str, Any]) -> bool:
-    """Return whether a part exists and has the digest that the index gives."""
+    """Return whether a part exists and has the digest recorded in the index."""
     path = folder / part["file"]
     return path.is_file() and file_digest(path) == part["sha256"]
 
@@ -302,7 +303,7 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
 
     Args:
         folder: Folder that `make_replay` wrote. It may be incomplete.
-        code_samples: Number of audio samples that a code stands for.
+        code_samples: Number of audio samples that a code represents.
         sample_rate: The model's sample rate in Hz.
 
     Raises:

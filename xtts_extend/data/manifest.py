@@ -140,8 +140,8 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
         languages = sorted({sample.language for sample in samples})
         if len(languages) > 1:
             raise DataError(
-                f"{path}: The coqui format has no column for the languages {', '.join(languages)}. Use a file name "
-                "ending in .jsonl."
+                f"{path}: The coqui format has no language column, but the samples are in {', '.join(languages)}. Use "
+                "a file name ending in .jsonl."
             )
         table = [["audio_file", "text", "speaker_name"], *map(list, rows)]
         for row in table:
@@ -274,8 +274,8 @@ def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]
         if spelled is None or not spelled.strip() or (is_unknown(spelled) and spelled != language):
             if (spelled or "").strip() and language is None:
                 raise LanguageError(
-                    f"{path}, line {line}: The language is {spelled!r} in {count} rows. Expected a language code or "
-                    "name. Correct these rows, or pass their language as PATH:LANG or with --language."
+                    f"{path}, line {line}: The language is {spelled!r} (number of rows: {count}). Expected a language "
+                    "code or name. Correct these rows, or pass their language as PATH:LANG or with --language."
                 )
             codes[spelled] = language
             continue
@@ -285,7 +285,9 @@ def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]
             raise LanguageError(f"{path}, line {line}: {error}") from error
     for spelled, count in Counter(rows.language).items():
         if (spelled or "").strip() and codes[spelled] != spelled:
-            logger.info(" > %s: Interpreting the language %r as %r in %d rows.", path, spelled, codes[spelled], count)
+            logger.info(
+                " > %s: Interpreting the language %r as %r (number of rows: %d).", path, spelled, codes[spelled], count
+            )
     return [codes[spelled] for spelled in rows.language]
 
 
@@ -298,7 +300,7 @@ def _compose_accents(path: Path, samples: list[Sample]) -> list[Sample]:
             counts[sample.language] += 1
             samples[index] = replace(sample, text=composed)
     for code, count in sorted(counts.items()):
-        logger.info(" > %s: Composed the combining accents (NFD to NFC) in %d texts in '%s'.", path, count, code)
+        logger.info(" > %s: Composed combining accents (NFD to NFC) in '%s' (number of texts: %d).", path, code, count)
     return samples
 
 

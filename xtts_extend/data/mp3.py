@@ -45,13 +45,13 @@ def require_all_frames(path: Path | str) -> list[Span]:
             spans, frames, declared, last_is_complete = _frames(path, content)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions and the disk.") from error
-    # Some encoders count the frame that declares the number as well.
+    # Some encoders also count the frame that declares the number.
     if frames + 1 < declared:
         raise DataError(
             f"{path} is truncated: its header declares {declared:,} frames, but the file has {frames:,}. {_COPY}"
         )
     if not last_is_complete:
-        raise DataError(f"{path} is truncated: it ends within a frame, after {frames:,} complete frames. {_COPY}")
+        raise DataError(f"{path} is truncated: it ends within a frame (complete frames before it: {frames:,}). {_COPY}")
     return spans
 
 
@@ -118,7 +118,7 @@ def _frame_length(content: mmap.mmap, position: int) -> int:
 
 
 def _next_frame(content: mmap.mmap, position: int) -> int:
-    """Return the offset of the next frame that precedes a similar frame or the end, or else the offset of the end."""
+    """Return the offset of the next frame that is followed by a similar frame or the end; otherwise, the end's."""
     while 0 <= (position := content.find(b"\xff", position)) <= len(content) - 4:
         if length := _frame_length(content, position):
             following = position + length

@@ -42,9 +42,9 @@ def check_ogg(path: str, file: BinaryIO, total: int) -> int:
         flags, stream, checksum = header[5], header[14:18], header[22:26]
         if flags & _FIRST and in_audio:
             raise DataError(
-                f"{path} is several files joined into one. Most programs play only the first; another file begins at "
-                f"byte {position:,}. Join recordings with `sox FIRST SECOND JOINED.wav`, or list each of them in the "
-                "manifest."
+                f"{path} consists of several files joined into one. Most programs play only the first; another file "
+                f"begins at byte {position:,}. Join recordings with `sox FIRST SECOND JOINED.wav`, or list each of "
+                "them in the manifest."
             )
         if len(content) == sum(sizes) and _checksum(header[:22] + bytes(4) + header[26:] + sizes + content) != checksum:
             raise DataError(f"{path} is damaged: the Ogg page at byte {position:,} has the wrong checksum. {_COPY}")

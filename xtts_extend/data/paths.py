@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 logger = logging.getLogger("trainer")
 
-#: Suffixes of recordings. For a name without a suffix, the first one that gives an existing file is used.
+#: File extensions of recordings. For a name without one, the first that yields an existing file is used.
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".aac", ".aif", ".aiff", ".webm", ".wma", ".oga",
     ".mka", ".mkv", ".mov", ".3gp", ".amr", ".au", ".caf", ".w64", ".rf64", ".wave", ".sph",
@@ -36,9 +36,9 @@ def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
     """Return the paths of recordings, relative to their manifest's folder, or None for each name without a file.
 
     Each name is first looked up unchanged, in the manifest's folder and in `FOLDERS`. If it is not found, spaces and
-    quotation marks around it are removed, backslashes become slashes, case and Unicode form are ignored, and a suffix
-    is added or replaced. An absolute path is also looked up by its last components, unless that would give two names
-    the same file.
+    quotation marks around it are removed, backslashes become slashes, case and Unicode form are ignored, and a file
+    extension is added or replaced. An absolute path is also looked up by its last components, unless that would give
+    two names the same file.
 
     The log says how many paths differ from the names in the manifest, and in what way, and warns about names that share
     a file. Each folder is listed only once, so looking up a name needs no system call.
@@ -85,7 +85,7 @@ def _warn_of_shared(names: Sequence[str], locations: Sequence[str | None], manif
         f"{' and '.join(map(repr, aliases))} ({location})" for location, aliases in owners.items() if len(aliases) > 1
     ]
     if shared:
-        more = f", and {len(shared) - 5} more files" if len(shared) > 5 else ""
+        more = f", and {len(shared) - 5} more" if len(shared) > 5 else ""
         logger.warning(
             " ! %s: Different names resolve to the same file: %s%s. If they are different recordings, add the missing "
             "files or correct the names.",
@@ -115,9 +115,9 @@ def describe_search(name: str, manifest: str) -> str:
     """
     return (
         f"{name!r}, for example, is in neither {os.path.dirname(manifest)} nor its subfolders "
-        f"{', '.join(FOLDERS[1:])}. The search tried the name without a suffix and with every suffix from "
-        f"{AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]}, read backslashes as slashes, and ignored case, Unicode form and "
-        "quotation marks. Put the recordings in one of these folders, or correct the names."
+        f"{', '.join(FOLDERS[1:])}. The search tried the name without a file extension and with every "
+        f"extension from {AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]}, read backslashes as slashes, and ignored case, "
+        "Unicode form and quotation marks. Put the recordings in one of these folders, or correct the names."
     )
 
 
@@ -177,7 +177,7 @@ class _Candidate(NamedTuple):
 
 
 class _Finder:
-    """A search for recordings below the folder of a manifest."""
+    """A search for the recordings that a manifest names."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -217,10 +217,10 @@ class _Finder:
                 return _match(candidate, file, *spaces, _difference(stripped, file))
         for candidate in candidates:
             if file := candidate.folder.find_stem(stripped):
-                return _match(candidate, file, *spaces, "with a suffix added")
+                return _match(candidate, file, *spaces, "with a file extension added")
         for candidate in candidates if has_suffix else ():
             if file := candidate.folder.find_stem(stem):
-                return _match(candidate, file, *spaces, "with a different suffix")
+                return _match(candidate, file, *spaces, "with a different file extension")
         return None
 
     def _candidate_folders(self, head: str) -> Iterator[_Candidate]:
@@ -283,7 +283,7 @@ def _grouped(pairs: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _closest(names: Sequence[str], start: str) -> str | None:
-    """Return the only name, or the first one that begins with `start` in the same case."""
+    """Return the only name or, if there are several, the first one that begins with `start` in the same case."""
     if len(names) == 1:
         return names[0]
     return next((name for name in names if _nfc(name).startswith(_nfc(start))), None)
@@ -293,7 +293,7 @@ def _difference(name: str, file: str) -> str:
     if _nfc(name) == _nfc(file):
         return "in a different Unicode form"
     same_stem = _nfc(os.path.splitext(name)[0]) == _nfc(os.path.splitext(file)[0])
-    return "with a suffix in a different case" if same_stem else "with letters in a different case"
+    return "with a file extension in a different case" if same_stem else "with letters in a different case"
 
 
 def _nfc(text: str) -> str:

@@ -99,7 +99,7 @@ def _load_cache(path: Path) -> Cache:
     if content and not header.startswith(_CACHE_NAME):
         raise DataError(f"{path} is not a recordings cache and would be overwritten. Choose a different cache file.")
     if header + b"\n" != _cache_header(body):
-        logger.warning("%s is damaged or from a different version. All recordings will be read again.", path)
+        logger.warning("%s is damaged or was written by a different version. All recordings will be read again.", path)
         return {}
     entries = (json.loads(line) for line in body.splitlines())
     return {entry["path"]: ((entry["size"], entry["mtime_ns"]), Recording(**entry["recording"])) for entry in entries}

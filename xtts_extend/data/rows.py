@@ -152,7 +152,7 @@ def _without_surrogates(path: Path, texts: list[str]) -> list[str]:
     """Remove unpaired surrogates, which truncated escapes leave behind in JSON and which no tokenizer accepts."""
     if damaged := sum(map(has_surrogate, texts)):
         logger.warning(
-            " ! %s: Removed unpaired surrogates, left by truncated JSON escapes, from %d texts.", path, damaged
+            " ! %s: Removed unpaired surrogates, left by truncated JSON escapes (number of texts: %d).", path, damaged
         )
         return [text.encode("utf-8", "ignore").decode() for text in texts]
     return texts
@@ -213,7 +213,8 @@ def _ljspeech_columns(path: Path, table: Table) -> dict[str, int]:
     if width not in (2, 3):
         line = table.cells.index[0]
         raise DataError(
-            f"{path}, line {line}, has {width} columns. Expected id|text or id|text|normalized, as in LJSpeech."
+            f"{path}, line {line}: Expected id|text or id|text|normalized, as in LJSpeech, but found a different "
+            f"number of columns ({width})."
         )
     return {"audio": 0, "text": width - 1}
 
@@ -247,9 +248,9 @@ def _columns_by_header(
 def _audio_column(path: Path, table: Table) -> int | None:
     """Return the column that names the recordings.
 
-    This is the first column in which most cells have an audio suffix. If no column has suffixes, it is the table's
-    first column, provided that the manifest's folder has a subfolder for recordings or that one of the recordings is
-    found.
+    This is the first column in which most cells end with the file extension of an audio format. If there is none, it is
+    the table's first column, provided that the manifest's folder has a subfolder for recordings or that one of the
+    recordings is found.
     """
     for index in table.cells.columns:
         if table.cells[index].head(1000).map(has_suffix).mean() > 0.5:

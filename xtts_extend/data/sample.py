@@ -29,7 +29,7 @@ class Sample:
         speaker_name: Name of the speaker, or `DEFAULT_SPEAKER` if the manifest has none.
         manifest: Absolute path of the file that the sample was read from, for reports.
         line: Line number in that file, starting at 1. None for samples from a coqui formatter or a replay set.
-        root_path: Absolute path of the folder that names are relative to, either the manifest's or the formatter's.
+        root_path: Absolute path of the folder that file names are relative to: the manifest's or the formatter's.
         reference_path: A different recording of the same voice, which conditions the sample. Only coqui formatters set
             it.
         conditioning_slice: Start and end of the slice of `audio_file` that conditions the sample, in samples at the
@@ -61,7 +61,7 @@ class Sample:
 
     @property
     def audio_unique_name(self) -> str:
-        """Coqui's id of the recording: MANIFEST#FILE, with the file relative to the root and without its suffix."""
+        """Coqui's id of the recording: MANIFEST#FILE, with the file relative to the root, without extension."""
         file = self.audio_file.removeprefix(os.path.join(self.root_path, ""))
         return f"{Path(self.manifest).stem}#{os.path.splitext(file)[0]}"
 

@@ -128,7 +128,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         batches = self._epoch_batches(epoch) if epoch >= 0 else []
         if epoch < 0 or not 0 <= batch <= len(batches):
             raise ConfigError(
-                f"Batch {batch} does not exist in epoch {epoch}, which has {len(batches)} batches. Check whether the "
+                f"Batch {batch} does not exist in epoch {epoch} (number of batches: {len(batches)}). Check whether the "
                 "data, the batch size or the language weights have changed."
             )
         self._start = (epoch, batch)
@@ -143,7 +143,7 @@ class EpochBatchSampler(Sampler[list[int]]):
             batch = self.batch(number)
             size, larger = divmod(len(batch), self.ranks)
             start = self.rank * size + min(self.rank, larger)
-            # A process without a sample runs the batch's first one, to stay in sync with the others.
+            # A process without a sample processes the batch's first one, to stay in sync with the others.
             yield batch[start : start + size + (self.rank < larger)] or batch[:1]
 
     def batch(self, number: int) -> list[int]:
@@ -187,7 +187,7 @@ class EpochBatchSampler(Sampler[list[int]]):
             return order
         total, replayed = self.samples_in_epoch, self._replayed
         replay, own = iter(self._epoch_replay(epoch)), iter(order)
-        # At any point in the epoch, the number of replay samples is right to within one.
+        # At any point in the epoch, the number of replay samples is correct to within one.
         return [
             next(replay if (position + 1) * replayed // total > position * replayed // total else own)
             for position in range(total)
@@ -220,15 +220,15 @@ def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict
     if set(weights) != set(seconds):
         raise ConfigError(
             f"The language weights are for {', '.join(sorted(weights)) or 'no language'}, but the samples are in "
-            f"{', '.join(sorted(seconds))}. Pass one weight for each language of the samples."
+            f"{', '.join(sorted(seconds))}. Pass one weight for each language in the samples."
         )
     for language, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
             raise ConfigError(f"Expected a positive language weight for {language}, got {weight}.")
         if not seconds[language] > 0:
             raise DataError(
-                f"The samples in {language} last {seconds[language]} s in total, but language weights require known "
-                "durations."
+                f"Language weights require known durations, but the samples in {language} have a total duration of "
+                f"{seconds[language]} s."
             )
     # The language with the most audio relative to its weight occurs once, and the others are repeated to match it.
     most = max(seconds[language] / weights[language] for language in weights)

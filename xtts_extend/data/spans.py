@@ -85,7 +85,7 @@ def _tag_before(file: BinaryIO, end: int) -> int:
 
 
 def _synchsafe_int(size: bytes) -> int:
-    """Decode an integer with seven bits per byte, as ID3 uses so that no byte looks like the start of a frame."""
+    """Decode an integer with seven bits per byte, which ID3 uses so that no byte looks like the start of a frame."""
     return sum((byte & 0x7F) << 7 * index for index, byte in enumerate(reversed(size)))
 
 

@@ -104,7 +104,7 @@ def split_line(line: str, separator: str) -> list[str]:
 
 
 def is_json(path: Path, text: str) -> bool:
-    """Return whether a file is JSON, judging by how its text begins or by its suffix."""
+    """Return whether a file is JSON, judging by how its text begins or by its file extension."""
     return re.match(r"\s*(\{|\[\s*[{\]])", text) is not None or path.suffix.lower() in (".json", ".jsonl", ".ndjson")
 
 
@@ -253,7 +253,7 @@ def _find_separator(lines: Lines, columns: Mapping[str, str]) -> str | None:
         counts = {line.count(separator) for line in plain}
         if len(counts) == 1 or (separator not in _QUOTED and 0 not in counts):
             regular.append(separator)
-    # The shorter a cell with an audio suffix, the more likely it is only a file name, not text followed by a file name.
+    # The shorter a cell that ends with an audio extension, the more likely it is only a file name, without text.
     regular.sort(
         key=lambda separator: min(
             len(cell) if has_suffix(cell) else len(first) for cell in split_line(first, separator)
@@ -311,7 +311,7 @@ def _require_closed_quotes(path: Path, lines: Lines, separator: str, is_multilin
     texts = [line + "\n" for _, line in lines]
     try:
         rows = list(csv.reader(texts, delimiter=separator, skipinitialspace=True, strict=True))
-        # A text that has swallowed the next row contains the name of its recording.
+        # A text that has swallowed the next row contains the name of that row's recording.
         names = sum(has_suffix(cell) for _, line in lines for cell in split_line(line, separator))
         is_open = names > sum(has_suffix(cell) for row in rows for cell in row)
     except csv.Error:
@@ -353,7 +353,7 @@ def _rectangle(path: Path, rows: Iterable[tuple[int, list[str]]], separator: str
                 f"{len(numbers) - 1} lines have {usual}.{hint}"
             )
         lines = ", ".join(f"line {number} has {length}" for number, length in wrong[:10])
-        more = f", and {len(wrong) - 10} more lines differ" if len(wrong) > 10 else ""
+        more = f"; number of other lines that differ: {len(wrong) - 10}" if len(wrong) > 10 else ""
         raise DataError(f"{path}: Expected {width} columns separated by {separator}, but {lines}{more}.{hint}")
     return numbers, pd.DataFrame({index: pd.Series(flat[index::width], dtype=object) for index in range(width)})
 
@@ -370,7 +370,7 @@ def _drop_blank_rows(path: Path, cells: pd.DataFrame) -> pd.DataFrame:
     if not filled.all():
         first = cells.index[~filled][0]
         count = (~filled).sum()
-        logger.warning(" ! %s: Skipped %d blank rows, the first on line %d.", path, count, first)
+        logger.warning(" ! %s: Skipped blank rows (%d in total, starting on line %d).", path, count, first)
     return cells[filled]
 
 
