@@ -45,11 +45,11 @@ def encode(
 
     Returns:
         `utterances`: number of usable utterances in these manifests, all of which are now in the set; `hours`: their
-        duration; `encoded`: number of recordings encoded by this call; `unusable`: number of skipped utterances;
-        `output`: the folder.
+        total duration in hours; `encoded`: number of recordings encoded by this call; `unusable`: number of skipped
+        utterances; `output`: the folder.
 
     Raises:
-        ConfigError: The base has missing files, or the folder contains something other than a set of codes.
+        ConfigError: A file of the base is missing, or the folder contains something other than a set of codes.
         CheckpointError: The DVAE or the mel statistics do not match the model.
         DataError: A manifest cannot be read, or nothing in it is usable.
         LanguageError: The vocabulary has no tag for a language.

@@ -131,7 +131,7 @@ def _batch_per_process(total: int, processes: int) -> int:
     """Return the batch size per process that keeps the total across all processes unchanged."""
     if total % processes:
         raise ConfigError(
-            f"The run's total batch size of {total} is not divisible by {processes}, the number of processes. Start a "
+            f"The run's total batch size of {total} is not divisible by {processes}, the number of processes. Use a "
             f"number of processes that divides {total} evenly."
         )
     return total // processes

@@ -78,7 +78,7 @@ def checkpoint_vocabulary(
                 "flag."
             )
         if (size := max(tokens.values()) + 1) != info.vocab_size:
-            return None, f"the vocabulary recorded in it has {size} tokens, so the file was edited"
+            return None, f"the vocabulary recorded in it has {size} tokens, so the file has been edited"
         return CheckpointVocabulary(tokens, digest, "recorded in it"), ""
     model_args = checkpoint.config.get("model_args")
     candidates = {
@@ -283,7 +283,7 @@ def migrate_checkpoint(
     before = record.base_rows
     if before.frozen and row_digests(checkpoint.model, before.rows, prefix) != before.digests:
         raise CheckpointError(
-            f"{checkpoint.path}: frozen rows have changed, so the file was edited. Use an earlier checkpoint."
+            f"{checkpoint.path}: frozen rows have changed, so the file has been edited. Use an earlier checkpoint."
         )
     vocabulary = load_vocabulary(config.model_args.tokenizer_file)
     frozen = before.frozen and config.freeze_base_rows
