@@ -124,13 +124,13 @@ def test_language_of_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         language("train.csv:AM", None)
     with pytest.raises(LanguageError):
         language("train.csv", "Amharic!")
-    with pytest.raises(DataError, match=r"There is no manifest 'missing\.csv"):
+    with pytest.raises(DataError, match=r"There is no manifest file 'missing\.csv"):
         language("missing.csv:am", None)
-    with pytest.raises(DataError, match="There is no manifest"):
+    with pytest.raises(DataError, match="There is no manifest file"):
         language("C:\\data\\train.csv", "am")
-    with pytest.raises(DataError, match="There is no manifest"):
+    with pytest.raises(DataError, match="There is no manifest file"):
         language("", "am")
-    with pytest.raises(DataError, match="There is no manifest"):
+    with pytest.raises(DataError, match="There is no manifest file"):
         language("x" * 5000, "am")
 
 

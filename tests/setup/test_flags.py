@@ -61,7 +61,7 @@ def test_amp_sets_two_configuration_values(corpus):
         ({"language": None}, "--language is missing"),
         ({"base_dir": "/nowhere/at all"}, "does not exist"),
         ({"checkpoint": "/nowhere/ሞዴል.pth"}, "does not exist"),
-        ({"train_manifest": "/nowhere/train.csv"}, "There is no manifest '/nowhere/train.csv'"),
+        ({"train_manifest": "/nowhere/train.csv"}, "There is no manifest file '/nowhere/train.csv'"),
         ({"train_manifest": None}, "--train-manifest is missing"),
         ({"vocab": "/nowhere/vocab.json"}, "cannot be read: No such file"),
         pytest.param(

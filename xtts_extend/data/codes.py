@@ -115,7 +115,7 @@ def _lock_set(folder: Path) -> Iterator[None]:
             logger.info(" > Another process is adding codes to %s. Waiting for it to finish.", folder)
             lock.acquire()
     except OSError as error:
-        raise MachineError(f"{folder} cannot be written to: {error.strerror}. Choose a different folder.") from error
+        raise MachineError(f"Cannot write to {folder}: {error.strerror}. Choose a different folder.") from error
     try:
         yield
     finally:

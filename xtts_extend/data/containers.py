@@ -153,7 +153,7 @@ def _truncated_error(path: str, declared: int, available: int) -> DataError:
 def _chunks(
     file: BinaryIO, total: int, position: int, layout: struct.Struct, *, pad: int, inclusive: bool = False
 ) -> Iterator[_Chunk]:
-    """Yield the chunks of a file, starting at `position`; `inclusive` sizes also count the name and size fields."""
+    """Yield the chunks of a file, starting at `position`; `inclusive` sizes include the name and size fields."""
     while position + layout.size <= total:
         file.seek(position)
         name, size = layout.unpack(file.read(layout.size))

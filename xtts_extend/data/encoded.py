@@ -157,7 +157,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         version = index["version"]
         is_known = isinstance(index["parts"], list)
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}. Pass a folder that make-replay wrote.") from error
+        raise DataError(f"{file} cannot be read: {error.strerror}. Pass a folder written by make-replay.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged. Delete its folder and create the set again.") from error
     if version != FORMAT_VERSION or not is_known:

@@ -59,7 +59,7 @@ def read_language(text: str, expected: str | None = None) -> str:
 
 
 def all_languages(column: pd.Series[str]) -> bool:
-    """Return whether every cell of a column names a language or is unknown, and at least one names a language."""
+    """Return whether every cell of a column names a language or marks it as unknown, and at least one names one."""
     names = [name for name in column.unique() if not is_unknown(name)]
     return bool(names) and all(_is_language(name) for name in names)
 

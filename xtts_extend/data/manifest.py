@@ -166,7 +166,8 @@ def _split_spec(spec: str, default_language: str | None) -> tuple[Path, str | No
             )
     if not os.path.exists(spec):
         raise DataError(
-            f"There is no manifest {head if head and _looks_like_code(tail) else spec!r}. Expected PATH or PATH:LANG."
+            f"There is no manifest file {head if head and _looks_like_code(tail) else spec!r}. Expected PATH or "
+            "PATH:LANG."
         )
     return Path(spec), default_language
 
