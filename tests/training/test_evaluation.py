@@ -137,7 +137,7 @@ def test_evaluations_of_earlier_releases_do_not_count(recipe, unchanged, tmp_pat
     start = evaluated(unchanged, "am")[0]["loss"]
     assert record["version"] == 3
     assert record["state"]["best_value"] == record["state"]["start_value"] == pytest.approx(start, **SAME)
-    assert f"Remeasured the loss before the first step: {start:.5f}" in caplog.text
+    assert f"The loss before the first step was measured again: {start:.5f}" in caplog.text
 
 
 def test_a_checkpoint_of_an_earlier_release_without_its_base(corpus, recipe, unchanged, tmp_path, caplog):

@@ -94,7 +94,7 @@ def test_batches_by_length_resume(corpus, recipe, tmp_path, caplog):
     with caplog.at_level("INFO", "trainer"):
         recipe(corpus.flags(output_dir=tmp_path / "uninterrupted", **flags))
     uninterrupted = only_run(tmp_path / "uninterrupted")
-    logged = re.search(r"(\d+) batches per epoch, with \d+ samples on average and ([\d.]+)% padding\.\n", caplog.text)
+    logged = re.search(r"Batches per epoch: (\d+), with \d+ samples and ([\d.]+)% padding on average\.\n", caplog.text)
     assert 0 < float(logged[2]) < 10
     steps = len(read_metrics(uninterrupted)[0])
     assert steps >= 2 * int(logged[1]) - 1

@@ -132,7 +132,7 @@ def test_retention_selects_the_best_model_and_is_resumed(corpus, recipe, replay,
     assert state["evaluations_without_best"] == 2
 
     recipe([f"--checkpoint={run}", "--max-steps=1000"])
-    assert "3 evaluations in a row found no better model" in caplog.text
+    assert "recent evaluations found no better model (3 in a row)" in caplog.text
     assert max(line["step"] for line in read_metrics(run)[0]) == 3
     caplog.clear()
     recipe([f"--checkpoint={run}"])

@@ -125,7 +125,7 @@ def test_a_learning_rate_that_differs_from_the_schedule_is_kept(caplog):
     after, _ = resumed(make, before, Position(step=7, epoch=0))
     assert [group["lr"] for group in after.optimizer.param_groups] == [rate * 4 for rate in RATES]
     assert after.scheduler.get_last_lr() == [rate * 4 for rate in RATES]
-    assert "The checkpoint does not contain its schedule, so StepLR was advanced by 7 updates." in caplog.text
+    assert "The checkpoint contains no schedule state, so StepLR was advanced by 7 updates." in caplog.text
     assert "a learning rate of 0.0005 at this point, but the checkpoint was last trained with 0.004." in caplog.text
 
 
@@ -151,5 +151,5 @@ def test_a_saved_schedule_is_restored(record):
 
 def test_our_checkpoints_must_contain_the_schedule():
     run = Run("StepLR", {"step_size": 2, "gamma": 0.5})
-    with pytest.raises(CheckpointError, match="has 0 schedulers, but this run has 1"):
+    with pytest.raises(CheckpointError, match=r"different numbers of schedulers \(0 and 1\)"):
         restore_schedule(run, saved(run, **OURS))

@@ -81,7 +81,7 @@ def _peak_or_over_limit(peak_memory: Callable[[int], int], samples: int, limit: 
 
 
 def _peak_memory(state: RunState, samples: int, frames: int) -> int:
-    """Return the peak GPU memory, in bytes, of a step on `samples` samples of `frames` frames, moments included."""
+    """Return the peak GPU memory in bytes, moments included, of a step on `samples` samples of `frames` frames each."""
     model, config, optimizer = state.model, state.config, state.optimizer
     # The dummy samples are nearly all audio, which needs more memory than text.
     codes = max(1, frames - conditioning_frames(config.model_args) - _TEXT_FRAMES - AUDIO_STOPS)

@@ -28,9 +28,9 @@ class BestModel:
         Args:
             state: The run's state; its position is updated.
             losses: Result of `log_evaluation`. If it is empty, the epoch's training loss is used.
-            requested: Whether the evaluation was requested rather than scheduled. It can find the best model, but it
-                does not count toward `patience`, so that frequent requests do not end a run. Without losses, it has no
-                result, because the training loss over part of an epoch is not comparable.
+            requested: Whether the evaluation was requested rather than scheduled. Such an evaluation can find the best
+                model, but does not count toward `patience`, so that frequent requests do not end a run. Without losses,
+                it has no result, because the training loss over part of an epoch is not comparable.
 
         Returns:
             Whether the evaluation has a result.
@@ -72,7 +72,7 @@ class BestModel:
             self._logged_no_better = True
             logger.info(
                 " > Loss %.5f is no better than the loss before the first step (%.5f). No best model will be saved "
-                "until the loss is lower than that.",
+                "until the loss falls below that value.",
                 value,
                 start,
             )
@@ -89,9 +89,9 @@ def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> No
     position = state.position
     if base_losses and math.isinf(position.best_value):
         position.start_value = position.best_value = loss_of(base_losses, state.config, math.inf)
-        logger.info(" > Remeasured the loss before the first step: %.5f.", position.start_value)
+        logger.info(" > The loss before the first step was measured again: %.5f.", position.start_value)
     if below := _below_min_retention(position.best_retention, state.config):
-        # Every process shows its warnings, and one warning is enough.
+        # The warnings of all processes are shown, and one is enough.
         logger.log(
             logging.WARNING if state.ranks.is_main else logging.INFO,
             " > The best model so far (loss %.5f) is below --min-retention %s. The next model that reaches the limit "

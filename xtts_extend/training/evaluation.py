@@ -103,7 +103,7 @@ def mean_losses(model: ExtendedGPTTrainer, batches: Iterable[dict[str, Any]], ra
     Args:
         model: The model to evaluate; it is put into evaluation mode.
         batches: Collated batches with this process's share of the samples.
-        ranks: The processes that share the samples; each gets the losses of all samples.
+        ranks: The processes that share the samples; each process gets the losses over all samples.
 
     Returns:
         `loss_text_ce` (per text token) and `loss_mel_ce` (per audio code, stop codes included), each multiplied by its

@@ -19,12 +19,13 @@ class Listener:
     Args:
         run: The locked run folder.
         ranks: The processes that train together. Rank 0 reads and removes the files.
-        signal: The stop signal, which can stop the run as well.
+        signal: The stop signal, which can also stop the run.
     """
 
     def __init__(self, run: Path, ranks: Ranks, signal: StopSignal) -> None:
         self._run, self._ranks, self._signal = run, ranks, signal
-        #: Requests made before the start, and requests whose files cannot be removed and would be carried out forever.
+        #: Requests made before the start, and requests whose files cannot be removed and would otherwise be carried out
+        #: over and over.
         self._ignored: set[RequestFile] = set(request_files(run)) if ranks.is_main else set()
 
     def discard_old(self) -> None:

@@ -75,7 +75,7 @@ def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], conf
     batches = sampler.batches()
     size = max(1, round(sum(map(len, batches)) / len(batches)))
     padding = padding_share(batches, sample_frames(samples, config.model_args))
-    return f" > {len(batches)} batches per epoch, with {size} samples on average and {padding:.1%} padding."
+    return f" > Batches per epoch: {len(batches)}, with {size} samples and {padding:.1%} padding on average."
 
 
 def first_loader(state: RunState) -> DataLoader[Any]:

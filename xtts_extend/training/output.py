@@ -54,7 +54,7 @@ class RunOutput:
         self._log = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         self._metrics: MetricsLog | None = None
         self._losses: StepLosses | None = None
-        #: Values for this start's entry in the history.
+        #: Values for the entry in the history about this start.
         self.start_info: dict[str, object] = {
             "from": config.started_from,
             "hours": hours(train_samples),
@@ -68,7 +68,7 @@ class RunOutput:
 
     @property
     def has_started(self) -> bool:
-        """Whether `begin` was called."""
+        """Whether `begin` has been called."""
         return self._metrics is not None
 
     def begin(
@@ -123,8 +123,8 @@ class RunOutput:
     def publish(self, losses: Mapping[str, float], pace: Pace | None) -> None:
         """Make all steps up to a printed one visible in the metrics, the dashboard and the status.
 
-        Metrics that cannot be written are kept for the next call, and a warning is logged. A checkpoint requires them
-        on disk.
+        Metrics that cannot be written are kept for the next call, and a warning is logged. A checkpoint, by contrast,
+        is written only after its metrics are on disk.
 
         Args:
             losses: Losses of the printed step.
@@ -133,7 +133,7 @@ class RunOutput:
         try:
             self.metrics.flush(to_disk=False)
         except MachineError as error:
-            warn_once(f"Training continues, but the metrics are not on disk yet: {error}")
+            warn_once(f"Training continues, but the metrics have not been written to disk yet: {error}")
         self.dashboard.flush()
         self.status.step(losses, pace)
 

@@ -12,8 +12,8 @@ from xtts_extend.run.position import Position
 from xtts_extend.training.state import RunState
 
 logger = logging.getLogger("trainer")
-#: Number of recent steps over which the seconds per step are averaged, or all steps since the last line if there are
-#: more.
+#: The seconds per step are averaged over this many recent steps, or over all steps since the last line if there are
+#: more of them.
 _RECENT_STEPS = 200
 
 
@@ -26,7 +26,7 @@ class Pace:
 
 
 class Progress:
-    """Logger for progress lines (step, losses, speed, time left), after step 1 and then every `print_step` steps.
+    """A logger of progress lines (step, losses, speed, time left), due after step 1 and then every `print_step` steps.
 
     Args:
         config: The run's configuration; `print_step`, `epochs` and `max_steps` are used.
@@ -41,7 +41,7 @@ class Progress:
         self._excluded_s = 0.0
 
     def exclude_time(self, seconds: float) -> None:
-        """Leave seconds that were not spent on training steps out of the speed."""
+        """Exclude seconds that were not spent on training steps from the speed."""
         self._excluded_s += seconds
 
     def is_due(self, step: int) -> bool:
@@ -95,10 +95,11 @@ def log_finished(state: RunState) -> None:
 
 
 def log_early_stop(state: RunState) -> None:
-    """If `patience` ends a run, log that it stops before its other limits."""
+    """Log that a run stops before it reaches its other limits if `patience` ends it."""
     if state.is_out_of_patience:
         logger.info(
-            " > Stopping early: %d evaluations in a row found no better model. Raise --patience to continue.",
+            " > Stopping early, because recent evaluations found no better model (%d in a row). Raise --patience to "
+            "continue.",
             state.position.evaluations_without_best,
         )
 

@@ -1,4 +1,4 @@
-"""Seed all random number generators from the seed, purpose, step and process, so that no state has to be saved."""
+"""Seed all random number generators from the run's seed, a purpose, the step and the rank, so no state is saved."""
 
 from __future__ import annotations
 

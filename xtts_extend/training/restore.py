@@ -64,7 +64,7 @@ def checkpoint_state(state: RunState) -> dict[str, Any]:
 
 
 def checkpoint_size(model: ExtendedGPTTrainer) -> int:
-    """Return a checkpoint's size in bytes: the model's tensors, plus AdamW's two moments of each trained parameter."""
+    """Return a checkpoint's size in bytes: the model's tensors, plus AdamW's two moments for each trained parameter."""
     trained = sum(parameter.nbytes for parameter in model.xtts.gpt.parameters() if parameter.requires_grad)
     return int(1.01 * (sum(tensor.nbytes for tensor in model.checkpoint_state().values()) + 2 * trained))
 
@@ -170,11 +170,11 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
     if record is None:
         logger.info(
             " > The best loss is unknown, because the stock Trainer does not record which samples and which type of "
-            "loss its value is based on. The first evaluation will set it."
+            "loss its best loss is based on. The first evaluation will set it."
         )
         position.evaluation_due = bool(state.eval_samples and state.config.run_eval)
         logger.info(
-            " > The stock Trainer does not record the position within the epoch, so epoch %d restarts at its first "
+            " > The stock Trainer does not record the position within the epoch, so epoch %d restarts from its first "
             "batch. Gradients of an unfinished accumulation are not in the checkpoint.",
             position.epoch,
         )
@@ -215,7 +215,7 @@ def _report_rounding(checkpoint: TrainingCheckpoint) -> None:
         " > The checkpoint's weights are in half precision (%s), so training continues in float32 from the rounded "
         "values.%s",
         ", ".join(sorted(map(str, half_dtypes))),
-        " The frozen rows no longer equal the base model's, so export will refuse them. Run xtts-extend repair to "
+        " The frozen rows no longer equal the base model's, so the model cannot be exported. Run xtts-extend repair to "
         "restore them."
         if rounded
         else "",
@@ -291,8 +291,8 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
     saved_sizes = [len(group["params"]) for group in saved_groups]
     if sizes != saved_sizes:
         raise CheckpointError(
-            f"Expected optimizer parameter groups with {sizes} tensors, but the checkpoint has {saved_sizes}. The "
-            "frozen rows, or the groups' learning rates or weight decay, differ. Use the settings that the run was "
+            f"Expected optimizer parameter groups of {sizes} tensors, but those in the checkpoint have {saved_sizes}. "
+            "The frozen rows, or the groups' learning rates or weight decay, differ. Use the settings that the run was "
             "trained with."
         )
     fitted = {}
@@ -327,7 +327,7 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
 def _shapes_of_moments(
     optimizer: torch.optim.Optimizer, options: Mapping[str, Any], parameter: torch.Tensor
 ) -> dict[str, torch.Size]:
-    """Return the names and shapes of a parameter's moments in an optimizer, found by a step on a dummy parameter.
+    """Return the names and shapes of a parameter's moments in an optimizer, determined by a step on a dummy one.
 
     Plain numbers have the shape (). `options` are those of the parameter's group, such as `lr` and `amsgrad`.
     """
@@ -385,14 +385,14 @@ def _apply_changes(state: RunState, resumed: Resumed) -> None:
     if "optimizer_params" in changed:
         for group in state.optimizer.param_groups:
             for key, value in config.optimizer_params.items():
-                # Groups without weight decay remain without it.
+                # Groups without weight decay stay that way.
                 if key != "weight_decay" or group["weight_decay"]:
                     group[key] = value
     if "batch_size" in changed:
         recorded: Mapping[str, Any] = resumed.checkpoint.config
         total = int(recorded["batch_size"]) * resumed.checkpoint.processes
         position.batch = position.batch * total // (config.batch_size * state.ranks.size)
-        logger.info(" > The batch size has changed. %d batches of the new size count as completed.", position.batch)
+        logger.info(" > The batch size has changed. Batches of the new size counted as completed: %d.", position.batch)
     if "batch_frames" in changed:
         position.start_epoch(position.epoch)
         logger.info(" > The composition of the batches has changed, so epoch %d restarts.", position.epoch)

@@ -42,7 +42,7 @@ def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
     count = int(scheduler is not None)
     if count != len(saved):
         raise CheckpointError(
-            f"The checkpoint has {len(saved)} schedulers, but this run has {count}. "
+            f"The checkpoint and this run have different numbers of schedulers ({len(saved)} and {count}). "
             "Use the original schedule (--warmup-steps, lr_scheduler)."
         )
     if scheduler is None:
@@ -80,15 +80,15 @@ def _advance(scheduler: LRScheduler, steps: int, unit: str, path: Path) -> None:
                 scheduler.step()
     except (ArithmeticError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} does not contain its schedule, and {name} cannot be advanced by {steps} {unit}: {error}. Use "
-            "--start-fresh to load only the weights."
+            f"{path} contains no schedule state, and {name} cannot be advanced by {steps} {unit}: "
+            f"{error}. Use --start-fresh to load only the weights."
         ) from error
     scheduled = [group["lr"] for group in groups]
     for group, before in zip(groups, recorded, strict=True):
         group.update(before)
     rates = [group["lr"] for group in groups]
     scheduler._last_lr = rates
-    logger.info(" > The checkpoint does not contain its schedule, so %s was advanced by %d %s.", name, steps, unit)
+    logger.info(" > The checkpoint contains no schedule state, so %s was advanced by %d %s.", name, steps, unit)
     if not all(math.isclose(expected, rate, rel_tol=1e-6) for expected, rate in zip(scheduled, rates, strict=True)):
         logger.warning(
             " > The schedule gives a learning rate of %.4g at this point, but the checkpoint was last trained with "

@@ -2,8 +2,8 @@
 
 We replace the stock training loop because its `restore_path` loads weights and starts at step 0 with an empty
 optimizer; its `continue_path` restarts the interrupted epoch; it writes checkpoints in the middle of a gradient
-accumulation, under their final name; and it deletes the run folder when an exception is raised. We keep coqui's
-configuration, loggers, callbacks, model hooks, optimizer and scheduler factories, and checkpoint keys.
+accumulation, directly under their final names; and it deletes the run folder when an exception is raised. We keep
+coqui's configuration, loggers, callbacks, model hooks, optimizer and scheduler factories, and checkpoint keys.
 
 Random numbers are a function of (seed, step), so no random state is saved.
 """
@@ -235,13 +235,13 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _training_mode(self) -> None:
-        # Puts only the GPT into training mode; DVAE and decoder stay in evaluation mode.
+        # Puts only the GPT into training mode; the DVAE and the decoder stay in evaluation mode.
         self.model.on_train_epoch_start(self)
 
     def train_step(
         self, batch: dict[str, Any], batch_n_steps: int, step: int, loader_start_time: float
     ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-        """Train on batch `step` (starting at 0) of the epoch's `batch_n_steps`; return None and the losses by name.
+        """Train on batch `step` (counted from 0) of the epoch's `batch_n_steps`; return None and the losses by name.
 
         The optimizer steps at the end of each gradient accumulation and each epoch. `loader_start_time` is ignored.
         """
@@ -284,7 +284,7 @@ class ResumableTrainer(Trainer):
         self.callbacks.on_train_epoch_end(self)
 
     def _between_steps(self, boundary: int, epoch_ends: bool) -> None:
-        """Evaluate, save and stop, in that order, where each has become due since step `boundary` or was requested."""
+        """Do what was requested or has become due since step `boundary`: evaluate, save and stop, in that order."""
         requested = self._requests.requested()
         if epoch_ends and self.config.scheduler_after_epoch and self.state.scheduler is not None:
             self.state.scheduler.step()
@@ -308,7 +308,7 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _evaluate(self, *, requested: bool = False) -> None:
-        """Measure losses, update the best model and speak the test sentences. `BestModel.judge` defines `requested`."""
+        """Measure losses, update the best model and speak the test sentences; see `BestModel.judge` for `requested`."""
         began = time.monotonic()
         state, position, losses, status = self.state, self.position, {}, self._output.status
         self._output.read_losses(position)
@@ -395,5 +395,5 @@ class ResumableTrainer(Trainer):
                 self._output.read_losses(self.position)
                 raise
             except torch.OutOfMemoryError as error:
-                # Raised by an evaluation or the optimizer step; training batches are split instead.
+                # Evaluations and optimizer steps can raise this; a training batch that does not fit is split instead.
                 raise out_of_memory_error(str(error)) from error

@@ -162,7 +162,7 @@ class Updater:
         for number, micro_batch in enumerate(micro_batches):
             micro_batch["is_share"] = len(trained.names) > 1
             if (ranks.rank, number) != (last_rank, len(micro_batches) - 1):
-                # coqui masks the prompt of the last sample of the full batch only.
+                # coqui masks only the prompt of the last sample of the full batch.
                 micro_batch["cond_idxs"] = None
         sums: dict[str, Tensor] = {}
         for number, (micro_batch, weights) in enumerate(
@@ -181,7 +181,7 @@ class Updater:
         trained.losses = sums
 
     def _weights(self, micro_batches: Sequence[Mapping[str, Any]], last_rank: int) -> list[dict[str, float]]:
-        """For each micro-batch, return each loss's weight (its share of all targets), or [{}] if there is only one."""
+        """For each micro-batch, return each loss's weight (its share of all targets), or [{}] for a single one."""
         if self.ranks.size == 1 and len(micro_batches) == 1:
             return [{}]
         gpt = self.state.model.xtts.gpt
@@ -204,7 +204,7 @@ class Updater:
         return losses
 
     def _exchange(self, exchanges: bool) -> contextlib.AbstractContextManager[None]:
-        """Return a context for the forward and backward pass in which DDP syncs gradients only if `exchanges`."""
+        """Return a context for the forward and backward passes in which DDP syncs gradients only if `exchanges`."""
         if isinstance(self._losses, DistributedDataParallel) and not exchanges:
             context: contextlib.AbstractContextManager[None] = self._losses.no_sync()
             return context
@@ -257,7 +257,7 @@ class Updater:
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if config.grad_clip > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, config.grad_clip, norm)
-        # The only synchronization with the device in a training step.
+        # This is the only synchronization with the device in a training step.
         *losses_finite, gradient_finite = torch.stack(
             [torch.isfinite(value) for value in (*(trained.losses["loss"] for trained in self._accumulated), norm)]
         ).tolist()
