@@ -38,6 +38,6 @@ def test_each_process_selects_its_gpu(two_gpus, monkeypatch, visible, local, exp
 def test_more_processes_than_gpus(two_gpus, monkeypatch):
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    expected = "Process 3 on this machine has no GPU: 2 are visible, .* --nproc_per_node 2"
+    expected = "Process 3 on this machine has no GPU: .* the number of visible GPUs is 2. .* --nproc_per_node 2"
     with pytest.raises(ConfigError, match=expected), Ranks.join():
         pass

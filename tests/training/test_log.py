@@ -172,7 +172,7 @@ def test_a_changed_number_of_processes_is_described():
     config = NewLanguageConfig(batch_size=4)
     assert describe_processes(2, config, 2) == ""
     text = describe_processes(2, config, 1)
-    assert "The number of processes changed from 2 to 1; each now has batches of 4." in text
+    assert "The number of processes has changed from 2 to 1; each now has batches of 4." in text
 
 
 def test_the_package_is_a_command():

@@ -88,7 +88,7 @@ def test_another_number_of_processes_sees_the_same_samples(flags, tmp_path):
     assert two.wait() == 0, two.text
     folder = only_run(tmp_path / "runs")
     one = run(RECIPE, "--checkpoint", folder, "--coqpit.max_steps=null", output=tmp_path / "log")
-    assert "The number of processes changed from 2 to 1; each now has batches of 4." in one.text
+    assert "The number of processes has changed from 2 to 1; each now has batches of 4." in one.text
     content = checkpoint(folder, 6)
     assert (content["config"]["batch_size"], content["xtts_extend"]["processes"]) == (4, 1)
     steps = read_metrics(folder)[0]

@@ -59,7 +59,7 @@ def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe,
     assert "The best loss is unknown" not in caplog.text
     output = stock_folder.parent
     recipe(corpus.stock_flags(stock_folder, max_steps=7, output_dir=output))
-    assert f"This run was already resumed in {run}." in caplog.text
+    assert f"This run has already been resumed in {run}." in caplog.text
     assert len([entry for entry in output.iterdir() if entry.name[0] != "."]) == 3
     assert listing(stock_folder) == before
 

@@ -50,7 +50,7 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
         default=0.25, metadata={"help": "Share of the samples that are replayed, if `replay` is set."}
     )
     distill_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the loss for diverging from the base on replayed samples."}
+        default=1.0, metadata={"help": "Weight of the loss that penalizes diverging from the base on replayed samples."}
     )
     adapter: str = field(
         default="none", metadata={"help": "none, or lora, which freezes the transformer's own weights."}
@@ -113,7 +113,7 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
     run_description: str = "XTTS learns a new language"
 
 
-#: Deprecated settings that did not help in our measurements or were never measured (docs/log.md). Only older runs have
+#: Deprecated settings that did not help in our measurements or were never measured (docs/log.md). Only older runs use
 #: them.
 OF_OLDER_RUNS = ("l2_sp", "layer_decay", "new_row_learning_rate")
 #: Configuration keys that cannot change within a run, because the saved optimizer and schedule depend on them.
@@ -216,7 +216,7 @@ def copy_architecture(config: NewLanguageConfig, base: Mapping[str, object]) -> 
         raise ConfigError(
             "The base's config.json has no 'model_args' with 'gpt_layers'. Use the config.json of an XTTS model."
         )
-    # Paths on another machine, and a value that depends on the vocabulary.
+    # These are paths on another machine, and a value that depends on the vocabulary.
     skipped = {"tokenizer_file", "gpt_checkpoint", "gpt_number_text_tokens", "mel_norm_file", "dvae_checkpoint"}
     audio = base.get("audio")
     for part, values in ((config.model_args, model_args), (config.audio, audio if isinstance(audio, Mapping) else {})):

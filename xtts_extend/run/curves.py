@@ -18,12 +18,12 @@ Curve = list[tuple[int, float]]
 
 #: Number of most recent evaluations that are checked for overfitting (all worse than the best) and for a plateau.
 _LAST_EVALUATIONS = 3
-#: Relative increase of a loss that counts as worse.
+#: Relative increase in a loss above which it counts as worse.
 _WORSE = 0.02
 #: A run has diverged if the ratio of its training loss in the last tenth of the steps to that in the best tenth exceeds
 #: this.
 _DIVERGENCE_RATIO = 1.3
-#: Relative decrease of a loss that counts as an improvement.
+#: Relative decrease in a loss that counts as an improvement.
 _GAIN = 0.005
 #: Minimum number of steps needed to judge a run.
 _STEPS_TO_JUDGE = 50
@@ -67,14 +67,14 @@ class Curves:
         return f"{worse}, so training made the model worse" if worse and not self.overfitted() else ""
 
     def best_step(self) -> float:
-        """Return the step of the best evaluation; without one, the end of the best tenth of training, or infinity."""
+        """Return the step of the best evaluation, or else the end of the best tenth of training, or else infinity."""
         if self.evaluation:
             return min(self.evaluation, key=lambda point: point[1])[0]
         tenths = self._mean_of_tenths()
         return self.train[len(self.train) * (tenths.index(min(tenths)) + 1) // 10 - 1][0] if tenths else math.inf
 
     def _worse_than_at_start(self) -> str:
-        """Return text that says how the evaluation loss has risen since before the first step, or an empty string."""
+        """Return how the evaluation loss has risen since the start of the run, or an empty string."""
         if not self.evaluation or self.evaluation[0][0] != 0:
             return ""
         before, now = self.evaluation[0][1], self.evaluation[-1][1]
@@ -101,8 +101,8 @@ class Curves:
         if last < before * (1 - _GAIN):
             return ""
         return (
-            f"the best loss in the last {_LAST_EVALUATIONS} evaluations was {last:.4f}, and in earlier ones "
-            f"{before:.4f}"
+            f"the best loss in the last {_LAST_EVALUATIONS} evaluations was {last:.4f}, and the best one before that "
+            f"was {before:.4f}"
         )
 
     def findings(self) -> dict[str, str]:

@@ -31,7 +31,7 @@ class RunFolder:
         is_new: Whether this run created the folder.
 
     Raises:
-        ConfigError: Another process is training in the folder, or `output_dir` cannot be a folder.
+        ConfigError: Another process is training in the folder, or `output_dir` or one of its parents is a file.
         MachineError: The folder cannot be created.
     """
 
@@ -46,7 +46,8 @@ class RunFolder:
     def prepare(self, vocabulary: Path, step: int) -> None:
         """Prepare the folder for training.
 
-        Remove leftovers of killed processes, move later checkpoints aside, and copy configuration and vocabulary.
+        Remove leftovers of killed processes, move later checkpoints aside, and copy the configuration and the
+        vocabulary.
 
         Args:
             vocabulary: The run's vocabulary file.

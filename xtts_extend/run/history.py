@@ -48,7 +48,7 @@ def append_event(run: Path, event: str, **values: object) -> None:
     Args:
         run: Run folder.
         event: `start`, `resume` or `end`.
-        values: Other values on the line; see `Event`.
+        values: Other values in the line; see `Event`.
 
     Raises:
         MachineError: The disk is full, or the run folder is missing or read-only.
@@ -106,7 +106,7 @@ def log_new_folder(source: Path, run: Path) -> None:
     )
     for other in continuations(run.parent, source):
         logger.warning(
-            " > This run was already resumed in %s. To continue there instead, pass --checkpoint %s.", other, other
+            " > This run has already been resumed in %s. To continue there instead, pass --checkpoint %s.", other, other
         )
 
 

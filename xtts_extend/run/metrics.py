@@ -27,7 +27,10 @@ MEASURE = 2
 
 
 class MetricsLine(TypedDict, total=False):
-    """A line of `metrics.jsonl`: a step, or, if it has `eval`, one language of an evaluation. None means not finite."""
+    """A line of `metrics.jsonl`: a step, or, if it has `eval`, one language of an evaluation.
+
+    Losses that are not finite are None.
+    """
 
     step: int
     epoch: int
@@ -45,7 +48,7 @@ class MetricsLine(TypedDict, total=False):
 
 
 class MetricsLog:
-    """Writer of `metrics.jsonl`. Lines are buffered until `flush`, every `print_step` steps and before each checkpoint.
+    """Writer of `metrics.jsonl`. Lines are buffered until `flush`: every `print_step` steps and before checkpoints.
 
     Args:
         run: Run folder.
@@ -63,7 +66,7 @@ class MetricsLog:
 
     def add(self, **values: object) -> None:
         """Add a line. Numbers keep their full precision; those that are not finite become null."""
-        # JSON has no representation of NaN and infinity.
+        # JSON has no representation for NaN and infinity.
         written = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()

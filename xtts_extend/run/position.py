@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from xtts_extend.checkpoint.store import require_fit
 
-#: Fields that have a different name in checkpoints.
+#: Fields that have different names in checkpoints.
 _RECORDED_AS = {"micro_batches": "parts"}
 
 
@@ -40,7 +40,7 @@ class Position:
         last_value: Loss in the last evaluation; infinite if retention was below the limit.
         evaluations_without_best: Number of consecutive evaluations without a new best model.
         base_losses: Mel loss of each old language before the first step, which is the reference for retention.
-        micro_batches: Number of micro-batches per batch; more than 1 if a batch did not fit into GPU memory.
+        micro_batches: Number of micro-batches per batch; more than 1 if a batch did not fit in GPU memory.
     """
 
     step: int = 0
@@ -64,7 +64,7 @@ class Position:
         return self.train_loss_sum / self.train_loss_count if self.train_loss_count else float("inf")
 
     def has_passed(self, every: int | None, since: int) -> bool:
-        """Return whether a multiple of `every` steps was passed since step `since`; False if `every` is None."""
+        """Return whether a multiple of `every` steps has been passed since step `since`; False if `every` is None."""
         return every is not None and self.step // every > since // every
 
     def start_epoch(self, epoch: int) -> None:

@@ -41,7 +41,7 @@ class Ranks:
     def join(cls) -> Iterator[Ranks]:
         """Join the processes that torchrun started, according to its environment variables, or run alone.
 
-        Each process selects one GPU, if there are any. Call this before CUDA is initialized.
+        Each process selects one GPU, if any are available. Call this before CUDA is initialized.
 
         Raises:
             ConfigError: There are fewer GPUs than processes.
@@ -56,8 +56,8 @@ class Ranks:
         if gpus:
             if local >= gpus:
                 raise ConfigError(
-                    f"Process {local + 1} on this machine has no GPU: {gpus} are visible, and each process needs one. "
-                    f"Pass --nproc_per_node {gpus} to torchrun."
+                    f"Process {local + 1} on this machine has no GPU: each process needs its own, and the number of "
+                    f"visible GPUs is {gpus}. Pass --nproc_per_node {gpus} to torchrun."
                 )
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
             os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local] if visible else str(local)

@@ -1,4 +1,4 @@
-"""Training checkpoints of any trainer and release, with their values interpreted as the writer meant them.
+"""Training checkpoints of any trainer and release, with their values interpreted as their writer meant them.
 
 The stock Trainer's command line turns empty values into None, other releases omit keys or save a single optimizer
 without a list, and precision depends on the device. Only this module deals with these differences.
@@ -140,7 +140,7 @@ class TrainingCheckpoint:
 
         The stock Trainer records `step` N in both `checkpoint_N`, saved before it counts batch N + 1, and
         `best_model_N`, saved after. Without gradient accumulation, the number of updates tells them apart; otherwise
-        the file is treated as the former. The batch within the epoch is not recorded, so the epoch starts again. The
+        the file is treated as the former. The batch within the epoch is not recorded, so the epoch starts over. The
         stock Trainer's best loss is ignored, because it is either a mean over unrecorded samples that omits the first
         batch, or the epoch's training loss divided by the number of accumulation steps.
 
@@ -220,7 +220,7 @@ def _stock_config(config: Mapping[str, object]) -> dict[str, object]:
         if isinstance(voice, list) and len(voice) == 1:
             sentence["speaker_wav"] = voice[0]
     if filled["dashboard_logger"] == "tensorboard":
-        # The recorded folder holds the stock run's curves, which must not change.
+        # The recorded folder contains the stock run's curves, which must not change.
         filled["logger_uri"] = None
     return filled
 

@@ -1,4 +1,4 @@
-"""A run's report: one HTML page that needs no network, with curves, retention, speech, history and settings."""
+"""A run's report: one self-contained HTML page with curves, retention, speech, history and settings."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
 
     Returns:
         A dict with `output`, the file; `steps` and `evaluations`, the number of lines of each kind in the metrics; and
-        `samples`, the number of recordings on the page.
+        `samples`, the number of audio samples on the page.
 
     Raises:
         ConfigError: The folder is not one of our run folders, or `output` is a folder.
@@ -70,7 +70,7 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
     if not (run / "config.json").is_file() or not (run / FILE_NAME).is_file():
         raise ConfigError(
             f"{run} has no config.json or no {FILE_NAME}, so either it is not an xtts_extend run folder, or its run "
-            "has not trained yet. Pass a run folder that has both."
+            "has not started training yet. Pass a run folder that has both."
         )
     output = output or run / "report.html"
     if output.is_dir():
@@ -84,8 +84,8 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
     language = str(config.get("language") or "a fine-tuned language")
     parts = [
         _summary(run, language, steps, evaluations),
-        f'<p class="note">{omitted} evaluations from an older release are omitted, because their losses cannot be '
-        "compared.</p>"
+        f'<p class="note">Evaluations from an older release are omitted ({omitted}), because their losses '
+        "cannot be compared with newer ones.</p>"
         if omitted
         else "",
         ("Loss", _losses(steps, evaluations, history)),
@@ -141,8 +141,8 @@ def _summary(run: Path, language: str, steps: Sequence[MetricsLine], evaluations
     retention_head = "retention, merged weights" if _can_export_as_pack(evaluations) else "retention"
     head = ("language", "first mel loss", "last", "best", "best step", retention_head)
     files = [file.name for file in run_checkpoints(run)]
-    text = [f"<p>{len(steps):,} steps. Checkpoints: {html.escape(', '.join(files) or 'none')}.</p>"]
-    text.append(_table(head, rows) if rows else "<p>Nothing was evaluated, because the run has no --val-manifest.</p>")
+    text = [f"<p>Steps: {len(steps):,}. Checkpoints: {html.escape(', '.join(files) or 'none')}.</p>"]
+    text.append(_table(head, rows) if rows else "<p>Nothing was evaluated, because no --val-manifest was passed.</p>")
     curves = read_curves(run / "checkpoint.pth", None, language)
     findings = curves.findings() if curves else {}
     text += [f'<p class="note">{name}: {html.escape(reason)}</p>' for name, reason in findings.items()]

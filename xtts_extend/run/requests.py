@@ -66,7 +66,7 @@ def served(run: Path, name: Request) -> None:
     """Remove a request.
 
     Raises:
-        MachineError: The request's file cannot be removed.
+        MachineError: The request file cannot be removed.
     """
     for file in request_files(run):
         if file.name == name:

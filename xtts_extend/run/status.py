@@ -172,7 +172,7 @@ def _finite(value: object) -> object:
 
 
 def _parse(content: Mapping[str, object]) -> Status:
-    """Return the status in parsed JSON.
+    """Convert parsed JSON to a status.
 
     Raises:
         ValueError, TypeError, KeyError, OverflowError: The content is not a status.

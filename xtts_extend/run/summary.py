@@ -85,8 +85,8 @@ def describe_processes(before: int, config: NewLanguageConfig, processes: int) -
     if before == processes:
         return ""
     return (
-        f" > The number of processes changed from {before} to {processes}; each now has {_batches(config, 1)}. Every "
-        "step still sees the same samples, but dropout and rounding differ, so the resumed run will not be "
+        f" > The number of processes has changed from {before} to {processes}; each now has {_batches(config, 1)}. "
+        "Every step still sees the same samples, but dropout and rounding differ, so the resumed run will not be "
         "bit-for-bit identical."
     )
 
