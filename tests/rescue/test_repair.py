@@ -259,7 +259,7 @@ def test_a_plan_for_new_rows_of_noise(stock_file, corpus, tmp_path, capsys):
     """Restoring old rows does not help new ones."""
     command = ["repair", str(stock_file), "--base", str(corpus.base), "--output", str(tmp_path / "new"), "--plan"]
     assert main(command) == 1
-    assert "The new rows stay untrained without --reinit-untrained." in capsys.readouterr().out
+    assert "The new rows remain untrained without --reinit-untrained." in capsys.readouterr().out
     assert main([*command, "--reinit-untrained"]) == 0
 
 

@@ -78,7 +78,7 @@ class Diagnosis:
         reason: One or more sentences that explain the verdict.
         next_command: The command to run next.
         also: The other verdicts that apply, with the reason for each.
-        notes: Other facts that are worth knowing.
+        notes: Other facts worth knowing.
         measurements: The measured values by group and name; empty if the file is truncated.
     """
 
@@ -157,7 +157,7 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
 
     reasons: dict[str, str] = {}
     if broken:
-        reasons["not-finite"] = f"{len(broken)} tensors contain NaN or infinity: {first_ten(broken)}."
+        reasons["not-finite"] = f"Some tensors contain NaN or infinity ({len(broken)} in total): {first_ten(broken)}."
     if wrong_moments := fit.misfits if fit else []:
         moments_too = [f"The optimizer's moments belong to different rows: {first_ten(wrong_moments)}."]
         reasons["wrong-vocabulary"] = " ".join([*wrong, *moments_too])
@@ -216,13 +216,13 @@ def examine(checkpoint: Path, base: Path, vocab: Path | None = None) -> Diagnosi
 def _skipped_checkpoints(run: Path, step: int) -> list[str]:
     """Return a note for each of a run's checkpoints that is newer than the one examined."""
     newer = sorted(file.name for file in run_checkpoints(run) if _step_in(file) > step)
-    return [f"{name} is newer but cannot be used. See the warning about it for the reason." for name in newer]
+    return [f"{name} is newer but cannot be used. The warning about it gives the reason." for name in newer]
 
 
 def _notes(
     opened: OpenedCheckpoint, old: OldRows | None, fit: Moments | None, curves: Curves | None, reinitialized: int
 ) -> list[str]:
-    """Return notes on facts that are worth knowing but do not indicate a problem.
+    """Return notes on facts worth knowing that do not indicate a problem.
 
     Args:
         opened: The checkpoint.
@@ -250,7 +250,7 @@ def _notes(
             f"their norm in the embedding and by {old.moved_head:.0%} in the head. Both are within the limits."
         )
     if opened.tokens is None:
-        notes.append("The vocabulary is unknown, so rows are compared by their ids. Pass the vocabulary with --vocab.")
+        notes.append("The vocabulary is unknown, so rows are compared by id. Pass the vocabulary with --vocab.")
     return notes
 
 
@@ -309,7 +309,7 @@ def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
     if _frozen_by_run(opened) and old.changed and not _frozen_rows_intact(opened):
         return (
             f"{old.changed:,} of {old.count:,} old rows differ from the base's (by up to {old.difference_max:.3g}) "
-            "even though the run froze them. The file was edited."
+            "even though the run froze them, so the file must have been edited."
         )
     if hooked > _HOOKED_SHARE * old.count:
         return (

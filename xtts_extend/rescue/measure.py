@@ -147,8 +147,7 @@ def hooked_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]] | N
     """Count the head's old rows that changed even though a gradient hook zeroed their gradients.
 
     Every step gives every row of the head a gradient. If the moments of old rows are zero but those of new rows are
-    not, a gradient hook zeroed the gradients of the old rows. If these rows changed all the same, weight decay moved
-    them.
+    not, a gradient hook zeroed the gradients of the old rows. If these rows changed anyway, weight decay moved them.
     """
     state = (moments or {}).get(HEAD, {}).get("exp_avg_sq")
     if state is None or state.shape[0] != opened.info.vocab_size or not state[opened.new_rows].any():
@@ -296,7 +295,7 @@ def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]]
 
 
 def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
-    """Return a list with the reason why the embedding's moments belong to different rows; it is empty if they do not.
+    """Return a list with the reason, if any, to conclude that the embedding's moments belong to different rows.
 
     Every update moves exactly the rows that have moments. If rows with moments never moved while rows without moments
     did, the moments belong to different rows.

@@ -156,7 +156,7 @@ def open_checkpoint_with_base(checkpoint: Path, base: Path, vocab: Path | None) 
         tokens, source = given.tokens, f"{vocab}, passed as --vocab"
     if tokens is not None and base_vocabulary is not None:
         pairs = [(tokens[token], row) for token, row in base_vocabulary.tokens.items() if token in tokens]
-        # Released vocabularies have ids without a token.
+        # In released vocabularies, some ids have no token.
         unnamed = set(range(base_info.vocab_size)) - set(base_vocabulary.tokens.values()) - set(tokens.values())
         pairs += [(row, row) for row in sorted(unnamed) if row < info.vocab_size]
     else:

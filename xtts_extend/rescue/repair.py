@@ -62,7 +62,7 @@ def repair(
         output: A new run folder, or a new file if the name ends in ".pth".
         blend: Fraction of the base to blend into the rest of the GPT: (1 − blend) · checkpoint + blend · base.
         reinit_untrained: Whether to re-initialize new rows that are noise or never moved.
-        plan: Whether only to report what would be done and whether it would help, without writing anything.
+        plan: Whether to only report what would be done and whether it would help, without writing anything.
 
     Returns:
         What was done, under the keys `checkpoint`, `output`, `written`, `old_rows`, `old_rows_restored`,
@@ -99,8 +99,8 @@ def repair(
     opened = open_checkpoint_with_base(checkpoint, base, None)
     if blend and opened.adapter_rank:
         raise ConfigError(
-            "--blend cannot be used with an adapter, because the transformer then still has the base's weights. Omit "
-            "--blend."
+            "With an adapter, the transformer's weights are still the base's, so --blend has nothing to blend. "
+            "Omit --blend."
         )
     if broken := not_finite(opened):
         raise CheckFailed(
@@ -155,7 +155,7 @@ def _reason_not_to_repair(diagnosis: Diagnosis, *, blend: float, reinit_untraine
         return "Repairing rows does not help a run that trained for too long. Use an earlier checkpoint."
     if verdict == "new-rows-untrained" and not (reinit_untrained and "--reinit-untrained" in diagnosis.next_command):
         return (
-            "The new rows stay untrained without --reinit-untrained."
+            "The new rows remain untrained without --reinit-untrained."
             if "--reinit-untrained" in diagnosis.next_command
             else f"Re-initializing the new rows would not help. {diagnosis.reason}"
         )
@@ -208,7 +208,7 @@ def _initial_rows(opened: OpenedCheckpoint) -> dict[str, Tensor]:
 def _zero_moments(
     opened: OpenedCheckpoint, moments: Mapping[str, dict[str, Any]] | None, rows: Tensor, *, dry_run: bool
 ) -> int:
-    """Zero the moments of rows in the loaded content, unless `dry_run`; return how many rows had nonzero ones."""
+    """Zero the moments of rows in the loaded content, unless `dry_run`; return how many rows had nonzero moments."""
     zeroed = set()
     for name in TOKEN_TENSORS:
         state = (moments or {}).get(name, {})
