@@ -33,7 +33,7 @@ def test_every_flipped_bit_of_a_tensor_is_detected(intact):
         changed = bytearray(content)
         changed[position] ^= 1 << bit
         intact.write_bytes(changed)
-        with pytest.raises(CheckpointError, match="is damaged: 1 of .* records have the wrong checksum"):
+        with pytest.raises(CheckpointError, match="is damaged: checksum mismatch in 1 of .* records"):
             require_intact(intact)
 
 

@@ -122,7 +122,9 @@ def test_the_best_model_is_a_copy_where_links_fail(tmp_path, monkeypatch):
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     store.save_step(state(3), tmp_path, "checkpoint_3.pth", 1)
     broken = {"model": {"a": torch.ones(2), "b": torch.tensor([1.0, torch.nan])}, "step": 4}
-    with pytest.raises(CheckFailed, match=r"At step 4, 1 weight tensors contain NaN or infinity \(first: b\)"):
+    with pytest.raises(
+        CheckFailed, match=r"At step 4, some weights are NaN or infinite \(tensors affected: 1; first: b\)"
+    ):
         store.save_step(broken, tmp_path, "checkpoint_4.pth", 1)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint_3.pth"]
 
@@ -149,7 +151,7 @@ def test_a_disk_that_is_really_full(small_disk, caplog):
         store.save_step(heavy(step), small_disk, f"checkpoint_{step}.pth", 9)
     kept = {step: (small_disk / f"checkpoint_{step}.pth").read_bytes() for step in (3, 4)}
     store.save_step(heavy(5), small_disk, "checkpoint_5.pth", 9)
-    assert "Removed 2 older checkpoints; retrying once" in caplog.text
+    assert "Number of older checkpoints removed: 2. Retrying once" in caplog.text
     assert {file.name for file in small_disk.iterdir()} == {f"checkpoint_{step}.pth" for step in (3, 4, 5)}
     assert all((small_disk / f"checkpoint_{step}.pth").read_bytes() == content for step, content in kept.items())
 

@@ -87,7 +87,7 @@ def not_an_archive_error(path: Path, start: bytes) -> CheckpointError:
 
 
 def _describe_text(start: bytes) -> str:
-    """Describe a text file with the rest of a sentence, or return an empty string for binary data."""
+    """Return the rest of a sentence that describes a text file, or an empty string for binary data."""
     # "ignore" drops the last character if `start` contains only part of it.
     text = start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "ignore").strip()
     if not text or not all(letter.isprintable() or letter.isspace() for letter in text):

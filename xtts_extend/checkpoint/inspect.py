@@ -170,7 +170,7 @@ def _forbidden_content(error: str) -> str:
             "this object. If the object is a model, save its state_dict()."
         )
     if "Unsupported operand" in error:
-        return "was not pickled with torch.save's default protocol. Save it again without pickle_protocol."
+        return "was not pickled with torch.save's default protocol. Save it again without the pickle_protocol argument."
     return "is not a checkpoint, because it does not contain a pickle of tensors."
 
 
@@ -252,8 +252,8 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
 
     Args:
         path: The file or folder.
-        verify: Whether to verify the checksums of training checkpoints as well, which means reading them to the end. In
-            a run folder, files that fail this check are skipped. By default, only headers are read.
+        verify: Whether to verify the checksums of training checkpoints as well, for which the files are read to the
+            end. In a run folder, files that fail this check are skipped. By default, only headers are read.
 
     Raises:
         CheckpointError: There is no checkpoint, or it is damaged or would run code.

@@ -45,7 +45,7 @@ def require_intact(path: Path) -> None:
         raise DamagedError(f"{path} is damaged: {error}. Use a different file.") from error
     if damaged:
         raise DamagedError(
-            f"{path} is damaged: {len(damaged)} of {len(names)} records have the wrong checksum (first: "
+            f"{path} is damaged: checksum mismatch in {len(damaged)} of {len(names)} records (first: "
             f"{names[damaged[0]]}). Use a different file."
         )
 

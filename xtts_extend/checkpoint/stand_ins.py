@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-#: Modules and builtins whose only use in a checkpoint is to run code.
+#: Modules and builtins that have no use in a checkpoint except to run code.
 _RUNS_CODE = {
     "codeop", "commands", "ctypes", "importlib", "marshal", "nt", "operator", "os", "pickle", "posix", "pty", "runpy",
     "shutil", "socket", "subprocess", "sys", "webbrowser",
@@ -186,7 +186,7 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def could_run_code(name: str) -> bool:
-    """Return whether a name that torch refused is only ever used to run code.
+    """Return whether a name that torch rejected has no use except to run code.
 
     Args:
         name: The name, as given in torch's error.

@@ -37,7 +37,7 @@ def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
         path: The file to write.
 
     Raises:
-        MachineError: The checkpoint could not be written. No partial file is left.
+        MachineError: The checkpoint could not be written. No partial file is left behind.
     """
     if not path.parent.is_dir():
         raise MachineError(f"{path.name} was not written, because its run folder {path.parent} no longer exists.")
@@ -74,7 +74,7 @@ def make_run_folder(output_dir: Path, run_name: str) -> Path:
 
     Args:
         output_dir: The folder for all runs; created if missing.
-        run_name: First part of the folder's name.
+        run_name: Prefix of the folder's name.
 
     Raises:
         ConfigError: One of the folder's parents is a file.
@@ -192,9 +192,9 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
     ]
     if broken:
         raise CheckFailed(
-            f"At step {state['step']:,}, {len(broken)} weight tensors contain NaN or infinity (first: {broken[0]}). No "
-            "checkpoint was written, and earlier checkpoints are unchanged. Resume from one of them with a lower "
-            "--learning-rate or --grad-clip 1."
+            f"At step {state['step']:,}, some weights are NaN or infinite (tensors affected: {len(broken)}; first: "
+            f"{broken[0]}). No checkpoint was written, and earlier checkpoints are unchanged. Resume from one of them "
+            "with a lower --learning-rate or --grad-clip 1."
         )
     path = run / name
     try:
@@ -203,7 +203,7 @@ def save_step(state: Mapping[str, Any], run: Path, name: str, keep: int) -> None
         removed = keep_newest(run, 2)
         if not removed:
             raise
-        logger.warning(" > The disk is full. Removed %d older checkpoints; retrying once.", removed)
+        logger.warning(" > The disk is full. Number of older checkpoints removed: %d. Retrying once.", removed)
         write_checkpoint(state, path)
     written = parse_name(path)
     if written and written.kind == "best_model":
@@ -228,7 +228,7 @@ def save_second_name(run: Path, name: str, checkpoint: str, keep: int) -> None:
 
 
 def require_space(run: Path, size: int, keep: int) -> None:
-    """Log the free disk space and the most that a run can need, and raise if there is too little.
+    """Log the free disk space and the maximum that a run may need, and raise if there is too little.
 
     A run needs space for up to `keep` checkpoints, for one that is being written, and for the old and the new best
     model.
@@ -249,7 +249,7 @@ def require_space(run: Path, size: int, keep: int) -> None:
         f"checkpoints of {size / 1e9:.1f} GB each, one that is being written, and the old and the new best model."
     )
     if free < needed:
-        raise MachineError(f"{numbers} Free some space, use a different --output-dir, or lower --keep-checkpoints.")
+        raise MachineError(f"{numbers} Free up some space, use a different --output-dir, or lower --keep-checkpoints.")
     logger.info(" > Disk space: %s", numbers)
 
 
