@@ -87,7 +87,7 @@ def test_a_changed_byte(pack, tmp_path):
     content = bytearray(pack.path.read_bytes())
     content[-5] ^= 1
     copy.write_bytes(content)
-    with pytest.raises(PackError, match=r"is damaged: 1 of \d+ tensors have the wrong checksum"):
+    with pytest.raises(PackError, match=r"is damaged: checksum mismatch in 1 of \d+ tensors"):
         Pack.open(copy).require_intact()
     pack.require_intact()
 

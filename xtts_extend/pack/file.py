@@ -116,7 +116,7 @@ class Pack:
         found = digests(self.stored)
         if wrong := [name for name, digest in self.info.tensors.items() if found[name] != digest]:
             raise PackError(
-                f"{self.path} is damaged: {len(wrong)} of {len(found)} tensors have the wrong checksum (first: "
+                f"{self.path} is damaged: checksum mismatch in {len(wrong)} of {len(found)} tensors (first: "
                 f"{wrong[0]}). {_GET_AGAIN}"
             )
 

@@ -75,7 +75,7 @@ class Training:
     """How a pack was trained.
 
     Attributes:
-        steps: Number of batches that the run was trained for.
+        steps: Number of batches that the run was trained on.
         hours: Language → hours of recordings, without replay; empty if the run did not record them.
         utterances: Language → number of utterances, without replay; empty if the run did not record them.
         losses: Mel losses on the validation set in the pack's language, if they were measured, under the keys "base"
@@ -114,7 +114,7 @@ class PackInfo:
         base: Name in `Xtts` → SHA-256 digest, for each of the base's tensors; see `tensor_digest`.
         vocabulary: The entries and merges that are appended to the base's.
         cleaning: Steps that turn written text into the text that is tokenized.
-        char_limit: Number of characters up to which an utterance is spoken well.
+        char_limit: Maximum number of characters in an utterance that is still spoken well.
         texts: Sample texts of the run, before cleaning → their token ids. Programs that read the pack tokenize the
             texts and compare the ids.
         training: How the pack was trained.

@@ -81,7 +81,8 @@ class Packs:
         Args:
             model: The model that these packs belong to.
             language: Language of the call.
-            exact: Raise on a nested call for one of the base's languages while a pack's tensors are in place.
+            exact: Whether to raise on a nested call for one of the base's languages while a pack's tensors are in
+                place.
 
         Raises:
             PackError: The pack is damaged, the model cannot use its tensors, or this thread has locked the model for a
@@ -150,8 +151,8 @@ class Packs:
             )
         if pack is not self._pack and (exact or pack is not None):
             raise PackError(
-                f"The model is using the tensors of {in_place}, but '{language}' needs different ones. Exit that "
-                "`routed` block first."
+                f"The model is using the tensors of {in_place}, but '{language}' needs different ones. Exit the "
+                "current `routed` block first."
             )
 
     def _route(self, model: Any, pack: Pack | None) -> None:
@@ -243,8 +244,8 @@ def routed(model: Any, language: str) -> Iterator[None]:
 def enable() -> None:
     """Patch `Xtts` to load the packs of a model folder and to speak with them; further calls have no effect.
 
-    Patches `load_checkpoint`, `inference` and `inference_stream`; `synthesize` calls `inference`. Models without packs
-    behave as before.
+    This patches `load_checkpoint`, `inference` and `inference_stream`; `synthesize` calls `inference`. Models without
+    packs behave as before.
     """
     from TTS.tts.models.xtts import Xtts
 
