@@ -20,7 +20,7 @@ What the recipe does:
 * Checkpoints: they are written between optimizer steps, to a temporary file that is flushed and renamed, while training
   continues. Meanwhile, a copy of the state takes as much memory as a checkpoint. Ctrl-C and SIGTERM save a checkpoint.
 * Requests: a file named `stop`, `save` or `evaluate` in the `requests` folder of the run folder makes the run save a
-  checkpoint and stop, save a checkpoint, or evaluate.
+  checkpoint and stop, save a checkpoint and continue, or evaluate.
 * Several GPUs: `torchrun --nproc_per_node N train_gpt_xtts.py …` trains one model on N GPUs. `--batch-size` is per GPU.
 
 Exit codes: 0 if training finished, or was stopped by a request or `--max-minutes`; 1 if the machine or a check failed;
@@ -32,7 +32,7 @@ import sys
 from xtts_extend.environment import require_environment
 from xtts_extend.errors import report_errors
 
-# Checked first, because with incompatible packages the imports below may already fail.
+# This check comes first, because with incompatible packages, the imports below may fail.
 with report_errors(debug="--debug" in sys.argv):
     require_environment()
 
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
             # The weights of a language pack are loaded after its base model has been measured.
             compared = bool(config.start_from)
         if config.voice == "frozen":
-            # Recorded by the run; the default with new tokens. A frozen voice needs no gradients, graph or moments.
+            # The run records this; it is the default with new tokens. A frozen voice needs no gradients or moments.
             model.freeze_voice()
         with ranks.main_first():
             samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
