@@ -26,7 +26,7 @@ class Pace:
 
 
 class Progress:
-    """A logger of progress lines (step, losses, speed, time left), due after step 1 and then every `print_step` steps.
+    """A logger of progress lines (step, losses, speed, time left) after step 1 and then every `print_step` steps.
 
     Args:
         config: The run's configuration; `print_step`, `epochs` and `max_steps` are used.
