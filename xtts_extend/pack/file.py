@@ -180,7 +180,7 @@ class Pack:
         if not wrong:
             return
         found = (
-            f"{len(wrong)} of its {len(info.texts)} sample texts are tokenized differently than in training (first: "
+            f"sample texts are tokenized differently than in training ({len(wrong)} of {len(info.texts)}; first: "
             f"{wrong[0]!r})"
         )
         installed = version("num2words")
