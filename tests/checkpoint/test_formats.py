@@ -170,7 +170,7 @@ def test_files_from_before_pytorch_1_6_run_no_code_either(tmp_path):
         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "contains a model in 2 shards"),
         (["pytorch_model-00001-of-00009.bin"], "contains a model in 1 shard "),
         (["data.pkl", "version"], "an unpacked torch.save archive"),
-        (["config.json", "model.safetensors"], r"It contains model\.safetensors\. Pass the file that you want"),
+        (["config.json", "model.safetensors"], r"It contains model\.safetensors\. Pass the file that you want to use"),
         (["G_100.pth", "D_100.pth", "E.pth", "F.pth"], r"D_100\.pth, E\.pth, F\.pth, and 1 more\. Pass the file"),
         (["config.json"], "Pass one of these, or a checkpoint file.$"),
     ],

@@ -156,11 +156,11 @@ def folder_without_model(folder: Path) -> str:
     if (folder / "data.pkl").is_file() or (folder / "archive" / "data.pkl").is_file():
         return " It is an unpacked torch.save archive. Pass the original file."
     if found := [name for name, end in suffixes.items() if end in (".pth", ".pt", ".ckpt", ".bin", ".safetensors")]:
-        return f" It contains {_first(found)}. Pass the file that you want."
+        return f" It contains {_first(found)}. Pass the file that you want to use."
     return ""
 
 
-_JOIN = "Merge them in the program that wrote them, for example with save_pretrained(…, max_shard_size='100GB')."
+_JOIN = "Merge them with the program that wrote them, for example with save_pretrained(…, max_shard_size='100GB')."
 
 
 def describe_shard(path: Path) -> str:
