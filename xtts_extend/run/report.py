@@ -275,5 +275,5 @@ def _data(history: Sequence[Event]) -> str:
         return "<p>The run's history does not record its vocabulary and data.</p>"
     tokens = event["tokens"]
     rows: list[tuple[str, float]] = [("base tokens", tokens["base"]), ("new tokens", tokens["new"])]
-    rows += [(f"hours of {name}", value) for name, value in event["hours"].items()]
+    rows += [(f"hours of audio: {name}", value) for name, value in event["hours"].items()]
     return _table(("quantity", "value"), rows)
