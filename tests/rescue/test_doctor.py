@@ -273,7 +273,7 @@ def test_a_run_that_is_not_finite_resumes_from_an_earlier_intact_checkpoint(shor
     (tmp_path / "checkpoint_5.pth").write_bytes(b"PK half")
     found = examine(tmp_path, corpus.base)
     assert found.verdict == "healthy"
-    assert found.notes == ["checkpoint_5.pth is newer but cannot be used. See the warning about it for the reason."]
+    assert found.notes == ["checkpoint_5.pth is newer but cannot be used. The warning about it gives the reason."]
 
 
 def test_without_new_tokens(corpus, recipe, tmp_path):

@@ -54,7 +54,8 @@ def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
         assert text.count("12 training samples, 4 validation samples.") == 1
         batches = "batches of 2, with 1 batch per optimizer step and a learning rate of 0, for at most 10 epochs"
         assert text.count(batches) == 1
-        assert text.count("found no better model. Raise --patience to continue.") == 1
+        assert text.count("recent evaluations found no better model (") == 1
+        assert text.count(" in a row). Raise --patience to continue.") == 1
         # the whole model and the GPT are told apart, in one place
         assert text.count("The model has ") == 1
         assert "Model has" not in text
