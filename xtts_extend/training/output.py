@@ -54,7 +54,7 @@ class RunOutput:
         self._log = logging.handlers.MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         self._metrics: MetricsLog | None = None
         self._losses: StepLosses | None = None
-        #: Values for the entry in the history about this start.
+        #: Values for the history entry that describes this start.
         self.start_info: dict[str, object] = {
             "from": config.started_from,
             "hours": hours(train_samples),

@@ -105,7 +105,7 @@ def check_resume(
         train_samples: The training set to resume with.
         ranks: The processes that train together.
         migration: Migration to the run's vocabulary, or None if the checkpoint already has that vocabulary.
-        allow_changes: Whether to accept changes of settings that define the run.
+        allow_changes: Whether to accept changes to settings that define the run.
 
     Raises:
         CheckpointError: Frozen rows have changed.
@@ -236,7 +236,7 @@ def check_changes(
         config: The configuration to resume with.
         train_samples: The training set to resume with.
         processes: Number of processes that train together.
-        allow_changes: Whether to accept changes of settings that define the run.
+        allow_changes: Whether to accept changes to settings that define the run.
 
     Returns:
         Keys of changed settings that define the run.
