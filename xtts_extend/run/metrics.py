@@ -48,7 +48,9 @@ class MetricsLine(TypedDict, total=False):
 
 
 class MetricsLog:
-    """Writer of `metrics.jsonl`. Lines are buffered until `flush`: every `print_step` steps and before checkpoints.
+    """A writer of `metrics.jsonl` that buffers lines until `flush` is called.
+
+    The trainer flushes the log every `print_step` steps and before each checkpoint.
 
     Args:
         run: Run folder.
