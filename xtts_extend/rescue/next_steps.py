@@ -30,7 +30,7 @@ LOWER_RATE = 0.1
 #: Median displacement of the layers, as a fraction of their norm, above which a run counts as diverged. It is 20 to 31%
 #: in healthy runs of the mini model and 370% at 40 times the usual learning rate.
 WRECKED_LAYERS = 1.0
-#: The learning rates, which are always lowered together → their flags.
+#: Configuration keys of the learning rates that are lowered together → their flags.
 _RATES = {"lr": ("--learning-rate", "{:g}"), "new_row_learning_rate": ("--coqpit.new_row_learning_rate={:g}",)}
 #: Placeholders in a command for values that are not recorded in any file.
 _PLACEHOLDERS = ("LANGUAGE", "MANIFEST", "VOCAB", "NEW", "TEXT", "OLD_VOCAB", "N")
