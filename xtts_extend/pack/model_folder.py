@@ -239,7 +239,7 @@ class ModelFolder:
         """Return the pack for a language.
 
         Raises:
-            PackError: There is no pack for the language, or one of the errors of `packs` occurs.
+            PackError: There is no pack for the language, or a pack is damaged or does not match the base.
         """
         packs = self.packs()
         return packs.get(language) or self._no_pack(language, packs)
