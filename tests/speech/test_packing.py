@@ -153,7 +153,9 @@ NEW_HEAD = ("model", "xtts.gpt.text_head.weight")
             [put(9.0, *NEW_HEAD, 3), put(False, "xtts_extend", "base_rows", "frozen")], "changed rows of old", id="rows"
         ),
         pytest.param(
-            [put({"am": 1.0, "ti": 1.0}, "xtts_extend", "trained_on", "hours")], "was trained on 2 new languages", id="two"
+            [put({"am": 1.0, "ti": 1.0}, "xtts_extend", "trained_on", "hours")],
+            "was trained on 2 new languages",
+            id="two",
         ),
         pytest.param([put("en", "config", "language")], "which its base already speaks", id="known language"),
     ],

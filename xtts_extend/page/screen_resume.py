@@ -30,7 +30,7 @@ def build(project: Project) -> Screen:
         steps = gr.Number(label="Stop at step", info="Empty: the limits of the run.", value=None, precision=0)
         hours = gr.Number(label="Stop after hours", info="Empty: the limits of the run.", value=None)
         new_run = gr.Checkbox(label="Resume in a new folder")
-    command = gr.Code(label="The exact resume command", language="shell", interactive=False, wrap_lines=True)
+    command = gr.Textbox(label="The exact resume command", lines=2, max_lines=8, interactive=False)
     with gr.Row():
         examine = gr.Button("Examine the checkpoint")
         preview = gr.Button("Show the resume command")

@@ -65,7 +65,7 @@ def build(project: Project) -> Screen:
         train_manifest, val_manifest, vocabulary, amount, unit, voice, sentence, batch_size, learning_rate, eval_step,
         save_step, old,
     ]  # fmt: skip
-    command = gr.Code(label="The exact command", language="shell", interactive=False, wrap_lines=True)
+    command = gr.Textbox(label="The exact command", lines=2, max_lines=8, interactive=False)
     with gr.Row():
         preview = gr.Button("Show the command")
         start = gr.Button("Start training", variant="primary")

@@ -144,7 +144,7 @@ def job_box(project: Project, kinds: Sequence[str], title: str) -> tuple[gr.Stat
     shown_id = gr.State("")
     with gr.Group():
         state = gr.Markdown(f"**{title}**: not started.", elem_classes="job-state")
-        command = gr.Code(label="Command", language="shell", interactive=False, lines=1, wrap_lines=True, visible=False)
+        command = gr.Textbox(label="Command", lines=2, max_lines=8, interactive=False, visible=False)
         log = gr.Textbox(label=f"Log of {title.lower()}", lines=8, max_lines=8, interactive=False, visible=False)
         stop = gr.Button(f"Stop {title.lower()}", size="sm", visible=False)
 
@@ -181,6 +181,11 @@ def describe_job(job: Job) -> str:
     """Return a line about a job: its mark, its label, its state and, if it failed, why."""
     state = job.state
     if state == "failed" and job.exit is not None and job.exit.code == _HAS_FINDINGS and job.result() is not None:
-        return f"🔎 {job.label} · finished with findings · {job.created}"
+        return f"🔎 {job.label} · finished with findings · {_time(job)}"
     reason = f". {job.error}" if state in ("failed", "lost") else ""
-    return f"{_MARKS[state]} {job.label} · {state} · {job.created}{reason}"
+    return f"{_MARKS[state]} {job.label} · {state} · {_time(job)}{reason}"
+
+
+def _time(job: Job) -> str:
+    """Return when a job was created, to the second."""
+    return f"{job.created[:19].replace('T', ' ')} UTC"
