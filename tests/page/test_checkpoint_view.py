@@ -54,7 +54,7 @@ def test_a_run_of_the_stock_trainer(run):
         write_checkpoint(run / name, 4, xtts_extend=None, optimizer=optimizer)
     views = by_name(run)
     assert {view.written_by for view in views.values()} == {"stock Trainer"}
-    end = "in a new run folder. This folder stays as it is."
+    end = "in a new run folder. This folder is not changed."
     assert views["checkpoint_4.pth"].resuming == f"Continues at step 6 {end}"
     assert views["best_model_4.pth"].resuming == f"Continues at step 5 {end}"
 
@@ -77,9 +77,9 @@ def test_damaged_files_are_named_with_what_is_taken_instead(run, content, monkey
     view = by_name(run)["checkpoint_1200.pth"]
     assert (view.kind, view.step, view.is_intact, view.written_by) == ("damaged", 1200, False, "")
     assert str(run / "checkpoint_1200.pth") in view.problem
-    assert view.resuming == "Cannot be resumed. Resuming the run takes checkpoint_8.pth (step 8)."
+    assert view.resuming == "Cannot be resumed. Resuming the run uses checkpoint_8.pth (step 8)."
     (run / "checkpoint_8.pth").unlink()
-    expected = "Cannot be resumed, and no other checkpoint of the run can."
+    expected = "Cannot be resumed, and neither can any other checkpoint of the run."
     assert by_name(run)["checkpoint_1200.pth"].resuming == expected
 
 

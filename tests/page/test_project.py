@@ -91,7 +91,7 @@ def test_a_base_that_is_none_is_refused(tmp_path, base):
     with pytest.raises(ConfigError, match="does not exist"):
         Project.open(tmp_path / "p", tmp_path / "gone")
     (base / "model.pth").unlink()
-    with pytest.raises(ConfigError, match=r"is not a base model: model\.pth missing"):
+    with pytest.raises(ConfigError, match=r"is not a base model, because it lacks model\.pth"):
         Project.open(tmp_path / "p", base)
 
 
@@ -141,11 +141,11 @@ def test_listings(project, tmp_path, base):
     assert names(project.vocabularies()) == ["am.json"]
     assert names(project.packs()) == ["am.safetensors"]
     assert names(project.models()) == ["am model"]
-    assert project.models().skipped == ["half is not a model folder: model.pth, vocab.json missing."]
+    assert project.models().skipped == ["half is not a model folder, because it lacks model.pth and vocab.json."]
     assert names(project.compared()) == ["1"]
     assert names(project.bases()) == [str(base), "my base"]
     assert names(project.runs()) == ["a", "b"]
-    assert project.runs().skipped == ["c has no config.json and no checkpoint in it, so it is not a run."]
+    assert project.runs().skipped == ["c contains neither config.json nor a checkpoint, so it is not a run."]
 
 
 def test_checkpoints_by_step(run, project):
@@ -164,8 +164,8 @@ def test_what_cannot_be_used_is_skipped_with_a_reason(project):
     listing = project.manifests()
     assert names(listing) == ["ok.csv"]
     assert sorted(listing.skipped) == [
-        "'\\udcff.csv' has a name that is not Unicode. Rename it.",
-        "gone.csv is a link to what does not exist.",
+        "'\\udcff.csv' has a name that is not valid Unicode. Rename it.",
+        "gone.csv is a broken link.",
     ]
     data.rename(project.folder / "elsewhere")
     assert "data cannot be listed" in project.manifests().skipped[0]
@@ -201,16 +201,16 @@ def test_the_next_step_from_nothing_to_an_export(project, base, jobs, live, stat
     project.save(Settings("am", str(base)))
     assert following()[0] == "Data"
     (folder / "data" / "train.csv").touch()
-    assert following() == ("Vocabulary", "Make a vocabulary with the letters of 'am'.")
+    assert following() == ("Vocabulary", "Create a vocabulary with the letters of 'am'.")
     jobs += [SimpleNamespace(kind="check-data", name="2", state="failed"), SimpleNamespace(
         kind="check-data", name="1", state="finished")]  # fmt: skip
     assert following()[0] == "Data"
     jobs.append(SimpleNamespace(kind="check-data", name="3", state="finished"))
     (folder / "vocabularies" / "am.json").touch()
     vocabularies.add(folder / "vocabularies" / "am.json")
-    assert following() == ("Train", "Start the training.")
+    assert following() == ("Train", "Start training.")
     jobs.append(SimpleNamespace(kind="train", name="4", state="waiting"))
-    assert following() == ("Train", "A training is starting or waits for the GPU.")
+    assert following() == ("Train", "Training is starting or waiting for the GPU.")
 
     run = folder / "runs" / "xtts-1"
     run.mkdir()
@@ -221,7 +221,7 @@ def test_the_next_step_from_nothing_to_an_export(project, base, jobs, live, stat
     jobs[-1].state = "finished"
     assert following() == ("Resume", "xtts-1 stopped at step 1,200. Resume it, or export what it learned.")
     statuses[run] = SimpleNamespace(phase="failed", step=3, epoch=0, error="The disk is full.")
-    assert following() == ("Resume", "xtts-1 failed: The disk is full. Then resume it.")
+    assert following() == ("Resume", "xtts-1 failed: The disk is full. Resume it once that is fixed.")
     statuses.clear()
     append_history(run, ("start", 0), ("end", 1200))
     assert following()[0] == "Export"

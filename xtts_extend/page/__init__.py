@@ -1,1 +1,1 @@
-"""The web page: a project folder as a window on files and on jobs that live without it."""
+"""The web page: a view of the files and jobs in a project folder, which do not depend on it."""

@@ -1,4 +1,4 @@
-"""The page: one tab per screen over the files of a project."""
+"""The page: one tab per screen, all showing the files of a project."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def build(project: Project, *, upload_limit_mb: int) -> gr.Blocks:
 
 @says_errors
 def _open(screen: Screen, timers: list[tuple[gr.Timer, Screen]]) -> list[Any]:
-    """Return what a screen shows when it is opened. Only its timers run."""
+    """Return the updates for a screen when it is opened. Only this screen's timers run."""
     shown = screen.refresh()
     values = list(shown) if isinstance(shown, tuple) else [shown]
     return [*values, *(gr.Timer(active=owner is screen) for _, owner in timers)]

@@ -10,24 +10,24 @@ from typing import Protocol, TypeVar, overload
 
 from xtts_extend.errors import ConfigError
 
-#: Longest name, in characters and in bytes of UTF-8. File systems allow 255 bytes, and we append suffixes.
+#: Longest name, in characters and in UTF-8 bytes. File systems allow 255 bytes, and we append suffixes.
 LONGEST_NAME = 100
 LONGEST_NAME_BYTES = 200
 _PUNCTUATION = " ._-()+"
-#: Names that Windows keeps for devices, whatever their suffix.
+#: Names that Windows reserves for devices, with or without a file extension.
 _DEVICES = {"CON", "PRN", "AUX", "NUL"} | {f"{port}{number}" for port in ("COM", "LPT") for number in range(10)}
-#: Characters of a refused value that its message quotes.
+#: How many characters of a rejected value an error message quotes.
 _QUOTED = 40
-#: A longer text is not a number that anybody types.
+#: Longest string that is read as a number; nobody types a longer one.
 _LONGEST_NUMBER = 40
 
 
 class Named(Protocol):
-    """An item of a listing: a path, a job."""
+    """An item of a listing, such as a path or a job."""
 
     @property
     def name(self) -> str:
-        """The name under which people know it."""
+        """The name that users see."""
 
 
 Item = TypeVar("Item", bound=str | Named)
@@ -40,10 +40,10 @@ def checked_name(name: object) -> str:
     'አማርኛ 2 (draft).csv'
 
     Raises:
-        ConfigError: It is not a text, empty or too long, or has characters or a form that file names cannot have.
+        ConfigError: It is not a string, is empty or too long, or is not a valid file name on every system.
     """
     if not isinstance(name, str) or not name:
-        raise ConfigError(f"Expected a name, got {_quote(name)}. Type one.")
+        raise ConfigError(f"Expected a name, got {_quote(name)}. Type a name.")
     if problem := _problem(name):
         raise ConfigError(
             f"The name {_quote(name)} {problem}. Use up to {LONGEST_NAME} letters, digits, spaces and . _ - ( ) +, and "
@@ -53,77 +53,81 @@ def checked_name(name: object) -> str:
 
 
 def _problem(name: str) -> str:
-    """Return what is wrong with a name, or an empty text."""
+    """Return what is wrong with a name, or an empty string."""
     if len(name) > LONGEST_NAME:
-        return f"has {len(name):,} characters, and up to {LONGEST_NAME} are allowed"
+        return f"has {len(name):,} characters, but at most {LONGEST_NAME} are allowed"
     for character in name:
         category = unicodedata.category(character)
         if not (category[0] in "LM" or category == "Nd" or character in _PUNCTUATION):
-            return f"has the character {character!a}, which names cannot have"
+            return f"contains the character {character!a}, which is not allowed in names"
     if (size := len(name.encode("utf-8"))) > LONGEST_NAME_BYTES:
-        return f"has {size:,} bytes in UTF-8, and up to {LONGEST_NAME_BYTES} are allowed"
+        return f"takes {size:,} bytes in UTF-8, but at most {LONGEST_NAME_BYTES} are allowed"
     if name[0] in ".- ":
         return "begins with a dot, a dash or a space"
     if name[-1] in ". ":
         return "ends with a dot or a space"
     if ".." in name:
-        return "has two dots in a row"
+        return "contains two dots in a row"
     if name.split(".")[0].rstrip(" ").upper() in _DEVICES:
-        return "is the name of a device on Windows"
+        return "is a reserved device name on Windows"
     return ""
 
 
 def pick(name: object, choices: Iterable[Item]) -> Item:
-    """Return the item of a listing that has a name. A browser can send names that were never shown.
+    """Return the item with this name from a listing. A browser can send names that were never shown.
 
     Raises:
         ConfigError: No item has this name.
     """
     if not isinstance(name, str) or not name:
-        raise ConfigError("Nothing is chosen. Choose an item of the list.")
+        raise ConfigError("Nothing is selected. Choose an item from the list.")
     for item in choices:
         if name == (item if isinstance(item, str) else item.name):
             return item
-    raise ConfigError(f"{_quote(name)} is not in the list, or no longer. Reload the page and choose again.")
+    raise ConfigError(f"{_quote(name)} is not, or no longer, in the list. Reload the page and choose again.")
 
 
 def inside(folder: Path, name: object) -> Path:
-    """Return the resolved path of a name in a folder, whether the file exists or not.
+    """Return the resolved path of a name in a folder, whether or not the file exists.
 
     Raises:
-        ConfigError: The name is refused by `checked_name`, or is a link that leads out of the folder.
+        ConfigError: The name is refused by `checked_name`, or is a symbolic link that leads out of the folder.
     """
     checked = checked_name(name)
     try:
         root = folder.resolve()
         path = (root / checked).resolve()
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{folder / checked} cannot be followed ({error}). Remove this link.") from error
+        raise ConfigError(f"The link {folder / checked} cannot be followed ({error}). Remove it.") from error
     if root not in path.parents:
-        raise ConfigError(f"{folder / checked} is a link to {path}, outside of {root}. Copy the file into the folder.")
+        raise ConfigError(
+            f"{folder / checked} is a link to {path}, which is outside {root}. Copy the file into the folder."
+        )
     return path
 
 
 def checked_text(text: object, limit: int) -> str:
-    """Return a free text, with line ends as newlines, if it can be an argument of a command.
+    """Return free text, with its line endings converted to newlines, if it can be a command argument.
 
-    Pass it as `--flag=TEXT`: it may begin with a dash.
+    Pass it as `--flag=TEXT`, because it may begin with a dash.
 
     Args:
-        text: As the browser sent it.
-        limit: Longest text, in characters.
+        text: The text as the browser sent it.
+        limit: Maximum length in characters.
 
     Raises:
-        ConfigError: It is not a text, longer than the limit, or has control characters other than newline and tab.
+        ConfigError: It is not a string, is too long, or contains control characters other than newline and tab.
     """
     if not isinstance(text, str):
-        raise ConfigError(f"Expected a text, got {_quote(text)}.")
+        raise ConfigError(f"Expected text, got {_quote(text)}.")
     if len(text) > limit:
-        raise ConfigError(f"The text has {len(text):,} characters, and up to {limit:,} are allowed. Shorten it.")
+        raise ConfigError(f"The text has {len(text):,} characters, but at most {limit:,} are allowed. Shorten it.")
     lines = text.replace("\r\n", "\n")
     for character in lines:
         if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
-            raise ConfigError(f"The text has the control character {character!a}. Remove it, or type the text again.")
+            raise ConfigError(
+                f"The text contains the control character {character!a}. Remove it, or type the text again."
+            )
     return lines
 
 
@@ -132,13 +136,13 @@ def checked_number(value: object, least: int, most: int) -> int: ...
 @overload
 def checked_number(value: object, least: float, most: float) -> float: ...
 def checked_number(value: object, least: float, most: float) -> float:
-    """Return a number, or a text that is one, if it lies in a range; a whole number if both limits are whole numbers.
+    """Return a number, which may be given as a string, if it is within a range; an int if both limits are ints.
 
     >>> checked_number(8.0, 1, 64), checked_number("1e-5", 0.0, 1.0)
     (8, 1e-05)
 
     Raises:
-        ConfigError: It is not a finite number, not whole where that is needed, or outside of the range.
+        ConfigError: It is not a finite number, not a whole number where one is required, or out of range.
     """
     whole = isinstance(least, int) and isinstance(most, int)
     number = _number(value)
@@ -149,7 +153,7 @@ def checked_number(value: object, least: float, most: float) -> float:
 
 
 def _number(value: object) -> int | float | None:
-    """Return what a number field sent, or None if it is not a finite number."""
+    """Return the value of a number field, or None if it is not a finite number."""
     if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
         try:
             value = float(value)
@@ -161,7 +165,7 @@ def _number(value: object) -> int | float | None:
 
 
 def _quote(value: object) -> str:
-    """Return a value from a browser for a message: short, and without characters that change how a line is shown."""
+    """Return a value from a browser for a message, shortened and without characters that affect how a line displays."""
     if value is None or value == "":
         return "nothing"
     if isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**_LONGEST_NUMBER):

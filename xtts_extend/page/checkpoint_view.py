@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckpointView:
-    """A checkpoint.
+    """A checkpoint as the page shows it.
 
     Attributes:
-        path: File.
-        step: Step as recorded; as in its name if it is damaged.
-        epoch: Epoch as recorded, from 0.
+        path: The checkpoint file.
+        step: Recorded step, or the step in the file's name if the file is damaged.
+        epoch: Recorded epoch, counted from 0.
         kind: "training", "base" (weights only), or "damaged".
         written_by: "xtts_extend", "stock Trainer", "another tool", or empty if it is damaged.
         size_bytes: Size of the file.
-        problem: Why it is damaged.
-        resuming: What resuming it would do.
+        problem: What is wrong with a damaged file.
+        resuming: What resuming the checkpoint would do.
     """
 
     path: Path
@@ -56,12 +56,12 @@ class CheckpointView:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of a file says.
+    """The contents of a file's header.
 
     Attributes:
-        info: Its description; None if it is damaged.
-        done: Finished batches, as our runs count them; None if it cannot be resumed.
-        problem: Why it is damaged.
+        info: Description of the checkpoint; None if the file is damaged.
+        done: Number of finished batches, as our runs count them; None if the checkpoint cannot be resumed.
+        problem: What is wrong with a damaged file.
     """
 
     info: CheckpointInfo | None
@@ -70,7 +70,7 @@ class _Header:
 
     @property
     def written_by(self) -> str:
-        """Who wrote the file."""
+        """The program that wrote the file."""
         if self.info is None:
             return ""
         if self.info.written_by == "xtts_extend":
@@ -79,7 +79,7 @@ class _Header:
 
 
 def view_checkpoints(run: Path) -> list[CheckpointView]:
-    """Return the checkpoints of a run in the order of their steps, from their headers."""
+    """Return the checkpoints of a run in order of step, as described by their headers."""
     view = view_run(run)
     try:
         named = sorted(named_checkpoints(run), key=lambda named: (named[1].step, named[0].name))
@@ -90,13 +90,13 @@ def view_checkpoints(run: Path) -> list[CheckpointView]:
 
 
 def verdict(checkpoint: Path, jobs: Iterable[Job]) -> dict[str, Any] | None:
-    """Return what the doctor said of a checkpoint, as `Diagnosis.to_dict`; None if it was not asked.
+    """Return the doctor's verdict on a checkpoint, as `Diagnosis.to_dict` returns it; None if there is none.
 
-    A verdict counts until the file changes.
+    A verdict is valid until the file changes.
 
     Args:
         checkpoint: The file.
-        jobs: Jobs of the project; those of the kind "inspect" have asked.
+        jobs: Jobs of the project; those of the kind "inspect" contain verdicts.
     """
     try:
         changed = checkpoint.stat().st_mtime
@@ -141,8 +141,8 @@ def _resuming(path: Path, header: _Header, all_headers: Mapping[Path, _Header], 
         intact = [other for other, its in all_headers.items() if its.done is not None]
         instead = max(intact, key=lambda other: (all_headers[other].done or 0, other.name), default=None)
         if instead is None:
-            return "Cannot be resumed, and no other checkpoint of the run can."
-        return f"Cannot be resumed. Resuming the run takes {instead.name} (step {all_headers[instead].done or 0:,})."
+            return "Cannot be resumed, and neither can any other checkpoint of the run."
+        return f"Cannot be resumed. Resuming the run uses {instead.name} (step {all_headers[instead].done or 0:,})."
     if done is None:
         if info.kind == "training":
             return f"Cannot be resumed: {header.problem}"
@@ -150,12 +150,12 @@ def _resuming(path: Path, header: _Header, all_headers: Mapping[Path, _Header], 
             return (
                 f"Cannot be resumed: it records no {info.missing_position}. Its weights can start a new run at step 0."
             )
-        return "Starts a new run at step 0: it has weights, and no state of a training."
+        return "Starts a new run at step 0: it has weights but no training state."
     if run.is_live:
         return "The run is training. Stop it first."
     following = f"step {done + 1:,}"
     if header.written_by != "xtts_extend":
-        return f"Continues at {following} in a new run folder. This folder stays as it is."
+        return f"Continues at {following} in a new run folder. This folder is not changed."
     later = [other.name for other in all_headers if (named := parse_name(other)) and named.step > done]
     said = f"Continues in this folder at {following}."
     if later:
@@ -167,7 +167,7 @@ def _resuming(path: Path, header: _Header, all_headers: Mapping[Path, _Header], 
 
 
 def _header(path: Path) -> _Header:
-    """Return what the header of a file says. It is read again if the file's size or time has changed."""
+    """Return the contents of a file's header. It is read again if the file's size or modification time has changed."""
     try:
         status = path.stat()
     except OSError as error:
@@ -180,7 +180,7 @@ def _read_header(path: Path, size: int, time_ns: int) -> _Header:
     try:
         content = load_pickled(path, map_location="meta")
         info = describe(content, path)
-    # A damaged file can hold anything where a number or a table is expected.
+    # A damaged file can contain anything where a number or a table is expected.
     except (XttsExtendError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         return _Header(None, problem=str(error))
     if info.kind != "training":

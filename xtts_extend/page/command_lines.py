@@ -22,9 +22,9 @@ class Sentence:
     """A sentence that is spoken at every evaluation.
 
     Attributes:
-        language: Code.
+        language: Language code.
         voice: Recording of the voice.
-        text: What to say.
+        text: Text of the sentence.
     """
 
     language: str
@@ -34,11 +34,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Training:
-    """Answers of the Train screen; None and empty values are left to the recipe.
+    """Answers on the Train screen; the recipe decides those that are None or empty.
 
     Attributes:
         base_dir: Base model's folder.
-        output_dir: Folder for run folders.
+        output_dir: Folder in which run folders are created.
         language: Code of the language to learn.
         train_manifest: Training manifest.
         val_manifest: Validation manifest.
@@ -47,17 +47,17 @@ class Training:
         max_steps: Step limit.
         epochs: Epoch limit.
         batch_size: Utterances per batch.
-        batch_frames: Frames per batch, in place of the batch size; 0 fits it to the GPU's memory.
+        batch_frames: Frames per batch, instead of the batch size; 0 fits the batch to the GPU's memory.
         grad_accum_steps: Batches per optimizer step.
         learning_rate: Learning rate.
         save_step: Steps between checkpoints.
         eval_step: Steps between evaluations.
         test_sentences: Sentences to speak at every evaluation.
-        replay: Replay sets or manifests: path → language; an empty one for sets, which record theirs.
-        replay_share: Share of replay among the samples.
+        replay: Replay sets or manifests: path → language; empty for sets, which record their own.
+        replay_share: Proportion of replay samples in the training data.
         other_val: Validation manifests of old languages: path → language.
-        has_adapter: Train an adapter beside the transformer.
-        adapter_rank: Rank of its matrices.
+        has_adapter: Whether to train an adapter alongside the transformer.
+        adapter_rank: Rank of the adapter's matrices.
     """
 
     base_dir: Path
@@ -84,7 +84,7 @@ class Training:
 
 
 def shown(arguments: Sequence[str]) -> str:
-    """Return the command line of some arguments, quoted for the shell of this machine.
+    """Return the command line with these arguments, quoted for this machine's shell.
 
     >>> shown(["export", "--checkpoint=runs/my run"])
     "xtts-extend export '--checkpoint=runs/my run'"
@@ -94,14 +94,14 @@ def shown(arguments: Sequence[str]) -> str:
 
 
 def train(answers: Training) -> list[str]:
-    """Return the arguments that start a training.
+    """Return the arguments for starting training.
 
     Raises:
-        ConfigError: A path or text cannot be written as an argument, or the two ways to give a batch are used at once.
+        ConfigError: A path or text cannot be written as an argument, or the batch size is given in two ways.
         LanguageError: A language code is malformed.
     """
     if answers.batch_size is not None and answers.batch_frames is not None:
-        raise ConfigError("Give the batch as utterances or as frames, not both.")
+        raise ConfigError("Give the batch size in utterances or in frames, not both.")
     language = validate_code(answers.language)
     manifests = [_spec(answers.val_manifest, language)] if answers.val_manifest else []
     manifests += [_spec(path, code) for path, code in answers.other_val.items()]
@@ -140,13 +140,13 @@ def resume(
     allow_changes: bool = False,
     new_run: bool = False,
 ) -> list[str]:
-    """Return the arguments that resume a checkpoint, or the newest one of a run folder.
+    """Return the arguments for resuming a checkpoint, or the newest one in a run folder.
 
     Args:
-        checkpoint: File or folder.
+        checkpoint: Checkpoint file or run folder.
         base_dir: Base model's folder, if it has moved or the run did not record it.
         hours, max_steps, epochs: New limits.
-        allow_changes: Resume although values that define the run have changed.
+        allow_changes: Resume even if values that define the run have changed.
         new_run: Continue in a new run folder.
     """
     return [
@@ -164,7 +164,7 @@ def resume(
 def check_data(
     manifest: Path, language: str, vocab: Path, *, cache: Path | None = None, write_clean: Path | None = None
 ) -> list[str]:
-    """Return the arguments that check a manifest and print a JSON object."""
+    """Return the arguments for checking a manifest, with JSON output."""
     return [
         "check-data",
         "--json",
@@ -178,7 +178,7 @@ def check_data(
 def extend_vocab(
     base_vocab: Path, language: str, texts: Sequence[Path], output: Path, *, size: int | None = None
 ) -> list[str]:
-    """Return the arguments that add a language to a vocabulary and print a JSON object."""
+    """Return the arguments for adding a language to a vocabulary, with JSON output."""
     return [
         "extend-vocab",
         "--json",
@@ -191,7 +191,7 @@ def extend_vocab(
 
 
 def check_vocab(base_vocab: Path, vocab: Path, texts: Sequence[Path]) -> list[str]:
-    """Return the arguments that compare how two vocabularies tokenize old text, and print a JSON object."""
+    """Return the arguments for comparing how two vocabularies tokenize old text, with JSON output."""
     return [
         "check-vocab",
         "--json",
@@ -202,7 +202,7 @@ def check_vocab(base_vocab: Path, vocab: Path, texts: Sequence[Path]) -> list[st
 
 
 def encode(manifest: Path, language: str, base_dir: Path, output: Path, *, vocab: Path | None = None) -> list[str]:
-    """Return the arguments that compute the codes of a manifest and print a JSON object."""
+    """Return the arguments for computing the codes of a manifest's recordings, with JSON output."""
     return [
         "encode",
         "--json",
@@ -216,7 +216,7 @@ def encode(manifest: Path, language: str, base_dir: Path, output: Path, *, vocab
 def make_replay(
     base_dir: Path, texts: Mapping[Path, str], references: Sequence[Path], hours: float, output: Path
 ) -> list[str]:
-    """Return the arguments that let the base speak texts (path → language), and print a JSON object."""
+    """Return the arguments for having the base speak texts (path → language), with JSON output."""
     return [
         "make-replay",
         "--json",
@@ -229,7 +229,7 @@ def make_replay(
 
 
 def inspect(path: Path, base_dir: Path) -> list[str]:
-    """Return the arguments that examine a checkpoint beside its base and print a JSON object."""
+    """Return the arguments for comparing a checkpoint with its base, with JSON output."""
     return ["inspect", "--json", _path("--base", base_dir), _absolute(path)]
 
 
@@ -243,16 +243,16 @@ def export(
     dtype: str = "float32",
     licence: str = "",
 ) -> list[str]:
-    """Return the arguments that export a run, as `speech.export.export`, and print a JSON object.
+    """Return the arguments for exporting a run as `speech.export.export` does, with JSON output.
 
     Args:
         checkpoint: Checkpoint or run folder.
-        output: New folder, or new file NAME.safetensors for the pack alone.
+        output: New folder, or a new file NAME.safetensors for only the pack.
         base_dir: Base model's folder, if it has moved.
         merged: Write one set of weights for all languages.
-        rank: Number of directions of each matrix's change to keep.
-        dtype: Type of the pack's tensors.
-        licence: Licence of the recordings.
+        rank: Number of directions to keep in each matrix's change.
+        dtype: Data type of the pack's tensors.
+        licence: License of the recordings.
     """
     return [
         "export",
@@ -268,12 +268,12 @@ def export(
 
 
 def pack_add(pack: Path, model: Path) -> list[str]:
-    """Return the arguments that add a language pack to a model folder and print a JSON object."""
+    """Return the arguments for adding a language pack to a model folder, with JSON output."""
     return ["pack", "add", "--json", _path("--model", model), _absolute(pack)]
 
 
 def pack_remove(language: str, model: Path) -> list[str]:
-    """Return the arguments that remove a language pack from a model folder and print a JSON object."""
+    """Return the arguments for removing a language pack from a model folder, with JSON output."""
     return ["pack", "remove", "--json", _path("--model", model), validate_code(language)]
 
 
@@ -287,7 +287,7 @@ def compare(
     *,
     seed: int | None = None,
 ) -> list[str]:
-    """Return the arguments that speak a text with several models and print a JSON object."""
+    """Return the arguments for speaking a text with several models, with JSON output."""
     return [
         "compare",
         "--json",
@@ -307,17 +307,17 @@ def _limits(hours: float | None, max_steps: int | None, epochs: int | None) -> l
 
 
 def _value(flag: str, value: str | float | None) -> list[str]:
-    """Return a flag with its value, or nothing if there is no value."""
+    """Return a list with a flag and its value; it is empty if there is no value."""
     if value is None:
         return []
     text = f"{value:.12g}" if isinstance(value, float) else str(value)
     if "\0" in text:
-        raise ConfigError(f"The value of {flag} has a null character in it. Type it anew.")
+        raise ConfigError(f"The value of {flag} contains a null character. Type it again.")
     return [f"{flag}={text}"]
 
 
 def _absolute(path: Path) -> str:
-    # Not resolved: a link keeps the name that the user knows.
+    # Links are not resolved, so that users see the paths that they know.
     return os.path.abspath(path)
 
 
@@ -326,7 +326,7 @@ def _path(flag: str, path: Path) -> str:
 
 
 def _spec(path: Path, language: str) -> str:
-    """Return PATH:LANG, or the path alone if there is no language."""
+    """Return PATH:LANG, or only the path if there is no language."""
     return f"{_absolute(path)}:{validate_code(language)}" if language else _absolute(path)
 
 
@@ -334,11 +334,13 @@ def _sentence(sentence: Sentence) -> str:
     """Return LANG:VOICE.wav:TEXT.
 
     Raises:
-        ConfigError: The path has a colon, which ends it, or the text is empty.
+        ConfigError: The path contains a colon, which would end it, or the text is empty.
     """
     voice, text = _absolute(sentence.voice), " ".join(sentence.text.split())
     if ":" in os.path.splitdrive(voice)[1]:
-        raise ConfigError(f"{voice} has a colon in it, and a test sentence cannot name such a path. Rename it.")
+        raise ConfigError(
+            f"{voice} contains a colon, which the voice of a test sentence cannot have in its path. Rename it."
+        )
     if not text:
-        raise ConfigError("The test sentence is empty. Type one, or leave its voice out.")
+        raise ConfigError("The test sentence is empty. Type a sentence, or clear its voice field.")
     return f"{validate_code(sentence.language)}:{voice}:{text}"

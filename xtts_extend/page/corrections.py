@@ -1,7 +1,7 @@
-"""Corrections of manifests: texts edited and recordings left out, in a file of their own, and what comes of them.
+"""Corrections to manifests (edited texts and recordings left out): where they are stored, and how they are applied.
 
-`data/corrections.jsonl` has one line per correction. The last line for a recording counts. The manifests stay as they
-are; `apply` writes corrected copies for the jobs that read them.
+`data/corrections.jsonl` has one line per correction. If a recording has several lines, the last one wins. The manifests
+are never changed; `apply` writes corrected copies for the jobs that read them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from xtts_extend.data.sample import Sample
 from xtts_extend.errors import DataError, MachineError
 from xtts_extend.page.project import CORRECTIONS, DATA, PREPARED, Project
 
-#: Language of rows without one in a project without one; `read_manifest` reads it as unknown.
+#: Language of a row if neither it nor the project has one; `read_manifest` treats it as unknown.
 _UNKNOWN = "und"
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What was decided about a recording.
+    """A decision about a recording.
 
     Attributes:
-        text: The new text; None if the text stays.
+        text: The new text; None if the text is unchanged.
         is_dropped: Whether the recording is left out.
         time: Time of the decision, in ISO format.
     """
@@ -45,11 +45,11 @@ class Row:
     """A row of a manifest as the page shows it.
 
     Attributes:
-        number: Place in the manifest, from 0.
+        number: Position in the manifest, counted from 0.
         audio_file: Name of the recording, as in the manifest.
-        path: The recording, whether it exists or not.
-        text: Text with its correction.
-        original: Text as in the manifest.
+        path: Path of the recording, whether or not it exists.
+        text: Text after its correction.
+        original: Text in the manifest.
         is_dropped: Whether the recording is left out.
     """
 
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def is_corrected(self) -> bool:
-        """Whether the row is not as in the manifest."""
+        """Whether the row differs from the manifest."""
         return self.is_dropped or self.text != self.original
 
 
@@ -74,7 +74,7 @@ class Applied:
         manifest: The corrected copy, or the original if nothing is corrected.
         edited: Number of texts that were replaced.
         dropped: Number of recordings that were left out.
-        unmatched: Names of recordings that have corrections and are not in the manifest any more.
+        unmatched: Names of recordings that have corrections but are no longer in the manifest.
     """
 
     manifest: Path
@@ -83,51 +83,53 @@ class Applied:
     unmatched: Sequence[str] = field(default_factory=tuple)
 
     def describe(self) -> str:
-        """Return a sentence for the page."""
+        """Return a summary for the page."""
         if not (self.edited or self.dropped or self.unmatched):
-            return f"{self.manifest.name} is used as it is."
-        said = f"{self.manifest.name}: {self.edited:,} texts edited, {self.dropped:,} recordings left out."
+            return f"{self.manifest.name} is used without changes."
+        said = f"{self.manifest.name}: texts edited: {self.edited:,}, recordings left out: {self.dropped:,}."
         if self.unmatched:
             names = ", ".join(self.unmatched[:10])
-            said += f" {len(self.unmatched):,} corrections match no row any more: {names}."
+            said += f" Corrections that no longer match a row ({len(self.unmatched):,}): {names}."
         return said
 
 
 def add_correction(
     project: Project, manifest: Path, audio_file: str, *, text: str | None = None, drop: bool = False
 ) -> None:
-    """Append a correction. Without `text` and `drop` the row is as in the manifest again.
+    """Append a correction. Without `text` and `drop`, it restores the row to what the manifest says.
 
     Args:
         project: The project.
         manifest: A manifest of the project.
         audio_file: Name of the recording, as in the manifest.
         text: The new text. Line breaks become spaces.
-        drop: Leave the recording out.
+        drop: Whether to leave the recording out.
 
     Raises:
-        DataError: The text is empty or is not Unicode.
+        DataError: The text is empty or is not valid Unicode.
         MachineError: The file cannot be written.
     """
     line: dict[str, object] = {"manifest": _key(project, manifest), "audio_file": audio_file}
     if text is not None:
         line["text"] = " ".join(text.split())
         if not line["text"]:
-            raise DataError(f"The new text of {audio_file} is empty. Type a text, or leave the recording out.")
+            raise DataError(f"The new text of {audio_file} is empty. Type some text, or leave the recording out.")
     if drop:
         line["drop"] = True
     line["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
         content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError as error:
-        raise DataError(f"The text for {audio_file!r} has half a character in it. Type it anew.") from error
+        raise DataError(
+            f"The text for {audio_file!r} contains an invalid character (an unpaired surrogate). Type it again."
+        ) from error
     file = project.folder / DATA / CORRECTIONS
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         try:
             if size := os.fstat(descriptor).st_size:
                 os.lseek(descriptor, size - 1, os.SEEK_SET)
-                # A kill or a full disk left half a line.
+                # A killed process or a full disk left an incomplete line.
                 content = content if os.read(descriptor, 1) == b"\n" else b"\n" + content
             if os.write(descriptor, content) < len(content):
                 raise OSError(errno.ENOSPC, "the disk is full")
@@ -136,13 +138,13 @@ def add_correction(
             os.close(descriptor)
     except OSError as error:
         raise MachineError(
-            f"{file} could not be written: {error.strerror}. This correction is lost, and earlier ones are untouched. "
-            "Make room, or make the folder writable, then correct the row again."
+            f"{file} could not be written: {error.strerror}. This correction was lost, but earlier ones are intact. "
+            "Free disk space, or make the folder writable, then correct the row again."
         ) from error
 
 
 def corrections_of(project: Project, manifest: Path) -> dict[str, Correction]:
-    """Return the corrections of a manifest by the names of the recordings.
+    """Return the corrections of a manifest by recording name.
 
     Raises:
         MachineError: The file cannot be read.
@@ -159,12 +161,12 @@ def corrections_of(project: Project, manifest: Path) -> dict[str, Correction]:
 
 
 def rows(project: Project, manifest: Path, start: int = 0, count: int = 50) -> tuple[list[Row], int]:
-    """Return some rows of a manifest with their corrections, and the number of all rows.
+    """Return some rows of a manifest with their corrections, and the total number of rows.
 
     Args:
         project: The project.
         manifest: A manifest of the project.
-        start: Number of the first row, from 0.
+        start: Number of the first row, counted from 0.
         count: Number of rows.
 
     Raises:
@@ -178,7 +180,7 @@ def rows(project: Project, manifest: Path, start: int = 0, count: int = 50) -> t
 
 
 def row(project: Project, manifest: Path, number: int) -> Row:
-    """Return a row by its number, from 0.
+    """Return a row by its number, counted from 0.
 
     Raises:
         DataError: The manifest cannot be read, or has no such row.
@@ -186,12 +188,12 @@ def row(project: Project, manifest: Path, number: int) -> Row:
     """
     found, total = rows(project, manifest, number, 1)
     if number < 0 or not found:
-        raise DataError(f"{manifest.name} has {total:,} rows, and row {number + 1:,} is not one of them. Reload it.")
+        raise DataError(f"{manifest.name} has no row {number + 1:,}. Number of rows: {total:,}. Reload the manifest.")
     return found[0]
 
 
 def apply(project: Project, manifest: Path) -> Applied:
-    """Write a corrected copy of a manifest, if something is corrected.
+    """Write a corrected copy of a manifest if it has corrections.
 
     The copy is `prepared/NAME.csv` in the coqui format, or `NAME.jsonl` if that format cannot represent the rows. It
     names the recordings by absolute paths.
@@ -217,7 +219,9 @@ def apply(project: Project, manifest: Path) -> Applied:
     if not (edited or dropped):
         return Applied(manifest, unmatched=unmatched)
     if not kept:
-        raise DataError(f"All {dropped:,} recordings of {manifest.name} are left out. Bring some back on the page.")
+        raise DataError(
+            f"All recordings in {manifest.name} are left out ({dropped:,}). Restore some of them on the page."
+        )
     name = _key(project, manifest).replace("/", " - ")
     copy = project.folder / PREPARED / f"{name.removesuffix('.csv')}.csv"
     is_plain = all(not set("|\n\r") & {*one.audio_file, *one.text, *one.speaker_name} for one in kept)
@@ -227,7 +231,7 @@ def apply(project: Project, manifest: Path) -> Applied:
         write_manifest(kept, copy)
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{manifest} has half a character in a text: {error}. Edit that text or leave it out."
+            f"{manifest} has a text with an unpaired surrogate: {error}. Edit that text, or leave it out."
         ) from error
     return Applied(copy, edited, dropped, unmatched)
 
@@ -250,7 +254,7 @@ def _language(project: Project) -> str:
 
 
 def _samples(project: Project, manifest: Path) -> tuple[Sample, ...]:
-    """Return the rows of a manifest, which are read again if it or a folder for its recordings changed."""
+    """Return the rows of a manifest, which are read again if it or a folder with its recordings has changed."""
     try:
         status = manifest.stat()
         folders = tuple(folder.stat().st_mtime_ns for name in FOLDERS if (folder := manifest.parent / name).is_dir())
@@ -268,7 +272,7 @@ def _read_samples(
 
 @lru_cache(maxsize=4)
 def _read_corrections(file: Path, size: int, time_ns: int) -> Mapping[str, dict[str, Correction]]:
-    """Return manifest → recording → correction. The last line for a recording counts; damaged lines are skipped."""
+    """Return manifest → recording → correction. The last line for a recording wins; damaged lines are skipped."""
     found: dict[str, dict[str, Correction]] = {}
     for line in file.read_bytes().splitlines():
         try:

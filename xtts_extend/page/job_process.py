@@ -1,11 +1,11 @@
 """`python -m xtts_extend.page.job_process JOB`: the process of a job, which outlives the page that started it.
 
-It takes the job's lock, waits for a GPU if the job trains, runs the command with its output in the log, passes on
-requests to stop, and writes how the command ended.
+It takes the job's lock, waits for a GPU if the job trains, runs the command with its output sent to the log, passes on
+requests to stop, and records how the command ended.
 
-If this process is killed, its command ends with it where the system can do that (Linux), except for a training: hours
-of work do not depend on a process that only waits. A training then goes on under its run folder's lock, keeps its GPU
-from other jobs (not on Windows), and is stopped through its run folder. The job itself is reported as lost.
+If this process is killed, its command ends with it where the system supports that (Linux), unless it is training: hours
+of work must not depend on a process that only waits. Training then continues under its run folder's lock, keeps its GPU
+reserved (except on Windows), and can be stopped through its run folder. The job itself is reported as lost.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from xtts_extend.errors import MachineError, XttsExtendError, report_errors
 from xtts_extend.files import cache_folder
 from xtts_extend.page.jobs import CANCEL, LOCK, TRAIN, jobs, now, program_of, read_job, write_exit, write_json
 
-#: How often requests, GPUs and the command are looked at, in seconds.
+#: Seconds between checks of requests, GPUs and the command.
 _POLL_S = 0.25
-#: Time from the request to stop until the command is ended, and from there until it is killed, in seconds.
+#: Seconds from the request to stop until the command is terminated, and from then until it is killed.
 _GRACE_S = 30
-#: The same for a training: it completes an optimizer step and writes a checkpoint of several GB.
+#: The same for training, which completes an optimizer step and writes a checkpoint of several GB.
 _TRAINING_GRACE_S = 600
 _LOCK_TIMEOUT_S = 10
-#: Linux's request to be signalled when the parent process dies (linux/prctl.h).
+#: Linux's request to be signaled when the parent process dies (linux/prctl.h).
 _PR_SET_PDEATHSIG = 1
 if sys.platform == "win32":
     _INTERRUPT = signal.CTRL_BREAK_EVENT
@@ -46,11 +46,11 @@ else:
 
 
 class Stopped(Exception):
-    """The job was asked to stop before its command was started."""
+    """The job was asked to stop before its command started."""
 
 
 class Supervisor:
-    """Runs the job in a folder to its end.
+    """Runs the job in a folder until it ends.
 
     Args:
         folder: The job's folder.
@@ -61,13 +61,13 @@ class Supervisor:
         self.started: str | None = None
         self.is_stopped = False
         self._is_training = read_job(folder).kind == TRAIN
-        #: Signals that this process got and has not passed on.
+        #: Signals that this process has received but not yet passed on.
         self._signals: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
     def run(self) -> int | None:
-        """Run the command and return its exit code; None if the job was stopped before.
+        """Run the command and return its exit code; None if the job was stopped before it started.
 
         Raises:
             ConfigError: The job cannot be read.
@@ -94,9 +94,9 @@ class Supervisor:
         return bool(self._signals) or (self.folder / CANCEL).exists()
 
     def _wait_for_gpu(self) -> tuple[str | None, int | None]:
-        """Wait until no earlier training of the project waits and a GPU is free; return it and its lock's descriptor.
+        """Wait for a free GPU and for earlier training jobs of the project; return the GPU and its lock's descriptor.
 
-        The device is None if there are not several.
+        The GPU is None unless there are several.
 
         Raises:
             Stopped: The job was asked to stop.
@@ -111,7 +111,7 @@ class Supervisor:
                 if (slot := take_slot(device)) is not None:
                     return (device if len(devices) > 1 else None), slot
             if not is_told:
-                print("Waiting for a GPU: other training jobs come first or use it.", flush=True)
+                print("Waiting for a GPU: other training jobs are using it or are ahead in the queue.", flush=True)
                 is_told = True
             time.sleep(_POLL_S)
         raise Stopped
@@ -140,14 +140,14 @@ class Supervisor:
 
 
 def visible_devices() -> list[str]:
-    """Return the GPUs that torch would see, as `CUDA_VISIBLE_DEVICES` names them; at least one, so that training waits
-    for training on machines without a GPU, too.
+    """Return the GPUs that torch would see, as `CUDA_VISIBLE_DEVICES` names them; at least one, so that training jobs
+    wait for each other on machines without a GPU, too.
 
-    Importing torch to count them would take seconds and hundreds of MB for as long as the job lives.
+    Importing torch to count them would take seconds, and hundreds of MB of memory for as long as the job runs.
     """
     if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         names = [name.strip() for name in listed.split(",")]
-        # CUDA ignores what follows an invalid entry.
+        # CUDA ignores everything after an invalid entry.
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), names)) or ["0"]
     try:
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, errors="replace")
@@ -160,7 +160,7 @@ def visible_devices() -> list[str]:
 def take_slot(device: str) -> int | None:
     """Lock a GPU for training jobs of this user; return the lock's descriptor, or None if another job has it.
 
-    The lock lasts as long as a process has the descriptor open. `FileLock` does not offer its own.
+    The lock lasts as long as a process has the descriptor open. `FileLock` does not expose its descriptor.
 
     Raises:
         MachineError: The folder of the locks cannot be used.
@@ -171,8 +171,8 @@ def take_slot(device: str) -> int | None:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise MachineError(
-            f"{file} cannot be opened ({error.strerror}). Training jobs take turns through this file. Set "
-            "XDG_CACHE_HOME to a folder that can be written to."
+            f"{file} cannot be opened ({error.strerror}). This lock file keeps training jobs from using the same "
+            "GPU at the same time. Set XDG_CACHE_HOME to a writable folder."
         ) from error
     try:
         if sys.platform == "win32":
@@ -194,7 +194,7 @@ def take_slot(device: str) -> int | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the job in a folder; returns 0 once its end is written, whatever the command's exit code."""
+    """Run the job in a folder; return 0 once its end is recorded, whatever the command's exit code."""
     folder = Path(arguments[0])
     if not folder.is_dir():
         print(f"error: The job's folder {folder} has vanished. Start the job again.", file=sys.stderr)
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     with lock:
         if (folder / "started.json").exists() or (folder / "exit.json").exists():
-            print(f"error: The job {folder.name} was started before. Start a new job.", file=sys.stderr)
+            print(f"error: Job {folder.name} has already been started. Start a new job.", file=sys.stderr)
             return 2
         supervisor = Supervisor(folder)
         with report_errors(debug=False):
@@ -221,19 +221,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _start(program: list[str], environment: dict[str, str], slot: int | None) -> subprocess.Popen[bytes]:
-    """Start a job's command with this process's output.
+    """Start a job's command, which inherits this process's output.
 
     Args:
         program: The program and its arguments.
         environment: Its environment variables.
-        slot: Descriptor of a training's GPU lock, which the command inherits; None if the job does not train.
+        slot: Descriptor of the GPU lock, which a training command inherits; None if the job does not train.
 
     Raises:
-        MachineError: It cannot be started.
+        MachineError: The command cannot be started.
     """
     try:
         if sys.platform == "win32":
-            # Ctrl-Break goes to a process group.
+            # Ctrl-Break is sent to a process group.
             flags = subprocess.CREATE_NEW_PROCESS_GROUP
             return subprocess.Popen(program, stdin=subprocess.DEVNULL, env=environment, creationflags=flags)
         return subprocess.Popen(
@@ -250,7 +250,7 @@ def _start(program: list[str], environment: dict[str, str], slot: int | None) ->
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """Return what a new process calls to get SIGTERM when its parent dies; None where that is not possible."""
+    """Return the function that a new process calls to get SIGTERM when its parent dies; None if that is impossible."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -1,8 +1,8 @@
-"""Jobs: `xtts-extend` commands in processes of their own, each with a folder that says all that is known of it.
+"""Jobs: `xtts-extend` commands, each in its own process, with a folder that holds everything known about it.
 
 A job's folder PROJECT/jobs/ID has `command.json`, `log.txt`, `started.json` once its command runs, and `exit.json` once
 it has ended. Its process (`job_process.py`) holds `.lock`; a file `cancel` asks it to stop. Nothing is kept in memory,
-so the page can end at any time, and several pages and the command line see the same jobs.
+so the page can be closed at any time, and several pages and the command line see the same jobs.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from xtts_extend.page.browser_input import checked_name
 
 JobState = Literal["waiting", "running", "finished", "failed", "stopped", "lost"]
 
-#: What a job runs with its arguments.
+#: The command that a job's arguments are passed to.
 PROGRAM = (sys.executable, "-m", "xtts_extend")
-#: The kind of jobs that need a GPU for themselves.
+#: The kind of job that needs a GPU to itself.
 TRAIN = "train"
 LOCK, CANCEL = ".lock", "cancel"
-#: Time that a job's process gets to hold its lock after it was started, in seconds.
+#: Seconds that a job's process has to take its lock after it is started.
 _START_S = 15
-#: Longest file of a job that is read as JSON, in bytes.
+#: Size limit of a job's JSON files, in bytes.
 _LONGEST_JSON = 1 << 22
 _TAIL_BYTES = 1 << 16
-#: Longest log in which a result is looked for, in bytes.
+#: Size limit of a log that is searched for a result, in bytes.
 _LONGEST_RESULT = 1 << 26
-#: Colours and cursor movements for terminals.
+#: Terminal codes for colors and cursor movements.
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ERROR = re.compile(r"^(?:xtts-extend[\w -]*: |\S+\.py: )?error: ", re.MULTILINE)
 
@@ -54,7 +54,7 @@ class Exit:
         code: Exit code of the command: negative for a signal, None if it was never started.
         started: Time at which the command was started, in ISO format; None if it was not.
         ended: Time at which it ended.
-        is_stopped: Whether it ended because it was asked to.
+        is_stopped: Whether it ended because it was asked to stop.
     """
 
     code: int | None
@@ -70,10 +70,10 @@ class Job:
     Attributes:
         folder: The job's folder.
         kind: What it does, for example `train`.
-        label: What people call it.
+        label: Its name for users.
         arguments: Arguments of `xtts-extend`.
         created: Time at which it was started or queued, in ISO format.
-        command: The command as a line to read and to copy.
+        command: The command line, to read and to copy.
     """
 
     folder: Path
@@ -87,21 +87,21 @@ class Job:
     def start(project: Path, kind: str, arguments: Sequence[str], *, label: str) -> Job:
         """Start a job and return it once its process holds its lock or has ended.
 
-        The process survives the page: it has a session of its own, no terminal and none of the page's files.
+        The process outlives the page: it has its own session, no terminal and none of the page's open files.
 
         Args:
             project: The project's folder.
             kind: What the job does. Jobs of the kind `train` queue for a GPU; all others run at once.
             arguments: Arguments of `xtts-extend`, checked by the caller.
-            label: What people call the job.
+            label: The job's name for users.
 
         Raises:
             ConfigError: An argument cannot be passed to a process.
-            MachineError: The job's folder cannot be written, or no process can be started. Nothing is left of the job.
+            MachineError: The job's folder cannot be written, or no process can be started. No trace of the job is left.
         """
         checked_name(kind)
         if unusable := [argument for argument in arguments if "\0" in argument]:
-            raise ConfigError(f"The argument {unusable[0][:40]!r} has a null character in it. Type it again.")
+            raise ConfigError(f"The argument {unusable[0][:40]!r} contains a null character. Type it again.")
         folder = _new_folder(project / "jobs", kind)
         content = {
             "kind": kind,
@@ -137,7 +137,7 @@ class Job:
 
     @property
     def exit(self) -> Exit | None:
-        """How the job ended; None if it has not, or was killed."""
+        """How the job ended; None if it has not ended or was killed."""
         file = self.folder / "exit.json"
         content = _read_json(file)
         if content is None:
@@ -158,10 +158,10 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """Whether the job waits for a GPU, runs, or how it ended; `lost` if its process was killed."""
+        """The job's state: waiting for a GPU, running, or how it ended; `lost` if its process was killed."""
         ended = self.exit
         if ended is None and not (is_locked(self.folder / LOCK) or self._is_new()):
-            # It may have ended between the two questions.
+            # It may have ended between the two checks.
             ended = self.exit
             if ended is None:
                 return "lost"
@@ -170,7 +170,7 @@ class Job:
         return "waiting" if self.kind == TRAIN and not (self.folder / "started.json").exists() else "running"
 
     def _is_new(self) -> bool:
-        """Return whether the job's process may not have had the time to take its lock."""
+        """Return whether the job's process may not have had time to take its lock yet."""
         if (self.folder / LOCK).exists():
             return False
         try:
@@ -180,12 +180,12 @@ class Job:
 
     @property
     def error(self) -> str:
-        """What is known of why the job failed or was lost, for people; empty in any other state."""
+        """What is known about why the job failed or was lost, for users; empty in any other state."""
         state = self.state
         if state == "lost":
             return (
-                "The job's process was killed, or the disk was full when it ended. Look at the end of its log. A "
-                "training may still be running: its run says so. If it is not, resume it from its newest checkpoint."
+                "The job's process was killed, or the disk was full when it ended. Look at the end of its log. If "
+                "the job was training, see whether its run is still live. If it is not, resume its newest checkpoint."
             )
         if state != "failed":
             return ""
@@ -194,17 +194,17 @@ class Job:
             return log[found[-1].end() :].strip()
         code = (self.exit or Exit(None, None, "", False)).code
         if code is None:
-            return f"{self.folder / 'exit.json'} is damaged, so nobody can say how the job ended. Look at its log."
+            return f"{self.folder / 'exit.json'} is damaged, so it is not known how the job ended. Look at its log."
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         last = log.rstrip().rpartition("\n")[2].strip()
         advice = " The machine may be out of memory." if code == -9 else ""
         return f"The command {how}.{advice}" + (f" Its last line was: {last}" if last else " It printed nothing.")
 
     def log_tail(self, lines: int = 200) -> str:
-        """Return the last lines of the log, as a terminal would show them after the progress bars have moved on.
+        """Return the last lines of the log, as a terminal would show them, with progress bars in their last state.
 
         Args:
-            lines: Up to how many lines; lines beyond the last 64 KiB are left out.
+            lines: Maximum number of lines; only the last 64 KiB of the log are read.
         """
         try:
             with (self.folder / "log.txt").open("rb") as file:
@@ -232,9 +232,9 @@ class Job:
         return found if isinstance(found, dict) else None
 
     def cancel(self) -> None:
-        """Ask the job to stop; does nothing if it has ended.
+        """Ask the job to stop; do nothing if it has ended.
 
-        A waiting job ends, and a running command gets SIGINT, as by Ctrl-C: a training writes a checkpoint first.
+        A waiting job ends, and a running command receives SIGINT, as from Ctrl-C: training writes a checkpoint first.
 
         Raises:
             MachineError: The request cannot be written.
@@ -246,12 +246,12 @@ class Job:
         except OSError as error:
             raise MachineError(
                 f"{self.label} could not be asked to stop: {self.folder} cannot be written to ({error.strerror}). "
-                "Fix the folder, or end the job's process by hand."
+                "Make the folder writable, or end the job's process by hand."
             ) from error
 
 
 def jobs(project: Path) -> list[Job]:
-    """Return the jobs of a project, the oldest first. A damaged job is listed with what is known of it.
+    """Return the jobs of a project, the oldest first. A damaged job is listed with what is known about it.
 
     Raises:
         MachineError: The folder of jobs cannot be read.
@@ -263,8 +263,10 @@ def jobs(project: Path) -> list[Job]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise MachineError(f"The jobs in {folder} cannot be listed: {error.strerror}. Fix the folder.") from error
-    # Without the file it is not a job yet, or somebody else's folder.
+        raise MachineError(
+            f"The jobs in {folder} cannot be listed: {error.strerror}. Make the folder readable."
+        ) from error
+    # Without this file, the folder is not a job yet or is not ours.
     return [read_job(folder / name) for name in names if (folder / name / "command.json").exists()]
 
 
@@ -293,24 +295,24 @@ def program_of(folder: Path) -> list[str]:
 
 
 def write_exit(folder: Path, code: int | None, *, started: str | None, is_stopped: bool) -> None:
-    """Write how the job in a folder ended.
+    """Record how the job in a folder ended.
 
     Raises:
-        MachineError: It cannot be written, or the folder has vanished.
+        MachineError: The file cannot be written, or the folder no longer exists.
     """
     write_json(folder / "exit.json", {"code": code, "started": started, "ended": now(), "stopped": is_stopped})
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a file of a job.
+    """Write a JSON file of a job.
 
     Raises:
-        MachineError: It cannot be written, or the job's folder has vanished.
+        MachineError: The file cannot be written, or the job's folder no longer exists.
     """
     if not file.parent.is_dir():
         raise MachineError(f"The job's folder {file.parent} has vanished. {file.name} was not written.")
     with atomic_write(file) as stream:
-        # Paths that are not UTF-8 have surrogates in them.
+        # Paths that are not valid UTF-8 contain surrogates.
         stream.write(json.dumps(content, ensure_ascii=False, indent=2).encode("utf-8", "surrogatepass"))
 
 
@@ -320,7 +322,7 @@ def now() -> str:
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
-    """Return the object in a file of a job; None if there is no such file or it is damaged."""
+    """Return the JSON object in a job's file; None if the file does not exist or is damaged."""
     try:
         with file.open("rb") as stream:
             content = json.loads(stream.read(_LONGEST_JSON).decode("utf-8", "surrogatepass"))
@@ -330,10 +332,10 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 
 def _new_folder(folder: Path, kind: str) -> Path:
-    """Make the folder of a job, named by the time; jobs of one second have numbers, so that names sort by time.
+    """Create the folder of a job, named after the time and a number within that second, so that names sort by time.
 
     Raises:
-        MachineError: It cannot be made.
+        MachineError: The folder cannot be created.
     """
     second = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     pattern = re.compile(rf"{second}(?:_(\d+))?-")
@@ -347,15 +349,15 @@ def _new_folder(folder: Path, kind: str) -> Path:
                 return path
     except OSError as error:
         raise MachineError(
-            f"No job can be started: {folder} cannot be written to ({error.strerror}). Free space or fix the folder."
+            f"No job can be started: {folder} cannot be written to ({error.strerror}). Free space or make it writable."
         ) from error
 
 
 def _start_process(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the process of the job in a folder, detached from this one.
+    """Start the process for the job in a folder, detached from this one.
 
     Raises:
-        OSError: There can be no process, or no log.
+        OSError: The process cannot be started, or the log cannot be opened.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
     flags = 0
@@ -375,5 +377,5 @@ def _start_process(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _line(arguments: Sequence[str]) -> str:
-    """Return a command as people type it."""
+    """Return a command as users would type it."""
     return subprocess.list2cmdline(arguments) if sys.platform == "win32" else shlex.join(arguments)

@@ -1,4 +1,4 @@
-"""A project: a folder whose files are all that is known of it. The page and the command line see the same files."""
+"""A project: a folder whose files hold all of its data. The page and the command line see the same files."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SETTINGS = "project.json"
 DATA, PREPARED, VOICES, VOCABULARIES, RUNS, MODELS = "data", "prepared", "voices", "vocabularies", "runs", "models"
 COMPARED, JOBS = "compared", "jobs"
 FOLDERS_OF_PROJECT = (DATA, PREPARED, VOICES, VOCABULARIES, RUNS, MODELS, COMPARED, JOBS)
-#: In `DATA`: what `corrections.py` reads and writes.
+#: The file in `DATA` that `corrections.py` reads and writes.
 CORRECTIONS = "corrections.jsonl"
-#: Suffixes of manifests and texts.
+#: File extensions of manifests and text files.
 TEXTS = (".csv", ".tsv", ".psv", ".txt", ".lst", ".list", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
 _BASE_FILES = ("config.json", "model.pth")
 _MODEL_FILES = (*_BASE_FILES, "vocab.json")
@@ -36,7 +36,7 @@ _MODEL_FILES = (*_BASE_FILES, "vocab.json")
 
 @dataclass(frozen=True)
 class Settings:
-    """The content of `project.json`; empty texts are not chosen yet.
+    """The content of `project.json`; an empty string means that nothing has been chosen yet.
 
     Attributes:
         language: Code of the language to learn.
@@ -52,7 +52,7 @@ class Entry:
     """A file or folder of a project.
 
     Attributes:
-        name: Path below the folder that is listed, with slashes.
+        name: Path relative to the listed folder, with slashes.
         path: Absolute path.
     """
 
@@ -62,11 +62,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """Entries of a folder in the order of their names, and a sentence for each that cannot be used.
+    """Entries of a folder, sorted by name, and a sentence for each entry that cannot be used.
 
     Attributes:
-        entries: What can be used.
-        skipped: Why others cannot.
+        entries: Entries that can be used.
+        skipped: Why the other entries cannot be used.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -81,11 +81,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class NextStep:
-    """What comes next in a project.
+    """The next step in a project.
 
     Attributes:
         sentence: What to do.
-        screen: Where: "Project", "Data", "Vocabulary", "Train", "Resume", "Compare" or "Export".
+        screen: Where to do it: "Project", "Data", "Vocabulary", "Train", "Resume", "Compare" or "Export".
     """
 
     sentence: str
@@ -94,7 +94,7 @@ class NextStep:
 
 @dataclass(frozen=True)
 class Project:
-    """See the module.
+    """A project, as this module describes it.
 
     Attributes:
         folder: Absolute path.
@@ -104,14 +104,14 @@ class Project:
 
     @classmethod
     def open(cls, folder: Path, base_dir: Path | None = None) -> Project:
-        """Open a project, and make what is missing in its folder.
+        """Open a project, and create whatever is missing in its folder.
 
         Args:
             folder: A project, an empty folder, or one that does not exist yet.
-            base_dir: Base model's folder, for the settings.
+            base_dir: Base model's folder, to be recorded in the settings.
 
         Raises:
-            ConfigError: The folder is something else's or a file, `base_dir` is not a base model, or the settings are
+            ConfigError: `folder` is a file or not a project, `base_dir` is not a base model, or the settings are
                 damaged.
             MachineError: The folder cannot be written to.
         """
@@ -123,18 +123,20 @@ class Project:
             is_ours = SETTINGS in names or not names.isdisjoint(FOLDERS_OF_PROJECT)
             if not is_ours and any(not name.startswith(".") for name in names):
                 raise ConfigError(
-                    f"{folder} has files in it and is not a project: no {SETTINGS} and none of the folders "
-                    f"{', '.join(FOLDERS_OF_PROJECT)}. Give a new folder."
+                    f"{folder} is not empty and is not a project: it has no {SETTINGS} and none of the folders "
+                    f"{', '.join(FOLDERS_OF_PROJECT)}. Pass a new folder."
                 )
             for name in FOLDERS_OF_PROJECT:
                 if not (folder / name).is_dir():
                     (folder / name).mkdir(parents=True)
         except FileExistsError as error:
-            raise ConfigError(f"{error.filename} is not a folder, and the project needs one. Rename it.") from error
+            raise ConfigError(
+                f"{error.filename} is not a folder, but the project needs a folder with that name. Rename it."
+            ) from error
         except OSError as error:
             raise MachineError(
-                f"The project {folder} cannot be opened: {error.strerror}. Make room, make it writable, or give "
-                "another folder."
+                f"The project {folder} cannot be opened: {error.strerror}. Free disk space, make the folder "
+                "writable, or pass another folder."
             ) from error
         settings = project.settings
         if base_dir is not None:
@@ -155,15 +157,15 @@ class Project:
             content = json.loads(file.read_bytes())
             values = {name: content.get(name) or "" for name in ("language", "base_dir")}
             if not all(isinstance(value, str) for value in values.values()):
-                raise TypeError("language and base_dir have to be texts")
+                raise TypeError("language and base_dir must be strings")
             language = validate_code(values["language"]) if values["language"] else ""
             return Settings(language, values["base_dir"])
         except FileNotFoundError:
             return Settings()
         except (OSError, ValueError, TypeError, AttributeError, RecursionError, XttsExtendError) as error:
             raise ConfigError(
-                f"{file} is damaged: {error}. Correct it or delete it. It holds only the language and the path of the "
-                "base model, which can be chosen again."
+                f"{file} is damaged: {error}. Correct it or delete it. It contains only the language and the path of "
+                "the base model, which can be chosen again."
             ) from error
 
     def save(self, settings: Settings) -> None:
@@ -179,7 +181,7 @@ class Project:
             file.write(json.dumps(asdict(settings), ensure_ascii=False, indent=2).encode())
 
     def manifests(self) -> Listing:
-        """Return the manifests and texts in `data` and in its folders."""
+        """Return the manifests and text files in `data` and its subfolders."""
         data = self.folder / DATA
 
         def is_text(path: Path) -> str | None:
@@ -205,18 +207,18 @@ class Project:
         )
 
     def runs(self) -> Listing:
-        """Return the run folders, of ours and of the stock Trainer."""
+        """Return the run folders: ours and those of the stock Trainer."""
 
         def check(path: Path) -> str | None:
             if not path.is_dir():
                 return None
             is_run = (path / "config.json").is_file() or any(named_checkpoints(path))
-            return "" if is_run else "has no config.json and no checkpoint in it, so it is not a run"
+            return "" if is_run else "contains neither config.json nor a checkpoint, so it is not a run"
 
         return _list(self.folder / RUNS, check)
 
     def checkpoints(self, run: Path) -> Listing:
-        """Return the checkpoints of a run in the order of the steps in their names."""
+        """Return the checkpoints of a run, sorted by the steps in their names."""
         try:
             steps = {path: (name.step, name.kind) for path, name in named_checkpoints(run)}
         except OSError as error:
@@ -232,7 +234,7 @@ class Project:
             if not path.is_dir():
                 return None
             missing = [name for name in _MODEL_FILES if not (path / name).is_file()]
-            return f"is not a model folder: {', '.join(missing)} missing" if missing else ""
+            return f"is not a model folder, because it lacks {' and '.join(missing)}" if missing else ""
 
         return _list(self.folder / MODELS, check)
 
@@ -241,7 +243,7 @@ class Project:
         return _list(self.folder / MODELS, lambda path: "" if path.suffix == SUFFIX and path.is_file() else None)
 
     def bases(self) -> Listing:
-        """Return the base models: the chosen one, and folders of the project with config.json and model.pth."""
+        """Return the base models: the chosen one, and the project's folders with config.json and model.pth."""
 
         def check(path: Path) -> str | None:
             return "" if path.name not in FOLDERS_OF_PROJECT and _is_base(path) else None
@@ -261,7 +263,7 @@ class Project:
         return _list(self.folder / COMPARED, lambda path: "" if (path / "compared.json").is_file() else None)
 
     def jobs(self) -> list[Job]:
-        """Return the jobs, see `jobs.jobs`."""
+        """Return the jobs. See `jobs.jobs`."""
         from xtts_extend.page.jobs import jobs
 
         return jobs(self.folder)
@@ -274,14 +276,14 @@ class Project:
             return False
 
     def next_step(self) -> NextStep:
-        """Return what comes next, in a sentence, and on which screen."""
+        """Return the next step: what to do, and on which screen."""
         try:
             return self._preparation() or self._training()
         except XttsExtendError as error:
             return NextStep(str(error), "Project")
 
     def _preparation(self) -> NextStep | None:
-        """Return what is missing before a training can start."""
+        """Return what is missing before training can start."""
         settings = self.settings
         if not settings.base_dir:
             return NextStep("Choose the folder of the base model, XTTS-v2.", "Project")
@@ -299,29 +301,29 @@ class Project:
         if checks and checks[-1].state == "failed":
             return NextStep("The last check found problems in the data. Correct them, then check again.", "Data")
         if not any(self.speaks(file) for file in (base / "vocab.json", *(one.path for one in self.vocabularies()))):
-            return NextStep(f"Make a vocabulary with the letters of '{settings.language}'.", "Vocabulary")
+            return NextStep(f"Create a vocabulary with the letters of '{settings.language}'.", "Vocabulary")
         return None
 
     def _training(self) -> NextStep:
-        """Return what comes next once a training can start."""
-        # Their names begin with the time of the start; others are older tools' and sorted by their own time.
+        """Return the next step once training can start."""
+        # Run names begin with the start time; folders of older tools are sorted by modification time.
         runs = sorted(self.runs(), key=lambda entry: _time(entry.path))
         views = [view_run(entry.path) for entry in runs]
         if live := next((view for view in reversed(views) if view.is_live), None):
             return NextStep(f"{live.name} is training. Watch it and listen to its test sentences.", "Train")
         if any(job.kind == "train" and job.state in ("waiting", "running") for job in self.jobs()):
-            return NextStep("A training is starting or waits for the GPU.", "Train")
+            return NextStep("Training is starting or waiting for the GPU.", "Train")
         if not views:
-            return NextStep("Start the training.", "Train")
+            return NextStep("Start training.", "Train")
         last = views[-1]
         exported = [entry.path for entry in (*self.models(), *self.packs())]
         if exported and max(map(_time, exported)) >= _time(last.folder):
             names = ", ".join(path.name for path in exported[:10])
-            return NextStep(f"Exported: {names}. Compare it with the base, and listen to the old languages.", "Compare")
+            return NextStep(f"Exported: {names}. Compare with the base, and listen to the old languages.", "Compare")
         if last.phase == "finished":
             return NextStep(f"{last.name} is finished. Listen to it on the Compare screen, then export it.", "Export")
         if last.phase == "failed":
-            return NextStep(f"{last.name} failed: {last.error} Then resume it.", "Resume")
+            return NextStep(f"{last.name} failed: {last.error} Resume it once that is fixed.", "Resume")
         return NextStep(f"{last.name} stopped at step {last.step:,}. Resume it, or export what it learned.", "Resume")
 
 
@@ -329,11 +331,11 @@ def _require_base(folder: Path) -> Path:
     """Return the absolute path of a base model's folder.
 
     Raises:
-        ConfigError: It is not one.
+        ConfigError: It is not a base model's folder.
     """
     folder = folder.expanduser().absolute()
     if problem := _base_problem(folder):
-        raise ConfigError(f"{folder} {problem}. Give the folder of the base model, XTTS-v2.")
+        raise ConfigError(f"{folder} {problem}. Pass the folder of the base model, XTTS-v2.")
     return folder
 
 
@@ -342,14 +344,14 @@ def _is_base(folder: Path) -> bool:
 
 
 def _base_problem(folder: Path) -> str:
-    """Return why a folder is not a base model's, or an empty text."""
+    """Return why a folder is not a base model, or an empty string."""
     try:
         if not folder.is_dir():
             return "is not a folder" if folder.exists() else "does not exist"
         missing = [name for name in _BASE_FILES if not (folder / name).is_file()]
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return f"is not a base model: {' and '.join(missing)} missing" if missing else ""
+    return f"is not a base model, because it lacks {' and '.join(missing)}" if missing else ""
 
 
 def _list(folder: Path, check: Callable[[Path], str | None], prefix: str = "") -> Listing:
@@ -357,8 +359,8 @@ def _list(folder: Path, check: Callable[[Path], str | None], prefix: str = "") -
 
     Args:
         folder: Folder to list. Hidden entries are left out.
-        check: Returns an empty text for what can be used, the reason for what cannot, None for what does not belong.
-        prefix: Begins the names.
+        check: Returns an empty string for a usable entry, the reason for an unusable one, None for one to ignore.
+        prefix: Prefix of the entries' names.
     """
     found = Listing()
     try:
@@ -371,11 +373,11 @@ def _list(folder: Path, check: Callable[[Path], str | None], prefix: str = "") -
             path.name.encode()
             problem = check(path)
             if problem is None and path.is_symlink() and not path.exists():
-                problem = "is a link to what does not exist"
+                problem = "is a broken link"
             elif problem == "" and not os.access(path, os.R_OK):
                 problem = "cannot be read: permission denied"
         except UnicodeEncodeError:
-            problem = "has a name that is not Unicode. Rename it"
+            problem = "has a name that is not valid Unicode. Rename it"
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
         if problem == "":

@@ -1,4 +1,4 @@
-"""A run as the page shows it: what it does, its curves and its test sentences."""
+"""A run as the page shows it: its state, its curves and its test sentences."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from xtts_extend.run.report import mean_losses
 if TYPE_CHECKING:
     from xtts_extend.run.status import Status
 
-#: Phases of a process that works.
+#: Phases in which a process is working.
 _WORKING = ("starting", "training", "evaluating", "saving", "speaking")
-#: Errors of files that hold something else than they should.
+#: Errors from files that do not contain what they should.
 _UNREADABLE = (XttsExtendError, OSError, ValueError, TypeError, AttributeError, RecursionError)
 #: Last event in a run's history → phase.
 _ENDED = {"end": "finished", "stop": "stopped"}
@@ -34,14 +34,14 @@ class RunView:
 
     Attributes:
         folder: Run folder.
-        language: Language that it learns; empty if it did not record one.
-        is_live: Whether a process trains in the folder.
-        phase: As in `Status`; "killed" if the process ended without a word.
+        language: Language that the run learns; empty if none is recorded.
+        is_live: Whether a process is training in the folder.
+        phase: As in `Status`; "killed" if the process ended without recording why.
         step: Finished batches.
-        epoch: Current epoch, from 0; None if it is not known.
-        error: Why it failed.
+        epoch: Current epoch, counted from 0; None if it is unknown.
+        error: Why the run failed.
         status: What the run reports; None for runs of earlier releases and of the stock Trainer.
-        problem: Why something about it is not known; empty in general.
+        problem: Why some of this is unknown; usually empty.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class RunView:
         return self.folder.name
 
     def describe(self) -> str:
-        """Return a sentence with the numbers."""
+        """Return a sentence about the run's progress."""
         said = f"{self.phase.capitalize()} at step {self.step:,}"
         if self.epoch is not None:
             said += f", epoch {self.epoch:,}"
@@ -76,7 +76,7 @@ class Curves:
     """Columns for plots; all columns of a table have the same length.
 
     Attributes:
-        training: `step` and `loss`: the mel loss, as means of up to 400 stretches.
+        training: `step` and `loss`: the mel loss, averaged over up to 400 intervals.
         evaluations: `step`, `language`, `loss` (mel) and `retention`, which is None for the new language.
     """
 
@@ -90,9 +90,9 @@ class Spoken:
 
     Attributes:
         step: Finished batches.
-        language: Code.
-        text: Text; empty if the run's settings have it no more.
-        path: Recording.
+        language: Language code.
+        text: Text; empty if the run's settings no longer contain it.
+        path: Recording of the sentence.
     """
 
     step: int
@@ -102,7 +102,7 @@ class Spoken:
 
 
 def view_run(run: Path) -> RunView:
-    """Return what a run does, whatever its folder holds."""
+    """Return the state of a run, whatever its folder contains."""
     problems: list[str] = []
     language, history = "", list[Event]()
     try:
@@ -120,7 +120,7 @@ def view_run(run: Path) -> RunView:
     if status is not None:
         phase: str = status.phase
         if is_live != (phase in _WORKING):
-            # A resume writes nothing before its first batch, and a killed run wrote nothing at its end.
+            # A resumed run writes nothing before its first batch, and a killed run writes nothing at its end.
             phase = "starting" if is_live else "killed"
         why = "" if is_live else status.error or ""
         return RunView(run, language, is_live, phase, status.step, status.epoch, why, status, problem)
@@ -135,7 +135,7 @@ def view_run(run: Path) -> RunView:
 
 
 def curves(run: Path) -> Curves:
-    """Return the curves of a run; empty ones for a run without metrics."""
+    """Return the curves of a run; they are empty if it has no metrics."""
     steps, measured = _metrics(run)
     evaluations = comparable(measured)
     means = mean_losses(steps)
@@ -151,7 +151,7 @@ def curves(run: Path) -> Curves:
 
 
 def spoken_sentences(run: Path) -> list[Spoken]:
-    """Return the test sentences that a run spoke, in the order of the steps."""
+    """Return the test sentences that a run has spoken, in order of step."""
     try:
         sentences = read_json(run / "config.json").get("test_sentences")
     except _UNREADABLE:
@@ -167,7 +167,7 @@ def spoken_sentences(run: Path) -> list[Spoken]:
 
 
 def describe_time(seconds: float) -> str:
-    """Return a duration for people.
+    """Return a duration in readable form.
 
     >>> [describe_time(seconds) for seconds in (42, 150, 9000, 200_000)]
     ['42 s', '2 min', '2 h 30 min', '2 d 7 h']
@@ -185,7 +185,7 @@ def describe_time(seconds: float) -> str:
 
 
 def _metrics(run: Path) -> tuple[list[MetricsLine], list[MetricsLine]]:
-    """Return the usable lines of steps and of evaluations; none if there is no file."""
+    """Return the usable step and evaluation lines of the metrics; none if there is no file."""
     try:
         status = (run / FILE_NAME).stat()
     except OSError:

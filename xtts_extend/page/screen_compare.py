@@ -28,7 +28,7 @@ def build(project: Project) -> Screen:
         add = gr.Button("Add voices")
     with gr.Row():
         sources = gr.Dropdown(label="Models to compare", choices=[], multiselect=True)
-        languages = gr.Textbox(label="Languages", info="Codes separated by commas, old languages too: am, en")
+        languages = gr.Textbox(label="Languages", info="Codes separated by commas, including old languages: am, en")
         voice = gr.Dropdown(label="Voice", choices=[], multiselect=True)
     text = gr.Textbox(label="Text to speak", lines=2)
     start = gr.Button("Compare", variant="primary")
@@ -99,7 +99,7 @@ def build(project: Project) -> Screen:
 
 
 def _sources(project: Project) -> list[Entry]:
-    """Return what can speak: the base, models, packs, and the checkpoints of all runs."""
+    """Return what can be compared: the base, models, packs, and the checkpoints of all runs."""
     base = project.settings.base_dir
     found = [Entry(BASE, Path(base))] if base else []
     found += [Entry(f"models/{entry.name}", entry.path) for entry in (*project.models(), *project.packs())]
@@ -111,13 +111,13 @@ def _sources(project: Project) -> list[Entry]:
 
 
 def _newest(project: Project, chosen: str | None) -> str | None:
-    """Return the newest complete comparison; a choice of the user stays as long as there is no newer one."""
+    """Return the newest complete comparison; the user's choice is kept until there is a newer one."""
     names = [entry.name for entry in project.compared()]
     return max([*names, chosen or ""]) or None
 
 
 def _results(folder: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return (model, result of a language) for a comparison."""
+    """Return (model, result for one language) pairs from a comparison."""
     try:
         content = json.loads((folder / "compared.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The Data screen: manifests, the check, and corrections of texts beside players."""
+"""The Data screen: manifests, the data check, and text corrections next to audio players."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
     limit = upload_limit_mb * 1_000_000
     with gr.Accordion("Add recordings and manifests", open=True):
         gr.Markdown(
-            "Upload a manifest (`train.csv` with the columns `audio_file|text|speaker_name`, or a table of Common "
-            "Voice, LJSpeech and others) and its recordings, or a zip archive of both. "
-            f"Up to {upload_limit_mb:,} MB at once."
+            "Upload a manifest (`train.csv` with the columns `audio_file|text|speaker_name`, or a table from Common "
+            "Voice, LJSpeech or others) and its recordings, or a zip archive of both. "
+            f"Up to {upload_limit_mb:,} MB at a time."
         )
         files = named_upload("Files to add")
         add = gr.Button("Add files", variant="primary")
@@ -59,7 +59,7 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
         if not given:
             raise ConfigError("Choose files first.")
         stored = uploads.store_data(project, given, limit)
-        gr.Info(f"Added {len(stored):,} files.")
+        gr.Info(f"Files added: {len(stored):,}.")
         manifests = project.manifests()
         names = [entry.name for entry in manifests]
         return choices(manifests, next((name for name in stored if name in names), None)), None
@@ -82,7 +82,7 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
             [row.number + 1, row.audio_file, row.text, "left out" if row.is_dropped else "edited" * row.is_corrected]
             for row in found
         ]
-        return shown, f"{count:,} rows; {ROWS} are shown from here."
+        return shown, f"Rows: {count:,}, shown {ROWS} at a time."
 
     @says_errors
     def choose(name: str | None, row_number: float) -> tuple[Any, ...]:
@@ -125,9 +125,9 @@ def _selected(first_row: float, event: gr.SelectData) -> int:
 
 
 def named_upload(label: str) -> gr.File:
-    """Return an upload of several files whose handlers get (path, name in the browser) for each.
+    """Return an upload field for several files, whose handlers get (path, name in the browser) for each.
 
-    gradio leaves combining marks out of the names of the files that it writes, and manifests name the original ones.
+    gradio drops combining marks from the names of the files that it writes, but manifests use the original names.
     """
     upload = gr.File(label=label, file_count="multiple", type="filepath")
 
@@ -140,7 +140,7 @@ def named_upload(label: str) -> gr.File:
 
 
 def newest_vocabulary(project: Project) -> Path:
-    """Return the newest vocabulary of the project that has its language, or else the base's."""
+    """Return the newest vocabulary of the project that has its language, or else the base's vocabulary."""
     own = [entry.path for entry in project.vocabularies() if project.speaks(entry.path)]
     if not project.settings.base_dir:
         raise ConfigError("Choose a base model on the Project screen first.")
@@ -148,10 +148,10 @@ def newest_vocabulary(project: Project) -> Path:
 
 
 def _problems(project: Project) -> list[list[str]]:
-    """Return the problems and warnings of the last check, the problems first."""
+    """Return the problems and warnings of the last check, problems first."""
     checks = [job for job in project.jobs() if job.kind == "check-data"]
     if not checks:
-        raise ConfigError("The data was not checked yet. Choose a manifest and check it.")
+        raise ConfigError("The data has not been checked yet. Choose a manifest and check it.")
     result = checks[-1].result()
     if result is None:
         raise ConfigError("The last check has no result yet. Look at its log.")

@@ -27,11 +27,11 @@ def build(project: Project) -> Screen:
         [FOLDER, PACK, MERGED],
         value=FOLDER,
         label="What to write",
-        info="With a pack, the old languages stay exactly the base's. Merged weights forget a part of them.",
+        info="With a pack, the old languages stay exactly as in the base. Merged weights partly forget them.",
     )
     with gr.Row():
         name = gr.Textbox(label="Name of the export")
-        licence = gr.Textbox(label="Licence of the recordings", info="Optional, for example CC BY 4.0.")
+        licence = gr.Textbox(label="License of the recordings", info="Optional, for example CC BY 4.0.")
     export = gr.Button("Export", variant="primary")
     shown_id, timer = job_box(project, ["export"], "Export job")
     gr.Markdown("### Exports")
@@ -61,7 +61,7 @@ def build(project: Project) -> Screen:
         if pick(what, [FOLDER, PACK, MERGED]) == PACK:
             output = output.with_name(f"{output.name}.safetensors")
         if output.exists():
-            raise ConfigError(f"{output.name} exists already and is not overwritten. Choose another name.")
+            raise ConfigError(f"{output.name} already exists and will not be overwritten. Choose another name.")
         arguments = command_lines.export(
             source,
             output,

@@ -1,4 +1,4 @@
-"""The Project screen: what the project has, what comes next, and whether the machine works."""
+"""The Project screen: what the project contains, what comes next, and whether the machine works."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build(project: Project) -> Screen:
     with gr.Row():
         language = gr.Textbox(label="Language to learn", info="Code of two or three letters, such as am for Amharic.")
         base = gr.Dropdown(
-            label="Base model", info="Folders with config.json and model.pth; `--base-dir` adds one.", choices=[]
+            label="Base model", info="Folders with config.json and model.pth. Add one with `--base-dir`.", choices=[]
         )
     save = gr.Button("Save project", variant="primary")
     contents = gr.Markdown()
@@ -50,7 +50,7 @@ def build(project: Project) -> Screen:
             raise ConfigError("Choose a base model. Start the page with --base-dir if the list is empty.")
         found = pick(base_name, project.bases())
         project.save(Settings(validate_code(code.strip()), str(found.path)))
-        gr.Info("The project is saved.")
+        gr.Info("The project has been saved.")
         return refresh()
 
     @says_errors

@@ -1,4 +1,4 @@
-"""The Resume screen: every checkpoint of a run, what the doctor says of it, and what resuming it would do."""
+"""The Resume screen: every checkpoint of a run, what the doctor says about it, and what resuming it would do."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def build(project: Project) -> Screen:
     )
     checkpoint = gr.Dropdown(label="Checkpoint to resume", choices=[NEWEST], value=NEWEST)
     with gr.Row():
-        steps = gr.Number(label="Stop at step", info="Empty: the limits of the run.", value=None, precision=0)
-        hours = gr.Number(label="Stop after hours", info="Empty: the limits of the run.", value=None)
+        steps = gr.Number(label="Stop at step", info="If empty, the run keeps its limit.", value=None, precision=0)
+        hours = gr.Number(label="Stop after hours", info="If empty, the run keeps its limit.", value=None)
         new_run = gr.Checkbox(label="Resume in a new folder")
     command = gr.Textbox(label="The exact resume command", lines=2, max_lines=8, interactive=False)
     with gr.Row():
@@ -91,7 +91,7 @@ def build(project: Project) -> Screen:
 
 
 def _chosen(project: Project, run_name: str, name: str) -> Path:
-    """Return the path of a checkpoint, or the run folder for its newest one."""
+    """Return the path of a checkpoint, or the run folder if its newest one is chosen."""
     run = path_of(project.runs(), run_name)
     return run if name == NEWEST else pick(name, view_checkpoints(run)).path
 

@@ -37,23 +37,27 @@ _LONGEST_SENTENCE = 400
 def build(project: Project) -> Screen:
     """Build the screen in the current tab."""
     with gr.Row():
-        train_manifest = gr.Dropdown(label="1. Which recordings to learn from?", choices=[])
-        val_manifest = gr.Dropdown(label="2. Which recordings to test on?", choices=[NO_VALIDATION])
+        train_manifest = gr.Dropdown(label="1. Which recordings should the model learn from?", choices=[])
+        val_manifest = gr.Dropdown(label="2. Which recordings should it be tested on?", choices=[NO_VALIDATION])
         vocabulary = gr.Dropdown(label="3. Which vocabulary?", choices=[BASE_VOCABULARY])
     with gr.Row():
         amount = gr.Number(label="4. How long?", value=24, minimum=0.01)
         unit = gr.Radio(["hours", "steps"], label="Unit", value="hours")
     with gr.Row():
-        voice = gr.Dropdown(label="5. Which voice speaks a test sentence?", choices=[], info="Optional.")
-        sentence = gr.Textbox(label="Test sentence", info="Spoken at every evaluation, to listen to while training.")
+        voice = gr.Dropdown(label="5. Which voice should speak a test sentence?", choices=[], info="Optional.")
+        sentence = gr.Textbox(
+            label="Test sentence", info="Spoken at every evaluation, so that you can hear the progress."
+        )
     with gr.Accordion("More settings", open=False), gr.Row():
         batch_size = gr.Number(
-            label="Utterances per batch", info="Empty: the recipe's default.", value=None, precision=0
+            label="Utterances per batch", info="If empty, the recipe's default is used.", value=None, precision=0
         )
-        learning_rate = gr.Number(label="Learning rate", info="Empty: the recipe's default.", value=None)
-        eval_step = gr.Number(label="Steps between evaluations", info="Empty: once per epoch.", value=None, precision=0)
+        learning_rate = gr.Number(label="Learning rate", info="If empty, the recipe's default is used.", value=None)
+        eval_step = gr.Number(
+            label="Steps between evaluations", info="If empty, once per epoch.", value=None, precision=0
+        )
         save_step = gr.Number(
-            label="Steps between checkpoints", info="Empty: the recipe's default.", value=None, precision=0
+            label="Steps between checkpoints", info="If empty, the recipe's default is used.", value=None, precision=0
         )
         old = gr.Dropdown(
             label="Recordings in old languages",
@@ -85,7 +89,7 @@ def build(project: Project) -> Screen:
         )
     kept = gr.Dataframe(headers=["Step", "Language", "Loss (mel)", "Retention"], interactive=False)
     with gr.Row():
-        spoken = gr.Dropdown(label="Test sentence of a step", choices=[])
+        spoken = gr.Dropdown(label="Test sentence at a step", choices=[])
         player = gr.Audio(label="Test sentence", interactive=False)
 
     def refresh() -> tuple[Any, ...]:
@@ -117,7 +121,7 @@ def build(project: Project) -> Screen:
         runs = sorted(project.runs(), key=lambda entry: entry.path.stat().st_mtime)
         names = [entry.name for entry in runs]
         if not names:
-            return gr.skip(), "No run yet.", *[gr.skip()] * 4
+            return gr.skip(), "No runs yet.", *[gr.skip()] * 4
         if name not in names or _has_newer_live_run(runs[-1].path, name):
             name = names[-1]
         view, lines = view_run(path_of(project.runs(), name)), curves(path_of(project.runs(), name))
@@ -138,10 +142,10 @@ def build(project: Project) -> Screen:
         def handler(run_name: str) -> None:
             path = path_of(project.runs(), run_name)
             if not view_run(path).is_live:
-                raise ConfigError(f"{run_name} is not training, so it cannot be asked. Resume it first.")
+                raise ConfigError(f"{run_name} is not training, so it cannot do this. Resume it first.")
             request(path, name)
-            gr.Info({"stop": "The run stops after this step.", "save": "The run saves a checkpoint."}.get(
-                name, "The run evaluates after this step."
+            gr.Info({"stop": "The run will stop after this step.", "save": "The run will save a checkpoint."}.get(
+                name, "The run will evaluate after this step."
             ))  # fmt: skip
 
         return handler
@@ -178,7 +182,7 @@ def _training(
     save_step: float | None,
     old: list[str] | None,
 ) -> Training:
-    """Return checked answers, with corrected manifests written.
+    """Return the checked answers, after writing the corrected manifests.
 
     Raises:
         ConfigError, DataError: An answer cannot be used.

@@ -1,4 +1,4 @@
-"""The Vocabulary screen: letters and merges for the new language, and the proof that old text stays the same."""
+"""The Vocabulary screen: letters and merges for the new language, and proof that old text keeps its tokens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OLD_TEXT = "It took me quite a long time to develop a voice, and now that I hav
 def build(project: Project) -> Screen:
     """Build the screen in the current tab."""
     gr.Markdown(
-        "A vocabulary gets the letters of your language, and merges learned from your texts. Existing ids never "
+        "The new vocabulary gets the letters of your language and merges learned from your texts. Existing ids never "
         "change, and text in the old languages is tokenized as before."
     )
     with gr.Row():
@@ -66,7 +66,7 @@ def build(project: Project) -> Screen:
             raise ConfigError("Choose the texts to learn from. Add a manifest on the Data screen if there are none.")
         output = project.folder / VOCABULARIES / f"{checked_name(file_name.removesuffix('.json'))}.json"
         if output.exists():
-            raise ConfigError(f"{output.name} exists already and is not overwritten. Choose another name.")
+            raise ConfigError(f"{output.name} already exists and will not be overwritten. Choose another name.")
         arguments = command_lines.extend_vocab(
             _base(project), project.settings.language, sources, output, size=checked_number(count, 1, 20_000)
         )
@@ -108,7 +108,7 @@ def _base(project: Project) -> Path:
 
 
 def _proof(project: Project) -> str:
-    """Return what the last proof found."""
+    """Return the result of the last proof."""
     proofs = [job for job in project.jobs() if job.kind == "check-vocab"]
     result = proofs[-1].result() if proofs else None
     if result is None:

@@ -1,4 +1,4 @@
-"""Serves the page: bound to this machine, closed to other websites, with files of the project alone."""
+"""Serves the page: bound to this machine, closed to other websites, limited to the project's files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SCRIPTS_OF_SHARED = "https://gradio.s3-us-west-2.amazonaws.com"
 _GUESS_S = 1.0
 #: Notebook services whose proxies have a host name of their own; both set this variable.
 _NOTEBOOKS = ("COLAB_RELEASE_TAG", "LIGHTNING_CLOUD_PROJECT_ID")
-#: gradio puts the server's own address into the page. Behind a proxy the browser's address is the right one.
+#: gradio puts the server's own address into the page. Behind a proxy, the browser's address is the right one.
 _RELATIVE = (
     b'<script>window.gradio_config.root = location.origin + location.pathname.replace(/[/]$/, "");</script>'
     b"<script data-gradio-mode>"
@@ -71,7 +71,7 @@ class RelativeAddresses:
             await send(start)
             await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-        # A compressed page could not be completed.
+        # The script could not be inserted into a compressed page.
         headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
         await self._app({**scope, "headers": headers}, receive, collect)
 
@@ -127,18 +127,18 @@ def serve(
         blocks: The page.
         project: The project folder. Only files in it are served.
         host: The address to bind to.
-        port: The port; 0 takes the first free one from 7860 on.
+        port: The port; 0 uses the first free one, starting at 7860.
         share: Open a public address through gradio's tunnel.
-        password: Asked for before anything is shown, with any user name.
+        password: Required before anything is shown; any user name works.
         upload_limit_mb: The largest upload in megabytes.
-        wait: Return only when the page is stopped.
+        wait: Whether to return only once the page is stopped.
 
     Returns:
         The page's address.
 
     Raises:
         ConfigError: The page would be open to others without a password.
-        MachineError: The port is taken.
+        MachineError: The port is already in use.
     """
     require_password(host, share=share, password=password)
     _remove_old_uploads(project / UPLOADS)
@@ -190,8 +190,7 @@ def require_password(host: str, *, share: bool, password: str) -> None:
     """Raise ConfigError if others could open the page without a password."""
     if not password and (share or host not in LOCAL_HOSTS):
         raise ConfigError(
-            "Others could open the page. Pass --password as well, or omit --host and --share to open it to this "
-            "machine only."
+            "Other people could open the page. Pass --password, or omit --host and --share to limit it to this machine."
         )
 
 

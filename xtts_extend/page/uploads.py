@@ -1,4 +1,4 @@
-"""Files from a browser → files of a project. What exists is never overwritten, and nothing is written outside."""
+"""Files from a browser → files of a project. No file is overwritten, or written outside the project."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from xtts_extend.files import atomic_path
 from xtts_extend.page.browser_input import checked_name
 from xtts_extend.page.project import DATA, TEXTS, VOICES, Project
 
-#: Folder of uploaded recordings in `DATA`; the reader of manifests looks for recordings there.
+#: Folder in `DATA` for uploaded recordings, where the manifest reader looks for them.
 _RECORDINGS = "wavs"
-#: Files that systems add to archives.
+#: Files that operating systems add to archives.
 _CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 _BLOCK = 1 << 20
 #: Most files of an archive. Each is flushed to disk, so that more of them would take very long.
@@ -44,14 +44,14 @@ def store_data(project: Project, files: Iterable[tuple[Path, str]], limit_bytes:
     Args:
         project: The project.
         files: Path of each uploaded file and its name as the browser gave it.
-        limit_bytes: Largest content of an archive.
+        limit_bytes: Maximum size of an archive's contents.
 
     Returns:
-        The names of the new files, seen from the project's data folder.
+        The names of the new files, relative to the project's data folder.
 
     Raises:
         ConfigError: A name cannot be used.
-        DataError: A file is of no known kind, exists already, or is a damaged or too large archive.
+        DataError: A file has an unknown type, already exists, or is an archive that is damaged or too large.
         DiskFullError, MachineError: A file cannot be written.
     """
     stored = []
@@ -68,7 +68,7 @@ def store_data(project: Project, files: Iterable[tuple[Path, str]], limit_bytes:
 
 
 def store_voices(project: Project, files: Iterable[tuple[Path, str]]) -> list[str]:
-    """Move uploaded reference recordings into a project, and return their names; raises what `store_data` raises."""
+    """Move uploaded reference recordings into a project, and return their names. Raises what `store_data` raises."""
     stored = []
     for path, name in files:
         checked_name(name)
@@ -98,7 +98,7 @@ def _target(folder: Path, parts: Sequence[str]) -> Path:
         )
     target = folder.joinpath(*parts)
     if not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"'{name}' would be stored outside of the project, because a folder on its way is a link.")
+        raise DataError(f"'{name}' would be stored outside the project, because a folder in its path is a link.")
     if target.exists() or target.is_symlink():
         raise DataError(f"'{name}' exists already and is not overwritten. Rename the new file.")
     return target
@@ -176,7 +176,7 @@ def _is_clutter(member: zipfile.ZipInfo) -> bool:
 
 
 def _parts(member: zipfile.ZipInfo, archive: str) -> list[str]:
-    """Return the checked parts of a member's name."""
+    """Return the checked parts of an archive member's name."""
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise DataError(f"'{archive}' has a link in it ({member.filename}). Only files are unpacked.")
+        raise DataError(f"'{archive}' contains a symbolic link ({member.filename}). Only regular files are unpacked.")
     return [checked_name(part) for part in member.filename.split("/")]

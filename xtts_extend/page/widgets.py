@@ -1,4 +1,4 @@
-"""What all screens share: errors as messages, jobs with their logs, lists of a project as choices."""
+"""What all screens share: errors as messages, jobs with their logs, and a project's lists as choices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xtts_extend.text.vocabulary import load_vocabulary
 logger = logging.getLogger("trainer")
 P = ParamSpec("P")
 R = TypeVar("R")
-#: Seconds between two looks at jobs and runs.
+#: Seconds between checks of jobs and runs.
 INTERVAL_S = 2.0
 #: Characters that Markdown gives a meaning. A backslash takes it away.
 _MARKUP = re.compile(r"[!-/:-@\[-`{-~]")
@@ -85,13 +85,13 @@ def as_markdown(value: object) -> str:
 
 
 def choices(listing: Iterable[Entry], value: str | None = None) -> Any:
-    """Return an update of a dropdown with the names of a listing; `value` is chosen if it is one of them."""
+    """Return an update for a dropdown with the names in a listing; `value` is selected if it is one of them."""
     names = [entry.name for entry in listing]
     return gr.update(choices=names, value=value if value in names else names[-1] if names else None)
 
 
 def path_of(listing: Listing, name: object) -> Path:
-    """Return the path of a name that was chosen.
+    """Return the path for the name that was chosen.
 
     Raises:
         ConfigError: The project has no such file.
@@ -100,7 +100,7 @@ def path_of(listing: Listing, name: object) -> Path:
 
 
 def paths_of(listing: Listing, names: object) -> list[Path]:
-    """Return the paths of names that were chosen; raises what `path_of` raises."""
+    """Return the paths for the names that were chosen. Raises what `path_of` raises."""
     return [path_of(listing, name) for name in names] if isinstance(names, (list, tuple)) else []
 
 
@@ -139,7 +139,7 @@ def job_box(project: Project, kinds: Sequence[str], title: str) -> tuple[gr.Stat
     """Show the newest job of some kinds, with its command, its log and a button that stops it.
 
     Returns:
-        The ID of the job that is shown, to be set by the handler that starts one; and a timer.
+        The ID of the job that is shown, which the handler that starts a job has to set, and a timer.
     """
     shown_id = gr.State("")
     with gr.Group():
