@@ -65,7 +65,7 @@ def test_weights_alone(run):
     views = by_name(run)
     assert (views["checkpoint_3.pth"].kind, views["checkpoint_3.pth"].written_by) == ("base", "another tool")
     assert views["checkpoint_3.pth"].resuming.startswith("Starts a new run at step 0")
-    assert views["checkpoint_5.pth"].resuming.startswith("Cannot be resumed: it records no epoch.")
+    assert views["checkpoint_5.pth"].resuming.startswith("Cannot be resumed: it does not record its epoch.")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"PK\x03\x04 half an archive", b"a text", b"\x80\x04K"])

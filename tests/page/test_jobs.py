@@ -283,7 +283,7 @@ def test_a_job_runs_once(project, in_this_process):
 def test_a_vanished_folder_is_not_made_again(project, in_this_process):
     job = made(project, "x")
     gone = job.folder.rename(project / "moved")
-    with pytest.raises(MachineError, match="has vanished"):
+    with pytest.raises(MachineError, match="no longer exists"):
         jobs.write_exit(job.folder, 0, started=None, is_stopped=False)
     assert in_this_process(job) == 1
     assert not job.folder.exists()

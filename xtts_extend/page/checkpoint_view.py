@@ -148,7 +148,8 @@ def _resuming(path: Path, header: _Header, all_headers: Mapping[Path, _Header], 
             return f"Cannot be resumed: {header.problem}"
         if info.has_optimizer:
             return (
-                f"Cannot be resumed: it records no {info.missing_position}. Its weights can start a new run at step 0."
+                f"Cannot be resumed: it does not record its {info.missing_position}. "
+                "Its weights can start a new run at step 0."
             )
         return "Starts a new run at step 0: it has weights but no training state."
     if run.is_live:

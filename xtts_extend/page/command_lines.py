@@ -34,7 +34,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Training:
-    """Answers on the Train screen; the recipe decides those that are None or empty.
+    """Answers on the Train screen; the recipe sets those that are None or empty.
 
     Attributes:
         base_dir: Base model's folder.
@@ -338,9 +338,7 @@ def _sentence(sentence: Sentence) -> str:
     """
     voice, text = _absolute(sentence.voice), " ".join(sentence.text.split())
     if ":" in os.path.splitdrive(voice)[1]:
-        raise ConfigError(
-            f"{voice} contains a colon, which the voice of a test sentence cannot have in its path. Rename it."
-        )
+        raise ConfigError(f"{voice} contains a colon, which is not allowed in the path of a voice. Rename it.")
     if not text:
         raise ConfigError("The test sentence is empty. Type a sentence, or clear its voice field.")
     return f"{validate_code(sentence.language)}:{voice}:{text}"

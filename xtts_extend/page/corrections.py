@@ -113,7 +113,7 @@ def add_correction(
     if text is not None:
         line["text"] = " ".join(text.split())
         if not line["text"]:
-            raise DataError(f"The new text of {audio_file} is empty. Type some text, or leave the recording out.")
+            raise DataError(f"The new text for {audio_file} is empty. Type some text, or leave the recording out.")
     if drop:
         line["drop"] = True
     line["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -231,7 +231,7 @@ def apply(project: Project, manifest: Path) -> Applied:
         write_manifest(kept, copy)
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{manifest} has a text with an unpaired surrogate: {error}. Edit that text, or leave it out."
+            f"{manifest} has a text with an unpaired surrogate: {error}. Edit that text, or leave out its recording."
         ) from error
     return Applied(copy, edited, dropped, unmatched)
 

@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the job in a folder; return 0 once its end is recorded, whatever the command's exit code."""
     folder = Path(arguments[0])
     if not folder.is_dir():
-        print(f"error: The job's folder {folder} has vanished. Start the job again.", file=sys.stderr)
+        print(f"error: The job's folder {folder} no longer exists. Start the job again.", file=sys.stderr)
         return 1
     try:
         # Held until this process ends, however it ends.

@@ -310,7 +310,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
         MachineError: The file cannot be written, or the job's folder no longer exists.
     """
     if not file.parent.is_dir():
-        raise MachineError(f"The job's folder {file.parent} has vanished. {file.name} was not written.")
+        raise MachineError(f"The job's folder {file.parent} no longer exists. {file.name} was not written.")
     with atomic_write(file) as stream:
         # Paths that are not valid UTF-8 contain surrogates.
         stream.write(json.dumps(content, ensure_ascii=False, indent=2).encode("utf-8", "surrogatepass"))

@@ -33,7 +33,7 @@ def build(project: Project) -> Screen:
     text = gr.Textbox(label="Text to speak", lines=2)
     start = gr.Button("Compare", variant="primary")
     shown_id, timer = job_box(project, ["compare"], "Comparison")
-    result = gr.Dropdown(label="Comparison to hear", choices=[])
+    result = gr.Dropdown(label="Comparison to listen to", choices=[])
     table = gr.Dataframe(headers=["Model", "Language", "Seconds", "Same as the base"], interactive=False, wrap=True)
     players = [gr.Audio(visible=False, interactive=False) for _ in range(_PLAYERS)]
 

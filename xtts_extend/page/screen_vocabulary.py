@@ -49,7 +49,7 @@ def build(project: Project) -> Screen:
     tokens = gr.Dataframe(headers=["Vocabulary", "Tokens", "Sentence as tokens"], interactive=False, wrap=True)
     gr.Markdown("### Proof on old text")
     old_text = gr.Textbox(label="Text in old languages", value=_OLD_TEXT, lines=3, info="One sentence per line.")
-    prove = gr.Button("Prove that old text stays the same")
+    prove = gr.Button("Prove that old text is tokenized as before")
     proof_id, proof_timer = job_box(project, ["check-vocab"], "Proof")
     proof = gr.Markdown()
 
