@@ -9,7 +9,7 @@ import gradio as gr
 from xtts_extend.errors import ConfigError
 from xtts_extend.page.browser_input import pick
 from xtts_extend.page.project import Project, Settings
-from xtts_extend.page.widgets import Screen, as_markdown, describe_job, job_box, says_errors, start_job
+from xtts_extend.page.widgets import Screen, as_markdown, describe_job, job_box, says_errors, start_job, time_of
 from xtts_extend.text.languages import validate_code
 
 _RECENT_JOBS = 15
@@ -41,7 +41,7 @@ def build(project: Project) -> Screen:
             settings.language,
             gr.update(choices=names, value=chosen),
             _contents(project),
-            [[job.label, describe_job(job).split(" · ")[1], job.created, job.command] for job in recent],
+            [[job.label, describe_job(job).split(" · ")[1], time_of(job), job.command] for job in recent],
         )
 
     @says_errors

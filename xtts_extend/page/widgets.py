@@ -181,11 +181,11 @@ def describe_job(job: Job) -> str:
     """Return a line about a job: its mark, its label, its state and, if it failed, why."""
     state = job.state
     if state == "failed" and job.exit is not None and job.exit.code == _HAS_FINDINGS and job.result() is not None:
-        return f"🔎 {job.label} · finished with findings · {_time(job)}"
+        return f"🔎 {job.label} · finished with findings · {time_of(job)}"
     reason = f". {job.error}" if state in ("failed", "lost") else ""
-    return f"{_MARKS[state]} {job.label} · {state} · {_time(job)}{reason}"
+    return f"{_MARKS[state]} {job.label} · {state} · {time_of(job)}{reason}"
 
 
-def _time(job: Job) -> str:
+def time_of(job: Job) -> str:
     """Return when a job was created, to the second."""
     return f"{job.created[:19].replace('T', ' ')} UTC"
