@@ -12,7 +12,7 @@ from xtts_extend.page import command_lines
 from xtts_extend.page.browser_input import checked_number, pick
 from xtts_extend.page.checkpoint_view import CheckpointView, verdict, view_checkpoints
 from xtts_extend.page.project import Project
-from xtts_extend.page.widgets import Screen, choices, job_box, path_of, says_errors, start_job
+from xtts_extend.page.widgets import Screen, as_markdown, choices, job_box, path_of, says_errors, start_job
 
 NEWEST = "Newest intact checkpoint of the run"
 
@@ -21,11 +21,12 @@ def build(project: Project) -> Screen:
     """Build the screen in the current tab."""
     run = gr.Dropdown(label="Run to resume", choices=[])
     table = gr.Dataframe(
-        headers=["Checkpoint", "Step", "Epoch", "State", "Written by", "Size (MB)", "Doctor", "Resuming it"],
+        headers=["Checkpoint", "Step", "Epoch", "State", "Written by", "Size (MB)", "Doctor"],
         interactive=False,
         wrap=True,
     )
     checkpoint = gr.Dropdown(label="Checkpoint to resume", choices=[NEWEST], value=NEWEST)
+    effect = gr.Markdown()
     with gr.Row():
         steps = gr.Number(label="Stop at step", info="If empty, the run keeps its limit.", value=None, precision=0)
         hours = gr.Number(label="Stop after hours", info="If empty, the run keeps its limit.", value=None)
@@ -51,13 +52,15 @@ def build(project: Project) -> Screen:
         return rows, gr.update(choices=[NEWEST, *(view.name for view in reversed(views))])
 
     @says_errors
+    def tell(run_name: str | None, name: str) -> str:
+        if not run_name:
+            return ""
+        view = _view(project, run_name, name)
+        return as_markdown(f"{view.name}: {view.resuming}")
+
+    @says_errors
     def start_examination(run_name: str, name: str) -> str:
-        path = _chosen(project, run_name, name)
-        if path.is_dir():
-            views = [view for view in view_checkpoints(path) if view.is_intact]
-            if not views:
-                raise ConfigError(f"{run_name} has no intact checkpoint to examine.")
-            path = views[-1].path
+        path = _view(project, run_name, name).path
         if not project.settings.base_dir:
             raise ConfigError("Choose a base model on the Project screen first.")
         arguments = command_lines.inspect(path, Path(project.settings.base_dir))
@@ -84,6 +87,7 @@ def build(project: Project) -> Screen:
 
     options: dict[str, Any] = {"api_visibility": "private"}
     gr.on([run.change, examine_timer.tick], show, run, [table, checkpoint], show_progress="hidden", **options)
+    gr.on([run.change, checkpoint.change], tell, [run, checkpoint], effect, **options)
     examine.click(start_examination, [run, checkpoint], examined_id, **options)
     preview.click(show_command, answers, command, **options)
     resume.click(start, answers, [resumed_id, command], **options)
@@ -94,6 +98,17 @@ def _chosen(project: Project, run_name: str, name: str) -> Path:
     """Return the path of a checkpoint, or the run folder if its newest one is chosen."""
     run = path_of(project.runs(), run_name)
     return run if name == NEWEST else pick(name, view_checkpoints(run)).path
+
+
+def _view(project: Project, run_name: str, name: str) -> CheckpointView:
+    """Return the checkpoint with a name, or the newest intact one of the run."""
+    views = view_checkpoints(path_of(project.runs(), run_name))
+    if name != NEWEST:
+        return pick(name, views)
+    intact = [view for view in views if view.is_intact]
+    if not intact:
+        raise ConfigError(f"{run_name} has no intact checkpoint.")
+    return intact[-1]
 
 
 def _row(project: Project, view: CheckpointView) -> list[Any]:
@@ -108,5 +123,4 @@ def _row(project: Project, view: CheckpointView) -> list[Any]:
         view.written_by,
         round(view.size_bytes / 1e6, 1),
         judged,
-        view.resuming,
     ]
