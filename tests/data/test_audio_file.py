@@ -181,7 +181,8 @@ def test_joined_mp3_files_with_different_formats_are_an_error(tmp_path: Path) ->
         for read in (measure_recording, lambda path: load_audio(path, 22050)):
             with pytest.raises(
                 DataError,
-                match=r"joined\.mp3 changes partway .* 22,050 Hz \(number of channels: 1\) to .* joined into one",
+                match=r"joined\.mp3 changes format partway .* 22,050 Hz \(number of channels: 1\) "
+                r"to .* joined into one",
             ):
                 read(tmp_path / "joined.mp3")
 

@@ -119,7 +119,7 @@ def _texts(column: pa.Array, labels: list[str] | None) -> list[Any]:
 
 
 def _first_of(columns: list[list[Any]]) -> list[Any]:
-    """Return the first non-null value of each row."""
+    """Return the first non-null value in each row."""
     if len(columns) == 1:
         return columns[0]
     return [next((value for value in row if value is not None), None) for row in zip(*columns, strict=True)]

@@ -32,7 +32,8 @@ _HIGHEST_PEAK = 10.0
 # the range of the window's samples rather than their power, so that a click in noise counts as the loudest window.
 _WINDOWS_PER_SECOND = 20
 _SOUND_BELOW_LOUDEST_DB = 26
-#: Share of sound below which a recording is mostly silence; in spoken sentences it is 0.80 to 0.95 (see `sound_share`).
+#: Share of sound below which a recording counts as mostly silence. Spoken sentences have 0.80 to 0.95 (see
+#: `sound_share`).
 LITTLE_SOUND = 0.4
 
 
@@ -64,7 +65,7 @@ class Recording:
 
     @property
     def out_of_range(self) -> bool:
-        """Whether the samples look like unscaled integers, because they are more than 20 dB above full scale."""
+        """Whether the samples look like unscaled integers: their peak is more than 20 dB above full scale."""
         return self.peak > _HIGHEST_PEAK
 
 
@@ -144,7 +145,7 @@ def resampling_problem(file_rate: int, sample_rate: int) -> str:
 
 
 def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tensor:
-    """Return samples `start` to `end` of what `load_audio` returns, without reading the rest.
+    """Return samples `start` to `end` of the audio that `load_audio` would return, without reading the rest.
 
     If the file has a different sample rate, the samples that the resampler needs on both sides are read as well, so
     that the result equals the same part of the whole recording after resampling, up to rounding.
@@ -159,7 +160,7 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
         float32 tensor [1, end - start].
 
     Raises:
-        DataError: The recording is too short, or `load_audio` would also fail.
+        DataError: The recording is too short, or `load_audio` would also fail on it.
     """
     too_short = DataError(
         f"{path} ends before sample {end:,} at {sample_rate:,} Hz. The file may have changed; run check-data again."

@@ -77,7 +77,7 @@ def open_audio(path: Path | str) -> AudioFile:
         path: Audio file in a format that libsndfile or FFmpeg reads.
 
     Raises:
-        DataError: The file is missing, not audio, damaged or truncated, or its sample rate is implausible.
+        DataError: The file is missing, damaged, truncated, or not audio, or its sample rate is implausible.
     """
     if not os.path.isfile(path):
         if os.path.isdir(path):
@@ -235,8 +235,8 @@ class _FFmpegFile:
                         self.sample_rate, self.channels = frame.sample_rate, frame.layout.nb_channels
                     if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate, self.channels):
                         raise DataError(
-                            f"{self._path} changes partway through, from {self.sample_rate:,} Hz (number of channels: "
-                            f"{self.channels}) to {frame.sample_rate:,} Hz (number of channels: "
+                            f"{self._path} changes format partway through, from {self.sample_rate:,} Hz (number of "
+                            f"channels: {self.channels}) to {frame.sample_rate:,} Hz (number of channels: "
                             f"{frame.layout.nb_channels}), so it consists of several files joined into one. "
                             "Convert them to the same format before joining them."
                         )

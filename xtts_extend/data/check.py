@@ -35,7 +35,7 @@ from xtts_extend.text.tokenizer import require_cleanable
 #: Kinds of problems that make a sample unusable.
 PROBLEMS = {
     "missing": "no such file",
-    "unreadable": "not audio, damaged or truncated",
+    "unreadable": "damaged, truncated, or not audio",
     "not_finite": "NaN or infinite samples",
     "out_of_range": "samples far beyond full scale",
     "silent": "no sound",
@@ -63,7 +63,7 @@ WARNINGS = {
 }
 #: Kinds of warnings about recordings that are converted when they are read.
 CONVERTED = ("sample_rate", "mixed_sample_rates", "channels")
-#: Largest share of clipped samples that is accepted without a warning. Decoders of lossy formats overshoot in a few.
+#: Largest share of clipped samples that is accepted without a warning. Decoders for lossy formats produce a few.
 CLIPPED_SHARE = 1e-4
 
 

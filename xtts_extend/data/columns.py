@@ -117,7 +117,7 @@ def is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
 
 
 def named_columns(where: str, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, list[int]]:
-    """Return the columns that could have each role, judging by their names, in order of preference.
+    """Return the columns that could fill each role, judging by their names, in order of preference.
 
     Args:
         where: File name, with or without a line number, for messages.
@@ -163,14 +163,14 @@ def _ranked(keys: Sequence[str], role: str) -> list[tuple[int, int]]:
 def placed_columns(
     where: str, cells: pd.DataFrame, columns: Mapping[str, str], language: str | None, audio: int | None
 ) -> dict[str, int]:
-    """Map roles to column numbers, starting at 0, for a table without a header, based on the layouts of common tools.
+    """Map roles to column numbers, starting at 0, for a table without a header, based on common tools' layouts.
 
     Args:
         where: Path of the table, for messages.
         cells: Cells of the table.
         columns: Mapping from role to column number, starting at 1, as returned by `parse_columns`.
         language: Code of the manifest's language, if known. It helps to recognize the language column.
-        audio: Number of the audio column, starting at 0, or None if no column was recognized by the names in it.
+        audio: Number of the audio column, starting at 0, or None if no column was recognized by the file names in it.
 
     Raises:
         DataError: The layout is unknown or ambiguous.
@@ -207,7 +207,7 @@ def placed_columns(
         return chosen | {"text": rest[0]}
     middle = chosen.get("language", -1)
     if len(rest) > 2 and {middle - 1, middle + 1} <= set(rest):
-        # Bert-VITS2 appends phonemes to the columns of GPT-SoVITS.
+        # Bert-VITS2 uses GPT-SoVITS's columns and appends phonemes.
         return chosen | {"speaker": middle - 1, "text": middle + 1}
     if len(rest) != 2:
         raise DataError(f"{where} has an unknown format: {_column_hints(cells)}")

@@ -253,7 +253,7 @@ def _check_riff(path: str, file: BinaryIO, total: int, head: bytes) -> None:
             if not has_format:
                 raise _missing_chunk_error(path, "fmt", "declares the sample rate and format")
             if chunk.declared == 0xFFFFFFFF and long_size is not None:
-                # A 64-bit size means that the size is unknown only if it is at or near the maximum value.
+                # A 64-bit size counts as unknown only if it is at or near the maximum value.
                 _require_audio(path, file, total, _Chunk(b"data", chunk.start, long_size), unknown=1 << 62)
             else:
                 _require_audio(path, file, total, chunk)

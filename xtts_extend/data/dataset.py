@@ -162,7 +162,7 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
         return load_slice(sample.audio_file, self.sample_rate, start, end)
 
     def _conditioning_slice(self, samples: int, index: int) -> tuple[int, int]:
-        """Return the start and end of an item's conditioning slice in a recording of this length, in samples."""
+        """Return the start and end, in samples, of an item's conditioning slice in a recording of this length."""
         # Python hashes a string seed with SHA-512, so PYTHONHASHSEED has no effect.
         generator = random.Random(f"conditioning {self.seed} {self.epoch} {index}")
         if self.is_eval:
@@ -184,7 +184,7 @@ class UtteranceDataset(Dataset[dict[str, Any]]):
             A dictionary with the items' keys, changed as follows. Stacked keys: text_lengths and wav_lengths [batch],
             conditioning [batch, 1, 1, samples], cond_lens [batch] and cond_idxs [batch, 2] (or None), replay (bool
             [batch]). Lists: text, filenames and samples. Keys padded with zeros: padded_text (int32 [batch, tokens]);
-            wav [recordings, 1, samples] of the samples that are not encoded; codes (int64 [encoded, codes]) of the
+            wav [recordings, 1, samples] for the samples that are not encoded; codes (int64 [encoded, codes]) for the
             others; top_ids and top_log_probs [distributions, codes + 1, TOP_K]. Each of the last four is None if no
             sample has it. New keys: is_encoded and has_distribution (bool [batch]).
         """
@@ -218,7 +218,7 @@ def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
     """Split a collated batch into micro-batches of consecutive samples.
 
     Args:
-        batch: Batch, as `UtteranceDataset.collate_fn` returns it.
+        batch: Batch, as returned by `UtteranceDataset.collate_fn`.
         parts: Maximum number of micro-batches. A batch with fewer samples is split into fewer micro-batches.
     """
     count = len(batch["samples"])

@@ -46,7 +46,7 @@ _SCHEMA = pa.schema(
         ("wav_length", pa.int32()),
         ("audio_digest", pa.string()),
         ("ids", pa.list_(pa.int32())),
-        # If known, the base's distribution of each code and of the stop token: (codes + 1) × TOP_K values, row by row.
+        # If known, the base's distribution for each code and the stop token: (codes + 1) × TOP_K values, row by row.
         ("top_ids", pa.list_(pa.uint16())),
         ("top_log_probs", pa.list_(pa.float16())),
     ]
@@ -81,7 +81,7 @@ class Encoded:
         return torch.from_numpy(_values(self.file, "ids", self.row).astype(np.int32))
 
     def distribution(self) -> tuple[Tensor, Tensor] | None:
-        """Read the base's distribution of each code and of the stop token.
+        """Read the base's distribution for each code and the stop token.
 
         Returns:
             The most likely ids (int64 [codes + 1, TOP_K]) and their log probabilities (float32, same shape), or None if
@@ -146,7 +146,7 @@ def is_encoded_set(path: Path) -> bool:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return the content of a set's `set.json`.
+    """Return the contents of a set's `set.json`.
 
     Raises:
         DataError: The file is missing or damaged, or has a different version.
@@ -211,7 +211,7 @@ def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]
         folder: Folder of the set.
         settings: Settings that apply to the whole set. They are recorded in its index.
         names: Names of the settings in messages, keyed by setting. Only these settings are compared.
-        start: Additional entries in the index of a new set.
+        start: Additional entries for the index of a new set.
 
     Raises:
         ConfigError: The folder contains something other than a set, or a set with different settings.
@@ -229,11 +229,11 @@ def open_set(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]
 
 
 def write_index(folder: Path, index: dict[str, Any]) -> None:
-    """Write the `set.json` of a set atomically.
+    """Write a set's `set.json` atomically.
 
     Args:
         folder: Folder of the set.
-        index: Content of the index, without the version.
+        index: Contents of the index, without the version.
     """
     with atomic_write(folder / INDEX) as file:
         file.write(json.dumps({"version": FORMAT_VERSION, **index}, ensure_ascii=False, indent=1).encode())
@@ -252,7 +252,7 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         contains this entry.
 
     Raises:
-        MachineError: The disk is full or not writable.
+        MachineError: The disk is full, or the folder is not writable.
     """
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     for utterance in utterances:

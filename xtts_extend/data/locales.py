@@ -30,7 +30,7 @@ def read_language(text: str, expected: str | None = None) -> str:
 
     Args:
         text: Name of a language, or its code with or without a region.
-        expected: Code to return if `text` is any name or code of this code's language.
+        expected: Code to return if `text` is any name or code for the same language.
 
     Raises:
         LanguageError: The text is neither a known name nor a valid code.

@@ -293,7 +293,7 @@ def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]
 
 
 def _compose_accents(path: Path, samples: list[Sample]) -> list[Sample]:
-    """Compose combining accents in coqui's languages in place, as `languages.compose_stock` does, and log a count."""
+    """Compose combining accents in coqui's languages in place, as `languages.compose_stock` does, and log counts."""
     counts: Counter[str] = Counter()
     for index, sample in enumerate(samples):
         composed = compose_stock(sample.text, sample.language)

@@ -25,7 +25,7 @@ _MPEG_2_BIT_RATES = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 _SAMPLE_RATES = (44100, 48000, 32000)
-#: Beginnings of the tags and padding that may separate joined files.
+#: Initial bytes of the tags and padding that may separate joined files.
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICS", b"\0\0\0\0")
 _COPY = "Copy or download it again, or export it again from its source."
 
@@ -118,7 +118,7 @@ def _frame_length(content: mmap.mmap, position: int) -> int:
 
 
 def _next_frame(content: mmap.mmap, position: int) -> int:
-    """Return the offset of the next frame that is followed by a similar frame or the end; otherwise, the end's."""
+    """Return the offset of the next frame that is followed by a similar frame or the end, or else of the end."""
     while 0 <= (position := content.find(b"\xff", position)) <= len(content) - 4:
         if length := _frame_length(content, position):
             following = position + length
@@ -131,7 +131,7 @@ def _next_frame(content: mmap.mmap, position: int) -> int:
 
 
 def _declared_frames(frame: bytes) -> int:
-    """Return the number of following frames that this frame declares, or 0 if it contains audio instead."""
+    """Return the number of frames that this frame declares will follow it, or 0 if it contains audio instead."""
     mpeg_1, mono = frame[1] >> 3 & 3 == 3, frame[3] >> 6 == 3
     start = 4 + ((17 if mono else 32) if mpeg_1 else (9 if mono else 17))
     if frame[start : start + 4] in (b"Xing", b"Info") and frame[start + 7] & 1:

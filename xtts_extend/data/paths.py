@@ -1,4 +1,4 @@
-"""Find the recordings that a manifest names, even if it spells their paths for a different system or tool."""
+"""Find the recordings that a manifest names, even if their paths were written for a different system or tool."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
 
     Each name is first looked up unchanged, in the manifest's folder and in `FOLDERS`. If it is not found, spaces and
     quotation marks around it are removed, backslashes become slashes, case and Unicode form are ignored, and a file
-    extension is added or replaced. An absolute path is also looked up by its last components, unless that would give
-    two names the same file.
+    extension is added or replaced. An absolute path is also looked up by its last components, unless two names
+    would then resolve to the same file.
 
     The log says how many paths differ from the names in the manifest, and in what way, and warns about names that share
     a file. Each folder is listed only once, so looking up a name needs no system call.

@@ -18,8 +18,8 @@ DEFAULT_SPEAKER = "speaker"
 class Sample:
     """An utterance, consisting of a text and either its recording or the codes of a recording.
 
-    Samples are immutable. Each stage creates new ones with `dataclasses.replace`, and a field has its default until the
-    stage that sets it has run.
+    Samples are immutable. Each stage creates new ones with `dataclasses.replace`, and a field keeps its default until
+    the stage that sets it has run.
 
     Attributes:
         text: Text as in the manifest.
@@ -36,7 +36,7 @@ class Sample:
             model's rate. None if a slice is drawn in each epoch.
         encoded: Location of the codes, once the sample is encoded.
         duration_s: Length of the recording in seconds; 0 until it is checked.
-        audio_digest: Digest of the recording (see `Recording`). None until it is checked, and in a replay set.
+        audio_digest: Digest of the recording (see `Recording`). None until it is checked, and for replay sets.
         text_tokens: Number of tokens in the text; None until it is checked.
         replay: Whether the sample is replayed so that the model keeps one of its old languages.
         extra: Other values from the formatter, keyed by name.
@@ -61,7 +61,7 @@ class Sample:
 
     @property
     def audio_unique_name(self) -> str:
-        """Coqui's id of the recording: MANIFEST#FILE, with the file relative to the root, without extension."""
+        """Coqui's id for the recording: MANIFEST#FILE. FILE is relative to the root and has no extension."""
         file = self.audio_file.removeprefix(os.path.join(self.root_path, ""))
         return f"{Path(self.manifest).stem}#{os.path.splitext(file)[0]}"
 

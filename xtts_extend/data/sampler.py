@@ -60,7 +60,7 @@ class EpochBatchSampler(Sampler[list[int]]):
             samples: Samples to draw from. If `language_weights` is set, they need `duration_s`.
             batch_size: Number of samples per batch, in all processes together. None if `batch_frames` is set.
             seed: Seed that determines the order.
-            language_weights: Mapping from language to its share of the audio hours, for each language of the samples
+            language_weights: Mapping from language to its share of the audio hours, for each language in the samples
                 that are not replayed. Weights are positive and need not sum to 1.
             rank, ranks: Rank of this process and the number of processes. Iterating yields this process's part of each
                 batch.
@@ -135,7 +135,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         self._batches = batches
 
     def __len__(self) -> int:
-        """Return the number of batches in the current epoch (see `set_position`), wherever iteration starts."""
+        """Return the number of batches in the current epoch (see `set_position`), no matter where iteration starts."""
         return len(self.batches())
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -147,11 +147,11 @@ class EpochBatchSampler(Sampler[list[int]]):
             yield batch[start : start + size + (self.rank < larger)] or batch[:1]
 
     def batch(self, number: int) -> list[int]:
-        """Return a batch of the current epoch (see `set_position`), with the samples of all processes."""
+        """Return a batch of the current epoch (see `set_position`), with the samples for all processes."""
         return self.batches()[number]
 
     def batches(self) -> list[list[int]]:
-        """Return all batches of the current epoch (see `set_position`), with the samples of all processes."""
+        """Return all batches of the current epoch (see `set_position`), with the samples for all processes."""
         if not self._batches:
             self._batches = self._epoch_batches(self._start[0])
         return self._batches
@@ -194,7 +194,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         ]
 
     def _epoch_replay(self, epoch: int) -> list[int]:
-        """Return an epoch's replay samples, continuing where those of the previous epoch left off."""
+        """Return an epoch's replay samples, continuing where the previous epoch left off."""
         replay = []
         permutations: dict[tuple[int, int], list[int]] = {}
         for position in range(epoch * self._replayed, (epoch + 1) * self._replayed):
@@ -239,7 +239,7 @@ def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> f
     """Return the share of the batches' total size that is padding.
 
     Args:
-        batches: Sample indices of each batch.
+        batches: Sample indices in each batch.
         lengths: Length of each sample.
     """
     filled = sum(lengths[index] for batch in batches for index in batch)

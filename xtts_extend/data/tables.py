@@ -51,7 +51,7 @@ class Table:
 
 
 def read_text(path: Path, content: bytes) -> str:
-    """Decode the content of a file as UTF-8, or as UTF-16 or UTF-32 if detected unambiguously.
+    """Decode the contents of a file as UTF-8, or as UTF-16 or UTF-32 if detected unambiguously.
 
     Args:
         path: Path of the file, for messages.

@@ -105,7 +105,7 @@ def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tupl
 def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
     """Return the samples with an implausible number of characters per second, each with a detail for the report.
 
-    Languages with enough recordings are judged by their own median rate, others by general rates of speech.
+    Languages with enough recordings are judged by their own median rate, others by typical speaking rates.
     """
     counts = {id(sample): _characters(sample.text) for sample in samples}
     rates: dict[str, list[float]] = defaultdict(list)
