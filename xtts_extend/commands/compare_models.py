@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference", type=Path, nargs="+", action="extend", required=True, help="Recordings of the voice to use."
     )
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text", help="Text to speak, the same in every language.")
+    text.add_argument("--text", help="Text to speak. The same text is used for every language.")
     text.add_argument("--text-file", type=Path, metavar="FILE", help="UTF-8 file with the text to speak.")
     parser.add_argument("--seed", type=int, default=0, help="Random seed for sampling. [0]")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="New folder for the WAV files.")

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language", help="Language of any manifest that does not specify one.")
     parser.add_argument("--base-dir", type=Path, required=True, help="The base directory.")
     parser.add_argument(
-        "--vocab", type=Path, help="Vocabulary of the run that will use the codes. [BASE_DIR/vocab.json]"
+        "--vocab", type=Path, help="Vocabulary for the run that will use the codes. [BASE_DIR/vocab.json]"
     )
     parser.add_argument("--output", type=Path, required=True, help="A new folder, or an unfinished one to resume.")
 

@@ -14,7 +14,7 @@ HELP = "Compute a model's losses on recordings, and evaluate the speech that it 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("--model", type=Path, required=True, help="A folder that export wrote, or a base directory.")
+    parser.add_argument("--model", type=Path, required=True, help="A folder written by export, or a base directory.")
     add_manifests(parser)
     parser.add_argument("--language", required=True, help="Code of the language to evaluate.")
     parser.add_argument(

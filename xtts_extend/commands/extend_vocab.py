@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-vocab",
         required=True,
         metavar="PATH|FOLDER:LANG",
-        help="The base's vocab.json, or, to start from the tokens of a pack, its model folder and its language.",
+        help="The base's vocab.json. To start from a pack's tokens instead, give the pack's model folder and language.",
     )
     parser.add_argument("--language", required=True, help="Code of the new language.")
     parser.add_argument(

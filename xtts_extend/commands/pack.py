@@ -1,4 +1,4 @@
-"""`xtts-extend pack`: add, remove, list and verify the language packs of a model folder."""
+"""`xtts-extend pack`: add, remove, list and verify the language packs in a model folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xtts_extend.commands.common import add_debug, add_json, print_values
 if TYPE_CHECKING:
     from xtts_extend.pack.file import Pack
 
-HELP = "Add, remove, list and verify the language packs of a model folder."
+HELP = "Add, remove, list and verify the language packs in a model folder."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("add", _add, "Check that a pack matches the base, and copy it into the folder."),
         ("remove", _remove, "Remove a language's pack."),
         ("list", _list, "List the packs in a folder."),
-        ("verify", _verify, "Verify every tensor of a pack and its base, and the token ids of the pack's texts."),
+        ("verify", _verify, "Verify every tensor in a pack and its base, and the token ids of the pack's texts."),
     ):
         subparser = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
         subparser.set_defaults(action=action)

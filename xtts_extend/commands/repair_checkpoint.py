@@ -1,4 +1,4 @@
-"""`xtts-extend repair`: write a copy of a checkpoint in which old tokens have the base's rows."""
+"""`xtts-extend repair`: write a copy of a checkpoint with the rows of old tokens restored from the base."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, print_values
 
-HELP = "Write a copy of a checkpoint in which old tokens have the base's rows."
+HELP = "Write a copy of a checkpoint with the rows of old tokens restored from the base."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`xtts-extend report`: write a report of a run as one HTML page."""
+"""`xtts-extend report`: write a report on a run as a single HTML page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, print_values
 
-HELP = "Write an HTML report of a run, with its losses, retention, test sentences, starts and stops."
+HELP = "Write an HTML report on a run, with its losses, retention, test sentences, starts and stops."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

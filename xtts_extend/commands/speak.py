@@ -15,7 +15,7 @@ HELP = "Synthesize speech from text with a model folder."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     add_json(parser)
-    parser.add_argument("--model", type=Path, required=True, help="A folder that export wrote, or a base directory.")
+    parser.add_argument("--model", type=Path, required=True, help="A folder written by export, or a base directory.")
     parser.add_argument("--language", required=True, help="Code of the text's language.")
     parser.add_argument(
         "--reference", type=Path, nargs="+", action="extend", required=True, help="Recordings of the voice to use."
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command and return 0. Each sentence is printed on standard error once it has been synthesized."""
+    """Run the command and return 0. Each sentence is printed to standard error once it has been synthesized."""
     from xtts_extend.speech.speaking import speak_to_file
 
     def show(sentence: str, seconds: float) -> None:

@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("project", type=Path, help="Project folder. It is created if it does not exist.")
     parser.add_argument("--base-dir", type=Path, help="Folder of the base model. It is recorded in the project.")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="Address to bind to. Any other address requires --password. [127.0.0.1]"
+        "--host",
+        default="127.0.0.1",
+        help="Address to bind to. An address that others can reach requires --password. [127.0.0.1]",
     )
     parser.add_argument(
         "--port", type=int, default=7860, help="Port to listen on. With 0, the first free port is used. [7860]"

@@ -48,8 +48,8 @@ DEMO_STEPS = 600
 VOCABULARY_SIZE = 400
 #: Number of audio codes, not counting the start and stop codes.
 AUDIO_CODES = 1024
-#: Value of all mel statistics in an untrained base, similar to a trained base's. Log mels range from -11.5 (silence)
-#: to 6.
+#: Value of all mel statistics in an untrained base, similar to those of a trained base. Log mels range from -11.5
+#: (silence) to 6.
 UNTRAINED_MEL_SCALE = 5.0
 #: Number of sentences per language that the base is trained on.
 SENTENCES = 400
@@ -219,7 +219,7 @@ def train_base(base: Path, manifests: dict[str, Path], runs: Path, steps: int, s
         manifests: A manifest of recordings for each language.
         runs: Folder in which the run folder is created.
         steps: Number of training batches, each of four samples.
-        seed: Random seed of the run.
+        seed: Random seed for the run.
     """
     values = {
         "language": next(iter(manifests)),

@@ -147,7 +147,7 @@ def train_dvae(dvae: DiscreteVAE, mels: Tensor, *, decoder_steps: int, progress:
     Args:
         dvae: Untrained DVAE, which is changed in place.
         mels: float32 [80, frames], divided by the statistics.
-        decoder_steps: Number of training steps of the decoder.
+        decoder_steps: Number of training steps for the decoder.
         progress: Show progress bars on stderr.
     """
     codes = fit_codebook(dvae, mels, progress)

@@ -25,7 +25,7 @@ def write_vocabulary(texts: Mapping[str, Sequence[str]], size: int, path: Path) 
     """Learn BPE merges from texts and write an XTTS `vocab.json`. The same texts give the same file.
 
     Args:
-        texts: Sentences of each language, for at most two languages. Their tags get the ids before `[START]`.
+        texts: Sentences in each language, for at most two languages. Their tags get the ids before `[START]`.
         size: Number of entries, which must be more than 262.
         path: Path of the file to write.
     """

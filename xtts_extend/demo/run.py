@@ -57,7 +57,7 @@ STOP_AT = 120
 _VOCABULARY_SIZE = 300
 _TRAIN, _VAL = 200, 20
 
-#: Log file in the output folder, with the messages of all steps, the recipe's full output, and any traceback.
+#: Log file in the output folder, with the messages from all steps, the recipe's full output, and any traceback.
 LOG = "demo.log"
 
 console = Console()

@@ -153,7 +153,7 @@ def make_corpus(
     *,
     progress: bool = True,
 ) -> Path:
-    """Synthesize texts with the `SPEAKERS` in turn, and write the recordings and a manifest in coqui's format.
+    """Synthesize texts with each of the `SPEAKERS` in turn, and write the recordings and a manifest in coqui's format.
 
     The manifest (`audio_file|text|speaker_name`) is written last, after all recordings in `wavs/`.
 

@@ -1,4 +1,4 @@
-"""Clean text character by character: punctuation, digits of all scripts, and non-printing characters.
+"""Clean text character by character: punctuation, digits from all scripts, and non-printing characters.
 
 Punctuation is mapped to marks that the XTTS vocabulary already has, so that it adds no new tokens.
 """

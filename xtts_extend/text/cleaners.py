@@ -37,7 +37,7 @@ def _has_turkic_i(code: str) -> bool:
 def default_cleaner(code: str) -> Cleaning:
     """Return the default cleaner, for a language that has no cleaner of its own.
 
-    It composes letters (NFC), lowercases them, unifies punctuation marks, writes digits of all scripts as 0-9, spells
+    It composes letters (NFC), lowercases them, unifies punctuation marks, writes digits from all scripts as 0-9, spells
     out numbers if num2words supports the language, and collapses whitespace.
 
     >>> default_cleaner("vi")("Tiếng  VIỆT: “21”")

@@ -185,7 +185,7 @@ _STEPS: dict[str, tuple[_Definition, ...]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a cleaning, with its name, version and parameters.
+    """One cleaning step, with its name, version and parameters.
 
     Raises:
         LanguageError: This release does not have the step or that version of it, or a parameter is missing, unknown or
@@ -231,8 +231,8 @@ class Step:
             )
         if self.version > len(versions):
             raise LanguageError(
-                f"Cleaning step '{self.name}' is version {self.version}, but xtts_extend {__version__} has "
-                f"versions only up to {len(versions)}. Install a newer release of xtts_extend."
+                f"Cleaning step '{self.name}' is version {self.version}, but xtts_extend {__version__} supports only "
+                f"versions up to {len(versions)}. Install a newer release of xtts_extend."
             )
         return versions[self.version - 1]
 

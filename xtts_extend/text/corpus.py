@@ -45,7 +45,7 @@ def read_corpus(
     drop: frozenset[str] = frozenset(),
     columns: Mapping[str, str] | None = None,
 ) -> Corpus:
-    """Count the words in the text of text files and manifests.
+    """Count the words in text files and manifests.
 
     Args:
         paths: UTF-8 text files with one or more sentences per line, or manifests.

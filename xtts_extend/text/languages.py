@@ -84,7 +84,7 @@ def language_tag(code: str) -> str:
 
 
 def register_language(language: Language) -> None:
-    """Add a language to the registry, or replace the one with the same code. This lasts until the process ends.
+    """Add a language to the registry, or replace the one with the same code. The change lasts until the process ends.
 
     >>> register_language(Language("ig", default_cleaner("ig"), char_limit=200))
     >>> get_language("ig").char_limit

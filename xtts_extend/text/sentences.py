@@ -26,7 +26,7 @@ def split_sentences(text: str, language: str, limit: int) -> list[str]:
     """Split a text into sentences, none of which is empty or longer than the limit.
 
     Sentences are split by pysbd's rules (the English rules for languages that it does not support), and at the
-    sentence-final punctuation of other scripts. A sentence that is too long is wrapped at spaces. A word that is too
+    sentence-final punctuation in other scripts. A sentence that is too long is wrapped at spaces. A word that is too
     long is split, but not between a letter and its combining marks.
 
     >>> split_sentences("ሰላም ነው። ደህና ነህ፧ አዎ!", "am", 130)

@@ -125,7 +125,7 @@ def _replacement(character: str) -> str:
 
 
 def _split_by_tokens(tokenizer: VoiceBpeTokenizer, sentence: str, language: str, max_tokens: int) -> list[str]:
-    """Split a sentence in two, longer part first, and repeat until no part has more than `max_tokens` tokens."""
+    """Repeatedly split a sentence in two, the longer part first, until no part has more than `max_tokens` tokens."""
     if len(sentence) < 2 or len(tokenizer.encode(lower_dotted_i(sentence, language), language)) <= max_tokens:
         return [sentence]
     parts = split_sentences(sentence, language, min(len(sentence) - 1, len(sentence) * 3 // 5 + 1))

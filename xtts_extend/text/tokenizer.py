@@ -45,7 +45,7 @@ class PackedLanguage:
 
     Attributes:
         code: Code of the language.
-        tokenizer: Tokenizer of the `tokenizers` library, with the pack's vocabulary.
+        tokenizer: Tokenizer from the `tokenizers` library, with the pack's vocabulary.
         cleaning: The cleaning steps that text goes through before it is tokenized.
         char_limit: Length in characters of the longest utterance that the model speaks well.
     """
@@ -75,7 +75,7 @@ def packed_language(tokenizer: VoiceBpeTokenizer, language: str) -> PackedLangua
 
 
 def bare_tokenizer(tokenizer: VoiceBpeTokenizer, language: str) -> Tokenizer:
-    """Return the `tokenizers` tokenizer for a language: its pack's if it has a pack, otherwise the model's own."""
+    """Return the `tokenizers` library's tokenizer for a language: its pack's if it has one, otherwise the model's."""
     packed = packed_language(tokenizer, language)
     return packed.tokenizer if packed else tokenizer.tokenizer
 
@@ -89,7 +89,7 @@ def enable() -> None:
     - `VoiceBpeTokenizer.char_limits`: provides a limit for every language.
     - `VoiceBpeTokenizer.encode`: raises LanguageError for a language without a tag; coqui would return unknown tokens.
     - `Xtts.synthesize`: accepts every language with a tag.
-    - `Xtts.inference` and `.inference_stream`: lowercase the I of Turkic languages correctly.
+    - `Xtts.inference` and `.inference_stream`: lowercase the I in Turkic languages correctly.
     - `split_sentence`: also splits text in languages that are not coqui's own, without using spaCy.
 
     Coqui's own languages stay unchanged, except for numbers that coqui's cleaners fail on. If a model has a pack for a

@@ -108,7 +108,7 @@ def measure(tokenizer: Tokenizer, words: Counter[str]) -> TextMeasure:
     """Return statistics on how a tokenizer splits the words of a cleaned text.
 
     Args:
-        tokenizer: Tokenizer of the `tokenizers` library.
+        tokenizer: Tokenizer from the `tokenizers` library.
         words: Count of each word.
     """
     unknown_id = tokenizer.token_to_id("[UNK]")

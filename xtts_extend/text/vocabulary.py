@@ -74,7 +74,7 @@ class Vocabulary:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Tokenizer of the `tokenizers` library, without coqui's cleaning."""
+        """Tokenizer from the `tokenizers` library, without coqui's cleaning."""
         return Tokenizer.from_str(self.content)
 
 

@@ -16,7 +16,7 @@ from xtts_extend.errors import VocabularyError
 
 #: Added tokens that every XTTS vocabulary has.
 SPECIAL_TOKENS = ("[STOP]", "[UNK]", "[SPACE]", "[START]")
-#: Pattern of a language tag. Its group is the language code.
+#: Pattern that matches a language tag. Its capture group is the language code.
 TAG = re.compile(r"\[([a-z]{2,8}(?:-[a-z]{2,8})?)\]")
 
 # Options of the BPE model that XTTS does not set. Each of them would change how text is tokenized.
@@ -30,7 +30,7 @@ _UNSET_OPTIONS = (
 )
 #: Flags of added tokens, with their values in XTTS vocabularies.
 _FLAGS = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-#: Maximum number of unused ids. A model has a row for each of them. The base has two.
+#: Maximum number of unused ids. A model has a row for each of them. The base has two unused ids.
 _MAX_GAPS = 10_000
 _BYTE_ORDER_MARK = "\ufeff"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -136,7 +136,7 @@ def parse_file(text: str, path: Path) -> VocabularyFile:
 
 
 def _object(pairs: list[tuple[str, Any]], repeated: dict[str, None]) -> dict[str, Any]:
-    """Return a JSON object with the last value of each key. Add keys that have different values to `repeated`."""
+    """Return a JSON object with the last value for each key. Add keys that have different values to `repeated`."""
     values = dict(pairs)
     if len(values) < len(pairs):
         repeated.update((repr(key), None) for key, value in pairs if values[key] != value)
