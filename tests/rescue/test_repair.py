@@ -259,7 +259,7 @@ def test_a_plan_for_new_rows_of_noise(stock_file, corpus, tmp_path, capsys):
     """Restoring old rows does not help new ones."""
     command = ["repair", str(stock_file), "--base", str(corpus.base), "--output", str(tmp_path / "new"), "--plan"]
     assert main(command) == 1
-    assert "The new rows remain untrained without --reinit-untrained." in capsys.readouterr().out
+    assert "Without --reinit-untrained, the new rows would remain untrained." in capsys.readouterr().out
     assert main([*command, "--reinit-untrained"]) == 0
 
 
@@ -290,7 +290,7 @@ def test_rows_of_other_tokens_cannot_be_repaired(stock_file, corpus, tmp_path):
 
 @pytest.mark.parametrize("blend", [-0.1, 1.5, math.nan])
 def test_a_blend_outside_0_to_1(drifted, corpus, tmp_path, blend):
-    with pytest.raises(ConfigError, match="the share of the base, from 0 to 1"):
+    with pytest.raises(ConfigError, match="the base's share, from 0 to 1"):
         repair(drifted, corpus.base, tmp_path / "new", blend=blend)
 
 

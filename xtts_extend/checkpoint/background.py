@@ -35,7 +35,7 @@ class BackgroundWriter:
 
         Args:
             write: Function that writes the file.
-            arguments: Arguments of `write`.
+            arguments: Arguments for `write`.
         """
         self.wait()
         pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")

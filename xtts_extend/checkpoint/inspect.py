@@ -37,7 +37,7 @@ logger = logging.getLogger("trainer")
 
 #: Key under which our runs store what they record in addition to the contents of a stock checkpoint.
 RECORD_KEY = "xtts_extend"
-#: Prefixes of the GPT's tensors: those of coqui's trainer and of `Xtts.state_dict()`.
+#: Prefixes of the GPT's tensor names, as written by coqui's trainer and by `Xtts.state_dict()`.
 _GPT_PREFIXES = ("xtts.gpt.", "gpt.")
 #: Number of bytes that are read from the start of a file to identify it.
 _START = 512
@@ -252,8 +252,8 @@ def inspect_checkpoint(path: str | Path, *, verify: bool = False) -> CheckpointI
 
     Args:
         path: The file or folder.
-        verify: Whether to verify the checksums of training checkpoints as well, for which the files are read to the
-            end. In a run folder, files that fail this check are skipped. By default, only headers are read.
+        verify: Whether to verify the checksums of training checkpoints as well, which means reading the files to
+            the end. In a run folder, files that fail this check are skipped. By default, only headers are read.
 
     Raises:
         CheckpointError: There is no checkpoint, or it is damaged or would run code.

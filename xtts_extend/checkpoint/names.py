@@ -1,6 +1,6 @@
-"""Names of a run's checkpoints, `checkpoint_N.pth` and `best_model_N.pth`, as coqui's Trainer writes them.
+"""Names of a run's checkpoints, `checkpoint_N.pth` and `best_model_N.pth`, in the format of coqui's Trainer.
 
-Names only serve to find candidates and to sort our own files by age. Files are identified by their content alone.
+Names serve only to find candidates and to sort our own files by age. Files are identified by their content alone.
 """
 
 from __future__ import annotations

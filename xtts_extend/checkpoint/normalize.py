@@ -1,4 +1,4 @@
-"""Convert loaded checkpoints to one form, with plain values, coqui's keys and XTTS's tensor names.
+"""Convert loaded checkpoints to a common form, with plain values, coqui's keys and XTTS's tensor names.
 
 Tensor names depend on the wrapper in which the model was saved (such as DistributedDataParallel or torch.compile) and
 on the release of coqui-tts. Other trainers store weights, optimizer, step and epoch under their own keys.
@@ -16,7 +16,8 @@ from xtts_extend.checkpoint.stand_ins import resolve_stand_ins
 from xtts_extend.errors import CheckpointError
 from xtts_extend.notices import warn_once
 
-#: Names that DistributedDataParallel, torch.compile, FSDP, checkpointing and DeepSpeed give to the wrapped module.
+#: Names that DistributedDataParallel, torch.compile, FSDP, activation checkpointing and DeepSpeed give to the wrapped
+#: module.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 #: Names of the two parts of a weight-normalized weight: up to coqui-tts 0.20 → in later releases.
 _WEIGHT_NORM = {

@@ -128,7 +128,7 @@ def _windows(*parts: str) -> str:
     return str(PureWindowsPath(*parts))
 
 
-#: Configuration classes of Python, and of all releases of coqui-tts and its Trainer, by module.
+#: Configuration classes from Python, and from all releases of coqui-tts and its Trainer, by module.
 _WITH_FIELDS = {
     "coqpit": ("Coqpit",),
     "coqpit.coqpit": ("Coqpit",),

@@ -1,4 +1,4 @@
-"""Write checkpoints atomically: to a temporary file, which is flushed to the disk and then renamed.
+"""Write checkpoints atomically: to a temporary file, which is flushed to disk and then renamed.
 
 The names of temporary files start with a dot because coqui deletes old checkpoints that match `checkpoint_*`.
 """
@@ -126,7 +126,7 @@ def remove_leftovers(run: Path) -> None:
 
 
 def move_later_checkpoints(run: Path, step: int) -> None:
-    """Move checkpoints from after the step to resume from into a folder named `set-aside`.
+    """Move checkpoints later than the step to resume from into a folder named `set-aside`.
 
     Otherwise, they would count as the run's newest checkpoints, and new checkpoints would be deleted in their place.
 
@@ -230,8 +230,8 @@ def save_second_name(run: Path, name: str, checkpoint: str, keep: int) -> None:
 def require_space(run: Path, size: int, keep: int) -> None:
     """Log the free disk space and the maximum that a run may need, and raise if there is too little.
 
-    A run needs space for up to `keep` checkpoints, for one that is being written, and for the old and the new best
-    model.
+    A run needs space for up to `keep` checkpoints, for one that is being written, and for the old and new best
+    models.
 
     Args:
         run: The run folder. Checkpoints that are already in it reduce the space needed.
@@ -246,7 +246,7 @@ def require_space(run: Path, size: int, keep: int) -> None:
     free = shutil.disk_usage(run).free
     numbers = (
         f"{free / 1e9:.1f} GB of disk space is free for {run}, and the run may need {needed / 1e9:.1f} GB more: {keep} "
-        f"checkpoints of {size / 1e9:.1f} GB each, one that is being written, and the old and the new best model."
+        f"checkpoints of {size / 1e9:.1f} GB each, one more that is being written, and the old and new best models."
     )
     if free < needed:
         raise MachineError(f"{numbers} Free up some space, use a different --output-dir, or lower --keep-checkpoints.")

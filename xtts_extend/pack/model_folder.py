@@ -292,7 +292,7 @@ def open_spec(spec: str) -> tuple[ModelFolder, Pack]:
 
 
 def vocabulary_of(spec: str) -> Vocabulary:
-    """Return a file's vocabulary, or for FOLDER:LANG, the base's vocabulary with a pack's entries appended.
+    """Return a file's vocabulary or, for FOLDER:LANG, the base's vocabulary with a pack's entries appended.
 
     Args:
         spec: A path, or FOLDER:LANG.

@@ -114,8 +114,8 @@ class PackInfo:
         base: Name in `Xtts` → SHA-256 digest, for each of the base's tensors; see `tensor_digest`.
         vocabulary: The entries and merges that are appended to the base's.
         cleaning: Steps that turn written text into the text that is tokenized.
-        char_limit: Maximum number of characters in an utterance that is still spoken well.
-        texts: Sample texts of the run, before cleaning → their token ids. Programs that read the pack tokenize the
+        char_limit: Number of characters up to which an utterance is spoken well.
+        texts: Sample texts from the run, before cleaning → their token ids. Programs that read the pack tokenize the
             texts and compare the ids.
         training: How the pack was trained.
         licence: License of the training data, as stated by the pack's author; empty if none was stated.

@@ -298,14 +298,14 @@ def _vocabulary_mismatch(
         token = opened.token_of.get(row, f"row {row}")
         closed = count_closed_gaps(base.tokens, opened.tokens) if base and opened.tokens else 0
         yield (
-            f"{len(misplaced):,} rows resemble those of different tokens in the base; for example, the row of "
-            f"{token!r} (id {row}) resembles the base's row of {names.get(other, f'row {other}')!r}. The ids were "
+            f"{len(misplaced):,} rows resemble those of different tokens in the base; for example, the row for "
+            f"{token!r} (id {row}) resembles the base's row for {names.get(other, f'row {other}')!r}. The ids were "
             "reassigned" + (f", {closed} of them because gaps in the base's token ids were closed." if closed else ".")
         )
 
 
 def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
-    """Return the reason why the old rows count as drifted, or an empty string if they do not."""
+    """Return the reason why the old rows are considered to have drifted, or an empty string if they are not."""
     if _frozen_by_run(opened) and old.changed and not _frozen_rows_intact(opened):
         return (
             f"{old.changed:,} of {old.count:,} old rows differ from the base's (by up to {old.difference_max:.3g}) "

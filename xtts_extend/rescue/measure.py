@@ -19,7 +19,7 @@ from xtts_extend.text.verify import dead_entries
 from xtts_extend.text.vocabulary import Vocabulary, romanized_spellings
 
 EMBEDDING, HEAD, _ = TOKEN_TENSORS
-#: A row is taken to belong to a different token than its id says if its cosine similarity to that token's row exceeds
+#: A row is assumed to belong to a different token than its id says if its cosine similarity to that token's row exceeds
 #: its similarity to its own token's row by more than this margin.
 _CLEARLY_MORE_SIMILAR = 0.1
 #: Ratio of a row's norm to the base's median norm above which the row counts as noise.
@@ -295,7 +295,7 @@ def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]]
 
 
 def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
-    """Return a list with the reason, if any, to conclude that the embedding's moments belong to different rows.
+    """Return a list with the evidence, if any, that the embedding's moments belong to different rows.
 
     Every update moves exactly the rows that have moments. If rows with moments never moved while rows without moments
     did, the moments belong to different rows.
@@ -331,7 +331,8 @@ def schedule_notes(opened: OpenedCheckpoint, updates: int) -> list[str]:
             "so further steps will change almost nothing."
         )
     batches = (opened.info.step or 0) + 1
-    # The stock Trainer may save in the middle of gradient accumulation, without recording over how many batches.
+    # The stock Trainer may save in the middle of gradient accumulation and does not record how many batches it
+    # accumulates.
     if opened.info.written_by == "coqui" and 0 < updates < batches and batches % round(batches / updates):
         notes.append(
             f"The optimizer made {updates:,} updates in {batches:,} batches, about one every "

@@ -57,7 +57,7 @@ def load_curves(opened: OpenedCheckpoint) -> Curves | None:
 
 
 def diverged(opened: OpenedCheckpoint, curves: Curves | None, drift: Mapping[str, float]) -> str:
-    """Return the reason why a run counts as diverged, or an empty string if it does not.
+    """Return the reason why a run is considered to have diverged, or an empty string if it is not.
 
     Args:
         opened: The checkpoint.
@@ -136,7 +136,7 @@ def next_step(
     if condition == "new-rows-untrained":
         return NextStep(shlex.join([*repair, "--reinit-untrained"]))
     if condition == "never-moved":
-        reason = "None of the training texts contains a new token. Pass manifests in the language to learn."
+        reason = "None of the training texts contains a new token. Pass manifests for the language to learn."
         resumed = _resume(opened, base, "--train-manifest", "MANIFEST", "--new-run", "--allow-changes")
         return NextStep(resumed.command, [reason, *resumed.notes])
     if condition == "dead":
@@ -155,7 +155,7 @@ def next_step(
 def _resume_earlier_at_lower_rate(
     opened: OpenedCheckpoint, base: Path, accepts: Callable[[OpenedCheckpoint], bool], *, clip: bool = False
 ) -> NextStep:
-    """Return a command that resumes from an earlier healthy checkpoint, or else starts a new run, at a lower rate.
+    """Return a command that resumes an earlier healthy checkpoint, or else starts a new run, at a lower learning rate.
 
     Args:
         opened: The checkpoint that must not be resumed.
@@ -253,7 +253,7 @@ def _begin(
         run: Folder of the old run.
         weights: File to start from, if it is not the base.
         opened: The checkpoint, if it can be opened.
-        vocabulary: Vocabulary of the new run, if it differs from the old run's.
+        vocabulary: Vocabulary for the new run, if it differs from the old run's.
     """
     command = [*_launcher(opened), RECIPE]
     if weights is not None:

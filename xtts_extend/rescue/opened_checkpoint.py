@@ -98,7 +98,7 @@ class OpenedCheckpoint:
 
     @property
     def new_rows(self) -> Tensor:
-        """Indices of the checkpoint's rows for tokens that are not in the base, of shape (m,), without unused ids."""
+        """Indices of the checkpoint's rows for tokens that are not in the base, of shape (m,), excluding unused ids."""
         old = set(self.rows.tolist())
         all_rows = range(self.info.vocab_size) if self.tokens is None else sorted(self.tokens.values())
         return torch.tensor([row for row in all_rows if row not in old], dtype=torch.long)
@@ -110,7 +110,7 @@ class OpenedCheckpoint:
 
     @property
     def token_of(self) -> dict[int, str]:
-        """Row in the checkpoint → token, or "row N" if the tokens are unknown."""
+        """Row in the checkpoint → its token, or "row N" for every row if the tokens are unknown."""
         if self.tokens is None:
             return {row: f"row {row}" for row in range(self.info.vocab_size)}
         return {row: token for token, row in self.tokens.items()}
@@ -219,8 +219,8 @@ def _require_its_base(
     _, cosines = nearest_rows(weights[embedding][rows], base[embedding])
     if float(cosines.mean()) < SAME_TOKEN_COSINE / 2:
         raise CheckpointError(
-            f"The token rows of {file} do not resemble those that the run of {path} started from, so the run did not "
-            "start from this base. Pass the base that the run started from."
+            f"The token rows of {file} do not resemble those at the start of the run that wrote {path}, so the run "
+            "did not start from this base. Pass the base that the run started from."
         )
 
 
@@ -235,7 +235,7 @@ def moments_by_name(opened: OpenedCheckpoint) -> dict[str, dict[str, Any]] | Non
     The order is taken from a GPT on the meta device.
 
     Returns:
-        Parameter name → state, without frozen rows and adapters. None if the file has no optimizer state, or if its
+        Parameter name → state, excluding frozen rows and adapters. None if the file has no optimizer state, or if its
         optimizer state is for different parameters.
     """
     if not opened.training.optimizer:
@@ -279,6 +279,6 @@ def row_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def expected_shape(opened: OpenedCheckpoint, name: str) -> tuple[int, ...]:
-    """Return the expected shape of a parameter's moments: its own shape, without the rows that the run froze."""
+    """Return the expected shape of a parameter's moments: its own shape, minus the rows that the run froze."""
     shape = tuple(opened.weights[f"gpt.{name}"].shape)
     return (shape[0] - opened.frozen_rows, *shape[1:]) if name in TOKEN_TENSORS else shape

@@ -83,7 +83,7 @@ def repair(
     ('healthy', 'There is nothing to repair.', False)
     """
     if not 0 <= blend <= 1:
-        raise ConfigError(f"--blend is {blend}. Expected the share of the base, from 0 to 1 (0.3 means 30% base).")
+        raise ConfigError(f"--blend is {blend}. Expected the base's share, from 0 to 1 (0.3 means 30% base).")
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise ConfigError(f"{output} already exists. Choose a new folder, or a new file whose name ends in .pth.")
     assessment: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _reason_not_to_repair(diagnosis: Diagnosis, *, blend: float, reinit_untraine
         return "Repairing rows does not help a run that trained for too long. Use an earlier checkpoint."
     if verdict == "new-rows-untrained" and not (reinit_untrained and "--reinit-untrained" in diagnosis.next_command):
         return (
-            "The new rows remain untrained without --reinit-untrained."
+            "Without --reinit-untrained, the new rows would remain untrained."
             if "--reinit-untrained" in diagnosis.next_command
             else f"Re-initializing the new rows would not help. {diagnosis.reason}"
         )
@@ -184,7 +184,10 @@ def _repaired_weights(opened: OpenedCheckpoint, blend: float, reinit_rows: Tenso
 
 
 def _initial_rows(opened: OpenedCheckpoint) -> dict[str, Tensor]:
-    """Return the token tensors that a new run would start with: romanized, or the base's mean if tokens are unknown."""
+    """Return the token tensors that a new run would start with.
+
+    New rows start from romanized spellings, or as the mean of the base's rows if their tokens are unknown.
+    """
     base, tokens = opened.base_vocabulary, opened.tokens
     if base is None or tokens is None:
         logger.warning(" > The tokens of the new rows are unknown, so these rows start as the mean of the base's rows.")
@@ -244,7 +247,7 @@ def _record_frozen_rows(
     record = replace(
         opened.record,
         base_rows=BaseRows(rows, True, row_digests(content["model"], rows, opened.prefix)),
-        # The recorded losses are those of the weights before the repair.
+        # The recorded losses were measured before the repair.
         state={**opened.record.state, **no_best_model()},
     )
     content[RECORD_KEY] = record.to_dict()
