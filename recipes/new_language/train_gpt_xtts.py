@@ -8,7 +8,7 @@ What the recipe does:
 
 * Start or resume: what happens depends on the contents of `--checkpoint`. A base model starts a new run. A training
   checkpoint is resumed in its own run folder, with its weights, optimizer, schedule and random numbers, at the next
-  batch. A checkpoint of the stock Trainer is resumed in a new folder beside the old one.
+  batch. A checkpoint from the stock Trainer is resumed in a new folder beside the old one.
 * New tokens: the vocabulary may be larger than the base model's. New rows are initialized from tokens that sound
   similar. Old rows are frozen. They are not parameters, so they need neither gradients nor optimizer moments.
 * Voices: with new tokens, the voice side (the modules that turn a recording into a voice) is frozen, so every language
@@ -17,8 +17,9 @@ What the recipe does:
   same. With `--on-vocab-change migrate`, each row and its moments move to the new id of the row's token.
 * Data checks: every recording is read once before training, and the result is cached by file size and modification
   time. Unusable samples are listed and skipped.
-* Checkpoints: they are written between optimizer steps, to a temporary file that is flushed and renamed, while training
-  continues. Meanwhile, a copy of the state takes as much memory as a checkpoint. Ctrl-C and SIGTERM save a checkpoint.
+* Checkpoints: the state is copied between optimizer steps, then written to a temporary file that is flushed and
+  renamed, while training continues. Until the write finishes, the copy takes as much memory as a checkpoint. Ctrl-C
+  and SIGTERM save a checkpoint.
 * Requests: a file named `stop`, `save` or `evaluate` in the `requests` folder of the run folder makes the run save a
   checkpoint and stop, save a checkpoint and continue, or evaluate.
 * Several GPUs: `torchrun --nproc_per_node N train_gpt_xtts.py …` trains one model on N GPUs. `--batch-size` is per GPU.

@@ -112,8 +112,8 @@ def test_retention_is_reported_for_merged_weights_and_for_the_folder(unchanged):
     assert reported == [("am", None), ("en", 1.0)] * 2
     log = (unchanged / "trainer_0_log.txt").read_text(encoding="utf-8").splitlines()
     shown = {line.split(" · ")[1]: line for line in log if "EVAL step 2" in line}
-    assert shown["en"].endswith(" · retention 1.0000 merged · 1 in the folder")
-    assert "in the folder" not in shown["am"]
+    assert shown["en"].endswith(" · retention 1.0000 merged · 1 in the model folder")
+    assert "in the model folder" not in shown["am"]
 
 
 @pytest.mark.slow

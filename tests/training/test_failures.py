@@ -50,7 +50,7 @@ def test_non_finite_losses_stop_the_run(uninterrupted, fails, tmp_path):
     changes = ["--epochs", 9, "--learning-rate", 1e30, "--save-step", 1000, "--allow-changes"]
     code, error = fails(["--checkpoint", run, *changes])
     assert code == 1
-    assert re.search(r"3 updates in a row were skipped .* the loss of step 1[56] \(samples: wavs/am_", error)
+    assert re.search(r"3 updates in a row were skipped .* the loss at step 1[56] \(samples: wavs/am_", error)
     assert {file.name: file.read_bytes() for file in run.glob("checkpoint_*")} == before
 
 

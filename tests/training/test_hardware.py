@@ -184,7 +184,7 @@ def test_out_of_memory_splits_batches_and_training_continues(
     # Fails in the second batch of the first accumulation, with an exception without a message.
     short_memory(batch_size // 2, first=2, message="")
     recipe(corpus.flags(output_dir=tmp_path / "short", **flags))
-    assert "The batch of step 2 does not fit in GPU memory, so this and all later batches are split" in caplog.text
+    assert "The batch for step 2 does not fit in GPU memory, so this and all later batches are split" in caplog.text
     first = gradients[len(gradients) // 2]
     # Weights and batches are the same; only the order of summation differs.
     assert (first - gradients[0]).norm() <= 1e-5 * gradients[0].norm()

@@ -258,7 +258,7 @@ def test_a_replay_set_of_another_base(corpus, fails, replay, tmp_path):
     copied = shutil.copytree(replay, tmp_path / "copied")
     (copied / "set.json").write_text(json.dumps(other), encoding="utf-8")
     flags = corpus.flags(output_dir=tmp_path / "other", max_steps=1)
-    assert "was made by a model other than" in fails([*flags, f"--replay={copied}"])[1]
+    assert "was made with a model other than" in fails([*flags, f"--replay={copied}"])[1]
 
 
 def test_doctor_and_repair_support_adapters(corpus, adapted, tmp_path):

@@ -44,7 +44,7 @@ class NewLanguageConfig(GPTTrainerConfig):  # type: ignore[explicit-any]  # The 
         default=0.01, metadata={"help": "Stop if more than this share of the samples is unusable."}
     )
     replay: list[str] = field(
-        default_factory=list, metadata={"help": "Replay sets, or manifests of languages to keep."}
+        default_factory=list, metadata={"help": "Replay sets, or manifests in languages to keep."}
     )
     replay_share: float = field(
         default=0.25, metadata={"help": "Share of the samples that are replayed, if `replay` is set."}

@@ -44,7 +44,7 @@ class Curves:
     evaluation: Curve
 
     def overfitted(self) -> str:
-        """Return why the run is overfitted (evaluation loss up, training loss down), or an empty string if not."""
+        """Return why the run has overfitted (evaluation loss up, training loss down), or an empty string if not."""
         if self.evaluation:
             step, best = min(self.evaluation, key=lambda point: point[1])
             later = [loss for at, loss in self.evaluation if at > step]

@@ -10,7 +10,7 @@ from xtts_extend.checkpoint.store import lock_run, make_run_folder, move_later_c
 from xtts_extend.files import atomic_path, atomic_write
 from xtts_extend.text.vocabulary import load_vocabulary
 
-#: Subfolder for a run's spoken test sentences, in files named STEP-NUMBER-LANG.wav.
+#: Subfolder for a run's synthesized test sentences, in files named STEP-NUMBER-LANG.wav.
 SAMPLES = "samples"
 
 

@@ -1,4 +1,4 @@
-"""`history.jsonl`, which records when a run started, resumed and ended, and with which data and settings."""
+"""`history.jsonl`, which records when a run started, resumed and ended, and with what data and settings."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ MEASURE = 2
 
 
 class MetricsLine(TypedDict, total=False):
-    """A line of `metrics.jsonl`: a step, or, if it has `eval`, one language of an evaluation.
+    """A line of `metrics.jsonl`: a step, or, if it has `eval`, one language in an evaluation.
 
     Losses that are not finite are None.
     """
@@ -54,7 +54,7 @@ class MetricsLog:
 
     Args:
         run: Run folder.
-        step: Number of steps that the run has completed. Lines of later steps and damaged lines are removed.
+        step: Number of steps that the run has completed. Lines for later steps and damaged lines are removed.
     """
 
     def __init__(self, run: Path, step: int) -> None:
@@ -128,11 +128,11 @@ class StepLosses:
         self._unread: list[tuple[MetricsLine, dict[str, Tensor]]] = []
 
     def add(self, losses: dict[str, Tensor], line: MetricsLine) -> None:
-        """Store the losses of a step, with the other values of its line in `metrics.jsonl`."""
+        """Store the losses of a step, with the other values in its line in `metrics.jsonl`."""
         self._unread.append((line, losses))
 
     def read(self, position: Position) -> dict[str, float]:
-        """Write the lines of the steps since the previous call, and add their losses to the position.
+        """Write the lines for the steps since the previous call, and add their losses to the position.
 
         Args:
             position: The run's position. Finite losses are added to its training loss.

@@ -26,7 +26,7 @@ _TEXTS = 50
 
 @dataclass(frozen=True)
 class RecordedVocabulary:
-    """The vocabulary of a run: a mapping of tokens to ids, and its SHA-256."""
+    """The vocabulary of a run: a mapping from tokens to ids, and its SHA-256."""
 
     tokens: Mapping[str, int]
     digest: str
@@ -119,11 +119,11 @@ class RunRecord:
         state: The position as a dict; see `Position.state_dict`. `position` parses it.
         base_dir: Path of the base directory.
         adapter: The run's adapter.
-        processes: Number of processes that trained together. The recorded batch size is that of one process.
+        processes: Number of processes that trained together. The recorded batch size is per process.
         data_digest: Digest of the training samples, computed by `setup.samples.data_digest`; None if it is not
             recorded.
         val_digest: Digest of the validation set; None if it is not recorded.
-        trained_on: Summary of the training data; None in checkpoints of releases that did not record it.
+        trained_on: Summary of the training data; None in checkpoints from releases that did not record it.
         version: Version of the format.
     """
 
@@ -140,7 +140,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, content: Mapping[str, object]) -> RunRecord | None:
-        """Read the record of a loaded checkpoint. Return None for a checkpoint of the stock Trainer.
+        """Read the record of a loaded checkpoint. Return None for a checkpoint from the stock Trainer.
 
         Raises:
             CheckpointError: A required part is missing.

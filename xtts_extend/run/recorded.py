@@ -1,4 +1,4 @@
-"""Training checkpoints of any trainer and release, with their values interpreted as their writer meant them.
+"""Training checkpoints from any trainer or release, with their values interpreted as their writer meant them.
 
 The stock Trainer's command line turns empty values into None, other releases omit keys or save a single optimizer
 without a list, and precision depends on the device. Only this module deals with these differences.
@@ -43,13 +43,13 @@ class OptimizerState(TypedDict):
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """A training checkpoint of our trainer or the stock one. Tensors are memory-mapped from the file.
+    """A training checkpoint from our trainer or the stock one. Tensors are memory-mapped from the file.
 
     Attributes:
         info: Header of the file.
         config: Complete configuration of the run; empty if neither the file nor its folder has one.
         has_config: Whether the file itself has a configuration.
-        record: Record of our trainer; None in a checkpoint of the stock Trainer.
+        record: Record written by our trainer; None in a checkpoint from the stock Trainer.
         model: Tensors, keyed by their names in the file.
         optimizer: Optimizer states, usually one.
         scheduler: Scheduler states, one per optimizer or none.
@@ -126,12 +126,12 @@ class TrainingCheckpoint:
 
     @property
     def is_stock_run(self) -> bool:
-        """Whether the file is in a run folder of the stock Trainer, where we write nothing."""
+        """Whether the file is in a stock Trainer's run folder, where we write nothing."""
         return self.record is None and not self.in_own_folder
 
     @property
     def processes(self) -> int:
-        """Number of processes that trained together. The recorded batch size is that of one process."""
+        """Number of processes that trained together. The recorded batch size is per process."""
         return self.record.processes if self.record else 1
 
     @property
@@ -238,7 +238,7 @@ def _with_stock_defaults(config: Mapping[str, object], stock: Coqpit) -> dict[st
 
 
 def _config_of_folder(folder: Path) -> Mapping[str, object]:
-    """Return the settings in a run folder of the stock Trainer. Ignore the config.json of a base directory."""
+    """Return the settings in a stock Trainer's run folder. Ignore the config.json of a base directory."""
     file = folder / "config.json"
     config = read_json(file) if file.is_file() else {}
     return config if "optimizer_wd_only_on_weights" in config else {}

@@ -30,7 +30,7 @@ def log_run_summary(
         config: The run's configuration.
         train_samples: Training samples.
         eval_samples: Validation set.
-        ranks: Processes of the run.
+        ranks: The run's processes.
         checkpoint: The checkpoint that the run resumes; None for a new run.
     """
     logger.info(model.describe_rows(f"init: {config.init}" if checkpoint is None else "as in the checkpoint"))
@@ -67,7 +67,7 @@ def describe_run(
 
 
 def _batches(config: NewLanguageConfig, processes: int) -> str:
-    """Return the total batch size of all processes, in words."""
+    """Return the total batch size across all processes, in words."""
     frames = config.batch_frames
     if frames is None:
         return f"batches of {config.batch_size * processes}"
@@ -79,7 +79,7 @@ def describe_processes(before: int, config: NewLanguageConfig, processes: int) -
 
     Args:
         before: Number of processes when the checkpoint was written.
-        config: Configuration of the resumed run, with the batch size of one process.
+        config: Configuration of the resumed run, with the batch size per process.
         processes: Number of processes now.
     """
     if before == processes:

@@ -36,7 +36,7 @@ def encode(
     Args:
         manifests: Manifests, each as PATH or PATH:LANG.
         base_dir: Base directory with the DVAE and mel statistics that are used to compute the codes.
-        output: Folder of the set of codes. One set can serve several manifests, languages and vocabularies.
+        output: Folder for the set of codes. One set can serve several manifests, languages and vocabularies.
         vocab: Vocabulary for the token ids; by default, the base's.
         language: Language of each PATH without a LANG.
         manifest_format: Format of the manifests, as in the recipe's `--manifest-format`.

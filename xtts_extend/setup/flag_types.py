@@ -1,4 +1,4 @@
-"""Types of the recipe's flags: functions that argparse calls to convert a flag's value from text."""
+"""Types for the recipe's flags: functions that argparse calls to convert a flag's value from text."""
 
 from __future__ import annotations
 

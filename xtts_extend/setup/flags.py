@@ -145,9 +145,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--batch-frames",
         type=frames,
         metavar="N|auto",
-        help="Maximum number of frames per batch, including padding, instead of --batch-size. Utterances of similar "
-        "length are batched together. A frame is 46 ms of audio or one text token. auto: use as many frames as fit in "
-        "GPU memory while leaving a tenth of it free.",
+        help="Maximum number of frames per batch, including padding. Use it instead of --batch-size. Utterances of "
+        "similar length are batched together. A frame is 46 ms of audio or one text token. auto: use as many frames as "
+        "fit in GPU memory while leaving a tenth of it free.",
     )
     training.add_argument(
         "--grad-accum-steps",
@@ -167,7 +167,7 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--text-loss-weight",
         type=at_least_zero,
-        help="Weight of the text loss. Default: 0.01, as used to train XTTS, because speech matters more.",
+        help="Weight of the text loss. Default: 0.01, as used to train XTTS. It is low because speech matters more.",
     )
     training.add_argument(
         "--mel-loss-weight",

@@ -48,7 +48,8 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
         The digest. If the run is not compared with a file, this is the recorded digest, which may be empty.
 
     Raises:
-        ConfigError: The file is missing or has changed since the run began, or a different model made a replay set.
+        ConfigError: The file is missing or has changed since the run began, or a replay set was made with a
+            different model.
     """
     sets = [Path(path) for path in config.replay if is_encoded_set(Path(path))]
     if not sets and not _needs_base(config, samples):
@@ -69,7 +70,7 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
         index = read_index(folder)
         if index.get("base_digest", digest) != digest:
             raise ConfigError(
-                f"The replay set {folder} was made by a model other than {file} and would teach that other model's "
+                f"The replay set {folder} was made with a model other than {file} and would teach that other model's "
                 "speech. Use make-replay to create a set with the right model. To start from a run's checkpoint, "
                 "export it first, and start from the exported model."
             )

@@ -58,7 +58,7 @@ def data_digest(samples: Sequence[Sample]) -> str:
 
 
 def limits_of(config: NewLanguageConfig) -> DataLimits:
-    """Return the configured maximum lengths of audio and text, limited to the model's number of positions."""
+    """Return the configured maximum lengths of audio and text, capped at the model's number of positions."""
     model_args = config.model_args
     # GPT.forward adds three codes, a silence and a start token to the audio, and start and stop tokens to the text.
     positions = (model_args.gpt_max_audio_tokens + 3 - 5) * model_args.gpt_code_stride_len
@@ -179,7 +179,7 @@ def encode_into(
     """Run `encode_samples` with a configuration's vocabulary and sample rate, on the GPU if there is one.
 
     Args:
-        folder: Folder of the set of codes.
+        folder: Folder for the set of codes.
         samples: Samples to encode.
         config: Configuration with the vocabulary and the sample rate.
         codec: DVAE that computes the codes.

@@ -43,7 +43,7 @@ class CheckpointVocabulary:
     """The vocabulary that a checkpoint was trained with.
 
     Attributes:
-        tokens: Mapping of tokens to ids.
+        tokens: Mapping from tokens to ids.
         digest: SHA-256 of the vocabulary.
         source: Description of where the vocabulary was found.
     """
@@ -269,7 +269,7 @@ def migrate_checkpoint(
 
     Args:
         checkpoint: The checkpoint to resume.
-        migration: Mapping of its rows to the resumed run's vocabulary.
+        migration: Mapping from its rows to the resumed run's vocabulary.
         config: Configuration of the resumed run.
 
     Raises:
@@ -307,7 +307,7 @@ def recognized_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[st
         base_dir: Base directory with `model.pth` and `vocab.json`.
 
     Returns:
-        Mapping of tokens to rows of the checkpoint.
+        Mapping from tokens to rows in the checkpoint.
 
     Raises:
         ConfigError: The base has no weights to compare with.
@@ -335,7 +335,7 @@ def recognized_tokens(checkpoint: TrainingCheckpoint, base_dir: Path) -> dict[st
             recognized.setdefault(token, row)
     if not recognized:
         raise VocabularyError(
-            f"None of the {info.vocab_size} token rows of {info.path} resembles a row of {file}, so the checkpoint "
+            f"None of the {info.vocab_size} token rows in {info.path} resembles a row in {file}, so the checkpoint "
             "comes from a different base or its rows are noise. Start from the base instead."
         )
     missing = [token for token in vocabulary.tokens if token not in recognized]

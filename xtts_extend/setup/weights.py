@@ -31,7 +31,7 @@ def resize_embeddings(
     Args:
         start: The file with the weights.
         config: The run's configuration.
-        migration: Mapping of a training checkpoint's rows to the run's vocabulary; None for a base model.
+        migration: Mapping from a training checkpoint's rows to the run's vocabulary; None for a base model.
 
     Returns:
         The weights for `Xtts`, and the number of their token rows that belong to the base.
@@ -95,13 +95,13 @@ def load_start_from(model: ExtendedGPTTrainer, config: NewLanguageConfig) -> Non
 def stock_base_rows(
     checkpoint: TrainingCheckpoint, config: NewLanguageConfig, vocab_size: int, migration: Migration | None = None
 ) -> BaseRows:
-    """Return the base rows of a run of the stock Trainer. They are frozen only if they still equal the base's rows.
+    """Return the base rows of a stock Trainer's run. They are frozen only if they still equal the base's rows.
 
     Args:
-        checkpoint: A checkpoint of the stock Trainer, which trains all rows.
+        checkpoint: A checkpoint from the stock Trainer, which trains all rows.
         config: Configuration of the resumed run.
-        vocab_size: Number of token rows of the resumed run.
-        migration: Mapping of the checkpoint's rows to the resumed run's vocabulary, if it changed.
+        vocab_size: Number of token rows in the resumed run.
+        migration: Mapping from the checkpoint's rows to the resumed run's vocabulary, if it changed.
     """
     base_file = Path(config.base_dir) / "model.pth"
     if not base_file.is_file():

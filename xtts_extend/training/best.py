@@ -91,7 +91,7 @@ def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> No
         position.start_value = position.best_value = loss_of(base_losses, state.config, math.inf)
         logger.info(" > The loss before the first step was measured again: %.5f.", position.start_value)
     if below := _below_min_retention(position.best_retention, state.config):
-        # Warnings from all processes are shown, and one is enough.
+        # Warnings from every process are shown, but one is enough.
         logger.log(
             logging.WARNING if state.ranks.is_main else logging.INFO,
             " > The best model so far (loss %.5f) is below --min-retention %s. The next model that reaches the limit "

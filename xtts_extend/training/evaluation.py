@@ -1,4 +1,4 @@
-"""Evaluation between optimizer steps: losses per language, retention of old languages, and spoken test sentences."""
+"""Evaluation between optimizer steps: losses by language, old languages' retention, and synthesized test sentences."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _format_losses(values: Losses) -> str:
     shown = " · ".join(f"{name} {value:.4f}" for name, value in values.items() if name != "retention_in_folder")
     if "retention_in_folder" not in values:
         return shown
-    return f"{shown} merged · {values['retention_in_folder']:g} in the folder"
+    return f"{shown} merged · {values['retention_in_folder']:g} in the model folder"
 
 
 def record_base_losses(state: RunState, losses: Mapping[str, Losses]) -> None:

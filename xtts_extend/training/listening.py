@@ -14,7 +14,7 @@ logger = logging.getLogger("trainer")
 
 
 class Listener:
-    """The requests that were made to a run since its start. Earlier ones are not carried out.
+    """The requests that were made to a run since it started. Earlier ones are not carried out.
 
     Args:
         run: The locked run folder.

@@ -95,7 +95,7 @@ def log_finished(state: RunState) -> None:
 
 
 def log_early_stop(state: RunState) -> None:
-    """Log that a run stops before it reaches its other limits if `patience` ends it."""
+    """If `patience` ends the run, log that it stops before its other limits are reached."""
     if state.is_out_of_patience:
         logger.info(
             " > Stopping early, because recent evaluations found no better model (%d in a row). Raise --patience to "

@@ -291,7 +291,7 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
     saved_sizes = [len(group["params"]) for group in saved_groups]
     if sizes != saved_sizes:
         raise CheckpointError(
-            f"Expected optimizer parameter groups of {sizes} tensors, but those in the checkpoint have {saved_sizes}. "
+            f"Expected optimizer parameter groups with {sizes} tensors, but the checkpoint's have {saved_sizes}. "
             "The frozen rows, or the groups' learning rates or weight decay, differ. Use the settings that the run was "
             "trained with."
         )
@@ -327,7 +327,7 @@ def _restore_optimizer(state: RunState, saved: Sequence[OptimizerState], migrati
 def _shapes_of_moments(
     optimizer: torch.optim.Optimizer, options: Mapping[str, Any], parameter: torch.Tensor
 ) -> dict[str, torch.Size]:
-    """Return the names and shapes of a parameter's moments in an optimizer, determined by a step on a dummy one.
+    """Return the names and shapes of a parameter's moments in an optimizer, determined by a step on a dummy parameter.
 
     Plain numbers have the shape (). `options` are those of the parameter's group, such as `lr` and `amsgrad`.
     """

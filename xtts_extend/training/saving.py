@@ -23,7 +23,7 @@ class Saver:
     Args:
         run: The run folder.
         flush: Function that flushes the log and the metrics to disk; called before each write.
-        status: The status report that gets the phase and the newest checkpoint.
+        status: The status report to update with the phase and the newest checkpoint.
     """
 
     def __init__(self, run: Path, flush: Callable[[], None], status: StatusReport) -> None:

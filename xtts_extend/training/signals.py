@@ -38,7 +38,7 @@ class OutOfTime(Stopped):
 class TimeLimit:
     """A time limit that takes effect early enough for the run to write a final checkpoint.
 
-    It reserves twice the longest time between two calls of `reached`, plus the time to write a checkpoint to a slow
+    It reserves twice the longest time between two calls to `reached`, plus the time to write a checkpoint to a slow
     disk.
 
     Args:

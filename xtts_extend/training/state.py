@@ -20,12 +20,12 @@ from xtts_extend.training.randomness import seed_all
 
 @dataclass
 class RunState:
-    """Model, optimizer, data and position of a run in training.
+    """The model, optimizer, data and position of a run in training.
 
     Attributes:
         config: The run's configuration.
         model: The model being trained, including its frozen parts.
-        optimizer: The optimizer of the trained parameters.
+        optimizer: The optimizer for the trained parameters.
         scheduler: The learning rate scheduler, or None.
         scaler: The loss scaler for fp16, or None.
         vocabulary: The run's vocabulary.
@@ -66,7 +66,7 @@ class RunState:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next optimizer step, in the first parameter group."""
+        """The learning rate for the next optimizer step, in the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property

@@ -64,7 +64,7 @@ class ResumableTrainer(Trainer):
     Args:
         args: The stock Trainer's arguments. `restore_path` is a training checkpoint of ours or of coqui's, or "".
         config: The run's configuration.
-        output_path: Parent folder of new runs; `config.output_path` if None.
+        output_path: Parent folder for new runs; `config.output_path` if None.
         model: The model to train, with the base model's weights loaded unless `restore_path` is given.
         train_samples, eval_samples: Training and validation sets. Without `eval_samples`, the epoch's training loss
             selects the best model.
@@ -75,7 +75,7 @@ class ResumableTrainer(Trainer):
         ranks: The processes that train together. Rank 0 writes.
 
     Until construction has succeeded, `output_path` is a temporary folder and `dashboard_logger` logs nothing, so a
-    failed start writes nothing into a run folder. Callbacks see the final values from `on_epoch_start` on.
+    failed start writes nothing into a run folder. Callbacks see the final values starting with `on_epoch_start`.
 
     Raises:
         CheckpointError: `restore_path` is not an intact training checkpoint, or does not fit the model and optimizer.
@@ -308,7 +308,7 @@ class ResumableTrainer(Trainer):
     ####################
 
     def _evaluate(self, *, requested: bool = False) -> None:
-        """Measure losses, update the best model and speak the test sentences; see `BestModel.judge` for `requested`."""
+        """Evaluate, update the best model and synthesize the test sentences; see `BestModel.judge` for `requested`."""
         began = time.monotonic()
         state, position, losses, status = self.state, self.position, {}, self._output.status
         self._output.read_losses(position)

@@ -181,7 +181,7 @@ class Updater:
         trained.losses = sums
 
     def _weights(self, micro_batches: Sequence[Mapping[str, Any]], last_rank: int) -> list[dict[str, float]]:
-        """For each micro-batch, return each loss's weight (its share of all targets), or [{}] for a single one."""
+        """For each micro-batch, return each loss's weight (its share of all targets), or [{}] if there is only one."""
         if self.ranks.size == 1 and len(micro_batches) == 1:
             return [{}]
         gpt = self.state.model.xtts.gpt
@@ -232,7 +232,7 @@ class Updater:
         position = self.state.position
         position.micro_batches = 2
         logger.warning(
-            " > The batch of step %d does not fit in GPU memory, so this and all later batches are split into two "
+            " > The batch for step %d does not fit in GPU memory, so this and all later batches are split into two "
             "micro-batches. The gradients are still those of the full batch, and training continues.",
             position.step + 1,
         )
@@ -294,6 +294,6 @@ class Updater:
         if not self.ranks.any(failed is not None or not gradient_finite):
             return ""
         quantity, trained = ("gradient", self._accumulated[-1]) if failed is None else ("loss", failed)
-        non_finite = f"{quantity} of step {trained.step} (samples: {', '.join(trained.names)})"
+        non_finite = f"{quantity} at step {trained.step} (samples: {', '.join(trained.names)})"
         logger.warning(" > Skipping this update: the %s is not finite.", non_finite)
         return non_finite
