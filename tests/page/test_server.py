@@ -321,7 +321,7 @@ def test_valid_values_do_start_jobs(page, started):
         (b"", "damaged"), (b"[]", "damaged"), (b"{", "damaged"), (b"\xff", "damaged"), (b"[" * 100_000, "damaged"),
         (b'{"fn_index": 0, "data": [NaN], "session_hash": "a"}', "NaN is not a number"),
         (b'{"fn_index": 0, "data": [1e999], "session_hash": "a"}', "1e999 is not a number"),
-        (b'{"fn_index": 0, "data": ["\\ud800"], "session_hash": "a"}', "half a character"),
+        (b'{"fn_index": 0, "data": ["\\ud800"], "session_hash": "a"}', "unpaired surrogate"),
         (b'{"fn_index": 99999, "data": [], "session_hash": "a"}', "page has changed"),
         (b'{"fn_index": "0", "data": [], "session_hash": "a"}', "page has changed"),
         (b'{"fn_index": [], "data": [], "session_hash": "a"}', "damaged"),
@@ -385,7 +385,7 @@ def test_files_of_the_project_are_served_and_nothing_else(page, parent, nothing_
 def test_other_routes_are_closed(page, route, nothing_outside):
     for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"):
         response = page.client.request(method, f"/gradio_api/{route}")
-        assert (response.status_code, response.text) == (404, "The page has no such address."), method
+        assert (response.status_code, response.text) == (404, "The page has nothing at this address."), method
 
 
 CROSS = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}
@@ -474,7 +474,7 @@ def test_uploads_have_names_of_their_own_and_a_limit(page, nothing_outside):
     too_large = page.upload(("a.csv", b"x" * (LIMIT_MB * 1_000_000 + 1)))
     assert (too_large.status_code, "exceeded maximum allowed size" in too_large.text) == (413, True)
     together = page.upload(*((f"{number}.csv", bytes([number]) * 4_000_000) for number in range(3)))
-    assert (together.status_code, "The files exceed the maximum allowed size of 5 MB at once" in together.text) == (
+    assert (together.status_code, "The files exceed the maximum allowed size of 5 MB per upload" in together.text) == (
         413,
         True,
     )
@@ -537,7 +537,7 @@ def test_uploaded_files_are_stored_under_their_checked_names(page, nothing_outsi
         assert (isinstance(answer, str) and answer.endswith((".", "+,"))) or "Use up to" in str(answer), answer
     taken = page.project.folder / "data" / "train.csv"
     answer = page.fire(number, [[{"path": str(taken), "orig_name": "b.csv", "meta": FILE_DATA}]])
-    assert answer == "This file was not uploaded here, or was removed since. Upload it again."
+    assert answer == "This file was not uploaded here, or has since been removed. Upload it again."
     assert not {"a.csv", "b.csv", "a.exe"} & {file.name for file in (page.project.folder / "data").rglob("*")}
 
 
@@ -608,7 +608,7 @@ def test_pages_for_others_need_a_password(page, options):
 def test_ports_that_cannot_be_used_are_said(page, project, port):
     port = port or int(page.address.rpartition(":")[2])
     other = build(project, upload_limit_mb=LIMIT_MB)
-    with pytest.raises(MachineError, match=f"cannot use port {port} of 127.0.0.1: it is taken"):
+    with pytest.raises(MachineError, match=f"cannot use port {port} on 127.0.0.1: it is in use"):
         serve(other, project.folder, port=port, wait=False)
 
 

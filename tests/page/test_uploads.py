@@ -108,11 +108,11 @@ def test_nothing_is_written_through_links_that_lead_out(project, tmp_path):
     (project.folder / "data" / "train.csv").symlink_to(outside / "train.csv")
     file = tmp_path / "upload"
     file.write_bytes(b"x")
-    with pytest.raises(DataError, match="outside of the project"):
+    with pytest.raises(DataError, match="outside the project"):
         store_data(project, [(file, "a.wav")], LIMIT)
-    with pytest.raises(DataError, match="exists already"):
+    with pytest.raises(DataError, match="already exists"):
         store_data(project, [(file, "train.csv")], LIMIT)
-    with pytest.raises(DataError, match="outside of the project"):
+    with pytest.raises(DataError, match="outside the project"):
         store_data(project, [(archive(tmp_path / "zip", "wavs/sub/a.wav"), "a.zip")], LIMIT)
     assert list(outside.iterdir()) == []
 
@@ -120,7 +120,7 @@ def test_nothing_is_written_through_links_that_lead_out(project, tmp_path):
 def test_an_archive_that_is_refused_late_leaves_nothing(project, tmp_path):
     (project.folder / "data" / "old.csv").write_bytes(b"old")
     packed = archive(tmp_path / "zip", "new.csv", "old.csv")
-    with pytest.raises(DataError, match="'old.csv' exists already"):
+    with pytest.raises(DataError, match="'old.csv' already exists"):
         store_data(project, [(packed, "a.zip")], LIMIT)
     assert files_in(project.folder / "data") == {"old.csv": b"old"}
 
@@ -129,7 +129,7 @@ def test_several_files_of_one_name_are_refused(project, tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"):
         packed = archive(tmp_path / "zip", "a.csv", "a.csv")
     for given in (packed, archive(tmp_path / "zip2", "a.csv", "A.CSV")):
-        with pytest.raises(DataError, match="several files of one name"):
+        with pytest.raises(DataError, match="several files with the same name"):
             store_data(project, [(given, "a.zip")], LIMIT)
     assert files_in(project.folder / "data") == {}
 
@@ -165,21 +165,21 @@ def test_damaged_archives_are_refused_and_leave_nothing(project, tmp_path, make)
 def test_a_bomb_is_refused_by_its_size(project, tmp_path):
     packed = archive(tmp_path / "zip", "a.csv", content=b"0" * 50_000_000)
     assert packed.stat().st_size < 100_000
-    with pytest.raises(DataError, match=r"unpacks to 0\.1 GB, and up to 0\.0 GB are allowed"):
+    with pytest.raises(DataError, match=r"unpacks to 0\.1 GB, but at most 0\.0 GB are allowed"):
         store_data(project, [(packed, "a.zip")], LIMIT)
     assert files_in(project.folder / "data") == {}
 
 
 def test_too_many_files_are_refused(project, tmp_path):
     packed = archive(tmp_path / "zip", *(f"{number}.csv" for number in range(100_000)), content=b"", compression=0)
-    with pytest.raises(DataError, match="has 100,000 files, and up to 50,000 are unpacked"):
+    with pytest.raises(DataError, match="contains 100,000 files, but at most 50,000 are allowed"):
         store_data(project, [(packed, "a.zip")], LIMIT)
     assert files_in(project.folder / "data") == {}
 
 
 def test_an_archive_is_not_unpacked_onto_a_full_disk(project, tmp_path, monkeypatch):
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 3}))
-    with pytest.raises(DiskFullError, match="the disk has no room for"):
+    with pytest.raises(DiskFullError, match="the disk has too little free space"):
         store_data(project, [(archive(tmp_path / "zip", "a.csv"), "a.zip")], LIMIT)
 
 

@@ -50,7 +50,7 @@ def test_a_start_and_its_resume(corpus, recipe, tmp_path, caplog, monkeypatch):
     for text, rows in ((started, "init: romanized"), (resumed, "as in the checkpoint")):
         assert text.count("Tokens 0–399 come from the base (pretrained, frozen).") == 1
         assert text.count(f"Tokens 400–549 are new (150, {rows}).") == 1
-        assert text.count("487,736 of 804,432 parameters of the GPT are frozen.") == 1
+        assert text.count("487,736 of the GPT's 804,432 parameters are frozen.") == 1
         assert text.count("12 training samples, 4 validation samples.") == 1
         batches = "batches of 2, with 1 batch per optimizer step and a learning rate of 0, for at most 10 epochs"
         assert text.count(batches) == 1

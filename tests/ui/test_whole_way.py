@@ -211,7 +211,7 @@ def test_from_recordings_to_a_sentence(page: Page, archive: Path) -> None:
     page.choose("Manifest", "train.csv")
     page.press("Check the data")
     page.finish("Data check")
-    page.press("Show the problems of the last check")
+    page.press("Show problems from the last check")
     page.shoot("data")
 
     page.open("Compare")

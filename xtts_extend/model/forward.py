@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-#: How many of the stop tokens after an utterance's codes coqui's loss includes.
+#: Number of stop tokens after an utterance's codes that coqui's loss includes.
 AUDIO_STOPS = 4
 #: The number of frames that coqui's perceiver returns for a conditioning slice of any length.
 _PERCEIVER_FRAMES = 32
@@ -57,7 +57,7 @@ class Layout:
         text_target_positions: Positions of these targets in the flattened padded text, (text targets,).
         audio_positions: Positions in the flattened batch that predict an audio target, (audio targets,).
         audio_target_positions: Positions of these targets in the flattened padded audio, (audio targets,).
-        audio_rows: Index of the sample of each audio target, (audio targets,).
+        audio_rows: Index of each audio target's sample, (audio targets,).
         audio_steps: Index of each audio target within the sample's audio, (audio targets,).
         code_counts: Number of codes in each sample, (batch,).
         text_width: Number of positions in the padded text.

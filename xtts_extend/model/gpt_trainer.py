@@ -387,9 +387,9 @@ class ExtendedGPTTrainer(GPTTrainer):
         state = "frozen" if self.voice_frozen else "trained"
         lines.append(f"The voice side (conditioning encoder and perceiver) is {state}.")
         others = sum(part.numel() for name, part in self.named_parameters() if not name.startswith("xtts.gpt."))
-        lines.append(f"{frozen:,} of {trained + frozen:,} parameters of the GPT are frozen.")
+        lines.append(f"{frozen:,} of the GPT's {trained + frozen:,} parameters are frozen.")
         lines.append(
-            f"The model has {trained + frozen + others:,} parameters, including {others:,} of the DVAE and vocoder, "
+            f"The model has {trained + frozen + others:,} parameters, including {others:,} in the DVAE and vocoder, "
             "which are never trained."
         )
         return "\n".join(f" > {line}" for line in lines)

@@ -24,7 +24,7 @@ def use_fast_kernels(gpt: Any) -> None:
         block.attn.config = config
         block.attn.resid_dropout = QuickDropout(block.attn.resid_dropout.p)
         block.mlp.dropout = QuickDropout(block.mlp.dropout.p)
-        # The implementation in transformers runs eight kernels.
+        # transformers' implementation launches eight kernels.
         block.mlp.act = nn.GELU(approximate="tanh")
     for block in gpt.conditioning_encoder.attn:
         block.attention = ConditioningAttention(block.num_heads)

@@ -21,7 +21,7 @@ class Migration:
 
     Attributes:
         index: Old row of each new id, (new rows,). For the n-th added token, counted from 0, it is old_rows + n.
-        old_rows: Number of rows of the old token tensors.
+        old_rows: Number of rows in the old token tensors.
         base_rows: Number of rows at the start of the new tensors that are or were frozen; 0 if the frozen rows do not
             come first.
         init: How added rows are initialized; see `extend_rows`.
@@ -53,7 +53,7 @@ class Migration:
         Args:
             before: Token → id in the old vocabulary.
             now: Token → id in the new vocabulary. An id that has no token in either vocabulary keeps its row.
-            old_rows: Number of rows of the tensors that belong to `before`.
+            old_rows: Number of rows in the tensors that belong to `before`.
             frozen: The tokens whose rows are, or may be, frozen.
             init: How added rows are initialized; see `extend_rows`.
             spellings: Added token → tokens of `before` that spell it, for the init "romanized".

@@ -93,7 +93,7 @@ def require_voice(audio: Tensor, name: str) -> None:
             "s, and about 6 s is better. Use a longer recording."
         )
     if not audio.max() - audio.min() > 2 * SILENCE_LEVEL:
-        raise DataError(f"{name} is silent. Use a different recording of the reference voice.")
+        raise DataError(f"{name} is silent. Use a different recording.")
 
 
 def require_speech(audio: Tensor, name: str) -> None:

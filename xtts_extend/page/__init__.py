@@ -1,1 +1,1 @@
-"""The web page: a view of the files and jobs in a project folder, which do not depend on it."""
+"""The web page: a view of a project folder's files and jobs, which exist independently of it."""

@@ -29,15 +29,15 @@ _SCREENS = (
     ("Compare", screen_compare.build),
     ("Export", screen_export.build),
 )
-#: gradio looks for old copies of what it shows every hour.
+#: Every hour, gradio looks for old copies of the files that it shows.
 _DELETE_CACHE = (3600, CACHE_S)
 
 
 class _Page(gr.Blocks):
-    """gradio's page, with sentences for values that a component does not take."""
+    """gradio's page, but with readable messages for values that a component does not accept."""
 
     async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Return the arguments of a handler, made from what a browser sent. Texts are never None."""
+        """Return a handler's arguments, built from what the browser sent. Text values are never None."""
         try:
             values = await super().preprocess_data(block_fn, *args, **kwargs)
             fields = zip(block_fn.inputs, values, strict=True)

@@ -1,4 +1,4 @@
-"""Values from a browser → names, paths, texts and numbers that are safe to use, or an error."""
+"""Convert values from a browser into names, paths, texts and numbers that are safe to use, or raise an error."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _number(value: object) -> int | float | None:
 
 
 def _quote(value: object) -> str:
-    """Return a value from a browser for a message, shortened and without characters that affect how a line displays."""
+    """Return a browser's value for a message, shortened and without characters that affect how a line is displayed."""
     if value is None or value == "":
         return "nothing"
     if isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**_LONGEST_NUMBER):

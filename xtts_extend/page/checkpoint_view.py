@@ -1,4 +1,4 @@
-"""Checkpoints as the page shows them: what each file is, what resuming it would do, and what the doctor said."""
+"""Checkpoints as the page shows them: what each file is, what resuming it would do, and the doctor's verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed answers from the page → arguments of `xtts-extend`.
+"""Convert answers from the page into arguments for `xtts-extend`.
 
 Values are written as `--flag=value` and paths are absolute, so nothing that a user types can become a flag.
 """
@@ -34,7 +34,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Training:
-    """Answers on the Train screen; the recipe sets those that are None or empty.
+    """Answers on the Train screen. Where they are None or empty, the recipe's defaults are used.
 
     Attributes:
         base_dir: Base model's folder.
@@ -247,10 +247,10 @@ def export(
 
     Args:
         checkpoint: Checkpoint or run folder.
-        output: New folder, or a new file NAME.safetensors for only the pack.
+        output: New folder, or a new file NAME.safetensors for the pack alone.
         base_dir: Base model's folder, if it has moved.
         merged: Write one set of weights for all languages.
-        rank: Number of directions to keep in each matrix's change.
+        rank: Rank of the approximation of each matrix's change.
         dtype: Data type of the pack's tensors.
         licence: License of the recordings.
     """

@@ -193,7 +193,7 @@ def row(project: Project, manifest: Path, number: int) -> Row:
 
 
 def apply(project: Project, manifest: Path) -> Applied:
-    """Write a corrected copy of a manifest if it has corrections.
+    """Write a corrected copy of a manifest if there are corrections to it.
 
     The copy is `prepared/NAME.csv` in the coqui format, or `NAME.jsonl` if that format cannot represent the rows. It
     names the recordings by absolute paths.
@@ -259,7 +259,7 @@ def _samples(project: Project, manifest: Path) -> tuple[Sample, ...]:
         status = manifest.stat()
         folders = tuple(folder.stat().st_mtime_ns for name in FOLDERS if (folder := manifest.parent / name).is_dir())
     except OSError as error:
-        raise DataError(f"{manifest} cannot be read: {error.strerror}. Choose another manifest.") from error
+        raise DataError(f"{manifest} cannot be read: {error.strerror}. Choose a different manifest.") from error
     return _read_samples(manifest, _language(project), status.st_size, status.st_mtime_ns, folders)
 
 
@@ -272,7 +272,7 @@ def _read_samples(
 
 @lru_cache(maxsize=4)
 def _read_corrections(file: Path, size: int, time_ns: int) -> Mapping[str, dict[str, Correction]]:
-    """Return manifest → recording → correction. The last line for a recording wins; damaged lines are skipped."""
+    """Return {manifest: {recording: correction}}. The last line for a recording wins; damaged lines are skipped."""
     found: dict[str, dict[str, Correction]] = {}
     for line in file.read_bytes().splitlines():
         try:

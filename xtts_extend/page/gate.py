@@ -1,6 +1,6 @@
-"""What a request has to pass before gradio sees it: its origin, its route, its size, and the files that it names.
+"""Check requests before gradio sees them: their origin, route and size, and the files that they name.
 
-gradio serves far more than the page uses: it fetches addresses for browsers, runs ffmpeg, and writes shared links. Only
+gradio serves far more than the page uses: it fetches addresses for browsers, runs FFmpeg, and creates share links. Only
 the routes that the page needs are open here, so that a new release of gradio cannot open others.
 """
 
@@ -25,11 +25,11 @@ from xtts_extend.page.project import JOBS, SETTINGS
 
 logger = logging.getLogger("trainer")
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-#: In the project's folder: uploads, and copies of the recordings that are shown.
+#: Folder in the project for uploads and for copies of the recordings that are shown.
 UPLOADS = ".page"
 _API = "/gradio_api/"
 JOIN, _UPLOAD, _FILE = f"{_API}queue/join", f"{_API}upload", f"{_API}file="
-#: Routes of gradio's page by method. Those that end with a slash or an equals sign are beginnings.
+#: gradio's routes that the page needs, by method. Those that end with a slash or an equals sign are prefixes.
 _ROUTES = {
     "GET": (
         "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/logout", "/assets/",
@@ -39,16 +39,16 @@ _ROUTES = {
     ),
     "POST": ("/login", JOIN, _UPLOAD),
 }  # fmt: skip
-#: What a page may load and who may show it in a frame.
+#: What the page may load, and who may show it in a frame.
 _POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'{more}; object-src 'none'; base-uri 'self'"
 _FRAMES = "; frame-ancestors 'self'"
-#: A file of the project must not act as a page, whatever is in it.
+#: A file from the project must not act as a web page, whatever it contains.
 _FILE_POLICY = "default-src 'none'; sandbox"
 #: Longest request that is not an upload, in bytes.
 _LONGEST_BODY = 4_000_000
-#: What a multipart upload has besides its files, in bytes.
+#: Maximum size of everything in a multipart upload except its files, in bytes.
 _UPLOAD_OVERHEAD = 1_000_000
-#: Bytes between two looks at the disk, and what an upload leaves free of it.
+#: Bytes received between checks of the disk, and bytes that an upload must leave free on it.
 _LOOK_BYTES, _FREE_BYTES = 16_000_000, 200_000_000
 _SESSION = re.compile(r"[\w-]{1,64}", re.ASCII)
 #: Longest number in a request, in characters.
@@ -56,18 +56,18 @@ _LONGEST_NUMBER = 40
 
 
 class Gate:
-    """ASGI middleware that refuses what the page never asks for, with a sentence.
+    """ASGI middleware that refuses requests that the page never makes, and says why.
 
     A website can send requests to servers on the user's own machine (cross-site request forgery), and can make its
-    host name point to it (DNS rebinding).
+    own host name point to that machine (DNS rebinding).
 
     Args:
         app: The application.
-        project: The project's folder. Files outside of it are not served, nor is anything that a link leads out to.
-        events: Numbers of the page's events.
-        upload_limit: Largest upload in bytes, of all its files together.
+        project: The project's folder. Files outside it are not served, not even through a link inside it.
+        events: Indices of the page's event handlers.
+        upload_limit: Maximum total size of the files in an upload, in bytes.
         any_host: Accept every host name, because a password or a notebook's proxy protects the page.
-        may_be_framed: Other websites may show the page in a frame, as notebooks do.
+        may_be_framed: Allow other websites to show the page in a frame, as notebooks do.
         scripts: Another address that the page loads its scripts from.
     """
 
@@ -87,7 +87,7 @@ class Gate:
         self._policy = _POLICY.format(more=f" {scripts}" if scripts else "") + ("" if may_be_framed else _FRAMES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is refused, or pass it on."""
+        """Refuse a request and say why, or pass it on."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] != "http":
@@ -101,7 +101,7 @@ class Gate:
         if not problem and is_post and path != _UPLOAD:
             body = await _read(receive)
             if body is None:
-                status, problem = 413, f"A request may have up to {_LONGEST_BODY:,} bytes. Shorten what you typed."
+                status, problem = 413, f"A request may be at most {_LONGEST_BODY:,} bytes long. Shorten what you typed."
             elif path == JOIN:
                 status, problem = 400, self._problem_of_event(body)
             receive = _again(body or b"", receive)
@@ -120,24 +120,24 @@ class Gate:
             await self._app(scope, receive, send)
 
     def _problem(self, scope: Scope) -> tuple[int, str]:
-        """Return the status and the sentence for a request that is refused; an empty sentence for others."""
+        """Return the status and the message for a request that is refused; the message is empty for others."""
         headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
         host = headers.get("host", "")
         if not self._any_host and _hostname(host) not in LOCAL_HOSTS:
             return 403, (
-                "The page is open to this machine only. Start it with --host and --password to open it to others."
+                "The page is available only on this machine. Start it with --host and --password to open it to others."
             )
         if self._is_foreign(headers, host, is_page=method in ("GET", "HEAD") and path == "/"):
             return 403, "Another website sent this request. Open the page itself."
         if not _is_open("GET" if method == "HEAD" else method, path):
-            return 404, "The page has no such address."
+            return 404, "The page has nothing at this address."
         if path.startswith(_FILE) and not self._is_served(path.removeprefix(_FILE)):
-            return 403, "The project has no such file, or it is not shown."
+            return 403, "The project has no such file, or the page does not serve it."
         return 200, ""
 
     def _is_foreign(self, headers: Headers, host: str, *, is_page: bool) -> bool:
-        """Return whether another website sent a request; a link to the page is not foreign."""
-        # Browsers that send this header compare the addresses that they see, so it is right behind a proxy as well.
+        """Return whether another website sent a request. Following a link to the page does not count."""
+        # Browsers set this header by comparing the addresses that they see, so it is also correct behind a proxy.
         site = headers.get("sec-fetch-site")
         if site is not None:
             is_link = is_page and headers.get("sec-fetch-mode") == "navigate"
@@ -160,12 +160,12 @@ class Gate:
             return None
 
     def _problem_of_event(self, body: bytes) -> str:
-        """Return why an event is refused, or an empty text."""
+        """Return why an event is refused, or an empty string."""
         try:
             event = json.loads(body, parse_constant=_refuse, parse_float=_float, parse_int=_int)
             known = event["fn_index"] in self._events and isinstance(event["data"], list)
             if not known or not _SESSION.fullmatch(event["session_hash"]):
-                return "The page has changed, or this request is not its own. Reload it."
+                return "The page has changed, or did not send this request. Reload it."
         except OverflowError as error:
             return str(error)
         except (ValueError, TypeError, LookupError, RecursionError):
@@ -174,10 +174,10 @@ class Gate:
         while waiting:
             value = waiting.pop()
             if isinstance(value, str) and not _is_unicode(value):
-                return "A text has half a character in it. Type it again."
+                return "The text contains an invalid character (an unpaired surrogate). Type it again."
             if isinstance(value, dict):
                 if "path" in value and not self._is_upload(value["path"]):
-                    return "This file was not uploaded here, or was removed since. Upload it again."
+                    return "This file was not uploaded here, or has since been removed. Upload it again."
                 waiting += (*value, *value.values())
             elif isinstance(value, list):
                 waiting += value
@@ -188,9 +188,9 @@ class Gate:
         return inner is not None and inner[0] == UPLOADS
 
     def _limited(self, receive: Receive) -> Receive:
-        """Return `receive` with an error when an upload is too large, is cut off, or fills the disk.
+        """Return a `receive` that raises an error if an upload is too large, is cut off, or fills the disk.
 
-        gradio removes what it has stored of an upload after this error only, and answers with its message.
+        Only after this error does gradio remove the stored part of an upload and answer with the error's message.
         """
         size = looked = 0
 
@@ -203,15 +203,15 @@ class Gate:
             problem = ""
             if size > self._upload_limit + _UPLOAD_OVERHEAD:
                 problem = (
-                    f"The files exceed the maximum allowed size of {self._upload_limit / 1e6:,.0f} MB at once. Upload "
-                    f"fewer at a time, or copy them into {self._project}."
+                    f"The files exceed the maximum allowed size of {self._upload_limit / 1e6:,.0f} MB per upload. "
+                    f"Upload fewer at a time, or copy them into {self._project}."
                 )
             elif size >= looked:
                 looked = size + _LOOK_BYTES
                 if shutil.disk_usage(self._project).free < _FREE_BYTES:
                     problem = "The disk is full. Free some space, then upload the files again."
             if problem:
-                # Browsers read the answer only after they have sent everything.
+                # Browsers read the response only after they have sent everything.
                 while message.get("more_body"):
                     message = await receive()
                 raise MultiPartException(problem)
@@ -220,14 +220,14 @@ class Gate:
         return limited
 
     def _with_policy(self, path: str, send: Send) -> Send:
-        """Return `send` with headers that tell browsers what an answer may do."""
+        """Return a `send` that adds headers that tell browsers what a response may do."""
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["content-security-policy"] = _FILE_POLICY if path.startswith(_FILE) else self._policy
                 headers["x-content-type-options"] = "nosniff"
-                # `RelativeAddresses` needs the whole address of the page.
+                # `RelativeAddresses` needs the page's full address.
                 headers["referrer-policy"] = "same-origin"
             await send(message)
 
@@ -269,7 +269,7 @@ async def _read(receive: Receive) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Return `receive` that begins with a body that was read already."""
+    """Return a `receive` that first returns a body that has already been read."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -287,7 +287,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _refuse(number: str) -> float:
-    raise OverflowError(f"{number[:_LONGEST_NUMBER]} is not a number that can be used here. Type another one.")
+    raise OverflowError(f"{number[:_LONGEST_NUMBER]} is not a number that can be used here. Type a different one.")
 
 
 def _float(text: str) -> float:

@@ -70,10 +70,10 @@ class Job:
     Attributes:
         folder: The job's folder.
         kind: What it does, for example `train`.
-        label: Its name for users.
-        arguments: Arguments of `xtts-extend`.
+        label: Name that users see.
+        arguments: Arguments for `xtts-extend`.
         created: Time at which it was started or queued, in ISO format.
-        command: The command line, to read and to copy.
+        command: The command line, for users to read and copy.
     """
 
     folder: Path
@@ -92,8 +92,8 @@ class Job:
         Args:
             project: The project's folder.
             kind: What the job does. Jobs of the kind `train` queue for a GPU; all others run at once.
-            arguments: Arguments of `xtts-extend`, checked by the caller.
-            label: The job's name for users.
+            arguments: Arguments for `xtts-extend`, checked by the caller.
+            label: Name that users see.
 
         Raises:
             ConfigError: An argument cannot be passed to a process.

@@ -66,7 +66,7 @@ class Listing:
 
     Attributes:
         entries: Entries that can be used.
-        skipped: Why the other entries cannot be used.
+        skipped: Why each of the other entries cannot be used.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -136,7 +136,7 @@ class Project:
         except OSError as error:
             raise MachineError(
                 f"The project {folder} cannot be opened: {error.strerror}. Free disk space, make the folder "
-                "writable, or pass another folder."
+                "writable, or pass a different folder."
             ) from error
         settings = project.settings
         if base_dir is not None:
@@ -207,7 +207,7 @@ class Project:
         )
 
     def runs(self) -> Listing:
-        """Return the run folders: ours and those of the stock Trainer."""
+        """Return the run folders: ours and the stock Trainer's."""
 
         def check(path: Path) -> str | None:
             if not path.is_dir():
@@ -306,7 +306,7 @@ class Project:
 
     def _training(self) -> NextStep:
         """Return the next step once training can start."""
-        # Run names begin with the start time; folders of older tools are sorted by modification time.
+        # Run names begin with the start time; folders from older tools are sorted by modification time.
         runs = sorted(self.runs(), key=lambda entry: _time(entry.path))
         views = [view_run(entry.path) for entry in runs]
         if live := next((view for view in reversed(views) if view.is_live), None):

@@ -40,7 +40,7 @@ class RunView:
         step: Finished batches.
         epoch: Current epoch, counted from 0; None if it is unknown.
         error: Why the run failed.
-        status: What the run reports; None for runs of earlier releases and of the stock Trainer.
+        status: What the run reports; None for runs by earlier releases or the stock Trainer.
         problem: Why some of this is unknown; usually empty.
     """
 

@@ -28,7 +28,7 @@ def build(project: Project) -> Screen:
         add = gr.Button("Add voices")
     with gr.Row():
         sources = gr.Dropdown(label="Models to compare", choices=[], multiselect=True)
-        languages = gr.Textbox(label="Languages", info="Codes separated by commas, including old languages: am, en")
+        languages = gr.Textbox(label="Languages", info="Comma-separated codes, including old languages, such as am, en")
         voice = gr.Dropdown(label="Voice", choices=[], multiselect=True)
     text = gr.Textbox(label="Text to speak", lines=2)
     start = gr.Button("Compare", variant="primary")

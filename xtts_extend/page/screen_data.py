@@ -24,7 +24,7 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
     with gr.Accordion("Add recordings and manifests", open=True):
         gr.Markdown(
             "Upload a manifest (`train.csv` with the columns `audio_file|text|speaker_name`, or a table from Common "
-            "Voice, LJSpeech or others) and its recordings, or a zip archive of both. "
+            "Voice, LJSpeech or similar) and its recordings, or a zip archive of both. "
             f"Up to {upload_limit_mb:,} MB at a time."
         )
         files = named_upload("Files to add")
@@ -36,7 +36,7 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
     problems = gr.Dataframe(
         headers=["Problem", "Recording", "Location", "Detail"], interactive=False, wrap=True, label="Problems"
     )
-    show = gr.Button("Show the problems of the last check", size="sm")
+    show = gr.Button("Show problems from the last check", size="sm")
     gr.Markdown("### Listen and correct")
     with gr.Row():
         first = gr.Number(label="First row", value=1, minimum=1, precision=0)
@@ -148,7 +148,7 @@ def newest_vocabulary(project: Project) -> Path:
 
 
 def _problems(project: Project) -> list[list[str]]:
-    """Return the problems and warnings of the last check, problems first."""
+    """Return the problems and warnings from the last check, problems first."""
     checks = [job for job in project.jobs() if job.kind == "check-data"]
     if not checks:
         raise ConfigError("The data has not been checked yet. Choose a manifest and check it.")

@@ -61,7 +61,7 @@ def build(project: Project) -> Screen:
         if pick(what, [FOLDER, PACK, MERGED]) == PACK:
             output = output.with_name(f"{output.name}.safetensors")
         if output.exists():
-            raise ConfigError(f"{output.name} already exists and will not be overwritten. Choose another name.")
+            raise ConfigError(f"{output.name} already exists and will not be overwritten. Choose a different name.")
         arguments = command_lines.export(
             source,
             output,
@@ -91,4 +91,4 @@ def build(project: Project) -> Screen:
 def _exports(project: Project) -> str:
     found = [*project.models(), *project.packs()]
     lines = [f"- {as_markdown(entry.path)}" for entry in found]
-    return "\n".join(lines) or "Nothing is exported yet."
+    return "\n".join(lines) or "Nothing has been exported yet."

@@ -54,14 +54,17 @@ def build(project: Project) -> Screen:
         )
         learning_rate = gr.Number(label="Learning rate", info="If empty, the recipe's default is used.", value=None)
         eval_step = gr.Number(
-            label="Steps between evaluations", info="If empty, once per epoch.", value=None, precision=0
+            label="Steps between evaluations",
+            info="If empty, the run evaluates once per epoch.",
+            value=None,
+            precision=0,
         )
         save_step = gr.Number(
             label="Steps between checkpoints", info="If empty, the recipe's default is used.", value=None, precision=0
         )
         old = gr.Dropdown(
             label="Recordings in old languages",
-            info="Manifests named after a language of the base, such as en.csv: watched while training.",
+            info="Manifests named after a language of the base, such as en.csv. They are evaluated during training.",
             choices=[],
             multiselect=True,
         )
@@ -89,7 +92,7 @@ def build(project: Project) -> Screen:
         )
     kept = gr.Dataframe(headers=["Step", "Language", "Loss (mel)", "Retention"], interactive=False)
     with gr.Row():
-        spoken = gr.Dropdown(label="Test sentence at a step", choices=[])
+        spoken = gr.Dropdown(label="Test sentence to play", choices=[])
         player = gr.Audio(label="Test sentence", interactive=False)
 
     def refresh() -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ def build(project: Project) -> Screen:
             raise ConfigError("Choose the texts to learn from. Add a manifest on the Data screen if there are none.")
         output = project.folder / VOCABULARIES / f"{checked_name(file_name.removesuffix('.json'))}.json"
         if output.exists():
-            raise ConfigError(f"{output.name} already exists and will not be overwritten. Choose another name.")
+            raise ConfigError(f"{output.name} already exists and will not be overwritten. Choose a different name.")
         arguments = command_lines.extend_vocab(
             _base(project), project.settings.language, sources, output, size=checked_number(count, 1, 20_000)
         )

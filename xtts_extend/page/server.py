@@ -1,4 +1,4 @@
-"""Serves the page: bound to this machine, closed to other websites, limited to the project's files."""
+"""Serve the page: bound to this machine, closed to other websites, limited to the project's files."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from xtts_extend.page.gate import JOIN, LOCAL_HOSTS, UPLOADS, Gate
 if TYPE_CHECKING:
     import gradio as gr
 
-#: gradio removes copies of what it shows after a day, in seconds.
+#: Age in seconds (a day) at which gradio removes its copies of the files that it shows.
 CACHE_S = 86_400
-#: A shared page loads gradio's scripts from here.
+#: Address from which a shared page loads gradio's scripts.
 _SCRIPTS_OF_SHARED = "https://gradio.s3-us-west-2.amazonaws.com"
-#: Time between two guesses of a password, in seconds.
+#: Minimum time between two password guesses, in seconds.
 _GUESS_S = 1.0
-#: Notebook services whose proxies have a host name of their own; both set this variable.
+#: Variables that identify notebook services whose proxies have their own host names.
 _NOTEBOOKS = ("COLAB_RELEASE_TAG", "LIGHTNING_CLOUD_PROJECT_ID")
-#: gradio puts the server's own address into the page. Behind a proxy, the browser's address is the right one.
+#: gradio puts the server's own address into the page. Behind a proxy, the address in the browser must replace it.
 _RELATIVE = (
     b'<script>window.gradio_config.root = location.origin + location.pathname.replace(/[/]$/, "");</script>'
     b"<script data-gradio-mode>"
@@ -38,7 +38,7 @@ _RELATIVE = (
 
 
 class RelativeAddresses:
-    """ASGI middleware that makes the page find the server, and its files, under the address that the browser has.
+    """ASGI middleware that makes the page find the server and its files at the address shown in the browser.
 
     Args:
         app: The application.
@@ -48,7 +48,7 @@ class RelativeAddresses:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; complete the HTML of the page itself."""
+        """Pass a request on. If it is for the page itself, add the script to its HTML."""
         if scope["type"] == "http" and scope["path"] == JOIN:
             await self._app(_with_address(scope), receive, send)
             return
@@ -77,9 +77,9 @@ class RelativeAddresses:
 
 
 def _with_address(scope: Scope) -> Scope:
-    """Return the scope of an event so that gradio names the files in its answer by the address that the browser has.
+    """Return an event's scope, changed so that gradio's file links use the address shown in the browser.
 
-    A proxy may take a part off the path, and not say so. The page's own address is in the request nevertheless.
+    A proxy may remove part of the path without saying so, but the request still contains the page's address (referer).
     """
     headers = MutableHeaders(raw=list(scope["headers"]))
     try:
@@ -94,9 +94,9 @@ def _with_address(scope: Scope) -> Scope:
 
 
 def set_environment(project: Path) -> None:
-    """Make gradio keep its files in a project and start as the page needs it, whatever the user's environment says.
+    """Make gradio keep its files in a project and use the settings that the page needs, whatever the environment says.
 
-    gradio reads some variables when it is imported, others when components are made.
+    gradio reads some variables when it is imported and others when components are created.
 
     Args:
         project: The project's folder.
@@ -105,7 +105,7 @@ def set_environment(project: Path) -> None:
         del os.environ[name]
     os.environ["GRADIO_TEMP_DIR"] = str(project / UPLOADS)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # gradio asks its own server whether it works, which must not go through a proxy for the internet.
+    # gradio sends requests to its own server to check it. These must not go through an internet proxy.
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), *LOCAL_HOSTS)))
 
@@ -175,12 +175,12 @@ def serve(
             prevent_thread_lock=True,
         )
     except (OSError, OverflowError) as error:
-        # gradio's message is about its own settings.
+        # gradio's own message mentions settings that the user does not have.
         raise MachineError(
-            f"The page cannot use port {port} of {host}: it is taken, or this machine has no such address or port. "
-            "Pass another --port or --host."
+            f"The page cannot use port {port} on {host}: it is in use, or this machine has no such address or port. "
+            "Pass a different --port or --host."
         ) from error
-    print(f"The page is at {shared or address}\nCtrl-C closes it. Jobs that it started go on.", flush=True)
+    print(f"The page is at {shared or address}\nPress Ctrl-C to close it. Jobs keep running.", flush=True)
     if wait:
         blocks.block_thread()
     return shared or address
@@ -195,7 +195,7 @@ def require_password(host: str, *, share: bool, password: str) -> None:
 
 
 def _password_check(password: str) -> Callable[[str, str], Awaitable[bool]]:
-    """Return what compares a password. Guesses take turns, so that nobody can try many."""
+    """Return a function that checks a password. It checks one guess at a time, so that nobody can try many."""
     turn = asyncio.Lock()
 
     async def is_right(user: str, given: str) -> bool:
@@ -209,7 +209,7 @@ def _password_check(password: str) -> Callable[[str, str], Awaitable[bool]]:
 
 
 def _remove_old_uploads(folder: Path) -> None:
-    """Remove what pages that were killed have left; newer files may be another page's."""
+    """Remove old files left behind by killed pages. Newer files may belong to another page."""
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):
             if file.is_file() and time.time() - file.stat().st_mtime > CACHE_S:

@@ -1,4 +1,4 @@
-"""Files from a browser → files of a project. No file is overwritten, or written outside the project."""
+"""Store files from a browser in a project. No file is overwritten, and none is written outside the project."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _RECORDINGS = "wavs"
 #: Files that operating systems add to archives.
 _CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 _BLOCK = 1 << 20
-#: Most files of an archive. Each is flushed to disk, so that more of them would take very long.
+#: Maximum number of files in an archive. Each is flushed to disk, so more would take very long.
 _MOST_FILES = 50_000
-#: What reading a damaged, encrypted or unsupported archive raises.
+#: Exceptions raised by reading a damaged, encrypted or unsupported archive.
 _DAMAGES = (
     zipfile.BadZipFile,
     zlib.error,
@@ -43,7 +43,7 @@ def store_data(project: Project, files: Iterable[tuple[Path, str]], limit_bytes:
 
     Args:
         project: The project.
-        files: Path of each uploaded file and its name as the browser gave it.
+        files: Path of each uploaded file, and its name in the browser.
         limit_bytes: Maximum size of an archive's contents.
 
     Returns:
@@ -68,7 +68,10 @@ def store_data(project: Project, files: Iterable[tuple[Path, str]], limit_bytes:
 
 
 def store_voices(project: Project, files: Iterable[tuple[Path, str]]) -> list[str]:
-    """Move uploaded reference recordings into a project, and return their names. Raises what `store_data` raises."""
+    """Move uploaded reference recordings into a project, and return their names.
+
+    Raises the same errors as `store_data`.
+    """
     stored = []
     for path, name in files:
         checked_name(name)
@@ -88,7 +91,7 @@ def _target(folder: Path, parts: Sequence[str]) -> Path:
     """Return the path of a new file below a folder.
 
     Raises:
-        DataError: It is of no known kind, exists, or would be outside of the folder.
+        DataError: It has an unknown type, already exists, or would be outside the folder.
     """
     name = "/".join(parts)
     if not _is_audio(parts[-1]) and Path(parts[-1]).suffix.lower() not in TEXTS:
@@ -100,7 +103,7 @@ def _target(folder: Path, parts: Sequence[str]) -> Path:
     if not target.parent.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"'{name}' would be stored outside the project, because a folder in its path is a link.")
     if target.exists() or target.is_symlink():
-        raise DataError(f"'{name}' exists already and is not overwritten. Rename the new file.")
+        raise DataError(f"'{name}' already exists and will not be overwritten. Rename the new file.")
     return target
 
 
@@ -108,7 +111,7 @@ def _open(path: Path, name: str) -> IO[bytes]:
     try:
         return path.open("rb")
     except OSError as error:
-        raise DataError(f"'{name}' cannot be read any more: {error.strerror}. Upload it again.") from error
+        raise DataError(f"'{name}' can no longer be read: {error.strerror}. Upload it again.") from error
 
 
 def _write(target: Path, source: IO[bytes]) -> None:
@@ -117,13 +120,13 @@ def _write(target: Path, source: IO[bytes]) -> None:
 
 
 def _unpack(folder: Path, path: Path, archive_name: str, limit_bytes: int) -> list[str]:
-    """Unpack an archive after all of its names and sizes were checked; all of it, or nothing."""
+    """Unpack an archive completely or not at all, after checking all of its names and sizes."""
     stored: list[Path] = []
     try:
         with _open(path, archive_name) as file, zipfile.ZipFile(file) as archive:
             members = _members(folder, archive, archive_name, limit_bytes)
             for member, target in members.items():
-                # No more than the size that the archive says is read of a member.
+                # No more data is read from a member than the size that the archive gives for it.
                 with archive.open(member) as source:
                     _write(target, source)
                 stored.append(target)
@@ -132,7 +135,7 @@ def _unpack(folder: Path, path: Path, archive_name: str, limit_bytes: int) -> li
             target.unlink(missing_ok=True)
         if isinstance(error, _DAMAGES):
             raise DataError(
-                f"'{archive_name}' is not a zip archive that can be unpacked: {error}. Make it again."
+                f"'{archive_name}' is not a zip archive that can be unpacked: {error}. Create it again."
             ) from error
         raise
     return [target.relative_to(folder).as_posix() for target in stored]
@@ -145,29 +148,29 @@ def _members(
 
     Raises:
         ConfigError: A name cannot be used.
-        DataError: There are no files or too many, two of one name, or one that cannot be stored.
-        DiskFullError: The disk has no room for them.
+        DataError: There are no files, too many files, two files with the same name, or a file that cannot be stored.
+        DiskFullError: The disk does not have enough space for them.
     """
     members = [member for member in archive.infolist() if not _is_clutter(member)]
     if not members:
-        raise DataError(f"'{archive_name}' has no files in it.")
+        raise DataError(f"'{archive_name}' contains no files.")
     if len(members) > _MOST_FILES:
         raise DataError(
-            f"'{archive_name}' has {len(members):,} files, and up to {_MOST_FILES:,} are unpacked. Split it, or copy "
-            f"its files into {folder}."
+            f"'{archive_name}' contains {len(members):,} files, but at most {_MOST_FILES:,} are allowed. Split it, or "
+            f"copy its files into {folder}."
         )
     size = sum(member.file_size for member in members)
     if size > limit_bytes:
         raise DataError(
-            f"'{archive_name}' unpacks to {size / 1e9:.1f} GB, and up to {limit_bytes / 1e9:.1f} GB are allowed. Split "
-            f"it, or copy its files into {folder}."
+            f"'{archive_name}' unpacks to {size / 1e9:.1f} GB, but at most {limit_bytes / 1e9:.1f} GB are allowed. "
+            f"Split it, or copy its files into {folder}."
         )
     if size > shutil.disk_usage(folder).free:
-        raise DiskFullError(f"'{archive_name}' unpacks to {size / 1e9:.1f} GB, which the disk has no room for.")
+        raise DiskFullError(f"'{archive_name}' unpacks to {size / 1e9:.1f} GB, but the disk has too little free space.")
     targets = {member: _target(folder, _parts(member, archive_name)) for member in members}
-    # Some file systems do not tell capitals apart.
+    # Some file systems ignore case.
     if len({str(target).casefold() for target in targets.values()}) < len(targets):
-        raise DataError(f"'{archive_name}' has several files of one name. Make it again.")
+        raise DataError(f"'{archive_name}' contains several files with the same name. Create it again.")
     return targets
 
 

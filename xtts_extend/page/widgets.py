@@ -25,7 +25,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 #: Seconds between checks of jobs and runs.
 INTERVAL_S = 2.0
-#: Characters that Markdown gives a meaning. A backslash takes it away.
+#: Characters that have a special meaning in Markdown. A backslash escapes them.
 _MARKUP = re.compile(r"[!-/:-@\[-`{-~]")
 _MARKS = {"waiting": "⏳", "running": "▶️", "finished": "✅", "failed": "❌", "stopped": "⏹️", "lost": "⚠️"}
 #: A command that found something wrong, such as unusable recordings, prints its result and exits with this code.
@@ -50,9 +50,9 @@ class Screen:
 
 
 def says_errors(function: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a handler so that the page shows sentences, whatever goes wrong and whatever a browser has sent.
+    """Wrap a handler so that the page shows a readable message, whatever goes wrong and whatever a browser has sent.
 
-    gradio renders messages as HTML, and they quote names of files.
+    Messages are escaped, because gradio renders them as HTML and they quote file names.
     """
 
     @functools.wraps(function)
@@ -64,9 +64,9 @@ def says_errors(function: Callable[P, R]) -> Callable[P, R]:
         except gr.Error:
             raise
         except Exception as error:
-            logger.exception(" > The page has a fault.")
+            logger.exception(" > An error occurred in the page.")
             raise gr.Error(
-                "The page has a fault here. Reload it and try again; the terminal in which it was started says more.",
+                "An internal error occurred. Reload the page and try again. The terminal that runs it shows details.",
                 duration=None,
                 print_exception=False,
             ) from error
@@ -100,7 +100,7 @@ def path_of(listing: Listing, name: object) -> Path:
 
 
 def paths_of(listing: Listing, names: object) -> list[Path]:
-    """Return the paths for the names that were chosen. Raises what `path_of` raises."""
+    """Return the paths for the names that were chosen. Raises the same errors as `path_of`."""
     return [path_of(listing, name) for name in names] if isinstance(names, (list, tuple)) else []
 
 
@@ -114,16 +114,16 @@ def is_old_language(project: Project, name: str) -> bool:
 
 
 def shown_file(project: Project, path: Path) -> str | None:
-    """Return the path of a file to play or to download; None, with a warning, if it cannot be.
+    """Return the path of a file to play or download; None if it cannot be shown. Warn if it is outside the project.
 
-    gradio copies what it shows, wherever it lies. Links may lead out of the project.
+    gradio copies every file that it shows, wherever it is, and links may lead out of the project.
     """
     try:
         is_inside = path.resolve().is_relative_to(project.folder.resolve())
     except (OSError, ValueError, RuntimeError):
         is_inside = False
     if not is_inside:
-        gr.Warning(as_text(f"{path} is outside of the project, so it is not shown. Copy it into the project."))
+        gr.Warning(as_text(f"{path} is outside the project, so it is not shown. Copy it into the project."))
         return None
     return str(path) if path.is_file() else None
 
@@ -136,10 +136,10 @@ def start_job(project: Project, kind: str, arguments: Sequence[str], label: str)
 
 
 def job_box(project: Project, kinds: Sequence[str], title: str) -> tuple[gr.State, gr.Timer]:
-    """Show the newest job of some kinds, with its command, its log and a button that stops it.
+    """Show the newest job of the given kinds, with its command, its log and a button that stops it.
 
     Returns:
-        The ID of the job that is shown, which the handler that starts a job has to set, and a timer.
+        The ID of the displayed job, which the handler that starts a job must set, and a timer.
     """
     shown_id = gr.State("")
     with gr.Group():

@@ -76,7 +76,7 @@ class _Task:
         seed: Random seed for sampling.
         folder: Folder for the WAV files.
         show: Function that is called with each source's number, language and result.
-        base: Audio samples of the base, by language.
+        base: The base's audio samples, by language.
     """
 
     text: str
@@ -208,7 +208,7 @@ def say(xtts: Xtts, text: str, language: str, voice: Voice, seed: int = 0) -> Te
 
 
 def _kind(path: Path) -> str:
-    """Return which kind of source a path is, based on its contents."""
+    """Return the kind of source at a path, based on its contents."""
     try:
         if path.is_file():
             with path.open("rb") as file:

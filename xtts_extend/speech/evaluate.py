@@ -109,7 +109,7 @@ def evaluate(
 
 
 def _evaluation_config(model: Path, base_dir: Path | None) -> NewLanguageConfig:
-    """Return the configuration for computing losses, with the model's sizes and the base's DVAE."""
+    """Return the configuration for computing losses, with the model's dimensions and the base's DVAE."""
     metadata = model / "xtts_extend.json"
     recorded = read_json(metadata).get("base_dir") if metadata.is_file() else None
     candidates = [base_dir] if base_dir else [model, Path(str(recorded or model))]

@@ -32,7 +32,7 @@ class FinishedRun:
     Attributes:
         checkpoint: The opened checkpoint file.
         vocabulary: The run's vocabulary.
-        base_dir: The folder of the base's files.
+        base_dir: The folder that contains the base's files.
         base_model: The file whose weights the run started from, which may no longer exist.
         weights: The run's weights under the names of `Xtts`. If the run has an adapter, these are the base's.
         rows_checked: Whether old rows were frozen and verified to match the base's.

@@ -19,7 +19,7 @@ from xtts_extend.errors import ConfigError
 
 #: A function that takes audio, float32 (samples,) in [-1, 1], and its sample rate in Hz, and returns the text.
 Recogniser: TypeAlias = Callable[[npt.NDArray[np.float32], int], str]
-#: Sample rate in Hz that the recognizers of transformers expect.
+#: Sample rate in Hz that transformers' recognizers expect.
 _RATE = 16000
 
 

@@ -70,7 +70,7 @@ def make_replay(
 
     Args:
         base_dir: A base directory, or a folder that `export` wrote and that has `dvae.pth` and `mel_stats.pth`.
-        texts: Language → UTF-8 text files.
+        texts: UTF-8 text files by language.
         references: Recordings of voices. Each batch is conditioned on a slice of one recording.
         hours: Total hours of speech, across all languages.
         output: Folder for the set. The recordings of the voices are copied into it.
@@ -336,7 +336,7 @@ def _speak_batch(
     number: int,
     seed: int,
 ) -> _Batch:
-    """Speak batch `number` of a language."""
+    """Synthesize batch `number` of a language's texts."""
     texts = _batch_of_texts(lines, language, number, seed)
     generator = random.Random(f"replay {seed} {language} {number}")
     torch.manual_seed(generator.getrandbits(62))
