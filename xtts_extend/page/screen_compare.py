@@ -34,7 +34,12 @@ def build(project: Project) -> Screen:
     start = gr.Button("Compare", variant="primary")
     shown_id, timer = job_box(project, ["compare"], "Comparison")
     result = gr.Dropdown(label="Comparison to listen to", choices=[])
-    table = gr.Dataframe(headers=["Model", "Language", "Seconds", "Same as the base"], interactive=False, wrap=True)
+    table = gr.Dataframe(
+        headers=["Model", "Language", "Seconds", "Same as the base"],
+        column_widths=["30%", "15%", "15%", "40%"],
+        interactive=False,
+        wrap=True,
+    )
     players = [gr.Audio(visible=False, interactive=False) for _ in range(_PLAYERS)]
 
     def refresh() -> tuple[Any, ...]:

@@ -22,14 +22,15 @@ def build(project: Project) -> Screen:
     run = gr.Dropdown(label="Run to resume", choices=[])
     table = gr.Dataframe(
         headers=["Checkpoint", "Step", "Epoch", "State", "Written by", "Size (MB)", "Doctor"],
+        column_widths=["20%", "10%", "10%", "15%", "15%", "10%", "20%"],
         interactive=False,
         wrap=True,
     )
     checkpoint = gr.Dropdown(label="Checkpoint to resume", choices=[NEWEST], value=NEWEST)
     effect = gr.Markdown()
     with gr.Row():
-        steps = gr.Number(label="Stop at step", info="If empty, the run keeps its limit.", value=None, precision=0)
-        hours = gr.Number(label="Stop after hours", info="If empty, the run keeps its limit.", value=None)
+        steps = gr.Number(label="Stop at step", info="0: the run's own limit.", value=0, precision=0)
+        hours = gr.Number(label="Stop after hours", info="0: the run's own limit.", value=0)
         new_run = gr.Checkbox(label="Resume in a new folder")
     command = gr.Textbox(label="The exact resume command", lines=2, max_lines=8, interactive=False)
     with gr.Row():
