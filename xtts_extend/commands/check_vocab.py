@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_columns, add_json, columns_of, print_values
 
-HELP = "Check that an extended vocabulary tokenizes old text the same way as the base's."
+HELP = "Check that an extended vocabulary tokenizes text in the old languages exactly as before."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

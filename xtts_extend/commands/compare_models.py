@@ -10,7 +10,7 @@ from typing import Any
 
 from xtts_extend.commands.common import add_json, print_values
 
-HELP = "Speak a text with several models, in the same voice and with the same seed, and compare them with the base."
+HELP = "Speak the same text with several models, in the same voice, and compare the results with the base's."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -185,7 +185,7 @@ def _read_recording(where: str, cell: Any) -> tuple[str, str | None]:
 
 
 def _encode_au(samples: npt.NDArray[Any], rate: int) -> bytes:
-    """Encode samples, [frames] or [channels, frames], as AU, a format without timestamps, so the bytes never vary."""
+    """Encode samples, [frames] or [channels, frames], as AU. The format has no timestamps, so the bytes never vary."""
     subtypes = {"int16": "PCM_16", "int32": "PCM_32"}
     if samples.dtype.name not in subtypes:
         samples = samples.astype(np.float32)

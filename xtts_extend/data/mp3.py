@@ -131,7 +131,7 @@ def _next_frame(content: mmap.mmap, position: int) -> int:
 
 
 def _declared_frames(frame: bytes) -> int:
-    """Return the number of frames that this frame declares will follow it, or 0 if it contains audio instead."""
+    """Return the number of frames that this header frame says will follow, or 0 if it is an audio frame."""
     mpeg_1, mono = frame[1] >> 3 & 3 == 3, frame[3] >> 6 == 3
     start = 4 + ((17 if mono else 32) if mpeg_1 else (9 if mono else 17))
     if frame[start : start + 4] in (b"Xing", b"Info") and frame[start + 7] & 1:

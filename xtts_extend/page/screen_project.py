@@ -47,7 +47,7 @@ def build(project: Project) -> Screen:
     @says_errors
     def store(code: str, base_name: str | None) -> tuple[Any, ...]:
         if not base_name:
-            raise ConfigError("Choose a base model. Start the page with --base-dir if the list is empty.")
+            raise ConfigError("Choose a base model. If the list is empty, restart xtts-extend ui with --base-dir.")
         found = pick(base_name, project.bases())
         project.save(Settings(validate_code(code.strip()), str(found.path)))
         gr.Info("The project has been saved.")

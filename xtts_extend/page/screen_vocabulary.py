@@ -47,7 +47,7 @@ def build(project: Project) -> Screen:
         sample = gr.Textbox(label="Sentence in the new language", value="")
     compare = gr.Button("Show the tokens")
     tokens = gr.Dataframe(headers=["Vocabulary", "Tokens", "Sentence as tokens"], interactive=False, wrap=True)
-    gr.Markdown("### Proof on old text")
+    gr.Markdown("### Text in the old languages")
     old_text = gr.Textbox(label="Text in old languages", value=_OLD_TEXT, lines=3, info="One sentence per line.")
     prove = gr.Button("Prove that old text is tokenized as before")
     proof_id, proof_timer = job_box(project, ["check-vocab"], "Proof")
