@@ -107,7 +107,7 @@ def _nothing() -> None:
 
 
 def _dict(*_: Any) -> dict[Any, Any]:
-    """Return an empty dict in place of a `defaultdict`; its default factory is dropped. The unpickler adds the items."""
+    """Return an empty dict in place of a `defaultdict`; its factory is dropped. The unpickler adds the items."""
     return {}
 
 
