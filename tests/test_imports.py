@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import TTS.tts.layers.xtts.tokenizer as t, TTS.tts.models.xtts as x
 T = t.VoiceBpeTokenizer
@@ -34,6 +36,7 @@ assert early.preprocess_text("ሰላም።", "am") == "ሰላም."
 """
 
 
+@pytest.mark.slow
 def test_imports_patch_nothing_and_keep_the_number_of_threads():
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment)

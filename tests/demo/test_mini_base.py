@@ -255,6 +255,7 @@ def trained_base(tmp_path_factory) -> Path:
         return make_mini_base(folder, **SMALL, steps=2, progress=False)
 
 
+@pytest.mark.slow
 def test_trained_base_is_complete(trained_base):
     assert sorted(file.name for file in trained_base.iterdir()) == FILES
     failed = [finding for finding in check_base(trained_base) if finding.holds is False]
@@ -278,6 +279,7 @@ def test_training_changes_the_right_weights(trained_base, tmp_path):
     assert torch.equal(new["mel_stats"], load(trained_base / "mel_stats.pth"))
 
 
+@pytest.mark.slow
 def test_dvae_uses_its_codes_and_decodes_them(trained_base, tmp_path):
     from xtts_extend.demo.mini_dvae import log_mels
     from xtts_extend.demo.speech import make_corpus

@@ -63,7 +63,7 @@ def test_the_log_counts_rows_and_parameters(extended):
     text = extended.describe_rows("start: mean")
     assert f"Tokens 0–{rows - 1} come from the base (pretrained, frozen)." in text
     assert f"Tokens {rows}–{rows + NEW - 1} are new (7, start: mean)." in text
-    assert f"{frozen:,} of {total:,} parameters" in text
+    assert f"{frozen:,} of the GPT's {total:,} parameters" in text
 
 
 def test_without_new_tokens_nothing_is_frozen(mini_base):

@@ -250,7 +250,7 @@ VALID: dict[str, Any] = {
     "Languages": "am, en",
     "Voice": ["v.wav"],
     "Text to speak": "ሰላም",
-    "Comparison to hear": "one",
+    "Comparison to listen to": "one",
     "What to write": "Model folder (base and pack)",
     "Name of the export": "export",
     "Licence of the recordings": "",
@@ -339,7 +339,7 @@ def test_damaged_events_are_refused(page, body, sentence):
 
 def test_long_requests_are_refused(page):
     response = page.client.post("/gradio_api/queue/join", content=b"x" * 5_000_000)
-    assert (response.status_code, "up to 4,000,000 bytes" in response.text) == (413, True)
+    assert (response.status_code, "at most 4,000,000 bytes" in response.text) == (413, True)
 
 
 def test_messages_show_markup_as_text(page):
@@ -549,9 +549,9 @@ def test_recordings_behind_links_are_not_copied_to_the_page(page, nothing_outsid
 
 
 def test_shown_recordings_are_copied_into_the_project_only(page, nothing_outside):
-    labels = [page.label(one) for one in page.events[page.event("Comparison to hear")]["inputs"]]
-    assert labels == ["Comparison to hear"]
-    shown = page.fire(page.event("Comparison to hear"), ["one"])[1]["value"]
+    labels = [page.label(one) for one in page.events[page.event("Comparison to listen to")]["inputs"]]
+    assert labels == ["Comparison to listen to"]
+    shown = page.fire(page.event("Comparison to listen to"), ["one"])[1]["value"]
     assert Path(shown["path"]).is_relative_to(page.project.folder / ".page")
     assert page.client.get(shown["url"]).content == (page.project.folder / "compared" / "one" / "a.wav").read_bytes()
 
@@ -600,7 +600,7 @@ def test_proxies_of_the_user_are_not_asked_for_the_page(tmp_path, monkeypatch):
     "options", [{"host": "0.0.0.0"}, {"host": "192.168.1.2"}, {"host": "::"}, {"share": True}, {"host": ""}]
 )
 def test_pages_for_others_need_a_password(page, options):
-    with pytest.raises(ConfigError, match="Pass --password as well"):
+    with pytest.raises(ConfigError, match="Other people could open the page. Pass --password, or"):
         serve(page.blocks, page.project.folder, **options)
 
 
@@ -663,7 +663,7 @@ def test_the_page_works_behind_a_proxy_that_strips_its_path(page):
         inner, page.client = page.client, client
         client.base_url = httpx.URL(address)
         try:
-            shown = page.fire(page.event("Comparison to hear"), ["one"], **browser)[1]["value"]
+            shown = page.fire(page.event("Comparison to listen to"), ["one"], **browser)[1]["value"]
         finally:
             page.client = inner
         assert shown["url"].startswith(f"{address}/gradio_api/file=")

@@ -309,6 +309,7 @@ def gaps_closed_trainer(gaps_closed, migrated_trainer, corpus, tmp_path_factory)
     return make
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_tool_that_closed_the_gaps(gaps_closed, gaps_closed_trainer):
     """It resumes with its own vocabulary and migrates to another one."""
     file, closed, gappy = (gaps_closed / name for name in ("checkpoint_4.pth", "vocab.json", "am.json"))

@@ -221,6 +221,7 @@ def test_a_run_in_a_language_of_the_base_can_only_be_merged(corpus, recipe, tmp_
     assert export(only_run(tmp_path / "r"), tmp_path / "out", merged=True)["form"] == "merged"
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_languages_pack(folder, corpus, recipe, tmp_path, caplog):
     """Tigrinya starts from Amharic's pack. The pack's rows are trained further, everything else refers to the base."""
     text = tmp_path / "ti.txt"

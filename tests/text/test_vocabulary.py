@@ -113,7 +113,7 @@ def _drop(*keys: Any) -> Callable[[dict[str, Any]], None]:
             "no added_tokens, so every space in a text would become unknown tokens",
         ),
         (_set("added_tokens", 0, to={"content": "[STOP]"}), "is not a valid entry in added_tokens"),
-        (_set("added_tokens", to=[]), r"has no \[SPACE\], \[START\], \[STOP\], \[UNK\]"),
+        (_set("added_tokens", to=[]), r"do not include \[SPACE\], \[START\], \[STOP\], \[UNK\]"),
         (_set("added_tokens", 2, "content", to="[X]"), r"its added tokens do not include \[SPACE\]"),
     ],
 )

@@ -61,6 +61,7 @@ def test_one_sample_too_large(sample):
         batch_memory.largest_count(peak_memory, 100)
 
 
+@pytest.mark.slow
 def test_the_trial_step_leaves_no_gradient(corpus, monkeypatch):
     model = ExtendedGPTTrainer(config_for_base(corpus.base))
     state = SimpleNamespace(
