@@ -152,7 +152,7 @@ def test_languages_that_are_not_registered(
     assert check_vocabulary(base_path, output, sorted((shared_data / "udhr").glob("*.txt"))).ok
     if code == "sw":
         assert (report.added, report.new_letters) == (1, [])
-        assert any("Merges that consist only of shared letters were refused" in note for note in report.notes)
+        assert any("Merges that consist only of shared letters were rejected" in note for note in report.notes)
         assert "100 new entries were requested, but only 1 could be formed." in report.notes
 
 

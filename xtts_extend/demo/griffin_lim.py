@@ -33,7 +33,7 @@ def codes_to_audio(codes: Tensor, dvae: DiscreteVAE, mel_stats: Tensor, *, itera
 
 
 def mels_to_audio(log_mels: Tensor, *, iterations: int = 60) -> Tensor:
-    """Reconstruct a waveform from log mels, as the inverse of `TorchMelSpectrogram`.
+    """Reconstruct a waveform from log mels, approximately inverting `TorchMelSpectrogram`.
 
     The phase is initialized to zero, so the same mels always give the same samples.
 

@@ -203,7 +203,7 @@ def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: 
     mel_stats = mel_statistics(mels)
     report = train_dvae(dvae, mels / mel_stats[:, None], decoder_steps=_DECODER_STEPS, progress=progress)
     logger.info(
-        " > The DVAE uses %d of %d codes, and its decoded mels lack %.0f%% of the variance.",
+        " > The DVAE uses %d of %d codes, and its reconstruction loses %.0f%% of the variance of the mels.",
         report.codes_used,
         AUDIO_CODES,
         100 * report.missed_variance,

@@ -35,7 +35,7 @@ class DvaeReport:
 
     Attributes:
         codes_used: Number of distinct codes in the training data.
-        missed_variance: Share of the mels' variance that is missing from the decoded mels.
+        missed_variance: Share of the mels' variance that the reconstruction loses.
     """
 
     codes_used: int

@@ -346,7 +346,7 @@ def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> f
 
 
 def compare_waveforms(model: Path, base: Path, voice: Path) -> dict[str, bool]:
-    """Return, for each language, whether a model folder speaks a sentence exactly as the base does.
+    """Return, for each language, whether the model in a folder speaks a sentence exactly as the base does.
 
     The last entry is a counterexample: an English sentence that is spoken with the Amharic pack.
 

@@ -43,7 +43,7 @@ def compose(text: str) -> str:
 
 
 def turkic_i(text: str, dotless: bool) -> str:
-    """Return the text with I and İ lowercased to ı and i if `dotless`; otherwise, with only İ lowercased, to i.
+    """Lowercase I and İ to ı and i if `dotless`; otherwise, lowercase only İ, to i. Return the text.
 
     If `dotless`, text with Cyrillic letters is returned unchanged, because a Latin I in such text is a Roman numeral.
     """

@@ -54,7 +54,7 @@ class ExtensionReport:
         merges_unused: Number of new merges that never apply to the text and were added only to reach the requested
             size.
         merges_learned: Number of merges that were learned.
-        merges_refused: Number of learned merges that were refused, by reason.
+        merges_refused: Number of learned merges that were rejected, by reason.
         unknown_share: Share of unknown tokens, with the keys `before` and `after`; see `verify.TextMeasure`. None if
             there is no text.
         tokens_per_word: Tokens per word, with the keys `before` and `after`; see `verify.TextMeasure`. None if there is
@@ -199,12 +199,14 @@ def extend_vocabulary(
 
 def _require_new_file(output: Path, inputs: Iterable[Path]) -> None:
     if output.is_dir():
-        raise VocabularyError(f"Output {output} is a folder. Pass the path of a file, such as {output / 'vocab.json'}.")
+        raise VocabularyError(
+            f"The output {output} is a folder. Pass the path of a file, such as {output / 'vocab.json'}."
+        )
     for path in inputs:
         if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
             raise VocabularyError(
-                f"Output {output} is the same file as the input {path}, which is never overwritten. Choose a different "
-                "path."
+                f"The output {output} is the same file as the input {path}, which is never overwritten. Choose a "
+                "different path."
             )
 
 
@@ -248,7 +250,7 @@ def _notes(
     notes = []
     if old := learned.refused[OLD_CHARACTERS]:
         notes.append(
-            f"'{language}' shares letters with the base. Merges that consist only of shared letters were refused "
+            f"'{language}' shares letters with the base. Merges that consist only of shared letters were rejected "
             f"({old:,} of {learned.learned:,}), because they could change how the old languages are tokenized."
         )
     if size is not None and added < size:

@@ -24,11 +24,11 @@ from xtts_extend.errors import VocabularyError
 from xtts_extend.text.languages import clean_text
 from xtts_extend.text.vocabulary import Merge, Vocabulary, append_entries, encode_all
 
-# Reasons for refusing a merge, which are the keys of `ExtensionReport.merges_refused`.
+# Reasons for rejecting a merge, which are the keys of `ExtensionReport.merges_refused`.
 OLD_CHARACTERS = "made of characters that the base has: could change how old text is tokenized"
 PREEMPTED = "preempted by the base's merges: would never be used"
 UNCLEAN = "changed by the cleaner: would never be used"
-BOUNDARY = "spans several words or punctuation: would never be used"
+BOUNDARY = "spans multiple words or includes punctuation: would never be used"
 
 _SPACE = "\u2581"
 # sentencepiece skips words that contain its reserved characters and words longer than 4,192 bytes, and fails if no word
@@ -45,7 +45,7 @@ class LearnedMerges:
         merges: Merges to append, in order.
         unused: Number of these merges that never apply to the text.
         learned: Number of pieces that sentencepiece learned.
-        refused: Number of pieces that were refused, by reason.
+        refused: Number of pieces that were rejected, by reason.
     """
 
     merges: list[Merge]
@@ -135,9 +135,9 @@ def _ordered_pieces(model: ModelProto) -> list[str]:
 
 
 def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str], Counter[str]]:
-    """Return the usable pieces of a sentencepiece model, and the number of refused pieces by reason.
+    """Return the usable pieces of a sentencepiece model, and the number of rejected pieces by reason.
 
-    Word markers are removed, because XTTS has none.
+    Word markers are removed, because XTTS vocabularies do not use them.
 
     Args:
         path: A trained BPE model.
@@ -177,7 +177,7 @@ def read_pieces(path: Path, base: Vocabulary, language: str) -> tuple[list[str],
 
 
 def keep_safe_merges(base: Vocabulary, pieces: Sequence[str]) -> tuple[list[Merge], Counter[str]]:
-    """Return the merges that form the pieces, to append to the base's, and the number of refused pieces by reason."""
+    """Return the pieces' merges that are safe to append to the base's, and the number of rejected pieces by reason."""
     old = known_characters(base)
     # If a merge occurs twice, the `tokenizers` library uses the last occurrence.
     ranks = {merge: rank for rank, merge in enumerate(base.merges)}

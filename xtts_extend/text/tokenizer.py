@@ -167,7 +167,7 @@ def _with_turkic_i(speak: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _join_short_sentences(sentences: list[str], limit: int) -> list[str]:
-    """Join adjacent sentences up to the limit, as coqui does, because short sentences by themselves sound bad."""
+    """Join adjacent sentences up to the limit, as coqui does, because short sentences sound bad on their own."""
     joined: list[str] = []
     for sentence in sentences:
         if joined and len(joined[-1]) + 1 + len(sentence) <= limit:

@@ -1,7 +1,7 @@
 """Parse, repair and validate vocabulary files from XTTS and other tools.
 
 Other tools omit parts that the `tokenizers` library does not need but training does. If a file can be read in only one
-sensible way, it is repaired, and a message says so. A file that would corrupt every text is refused.
+sensible way, it is repaired, and a message says so. A file that would corrupt every text is rejected.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _other_file_hint(data: Any) -> str:
 def _entries_problem(model: dict[str, Any]) -> str | None:
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list):
-        return "its model lacks its vocab or its merges"
+        return "its model's vocab or merges are missing or invalid"
     invalid = [token for token, index in vocab.items() if type(index) is not int or not 0 <= index < 2**31]
     if invalid:
         return f"the id of {invalid[0]!r} is {vocab[invalid[0]]!r}; expected a non-negative whole number"
