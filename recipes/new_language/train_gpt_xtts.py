@@ -13,7 +13,7 @@ What the recipe does:
   similar. Old rows are frozen. They are not parameters, so they need neither gradients nor optimizer moments.
 * Voices: with new tokens, the voice side (the modules that turn a recording into a voice) is frozen, so every language
   keeps the base model's voices. This also makes steps faster. To train the voice side as well, pass `--voice trained`.
-* Changed vocabularies: a checkpoint whose tokens differ from `--vocab` is refused, even if the number of tokens is the
+* Changed vocabularies: a checkpoint whose tokens differ from `--vocab` is rejected, even if the number of tokens is the
   same. With `--on-vocab-change migrate`, each row and its moments move to the new id of the row's token.
 * Data checks: every recording is read once before training, and the result is cached by file size and modification
   time. Unusable samples are listed and skipped.
@@ -61,13 +61,13 @@ def main(argv: list[str]) -> None:
     with report_errors(debug=flags.debug), Ranks.join() as ranks:
         xtts_extend.enable()
 
-        # A base model to start from, or a training checkpoint to resume.
+        # A base model to start from, or a training checkpoint to resume from.
         start = open_checkpoint(flags, ranks)
         resuming = start.mode is Mode.RESUME
         # Precedence: defaults < base model or checkpoint < flags < --coqpit overrides.
         config = resolve_config(flags, start, ranks.size)
         validate_config(config, start)
-        # The vocabulary must equal or extend that of the weights. Otherwise it is refused, or the weights are migrated.
+        # The vocabulary must equal or extend that of the weights. If not, it is rejected, or the weights are migrated.
         migration = match_vocabulary(config, start)
         with ranks.main_first():
             samples = load_samples(config)

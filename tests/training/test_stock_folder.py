@@ -141,4 +141,4 @@ def test_a_new_folder_without_a_checkpoint_names_the_original_run(fails, tmp_pat
     """A kill before the first checkpoint leaves such a folder."""
     append_event(tmp_path, "resume", **{"from": "runs/theirs/checkpoint_4.pth"})
     code, message = fails(["--checkpoint", str(tmp_path)])
-    assert (code, "its run resumed runs/theirs/checkpoint_4.pth and stopped" in message) == (2, True)
+    assert (code, "its run resumed from runs/theirs/checkpoint_4.pth and stopped" in message) == (2, True)

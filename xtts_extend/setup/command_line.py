@@ -36,7 +36,7 @@ NOT_CARRIED = frozenset(
 
 
 def flags_of_run(recorded: Mapping[str, object], base_dir: Path) -> tuple[list[str], list[str]]:
-    """Return the flags, other than `--base-dir` and `--vocab`, that give a new run a recorded run's values.
+    """Return the flags, other than `--base-dir` and `--vocab`, that reproduce a recorded run's values in a new run.
 
     Args:
         recorded: Configuration from a checkpoint or a run's `config.json`. Missing keys keep their defaults.

@@ -1,4 +1,4 @@
-"""The recipe's flags. Omitted flags are None; the run's recorded value then applies, or else the default."""
+"""The recipe's flags. An omitted flag is None; the run's recorded value applies or, without one, the default."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def make_parser() -> argparse.ArgumentParser:
     files.add_argument("--base-dir", help="Folder with config.json, model.pth, vocab.json, dvae.pth and mel_stats.pth.")
     files.add_argument(
         "--checkpoint",
-        help="A base model to start from, or a training checkpoint or run folder to resume. For a run folder, the "
-        "newest intact checkpoint is used. The file's content, not its name, determines whether the run starts or "
-        "resumes. Default: BASE_DIR/model.pth.",
+        help="A base model to start from, or a training checkpoint or run folder to resume from. For a run folder, "
+        "the newest intact checkpoint is used. The file's content, not its name, determines whether a run is started "
+        "or resumed. Default: BASE_DIR/model.pth.",
     )
     files.add_argument("--vocab", help="Vocabulary file created by extend-vocab. Default: BASE_DIR/vocab.json.")
     files.add_argument("--language", help="Code of the language to learn, as in its vocabulary tag (am for [am]).")
@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     files.add_argument("--output-dir", help="Folder in which run folders are created. Default: runs.")
 
-    start = parser.add_argument_group("start and resume")
+    start = parser.add_argument_group("starting and resuming")
     start.add_argument(
         "--start-from",
         metavar="FOLDER:LANG",
@@ -177,7 +177,7 @@ def make_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--weight-decay",
         type=at_least_zero,
-        help="Weight decay. It applies only to matrices. Default: 0.01, coqui's value.",
+        help="Weight decay. It applies only to weight matrices. Default: 0.01, coqui's value.",
     )
     training.add_argument(
         "--grad-clip",
@@ -235,8 +235,8 @@ def make_parser() -> argparse.ArgumentParser:
     keeping.add_argument(
         "--distill-weight",
         type=at_least_zero,
-        help="Weight of the divergence from the base on replayed samples. With 0, only the codes of these samples are "
-        "used. Default: 1.0.",
+        help="Weight of the divergence from the base on replayed samples. With 0, these samples contribute "
+        "only the loss on their codes. Default: 1.0.",
     )
     keeping.add_argument(
         "--adapter",
@@ -265,9 +265,9 @@ def make_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--min-retention",
         type=at_least_zero,
-        help="Accept a model as the best only if its merged weights reach this retention (the base's mel loss divided "
-        "by the model's) in each old language. 0.99 means at most 1%% worse. With a pack, the base speaks the old "
-        "languages exactly as before, whatever this value is. Default: no limit.",
+        help="Accept a model as the best only if its merged weights have at least this retention (the base's mel loss "
+        "divided by the model's) in each old language. 0.99 means at most 1%% worse. With a pack, the base speaks the "
+        "old languages exactly as before, whatever this value is. Default: no limit.",
     )
     output.add_argument(
         "--patience",
@@ -290,7 +290,7 @@ class Flags:
     """The recipe's parsed command line. Omitted flags are None, False or empty.
 
     Attributes:
-        checkpoint: Path to start from or resume.
+        checkpoint: Path to start or resume from.
         base_dir: Base directory.
         start_fresh: Whether to use only the weights of a training checkpoint.
         new_run: Whether to resume in a new run folder.

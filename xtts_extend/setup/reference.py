@@ -70,9 +70,9 @@ def base_digest(config: NewLanguageConfig, samples: Sequence[Sample]) -> str:
         index = read_index(folder)
         if index.get("base_digest", digest) != digest:
             raise ConfigError(
-                f"The replay set {folder} was made with a model other than {file} and would teach that other model's "
-                "speech. Use make-replay to create a set with the right model. To start from a run's checkpoint, "
-                "export it first, and start from the exported model."
+                f"The replay set {folder} was made with a model other than {file}, so training on it would teach "
+                "that other model's speech. Use make-replay to create a set with the right model. To start from a "
+                "run's checkpoint, export it first, and start from the exported model."
             )
         if index.get("conditioning", [longest])[-1] != longest:
             raise ConfigError(

@@ -19,7 +19,7 @@ def resolve_config(flags: Flags, start: Start, processes: int = 1) -> NewLanguag
 
     Args:
         flags: The parsed command line.
-        start: The checkpoint that the run starts from or resumes.
+        start: The checkpoint that the run starts or resumes from.
         processes: Number of processes that train together. A resumed run keeps its total batch size.
 
     Raises:

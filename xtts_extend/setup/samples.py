@@ -36,7 +36,7 @@ class RunSamples:
 
     Attributes:
         train: Training samples. Replayed samples come last and are marked with `replay`.
-        evaluation: Validation samples; empty if the run evaluates nothing.
+        evaluation: Validation samples; empty if the run has no validation data.
     """
 
     train: list[Sample]
@@ -136,8 +136,8 @@ def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> N
     if overlap:
         logger.warning(
             " > Validation recordings that are also training recordings: %d of %d (%s%s). Losses on these recordings "
-            "say nothing about new speech, yet they help determine which model is best. Remove the recordings from one "
-            "of the manifests.",
+            "say nothing about unseen speech, yet they help determine which model is best. Remove the recordings from "
+            "one of the manifests.",
             len(overlap),
             len(evaluation),
             ", ".join(overlap[:5]),

@@ -1,4 +1,4 @@
-"""Determine what a given path contains, and whether a run starts from it or resumes it."""
+"""Determine what a given path contains, and whether a new run starts from it or an existing run is resumed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mode(Enum):
     START_FRESH = "start fresh"
     #: Restart a run that ended before its first checkpoint, in the same folder and with the same settings.
     START_AGAIN = "start again"
-    #: Resume a training checkpoint at its next batch.
+    #: Resume from a training checkpoint, at the next batch.
     RESUME = "resume"
 
 
@@ -71,7 +71,7 @@ class Start:
 
     @property
     def resumed(self) -> TrainingCheckpoint | None:
-        """Content of the training checkpoint if the run resumes it, otherwise None."""
+        """Content of the training checkpoint if the run resumes from it, otherwise None."""
         return self.training if self.mode is Mode.RESUME else None
 
 
@@ -88,8 +88,8 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     start_from = str(flags.values.get("start_from") or "")
     if start_from and flags.checkpoint is not None:
         raise ConfigError(
-            "--start-from starts a run from a language pack, but --checkpoint names a different file to start from or "
-            "resume. Omit one of the two flags."
+            "--start-from starts a run from a language pack, but --checkpoint names a different file to start or "
+            "resume from. Omit one of the two flags."
         )
     if start_from:
         target = open_spec(start_from)[0].model
@@ -100,7 +100,7 @@ def open_checkpoint(flags: Flags, ranks: Ranks) -> Start:
     else:
         raise ConfigError(
             "Neither --base-dir nor --checkpoint is set. Pass --base-dir to start from a base model, or --checkpoint "
-            "to start from or resume a checkpoint."
+            "to start or resume from a checkpoint."
         )
     if _stopped_before_first_checkpoint(target):
         return _restart_run(target)
@@ -148,14 +148,14 @@ def _stopped_before_first_checkpoint(target: Path) -> bool:
     """Return whether this is the folder of a run that ended before its first checkpoint.
 
     Raises:
-        CheckpointError: The run was resuming a checkpoint from a different folder.
+        CheckpointError: The run was resuming from a checkpoint in a different folder.
     """
     if not target.is_dir() or run_checkpoints(target):
         return False
     if source := resumed_from(target):
         raise CheckpointError(
-            f"{target} has no checkpoint yet, because its run resumed {source} and stopped before saving one. Pass "
-            f"{source} with --checkpoint again."
+            f"{target} has no checkpoint yet, because its run resumed from {source} and stopped before saving one. "
+            f"Pass {source} with --checkpoint again."
         )
     config = target / "config.json"
     return config.is_file() and bool(read_json(config).get("started_from"))

@@ -41,7 +41,7 @@ def validate_config(config: NewLanguageConfig, start: Start) -> None:
 
     Args:
         config: The run's resolved configuration.
-        start: The checkpoint that the run starts from or resumes.
+        start: The checkpoint that the run starts or resumes from.
 
     Raises:
         CheckpointError: The DVAE or the mel statistics do not match the model.

@@ -268,7 +268,7 @@ def migrate_checkpoint(
     The optimizer's moments are migrated later, by `restore`, which knows which parameters they belong to.
 
     Args:
-        checkpoint: The checkpoint to resume.
+        checkpoint: The checkpoint to resume from.
         migration: Mapping from its rows to the resumed run's vocabulary.
         config: Configuration of the resumed run.
 
