@@ -28,13 +28,13 @@ START = '{"eval": true, "step": 0, "language": "am", "loss": 3.0}\n'
 @pytest.mark.parametrize(
     ("lines", "step", "verdict", "reason"),
     [
-        (curve([3, 2.5, 2.6, 2.7, 2.8]), 200, "overfitted", "was lowest at step 80 (2.5000) and is 2.8000 now, 3 eval"),
+        (curve([3, 2.5, 2.6, 2.7, 2.8]), 200, "overfitted", "was lowest at step 80 (2.5000) and is now 2.8000, 3 eval"),
         (curve([3, 2.5, 2.6, 2.7, 2.8]), 80, "healthy", ""),
         (curve([3, 2.5, 2.6, 2.7]), 160, "healthy", ""),
         (curve([3, 2.5, 2.51, 2.5, 2.52]), 200, "healthy", ""),
         (curve([3, 2.5, 2.54, 2.6, 2.7]), 200, "healthy", ""),
         (curve([3, 2.8, 2.7, 2.6, 2.5]), 200, "healthy", ""),
-        (START + curve([3.6, 3.4]), 80, "overfitted", "was 3.0000 before the first step and is 3.4000 now"),
+        (START + curve([3.6, 3.4]), 80, "overfitted", "was 3.0000 before the first step and is now 3.4000"),
         (curve([3, 2.5, 2.4], rising_train=True), 120, "diverged", "The training loss diverged"),
         (START + curve([3.6, 3.4], rising_train=True), 80, "diverged", "The training loss diverged"),
         ('{"step": 1, "loss": null}\nhalf a li', 200, "healthy", ""),

@@ -176,7 +176,7 @@ def test_the_best_model_of_a_diverged_run(wrecked_run, corpus, second_name):
     assert found.verdict == "diverged"
     assert (
         found.reason
-        == "The evaluation loss was 5.0000 before the first step and is 9.9500 now, so training made the model worse."
+        == "The evaluation loss was 5.0000 before the first step and is now 9.9500, so training made the model worse."
     )
     start, config = parsed(found.next_command)
     assert (start.mode is Mode.RESUME, start.path) == (False, corpus.base / "model.pth")

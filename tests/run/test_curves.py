@@ -49,7 +49,7 @@ def test_divergence_is_reported_instead_of_a_plateau():
     rising = [(0, 3.0), (50, 2.0), (100, 2.3), (150, 2.4), (200, 2.5)]
     findings = curves(rising, falling(200)).new_findings()
     assert list(findings) == ["divergence"]
-    assert "was lowest at step 50 (2.0000) and is 2.5000 now" in findings["divergence"]
+    assert "was lowest at step 50 (2.0000) and is now 2.5000" in findings["divergence"]
 
 
 def test_rising_training_loss_is_divergence():

@@ -188,7 +188,7 @@ def test_run_in_half_precision_resumes(run, recipe, tmp_path, caplog):
     moments = after["optimizer"][0]["state"][0]
     assert (int(moments["step"]), moments["exp_avg"].dtype) == (3, torch.float32)
     assert "in half precision (torch.bfloat16): training continues in float32" in caplog.text
-    assert "The frozen rows no longer equal the base model's" in caplog.text
+    assert "The frozen rows no longer match the base model's" in caplog.text
 
 
 def test_vocabulary_smaller_than_the_weights(corpus, run, fails, tmp_path):

@@ -190,7 +190,7 @@ def test_a_raised_min_retention_warns_about_the_best_model(flags, recipe, tmp_pa
     assert state["best_retention"] == {"en": retention}
     least = round(retention + 1, 4)
     recipe([f"--checkpoint={run}", "--max-steps=3", f"--min-retention={least}"])
-    below = f"is below --min-retention {least:g} (en {retention:.4f}). The next model that reaches the limit will"
+    below = f"is below --min-retention {least:g} (en {retention:.4f}). The next model that meets the minimum will"
     warning = f"The best model so far (loss {state['best_value']:.5f}) {below} replace it."
     assert [record.levelname for record in caplog.records if warning in record.message] == ["WARNING"]
     state = checkpoint(run, 3)["xtts_extend"]["state"]

@@ -52,7 +52,7 @@ class Curves:
             is_rising = len(last) == _LAST_EVALUATIONS and min(last) > best * (1 + _WORSE)
             if is_rising and self._is_falling_since(step):
                 return (
-                    f"the evaluation loss was lowest at step {step} ({best:.4f}) and is {later[-1]:.4f} now, "
+                    f"the evaluation loss was lowest at step {step} ({best:.4f}) and is now {later[-1]:.4f}, "
                     f"{len(later)} evaluations later, while the training loss is falling"
                 )
         worse = self._worse_than_at_start()
@@ -80,7 +80,7 @@ class Curves:
         before, now = self.evaluation[0][1], self.evaluation[-1][1]
         if now <= before * (1 + _WORSE):
             return ""
-        return f"the evaluation loss was {before:.4f} before the first step and is {now:.4f} now"
+        return f"the evaluation loss was {before:.4f} before the first step and is now {now:.4f}"
 
     def stalled(self) -> str:
         """Return why training has stalled, or an empty string if it has not or cannot be judged yet."""

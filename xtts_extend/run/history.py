@@ -80,14 +80,14 @@ def read_history(run: Path) -> list[Event]:
 
 
 def resumed_from(run: Path) -> Path | None:
-    """Return the checkpoint in another folder that this folder's run resumed, or None if the run started here."""
+    """Return the checkpoint in another folder that this folder's run resumed from, or None if the run started here."""
     first = next(iter(read_history(run)), Event())
     source = first.get("from")
     return Path(source) if first.get("event") == "resume" and source else None
 
 
 def continuations(output_dir: Path, run: Path) -> list[Path]:
-    """Return the folders in `output_dir` whose runs resumed a checkpoint from the folder `run`."""
+    """Return the folders in `output_dir` whose runs resumed from a checkpoint in the folder `run`."""
     folders = (entry for entry in sorted(output_dir.iterdir()) if entry.is_dir())
     return [folder for folder in folders if (file := resumed_from(folder)) is not None and file.parent == run]
 

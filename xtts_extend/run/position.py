@@ -37,7 +37,7 @@ class Position:
         best_value: Loss of the best model so far; until there is one, the loss before the first step.
         best_retention: Retention of each old language in the best model so far.
         start_value: Loss before the first step; infinite if it is unknown.
-        last_value: Loss in the last evaluation; infinite if retention was below the limit.
+        last_value: Loss in the last evaluation; infinite if retention was below the minimum.
         evaluations_without_best: Number of consecutive evaluations without a new best model.
         base_losses: Mel loss of each old language before the first step, which is the reference for retention.
         micro_batches: Number of micro-batches per batch; more than 1 if a batch did not fit in GPU memory.

@@ -1,4 +1,4 @@
-"""Training checkpoints from any trainer or release, with their values interpreted as their writer meant them.
+"""Training checkpoints from any trainer or release, with values interpreted as the writer intended.
 
 The stock Trainer's command line turns empty values into None, other releases omit keys or save a single optimizer
 without a list, and precision depends on the device. Only this module deals with these differences.

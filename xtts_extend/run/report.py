@@ -69,7 +69,7 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
     run = run.absolute()
     if not (run / "config.json").is_file() or not (run / FILE_NAME).is_file():
         raise ConfigError(
-            f"{run} has no config.json or no {FILE_NAME}, so either it is not an xtts_extend run folder, or its run "
+            f"{run} lacks config.json or {FILE_NAME}, so either it is not an xtts_extend run folder, or its run "
             "has not started training yet. Pass a run folder that has both."
         )
     output = output or run / "report.html"
@@ -150,7 +150,7 @@ def _summary(run: Path, language: str, steps: Sequence[MetricsLine], evaluations
 
 
 def mean_losses(steps: Sequence[MetricsLine]) -> list[tuple[int, float]]:
-    """Return the training curve of the mel loss: at most `_POINTS` steps, each with the mean since the last one."""
+    """Return the training curve of the mel loss: at most `_POINTS` steps, each with the mean since the previous one."""
     losses = [(line["step"], finite(line["loss_mel_ce"])) for line in steps]
     finite_losses = [(step, loss) for step, loss in losses if math.isfinite(loss)]
     size = max(1, -(-len(finite_losses) // _POINTS))
@@ -272,7 +272,7 @@ def _history(history: Sequence[Event]) -> str:
 def _data(history: Sequence[Event]) -> str:
     event = next((event for event in reversed(history) if "hours" in event), None)
     if event is None:
-        return "<p>The run's history does not record its vocabulary and data.</p>"
+        return "<p>The run's history does not record its vocabulary or data.</p>"
     tokens = event["tokens"]
     rows: list[tuple[str, float]] = [("base tokens", tokens["base"]), ("new tokens", tokens["new"])]
     rows += [(f"hours of audio: {name}", value) for name, value in event["hours"].items()]

@@ -36,7 +36,7 @@ class RequestFile:
 
 
 def request(run: Path, name: str) -> None:
-    """Make a request to a run. A run that is not training ignores the request and removes it at the next start.
+    """Make a request to a run. A run that is not training ignores the request and removes it when it next starts.
 
     Raises:
         ConfigError: The request is unknown, or the run folder does not exist.

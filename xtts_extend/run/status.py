@@ -1,4 +1,4 @@
-"""A run's `status.json`, which tells observers what the run is doing, and a check of whether the run is alive."""
+"""A run's `status.json`, which tells observers what the run is doing, and a check of whether the run is active."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class Status:
     """What a run is doing.
 
     A killed run cannot report that it ended, and a resumed run writes nothing until its first batch or evaluation is
-    complete. Combine the status with `is_live` to recognize both: a run that is not alive was killed unless its phase
-    is stopped, finished or failed; a run that is alive in one of these phases is starting.
+    complete. Combine the status with `is_live` to recognize both: a run that is not active was killed unless its phase
+    is stopped, finished or failed; an active run in one of these phases is starting.
 
     Attributes:
         phase: What the run is doing, or how it ended.
@@ -122,8 +122,8 @@ def is_live(run: Path) -> bool:
     """Return whether a process is training in a run folder, that is, whether the folder's lock is held.
 
     The lock of a killed run stays held until its data loader processes have ended as well. Nothing is created or
-    written. A run that starts during the probe still gets its lock, because a probe takes microseconds and a start
-    keeps trying for 15 s.
+    written. A run that starts during the probe still gets its lock, because a probe takes microseconds and a
+    starting run keeps trying for 15 s.
     """
     try:
         # Opening a named pipe would block.

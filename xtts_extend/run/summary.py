@@ -31,7 +31,7 @@ def log_run_summary(
         train_samples: Training samples.
         eval_samples: Validation set.
         ranks: The run's processes.
-        checkpoint: The checkpoint that the run resumes; None for a new run.
+        checkpoint: The checkpoint that the run resumes from; None for a new run.
     """
     logger.info(model.describe_rows(f"init: {config.init}" if checkpoint is None else "as in the checkpoint"))
     logger.info(describe_run(config, train_samples, eval_samples, ranks.size))

@@ -67,7 +67,7 @@ class BestModel:
             position.best_value, position.best_retention = value, self._retention
             logger.info(" > Loss %.5f is the best so far.", value)
             return True
-        # Retention below the limit makes the value infinite and is logged separately.
+        # Retention below the minimum makes the value infinite and is logged separately.
         if position.step and best == start <= value < math.inf and not self._logged_no_better:
             self._logged_no_better = True
             logger.info(
@@ -94,7 +94,7 @@ def restore_best_model(state: RunState, base_losses: Mapping[str, Losses]) -> No
         # Warnings from every process are shown, but one is enough.
         logger.log(
             logging.WARNING if state.ranks.is_main else logging.INFO,
-            " > The best model so far (loss %.5f) is below --min-retention %s. The next model that reaches the limit "
+            " > The best model so far (loss %.5f) is below --min-retention %s. The next model that meets the minimum "
             "will replace it.",
             position.best_value,
             below,

@@ -1,4 +1,4 @@
-"""Evaluation between optimizer steps: losses by language, old languages' retention, and synthesized test sentences."""
+"""Evaluation between optimizer steps: losses by language, retention, and synthesized test sentences."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ class Listener:
 
     def __init__(self, run: Path, ranks: Ranks, signal: StopSignal) -> None:
         self._run, self._ranks, self._signal = run, ranks, signal
-        #: Requests made before the start, and requests whose files cannot be removed and would otherwise be carried out
-        #: over and over.
+        #: Requests made before the run started, and requests whose files cannot be removed and would otherwise be
+        #: carried out over and over.
         self._ignored: set[RequestFile] = set(request_files(run)) if ranks.is_main else set()
 
     def discard_old(self) -> None:
-        """Remove the requests that were made before the start."""
+        """Remove the requests that were made before the run started."""
         for name in {file.name for file in self._ignored} - self._new():
             self.served(name)
 

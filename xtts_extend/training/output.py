@@ -30,7 +30,7 @@ logger = logging.getLogger("trainer")
 class RunOutput:
     """The log, metrics, dashboard, history and status of a run. Nothing is written before `begin` is called.
 
-    A start that fails therefore leaves an existing run folder unchanged.
+    A run that fails to start therefore leaves an existing run folder unchanged.
 
     Args:
         folder: The run folder.

@@ -41,7 +41,7 @@ class Progress:
         self._excluded_s = 0.0
 
     def exclude_time(self, seconds: float) -> None:
-        """Exclude seconds that were not spent on training steps from the speed."""
+        """Exclude the given seconds, which were not spent on training steps, from the speed."""
         self._excluded_s += seconds
 
     def is_due(self, step: int) -> bool:

@@ -79,7 +79,7 @@ class StatusReport:
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
-        """Report any exception that leaves the block, except SystemExit, whose cause has already been reported."""
+        """Report any exception raised in the block, except SystemExit, whose cause has already been reported."""
         try:
             yield
         except Exception as error:

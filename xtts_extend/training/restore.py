@@ -71,7 +71,7 @@ def checkpoint_size(model: ExtendedGPTTrainer) -> int:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A training checkpoint that has been checked and can be resumed.
+    """A training checkpoint that has been checked and can be resumed from.
 
     Attributes:
         checkpoint: The checkpoint, with weights and record migrated to the run's vocabulary.
@@ -100,7 +100,7 @@ def check_resume(
     """Before anything is written, check that the checkpoint and the configuration belong to the same run.
 
     Args:
-        checkpoint: The checkpoint to resume.
+        checkpoint: The checkpoint to resume from.
         config: The configuration to resume with.
         train_samples: The training set to resume with.
         ranks: The processes that train together.
@@ -146,7 +146,7 @@ def restore(state: RunState, resumed: Resumed) -> list[str]:
     if state.scaler is not None:
         if not checkpoint.scaler:
             raise CheckpointError(
-                f"{checkpoint.path} does not contain the state of the fp16 loss scaler. Resume it with --amp none."
+                f"{checkpoint.path} does not contain the state of the fp16 loss scaler. Resume with --amp none."
             )
         state.scaler.load_state_dict(dict(checkpoint.scaler))
     _apply_changes(state, resumed)
@@ -215,7 +215,7 @@ def _report_rounding(checkpoint: TrainingCheckpoint) -> None:
         " > The checkpoint's weights are in half precision (%s), so training continues in float32 from the rounded "
         "values.%s",
         ", ".join(sorted(map(str, half_dtypes))),
-        " The frozen rows no longer equal the base model's, so the model cannot be exported. Run xtts-extend repair to "
+        " The frozen rows no longer match the base model's, so the model cannot be exported. Run xtts-extend repair to "
         "restore them."
         if rounded
         else "",
@@ -232,7 +232,7 @@ def check_changes(
     """Compare the current settings and samples with those that the checkpoint recorded.
 
     Args:
-        checkpoint: The checkpoint to resume.
+        checkpoint: The checkpoint to resume from.
         config: The configuration to resume with.
         train_samples: The training set to resume with.
         processes: Number of processes that train together.

@@ -27,7 +27,7 @@ def restore_schedule(state: RunState, checkpoint: TrainingCheckpoint) -> str:
 
     Args:
         state: The run's state, with the optimizer and the position restored.
-        checkpoint: The checkpoint to resume.
+        checkpoint: The checkpoint to resume from.
 
     Returns:
         A description of what was restored, for the log.

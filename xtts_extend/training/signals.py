@@ -64,7 +64,7 @@ class TimeLimit:
 
 
 class StopSignal:
-    """A context in which the first SIGINT or SIGTERM sets `number` and the second ends the process immediately.
+    """A context manager: the first SIGINT or SIGTERM sets `number`, and the second ends the process immediately.
 
     Under torchrun, the second signal is ignored, because torchrun forwards signals that its processes have already
     received from the terminal. Outside the main thread, where Python allows no signal handlers, signals are not caught.

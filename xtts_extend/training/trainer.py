@@ -59,7 +59,7 @@ logger = logging.getLogger("trainer")
 
 
 class ResumableTrainer(Trainer):
-    """A stock `Trainer` for which `TrainerArgs(restore_path=…)` resumes a training checkpoint exactly.
+    """A stock `Trainer` for which `TrainerArgs(restore_path=…)` resumes exactly from a training checkpoint.
 
     Args:
         args: The stock Trainer's arguments. `restore_path` is a training checkpoint of ours or of coqui's, or "".
@@ -376,7 +376,7 @@ class ResumableTrainer(Trainer):
         """
         first_step, keep_folder = self.position.step, False
         with self.stop, contextlib.ExitStack() as at_end, self._output.status.failures():
-            # A failed start leaves no folder behind.
+            # A run that fails to start leaves no folder behind.
             at_end.callback(lambda: self._release_folder(discard=self.position.step == first_step and not keep_folder))
             try:
                 self._fit()

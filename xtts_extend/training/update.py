@@ -204,7 +204,7 @@ class Updater:
         return losses
 
     def _exchange(self, exchanges: bool) -> contextlib.AbstractContextManager[None]:
-        """Return a context for the forward and backward passes in which DDP syncs gradients only if `exchanges`."""
+        """Return a context manager for both passes, within which DDP syncs gradients only if `exchanges` is true."""
         if isinstance(self._losses, DistributedDataParallel) and not exchanges:
             context: contextlib.AbstractContextManager[None] = self._losses.no_sync()
             return context
