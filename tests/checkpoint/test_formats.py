@@ -158,7 +158,7 @@ class _Malicious:
 
 def test_files_from_before_pytorch_1_6_run_no_code_either(tmp_path):
     (tmp_path / "a.pth").write_bytes(make_legacy({"a": _Malicious()}))
-    with pytest.raises(CheckpointError, match=r"would run code when loaded \(eval\)\. It was refused"):
+    with pytest.raises(CheckpointError, match=r"would run code when loaded \(eval\)\. It was rejected"):
         load_pickled(tmp_path / "a.pth", map_location="cpu")
 
 

@@ -107,5 +107,5 @@ def test_a_run_skips_a_damaged_checkpoint_and_an_error_names_the_intact_one(inta
     ):
         inspect_checkpoint(later, verify=True)
     flip_a_bit(intact)
-    with pytest.raises(CheckpointError, match="no checkpoint that can be resumed"):
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
         inspect_checkpoint(tmp_path, verify=True)

@@ -178,7 +178,7 @@ class Call:
 def test_a_function_that_runs_code_is_refused(tmp_path, function, name):
     torch.save({"date": Call(function, f"touch '{tmp_path}/it ran'")}, tmp_path / "a.pth")
     with pytest.raises(
-        CheckpointError, match=rf"would run code when loaded \({name}\)\. It was refused, and no code was run"
+        CheckpointError, match=rf"would run code when loaded \({name}\)\. It was rejected, and no code was run"
     ):
         load_pickled(tmp_path / "a.pth", map_location="cpu")
     assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]

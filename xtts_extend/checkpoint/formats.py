@@ -131,7 +131,7 @@ def require_pickled_archive(path: Path) -> None:
 
 
 def folder_without_model(folder: Path) -> str:
-    """Describe a folder that has neither a run nor a `model.pth`, and say how to use it.
+    """Describe a folder that contains neither a run nor a `model.pth`, and say how to use it.
 
     Returns:
         Sentences preceded by a space, or an empty string if nothing is known about the folder.

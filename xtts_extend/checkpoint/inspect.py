@@ -156,11 +156,11 @@ def loads_in_stock(path: Path) -> bool:
 
 
 def _forbidden_content(error: str) -> str:
-    """Turn torch's error into the rest of a sentence that explains why a file was refused."""
+    """Turn torch's error into the rest of a sentence that explains why a file was rejected."""
     found = re.search(r"GLOBAL (\S+)", error)
     if found and could_run_code(found.group(1)):
         return (
-            f"would run code when loaded ({found.group(1)}). It was refused, and no code was run. Do not use this "
+            f"would run code when loaded ({found.group(1)}). It was rejected, and no code was run. Do not use this "
             "file. A checkpoint needs only tensors and plain values."
         )
     if found:
@@ -328,7 +328,7 @@ def newest_checkpoint(run: Path, *, verify: bool = False) -> CheckpointInfo:
         logger.warning(" > Skipped a checkpoint: %s", line)
     if newest is None:
         listed = "\n  ".join(skipped) or "It has no checkpoint_N.pth or best_model_N.pth."
-        raise kind(f"{run} has no checkpoint that can be resumed:\n  {listed}")
+        raise kind(f"{run} has no checkpoint to resume from:\n  {listed}")
     return newest
 
 

@@ -1,6 +1,6 @@
 """Objects that a checkpoint may contain besides tensors and plain values, and the plain value that replaces each.
 
-With `weights_only=True`, torch refuses every function or class that is not registered by name. The names here are
+With `weights_only=True`, torch rejects every function or class that is not registered by name. The names here are
 registered with stand-ins that only store values, so nothing that a file names is imported or called.
 """
 
@@ -60,7 +60,7 @@ def _zone(name: str, *_: Any) -> _Zone:
 
 
 def _getattr(*arguments: Any) -> Any:
-    """Return the only attribute that harmless files look up (to restore a time zone); refuse all others."""
+    """Return the only attribute that harmless files look up (to restore a time zone); reject all others."""
     if arguments == (_Zone, "_unpickle"):
         return _zone
     raise pickle.UnpicklingError("Unsupported global: GLOBAL getattr")

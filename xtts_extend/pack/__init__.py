@@ -1,1 +1,1 @@
-"""Write and read language packs, keep them in a model folder, and speak with them."""
+"""Write and read language packs, keep them in a model folder, and synthesize speech with them."""

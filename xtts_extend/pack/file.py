@@ -256,6 +256,6 @@ def _umask() -> int:
 
 
 def _as_os_error(error: SafetensorError) -> OSError:
-    """Return the OSError behind a failed write, whose number is in safetensors' message: "… (os error 28)"."""
+    """Return the OSError behind a failed write, whose error number is in safetensors' message: "… (os error 28)"."""
     code = str(error).rpartition("os error ")[2].rstrip(") ")
     return OSError(int(code), str(error)) if code.isdigit() else OSError(str(error))

@@ -41,7 +41,7 @@ _NEEDED = ("config.json", "model.pth", "vocab.json")
 
 @dataclass(frozen=True)
 class _Record:
-    """The content of the file `RECORD`.
+    """The contents of the file `RECORD`.
 
     Attributes:
         base: Checksum of the base's weights.

@@ -114,7 +114,7 @@ class PackInfo:
         base: Name in `Xtts` → SHA-256 digest, for each of the base's tensors; see `tensor_digest`.
         vocabulary: The entries and merges that are appended to the base's.
         cleaning: Steps that turn written text into the text that is tokenized.
-        char_limit: Number of characters up to which an utterance is spoken well.
+        char_limit: Length, in characters, of the longest utterance that is spoken well.
         texts: Sample texts from the run, before cleaning → their token ids. Programs that read the pack tokenize the
             texts and compare the ids.
         training: How the pack was trained.

@@ -1,4 +1,4 @@
-"""Run each call of `Xtts` with the tensors of the language's pack, or with the base's tensors.
+"""Run each call to `Xtts` with the tensors of the language's pack, or with the base's tensors.
 
 During a call, a pack's tensors replace the base's in the modules' parameter dicts. The modules themselves are not
 replaced, because coqui's GPT shares them with its generation wrapper, which it rebuilds at every `eval()`. Afterward,
@@ -242,7 +242,7 @@ def routed(model: Any, language: str) -> Iterator[None]:
 
 
 def enable() -> None:
-    """Patch `Xtts` to load the packs of a model folder and to speak with them; further calls have no effect.
+    """Patch `Xtts` to load a model folder's packs and synthesize speech with them; further calls have no effect.
 
     This patches `load_checkpoint`, `inference` and `inference_stream`; `synthesize` calls `inference`. Models without
     packs behave as before.
@@ -291,7 +291,7 @@ def enable() -> None:
 
 
 def _attach_beside(model: Any, weights: Path, vocab_path: Any) -> None:
-    """Attach the packs beside a `model.pth`; if a different file was loaded, warn that packs beside it are not used."""
+    """Attach the packs beside a `model.pth`; if a different file was loaded, warn that the packs are not used."""
     # Imported here because this module imports the trainer.
     from xtts_extend.pack.model_folder import PACKS, open_packs
 

@@ -305,7 +305,7 @@ def _vocabulary_mismatch(
 
 
 def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
-    """Return the reason why the old rows are considered to have drifted, or an empty string if they are not."""
+    """Return why the old rows are considered to have drifted, or an empty string if they have not drifted."""
     if _frozen_by_run(opened) and old.changed and not _frozen_rows_intact(opened):
         return (
             f"{old.changed:,} of {old.count:,} old rows differ from the base's (by up to {old.difference_max:.3g}) "
@@ -328,7 +328,7 @@ def _drifted(opened: OpenedCheckpoint, old: OldRows, hooked: int) -> str:
 
 
 def _untrained(new: NewRows, fit: Moments | None) -> tuple[str, str]:
-    """If the new rows are untrained, return the condition for `next_step` and the reason, else two empty strings."""
+    """Return the condition for `next_step` and the reason if the new rows are untrained, else two empty strings."""
     if new.noise >= UNTRAINED_SHARE * new.count:
         return "new-rows-untrained", (
             f"{new.noise:,} of {new.count:,} new rows are noise: the median norm of the new rows is "
@@ -336,7 +336,7 @@ def _untrained(new: NewRows, fit: Moments | None) -> tuple[str, str]:
         )
     if new.dead and new.dead >= UNTRAINED_SHARE * new.count:
         reason = (
-            f"The tokenizer can never produce {new.dead:,} of {new.count:,} new tokens, because no merges produce them."
+            f"The tokenizer can never produce {new.dead:,} of {new.count:,} new tokens, because no merge produces them."
         )
         return "dead", reason
     if new.never_moved == new.count and fit and fit.updates >= _UPDATES_TO_MOVE:

@@ -295,7 +295,7 @@ def measure_moments(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]]
 
 
 def _moments_of_other_rows(opened: OpenedCheckpoint, moments: dict[str, dict[str, Any]], updates: int) -> list[str]:
-    """Return a list with the evidence, if any, that the embedding's moments belong to different rows.
+    """Return a list of any evidence that the embedding's moments belong to different rows.
 
     Every update moves exactly the rows that have moments. If rows with moments never moved while rows without moments
     did, the moments belong to different rows.

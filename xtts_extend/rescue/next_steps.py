@@ -57,7 +57,7 @@ def load_curves(opened: OpenedCheckpoint) -> Curves | None:
 
 
 def diverged(opened: OpenedCheckpoint, curves: Curves | None, drift: Mapping[str, float]) -> str:
-    """Return the reason why a run is considered to have diverged, or an empty string if it is not.
+    """Return why a run is considered to have diverged, or an empty string if it has not diverged.
 
     Args:
         opened: The checkpoint.
@@ -155,12 +155,12 @@ def next_step(
 def _resume_earlier_at_lower_rate(
     opened: OpenedCheckpoint, base: Path, accepts: Callable[[OpenedCheckpoint], bool], *, clip: bool = False
 ) -> NextStep:
-    """Return a command that resumes an earlier healthy checkpoint, or else starts a new run, at a lower learning rate.
+    """Return a command that resumes from an earlier healthy checkpoint or starts a new run, at a lower learning rate.
 
     Args:
-        opened: The checkpoint that must not be resumed.
+        opened: The checkpoint that the run must not resume from.
         base: The base directory or file that the user passed.
-        accepts: Function that returns whether a given healthy checkpoint may be resumed.
+        accepts: Function that returns whether the run may resume from a given healthy checkpoint.
         clip: Whether to turn on gradient clipping.
     """
     recorded = {"lr": NewLanguageConfig.lr, **opened.recorded}

@@ -47,8 +47,8 @@ class OpenedCheckpoint:
         base_vocabulary: The vocabulary beside the base's file, if there is one.
         known: The vocabulary that the checkpoint was trained with, if it can be determined from the files.
         tokens: Token → row in the checkpoint, from `known` or else from the user's vocabulary; None if unknown.
-        source: Where `tokens` comes from; if it is None, the reason why the vocabulary that was found is not the
-            checkpoint's.
+        source: Where `tokens` comes from; if `tokens` is None, the reason why the vocabulary that was found is not
+            the checkpoint's.
         rows: Indices of the checkpoint's rows that belong to tokens of the base, of shape (n,).
         base_rows: Indices of the same tokens' rows in the base, of shape (n,).
     """

@@ -51,7 +51,7 @@ def repair(
     reinit_untrained: bool = False,
     plan: bool = False,
 ) -> dict[str, Any]:
-    """Write a repaired copy of a checkpoint that can be resumed and exported; the original is only read.
+    """Write a repaired copy of a checkpoint, for resuming or exporting; the original is not modified.
 
     Rows of old tokens are replaced with the base's, bit for bit, and their moments are set to zero. A run that resumes
     from the copy freezes these rows. Everything else is left unchanged unless the arguments say otherwise.
@@ -68,8 +68,8 @@ def repair(
         What was done, under the keys `checkpoint`, `output`, `written`, `old_rows`, `old_rows_restored`,
         `moments_zeroed` (number of rows), `blend`, `blended_tensors`, `reinitialised_rows` and `frozen_from_here_on`. A
         plan adds `verdict` and `next` from `examine`, and `pointless`, which says why a repair would not help and is
-        empty if it would. If a repair would be refused, a plan raises no error and returns only these three values
-        along with `checkpoint`, `output` and `written`.
+        empty if it would. If the checkpoint cannot be repaired, a plan raises no error and returns only these three
+        values along with `checkpoint`, `output` and `written`.
 
     Raises:
         CheckpointError: There is no intact checkpoint, or the checkpoint was not trained from this base, or its rows
@@ -143,7 +143,7 @@ def repair(
 
 
 def _reason_not_to_repair(diagnosis: Diagnosis, *, blend: float, reinit_untrained: bool) -> str:
-    """Return the reason why a repair would not help, given this diagnosis, or an empty string if it would."""
+    """Return why a repair would not help, given this diagnosis, or an empty string if it would."""
     verdict, verdicts = diagnosis.verdict, {diagnosis.verdict, *diagnosis.also}
     if verdict in _REFUSED:
         return f"{_REFUSED[verdict]} {diagnosis.reason}"
