@@ -82,7 +82,7 @@ def report_errors(*, debug: bool) -> Iterator[None]:
         debug: Re-raise errors, so that Python prints the traceback.
     """
     logging.getLogger("trainer").setLevel(logging.INFO)
-    # At every start, this logger warns about token ids that XTTS does not use.
+    # Each time the program starts, this logger warns about token ids that XTTS does not use.
     logging.getLogger("transformers.configuration_utils").setLevel(logging.ERROR)
     try:
         yield

@@ -55,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise (DiskFullError if is_full else MachineError)(
             f"{path} could not be written: {'the disk is full' if is_full else error}. Existing files are unchanged. "
-            "Free up disk space, or make sure that the folder is writable, then start again."
+            "Free up disk space, or make sure that the folder is writable, then try again."
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -64,7 +64,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Do the same as `atomic_path`, but yield an open binary file."""
+    """Work like `atomic_path`, but yield an open binary file."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             yield file
@@ -143,7 +143,8 @@ def is_locked(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
     except OSError:
-        # The lock is held, or the file system has no locks, in which case `FileLock` creates and removes the file.
+        # The lock is held, or the file system does not support locks; in that case, `FileLock` creates and removes
+        # the file.
         return True
     return False
 

@@ -127,7 +127,7 @@ def test_lower_rank_and_precision_give_smaller_packs(run, corpus, tmp_path, caps
         pytest.param(["--adapter-rank", "8"], "--adapter-rank was removed. Use --rank N", id="adapter-rank"),
         pytest.param(["--rank", "0"], "--rank 0: expected 1 or more", id="rank"),
         pytest.param(["--dtype", "int8"], "--dtype int8: expected one of float32", id="dtype"),
-        pytest.param(["--merged", "--licence", "CC0"], "--licence is stored in a", id="merged licence"),
+        pytest.param(["--merged", "--licence", "CC0"], "--licence applies only to", id="merged licence"),
         pytest.param(["--merged", "--rank", "2"], "--merged writes a folder with complete weights", id="merged rank"),
     ],
 )
@@ -157,7 +157,7 @@ NEW_HEAD = ("model", "xtts.gpt.text_head.weight")
             "was trained on 2 new languages",
             id="two",
         ),
-        pytest.param([put("en", "config", "language")], "which its base already speaks", id="known language"),
+        pytest.param([put("en", "config", "language")], "which its base already supports", id="known language"),
     ],
 )
 def test_runs_that_cannot_be_a_pack(run, tmp_path, change, message):
@@ -216,7 +216,7 @@ def test_a_run_in_a_language_of_the_base_can_only_be_merged(corpus, recipe, tmp_
         max_steps=1,
     )
     recipe(flags)
-    with pytest.raises(PackError, match="which its base already speaks"):
+    with pytest.raises(PackError, match="which its base already supports"):
         export(only_run(tmp_path / "r"), tmp_path / "out")
     assert export(only_run(tmp_path / "r"), tmp_path / "out", merged=True)["form"] == "merged"
 

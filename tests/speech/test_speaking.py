@@ -69,7 +69,7 @@ def test_each_unusable_reference_is_named(mini_base, voice, tmp_path):
         speak_to_file(mini_base, "en", [voice, *(tmp_path / name for name in names)], "hello", tmp_path / "o.wav")
     lines = str(caught.value).splitlines()
     assert [str(tmp_path / name) in line for name, line in zip(names, lines, strict=True)] == [True] * 5
-    assert "is 0.01 s long. A reference voice needs at least 0.33 s" in lines[0]
+    assert "is 0.01 s long. A reference voice requires at least 0.33 s" in lines[0]
     assert "silent" in lines[1]
     assert "silent" in lines[2]
     assert not (tmp_path / "o.wav").exists()

@@ -1,4 +1,4 @@
-"""`xtts-extend check-base`: check that a base directory meets every assumption that training makes."""
+"""`xtts-extend check-base`: check that a base directory satisfies every assumption that training makes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, show_findings
 
-HELP = "Check that a base directory meets every assumption that training makes."
+HELP = "Check that a base directory satisfies every assumption that training makes."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,8 @@
 """`xtts-extend check-env`: test the installation, for bug reports.
 
-This compares package versions with the tested ones and then runs everything once on a tiny model: training a step,
-writing and reading a checkpoint, and generating and decoding a sentence. Heavy modules are imported only inside these
-trials.
+This compares package versions with the tested ones and then runs everything once on a tiny model: training for one
+step, writing and reading a checkpoint, and generating and decoding a sentence. Heavy modules are imported only
+inside these trials.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command and return 0, whatever the measurements are."""
+    """Run the command and return 0, regardless of the measurements."""
     from xtts_extend.speech.evaluate import evaluate
     from xtts_extend.speech.recognition import load_recogniser
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; return 1 if the comparison with a base does not give the verdict `healthy`."""
+    """Run the command; return 1 if a comparison with a base yields a verdict other than `healthy`."""
     if args.base is not None:
         require_environment()
         from xtts_extend.rescue.doctor import examine
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             print(diagnosis.describe())
         return 0 if diagnosis.verdict == "healthy" else 1
     if args.vocab is not None:
-        raise ConfigError("--vocab is only used together with --base. Pass --base as well.")
+        raise ConfigError("--vocab can only be used together with --base. Pass --base as well.")
     from xtts_extend.checkpoint.inspect import inspect_checkpoint
 
     print_values(inspect_checkpoint(args.path).to_dict(), args.json)

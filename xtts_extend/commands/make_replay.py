@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        help="Minimum and maximum length of the conditioning slices from a voice, in seconds. [3 6, as in training]",
+        help="Minimum and maximum length of the conditioning slices of a voice, in seconds. [3 6, as in training]",
     )
     parser.add_argument("--seed", type=int, default=0, help="Random seed for texts, voices and sampling. [0]")
 

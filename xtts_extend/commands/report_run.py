@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtts_extend.commands.common import add_json, print_values
 
-HELP = "Write an HTML report on a run, with its losses, retention, test sentences, starts and stops."
+HELP = "Write an HTML report on a run: its losses, retention, test sentences, starts and stops."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from xtts_extend.commands.common import add_json, print_values
 from xtts_extend.errors import DataError
 
-HELP = "Synthesize speech from text with a model folder."
+HELP = "Synthesize speech from text with the model in a folder."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

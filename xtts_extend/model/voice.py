@@ -1,4 +1,4 @@
-"""Compute voices from reference recordings, speak in these voices, and freeze the voice side for training."""
+"""Compute voices from reference recordings, synthesize speech in them, and freeze the voice side for training."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def require_voice(audio: Tensor, name: str) -> None:
     """
     if audio.shape[-1] < REFERENCE_RATE * _SHORTEST_S:
         raise DataError(
-            f"{name} is {audio.shape[-1] / REFERENCE_RATE:.2f} s long. A reference voice needs at least {_SHORTEST_S} "
-            "s, and about 6 s is better. Use a longer recording."
+            f"{name} is {audio.shape[-1] / REFERENCE_RATE:.2f} s long. A reference voice requires at least "
+            f"{_SHORTEST_S} s, and about 6 s is better. Use a longer recording."
         )
     if not audio.max() - audio.min() > 2 * SILENCE_LEVEL:
         raise DataError(f"{name} is silent. Use a different recording.")

@@ -1,1 +1,1 @@
-"""Export model folders, speak with them and evaluate them, and generate replay sets with a base model."""
+"""Export model folders, synthesize speech with them, evaluate them, and generate replay sets with a base model."""

@@ -152,14 +152,14 @@ def compare(
         `error`.
 
     Raises:
-        CheckpointError: A source does not exist or is of a different kind, or the base is damaged.
+        CheckpointError: A source does not exist or is of an unsupported kind, or the base is damaged.
         ConfigError: The base is incomplete, the output exists, or there is nothing to compare.
         DataError: The text is empty, or a recording cannot be used as a voice.
         LanguageError: A language code is malformed.
         MachineError: The output cannot be written.
     """
     if not text.strip():
-        raise DataError("The text is empty. Pass the text to speak with --text or --text-file.")
+        raise DataError("The text is empty. Use --text or --text-file to pass the text to be spoken.")
     if not sources or not languages:
         raise ConfigError("There is nothing to compare. Pass at least one --source and one --language.")
     if not 0 <= seed <= _LARGEST_SEED:
@@ -229,7 +229,7 @@ def _kind(path: Path) -> str:
 def _speak_beside_base(
     sources: Sequence[_Source], task: _Task, base_dir: Path
 ) -> list[tuple[_Source, FinishedRun | None]]:
-    """Speak with the base, and with the sources that can be added to it as packs.
+    """Synthesize the text with the base and with the sources that can be added to it as packs.
 
     Returns:
         The other sources, which each need a model of their own, and for each source that is a run, its `FinishedRun`.
@@ -282,7 +282,7 @@ def _packs(source: _Source, base: ModelFolder, scratch: Path) -> tuple[Mapping[s
 
 
 def _speak_alone(source: _Source, run: FinishedRun | None, task: _Task) -> None:
-    """Speak with a model folder, or with a run's merged weights."""
+    """Synthesize the text with the model in a folder, or with a run's merged weights."""
     try:
         if run is None:
             model = load_model(Path(source.path))

@@ -76,7 +76,7 @@ def export(
         )
     if merged and licence:
         raise ConfigError(
-            "--licence is stored in a language pack, but --merged does not write one. Omit one of the two flags."
+            "--licence applies only to language packs, and --merged does not write one. Omit one of the two flags."
         )
     if output.suffix != SUFFIX:
         require_new_folder(output)

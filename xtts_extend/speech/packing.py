@@ -101,7 +101,7 @@ def _require_new_language(run: FinishedRun, trained_on: TrainedOn | None) -> Non
     language, base = run.language, run.base_vocabulary
     if language_tag(language) in base.tokens:
         raise PackError(
-            f"{run.path} was trained on {language}, which its base already speaks. A pack adds a language; it cannot "
+            f"{run.path} was trained on {language}, which its base already supports. A pack adds a language; it cannot "
             f"replace one of the base's. {_EXPORT_MERGED}"
         )
     trained = trained_on.hours if trained_on else [code for code in run.vocabulary.languages if code == language]

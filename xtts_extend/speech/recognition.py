@@ -1,7 +1,7 @@
 """Speech recognition and the character error rate.
 
-A recognizer is any callable from audio to text. `load_recogniser` returns a pipeline of the transformers library, which
-coqui-tts already requires. It runs wav2vec2, MMS and Whisper; many of the languages that people add to XTTS are
+A recognizer is any callable that maps audio to text. `load_recogniser` returns a pipeline of the transformers library,
+which coqui-tts already requires. It runs wav2vec2, MMS and Whisper; many of the languages that people add to XTTS are
 supported only by the first two.
 """
 

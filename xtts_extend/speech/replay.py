@@ -1,6 +1,6 @@
 """Replay sets: speech that the base model generates in the languages it knows, stored as codes.
 
-Neither recordings in these languages nor the vocoder are needed. Codes are sampled from the model's full distribution
+Neither recordings in these languages nor the vocoder is needed. Codes are sampled from the model's full distribution
 at temperature 1, so that training on them does not change the model on average. The model's distribution at each
 position is stored too, so that a run can be distilled from it without loading the base again.
 """

@@ -141,7 +141,7 @@ def speak_to_file(
     (2, 24000)
     """
     if not text.strip():
-        raise DataError("The text is empty. Pass the text to speak with --text.")
+        raise DataError("The text is empty. Use --text to pass the text to be spoken.")
     if output.suffix.lower() != ".wav" or output.is_dir():
         raise ConfigError(f"{output} is not the name of a WAV file. Choose an --output that ends in .wav.")
     if any(reference.exists() and output.exists() and output.samefile(reference) for reference in references):
