@@ -77,9 +77,9 @@ def test_damaged_files_are_named_with_what_is_taken_instead(run, content, monkey
     view = by_name(run)["checkpoint_1200.pth"]
     assert (view.kind, view.step, view.is_intact, view.written_by) == ("damaged", 1200, False, "")
     assert str(run / "checkpoint_1200.pth") in view.problem
-    assert view.resuming == "Cannot be resumed. Resuming the run uses checkpoint_8.pth (step 8)."
+    assert view.resuming == "Cannot be used. The run will resume from checkpoint_8.pth (step 8)."
     (run / "checkpoint_8.pth").unlink()
-    expected = "Cannot be resumed, and neither can any other checkpoint of the run."
+    expected = "The run cannot be resumed from this checkpoint or any other."
     assert by_name(run)["checkpoint_1200.pth"].resuming == expected
 
 

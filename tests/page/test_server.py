@@ -385,7 +385,7 @@ def test_files_of_the_project_are_served_and_nothing_else(page, parent, nothing_
 def test_other_routes_are_closed(page, route, nothing_outside):
     for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "TRACE"):
         response = page.client.request(method, f"/gradio_api/{route}")
-        assert (response.status_code, response.text) == (404, "The page has nothing at this address."), method
+        assert (response.status_code, response.text) == (404, "There is nothing at this address."), method
 
 
 CROSS = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}

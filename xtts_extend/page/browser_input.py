@@ -84,14 +84,14 @@ def pick(name: object, choices: Iterable[Item]) -> Item:
     for item in choices:
         if name == (item if isinstance(item, str) else item.name):
             return item
-    raise ConfigError(f"{_quote(name)} is not, or no longer, in the list. Reload the page and choose again.")
+    raise ConfigError(f"{_quote(name)} is not in the list; it may have been removed. Reload the page and choose again.")
 
 
 def inside(folder: Path, name: object) -> Path:
     """Return the resolved path of a name in a folder, whether or not the file exists.
 
     Raises:
-        ConfigError: The name is refused by `checked_name`, or is a symbolic link that leads out of the folder.
+        ConfigError: `checked_name` rejects the name, or it is a symbolic link that leads out of the folder.
     """
     checked = checked_name(name)
     try:

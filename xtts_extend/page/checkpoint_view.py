@@ -1,4 +1,4 @@
-"""Checkpoints as the page shows them: what each file is, what resuming it would do, and the doctor's verdict."""
+"""Checkpoints as the page shows them: what each file is, what resuming from it would do, and the doctor's verdict."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CheckpointView:
         written_by: "xtts_extend", "stock Trainer", "another tool", or empty if it is damaged.
         size_bytes: Size of the file.
         problem: What is wrong with a damaged file.
-        resuming: What resuming the checkpoint would do.
+        resuming: What resuming from the checkpoint would do.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class _Header:
 
     Attributes:
         info: Description of the checkpoint; None if the file is damaged.
-        done: Number of finished batches, as our runs count them; None if the checkpoint cannot be resumed.
+        done: Number of finished batches, as our runs count them; None if the run cannot resume from it.
         problem: What is wrong with a damaged file.
     """
 
@@ -135,14 +135,14 @@ def _view(path: Path, header: _Header, all_headers: Mapping[Path, _Header], run:
 
 
 def _resuming(path: Path, header: _Header, all_headers: Mapping[Path, _Header], run: RunView) -> str:
-    """Return what resuming a checkpoint would do."""
+    """Return what resuming from a checkpoint would do."""
     info, done = header.info, header.done
     if info is None:
         intact = [other for other, its in all_headers.items() if its.done is not None]
         instead = max(intact, key=lambda other: (all_headers[other].done or 0, other.name), default=None)
         if instead is None:
-            return "Cannot be resumed, and neither can any other checkpoint of the run."
-        return f"Cannot be resumed. Resuming the run uses {instead.name} (step {all_headers[instead].done or 0:,})."
+            return "The run cannot be resumed from this checkpoint or any other."
+        return f"Cannot be used. The run will resume from {instead.name} (step {all_headers[instead].done or 0:,})."
     if done is None:
         if info.kind == "training":
             return f"Cannot be resumed: {header.problem}"

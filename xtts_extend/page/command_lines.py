@@ -140,7 +140,7 @@ def resume(
     allow_changes: bool = False,
     new_run: bool = False,
 ) -> list[str]:
-    """Return the arguments for resuming a checkpoint, or the newest one in a run folder.
+    """Return the arguments for resuming from a checkpoint, or from the newest one in a run folder.
 
     Args:
         checkpoint: Checkpoint file or run folder.
@@ -216,7 +216,7 @@ def encode(manifest: Path, language: str, base_dir: Path, output: Path, *, vocab
 def make_replay(
     base_dir: Path, texts: Mapping[Path, str], references: Sequence[Path], hours: float, output: Path
 ) -> list[str]:
-    """Return the arguments for having the base speak texts (path → language), with JSON output."""
+    """Return the arguments for synthesizing texts (path → language) with the base, with JSON output."""
     return [
         "make-replay",
         "--json",
@@ -287,7 +287,7 @@ def compare(
     *,
     seed: int | None = None,
 ) -> list[str]:
-    """Return the arguments for speaking a text with several models, with JSON output."""
+    """Return the arguments for synthesizing a text with several models, with JSON output."""
     return [
         "compare",
         "--json",

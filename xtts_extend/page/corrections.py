@@ -193,7 +193,7 @@ def row(project: Project, manifest: Path, number: int) -> Row:
 
 
 def apply(project: Project, manifest: Path) -> Applied:
-    """Write a corrected copy of a manifest if there are corrections to it.
+    """Write a corrected copy of a manifest if it has corrections.
 
     The copy is `prepared/NAME.csv` in the coqui format, or `NAME.jsonl` if that format cannot represent the rows. It
     names the recordings by absolute paths.

@@ -56,7 +56,7 @@ _LONGEST_NUMBER = 40
 
 
 class Gate:
-    """ASGI middleware that refuses requests that the page never makes, and says why.
+    """ASGI middleware that rejects requests that the page never makes, and says why.
 
     A website can send requests to servers on the user's own machine (cross-site request forgery), and can make its
     own host name point to that machine (DNS rebinding).
@@ -87,7 +87,7 @@ class Gate:
         self._policy = _POLICY.format(more=f" {scripts}" if scripts else "") + ("" if may_be_framed else _FRAMES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request and say why, or pass it on."""
+        """Reject a request and say why, or pass it on."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] != "http":
@@ -106,7 +106,7 @@ class Gate:
                 status, problem = 400, self._problem_of_event(body)
             receive = _again(body or b"", receive)
         if problem:
-            logger.warning(" > Refused a request for %r: %s", path[:200], problem)
+            logger.warning(" > Rejected a request for %r: %s", path[:200], problem)
             await PlainTextResponse(problem, status_code=status)(scope, receive, send)
         elif path == _UPLOAD:
             try:
@@ -120,7 +120,7 @@ class Gate:
             await self._app(scope, receive, send)
 
     def _problem(self, scope: Scope) -> tuple[int, str]:
-        """Return the status and the message for a request that is refused; the message is empty for others."""
+        """Return the status and the message for a rejected request; the message is empty for others."""
         headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
         host = headers.get("host", "")
         if not self._any_host and _hostname(host) not in LOCAL_HOSTS:
@@ -130,7 +130,7 @@ class Gate:
         if self._is_foreign(headers, host, is_page=method in ("GET", "HEAD") and path == "/"):
             return 403, "Another website sent this request. Open the page itself."
         if not _is_open("GET" if method == "HEAD" else method, path):
-            return 404, "The page has nothing at this address."
+            return 404, "There is nothing at this address."
         if path.startswith(_FILE) and not self._is_served(path.removeprefix(_FILE)):
             return 403, "The project has no such file, or the page does not serve it."
         return 200, ""
@@ -160,7 +160,7 @@ class Gate:
             return None
 
     def _problem_of_event(self, body: bytes) -> str:
-        """Return why an event is refused, or an empty string."""
+        """Return why an event is rejected, or an empty string."""
         try:
             event = json.loads(body, parse_constant=_refuse, parse_float=_float, parse_int=_int)
             known = event["fn_index"] in self._events and isinstance(event["data"], list)

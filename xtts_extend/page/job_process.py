@@ -100,7 +100,7 @@ class Supervisor:
 
         Raises:
             Stopped: The job was asked to stop.
-            MachineError: The folder of the locks cannot be used.
+            MachineError: The lock folder cannot be used.
         """
         devices = visible_devices()
         earlier = [job for job in jobs(self.folder.parent.parent) if job.kind == TRAIN and job.name < self.folder.name]
@@ -163,7 +163,7 @@ def take_slot(device: str) -> int | None:
     The lock lasts as long as a process has the descriptor open. `FileLock` does not expose its descriptor.
 
     Raises:
-        MachineError: The folder of the locks cannot be used.
+        MachineError: The lock folder cannot be used.
     """
     file = cache_folder() / f"gpu-{re.sub(r'[^A-Za-z0-9-]', '_', device)}.lock"
     try:

@@ -91,7 +91,7 @@ class Job:
 
         Args:
             project: The project's folder.
-            kind: What the job does. Jobs of the kind `train` queue for a GPU; all others run at once.
+            kind: What the job does. Jobs of the kind `train` queue for a GPU; all others start immediately.
             arguments: Arguments for `xtts-extend`, checked by the caller.
             label: Name that users see.
 
@@ -184,8 +184,9 @@ class Job:
         state = self.state
         if state == "lost":
             return (
-                "The job's process was killed, or the disk was full when it ended. Look at the end of its log. If "
-                "the job was training, see whether its run is still live. If it is not, resume its newest checkpoint."
+                "The job's process was killed, or the disk was full when it ended. Check the end of its log. "
+                "If it was a training job, check whether its run is still active. "
+                "If it is not, resume from its newest checkpoint."
             )
         if state != "failed":
             return ""
@@ -194,7 +195,7 @@ class Job:
             return log[found[-1].end() :].strip()
         code = (self.exit or Exit(None, None, "", False)).code
         if code is None:
-            return f"{self.folder / 'exit.json'} is damaged, so it is not known how the job ended. Look at its log."
+            return f"{self.folder / 'exit.json'} is damaged, so it is not known how the job ended. Check its log."
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         last = log.rstrip().rpartition("\n")[2].strip()
         advice = " The machine may be out of memory." if code == -9 else ""
@@ -251,10 +252,10 @@ class Job:
 
 
 def jobs(project: Path) -> list[Job]:
-    """Return the jobs of a project, the oldest first. A damaged job is listed with what is known about it.
+    """Return a project's jobs, oldest first. A damaged job is listed with what is known about it.
 
     Raises:
-        MachineError: The folder of jobs cannot be read.
+        MachineError: The jobs folder cannot be read.
     """
     folder = project / "jobs"
     try:

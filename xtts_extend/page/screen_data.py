@@ -140,7 +140,7 @@ def named_upload(label: str) -> gr.File:
 
 
 def newest_vocabulary(project: Project) -> Path:
-    """Return the newest vocabulary of the project that has its language, or else the base's vocabulary."""
+    """Return the project's newest vocabulary that has its language, or else the base's vocabulary."""
     own = [entry.path for entry in project.vocabularies() if project.speaks(entry.path)]
     if not project.settings.base_dir:
         raise ConfigError("Choose a base model on the Project screen first.")
@@ -154,7 +154,7 @@ def _problems(project: Project) -> list[list[str]]:
         raise ConfigError("The data has not been checked yet. Choose a manifest and check it.")
     result = checks[-1].result()
     if result is None:
-        raise ConfigError("The last check has no result yet. Look at its log.")
+        raise ConfigError("The last check has no result yet. Check its log.")
     return [
         [kind, str(entry.get("audio_file", "")), str(entry.get("location", "")), str(entry.get("detail", ""))]
         for group in ("problem_entries", "warning_entries")

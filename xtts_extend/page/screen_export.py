@@ -27,7 +27,7 @@ def build(project: Project) -> Screen:
         [FOLDER, PACK, MERGED],
         value=FOLDER,
         label="What to write",
-        info="With a pack, the old languages stay exactly as in the base. Merged weights partly forget them.",
+        info="With a pack, the old languages stay exactly as they are in the base. Merged weights partly forget them.",
     )
     with gr.Row():
         name = gr.Textbox(label="Name of the export")

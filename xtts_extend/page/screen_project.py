@@ -19,7 +19,7 @@ def build(project: Project) -> Screen:
     """Build the screen in the current tab."""
     step = gr.Markdown()
     with gr.Row():
-        language = gr.Textbox(label="Language to learn", info="Code of two or three letters, such as am for Amharic.")
+        language = gr.Textbox(label="Language to learn", info="Two- or three-letter code, such as am for Amharic.")
         base = gr.Dropdown(
             label="Base model", info="Folders with config.json and model.pth. Add one with `--base-dir`.", choices=[]
         )
@@ -65,7 +65,7 @@ def build(project: Project) -> Screen:
 
 def _next_step(project: Project) -> str:
     step = project.next_step()
-    return f"**Next:** {as_markdown(step.sentence)} *(screen {step.screen})*"
+    return f"**Next:** {as_markdown(step.sentence)} *({step.screen} screen)*"
 
 
 def _contents(project: Project) -> str:

@@ -1,4 +1,4 @@
-"""The Resume screen: every checkpoint of a run, what the doctor says about it, and what resuming it would do."""
+"""The Resume screen: every checkpoint of a run, what the doctor says about it, and what resuming from it would do."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def build(project: Project) -> Screen:
         interactive=False,
         wrap=True,
     )
-    checkpoint = gr.Dropdown(label="Checkpoint to resume", choices=[NEWEST], value=NEWEST)
+    checkpoint = gr.Dropdown(label="Checkpoint to resume from", choices=[NEWEST], value=NEWEST)
     effect = gr.Markdown()
     with gr.Row():
-        steps = gr.Number(label="Stop at step", info="0: the run's own limit.", value=0, precision=0)
-        hours = gr.Number(label="Stop after hours", info="0: the run's own limit.", value=0)
+        steps = gr.Number(label="Stop at step", info="0 uses the run's own limit.", value=0, precision=0)
+        hours = gr.Number(label="Stop after hours", info="0 uses the run's own limit.", value=0)
         new_run = gr.Checkbox(label="Resume in a new folder")
     command = gr.Textbox(label="The exact resume command", lines=2, max_lines=8, interactive=False)
     with gr.Row():

@@ -49,15 +49,17 @@ def build(project: Project) -> Screen:
             label="Test sentence", info="Spoken at every evaluation, so that you can hear the progress."
         )
     with gr.Accordion("More settings", open=False), gr.Row():
-        batch_size = gr.Number(label="Utterances per batch", info="0: the recipe's default.", value=0, precision=0)
-        learning_rate = gr.Number(label="Learning rate", info="0: the recipe's default.", value=0)
+        batch_size = gr.Number(label="Utterances per batch", info="0 uses the recipe's default.", value=0, precision=0)
+        learning_rate = gr.Number(label="Learning rate", info="0 uses the recipe's default.", value=0)
         eval_step = gr.Number(
             label="Steps between evaluations",
-            info="0: once per epoch.",
+            info="0 evaluates once per epoch.",
             value=0,
             precision=0,
         )
-        save_step = gr.Number(label="Steps between checkpoints", info="0: the recipe's default.", value=0, precision=0)
+        save_step = gr.Number(
+            label="Steps between checkpoints", info="0 uses the recipe's default.", value=0, precision=0
+        )
         old = gr.Dropdown(
             label="Recordings in old languages",
             info="Manifests named after a language of the base, such as en.csv. They are evaluated during training.",

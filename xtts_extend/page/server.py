@@ -130,7 +130,7 @@ def serve(
         port: The port; 0 uses the first free one, starting at 7860.
         share: Open a public address through gradio's tunnel.
         password: Required before anything is shown; any user name works.
-        upload_limit_mb: The largest upload in megabytes.
+        upload_limit_mb: Maximum size of an upload, in megabytes.
         wait: Whether to return only once the page is stopped.
 
     Returns:
@@ -158,7 +158,7 @@ def serve(
             server_name=f"[{host}]" if ":" in host else host,
             server_port=port or None,
             share=share,
-            # gradio awaits it, and does not say so in its types.
+            # gradio awaits it, although its type hints do not say so.
             auth=_password_check(password) if password else None,  # type: ignore[arg-type]
             max_file_size=upload_limit,
             allowed_paths=[str(project)],

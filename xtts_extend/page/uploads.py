@@ -23,7 +23,7 @@ _RECORDINGS = "wavs"
 #: Files that operating systems add to archives.
 _CLUTTER = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
 _BLOCK = 1 << 20
-#: Maximum number of files in an archive. Each is flushed to disk, so more would take very long.
+#: Maximum number of files in an archive. Each is flushed to disk, so a larger number would take too long.
 _MOST_FILES = 50_000
 #: Exceptions raised by reading a damaged, encrypted or unsupported archive.
 _DAMAGES = (
@@ -126,7 +126,7 @@ def _unpack(folder: Path, path: Path, archive_name: str, limit_bytes: int) -> li
         with _open(path, archive_name) as file, zipfile.ZipFile(file) as archive:
             members = _members(folder, archive, archive_name, limit_bytes)
             for member, target in members.items():
-                # No more data is read from a member than the size that the archive gives for it.
+                # No more data is read from a member than the archive says that it contains.
                 with archive.open(member) as source:
                     _write(target, source)
                 stored.append(target)

@@ -66,7 +66,8 @@ def says_errors(function: Callable[P, R]) -> Callable[P, R]:
         except Exception as error:
             logger.exception(" > An error occurred in the page.")
             raise gr.Error(
-                "An internal error occurred. Reload the page and try again. The terminal that runs it shows details.",
+                "An internal error occurred. Reload the page and try again. "
+                "For details, see the terminal that runs the page.",
                 duration=None,
                 print_exception=False,
             ) from error
@@ -75,12 +76,12 @@ def says_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def as_text(value: object) -> str:
-    """Return HTML that shows a value as it is."""
+    """Return HTML that shows a value verbatim."""
     return html.escape(str(value), quote=False)
 
 
 def as_markdown(value: object) -> str:
-    """Return Markdown that shows a value as it is, on one line."""
+    """Return Markdown that shows a value verbatim, on one line."""
     return _MARKUP.sub(r"\\\g<0>", " ".join(str(value).split()))
 
 
