@@ -25,16 +25,16 @@ CASES = {
     "suffix in small letters": ("a.FLAC", "a.flac", "a.flac", "with a file extension in a different case"),
     "converted": ("clips/a.mp3", "clips/a.wav", "clips/a.wav", "with a different file extension"),
     "letters in another case": ("Wavs/A.wav", "wavs/a.wav", "wavs/a.wav", "with letters in a different case"),
-    "composed": (NFC, NFD, NFD, "in a different Unicode form"),
-    "decomposed": (NFD, NFC, NFC, "in a different Unicode form"),
+    "composed": (NFC, NFD, NFD, "in a different Unicode normalization form"),
+    "decomposed": (NFD, NFC, NFC, "in a different Unicode normalization form"),
     "decomposed without suffix": (NFD[:-4], NFC, NFC, "with a file extension added"),
     "folder decomposed": ("éa/b.wav", BELOW, BELOW, "in a folder with a different spelling"),
-    "backslashes": (r".\wavs\x\a.wav", "wavs/x/a.wav", "./wavs/x/a.wav", "with backslashes read as slashes"),
+    "backslashes": (r".\wavs\x\a.wav", "wavs/x/a.wav", "./wavs/x/a.wav", "with backslashes treated as slashes"),
     "a name with a backslash": (r"a\b.wav", r"a\b.wav", r"a\b.wav", None),
     "spaces": (" wavs/a.wav ", "wavs/a.wav", "wavs/a.wav", "without surrounding spaces"),
     "a name with spaces": (" a b .wav ", " a b .wav ", " a b .wav ", None),
     "another machine": ("/content/My Drive/wavs/a.wav", "wavs/a.wav", "wavs/a.wav", "by the last components of a path"),
-    "another system": (r"D:\voices\anna\a.wav", "anna/a.wav", "anna/a.wav", "with backslashes read as slashes"),
+    "another system": (r"D:\voices\anna\a.wav", "anna/a.wav", "anna/a.wav", "with backslashes treated as slashes"),
     "from the parent": ("data/wavs/a.wav", "wavs/a.wav", "../data/wavs/a.wav", "relative to the parent folder"),
     "nowhere": ("a.wav", "b.wav", None, None),
     "of another name": ("a.wav", "wavs/aa.wav", None, None),
@@ -132,7 +132,9 @@ def test_folders_are_listed_once_without_a_call_per_file(tmp_path: Path, monkeyp
 
 def test_the_description_of_a_search_names_the_folders(tmp_path: Path) -> None:
     description = describe_search("a1", str(tmp_path / "m.csv"))
-    assert f"'a1', for example, is in neither {tmp_path} nor its subfolders wavs, wav, clips, audio" in description
+    assert (
+        f"For example, 'a1' was not found in {tmp_path} or in its subfolders (wavs, wav, clips, audio)" in description
+    )
 
 
 @pytest.mark.parametrize(("total", "named"), [(2, False), (3, True)], ids=["all missing", "some missing"])
@@ -145,5 +147,5 @@ def test_names_are_listed_unless_every_recording_is_missing(tmp_path: Path, tota
     for names in (None, 20):
         lines = report.summary(names).splitlines()
         assert any("a2 (line 1 of" in line for line in lines) == named
-        missing = "every recording is missing (2 in total). 'a1', for example, is in neither"
+        missing = "every recording is missing (2 in total). For example, 'a1' was not found in"
         assert sum(missing in line for line in lines) == 1 - named

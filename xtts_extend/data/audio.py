@@ -99,7 +99,7 @@ def load_audio(path: Path | str, sample_rate: int) -> Tensor:
 
 
 def audio_length(path: Path | str, sample_rate: int) -> int:
-    """Return the number of samples that `load_audio` would return, decoding the file only if its header lacks a length.
+    """Return the number of samples that `load_audio` would return, decoding the file only if its header has no length.
 
     Args:
         path: Audio file in a format that libsndfile or FFmpeg reads.

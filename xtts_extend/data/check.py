@@ -51,7 +51,7 @@ WARNINGS = {
     "speaking_rate": "too much or too little text for the length of the recording",
     "mostly_silence": "mostly silence; the speech may be missing",
     "clipped": "recorded at too high a level, so the peaks are clipped",
-    "mojibake": "characters that are typical of a wrong text encoding",
+    "mojibake": "characters that suggest that the wrong text encoding was used",
     "phonemes": "phonetic symbols (IPA) instead of ordinary text",
     "markup": "markup tags, entities, or web or email addresses in the text",
     "digits": "numbers left as digits, because no number words are available for the language",

@@ -2,7 +2,7 @@
 
 Rows are looked up by the digest of the recording, so a changed file is encoded again, but a renamed one is not. If only
 the text or the vocabulary has changed, the codes are copied. All codes in a set come from the same DVAE. Rows that
-no manifest uses anymore stay in the set.
+are no longer used by any manifest stay in the set.
 """
 
 from __future__ import annotations

@@ -246,7 +246,7 @@ def _column_hints(cells: pd.DataFrame) -> str:
 
 
 def _same_words(first: pd.Series[str], second: pd.Series[str]) -> bool:
-    """Return whether most texts in two columns are equal, ignoring case and punctuation."""
+    """Return whether most of the texts in two columns are equal, ignoring case and punctuation."""
     keys = [column.head(1000).map(_key) for column in (first, second)]
     return bool((keys[0] == keys[1]).mean() > 0.5)
 

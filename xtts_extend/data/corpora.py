@@ -66,8 +66,8 @@ def require_text(path: Path, text: str) -> None:
     ]
     if formats:
         raise DataError(
-            f"{path} looks like {formats[0]}. It contains more than sentences, and everything else would be learned "
-            "as if it were words. Expected plain text with one or more sentences per line, a table with a text "
+            f"{path} looks like {formats[0]}. It contains more than just sentences, and the model would learn the rest "
+            "as if it were spoken. Expected plain text with one or more sentences per line, a table with a text "
             "column, or JSON lines with a text key. Save only the text, without numbers, timestamps or tags."
         )
 

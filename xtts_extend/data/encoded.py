@@ -2,8 +2,8 @@
 
 The folder of a set contains parts (Arrow files), `set.json` with the SHA-256 of each part, and the recordings of the
 voices. Only parts listed in `set.json` belong to the set, so if the process that writes a set is killed, another one
-can continue the set. The format is Arrow because rows contain text, numbers and lists of different lengths, and
-because all loader workers share a mapped file.
+can pick up where it left off. The format is Arrow because rows contain text, numbers and lists of different lengths,
+and because all loader workers share a mapped file.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def require_settings(folder: Path, settings: Mapping[str, Any], names: Mapping[s
     changed = [name for key, name in names.items() if recorded.get(key) != settings[key]]
     if changed:
         raise ConfigError(
-            f"{folder} contains a set that was created with different settings: {', '.join(changed)} changed. Use the "
-            "same settings to continue the set, or choose a different folder."
+            f"{folder} contains a set that was created with different settings: {', '.join(changed)} changed. To add "
+            "to this set, use the same settings. Otherwise, choose a different folder."
         )
 
 
@@ -270,7 +270,9 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         with atomic_write(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
             writer.write_table(pa.table(columns, schema=_SCHEMA))
     except pa.ArrowException as error:
-        raise MachineError(f"{path} cannot be written: {error}. Free disk space and run the command again.") from error
+        raise MachineError(
+            f"{path} cannot be written: {error}. Free up disk space and run the command again."
+        ) from error
     return {"file": path.name, "rows": len(utterances), "sha256": file_digest(path)}
 
 
@@ -315,7 +317,7 @@ def read_encoded(folder: Path, code_samples: int, sample_rate: int) -> list[Samp
     if "codec_digest" in index:
         raise ConfigError(
             f"{folder} contains the cached codes of recordings, not a replay set. Pass it with --codes, and pass the "
-            "manifest of the recordings in its place."
+            "manifest of the recordings here instead."
         )
     for part in index["parts"]:
         if not is_intact(folder, part):

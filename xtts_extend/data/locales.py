@@ -1,4 +1,4 @@
-"""Recognize languages as tables spell them: as names, or as codes that may be uppercase, regional or three-letter."""
+"""Recognize the languages in tables, given as names or as codes, which may be uppercase, regional or three-letter."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _MAT4_BYTES = (8, 4, 4, 2, 2, 1)
 
 
 def declared_audio(file: BinaryIO, head: bytes, total: int) -> tuple[int, int] | None:
-    """Return the declared offset and size, in bytes, of a file's audio, or None if it is in a different format.
+    """Return the declared offset and size, in bytes, of a file's audio, or None if the file is in a different format.
 
     Args:
         file: Open file.

@@ -36,12 +36,12 @@ def find_recordings(names: Sequence[str], manifest: Path) -> list[str | None]:
     """Return the paths of recordings, relative to their manifest's folder, or None for each name without a file.
 
     Each name is first looked up unchanged, in the manifest's folder and in `FOLDERS`. If it is not found, spaces and
-    quotation marks around it are removed, backslashes become slashes, case and Unicode form are ignored, and a file
-    extension is added or replaced. An absolute path is also looked up by its last components, unless two names
+    quotation marks around it are removed, backslashes become slashes, case and Unicode normalization are ignored, and
+    a file extension is added or replaced. An absolute path is also looked up by its last components, unless two names
     would then resolve to the same file.
 
     The log says how many paths differ from the names in the manifest, and in what way, and warns about names that share
-    a file. Each folder is listed only once, so looking up a name needs no system call.
+    a file. Each folder is listed only once, so looking up a name requires no system calls.
 
     Args:
         names: Names as in the manifest.
@@ -107,17 +107,18 @@ def any_exists(names: Sequence[str], manifest: Path) -> bool:
 
 
 def describe_search(name: str, manifest: str) -> str:
-    """Describe where a name was looked up, as an example for a manifest whose recordings are all missing.
+    """Describe where a name was looked up, as an example to show when all of a manifest's recordings are missing.
 
     Args:
         name: Name as in the manifest.
         manifest: Absolute path of the manifest.
     """
     return (
-        f"{name!r}, for example, is in neither {os.path.dirname(manifest)} nor its subfolders "
-        f"{', '.join(FOLDERS[1:])}. The search tried the name without a file extension and with every "
-        f"extension from {AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]}, read backslashes as slashes, and ignored case, "
-        "Unicode form and quotation marks. Put the recordings in one of these folders, or correct the names."
+        f"For example, {name!r} was not found in {os.path.dirname(manifest)} or in its subfolders "
+        f"({', '.join(FOLDERS[1:])}). The search tried the name without a file extension and with every extension from "
+        f"{AUDIO_SUFFIXES[0]} to {AUDIO_SUFFIXES[-1]}, treated backslashes as slashes, and ignored case, quotation "
+        "marks and differences in Unicode normalization. Put the recordings in one of these folders, or correct the "
+        "names."
     )
 
 
@@ -154,11 +155,11 @@ class _Folder:
         return _grouped((stem, name) for _, name, stem in sorted(ranked))
 
     def find(self, name: str) -> str | None:
-        """Return the file with this name, ignoring case and Unicode form."""
+        """Return the file with this name, ignoring case and Unicode normalization."""
         return _closest(self._by_folded_name.get(_case_folded(name), []), os.path.splitext(name)[0])
 
     def find_stem(self, stem: str) -> str | None:
-        """Return the recording with this stem, ignoring case and Unicode form."""
+        """Return the recording with this stem, ignoring case and Unicode normalization."""
         return _closest(self._by_folded_stem.get(_case_folded(stem), []), stem)
 
 
@@ -190,7 +191,7 @@ class _Finder:
         if match is None and "\\" in name:
             head, slash, tail = name.replace("\\", "/").rpartition("/")
             match = self._find(head or slash, tail)
-            match = match and _Match(match.location, (*match.differences, "with backslashes read as slashes"))
+            match = match and _Match(match.location, (*match.differences, "with backslashes treated as slashes"))
         bare = name.strip().strip(_QUOTATION_MARKS)
         if match is None and bare != name.strip():
             match = self.find(bare)
@@ -257,7 +258,10 @@ class _Finder:
         return self._listed[path]
 
     def _enter(self, base: str, parts: Sequence[str]) -> str | None:
-        """Return the path of nested subfolders in `base`, ignoring case and Unicode form, or None if one is missing."""
+        """Return the path of nested subfolders in `base`, or None if one is missing.
+
+        Case and Unicode normalization are ignored.
+        """
         for part in parts:
             names = self._list(base).folders.get(_case_folded(part.strip()), [])
             name = ".." if part == ".." else _closest(names, part.strip())
@@ -291,7 +295,7 @@ def _closest(names: Sequence[str], start: str) -> str | None:
 
 def _difference(name: str, file: str) -> str:
     if _nfc(name) == _nfc(file):
-        return "in a different Unicode form"
+        return "in a different Unicode normalization form"
     same_stem = _nfc(os.path.splitext(name)[0]) == _nfc(os.path.splitext(file)[0])
     return "with a file extension in a different case" if same_stem else "with letters in a different case"
 

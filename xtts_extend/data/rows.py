@@ -222,7 +222,7 @@ def _ljspeech_columns(path: Path, table: Table) -> dict[str, int]:
 def _columns_by_header(
     path: Path, table: Table, header: list[str], columns: Mapping[str, str], required: Sequence[str]
 ) -> dict[str, int]:
-    """Map roles to the columns of a table with a header, choosing the first column for each role that is not blank."""
+    """Map roles to the columns of a table with a header, choosing the first non-blank column for each role."""
     by_role = named_columns(str(path), header, columns)
     if not all(by_role[role] for role in required):
         names = {"audio": 'an audio column (such as "audio_file")', "text": 'a text column (such as "text")'}

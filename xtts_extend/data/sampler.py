@@ -22,7 +22,7 @@ class EpochBatchSampler(Sampler[list[int]]):
 
     With `batch_size`, each batch has this many samples, but the last one of an epoch may have fewer. With
     `batch_frames`, a batch has samples of similar length, as many as fit into the budget, including padding. These
-    batches and their order are drawn again in each epoch.
+    batches and their order are redrawn in each epoch.
 
     By default, an epoch is a permutation of the samples. With `language_weights`, each language's share of the hours in
     an epoch follows its weight. A language that has too few hours is repeated, in full passes plus a random subset for
@@ -66,8 +66,8 @@ class EpochBatchSampler(Sampler[list[int]]):
                 batch.
             replay_share: Share of replay samples, from 0 to less than 1. With `batch_size`, the share holds in every
                 part of an epoch; with `batch_frames`, only in the epoch as a whole.
-            batch_frames: Maximum size of a batch in all processes together: its number of samples times the frames of
-                the longest one.
+            batch_frames: Maximum size of a batch in all processes together: the number of samples times the number of
+                frames in the longest one.
             frames: Number of frames in each sample; required if `batch_frames` is set.
 
         Raises:

@@ -50,7 +50,7 @@ _TAIL = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜�
 # The same bytes decoded as Windows-1251.
 _CYRILLIC_TAIL = "ЂЃ‚ѓ„…†‡€‰Љ‹ЊЌЋЏђ‘’“”•–—™љ›њќћџ\u00a0ЎўЈ¤Ґ¦§Ё©Є«¬\u00ad®Ї°±Ііґµ¶·ё№є»јЅѕї"
 _DAMAGE = {
-    "characters lost to a wrong encoding": re.compile(r"\ufffd|[a-z]\?[a-z]|\?{2,} \?{2,}"),
+    "characters lost through a wrong encoding": re.compile(r"\ufffd|[a-z]\?[a-z]|\?{2,} \?{2,}"),
     "UTF-8 decoded as a different encoding": re.compile(
         rf"(?<![A-ZÀ-ÖØ-Ý])(?:Ã[{_TAIL}]|Â[\u00a0-\u00bf])|â€|ðŸ|ï»¿|ï¿½|(?:[Â-ß][{_TAIL}]){{2,}}"
         rf"|(?:[à-ï][{_TAIL}]{{2}}){{2,}}|(?:[РС][{_CYRILLIC_TAIL}]){{3,}}|√[©®†°±§∂ß]|‚Ä[ôúùîì]"
