@@ -359,6 +359,6 @@ def test_accents_in_coquis_languages_are_composed(tmp_path: Path, caplog: pytest
     read = [sample.text for sample in read_manifest(str(tmp_path / "m.csv"), None)]
     assert read == [unicodedata.normalize("NFC", decomposed), "été", "한국", decomposed, "\u0958"]
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "Composed combining accents (NFD to NFC) in 'fr' (number of texts: 1).",
-        "Composed combining accents (NFD to NFC) in 'ko' (number of texts: 1).",
+        "Composed combining accents (NFD to NFC) in texts with language 'fr': 1.",
+        "Composed combining accents (NFD to NFC) in texts with language 'ko': 1.",
     ]

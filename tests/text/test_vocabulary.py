@@ -277,7 +277,7 @@ def test_a_vocabulary_with_closed_gaps(shared_data: Path, caplog: pytest.LogCapt
     assert (len(closed.tokens), closed.size, closed.unk_id) == (5411, 5412, 1)
     assert "unk_token is null" in caplog.text
     check_vocabulary(base.path, closed.path, [])
-    assert "Number of changed ids: 388, 387 of them because gaps in the base's token ids were closed" in caplog.text
+    assert "388 ids changed, 387 of them because gaps in the base's token ids were closed" in caplog.text
     assert closed.tokenizer.encode("日").ids == [1]
     with pytest.raises(
         VocabularyError, match=r"388 of 5411 .* \(387 of them because gaps in the base's token ids were closed\): ă"

@@ -301,7 +301,9 @@ def _compose_accents(path: Path, samples: list[Sample]) -> list[Sample]:
             counts[sample.language] += 1
             samples[index] = replace(sample, text=composed)
     for code, count in sorted(counts.items()):
-        logger.info(" > %s: Composed combining accents (NFD to NFC) in '%s' (number of texts: %d).", path, code, count)
+        logger.info(
+            " > %s: Composed combining accents (NFD to NFC) in texts with language '%s': %d.", path, code, count
+        )
     return samples
 
 

@@ -82,7 +82,7 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
             [row.number + 1, row.audio_file, row.text, "left out" if row.is_dropped else "edited" * row.is_corrected]
             for row in found
         ]
-        return shown, f"Rows: {count:,}, shown {ROWS} at a time."
+        return shown, f"Rows: {count:,} ({ROWS} shown at a time)."
 
     @says_errors
     def choose(name: str | None, row_number: float) -> tuple[Any, ...]:

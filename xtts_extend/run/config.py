@@ -182,7 +182,7 @@ def read_json(path: Path) -> dict[str, object]:
             f"{path} is not a JSON file in UTF-8: {error}. Use the file that came with the model."
         ) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a JSON object, got a {type(content).__name__}.")
+        raise ConfigError(f"{path}: expected a JSON object, got {type(content).__name__}.")
     return content
 
 

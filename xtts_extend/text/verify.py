@@ -159,9 +159,7 @@ def check_vocabulary(
     base, extended = load_vocabulary(base_vocab), load_vocabulary(vocab)
     moved = [token for token, index in base.tokens.items() if extended.tokens.get(token) != index]
     if closed := count_closed_gaps(base.tokens, extended.tokens):
-        warn_once(
-            f"Number of changed ids: {len(moved)}, {closed} of them because gaps in the base's token ids were closed."
-        )
+        warn_once(f"{len(moved)} ids changed, {closed} of them because gaps in the base's token ids were closed.")
     dead = dead_entries(base, extended)
     changed: list[str] = []
     words: Counter[str] = Counter()

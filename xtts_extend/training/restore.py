@@ -392,7 +392,7 @@ def _apply_changes(state: RunState, resumed: Resumed) -> None:
         recorded: Mapping[str, Any] = resumed.checkpoint.config
         total = int(recorded["batch_size"]) * resumed.checkpoint.processes
         position.batch = position.batch * total // (config.batch_size * state.ranks.size)
-        logger.info(" > The batch size has changed. Batches of the new size counted as completed: %d.", position.batch)
+        logger.info(" > The batch size has changed. Counting %d batches of the new size as completed.", position.batch)
     if "batch_frames" in changed:
         position.start_epoch(position.epoch)
         logger.info(" > The composition of the batches has changed, so epoch %d restarts.", position.epoch)
