@@ -258,7 +258,7 @@ class _Finder:
         return self._listed[path]
 
     def _enter(self, base: str, parts: Sequence[str]) -> str | None:
-        """Return the path of nested subfolders in `base`, or None if one is missing.
+        """Follow `parts` down from `base` and return the resulting path, or None if a subfolder is missing.
 
         Case and Unicode normalization are ignored.
         """
