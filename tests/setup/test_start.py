@@ -187,7 +187,7 @@ def test_run_in_half_precision_resumes(run, recipe, tmp_path, caplog):
     assert {tensor.dtype for tensor in after["model"].values() if tensor.is_floating_point()} == {torch.float32}
     moments = after["optimizer"][0]["state"][0]
     assert (int(moments["step"]), moments["exp_avg"].dtype) == (3, torch.float32)
-    assert "in half precision (torch.bfloat16): training continues in float32" in caplog.text
+    assert "in half precision (torch.bfloat16), so training continues in float32" in caplog.text
     assert "The frozen rows no longer match the base model's" in caplog.text
 
 

@@ -353,7 +353,7 @@ def test_checkpoint_of_a_tool_that_closed_the_gaps_is_diagnosed(gaps_closed, tmp
     copied_by_index = with_rows_of(start, (EMBEDDING, HEAD, BIAS), slice(390))
     diagnosis = examine(edited(file, tmp_path, copied_by_index), base)
     assert diagnosis.verdict == "wrong-vocabulary"
-    assert "the ids were reassigned, " in diagnosis.reason
+    assert "The ids were reassigned, " in diagnosis.reason
     assert "because gaps in the base's token ids were closed" in diagnosis.reason
 
 

@@ -163,7 +163,7 @@ def test_a_model_that_is_worse_than_the_start_is_not_the_best(flags, recipe, tmp
     start, *later = [line["loss"] for line in evaluated(uninterrupted, "am").values()]
     assert min(later) > start
     assert caplog.text.count(message) == 1
-    assert f"Loss {later[0]:.5f} {message} {start:.5f} before the first step" in caplog.text
+    assert f"Loss {later[0]:.5f} {message} the loss before the first step ({start:.5f})" in caplog.text
     assert "best so far" not in caplog.text
     assert not list(uninterrupted.glob("best_model*"))
 
