@@ -44,7 +44,7 @@ def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe,
     assert listing(stock_folder) == before
     (run,) = {entry for entry in stock_folder.parent.iterdir() if entry.name[0] != "."} - {stock_folder}
     assert f"The checkpoint was written by the stock Trainer. Resuming in a new run folder, {run}" in caplog.text
-    assert caplog.text.count("best loss unknown") == 1
+    assert caplog.text.count("The best loss is unknown") == 1
     assert "measured again" not in caplog.text, "its own first evaluation is the one to beat, not the base's"
     # measured before it goes on
     assert {"best_model_6.pth", "checkpoint_7.pth", "config.json", "vocab.json"} <= {
