@@ -9,12 +9,13 @@ import os
 import re
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
-from filelock import FileLock, Timeout
 
 from xtts_extend.errors import ConfigError, DiskFullError, MachineError
 
@@ -23,6 +24,9 @@ logger = logging.getLogger("trainer")
 #: The Linux ioctl that clones a file by sharing its blocks, on btrfs, XFS and other file systems (linux/fs.h).
 _FICLONE = 0x40049409
 _COPY_BUFFER_BYTES = 1 << 24
+_PROBES, _BETWEEN_PROBES_S = 5, 0.02
+#: If several threads probed at the same time, another process might never get the lock.
+_one_probe = threading.Lock()
 
 
 def cache_folder() -> Path:
@@ -121,31 +125,47 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether any process holds a file's `FileLock`, without making other attempts to acquire it fail.
+    """Return whether any process holds a file's `FileLock`. Nothing is created or written.
 
-    A process that tries to acquire the lock during the check tries again, as `FileLock` does until its timeout.
+    A process that tries to acquire the lock during the probe still gets it, because a probe takes microseconds and
+    `FileLock` tries again until its timeout.
     """
-    if sys.platform == "win32":
-        try:
-            # Python cannot request shared locks on Windows. An OSError means that the folder may have vanished.
-            FileLock(path, timeout=0).acquire().lock.release()
-        except Timeout:
-            return True
-        except OSError:
-            pass
+    try:
+        # Opening a named pipe would block.
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
         return False
+    try:
+        with _one_probe:
+            return _is_locked(file)
+    finally:
+        os.close(file)
 
+
+def _is_locked(file: int) -> bool:
+    """Return whether a file is locked through a different file handle, by briefly taking the lock."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        # Windows has only exclusive locks here, so another process's probe may be in the way.
+        for _ in range(_PROBES):
+            try:
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            except OSError:
+                time.sleep(_BETWEEN_PROBES_S)
+            else:
+                msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
+                return False
+        return True
     import fcntl
 
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return False
-    except OSError:
-        # The lock is held, or the file system does not support locks; in that case, `FileLock` creates and removes
-        # the file.
-        return True
+        # The lock is shared, so that probes do not see each other.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        # Without support for locks in the file system (ENOSYS), `FileLock` creates and removes the file instead.
+        return error.errno in (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOSYS)
+    fcntl.flock(file, fcntl.LOCK_UN)
     return False
 
 

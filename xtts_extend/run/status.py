@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import socket
-import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, TypedDict, cast, get_args
+
+from xtts_extend.files import is_locked
 
 FILE_NAME = "status.json"
 
@@ -25,12 +24,8 @@ Numbers = dict[str, float | None]
 
 #: A larger file was not written by us.
 _MAX_SIZE_BYTES = 1 << 20
-_LOCKED = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)
-#: Windows refuses to replace a file that another process is reading, and to probe a lock that another process is
-#: probing.
+#: Windows refuses to replace a file that another process is reading.
 _TRIES, _BETWEEN_TRIES_S = 5, 0.02
-#: If several threads probed at the same time, a starting run might never get its lock.
-_one_probe = threading.Lock()
 
 
 class Evaluation(TypedDict):
@@ -125,43 +120,7 @@ def is_live(run: Path) -> bool:
     written. A run that starts during the probe still gets its lock, because a probe takes microseconds and a
     starting run keeps trying for 15 s.
     """
-    try:
-        # Opening a named pipe would block.
-        lock = os.open(run / ".lock", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError:
-        return False
-    try:
-        with _one_probe:
-            return _is_locked(lock)
-    finally:
-        os.close(lock)
-
-
-def _is_locked(file: int) -> bool:
-    """Return whether a file is locked through a different file handle, by briefly taking the lock."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        # Windows has only exclusive locks here, so another process's probe may be in the way.
-        for _ in range(_TRIES):
-            try:
-                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-            except OSError:
-                time.sleep(_BETWEEN_TRIES_S)
-            else:
-                msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
-                return False
-        return True
-    import fcntl
-
-    try:
-        # The lock is shared, so that probes do not see each other.
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        # On a file system without locks, a run is locked if the file exists.
-        return error.errno in (*_LOCKED, errno.ENOSYS)
-    fcntl.flock(file, fcntl.LOCK_UN)
-    return False
+    return is_locked(run / ".lock")
 
 
 def _finite(value: object) -> object:
