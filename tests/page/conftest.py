@@ -14,7 +14,7 @@ from xtts_extend.page import run_view
 def live(monkeypatch) -> set[Path]:
     """Run folders in it are live."""
     folders: set[Path] = set()
-    monkeypatch.setattr(run_view, "_is_live", folders.__contains__)
+    monkeypatch.setattr(run_view, "is_live", folders.__contains__)
     return folders
 
 
@@ -22,7 +22,7 @@ def live(monkeypatch) -> set[Path]:
 def statuses(monkeypatch) -> dict[Path, object]:
     """Run folder → what its status.json says."""
     found: dict[Path, object] = {}
-    monkeypatch.setattr(run_view, "_read_status", found.get)
+    monkeypatch.setattr(run_view, "read_status", found.get)
     return found
 
 

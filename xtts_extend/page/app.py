@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -20,15 +21,6 @@ from xtts_extend.page.project import Project
 from xtts_extend.page.server import CACHE_S, set_environment
 from xtts_extend.page.widgets import Screen, as_markdown, as_text, says_errors
 
-_SCREENS = (
-    ("Project", screen_project.build),
-    ("Data", screen_data.build),
-    ("Vocabulary", screen_vocabulary.build),
-    ("Train", screen_train.build),
-    ("Resume", screen_resume.build),
-    ("Compare", screen_compare.build),
-    ("Export", screen_export.build),
-)
 #: Every hour, gradio looks for old copies of the files that it shows.
 _DELETE_CACHE = (3600, CACHE_S)
 
@@ -53,18 +45,24 @@ class _Page(gr.Blocks):
 def build(project: Project, *, upload_limit_mb: int) -> gr.Blocks:
     """Return the page of a project."""
     set_environment(project.folder)
+    tabs: dict[str, Callable[[Project], Screen]] = {
+        "Project": screen_project.build,
+        "Data": functools.partial(screen_data.build, upload_limit_mb=upload_limit_mb),
+        "Vocabulary": screen_vocabulary.build,
+        "Train": screen_train.build,
+        "Resume": screen_resume.build,
+        "Compare": screen_compare.build,
+        "Export": screen_export.build,
+    }
     with _Page(
         title=f"xtts_extend · {project.folder.name}", analytics_enabled=False, delete_cache=_DELETE_CACHE
     ) as page:
         gr.Markdown(f"# xtts_extend · {as_markdown(project.folder.name)}")
         screens: list[tuple[gr.Tab, Screen]] = []
         with gr.Tabs():
-            for name, build_screen in _SCREENS:
+            for name, build_screen in tabs.items():
                 with gr.Tab(name) as tab:
-                    build_one: Any = build_screen
-                    if build_screen is screen_data.build:
-                        build_one = functools.partial(build_screen, upload_limit_mb=upload_limit_mb)
-                    screens.append((tab, build_one(project)))
+                    screens.append((tab, build_screen(project)))
         timers = [(timer, screen) for _, screen in screens for timer in screen.timers]
         for tab, screen in screens:
             opened = functools.partial(_open, screen, timers)

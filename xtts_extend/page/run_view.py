@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xtts_extend.checkpoint.names import named_checkpoints
 from xtts_extend.errors import XttsExtendError
@@ -16,9 +16,7 @@ from xtts_extend.run.folder import SAMPLES
 from xtts_extend.run.history import Event, read_history
 from xtts_extend.run.metrics import FILE_NAME, MetricsLine, comparable, read_metrics
 from xtts_extend.run.report import mean_losses
-
-if TYPE_CHECKING:
-    from xtts_extend.run.status import Status
+from xtts_extend.run.status import Status, is_live, read_status
 
 #: Phases in which a process is working.
 _WORKING = ("starting", "training", "evaluating", "saving", "speaking")
@@ -114,16 +112,16 @@ def view_run(run: Path) -> RunView:
         history = read_history(run)
     except _UNREADABLE as error:
         problems.append(f"The run's history cannot be read: {error}")
-    is_live, status = _is_live(run), _read_status(run)
+    live, status = is_live(run), read_status(run)
     steps = [] if status else _metrics(run)[0]
     problem = " ".join(problems)
     if status is not None:
         phase: str = status.phase
-        if is_live != (phase in _WORKING):
+        if live != (phase in _WORKING):
             # A resumed run writes nothing before its first batch, and a killed run writes nothing at its end.
-            phase = "starting" if is_live else "killed"
-        why = "" if is_live else status.error or ""
-        return RunView(run, language, is_live, phase, status.step, status.epoch, why, status, problem)
+            phase = "starting" if live else "killed"
+        why = "" if live else status.error or ""
+        return RunView(run, language, live, phase, status.step, status.epoch, why, status, problem)
     last = history[-1] if history else Event()
     ended = _ENDED.get(str(last.get("event")), "killed" if history else "stopped")
     counted: list[object] = [steps[-1]["step"] if steps else 0, last.get("step", 0)]
@@ -131,7 +129,7 @@ def view_run(run: Path) -> RunView:
         counted = _steps_in_names(run)
     step = max((count for count in counted if isinstance(count, int)), default=0)
     epoch = steps[-1].get("epoch") if steps else None
-    return RunView(run, language, is_live, "training" if is_live else ended, step, epoch, problem=problem)
+    return RunView(run, language, live, "training" if live else ended, step, epoch, problem=problem)
 
 
 def curves(run: Path) -> Curves:
@@ -214,18 +212,6 @@ def _steps_in_names(run: Path) -> list[object]:
         return [name.step for _, name in named_checkpoints(run)]
     except OSError:
         return []
-
-
-def _is_live(run: Path) -> bool:
-    from xtts_extend.run.status import is_live
-
-    return is_live(run)
-
-
-def _read_status(run: Path) -> Status | None:
-    from xtts_extend.run.status import read_status
-
-    return read_status(run)
 
 
 def _as_list(value: object) -> list[object]:
