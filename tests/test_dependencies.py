@@ -114,7 +114,14 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
         ("espeakng_loader", "get_library_path", set()),
         ("espeakng_loader", "get_data_path", set()),
     ],
+    "gradio": [
+        # Overridden by page/app.py and page/screen_data.py.
+        ("gradio.blocks", "Blocks.preprocess_data", {"block_fn"}),
+        ("gradio.components", "File.preprocess", {"payload"}),
+        ("gradio.blocks", "Blocks.launch", {"app_kwargs", "max_file_size", "allowed_paths", "mcp_server"}),
+    ],
 }  # fmt: skip
+OPTIONAL = ("espeakng_loader", "gradio")
 SYMBOLS = [(module, symbol, names) for symbols in REACHED_INTO.values() for module, symbol, names in symbols]
 
 
@@ -145,8 +152,8 @@ def names_of(value: object) -> set[str]:
 
 @pytest.mark.parametrize(("module", "symbol", "names"), SYMBOLS, ids=[f"{entry[0]}.{entry[1]}" for entry in SYMBOLS])
 def test_the_symbols_that_we_use_exist(module, symbol, names):
-    if module == "espeakng_loader":
-        pytest.importorskip(module, reason="only with the extra 'demo'")
+    if module.split(".")[0] in OPTIONAL:
+        pytest.importorskip(module.split(".")[0], reason="only with an extra")
     value = importlib.import_module(module)
     for part in symbol.split("."):
         value = getattr(value, part)
@@ -187,5 +194,5 @@ def test_the_tested_versions_are_those_of_the_lock():
         (pin,) = requirement.specifier
         newest[requirement.name] = max(newest.get(requirement.name, Version("0")), Version(pin.version))
     assert {package: str(newest[package]) for package in TESTED} == TESTED
-    # Training does not need the packages of the extra `demo`.
-    assert set(TESTED) == set(REACHED_INTO) - {"espeakng-loader"}
+    # Training does not need the packages of the extras `demo` and `ui`.
+    assert set(TESTED) == set(REACHED_INTO) - {"espeakng-loader", "gradio"}
