@@ -16,6 +16,7 @@ LEVELS = (
     {"commands"},
     {"page"},
     {"demo"},
+    {"corpus"},
     {"rescue", "speech"},
     {"training"},
     {"setup"},

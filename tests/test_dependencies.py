@@ -110,6 +110,7 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
             {"path", "size_guidance"},
         )
     ],
+    "silero-vad": [("silero_vad", "load_silero_vad", {"onnx"})],
     "espeakng-loader": [
         ("espeakng_loader", "get_library_path", set()),
         ("espeakng_loader", "get_data_path", set()),

@@ -35,6 +35,7 @@ TESTED = {
     "num2words": "0.5.14",
     "pysbd": "0.3.4",
     "tensorboard": "2.21.0",
+    "silero-vad": "6.2.3",
 }
 #: Environment variable that, if set to 1, turns known conflicts into warnings, for users who have patched a package.
 IGNORE_VARIABLE = "XTTS_EXTEND_IGNORE_CONFLICTS"
