@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from xtts_extend.errors import LanguageError
 from xtts_extend.text.languages import split_sentences
+from xtts_extend.text.sentences import sentence_ends
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,59 @@ def test_huge_texts_take_linear_time(unit: str) -> None:
 def test_a_limit_below_one(limit: int) -> None:
     with pytest.raises(LanguageError, match="1 or more"):
         split_sentences("a", "yo", limit)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentences"),
+    [
+        ("am", ["ሰላም ነው።", "ደህና ነህ፧", "አዎ!", "ገና ፨", "ነው፡፡", "አለ"]),
+        ("hi", ["आप कैसे हैं?", "मैं ठीक हूँ।", "और॥", "मैं हूँ.", "तुम"]),
+        ("mr", ["मी आहे.", "तू आहेस."]),
+        ("ar", ["مرحبا، كيف حالك؟", "أنا بخير.", "شكرا"]),
+        ("ur", ["یہ ہے۔", "وہ ہے؟", "ہاں"]),
+        ("my", ["မင်္ဂလာပါ၊ နေကောင်းလား။", "ကောင်းပါတယ်"]),
+        ("km", ["សួស្តី។", "អរគុណ៕", "ល្អ"]),
+        ("bo", ["བཀྲ་ཤིས།", "བདེ་ལེགས༎", "ག"]),
+        ("th", ["สวัสดีครับ", "เด็ก ๆ", "กิน"]),
+        ("lo", ["ສະບາຍດີ", "ຂອບໃຈ"]),
+        ("hy", ["Ինչպե՞ս ես։", "Լավ եմ:", "Շատ"]),
+        ("el", ["Τι κάνεις;", "Καλά."]),
+        ("en", ["I came; I saw.", "Mr. Smith has 3.5 at the U.S. office.", "“Hi.”", "He did (really?!)", "Yes… no."]),
+        ("cs", ["„Ahoj!“ řekl.", "Dr. Novák… šel."]),
+        ("ka", ["კარგი.", "არა!", "ნახე"]),
+        ("fr", ["Bonjour !", "« Ça va ? »", "Oui."]),
+        ("de", ["Nein.", "»Doch!«", "„Gut.“", "Ja."]),
+        ("sat", ["ᱚᱞ᱾", "ᱪᱤᱠᱤ᱿"]),
+    ],
+)
+def test_sentence_ends(code: str, sentences: list[str]) -> None:
+    text = " ".join(sentences)
+    ends = [len(" ".join(sentences[: count + 1])) for count in range(len(sentences))]
+    assert sentence_ends(text, code) == ends
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "sentences"),
+    [
+        ("zh-cn", "你好。再见！“好吗？”他说", ["你好。", "再见！", "“好吗？”", "他说"]),
+        ("ti", "ሰላም።ደሓን", ["ሰላም።", "ደሓን"]),
+        ("en", "A title\n\nOne. Two", ["A title", "One.", "Two"]),
+        ("en", "One.\nTwo\nThree. Four.\n", ["One.", "Two", "Three.", "Four."]),
+        (
+            "en",
+            "It was the best. It\nwas the\nage of. Then\nit ended",
+            ["It was the best.", "It\nwas the\nage of.", "Then\nit ended"],
+        ),
+        ("en", " \n\n ", []),
+    ],
+)
+def test_sentence_ends_without_spaces_and_at_line_breaks(code: str, text: str, sentences: list[str]) -> None:
+    starts = [0, *sentence_ends(text, code)]
+    assert [text[start:end].strip() for start, end in pairwise(starts)] == sentences
+
+
+@pytest.mark.parametrize("unit", ["a. b. c. ", "word ", "x", '"Hi." ', "1. ", "\n", ".", " \n", "“"])
+def test_sentence_ends_take_linear_time(unit: str) -> None:
+    start = time.process_time()
+    sentence_ends(unit * (10_000 // len(unit)), "en")
+    assert time.process_time() - start < 4

@@ -1,15 +1,24 @@
-"""Split long text into sentences that are short enough for the model."""
+"""Find the ends of sentences, and split long text into sentences that are short enough for the model."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 
 import pysbd
+import regex
 from pysbd.languages import LANGUAGE_CODES
 
 from xtts_extend.errors import LanguageError
+
+#: Letters and marks of scripts that are written without spaces between words.
+UNSPACED = (
+    r"[[\p{scx=Thai}\p{scx=Lao}\p{scx=Khmer}\p{scx=Myanmar}\p{scx=Tibetan}\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}"
+    r"\p{scx=Bopomofo}\p{scx=Yi}\p{scx=Tai_Le}\p{scx=New_Tai_Lue}\p{scx=Tai_Tham}\p{scx=Tai_Viet}\p{scx=Javanese}"
+    r"\p{scx=Balinese}]&&[\p{L}\p{M}]]"
+)
 
 # pysbd takes time quadratic in the text's length (8 s for 80,000 characters), so lines are split into blocks first.
 _BLOCK = 500
@@ -20,6 +29,122 @@ _SENTENCE_END = re.compile(r"[.!?።፧।॥။។۔。！？]+\s|፡፡|[።�
 _SPOKEN = re.compile(r"\w")
 # Text up to a possible break: whitespace, the Ethiopic wordspace, or a zero-width space.
 _WORD = re.compile("[^\\s፡\u200b]*[\\s፡\u200b]+|[^\\s፡\u200b]+")
+
+# Ends of sentences, with the quotation marks and brackets that they close. Unicode counts the Burmese comma (U+104A)
+# among them, but not the ends of Tibetan and Thai sentences. Marks of the first kind need a space after them.
+_SPACED_STOPS = r"(?P<spaced>[ \u00a0\u202f]?[.!?…‼⁇⁈⁉{extra}]+)"
+_STOPS = r"(?P<unspaced>[[\p{Sentence_Terminal}།༎༏༐༑๚๛]--[.!?‼⁇⁈⁉၊]]+[.!?…]*|፡፡)"
+_CLOSERS = r"(?:[\p{Pe}\p{Pf}\"']|(?:[“‘«‹]|[ \u00a0\u202f][\p{Pe}\p{Pf}])(?=\s|$))*"
+# An end is no end if the sentence goes on in lowercase. Georgian letters are lowercase by definition.
+_CONTINUED = regex.compile(r"\s*[\p{Ps}\p{Pi}\p{Pd}\"']*\s*(?!\p{Georgian})\p{Ll}")
+# In Thai and Lao, a space ends a phrase or a sentence, unless the repetition sign follows.
+_SPACE = (
+    r"(?<=[[\p{Thai}\p{Lao}]&&[\p{L}\p{M}]])(?P<space>)[ \u00a0\u3000\n]+(?=[[\p{Thai}\p{Lao}]&&[\p{L}\p{M}]--[ๆໆ]])"
+)
+_PARAGRAPHS = regex.compile(r"\s*\n\s*\n\s*|\s*[\f\x1d\x85\u2028\u2029]\s*")
+#: Number of characters that pysbd sees at a time, and the longest sentence for which they are increased.
+_WINDOW, _LONGEST_WINDOW = 500, 4000
+# pysbd's rules for these languages ignore full stops, which are common in them as well.
+_WITHOUT_FULL_STOP = frozenset({"am", "hi", "hy", "my", "ur"})
+
+
+def sentence_ends(text: str, language: str) -> list[int]:
+    """Return the offset after each sentence's last character, which may be a quotation mark or a bracket.
+
+    Sentences end at the sentence-final punctuation of any script. After a full stop, pysbd decides whether it ends an
+    abbreviation. In Thai and Lao, which have no full stop, sentences end at spaces. The end of a paragraph (a blank
+    line) ends a sentence, and so does the end of a line, unless most lines end within a sentence.
+
+    >>> sentence_ends("Mr. Smith left. He ran", "en")
+    [15, 22]
+
+    Args:
+        text: Text of any length, with line breaks normalized to line feeds.
+        language: Code of the language.
+    """
+    code = language.split("-")[0]
+    stops = _stops(code)
+    ends: list[int] = []
+    for start, end in _spans(text, _PARAGRAPHS):
+        lines = list(_spans(text[start:end], re.compile("\n")))
+        if _is_wrapped(text[start:end], lines, stops):
+            lines = [(0, end - start)]
+        for first, last in lines:
+            ends += [start + first + offset for offset in _ends_within(text[start + first : start + last], code, stops)]
+    return ends
+
+
+def _spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the parts between separators, without the spaces around them."""
+    start = 0
+    for end, following in [*(match.span() for match in separator.finditer(text)), (len(text), len(text))]:
+        part = text[start:end]
+        if stripped := part.strip():
+            first = start + part.index(stripped[0])
+            yield first, first + len(stripped)
+        start = following
+
+
+@lru_cache(maxsize=8)
+def _stops(code: str) -> re.Pattern[str]:
+    # In Greek, a semicolon is the question mark. In Armenian, a colon is often typed for the full stop.
+    extra = {"el": ";", "ell": ";", "grc": ";", "hy": ":՞", "hye": ":՞", "hyw": ":՞"}.get(code, "")
+    spaced = _SPACED_STOPS.replace("{extra}", extra)
+    return regex.compile(rf"(?V1)(?:{spaced}{_CLOSERS}(?=\s|$|{UNSPACED})|{_STOPS}{_CLOSERS}|{_SPACE})")
+
+
+def _is_wrapped(text: str, lines: list[tuple[int, int]], stops: re.Pattern[str]) -> bool:
+    """Return whether lines are broken to fit a width: sentences end within lines, and most lines end within one."""
+    if len(lines) < 2:
+        return False
+    ends = {match.end() for match in stops.finditer(text) if match["space"] is None}
+    at_line_ends = sum(last in ends for _, last in lines)
+    return len(ends) > at_line_ends and 2 * at_line_ends < len(lines)
+
+
+def _ends_within(text: str, code: str, stops: re.Pattern[str]) -> Iterator[int]:
+    """Yield the ends of sentences in a text without paragraphs. The last one is the end of the text."""
+    full_stops: set[int] | None = None
+    for match in stops.finditer(text):
+        end = match.end() if match["space"] is None else match.start("space")
+        if end == len(text):
+            break
+        if match["spaced"] is not None:
+            if _CONTINUED.match(text, match.end()):
+                continue
+            if match["spaced"].strip() == ".":
+                full_stops = _pysbd_ends(text, code) if full_stops is None else full_stops
+                if full_stops.isdisjoint(range(match.end("spaced"), match.end() + 1)):
+                    continue
+        yield end
+    yield len(text)
+
+
+def _pysbd_ends(text: str, code: str) -> set[int]:
+    """Return where sentences end according to pysbd, which sees a window of the text at a time."""
+    segmenter = _segmenter("en" if code in _WITHOUT_FULL_STOP else code)
+    text = text.replace("\n", " ")
+    ends: set[int] = set()
+    start, size = 0, _WINDOW
+    while start < len(text):
+        window = text[start : start + size]
+        position, offsets = 0, []
+        for sentence in segmenter.segment(window):
+            position = window.index(sentence, position) + len(sentence)
+            offsets.append((start + position - len(sentence) + len(sentence.rstrip()), start + position))
+        is_last = start + size >= len(text)
+        # The window may have cut the last sentence.
+        decided = offsets if is_last else offsets[:-1]
+        ends.update(end for end, _ in decided)
+        if is_last:
+            break
+        if decided and decided[-1][1] > start:
+            start, size = decided[-1][1], _WINDOW
+        elif size < _LONGEST_WINDOW:
+            size *= 2
+        else:
+            start, size = start + size, _WINDOW
+    return ends
 
 
 def split_sentences(text: str, language: str, limit: int) -> list[str]:
