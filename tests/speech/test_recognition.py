@@ -1,6 +1,7 @@
-"""Character errors, and a recognizer of transformers that is created here, without a download."""
+"""Character errors, splitting of long audio, and recognizers that are created here, without a download."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from xtts_extend.errors import ConfigError
-from xtts_extend.speech.recognition import character_errors, load_recogniser
+from xtts_extend.speech.hub_models import load_language_adapter
+from xtts_extend.speech.recognition import character_errors, load_recogniser, split_at_quiet, transcribe
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,71 @@ def nowhere(tmp_path):
 def test_folders_that_are_no_recognizer(request, folder):
     with pytest.raises(ConfigError, match="transformers cannot load --asr .* as a speech recognition model"):
         load_recogniser(str(request.getfixturevalue(folder)), "am")
+
+
+def test_a_function_is_a_recognizer(tmp_path, monkeypatch):
+    (tmp_path / "my_asr.py").write_text(
+        "def transcribe(audio, rate):\n    return f'{audio.dtype} {audio.shape[0]} {rate}'\n"
+        "def wrong(audio, rate):\n    return None\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    audio = np.zeros(1600, dtype=np.float32)
+    assert load_recogniser("my_asr:transcribe", "am")(audio, 16000) == "float32 1600 16000"
+    with pytest.raises(ConfigError, match="--asr my_asr:wrong returned NoneType; expected a string"):
+        load_recogniser("my_asr:wrong", "am")(audio, 16000)
+
+
+def test_long_audio_is_split_where_it_is_quiet():
+    rate = 1000
+    audio = np.ones(130 * rate, dtype=np.float32)
+    # 40.0 to 40.1 s is the quietest window of the first part; the quieter one at 20 s would make a short part.
+    audio[20 * rate : 21 * rate] = 0
+    audio[40 * rate : 40 * rate + 100] = 0.1
+    parts = split_at_quiet(audio, rate)
+    assert [len(part) for part in parts] == [40050, 30050, 59900]
+    assert np.array_equal(np.concatenate(parts), audio)
+    assert transcribe(lambda part, rate: str(len(part)), audio, rate) == "40050 30050 59900"
+    assert [len(part) for part in split_at_quiet(audio[: 60 * rate], rate)] == [60000]
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [("am", "amh"), ("amh", "amh"), ("sw", "swh"), ("ug", "uig-script_arabic")],
+)
+def test_adapters_are_found_by_any_code_of_the_language(language, expected):
+    network, tokenizer = adapter_model(
+        ["eng", "amh", "swh", "uig-script_arabic", "kmr-script_latin", "kmr-script_arabic"]
+    )
+    load_language_adapter(network, tokenizer, language, "--asr", "mms")
+    assert (tokenizer.target_lang, network.loaded) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("language", "message"),
+    [("xx", "three letters .*--asr-language"), ("ku", "several scripts.* kmr-script_latin, kmr-script_arabic")],
+)
+def test_languages_without_an_adapter(language, message):
+    network, tokenizer = adapter_model(["eng", "kmr-script_latin", "kmr-script_arabic"])
+    with pytest.raises(ConfigError, match=f"--asr mms does not support the language '{language}'.*{message}"):
+        load_language_adapter(network, tokenizer, language, "--asr", "mms")
+    assert tokenizer.target_lang == "eng"
+
+
+def adapter_model(languages):
+    """Stand-ins with the attributes of an MMS model and its tokenizer."""
+
+    class Network:
+        config = SimpleNamespace(adapter_attn_dim=16)
+
+        def load_adapter(self, code):
+            self.loaded = code
+
+    class Tokenizer:
+        vocab = dict.fromkeys(languages)
+        target_lang = "eng"
+
+        def set_target_lang(self, code):
+            self.target_lang = code
+
+    return Network(), Tokenizer()

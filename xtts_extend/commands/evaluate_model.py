@@ -20,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--asr",
         metavar="MODEL",
-        help="Speech recognition model for measuring the character error rate: a folder or a Hugging Face model ID.",
+        help="Speech recognition model for measuring the character error rate: a folder, a Hugging Face model ID, or "
+        "module:function for a Python function from audio (float32, up to 60 s) and sample rate to text.",
     )
     parser.add_argument(
         "--asr-language",
         metavar="CODE",
-        help="The recognizer's code for the language, such as amh for MMS. [--language]",
+        help="The recognizer's code for the language, if it differs from --language. [--language]",
     )
     parser.add_argument("--base-dir", type=Path, help="Folder with dvae.pth and mel_stats.pth. [the model's base]")
     parser.add_argument(

@@ -166,3 +166,13 @@ def code_of_name(name: str) -> str | None:
 def same_language(code: str, other: str) -> bool:
     """Return whether two codes, such as "am" and "amh", mean the same language."""
     return _CODES.get(code, code) == _CODES.get(other, other)
+
+
+def codes_of(code: str) -> tuple[str, ...]:
+    """Return all codes of the language that a code means, including itself, the ones with three letters first.
+
+    >>> codes_of("am"), codes_of("swh"), codes_of("xyz")
+    (('amh', 'am'), ('swa', 'swh', 'sw'), ('xyz',))
+    """
+    codes = (other for other in (code, *_CODES) if same_language(other, code))
+    return tuple(sorted(dict.fromkeys(codes), key=lambda other: (len(other) != 3, other)))

@@ -26,7 +26,7 @@ from xtts_extend.run.config import NewLanguageConfig, read_json
 from xtts_extend.run.ranks import Ranks
 from xtts_extend.setup.base import config_for_base, require_codec
 from xtts_extend.setup.samples import limits_of
-from xtts_extend.speech.recognition import Recogniser, character_errors
+from xtts_extend.speech.recognition import Recogniser, character_errors, transcribe
 from xtts_extend.speech.speaking import load_model
 from xtts_extend.text.tokenizer import require_tag
 from xtts_extend.text.vocabulary import load_vocabulary
@@ -170,7 +170,7 @@ def _speech(
         recorded_s += recording.shape[-1] / REFERENCE_RATE
         characters += len(sample.text)
         if recognise is not None:
-            wrong, count = character_errors(sample.text, recognise(audio, rate))
+            wrong, count = character_errors(sample.text, transcribe(recognise, audio, rate))
             errors, letters = errors + wrong, letters + count
     result = {
         "spoken": len(samples),
