@@ -7,7 +7,8 @@ import threading
 import pytest
 from filelock import FileLock
 
-from xtts_extend.files import is_locked
+from xtts_extend.errors import MachineError
+from xtts_extend.files import append_line, is_locked
 
 fcntl = pytest.importorskip("fcntl", reason="Windows has no shared locks")
 
@@ -44,3 +45,15 @@ def test_probes_do_not_keep_a_lock_from_its_owner(tmp_path):
         end.set()
         for thread in threads:
             thread.join()
+
+
+def test_appended_lines(tmp_path):
+    file = tmp_path / "lines"
+    append_line(file, b"one")
+    append_line(file, b"two")
+    assert file.read_bytes() == b"one\ntwo\n"
+    file.write_bytes(b"one\ntw")
+    append_line(file, b"three")
+    assert file.read_bytes() == b"one\ntw\nthree\n"
+    with pytest.raises(MachineError, match=r"no/lines could not be written: No such file or directory\."):
+        append_line(tmp_path / "no" / "lines", b"lost")

@@ -108,6 +108,38 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line to a file that other processes may append to as well, and flush it to disk.
+
+    If the file ends in an incomplete line, which a killed process or a full disk left, the new line starts after it.
+
+    Args:
+        path: The file, which is created if needed.
+        line: The line, without a line break.
+
+    Raises:
+        MachineError: The file cannot be written.
+    """
+    content = line + b"\n"
+    try:
+        # Each write appends all of its bytes at once, so lines of different processes do not mix.
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            if size := os.fstat(descriptor).st_size:
+                os.lseek(descriptor, size - 1, os.SEEK_SET)
+                content = content if os.read(descriptor, 1) == b"\n" else b"\n" + content
+            if os.write(descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, "the disk is full")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise MachineError(
+            f"{path} could not be written: {error.strerror}. This change was lost, but earlier ones are intact. Free "
+            "disk space, or make the folder writable, then make the change again."
+        ) from error
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file, using a copy-on-write clone if the file system supports it.
 

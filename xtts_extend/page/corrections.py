@@ -6,9 +6,7 @@ are never changed; `apply` writes corrected copies for the jobs that read them.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -19,6 +17,7 @@ from xtts_extend.data.manifest import read_manifest, write_manifest
 from xtts_extend.data.paths import FOLDERS
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import DataError, MachineError
+from xtts_extend.files import append_line
 from xtts_extend.page.project import CORRECTIONS, DATA, PREPARED, Project
 
 #: Language of a row if neither it nor the project has one; `read_manifest` treats it as unknown.
@@ -118,29 +117,12 @@ def add_correction(
         line["drop"] = True
     line["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
-        content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        content = json.dumps(line, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DataError(
             f"The text for {audio_file!r} contains an invalid character (an unpaired surrogate). Type it again."
         ) from error
-    file = project.folder / DATA / CORRECTIONS
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            if size := os.fstat(descriptor).st_size:
-                os.lseek(descriptor, size - 1, os.SEEK_SET)
-                # A killed process or a full disk left an incomplete line.
-                content = content if os.read(descriptor, 1) == b"\n" else b"\n" + content
-            if os.write(descriptor, content) < len(content):
-                raise OSError(errno.ENOSPC, "the disk is full")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise MachineError(
-            f"{file} could not be written: {error.strerror}. This correction was lost, but earlier ones are intact. "
-            "Free disk space, or make the folder writable, then correct the row again."
-        ) from error
+    append_line(project.folder / DATA / CORRECTIONS, content)
 
 
 def corrections_of(project: Project, manifest: Path) -> dict[str, Correction]:
