@@ -273,11 +273,8 @@ def measure_recording(path: Path | str) -> Recording:
             finite = finite and bool(np.isfinite(samples).all())
             mono = samples.mean(axis=1)
             lowest, highest = min(lowest, float(mono.min())), max(highest, float(mono.max()))
-            # Three equal samples in a row at full scale count as clipped, because no sound wave has a flat peak.
-            loud = np.abs(samples)
-            peak = max(peak, float(loud.max()))
-            flat = (loud[1:] >= 0.99) & (samples[1:] == samples[:-1])
-            clipped += int((loud > 1).sum()) + int((flat[1:] & flat[:-1]).sum())
+            peak = max(peak, float(samples.max()), -float(samples.min()))
+            clipped += count_clipped(samples)
             if finite:
                 levels.append(_levels(mono, window))
         _require_complete(path, declared=file.frames, read=frames)
@@ -291,6 +288,19 @@ def measure_recording(path: Path | str) -> Recording:
         return Recording(rate, channels, frames, 0.0, 0.0, 0.0, clipped, finite, digest.hexdigest())
     level = (highest - lowest) / 2
     return Recording(rate, channels, frames, level, peak, _sound(levels), clipped, finite, digest.hexdigest())
+
+
+def count_clipped(samples: Frames) -> int:
+    """Return the number of samples that exceed full scale or are flat at full scale.
+
+    Three equal samples in a row at full scale count, because no sound wave has a flat peak.
+
+    Args:
+        samples: Audio, [samples] or [samples, channels]; full scale is 1.
+    """
+    loud = np.abs(samples)
+    flat = (loud[1:] >= 0.99) & (samples[1:] == samples[:-1])
+    return int((loud > 1).sum()) + int((flat[1:] & flat[:-1]).sum())
 
 
 def sound_share(audio: Frames, sample_rate: int) -> float:

@@ -107,7 +107,7 @@ def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
 
     Languages with enough recordings are judged by their own median rate, others by typical speaking rates.
     """
-    counts = {id(sample): _characters(sample.text) for sample in samples}
+    counts = {id(sample): count_letters(sample.text) for sample in samples}
     rates: dict[str, list[float]] = defaultdict(list)
     for sample in samples:
         rates[sample.language].append(counts[id(sample)] / sample.duration_s)
@@ -126,8 +126,7 @@ def _implausible_length(sample: Sample, count: int, medians: dict[str, float]) -
         lowest, highest = usual / _MEDIAN_FACTOR, usual * _MEDIAN_FACTOR
         expected = f"the language's median is {usual:.1f}"
     else:
-        is_syllabic = 2 * len(_SYLLABLE.findall(sample.text)) > count
-        lowest, highest = _SYLLABLE_BOUNDS if is_syllabic else _LETTER_BOUNDS
+        lowest, highest = plausible_rates(sample.text)
         expected = f"speech usually has {lowest:g} to {highest:g}"
     duration = sample.duration_s
     speaking_time = duration - _SILENCE_AROUND_S if count < _SHORT_TEXT else duration
@@ -136,6 +135,12 @@ def _implausible_length(sample: Sample, count: int, medians: dict[str, float]) -
     return f"{count / duration:.1f} characters per second, but {expected}; the text may belong to a different recording"
 
 
-def _characters(text: str) -> int:
+def plausible_rates(text: str) -> tuple[float, float]:
+    """Return the lowest and the highest plausible number of letters per second, which depend on the text's script."""
+    is_syllabic = 2 * len(_SYLLABLE.findall(text)) > count_letters(text)
+    return _SYLLABLE_BOUNDS if is_syllabic else _LETTER_BOUNDS
+
+
+def count_letters(text: str) -> int:
     """Return the number of letters in a text, with each digit counted as a spoken word."""
     return len(_LETTER.findall(text)) + (_LETTERS_PER_DIGIT - 1) * len(_DIGIT.findall(text))
