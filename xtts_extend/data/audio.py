@@ -91,7 +91,7 @@ def load_audio(path: Path | str, sample_rate: int) -> Tensor:
         file_rate = file.sample_rate
         _require_resampling(path, file_rate, sample_rate)
         frames = file.read()
-        _require_complete(path, declared=file.frames, read=len(frames))
+        require_complete(path, declared=file.frames, read=len(frames))
     audio = _mono(path, frames)
     if file_rate != sample_rate:
         audio = torchaudio.functional.resample(audio, file_rate, sample_rate)
@@ -109,15 +109,16 @@ def audio_length(path: Path | str, sample_rate: int) -> int:
         DataError: The file is missing or unreadable.
     """
     with open_audio(path) as file:
-        frames = sum(map(len, _blocks(file, _BLOCK_FRAMES))) if file.frames is None else file.frames
-        return _length(frames, file.sample_rate, sample_rate)
+        frames = sum(map(len, read_blocks(file, _BLOCK_FRAMES))) if file.frames is None else file.frames
+        return resampled_length(frames, file.sample_rate, sample_rate)
 
 
-def _length(frames: int, file_rate: int, sample_rate: int) -> int:
+def resampled_length(frames: int, file_rate: int, sample_rate: int) -> int:
+    """Return the number of samples that `frames` samples become when their rate changes."""
     return -(-frames * sample_rate // file_rate)
 
 
-def _blocks(file: AudioFile, frames: int) -> Iterator[Frames]:
+def read_blocks(file: AudioFile, frames: int) -> Iterator[Frames]:
     """Yield the rest of a file in blocks of up to `frames` frames."""
     while len(samples := file.read(frames)):
         yield samples
@@ -162,20 +163,25 @@ def load_slice(path: Path | str, sample_rate: int, start: int, end: int) -> Tens
     Raises:
         DataError: The recording is too short, or `load_audio` would also fail on it.
     """
+    with open_audio(path) as file:
+        return read_slice(file, path, sample_rate, start, end)
+
+
+def read_slice(file: AudioFile, path: Path | str, sample_rate: int, start: int, end: int) -> Tensor:
+    """Work like `load_slice` on a file that has just been opened; `path` is for error messages."""
     too_short = DataError(
         f"{path} ends before sample {end:,} at {sample_rate:,} Hz. The file may have changed; run check-data again."
     )
-    with open_audio(path) as file:
-        _require_resampling(path, file.sample_rate, sample_rate)
-        if file.frames is not None and end > _length(file.frames, file.sample_rate, sample_rate):
-            raise too_short
-        common = math.gcd(file.sample_rate, sample_rate)
-        orig, new = file.sample_rate // common, sample_rate // common
-        # Read whole periods of both rates, so that the resampler stays in phase with the whole recording.
-        first = max(0, start // new - _RESAMPLER_PERIODS)
-        last = -(-end // new) + _RESAMPLER_PERIODS
-        file.skip(first * orig)
-        frames = file.read((last - first) * orig)
+    _require_resampling(path, file.sample_rate, sample_rate)
+    if file.frames is not None and end > resampled_length(file.frames, file.sample_rate, sample_rate):
+        raise too_short
+    common = math.gcd(file.sample_rate, sample_rate)
+    orig, new = file.sample_rate // common, sample_rate // common
+    # Read whole periods of both rates, so that the resampler stays in phase with the whole recording.
+    first = max(0, start // new - _RESAMPLER_PERIODS)
+    last = -(-end // new) + _RESAMPLER_PERIODS
+    file.skip(first * orig)
+    frames = file.read((last - first) * orig)
     if not len(frames):
         raise too_short
     audio = _mono(path, frames)
@@ -191,12 +197,17 @@ def _mono(path: Path | str, frames: Frames) -> Tensor:
     """Return the mean of the channels, [frames, channels] → [1, frames]; raise DataError for unusable samples."""
     if len(frames) == 0:
         raise DataError(f"{path} has no samples. Record it again, or remove it from the manifest.")
+    require_usable(path, frames)
+    audio = torch.from_numpy(np.ascontiguousarray(frames.T))
+    return audio if audio.size(0) == 1 else torch.mean(audio, dim=0, keepdim=True)
+
+
+def require_usable(path: Path | str, frames: Frames) -> None:
+    """Raise DataError if samples, [frames, channels], are NaN, infinite or far beyond full scale."""
     if not np.isfinite(frames).all():
         raise DataError(f"{path} contains NaN or infinite samples. Export it again from its source.")
     if (peak := np.abs(frames).max()) > _HIGHEST_PEAK:
         raise DataError(f"{path} {describe_out_of_range(float(peak), float(np.ptp(frames.mean(axis=1))) / 2)}")
-    audio = torch.from_numpy(np.ascontiguousarray(frames.T))
-    return audio if audio.size(0) == 1 else torch.mean(audio, dim=0, keepdim=True)
 
 
 def describe_out_of_range(peak: float, level: float) -> str:
@@ -262,13 +273,12 @@ def measure_recording(path: Path | str) -> Recording:
     >>> f"{recording.level:.2f}"
     '0.50'
     """
-    digest = hashlib.blake2b(digest_size=16)
     lowest, highest, peak, frames, clipped, finite = np.inf, -np.inf, 0.0, 0, 0, True
     levels: list[Frames] = []
     with open_audio(path) as file:
         rate, channels = file.sample_rate, file.channels
         window = rate // _WINDOWS_PER_SECOND
-        for samples in _blocks(file, _BLOCK_FRAMES // window * window):
+        for samples in read_blocks(file, _BLOCK_FRAMES // window * window):
             frames += len(samples)
             finite = finite and bool(np.isfinite(samples).all())
             mono = samples.mean(axis=1)
@@ -276,18 +286,29 @@ def measure_recording(path: Path | str) -> Recording:
             peak = max(peak, float(samples.max()), -float(samples.min()))
             clipped += count_clipped(samples)
             if finite:
-                levels.append(_levels(mono, window))
-        _require_complete(path, declared=file.frames, read=frames)
+                levels.append(window_levels(mono, window))
+        require_complete(path, declared=file.frames, read=frames)
+    digest = content_digest(path)
+    if not frames or not finite:
+        return Recording(rate, channels, frames, 0.0, 0.0, 0.0, clipped, finite, digest)
+    level = (highest - lowest) / 2
+    return Recording(rate, channels, frames, level, peak, _sound(levels), clipped, finite, digest)
+
+
+def content_digest(path: Path | str) -> str:
+    """Return the BLAKE2b digest of a file's content, 32 hexadecimal digits.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
     try:
         with open(path, "rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}). Check its permissions and the disk.") from error
-    if not frames or not finite:
-        return Recording(rate, channels, frames, 0.0, 0.0, 0.0, clipped, finite, digest.hexdigest())
-    level = (highest - lowest) / 2
-    return Recording(rate, channels, frames, level, peak, _sound(levels), clipped, finite, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def count_clipped(samples: Frames) -> int:
@@ -310,7 +331,7 @@ def sound_share(audio: Frames, sample_rate: int) -> float:
         audio: Mono audio, [samples].
         sample_rate: Sample rate in Hz.
     """
-    return _sound([_levels(audio, sample_rate // _WINDOWS_PER_SECOND)])
+    return _sound([window_levels(audio, sample_rate // _WINDOWS_PER_SECOND)])
 
 
 def describe_sound(share: float) -> str:
@@ -318,7 +339,7 @@ def describe_sound(share: float) -> str:
     return f"{share:.0%} of the recording is within {_SOUND_BELOW_LOUDEST_DB} dB of its loudest moment"
 
 
-def _levels(mono: Frames, window: int) -> Frames:
+def window_levels(mono: Frames, window: int) -> Frames:
     """Return half the range of the samples in each complete window."""
     windows = mono[: len(mono) // window * window].reshape(-1, window)
     return np.ptp(windows, axis=1) / 2
@@ -326,14 +347,14 @@ def _levels(mono: Frames, window: int) -> Frames:
 
 def _sound(levels: Sequence[Frames]) -> float:
     """Return the share of windows that contain sound; `levels` has one array of window levels per block."""
-    window_levels = np.concatenate(levels)
-    loudest = window_levels.max(initial=0)
-    if not len(window_levels):
+    joined = np.concatenate(levels)
+    loudest = joined.max(initial=0)
+    if not len(joined):
         return 1.0
-    return float((window_levels > loudest * 10 ** (-_SOUND_BELOW_LOUDEST_DB / 20)).mean())
+    return float((joined > loudest * 10 ** (-_SOUND_BELOW_LOUDEST_DB / 20)).mean())
 
 
-def _require_complete(path: Path | str, *, declared: int | None, read: int) -> None:
+def require_complete(path: Path | str, *, declared: int | None, read: int) -> None:
     """Raise DataError if the file has fewer samples than its header declares."""
     if declared is not None and read != declared:
         raise DataError(

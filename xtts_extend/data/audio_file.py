@@ -35,6 +35,11 @@ _EXACT_SUBTYPES = ("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC")
 #: Minimum total size, in bytes, of the frames in an mp3 file (about two frames). In files of other formats, a
 #: smaller number of bytes can look like mp3 frames by chance.
 _MIN_MP3_BYTES = 3000
+#: libsndfile subtypes and FFmpeg sample formats with more than 16 bits per sample. FFmpeg decodes compressed audio to
+#: other floating-point formats, but such audio has no more than 16 exact bits.
+_MORE_THAN_16_BITS = (
+    "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_20", "ALAC_24", "ALAC_32", "s32", "s32p", "s64", "s64p", "dbl", "dblp",
+)  # fmt: skip
 _SKIP_BLOCK_FRAMES = 1 << 16
 _AGAIN = "Copy it again, or export it again from its source."
 
@@ -47,11 +52,15 @@ class AudioFile(Protocol):
         channels: Number of channels.
         frames: Number of samples per channel declared in the header, or None if it is unknown until the end of the file
             is reached.
+        duration_s: Length in seconds that the file declares, which may be inexact, or 0 if it declares none.
+        bits: Bits per sample that an integer copy needs: 16, or 24 if the file has more.
     """
 
     sample_rate: int
     channels: int
     frames: int | None
+    duration_s: float
+    bits: int
 
     def read(self, frames: int | None = None) -> Frames:
         """Read up to `frames` frames, or all that remain if it is None, and return them as [frames, channels].
@@ -104,6 +113,18 @@ def open_audio(path: Path | str) -> AudioFile:
     return file
 
 
+def open_own_flac(path: Path | str) -> AudioFile:
+    """Open a FLAC file that this package wrote, without the checks of `open_audio`, which read the entire file.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        return _SoundFile(path, soundfile.SoundFile(path))
+    except soundfile.SoundFileError as error:
+        raise DataError(f"{path} cannot be read ({error}). Delete it and run the command again.") from error
+
+
 def _is_exact(file: soundfile.SoundFile) -> bool:
     """Return whether libsndfile knows the length of the file and reads the same samples from any position.
 
@@ -121,6 +142,8 @@ class _SoundFile:
         self._path, self._file = path, file
         self.sample_rate, self.channels = int(file.samplerate), int(file.channels)
         self.frames: int | None = int(file.frames)
+        self.duration_s = file.frames / file.samplerate
+        self.bits = 24 if file.subtype in _MORE_THAN_16_BITS else 16
 
     def read(self, frames: int | None = None) -> Frames:
         wanted = int(self._file.frames) if frames is None else frames
@@ -197,6 +220,8 @@ class _FFmpegFile:
             raise
         counted = self._container.format.name in _COUNTED_FORMATS and stream.duration
         self.frames: int | None = round(stream.duration * stream.time_base * stream.rate) if counted else None
+        self.duration_s = (self._container.duration or 0) / av.time_base
+        self.bits = 24 if stream.codec_context.format.name in _MORE_THAN_16_BITS else 16
 
     def _open_content(self, path: Path | str) -> Any:
         import av

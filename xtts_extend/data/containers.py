@@ -135,6 +135,12 @@ def _check(path: str, file: BinaryIO, total: int) -> None:
         _require_audio_content(path, file, head, total)
 
 
+def begins_like_audio(head: bytes) -> bool:
+    """Return whether a file with these first bytes is probably audio or video, in one of the most common formats."""
+    is_mpeg_stream = head[:1] == b"G" and head[188:189] == b"G" and head[376:377] == b"G"
+    return bool(_AUDIO_START.match(head)) or head.startswith((b"ID3", b"\x1aE\xdf\xa3")) or is_mpeg_stream
+
+
 def require_plausible_rate(path: Path | str, sample_rate: int) -> None:
     """Raise DataError unless `sample_rate`, in Hz, is plausible for a recording of speech."""
     if sample_rate not in _PLAUSIBLE_RATES:
