@@ -215,6 +215,28 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordingSummary:
+    """What is known of a recording when its clips are written.
+
+    Attributes:
+        id: The recording's id.
+        recording: Path of the recording, as the user passed it.
+        digest: Digest of the file's content, as hexadecimal digits.
+        duration_s: Length in seconds.
+        speech_s: Seconds of speech.
+        audio_key: What the samples of a clip depend on besides its start and end, such as the gain and sample rate. A
+            different key means that the clips are written again.
+    """
+
+    id: str
+    recording: str
+    digest: str
+    duration_s: float
+    speech_s: float
+    audio_key: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetAside:
     """Text without speech, or speech without text, which therefore became no clip.
 
