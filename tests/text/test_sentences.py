@@ -110,6 +110,8 @@ def test_sentence_ends(code: str, sentences: list[str]) -> None:
             "It was the best. It\nwas the\nage of. Then\nit ended",
             ["It was the best.", "It\nwas the\nage of.", "Then\nit ended"],
         ),
+        ("en", "one\ntwo words\nthree.", ["one", "two words", "three."]),
+        ("en", "One. And\ntwo.\n\nThree. Four\nfive.", ["One.", "And\ntwo.", "Three.", "Four\nfive."]),
         ("en", " \n\n ", []),
     ],
 )

@@ -42,6 +42,7 @@ _SPACE = (
     r"(?<=[[\p{Thai}\p{Lao}]&&[\p{L}\p{M}]])(?P<space>)[ \u00a0\u3000\n]+(?=[[\p{Thai}\p{Lao}]&&[\p{L}\p{M}]--[ๆໆ]])"
 )
 _PARAGRAPHS = regex.compile(r"\s*\n\s*\n\s*|\s*[\f\x1d\x85\u2028\u2029]\s*")
+_LINES = regex.compile(r"[\n\f\x1d\x85\u2028\u2029]")
 #: Number of characters that pysbd sees at a time, and the longest sentence for which they are increased.
 _WINDOW, _LONGEST_WINDOW = 500, 4000
 # pysbd's rules for these languages ignore full stops, which are common in them as well.
@@ -64,45 +65,42 @@ def sentence_ends(text: str, language: str) -> list[int]:
     """
     code = language.split("-")[0]
     stops = _stops(code)
-    ends: list[int] = []
-    for start, end in _spans(text, _PARAGRAPHS):
-        lines = list(_spans(text[start:end], re.compile("\n")))
-        if _is_wrapped(text[start:end], lines, stops):
-            lines = [(0, end - start)]
-        for first, last in lines:
-            ends += [start + first + offset for offset in _ends_within(text[start + first : start + last], code, stops)]
-    return ends
+    paragraphs = list(_spans(text, _PARAGRAPHS))
+    if not _is_wrapped(text, paragraphs, stops):
+        paragraphs = list(_spans(text, _LINES))
+    return [start + end for start, last in paragraphs for end in _ends_within(text[start:last], code, stops)]
 
 
-def _spans(text: str, separator: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the parts between separators, without the spaces around them."""
+def _spans(text: str, separator: regex.Pattern[str], offset: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield start and end, plus an offset, of the parts between separators, without the spaces around them."""
     start = 0
     for end, following in [*(match.span() for match in separator.finditer(text)), (len(text), len(text))]:
         part = text[start:end]
         if stripped := part.strip():
             first = start + part.index(stripped[0])
-            yield first, first + len(stripped)
+            yield offset + first, offset + first + len(stripped)
         start = following
 
 
 @lru_cache(maxsize=8)
-def _stops(code: str) -> re.Pattern[str]:
+def _stops(code: str) -> regex.Pattern[str]:
     # In Greek, a semicolon is the question mark. In Armenian, a colon is often typed for the full stop.
     extra = {"el": ";", "ell": ";", "grc": ";", "hy": ":՞", "hye": ":՞", "hyw": ":՞"}.get(code, "")
     spaced = _SPACED_STOPS.replace("{extra}", extra)
     return regex.compile(rf"(?V1)(?:{spaced}{_CLOSERS}(?=\s|$|{UNSPACED})|{_STOPS}{_CLOSERS}|{_SPACE})")
 
 
-def _is_wrapped(text: str, lines: list[tuple[int, int]], stops: re.Pattern[str]) -> bool:
-    """Return whether lines are broken to fit a width: sentences end within lines, and most lines end within one."""
-    if len(lines) < 2:
+def _is_wrapped(text: str, paragraphs: list[tuple[int, int]], stops: regex.Pattern[str]) -> bool:
+    """Return whether lines are broken to fit a width: within paragraphs, most line breaks are within sentences."""
+    breaks = [last for start, end in paragraphs for _, last in _spans(text[start:end], _LINES, start)]
+    inner = set(breaks).difference(end for _, end in paragraphs)
+    if not inner:
         return False
     ends = {match.end() for match in stops.finditer(text) if match["space"] is None}
-    at_line_ends = sum(last in ends for _, last in lines)
-    return len(ends) > at_line_ends and 2 * at_line_ends < len(lines)
+    return not ends.issubset(breaks) and 2 * len(inner & ends) < len(inner)
 
 
-def _ends_within(text: str, code: str, stops: re.Pattern[str]) -> Iterator[int]:
+def _ends_within(text: str, code: str, stops: regex.Pattern[str]) -> Iterator[int]:
     """Yield the ends of sentences in a text without paragraphs. The last one is the end of the text."""
     full_stops: set[int] | None = None
     for match in stops.finditer(text):
@@ -122,24 +120,21 @@ def _ends_within(text: str, code: str, stops: re.Pattern[str]) -> Iterator[int]:
 
 def _pysbd_ends(text: str, code: str) -> set[int]:
     """Return where sentences end according to pysbd, which sees a window of the text at a time."""
-    segmenter = _segmenter("en" if code in _WITHOUT_FULL_STOP else code)
+    segmenter = _segmenter("en" if code in _WITHOUT_FULL_STOP else code, char_span=True)
     text = text.replace("\n", " ")
     ends: set[int] = set()
     start, size = 0, _WINDOW
     while start < len(text):
         window = text[start : start + size]
-        position, offsets = 0, []
-        for sentence in segmenter.segment(window):
-            position = window.index(sentence, position) + len(sentence)
-            offsets.append((start + position - len(sentence) + len(sentence.rstrip()), start + position))
+        spans = segmenter.segment(window)
         is_last = start + size >= len(text)
         # The window may have cut the last sentence.
-        decided = offsets if is_last else offsets[:-1]
-        ends.update(end for end, _ in decided)
+        decided = spans if is_last else spans[:-1]
+        ends.update(start + span.start + len(span.sent.rstrip()) for span in decided)
         if is_last:
             break
-        if decided and decided[-1][1] > start:
-            start, size = decided[-1][1], _WINDOW
+        if decided:
+            start, size = start + decided[-1].end, _WINDOW
         elif size < _LONGEST_WINDOW:
             size *= 2
         else:
@@ -183,8 +178,8 @@ def split_sentences(text: str, language: str, limit: int) -> list[str]:
 
 
 @lru_cache(maxsize=32)
-def _segmenter(code: str) -> pysbd.Segmenter:
-    return pysbd.Segmenter(language=code if code in LANGUAGE_CODES else "en", clean=False)
+def _segmenter(code: str, char_span: bool = False) -> pysbd.Segmenter:
+    return pysbd.Segmenter(language=code if code in LANGUAGE_CODES else "en", clean=False, char_span=char_span)
 
 
 def _blocks(line: str, size: int) -> list[str]:
