@@ -42,6 +42,8 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 
+_DIRECTION = re.compile(rf"[(（\[［【]\s*(?:{_DIRECTIONS})\s*[)）\]］】]", re.IGNORECASE)
+
 # All markup contains one of these characters, and searching for them is much faster than matching.
 _MARKUP_HINT = re.compile(r"[<>&@#/\\\[\]{}［【(（*_~=▁♩♪♫♬]|'''|\.\w|mailto:", re.IGNORECASE)
 
@@ -78,6 +80,14 @@ def find_markup(text: str) -> str | None:
 def without_markup(text: str) -> str:
     """Return a text with all markup, addresses and stage directions replaced with spaces."""
     return _MARKUP.sub(" ", text)
+
+
+def without_directions(text: str) -> str:
+    """Return a text with stage directions such as (laughs) and [applause] replaced with spaces.
+
+    Other words in brackets are kept, because in prose, they are spoken.
+    """
+    return _DIRECTION.sub(" ", text)
 
 
 def find_damage(text: str) -> str | None:
