@@ -25,7 +25,7 @@ LEVELS = (
     {"model"},
     {"data"},
     {"text", "checkpoint"},
-    {"files", "progress", "notices", "findings", "recipes"},
+    {"files", "progress", "notices", "findings", "recipes", "html_page"},
     {"environment"},
     {"errors"},
     {"__init__"},

@@ -14,6 +14,7 @@ from typing import cast
 from xtts_extend.checkpoint.inspect import run_checkpoints
 from xtts_extend.errors import ConfigError
 from xtts_extend.files import atomic_write
+from xtts_extend.html_page import page, table
 from xtts_extend.run.config import OF_OLDER_RUNS, NewLanguageConfig, read_json
 from xtts_extend.run.curves import read_curves
 from xtts_extend.run.folder import SAMPLES
@@ -32,23 +33,6 @@ _SETTINGS = (
     *("batch_size", "grad_accum_steps", "replay", "replay_share", "distill_weight", "adapter", "adapter_rank"),
     *("init", "freeze_base_rows", "voice", "min_retention", "patience", "mixed_precision", "training_seed"),
 )
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-h1, h2 {{ line-height: 1.2 }} h2 {{ margin-top: 2.5rem; border-bottom: 1px solid #ccc }}
-table {{ border-collapse: collapse; margin: 1rem 0 }} td, th {{ padding: .25rem .8rem .25rem 0; text-align: left;
-vertical-align: top; border-bottom: 1px solid #eee }}
-td.number, th.number {{ text-align: right; font-variant-numeric: tabular-nums }}
-svg {{ max-width: 100%; height: auto }} audio {{ height: 2rem }} .note {{ color: #a40 }} .quiet {{ color: #666 }}
-</style></head><body>
-<h1>{title}</h1>
-<p class="quiet">{folder}</p>
-{body}
-</body></html>
-"""
 
 
 def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
@@ -93,40 +77,18 @@ def write_report(run: Path, output: Path | None = None) -> dict[str, object]:
         ("Test sentences", _sentences(samples, config)),
         ("History", _history(history)),
         ("Vocabulary and data", _data(history)),
-        ("Settings", _table(("setting", "value"), _settings(config))),
+        ("Settings", table(("setting", "value"), _settings(config))),
     ]
     body = "\n".join(part if isinstance(part, str) else f"<h2>{part[0]}</h2>\n{part[1]}" for part in parts)
-    page = _PAGE.format(title=f"XTTS run: {html.escape(language)}", folder=_escape(str(run)), body=body)
     with atomic_write(output) as file:
-        file.write(page.encode("utf-8", errors="surrogateescape"))
+        file.write(page(f"XTTS run: {language}", str(run), body))
     return {"output": str(output), "steps": len(steps), "evaluations": len(evaluations), "samples": len(samples)}
-
-
-def _escape(text: str) -> str:
-    """Escape text for HTML and let it wrap after slashes, so that long paths fit without breaking words."""
-    return html.escape(text).replace("/", "/<wbr>")
 
 
 def _settings(config: Mapping[str, object]) -> list[tuple[str, object]]:
     """Return the rows of the settings table. Deprecated settings are included only if they are not the default."""
     deprecated = [name for name in OF_OLDER_RUNS if config.get(name) != getattr(NewLanguageConfig, name)]
     return [(name, config[name]) for name in (*_SETTINGS, *deprecated) if name in config]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return an HTML table. Cells are escaped, numbers are right-aligned, and long paths wrap after a slash."""
-
-    def cell(tag: str, value: object) -> str:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        text = f"{value:.4f}" if isinstance(value, float) and 1e-3 < abs(value) < 1e6 else f"{value}"
-        if isinstance(value, list):
-            text = ", ".join(map(str, value))
-        text = "–" if value is None or text == "" else text
-        return f"<{tag}{' class=number' if is_number else ''}>{_escape(text)}</{tag}>"
-
-    lines = ["<tr>" + "".join(cell("th", name) for name in head) + "</tr>"]
-    lines += ["<tr>" + "".join(cell("td", value) for value in row) + "</tr>" for row in rows]
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
 
 
 def _summary(run: Path, language: str, steps: Sequence[MetricsLine], evaluations: Sequence[MetricsLine]) -> str:
@@ -142,7 +104,7 @@ def _summary(run: Path, language: str, steps: Sequence[MetricsLine], evaluations
     head = ("language", "first mel loss", "last", "best", "best step", retention_head)
     files = [file.name for file in run_checkpoints(run)]
     text = [f"<p>Steps: {len(steps):,}. Checkpoints: {html.escape(', '.join(files) or 'none')}.</p>"]
-    text.append(_table(head, rows) if rows else "<p>Nothing was evaluated, because no --val-manifest was passed.</p>")
+    text.append(table(head, rows) if rows else "<p>Nothing was evaluated, because no --val-manifest was passed.</p>")
     curves = read_curves(run / "checkpoint.pth", None, language)
     findings = curves.findings() if curves else {}
     text += [f'<p class="note">{name}: {html.escape(reason)}</p>' for name, reason in findings.items()]
@@ -266,7 +228,7 @@ def _history(history: Sequence[Event]) -> str:
         details += [f"changed: {', '.join(event['changed'])}"] if event.get("changed") else []
         details += [f"{event['processes']} processes"] if event.get("processes", 1) > 1 else []
         rows.append((event.get("time", ""), event["event"], event.get("step", ""), "; ".join(details)))
-    return _table(("time", "event", "step", "details"), rows)
+    return table(("time", "event", "step", "details"), rows)
 
 
 def _data(history: Sequence[Event]) -> str:
@@ -276,4 +238,4 @@ def _data(history: Sequence[Event]) -> str:
     tokens = event["tokens"]
     rows: list[tuple[str, float]] = [("base tokens", tokens["base"]), ("new tokens", tokens["new"])]
     rows += [(f"hours of audio: {name}", value) for name, value in event["hours"].items()]
-    return _table(("quantity", "value"), rows)
+    return table(("quantity", "value"), rows)
