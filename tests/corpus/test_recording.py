@@ -37,7 +37,7 @@ def samples_of(folder: Path) -> np.ndarray:
 
 @pytest.mark.parametrize(("subtype", "copied"), [("PCM_16", "PCM_16"), ("PCM_U8", "PCM_16"), ("PCM_24", "PCM_24")])
 def test_integer_samples_stay_exact(tmp_path: Path, subtype: str, copied: str) -> None:
-    info = convert(tmp_path, noise(12.3), subtype=subtype)
+    info = convert(tmp_path, noise(12.3, level=0.3), subtype=subtype)
     expected = soundfile.read(tmp_path / "a.wav", dtype="float64")[0]
     assert np.array_equal(samples_of(tmp_path), expected)
     assert soundfile.info(tmp_path / "copy.flac").subtype == copied

@@ -47,6 +47,8 @@ NONE = (None, "none", "speaker")
         (["a.mp3", "a.txt"], {"a.mp3": ("a.txt", "transcript", "speaker")}),
         (["a.mp3", "a.srt", "a.txt"], {"a.mp3": ("a.srt", "subtitles", "speaker")}),
         (["a.mp3", "a.mp3.srt"], {"a.mp3": ("a.mp3.srt", "subtitles", "speaker")}),
+        (["a.wav", "a.wav.srt"], {"a.wav": ("a.wav.srt", "subtitles", "speaker")}),
+        (["a.b.mp3", "a.b.mp3.am.default.srt"], {"a.b.mp3": ("a.b.mp3.am.default.srt", "subtitles", "speaker")}),
         (["a.mkv", "a.vtt", "a.am.vtt", "a.en.srt"], {"a.mkv": ("a.am.vtt", "subtitles", "speaker")}),
         (["a.mp3", "a.AMH.txt"], {"a.mp3": ("a.AMH.txt", "transcript", "speaker")}),
         (["a.mp3", "a.am-ET.forced.srt"], {"a.mp3": ("a.am-ET.forced.srt", "subtitles", "speaker")}),
@@ -78,7 +80,8 @@ NONE = (None, "none", "speaker")
          {"a.mp3": NONE}),
     ],
     ids=[
-        "no text", "transcript", "subtitles before transcript", "whole name", "language first", "other code",
+        "no text", "transcript", "subtitles before transcript", "whole name",
+        "extension of three letters", "all parts", "language first", "other code",
         "region and kind", "no language before another", "another language", "other names", "brackets and case",
         "book", "single", "another's transcript", "two books", "book for the rest", "folders", "speakers",
         "all skipped", "data sets",
@@ -143,6 +146,11 @@ def test_one_text_and_one_speaker_for_all(tmp_path: Path) -> None:
     assert source.kind is TextKind.SUBTITLES
     with pytest.raises(ConfigError, match=r"film\.srt has subtitles, .* there are 2 recordings"):
         find_sources([tmp_path / "in"], "am", text=tmp_path / "film.srt")
+
+
+def test_neighbors_count_for_the_texts_of_one_recording(tmp_path: Path) -> None:
+    make(tmp_path, "1.mp3", "2.mp3", "2.txt", "part/1.mp3", "part/2.mp3", "part/book.txt")
+    assert found(tmp_path, "1.mp3", "part/2.mp3") == {"1.mp3": NONE, "part/2.mp3": ("part/book.txt", "book", "speaker")}
 
 
 def test_repeated_recordings_are_used_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

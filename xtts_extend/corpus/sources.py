@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -39,7 +39,7 @@ _SUBTITLES = re.compile(
 )
 #: What may stand between the name of a recording and the extension of its text: a language, and what kind of subtitles
 #: they are.
-_TAGS = re.compile(r"(?P<language>[a-z]{2,3}([-_][a-z0-9]+)*)?(\.(forced|sdh|cc|hi|default|auto))*", re.IGNORECASE)
+_TAGS = re.compile(r"((?P<language>[a-z]{2,3}([-_][a-z0-9]+)*)(\.|$))?((forced|sdh|cc|hi|default|auto)(\.|$))*")
 _HEAD_BYTES = 4096
 #: Speaker of recordings that do not lie in a folder of their own.
 DEFAULT_SPEAKER = "speaker"
@@ -239,18 +239,21 @@ def _by_folder(recordings: Sequence[Path]) -> dict[Path, list[Path]]:
 def _texts_in(folder: Path, recordings: Sequence[Path], language: str) -> dict[Path, _Text]:
     """Return the texts of recordings that lie in the same folder."""
     suffixes = (*SUBTITLE_SUFFIXES, TRANSCRIPT_SUFFIX)
-    files = [
-        file
-        for file in sorted(folder.iterdir(), key=_natural_key)
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-    ]
+    visible = [file for file in sorted(folder.iterdir(), key=_natural_key) if not file.name.startswith(".")]
+    files = [file for file in visible if file.suffix.lower() in suffixes and file.is_file()]
+    # The text of a recording that was not asked for is nobody else's.
+    neighbors = {*recordings, *filter(_is_recording, visible)}
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for neighbor in neighbors:
+        by_name[_folded(neighbor.name)].append(neighbor)
+        by_name[_folded(neighbor.stem)].append(neighbor)
     # Several texts may match: subtitles in the language first, then without a language, then transcripts.
     matches: dict[Path, list[tuple[bool, bool, int, Path]]] = defaultdict(list)
     unmatched, foreign = [], []
     for file in files:
-        owners = [(recording, tag) for recording in recordings if (tag := _language_tag(file, recording)) is not None]
-        own = [(recording, tag) for recording, tag in owners if not tag or _is_language(tag, language)]
-        for recording, tag in own:
+        owners = _owners(file, by_name)
+        own = {recording: tag for recording, tag in owners.items() if not tag or _is_language(tag, language)}
+        for recording, tag in own.items():
             order = suffixes.index(file.suffix.lower())
             matches[recording].append((file.suffix.lower() == TRANSCRIPT_SUFFIX, not tag, order, file))
         if not owners:
@@ -258,9 +261,10 @@ def _texts_in(folder: Path, recordings: Sequence[Path], language: str) -> dict[P
         elif not own:
             foreign.append(file)
     texts = {}
-    for recording, candidates in matches.items():
-        file = min(candidates)[-1]
-        texts[recording] = _Text(file, _kind_of_text(file))
+    for recording in recordings:
+        if recording in matches:
+            file = min(matches[recording])[-1]
+            texts[recording] = _Text(file, _kind_of_text(file))
     without = [recording for recording in recordings if recording not in texts]
     books = [
         file
@@ -268,7 +272,7 @@ def _texts_in(folder: Path, recordings: Sequence[Path], language: str) -> dict[P
         if file.suffix.lower() == TRANSCRIPT_SUFFIX and not _NOT_TRANSCRIPTS.match(file.stem.lower())
     ]
     if len(books) == 1 and without:
-        texts.update(dict.fromkeys(without, _shared_text(books[0], len(without))))
+        texts.update(dict.fromkeys(without, _shared_text(books[0], len(neighbors - matches.keys()))))
         unmatched.remove(books[0])
     _warn(f"Texts in a language other than {language!r} are not used", foreign)
     _warn(
@@ -278,19 +282,23 @@ def _texts_in(folder: Path, recordings: Sequence[Path], language: str) -> dict[P
     return texts
 
 
-def _language_tag(text: Path, recording: Path) -> str | None:
-    """Return the language in the name of a recording's text ("" if there is none), or None for a different name.
+def _owners(text: Path, by_name: Mapping[str, Sequence[Path]]) -> dict[Path, str]:
+    """Return the recordings that a text belongs to by its name, each with the language in the name, or "".
 
-    The recording's own extension may be part of the name: `name.mp3.srt`.
+    The recording's own extension may be part of the name: `name.mp3.am.srt`.
+
+    Args:
+        text: File with the text.
+        by_name: Recordings by folded name, with and without extension.
     """
-    stem = _folded(text.stem)
-    for name in (recording.name, recording.stem):
-        if stem == _folded(name):
-            return ""
-        tags = stem.removeprefix(_folded(name) + ".")
-        if tags != stem and (match := _TAGS.fullmatch(tags)):
-            return match["language"] or ""
-    return None
+    parts = _folded(text.stem).split(".")
+    owners: dict[Path, str] = {}
+    # The longest name first: the "wav" of `name.wav.srt` is not a language.
+    for count in range(len(parts), 0, -1):
+        match = _TAGS.fullmatch(".".join(parts[count:]))
+        for recording in by_name.get(".".join(parts[:count]), ()) if match else ():
+            owners.setdefault(recording, (match and match["language"]) or "")
+    return owners
 
 
 def _is_language(tag: str, language: str) -> bool:
