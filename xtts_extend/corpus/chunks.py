@@ -1,0 +1,232 @@
+"""Decide which words of a text are spoken where in a recording, roughly, and which are not spoken in it.
+
+The letters that a model heard are matched with those of the text (`matching`). A phrase whose letters were not heard is
+set aside. The rest is divided into chunks between matched letters, and each chunk is aligned on its own, because the
+table of a forced alignment over ten hours would have a trillion cells.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from xtts_extend.corpus.alignment import LONGEST_CHUNK_S, Chunk, Heard, Match, Missing, MissingText, Plan
+from xtts_extend.corpus.matching import Ints, match_letters, off_order
+from xtts_extend.corpus.words import Word
+
+# Chunks of this length are closed at the next opportunity; longer ones take more time and are not better.
+_CHUNK_S = 20.0
+# A phrase is a sentence, or a part of one that ends at a comma or the like and has at least this many letters, or that
+# has more letters than the second number.
+_PHRASE_LETTERS, _LONGEST_PHRASE_LETTERS = 12, 50
+# Share of a phrase's letters that have to be heard. Between unrelated texts of one language, a third of the letters
+# match by accident; between a text and its speech, as many as the model hears correctly.
+_HEARD_SHARE = 0.5
+# A phrase's letters were heard elsewhere, by accident, if they take longer than this per letter, in seconds.
+_SLOWEST_LETTER_S, _SLOWEST_PHRASE_S = 0.35, 2.0
+# This many heard letters between two words of the text are speech that the text lacks.
+_EXTRA_LETTERS = 8
+# Seconds of unknown speech beside a chunk that are aligned with it, as the place where its text may begin or end.
+_MARGIN_S = 4.0
+# How much earlier or later than its subtitle a text may be spoken, unless other subtitles are there.
+_CUE_MARGIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Phrase:
+    """Words `first` to `last`, with the numbers of their first and last heard letter; None if they were not heard."""
+
+    first: int
+    last: int
+    heard: tuple[int, int] | None
+
+
+def plan_chunks(
+    words: Sequence[Word],
+    letters: Sequence[Sequence[int]],
+    heard: Heard,
+    duration_s: float,
+    bounds: Sequence[tuple[float, float]] | None = None,
+) -> Plan:
+    """Decide which words are spoken where, roughly.
+
+    Args:
+        words: The text.
+        letters: Letters of each word, as numbers of the same kind as in `heard`.
+        heard: What a model heard in the recording.
+        duration_s: Length of the recording in seconds.
+        bounds: Start and end in seconds of the parts that were heard one by one, in order. Each becomes a chunk,
+            because the times within a part are not exact. None if they are.
+    """
+    text = np.array([letter for word in letters for letter in word], dtype=np.int64)
+    starts = np.cumsum([0, *map(len, letters)])
+    matched = match_letters(text, heard.letters)
+    elsewhere = off_order(text, heard.letters, matched)
+    phrases: list[_Phrase] = []
+    for first, last in _phrases(words, starts):
+        phrases.extend(_split_at_extra(first, last, starts, matched, heard))
+    missing, kept, found = [], [], 0
+    for phrase in phrases:
+        span = slice(starts[phrase.first], starts[phrase.last])
+        if phrase.heard is not None:
+            kept.append(phrase)
+            found += int((matched[span] >= 0).sum())
+        elif span.start < span.stop:
+            reason = Missing.OUT_OF_ORDER if elsewhere[span].mean() > 0.5 else Missing.NOT_SPOKEN
+            missing.append(MissingText(phrase.first, phrase.last, reason))
+    chunks = _chunks(kept, heard, duration_s) if bounds is None else _chunks_in(bounds, kept, starts, matched, heard)
+    match = Match(found / max(1, len(heard.letters)), found / max(1, len(text)), _likeness(text, heard.letters))
+    return Plan(list(chunks), _merge(missing), match)
+
+
+def plan_cues(words: Sequence[Word], duration_s: float) -> Plan:
+    """Return chunks of words as their subtitles' times say, for an aligner that does not tell what it hears.
+
+    Args:
+        words: The text. All words have a cue.
+        duration_s: Length of the recording in seconds.
+    """
+    groups: list[tuple[int, int, float, float]] = []
+    for index, word in enumerate(words):
+        start_s, end_s = word.cue or (0.0, duration_s)
+        if groups and (start_s == groups[-1][2] or end_s - groups[-1][2] <= _CHUNK_S):
+            first, _, group_start_s, group_end_s = groups.pop()
+            groups.append((first, index + 1, group_start_s, max(group_end_s, end_s)))
+        else:
+            groups.append((index, index + 1, start_s, end_s))
+    chunks = []
+    for number, (first, last, start_s, end_s) in enumerate(groups):
+        before_s = groups[number - 1][3] if number else 0.0
+        after_s = groups[number + 1][2] if number + 1 < len(groups) else duration_s
+        start_s = max(start_s - _CUE_MARGIN_S, min(start_s, before_s))
+        end_s = min(end_s + _CUE_MARGIN_S, max(end_s, after_s), start_s + LONGEST_CHUNK_S, duration_s)
+        chunks.append(Chunk(first, last, start_s, end_s, True, True))
+    return Plan([chunk for chunk in chunks if chunk.end_s > chunk.start_s], [], None)
+
+
+def _phrases(words: Sequence[Word], starts: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    first = 0
+    for last, word in enumerate(words, start=1):
+        letters = starts[last] - starts[first]
+        is_long = (letters >= _PHRASE_LETTERS and word.ends_phrase) or letters >= _LONGEST_PHRASE_LETTERS
+        if letters and (word.ends_sentence or is_long):
+            yield first, last
+            first = last
+    if first < len(words):
+        yield first, len(words)
+
+
+def _split_at_extra(
+    first: int, last: int, starts: npt.NDArray[np.int64], matched: Ints, heard: Heard
+) -> Iterator[_Phrase]:
+    """Yield a phrase as one, or as several if other speech was heard between its words."""
+    ends = []
+    previous, previous_letter = -1, 0
+    for index in range(first, last):
+        found = np.flatnonzero(matched[starts[index] : starts[index + 1]] >= 0) + starts[index]
+        if not len(found):
+            continue
+        extra = matched[found[0]] - previous - 1
+        if previous >= 0 and extra >= _EXTRA_LETTERS + 2 * (found[0] - previous_letter - 1):
+            ends.append(index)
+        previous_letter, previous = int(found[-1]), int(matched[found[-1]])
+    for start, end in zip([first, *ends], [*ends, last], strict=True):
+        yield _Phrase(start, end, _heard_range(matched[starts[start] : starts[end]], heard))
+
+
+def _heard_range(numbers: Ints, heard: Heard) -> tuple[int, int] | None:
+    """Return the first and last heard letter of a phrase, or None if too few of its letters were heard together."""
+    found = numbers[numbers >= 0]
+    if len(found) < _HEARD_SHARE * len(numbers) or not len(found):
+        return None
+    length_s = heard.times_s[found[-1]] - heard.times_s[found[0]]
+    if length_s > _SLOWEST_PHRASE_S + _SLOWEST_LETTER_S * len(numbers):
+        return None
+    return int(found[0]), int(found[-1])
+
+
+def _chunks(phrases: Sequence[_Phrase], heard: Heard, duration_s: float) -> Iterator[Chunk]:
+    """Yield chunks of consecutive phrases, of up to about `_CHUNK_S`, closed wherever something else was heard."""
+    group: list[_Phrase] = []
+    start_s, starts_open = 0.0, True
+    for number, phrase in enumerate(phrases):
+        first_heard, last_heard = _range_of(phrase)
+        if not group and starts_open:
+            before_s = float(heard.times_s[_range_of(phrases[number - 1])[1]]) if number else 0.0
+            start_s = max(before_s, float(heard.times_s[first_heard]) - _MARGIN_S)
+        group.append(phrase)
+        end_s = float(heard.times_s[last_heard])
+        following = phrases[number + 1] if number + 1 < len(phrases) else None
+        next_s = float(heard.times_s[_range_of(following)[0]]) if following else duration_s
+        if following is None or not _adjoin(phrase, following):
+            yield Chunk(group[0].first, phrase.last, start_s, min(next_s, end_s + _MARGIN_S), starts_open, True)
+            group, starts_open = [], True
+        elif end_s - start_s >= _CHUNK_S:
+            border_s = (end_s + next_s) / 2
+            yield Chunk(group[0].first, phrase.last, start_s, border_s, starts_open, False)
+            group, start_s, starts_open = [], border_s, False
+
+
+def _chunks_in(
+    bounds: Sequence[tuple[float, float]],
+    phrases: Sequence[_Phrase],
+    starts: npt.NDArray[np.int64],
+    matched: Ints,
+    heard: Heard,
+) -> Iterator[Chunk]:
+    """Yield the words that were heard in each part of the recording as chunks."""
+    ends_s = np.array([end_s for _, end_s in bounds])
+    groups: list[tuple[int, int, int]] = []
+    for phrase in phrases:
+        numbers = [
+            matched[starts[index] : starts[index + 1]].max(initial=-1) for index in range(phrase.first, phrase.last)
+        ]
+        part = int(np.searchsorted(ends_s, heard.times_s[_range_of(phrase)[0]]))
+        for index, number in enumerate(numbers, start=phrase.first):
+            # A word that was not heard is in the part of the word before it.
+            part = int(np.searchsorted(ends_s, heard.times_s[number])) if number >= 0 else part
+            if groups and groups[-1][0] == part and groups[-1][2] == index:
+                groups[-1] = (part, groups[-1][1], index + 1)
+            else:
+                groups.append((part, index, index + 1))
+    joined = [left[2] == right[1] and right[0] - left[0] == 1 for left, right in itertools.pairwise(groups)]
+    for (part, first, last), joins_before, joins_after in zip(groups, [False, *joined], [*joined, False], strict=True):
+        yield Chunk(first, last, *bounds[part], not joins_before, not joins_after)
+
+
+def _range_of(phrase: _Phrase) -> tuple[int, int]:
+    if phrase.heard is None:
+        raise ValueError("The phrase was not heard.")
+    return phrase.heard
+
+
+def _adjoin(phrase: _Phrase, following: _Phrase) -> bool:
+    """Return whether two phrases follow each other in the text and nothing else was heard between them."""
+    extra = _range_of(following)[0] - _range_of(phrase)[1] - 1
+    return phrase.last == following.first and extra < _EXTRA_LETTERS
+
+
+def _merge(missing: Sequence[MissingText]) -> list[MissingText]:
+    merged: list[MissingText] = []
+    for part in missing:
+        if merged and merged[-1].last == part.first and merged[-1].reason is part.reason:
+            merged[-1] = MissingText(merged[-1].first, part.last, part.reason)
+        else:
+            merged.append(part)
+    return merged
+
+
+def _likeness(text: Ints, heard: Ints) -> float:
+    """Return the cosine similarity of the numbers of pairs of letters."""
+    size = int(max(text.max(initial=0), heard.max(initial=0))) + 1
+    counts = []
+    for letters in (text, heard):
+        pairs, numbers = np.unique(letters[:-1] * size + letters[1:], return_counts=True)
+        counts.append(dict(zip(pairs.tolist(), numbers.tolist(), strict=True)))
+    product = sum(number * counts[1].get(pair, 0) for pair, number in counts[0].items())
+    lengths = [sum(number**2 for number in count.values()) ** 0.5 for count in counts]
+    return float(product / (lengths[0] * lengths[1])) if all(lengths) else 0.0
