@@ -1,0 +1,113 @@
+"""Cuts: inside pauses, 1 to 11 seconds, whole sentences if they fit, and no word lost in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from xtts_extend.corpus.alignment import AlignedWord
+from xtts_extend.corpus.pauses import STEP_S, Loudness
+from xtts_extend.corpus.segments import LONGEST_S, SHORTEST_S, Segment, Uncut, cut_run
+from xtts_extend.corpus.words import Word
+
+_SPEECH_DB, _SILENCE_DB = -20.0, -70.0
+
+
+def make_run(timeline: str, word_s: float = 0.5) -> tuple[list[AlignedWord], list[Word], Loudness]:
+    """Return words in time, from a line such as "a b, c. | d": words, and | for a pause of half a second.
+
+    There is a second of silence before and after. Words without | between them follow each other without a pause.
+    """
+    run, words = [], []
+    levels = [_SILENCE_DB] * 100
+    for item in timeline.split():
+        if item == "|":
+            levels += [_SILENCE_DB] * 50
+            continue
+        start_s = len(levels) * STEP_S
+        levels += [_SPEECH_DB] * round(word_s / STEP_S)
+        # A CTC model places the first and last letter a little inside the word.
+        run.append(AlignedWord(len(run), start_s + 0.05, start_s + word_s - 0.05, 1.0))
+        ends_sentence = item.endswith(".")
+        words.append(Word(item, item.strip(".,"), " ", ends_sentence, ends_sentence or item.endswith(",")))
+    return run, words, Loudness(np.array(levels + [_SILENCE_DB] * 100, dtype=np.float32))
+
+
+def cut(timeline: str, word_s: float = 0.5) -> list[Segment]:
+    """Return the segments of a timeline; see `make_run`."""
+    return cut_run(*make_run(timeline, word_s))
+
+
+def spans(segments: list[Segment]) -> list[tuple[int, int, Uncut | None]]:
+    """Return first and last word of each segment, and why it is no clip."""
+    return [(segment.first, segment.last, segment.uncut) for segment in segments]
+
+
+def test_sentences_are_cut_at_their_ends() -> None:
+    sentence = "a b c d e f | g h i j k. | "
+    assert spans(cut(sentence * 3)) == [(0, 11, None), (11, 22, None), (22, 33, None)]
+
+
+def test_edges_lie_in_the_pauses() -> None:
+    first, second = cut("a b c d e f g h. | i j k l m n o p.")
+    assert first.start_s == pytest.approx(0.8)
+    assert first.end_s == pytest.approx(1 + 8 * 0.5 + 0.2)
+    assert second.start_s == pytest.approx(1 + 8 * 0.5 + 0.5 - 0.2)
+    assert first.end_s <= second.start_s
+
+
+def test_a_cut_in_a_short_pause_is_in_its_middle() -> None:
+    run, words, _ = make_run("a b c d e f g h. i j k l m n o p.")
+    levels = np.full(1100, _SPEECH_DB, dtype=np.float32)
+    levels[:100] = levels[900:] = _SILENCE_DB
+    # The last 60 ms of one word and the first 60 ms of the next are silent.
+    levels[494:506] = _SILENCE_DB
+    run = [word if word.index != 7 else AlignedWord(7, word.start_s, 4.93, 1.0) for word in run]
+    run = [word if word.index != 8 else AlignedWord(8, 5.07, word.end_s, 1.0) for word in run]
+    first, second = cut_run(run, words, Loudness(levels))
+    assert first.end_s == pytest.approx(5.0)
+    assert second.start_s == pytest.approx(5.0)
+
+
+def test_a_long_sentence_is_cut_at_a_comma_rather_than_elsewhere() -> None:
+    words = "a b c d e f | g h i j, | k l m n | o p q r."
+    assert spans(cut(words, word_s=0.8)) == [(0, 10, None), (10, 18, None)]
+
+
+def test_clips_have_the_right_length() -> None:
+    for segment in cut("a b c | d e. | " * 40, word_s=0.3):
+        assert segment.uncut is None
+        assert SHORTEST_S <= segment.end_s - segment.start_s <= LONGEST_S
+
+
+def test_speech_without_a_pause_within_11_seconds_is_set_aside() -> None:
+    segments = cut("a b c d. | " + "x " * 30 + "| e f g h.")
+    assert spans(segments) == [(0, 4, None), (4, 34, Uncut.TOO_LONG), (34, 38, None)]
+
+
+def test_a_single_short_word_between_long_pauses_gets_their_silence() -> None:
+    segments = cut("| | yes. | |", word_s=0.7)
+    assert spans(segments) == [(0, 1, None)]
+    assert segments[0].end_s - segments[0].start_s >= SHORTEST_S
+
+
+def test_a_word_that_is_too_short_is_set_aside() -> None:
+    assert spans(cut("| | yes. | |", word_s=0.3)) == [(0, 1, Uncut.TOO_SHORT)]
+
+
+def test_words_next_to_other_speech_are_set_aside() -> None:
+    run, words, _ = make_run("a b c d. | e f g h.")
+    levels = np.full(700, _SPEECH_DB, dtype=np.float32)
+    levels[300:350] = _SILENCE_DB
+    levels[550:] = _SILENCE_DB
+    assert spans(cut_run(run, words, Loudness(levels))) == [(0, 4, Uncut.NO_PAUSE), (4, 8, None)]
+
+
+def test_no_word_is_lost_or_repeated() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        items = rng.choice(["a", "a", "a", "b,", "c.", "|"], size=60).tolist()
+        segments = cut(" ".join(items), word_s=float(rng.uniform(0.2, 1.2)))
+        count = sum(item != "|" for item in items)
+        assert [segment.first for segment in segments] == [0, *(segment.last for segment in segments[:-1])]
+        assert segments[-1].last == count
