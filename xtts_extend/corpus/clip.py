@@ -38,6 +38,7 @@ class Reason(str, Enum):
     MARKUP = "markup"
     BORDER = "border"
     DROPPED = "dropped"
+    UNUSABLE_RECORDING = "unusable_recording"
 
     @property
     def meaning(self) -> str:
@@ -62,6 +63,7 @@ _MEANINGS = {
     Reason.MARKUP: "Characters that a manifest cannot represent",
     Reason.BORDER: "Next to the validation set",
     Reason.DROPPED: "Dropped by hand",
+    Reason.UNUSABLE_RECORDING: "Recordings that could not be used",
 }
 
 

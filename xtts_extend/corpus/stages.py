@@ -1,0 +1,69 @@
+"""Results of work that is done once: a file for each stage, with a digest of what it was computed from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from xtts_extend.errors import DataError
+from xtts_extend.files import atomic_write
+
+Json: TypeAlias = Any
+
+#: Increased whenever a stage's code changes its result, so that results of an older release are not used.
+_VERSION = 1
+
+
+class Stages:
+    """The finished stages of one recording.
+
+    Args:
+        folder: Folder for the results, created when the first stage is finished.
+        source: What the stages are computed from: the recording's digest.
+    """
+
+    def __init__(self, folder: Path, source: str) -> None:
+        self.folder, self._source = folder, source
+
+    def run(self, name: str, inputs: Json, compute: Callable[[], Json]) -> Json:
+        """Return the result of a stage: from its file, if it was computed from the same inputs, or else computed now.
+
+        Args:
+            name: Name of the stage. Its file is NAME.json.
+            inputs: Everything besides the recording that the result depends on, as JSON values.
+            compute: Computes the result, as JSON values.
+
+        Raises:
+            MachineError: The result cannot be written.
+        """
+        path = self.folder / f"{name}.json"
+        key = digest_of([_VERSION, self._source, name, inputs])
+        try:
+            stored = json.loads(path.read_bytes())
+            if stored["key"] == key:
+                return stored["result"]
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}). Remove the file, and run make-dataset again.") from error
+        result = compute()
+        with atomic_write(path) as file:
+            file.write(json.dumps({"key": key, "result": result}, ensure_ascii=False).encode())
+        return result
+
+    def forget(self, name: str) -> None:
+        """Remove the result of a stage, because a file that belongs to it is missing."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+
+def digest_of(values: Json) -> str:
+    """Return a digest of JSON values, 32 hexadecimal digits.
+
+    >>> digest_of([1, "a"]) == digest_of([1, "a"])
+    True
+    """
+    encoded = json.dumps(values, ensure_ascii=False, sort_keys=True).encode()
+    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
