@@ -212,3 +212,10 @@ def test_errors_name_the_path(
         monkeypatch.setattr(sources, "open", refuse, raising=False)
     with pytest.raises(DataError, match=message):
         find_sources([tmp_path / path], "am", **{name: tmp_path / value for name, value in options.items()})
+
+
+@pytest.mark.parametrize("speaker", ["Ann|Bob", " ", "Ann\nBob"])
+def test_a_speaker_that_a_manifest_cannot_represent_is_refused(tmp_path: Path, speaker: str) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(DataError, match="cannot represent"):
+        find_sources([tmp_path / "a.wav"], "en", speaker=speaker)

@@ -71,6 +71,8 @@ def make_dataset(
     """
     ranks = ranks or Ranks()
     require_own_folder(output)
+    # A line that cannot be used stops the call here and not after hours.
+    read_edits(output / EDITS_FILE)
     work = output / WORK_FOLDER
     own = sources[ranks.rank :: ranks.size]
     for number, source in enumerate(own, start=1):
@@ -122,8 +124,8 @@ def _write(sources: Sequence[Source], output: Path, work: Path, settings: Settin
         return recording.read(clip.start_s, clip.end_s, rate) * gain_for(result.level), rate
 
     clips = write_wavs(output, clips, summaries, read)
-    write_review(output, summaries, clips, set_aside)
     write_dataset(output, clips, set_aside)
+    write_review(output, summaries, clips, set_aside)
     return _counted(clips, set_aside)
 
 

@@ -17,6 +17,7 @@ from xtts_extend.data.audio import content_digest
 from xtts_extend.data.containers import begins_like_audio
 from xtts_extend.data.locales import read_language
 from xtts_extend.data.paths import AUDIO_SUFFIXES
+from xtts_extend.data.unspoken import has_surrogate
 from xtts_extend.errors import ConfigError, DataError, LanguageError
 
 logger = logging.getLogger("trainer")
@@ -137,12 +138,25 @@ def find_sources(
             f"{text} has subtitles, which belong to one recording, but there are {len(sources):,} recordings. Put each "
             "recording's subtitles beside it, with the same name, and omit --text."
         )
+    for source in sources:
+        _require_writable(source)
     counts = Counter(source.speaker_name for source in sources)
     logger.info(
         " > Each recording is assumed to have one speaker. Recordings by speaker: %s.",
         ", ".join(f"{name} {count:,}" for name, count in counts.items()),
     )
     return sources
+
+
+def _require_writable(source: Source) -> None:
+    """Raise DataError if a manifest cannot represent the recording's path or its speaker."""
+    if "|" in source.speaker_name or not source.speaker_name.isprintable() or not source.speaker_name.strip():
+        raise DataError(
+            f"The speaker of {source.path} would be {source.speaker_name!r}, which a manifest cannot represent. Pass "
+            "--speaker NAME, without the character |."
+        )
+    if has_surrogate(str(source.path)):
+        raise DataError(f"The path {str(source.path)!r} has characters that are not valid text. Rename the file.")
 
 
 def _recordings(path: Path) -> Iterator[tuple[Path, str]]:
