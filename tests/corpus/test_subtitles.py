@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,10 @@ def test_words_know_their_cue_and_sentences_extend_over_cues() -> None:
 def test_chinese_cues_are_joined_without_spaces() -> None:
     words = words_of_cues([Cue(0, 1, "你"), Cue(1, 2, "好 iPhone"), Cue(2, 3, "吗")], "zh-cn")
     assert [word.separator + word.text for word in words] == ["你", "好", " iPhone", " 吗"]
+
+
+def test_long_subtitles_take_linear_time() -> None:
+    cues = [Cue(index, index + 0.9, "Ahoj, světe, jak se dnes máš") for index in range(2000)]
+    start = time.process_time()
+    assert len(words_of_cues(cues, "cs")) == 12_000
+    assert time.process_time() - start < 4

@@ -39,7 +39,7 @@ _NAME = r"[\p{L}\p{M}\p{N}. '’-]{0,30}:\s+"
 _LEAD = regex.compile(
     rf"\s*(?:>>+\s*(?:\p{{Lu}}{_NAME})?|(?:\p{{Pd}}+(?!\d)\s*)?(?:\p{{Lu}}(?=[^:\p{{Ll}}]+:){_NAME})?)"
 )
-_CJK_END = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}，。！？、」』…]$")
+_CJK_END = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}，。！？、」』…]")
 _CJK_START = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}「『]")
 _TTML = "http://www.w3.org/ns/ttml"
 
@@ -99,7 +99,7 @@ def words_of_cues(cues: Sequence[Cue], language: str) -> list[Word]:
         piece = normalize(cue.text).replace("\n", " ")
         if index and cue.start_s - cues[index - 1].end_s >= _PAUSE_S:
             text += "\n\n"
-        elif index and not (_CJK_END.search(text) and _CJK_START.match(piece)):
+        elif index and not (_CJK_END.match(text[-1:]) and _CJK_START.match(piece)):
             text += " "
         starts.append(len(text))
         text += piece
