@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import soundfile
 
-from tests.corpus.tones import ToneAligner, find_tones, speak, write_recording
+from tests.corpus.tones import ToneAligner, TonePlug, find_tones, recognise, write_recording
 from xtts_extend.corpus import pipeline, recording_clips
 from xtts_extend.corpus.clip import Clip, Reason, read_clips
 from xtts_extend.corpus.edits import Edit, append_edit
@@ -22,7 +23,7 @@ from xtts_extend.corpus.recording_clips import Settings
 from xtts_extend.corpus.sources import find_sources
 from xtts_extend.corpus.stages import Stages
 from xtts_extend.data.manifest import read_manifest
-from xtts_extend.errors import DataError
+from xtts_extend.errors import ConfigError, DataError
 
 _WORDS = [
     "river",
@@ -331,4 +332,79 @@ def test_speech_of_letters_that_the_aligner_does_not_know_has_a_low_score(tmp_pa
     write_recording(tmp_path / "in" / "talk.flac", sentences, [*sentences[:4], "Ωκεανός " + sentences[4]])
     make([tmp_path / "in"], tmp_path / "out")
     assert [clip.text for clip in accepted(tmp_path / "out")] == sentences[:4]
-    assert speak("a").shape == (1920,)
+
+
+def make_with(paths: Sequence[Path], output: Path, aligner: ToneAligner | TonePlug, asr: bool) -> Summary:
+    """Make a data set with a recognizer, or with an aligner that does not tell what it hears."""
+    settings = Settings("en", aligner, 0.5, recognise if asr else None, "tones")
+    return make_dataset(find_sources(paths, "en"), output, settings, progress=False)
+
+
+@pytest.mark.parametrize("aligner", [ToneAligner(), TonePlug()], ids=["ctc", "function"])
+def test_a_recognizer_writes_the_text(tmp_path: Path, aligner: ToneAligner | TonePlug) -> None:
+    sentences = make_sentences(12)
+    write_recording(tmp_path / "in" / "talk.flac", sentences)
+    (tmp_path / "in" / "talk.txt").unlink()
+    make_with([tmp_path / "in"], tmp_path / "out", aligner, asr=True)
+    clips = accepted(tmp_path / "out")
+    spoken = " ".join(sentences).lower().replace(".", "")
+    assert " ".join(clip.text for clip in clips) == spoken
+    assert all(clip.scores.error_rate is None for clip in clips)
+
+
+def test_a_recognizer_finds_the_place_of_a_text_for_a_function(tmp_path: Path) -> None:
+    sentences = make_sentences(14)
+    text = [*sentences[:4], *make_sentences(1, words=_OTHER_WORDS), *sentences[4:9], *sentences[10:]]
+    write_recording(tmp_path / "in" / "talk.flac", sentences, text)
+    make_with([tmp_path / "in"], tmp_path / "out", TonePlug(), asr=True)
+    clips = accepted(tmp_path / "out")
+    assert {clip.text for clip in clips} <= set(sentences)
+    assert len(clips) >= 10
+    assert all(clip.scores.error_rate == pytest.approx(0.0) for clip in clips)
+    assert ("text_without_speech", text[4]) in set_aside(tmp_path / "out")
+
+
+def test_a_recognizer_lowers_the_score_of_a_clip_with_another_text(tmp_path: Path) -> None:
+    write_recording(tmp_path / "in" / "talk.flac", make_sentences(3))
+    output, settings = tmp_path / "out", Settings("en", ToneAligner(), 0.5, lambda audio, rate: "nothing", "deaf")
+    make_dataset(find_sources([tmp_path / "in"], "en"), output, settings, progress=False)
+    assert {clip.rejected for clip in read_clips(output / "clips.jsonl")} == {Reason.ERROR_RATE}
+
+
+def test_subtitles_are_enough_for_a_function(tmp_path: Path) -> None:
+    sentences = make_sentences(6)
+    times = write_recording(tmp_path / "in" / "talk.flac", sentences)
+    (tmp_path / "in" / "talk.txt").unlink()
+    cues = [
+        f"{number}\n00:00:{start:06.3f} --> 00:00:{end:06.3f}\n{sentence}\n".replace(".", ",", 2)
+        for number, ((start, end), sentence) in enumerate(zip(times, sentences, strict=True), start=1)
+    ]
+    (tmp_path / "in" / "talk.srt").write_text("\n".join(cues), encoding="utf-8")
+    make_with([tmp_path / "in"], tmp_path / "out", TonePlug(), asr=False)
+    assert [clip.text for clip in accepted(tmp_path / "out")] == sentences
+
+
+def test_a_function_without_a_recognizer_cannot_place_a_transcript(tmp_path: Path) -> None:
+    write_recording(tmp_path / "in" / "talk.flac", make_sentences(3))
+    with pytest.raises(ConfigError, match="Pass --asr"):
+        make_with([tmp_path / "in"], tmp_path / "out", TonePlug(), asr=False)
+
+
+def test_a_kill_while_recognizing_repeats_no_part(tmp_path: Path) -> None:
+    write_recording(tmp_path / "in" / "talk.flac", make_sentences(4))
+    calls = 0
+
+    def killed(audio: npt.NDArray[np.float32], rate: int) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Killed
+        return recognise(audio, rate)
+
+    output, settings = tmp_path / "out", Settings("en", ToneAligner(), 0.5, killed, "tones")
+    sources = find_sources([tmp_path / "in"], "en")
+    with pytest.raises(Killed):
+        make_dataset(sources, output, settings, progress=False)
+    make_dataset(sources, output, settings, progress=False)
+    # Four clips, of which the third was heard twice.
+    assert calls == 5

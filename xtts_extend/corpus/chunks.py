@@ -7,7 +7,6 @@ table of a forced alignment over ten hours would have a trillion cells.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +31,8 @@ _SLOWEST_LETTER_S, _SLOWEST_PHRASE_S = 0.35, 2.0
 _EXTRA_LETTERS = 8
 # Seconds of unknown speech beside a chunk that are aligned with it, as the place where its text may begin or end.
 _MARGIN_S = 4.0
+# How far the time of a letter within a part may be wrong, in seconds: letters are spread evenly over a part.
+_PART_MARGIN_S = 2.0
 # How much earlier or later than its subtitle a text may be spoken, unless other subtitles are there.
 _CUE_MARGIN_S = 1.0
 
@@ -178,24 +179,38 @@ def _chunks_in(
     matched: Ints,
     heard: Heard,
 ) -> Iterator[Chunk]:
-    """Yield the words that were heard in each part of the recording as chunks."""
+    """Yield the words that were heard in each part of the recording as chunks, one for each stretch without a break."""
     ends_s = np.array([end_s for _, end_s in bounds])
-    groups: list[tuple[int, int, int]] = []
+    # Part, first and last word, and time of the first and last letter that was heard.
+    groups: list[tuple[int, int, int, float, float]] = []
+    joined: list[bool] = []
+    previous: _Phrase | None = None
     for phrase in phrases:
-        numbers = [
-            matched[starts[index] : starts[index + 1]].max(initial=-1) for index in range(phrase.first, phrase.last)
-        ]
-        part = int(np.searchsorted(ends_s, heard.times_s[_range_of(phrase)[0]]))
-        for index, number in enumerate(numbers, start=phrase.first):
+        is_joined = previous is not None and _adjoin(previous, phrase)
+        first_s = float(heard.times_s[_range_of(phrase)[0]])
+        part = int(np.searchsorted(ends_s, first_s))
+        for index in range(phrase.first, phrase.last):
             # A word that was not heard is in the part of the word before it.
-            part = int(np.searchsorted(ends_s, heard.times_s[number])) if number >= 0 else part
-            if groups and groups[-1][0] == part and groups[-1][2] == index:
-                groups[-1] = (part, groups[-1][1], index + 1)
+            number = int(matched[starts[index] : starts[index + 1]].max(initial=-1))
+            time_s = float(heard.times_s[number]) if number >= 0 else first_s
+            part = int(np.searchsorted(ends_s, time_s))
+            if is_joined and groups[-1][0] == part:
+                group = groups.pop()
+                groups.append((part, group[1], index + 1, group[3], time_s))
             else:
-                groups.append((part, index, index + 1))
-    joined = [left[2] == right[1] and right[0] - left[0] == 1 for left, right in itertools.pairwise(groups)]
-    for (part, first, last), joins_before, joins_after in zip(groups, [False, *joined], [*joined, False], strict=True):
-        yield Chunk(first, last, *bounds[part], not joins_before, not joins_after)
+                joined.append(is_joined)
+                groups.append((part, index, index + 1, time_s, time_s))
+            is_joined, first_s = True, time_s
+        previous = phrase
+    for (part, first, last, first_s, last_s), joins_before, joins_after in zip(
+        groups, joined, [*joined[1:], False], strict=True
+    ):
+        start_s, end_s = bounds[part]
+        if not joins_before:
+            start_s = max(start_s, first_s - _PART_MARGIN_S)
+        if not joins_after:
+            end_s = min(end_s, last_s + _PART_MARGIN_S)
+        yield Chunk(first, last, start_s, end_s, not joins_before, not joins_after)
 
 
 def _range_of(phrase: _Phrase) -> tuple[int, int]:
