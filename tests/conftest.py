@@ -20,6 +20,8 @@ from xtts_extend.notices import warn_once
 # Must be set before torch is imported. Otherwise each pytest-xdist worker starts one thread per core, and the workers'
 # threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The imports of all test modules create objects that stay; searching them for garbage takes seconds.
+gc.disable()
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -184,6 +186,7 @@ def fails(recipe, capsys):
 
 
 def pytest_collection_finish() -> None:
-    """Exclude all objects that exist after the imports from garbage collection, which saves time."""
+    """Start garbage collection, but exclude all objects that exist after the imports, which saves time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
