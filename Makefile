@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 TOOLS := .venv-tools
 UV := $(TOOLS)/bin/uv
 
+# Some containers turn off Python's cache of compiled files. Without it, importing coqui and gradio takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-slow test-ui test-latest lint lock package clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
