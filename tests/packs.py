@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,18 @@ VOICE_SIDE = tuple(f"gpt.{part}" for part in VOICE_PARTS)
 TEXTS = {"am": "ሰላም ለዓለም 12", "ti": "ሰላም ዓለም 7", "el": "γειά σου κόσμε 3"}
 
 
-def trained(base: Path, rows: int, seed: int) -> dict[str, Tensor]:
-    """Return weights as a run could produce them: the GPT changed except for old rows and the voice side."""
+@functools.lru_cache(maxsize=2)
+def _read_base(base: Path, time_ns: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the weights of a base whose file was changed at a time, and their digests; both are read-only."""
+    weights = base_weights(base)
+    return weights, digests(weights)
+
+
+def trained(base: Mapping[str, Tensor], rows: int, seed: int) -> dict[str, Tensor]:
+    """Return a base's weights as a run could change them: the GPT except for old rows and the voice side."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, tensor in base_weights(base).items():
+    for name, tensor in base.items():
         changed = tensor
         if name.removeprefix("gpt.") in TOKEN_TENSORS:
             new = torch.randn(rows, *tensor.shape[1:], generator=generator) * 0.1
@@ -68,11 +76,12 @@ def make_pack(
     letters = sorted({letter for letter in cleaning(TEXTS[language]) if letter not in known.tokens and letter != " "})
     content = append_entries(known, [language_tag(language)], letters, list(merges))
     vocabulary = parse_vocabulary(content, base / "vocab.json")
-    weights = trained(base, vocabulary.size - known.size, seed)
+    original, original_digests = _read_base(base, (base / "model.pth").stat().st_mtime_ns)
+    weights = trained(original, vocabulary.size - known.size, seed)
     spoken = PackedLanguage(language, vocabulary.tokenizer, cleaning, limit)
     info = PackInfo(
         language=language,
-        base=digests(base_weights(base)),
+        base=dict(original_digests),
         vocabulary=PackedVocabulary.between(known, vocabulary),
         cleaning=cleaning,
         char_limit=limit,
@@ -83,7 +92,7 @@ def make_pack(
         dtype=str(dtype).removeprefix("torch."),
         rank=rank,
     )
-    tensors = {name: part.to(dtype) for name, part in difference(weights, base_weights(base), rank).items()}
+    tensors = {name: part.to(dtype) for name, part in difference(weights, original, rank).items()}
     return write_pack(path, change(info), tensors)
 
 

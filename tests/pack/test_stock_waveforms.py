@@ -33,22 +33,21 @@ def digests(*folders: Path) -> dict[Path, str]:
 
 
 @pytest.fixture(scope="module")
-def stock(request, all_languages, packed, tmp_path_factory):
+def stock(request, all_languages, packed, made_once):
     """A function that returns the waveform for a folder, a language and a way to speak, without xtts_extend."""
-    output = tmp_path_factory.mktemp("stock") / "waveforms.npz"
     languages = {
         item.callspec.params["language"]
         for item in request.session.items
         if item.path == request.path and hasattr(item, "callspec")
     } - UNAVAILABLE
-    before = digests(all_languages, packed)
-    subprocess.run(
-        [sys.executable, stock_speech.__file__, output, ",".join(sorted(languages)), all_languages, packed],
-        check=True,
-        capture_output=True,
-    )
-    assert digests(all_languages, packed) == before
-    waveforms = np.load(output)
+
+    def fill(folder: Path) -> None:
+        before = digests(all_languages, packed)
+        command = [sys.executable, stock_speech.__file__, folder / "waveforms.npz", ",".join(sorted(languages))]
+        subprocess.run([*command, all_languages, packed], check=True, capture_output=True)
+        assert digests(all_languages, packed) == before
+
+    waveforms = np.load(made_once("waveforms of stock", fill) / "waveforms.npz")
     assert len(waveforms) == 2 * len(languages) * len(WAYS)
     return lambda folder, language, way: waveforms[f"{folder} {language} {way}"]
 
