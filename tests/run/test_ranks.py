@@ -1,5 +1,6 @@
 """How the processes of torchrun select their GPUs and join."""
 
+import logging
 import os
 
 import pytest
@@ -11,9 +12,11 @@ from xtts_extend.run.ranks import Ranks
 
 
 @pytest.fixture
-def two_gpus(monkeypatch):
+def two_gpus(monkeypatch, caplog):
     """Simulate two GPUs and two processes. Return the arguments with which process groups are created."""
     arguments = []
+    # Ranks other than 0 raise this level. caplog restores it, so that later tests still see the log.
+    caplog.set_level(logging.INFO, "trainer")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("This initializes CUDA too early."))
     monkeypatch.setattr(dist, "init_process_group", lambda backend: arguments.append(backend))

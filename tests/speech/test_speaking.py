@@ -7,11 +7,18 @@ import pytest
 import soundfile
 from TTS.tts.models.xtts import Xtts
 
+from xtts_extend import enable
 from xtts_extend.cli import main
 from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import DataError
 from xtts_extend.model.voice import require_speech
 from xtts_extend.speech.speaking import load_voice, speak_to_file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def enabled():
+    """Patches coqui first. The end of a test that replaces a method would otherwise remove the patch of it, too."""
+    enable()
 
 
 @pytest.fixture
