@@ -14,11 +14,21 @@ from checkpoints import edited, flip_a_bit, put, without
 from processes import Script
 from runs import STEPS, UNINTERRUPTED, checkpoint, only_run, require_same_run
 
-from xtts_extend.errors import DataError, DiskFullError
+from xtts_extend.errors import CheckpointError, DataError, DiskFullError
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.metrics import read_metrics
+from xtts_extend.run.ranks import Ranks
+from xtts_extend.run.recorded import TrainingCheckpoint
+from xtts_extend.training.restore import check_resume, restore
 
 MOMENTS = ("optimizer", 0, "state", 5)
+
+
+@pytest.fixture(scope="module")
+def state(uninterrupted, trainer_of, tmp_path_factory):
+    """The state of the recipe's trainer after it has restored `checkpoint_8.pth`."""
+    output = tmp_path_factory.mktemp("resumed")
+    return trainer_of(["--checkpoint", uninterrupted / "checkpoint_8.pth", "--new-run", "--output-dir", output]).state
 
 
 @pytest.mark.parametrize(
@@ -36,11 +46,18 @@ MOMENTS = ("optimizer", 0, "state", 5)
         ),
     ],
 )
-def test_missing_and_unknown_entries_are_named(uninterrupted, fails, tmp_path, damage, message):
+def test_missing_and_unknown_entries_are_named(uninterrupted, state, tmp_path, damage, message):
     file = edited(uninterrupted / "checkpoint_8.pth", tmp_path, damage)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        restore(state, check_resume(TrainingCheckpoint.open(file), state.config, state.train_samples, Ranks()))
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_entry_ends_the_recipe(uninterrupted, fails, tmp_path):
+    file = edited(uninterrupted / "checkpoint_8.pth", tmp_path, without(*MOMENTS, "exp_avg"))
     code, error = fails(["--checkpoint", file])
     assert code == 2
-    assert re.search(message, error)
+    assert re.search("moments for .* are missing exp_avg", error)
 
 
 @pytest.mark.slow
@@ -132,17 +149,17 @@ def test_a_run_without_disk_space_does_not_start(corpus, fails, tmp_path, monkey
     assert re.search(r"0.1 GB of disk space is free .* may need 0.6 GB more: 3 checkpoints of 0.1 GB", error)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(uninterrupted, recipe, tmp_path, caplog):
+def test_a_run_killed_before_its_first_checkpoint_starts_again(two_steps, recipe, tmp_path, caplog):
     """The kill leaves settings, vocabulary, some metrics and a partial file."""
     caplog.set_level("INFO")
     run = tmp_path / "killed run"
     run.mkdir()
     for name in ("config.json", "vocab.json", "metrics.jsonl"):
-        shutil.copyfile(uninterrupted / name, run / name)
-    (run / ".checkpoint_4.pth.123.tmp").write_bytes(b"half")
+        shutil.copyfile(two_steps / name, run / name)
+    (run / ".checkpoint_2.pth.123.tmp").write_bytes(b"half")
     recipe(["--checkpoint", run])
     assert "has no checkpoint. Restarting its run" in caplog.text
-    require_same_run(run, uninterrupted, STEPS)
+    require_same_run(run, two_steps, 2)
     assert list(run.glob(".*.tmp")) == []
 
 
