@@ -49,7 +49,7 @@ NONE = (None, "none", "speaker")
         (["a.mp3", "a.mp3.srt"], {"a.mp3": ("a.mp3.srt", "subtitles", "speaker")}),
         (["a.wav", "a.wav.srt"], {"a.wav": ("a.wav.srt", "subtitles", "speaker")}),
         (["a.b.mp3", "a.b.mp3.am.default.srt"], {"a.b.mp3": ("a.b.mp3.am.default.srt", "subtitles", "speaker")}),
-        (["a.mkv", "a.vtt", "a.am.vtt", "a.en.srt"], {"a.mkv": ("a.am.vtt", "subtitles", "speaker")}),
+        (["a.mkv", "a.srt", "a.am.vtt", "a.en.srt"], {"a.mkv": ("a.am.vtt", "subtitles", "speaker")}),
         (["a.mp3", "a.AMH.txt"], {"a.mp3": ("a.AMH.txt", "transcript", "speaker")}),
         (["a.mp3", "a.am-ET.forced.srt"], {"a.mp3": ("a.am-ET.forced.srt", "subtitles", "speaker")}),
         (["a.mp3", "a.en.srt", "a.srt"], {"a.mp3": ("a.srt", "subtitles", "speaker")}),
@@ -180,11 +180,12 @@ def test_texts_that_are_not_used_are_listed(tmp_path: Path, caplog: pytest.LogCa
     assert unmatched.endswith(f"{tmp_path}/x9.srt and 2 more.")
 
 
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
+def test_links_in_a_circle_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make(tmp_path, "in/a.mp3", "out/b.mp3")
     (tmp_path / "in" / "self").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "out")
     assert list(found(tmp_path, "in")) == ["in/a.mp3", "in/linked/b.mp3"]
+    assert [record for record in caplog.records if record.levelno == logging.WARNING] == []
 
 
 @pytest.mark.parametrize(
