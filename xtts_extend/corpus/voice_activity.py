@@ -137,17 +137,9 @@ def _run_detector(rows: torch.Tensor) -> Frames:
 
 
 def _spans(probabilities: Iterable[Frames], duration_s: float) -> Iterator[Span]:
-    """Yield padded spans of speech. Adjacent spans share the pause between them if it is shorter than their padding."""
-    previous: Span | None = None
+    """Yield padded spans of speech. They do not overlap, because pauses are longer than the padding on both sides."""
     for span in _unpadded_spans(probabilities, duration_s):
-        start = max(0.0, span.start_s - _PADDING_S)
-        if previous is not None:
-            middle = (previous.end_s + span.start_s) / 2
-            start = max(start, middle)
-            yield Span(previous.start_s, min(previous.end_s + _PADDING_S, middle))
-        previous = Span(start, span.end_s)
-    if previous is not None:
-        yield Span(previous.start_s, min(previous.end_s + _PADDING_S, duration_s))
+        yield Span(max(0.0, span.start_s - _PADDING_S), min(span.end_s + _PADDING_S, duration_s))
 
 
 def _unpadded_spans(probabilities: Iterable[Frames], duration_s: float) -> Iterator[Span]:

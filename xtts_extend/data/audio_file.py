@@ -221,7 +221,9 @@ class _FFmpegFile:
         counted = self._container.format.name in _COUNTED_FORMATS and stream.duration
         self.frames: int | None = round(stream.duration * stream.time_base * stream.rate) if counted else None
         self.duration_s = (self._container.duration or 0) / av.time_base
-        self.bits = 24 if stream.codec_context.format.name in _MORE_THAN_16_BITS else 16
+        # The format is unknown if no audio could be decoded.
+        sample_format = stream.codec_context.format
+        self.bits = 24 if sample_format is not None and sample_format.name in _MORE_THAN_16_BITS else 16
 
     def _open_content(self, path: Path | str) -> Any:
         import av
