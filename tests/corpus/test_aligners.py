@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ctc_models import save_wav2vec2, save_wav2vec2_bert
-from transformers import Wav2Vec2Model
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Model
 
 from xtts_extend.corpus.aligners import LOWEST, PlugAligner, load_aligner
 from xtts_extend.errors import ConfigError
@@ -70,6 +70,14 @@ def test_the_blank_has_the_probability_of_everything_that_is_not_a_letter(tmp_pa
     assert frame == pytest.approx([*expected, LOWEST], abs=1e-5)
 
 
+def test_special_tokens_that_look_like_letters(tmp_path):
+    save_wav2vec2(tmp_path, ("<pad>", "<unk>", "w", "pad", "a"))
+    Wav2Vec2CTCTokenizer(
+        str(tmp_path / "vocab.json"), word_delimiter_token="w", pad_token="pad", unk_token="<unk>"
+    ).save_pretrained(tmp_path)
+    assert load_aligner(str(tmp_path), "am", "cpu").letters == ("a",)
+
+
 @pytest.mark.parametrize(
     ("save", "options", "stride", "claimed"),
     [
@@ -124,6 +132,13 @@ def test_damaged_weights(tmp_path):
         aligner._network.lm_head.bias[3] = torch.nan
     with pytest.raises(ConfigError, match="computes values that are not finite"):
         aligner.log_probs(np.zeros((1, 16000), dtype=np.float32))
+
+
+def test_the_license_of_the_default_model_is_logged(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("xtts_extend.corpus.aligners.DEFAULT_ALIGNER", str(save_wav2vec2(tmp_path)))
+    for _ in range(2):
+        load_aligner(str(tmp_path), "am", "cpu")
+    assert caplog.text.count("is licensed under CC-BY-NC 4.0, which does not permit commercial use.") == 1
 
 
 def test_a_folder_that_is_no_model(tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from letters import hear, random_text
 
-from tests.corpus.test_matching import hear, random_text
 from xtts_extend.corpus.aligners import LOWEST
 from xtts_extend.corpus.alignment import (
     AlignedWord,

@@ -121,8 +121,8 @@ def test_parts_of_something_else_are_not_kept(tmp_path, short_windows, changes):
     changed = {"aligner": own} | changes
     if "aligner" in changes:
         changed["aligner"] = detector([], digest="other")
-    compute(**changed, folder=tmp_path / "direct")
-    compute(own, tmp_path / "reused")
+    direct = compute(**changed, folder=tmp_path / "direct")
+    assert compute(own, tmp_path / "reused").key != direct.key
     compute(**changed, folder=tmp_path / "reused")
     assert contents(tmp_path / "reused") == contents(tmp_path / "direct")
     # An index that was deleted before its parts leaves parts that do not count.

@@ -11,15 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-
-from tests.corpus.test_pipeline import make_sentences
-from tests.corpus.tones import write_recording
+from tones import make_sentences, write_recording
 
 _SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.corpus.tones import ToneAligner, find_tones
+from tones import ToneAligner, find_tones
 from xtts_extend.corpus import recording_clips
 from xtts_extend.corpus.pipeline import make_dataset
 from xtts_extend.corpus.recording_clips import Settings
@@ -35,7 +33,7 @@ with Ranks.join() as ranks:
 def start(folder: Path, output: str, *launcher: str) -> subprocess.Popen[bytes]:
     """Start the script in a process of its own."""
     script = folder / "make.py"
-    script.write_text(_SCRIPT.format(root=str(Path(__file__).parents[2])), encoding="utf-8")
+    script.write_text(_SCRIPT.format(root=str(Path(__file__).parents[1])), encoding="utf-8")
     command = [sys.executable, *launcher, str(script), output]
     return subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)
 

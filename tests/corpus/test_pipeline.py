@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import soundfile
+from tones import OTHER_WORDS, ToneAligner, TonePlug, find_tones, make_sentences, recognise, write_recording
 
-from tests.corpus.tones import ToneAligner, TonePlug, find_tones, recognise, write_recording
 from xtts_extend.corpus import pipeline, recording_clips
 from xtts_extend.corpus.clip import Clip, Reason, read_clips
 from xtts_extend.corpus.edits import Edit, append_edit
@@ -25,51 +25,11 @@ from xtts_extend.corpus.stages import Stages
 from xtts_extend.data.manifest import read_manifest
 from xtts_extend.errors import ConfigError, DataError
 
-_WORDS = [
-    "river",
-    "window",
-    "morning",
-    "village",
-    "nobody",
-    "children",
-    "house",
-    "summer",
-    "winter",
-    "garden",
-    "silver",
-    "travel",
-    "letter",
-    "yellow",
-    "market",
-    "bridge",
-    "sister",
-    "brother",
-    "forest",
-    "mountain",
-    "kitchen",
-    "harbor",
-    "candle",
-    "ribbon",
-    "shadow",
-    "pencil",
-    "basket",
-    "donkey",
-    "valley",
-    "copper",
-]
-_OTHER_WORDS = ["although", "because", "cannot", "document", "everything", "frequency", "government", "history"]
-
 
 @pytest.fixture(autouse=True)
 def hear_tones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Find tones instead of speech."""
     monkeypatch.setattr(recording_clips, "find_speech", find_tones)
-
-
-def make_sentences(count: int, seed: int = 0, words: Sequence[str] = _WORDS) -> list[str]:
-    """Return different sentences of six words, 3 s long."""
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(words, 6)).capitalize() + "." for _ in range(count)]
 
 
 def make(
@@ -271,7 +231,7 @@ def test_edits_are_applied_by_each_run_and_never_overwritten(tmp_path: Path) -> 
 def test_recordings_without_use_are_named_and_the_rest_is_made(tmp_path: Path) -> None:
     sentences = make_sentences(12)
     write_recording(tmp_path / "in" / "good.flac", sentences[:6])
-    write_recording(tmp_path / "in" / "other film.flac", sentences[6:], make_sentences(6, words=_OTHER_WORDS))
+    write_recording(tmp_path / "in" / "other film.flac", sentences[6:], make_sentences(6, words=OTHER_WORDS))
     soundfile.write(tmp_path / "in" / "silence.flac", np.zeros(RATE_S := 160_000), 16_000)
     soundfile.write(tmp_path / "in" / "hum.flac", 0.001 * np.random.default_rng(0).standard_normal(RATE_S), 16_000)
     (tmp_path / "in" / "broken.mp3").write_bytes(b"not audio")
@@ -354,7 +314,7 @@ def test_a_recognizer_writes_the_text(tmp_path: Path, aligner: ToneAligner | Ton
 
 def test_a_recognizer_finds_the_place_of_a_text_for_a_function(tmp_path: Path) -> None:
     sentences = make_sentences(14)
-    text = [*sentences[:4], *make_sentences(1, words=_OTHER_WORDS), *sentences[4:9], *sentences[10:]]
+    text = [*sentences[:4], *make_sentences(1, words=OTHER_WORDS), *sentences[4:9], *sentences[10:]]
     write_recording(tmp_path / "in" / "talk.flac", sentences, text)
     make_with([tmp_path / "in"], tmp_path / "out", TonePlug(), asr=True)
     clips = accepted(tmp_path / "out")

@@ -32,8 +32,6 @@ DEFAULT_ALIGNER_LICENSE = "CC-BY-NC 4.0"
 LOWEST = -100.0
 #: The longest audio in seconds that a function of the user gets.
 LONGEST_PLUG_S = 60
-# The blank of some vocabularies, among them that of the default model, is not their padding.
-_BLANK_TOKEN = "<blank>"
 # Longer tokens, which are made only of letters, are word pieces. Some alphabets have digraphs and trigraphs.
 _LONGEST_LETTER = 3
 # A function may round its times.
@@ -46,8 +44,9 @@ _MEASURED_S = 0.96
 class CtcAligner:
     """A CTC model of transformers that has letters as tokens.
 
-    The model's vocabulary is reduced to one column for each letter and column 0, the blank, which also gets the
-    probability of everything that is not a letter: word separators, padding and punctuation.
+    The model's vocabulary is reduced to one column for each letter and column 0, the blank, which gets the probability
+    of everything that is not a letter: the model's own blank (which is its padding, or a token of its own as in the
+    default model), word separators and punctuation.
 
     Attributes:
         name: Folder or Hugging Face model ID.
@@ -283,18 +282,12 @@ def load_aligner(name: str, language: str, device: str) -> CtcAligner | PlugAlig
 
 def _fold(name: str, vocabulary: dict[str, int], tokenizer: Any, tokens: int) -> tuple[torch.Tensor, dict[str, int]]:
     """Return the column of each token, int64 [tokens], and the column of each letter."""
-    blank = vocabulary.get(_BLANK_TOKEN, tokenizer.pad_token_id)
-    if blank is None or not 0 <= blank < tokens:
-        raise ConfigError(
-            f"--aligner {name} has neither a {_BLANK_TOKEN} token nor a padding token, one of which is the blank of a "
-            "CTC model. Choose a different model."
-        )
     others = {*tokenizer.all_special_tokens, getattr(tokenizer, "word_delimiter_token", None)}
     column_of = torch.zeros(tokens, dtype=torch.int64)
     letters: dict[str, int] = {}
     for token, index in sorted(vocabulary.items(), key=lambda item: item[1]):
         letter = unicodedata.normalize("NFC", token.lower())
-        if index != blank and token not in others and letter and all(map(_is_spoken, letter)):
+        if token not in others and letter and all(map(_is_spoken, letter)):
             # A capital and a small letter share a column.
             column_of[index] = letters.setdefault(letter, len(letters) + 1)
     pieces = [letter for letter in letters if len(letter) > _LONGEST_LETTER]

@@ -20,6 +20,47 @@ _TONE_S, _AFTER_LETTER_S, _AFTER_WORD_S = 0.06, 0.04, 0.04
 _LOWEST_HZ, _STEP_HZ = 400.0, 200.0
 _STRIDE = 320
 
+_WORDS = [
+    "river",
+    "window",
+    "morning",
+    "village",
+    "nobody",
+    "children",
+    "house",
+    "summer",
+    "winter",
+    "garden",
+    "silver",
+    "travel",
+    "letter",
+    "yellow",
+    "market",
+    "bridge",
+    "sister",
+    "brother",
+    "forest",
+    "mountain",
+    "kitchen",
+    "harbor",
+    "candle",
+    "ribbon",
+    "shadow",
+    "pencil",
+    "basket",
+    "donkey",
+    "valley",
+    "copper",
+]
+#: Words that share few letters in a row with the others.
+OTHER_WORDS = ["although", "because", "cannot", "document", "everything", "frequency", "government", "history"]
+
+
+def make_sentences(count: int, seed: int = 0, words: Sequence[str] = _WORDS) -> list[str]:
+    """Return different sentences of six words, 3 s long."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(words, 6)).capitalize() + "." for _ in range(count)]
+
 
 def speak(text: str) -> npt.NDArray[np.float32]:
     """Return the tones of a text, float32 [samples] at 16 kHz. Only the letters a to z and apostrophes sound."""
