@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from xtts_extend.corpus.clip import LONGEST_CLIP_S, Clip, Reason, Scores
 from xtts_extend.corpus.voice_activity import Span
+from xtts_extend.corpus.words import has_digits
 from xtts_extend.data.audio import count_clipped
 from xtts_extend.data.text_checks import count_letters, plausible_rates
 
@@ -121,8 +121,7 @@ def reject_reason(clip: Clip, min_score: float) -> tuple[Reason, str] | None:
         return Reason.TOO_SHORT, f"The clip is {duration_s:.2f} s long; at least {SHORTEST_CLIP_S:g} s is needed."
     if duration_s > LONGEST_CLIP_S:
         return Reason.TOO_LONG, f"The clip is {duration_s:.2f} s long, but XTTS accepts at most {LONGEST_CLIP_S} s."
-    # Not `str.isnumeric`, which includes ideographs.
-    if any(unicodedata.category(character) in ("Nd", "No") for character in clip.text):
+    if has_digits(clip.text):
         return Reason.DIGITS, f"The digits in {clip.text[:80]!r} could not be written as words."
     if "|" in clip.text:
         return Reason.MARKUP, "The text contains |, which separates columns in manifests."

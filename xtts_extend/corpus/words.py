@@ -84,11 +84,6 @@ class Word:
     ends_phrase: bool = False
     cue: tuple[float, float] | None = None
 
-    @property
-    def has_digits(self) -> bool:
-        """Whether the text has a digit or another numeral, which could not be spelled out."""
-        return any(unicodedata.category(character)[0] == "N" for character in self.text)
-
 
 def split_words(text: str, language: str) -> list[Word]:
     """Return the words of a text, with numbers spelled out.
@@ -108,6 +103,12 @@ def split_words(text: str, language: str) -> list[Word]:
         LanguageError: The code is malformed.
     """
     return [word for _, word in locate_words(normalize(text), language)]
+
+
+def has_digits(text: str) -> bool:
+    """Return whether a text has digits or other numerals, which could not be spelled out."""
+    # Not `str.isnumeric`, which includes ideographs.
+    return any(unicodedata.category(character) in ("Nd", "No") for character in text)
 
 
 def join_words(words: Sequence[Word]) -> str:
