@@ -12,9 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from data_sets import clip, write_data_set
 
 pytest.importorskip("gradio")
 
+from xtts_extend.corpus.clip import Reason
 from xtts_extend.page.app import build
 from xtts_extend.page.project import Project, Settings
 from xtts_extend.page.server import serve
@@ -158,6 +160,9 @@ def make_project(parent: Path) -> Project:
     compared = {"sources": [{"path": "m", "languages": {"am": {"file": "a.wav", "seconds": 1.0}}}]}
     write(folder / "compared" / "one" / "compared.json", json.dumps(compared))
     write(folder / "jobs" / "old" / "command.json", "{}")
+    for name in ("recordings/talk.mp3", "recordings/book.txt", "ctc/config.json"):
+        write(folder / name, name)
+    write_data_set(folder / "data" / "dataset", clip(1, 0.9, text=SCRIPT), clip(3, 0.4), clip(5, 0.2, Reason.NOISY))
     (folder / "data" / "link.wav").symlink_to(parent / "outside" / "secret.txt")
     (folder / "data" / "jobs.csv").symlink_to(folder / "jobs" / "old" / "command.json")
     return project

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from xtts_extend.errors import ConfigError
-from xtts_extend.page.browser_input import checked_name, checked_number, checked_text, inside, pick
+from xtts_extend.page.browser_input import checked_name, checked_number, checked_text, inside, model_source, pick
 
 GOOD = [
     "am",
@@ -201,3 +201,38 @@ def test_numbers_that_are_refused(value):
 def test_fractions_that_are_refused(value):
     with pytest.raises(ConfigError, match=r"Expected a number from 0\.0 to 1\.0, got "):
         checked_number(value, 0.0, 1.0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A project's folder with a model, beside other folders; the current directory has a folder of models, too."""
+    root = tmp_path / "ፕሮጀክት one"
+    for name in ("ctc", "models/ሞዴል"):
+        (root / name).mkdir(parents=True)
+    (tmp_path / "here" / "secret" / "model").mkdir(parents=True)
+    (root / "out").symlink_to(tmp_path / "here", target_is_directory=True)
+    (root / "file").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    return root
+
+
+@pytest.mark.parametrize("name", ["facebook/mms-1b-all", "openai/whisper-large-v3", "gpt2", "a/B_1.2-x"])
+def test_names_of_models(folder, name):
+    assert model_source(folder, name) == name
+
+
+@pytest.mark.parametrize("name", ["ctc", "models/ሞዴል", "models/../ctc"])
+def test_folders_with_models(folder, name):
+    assert model_source(folder, name) == str((folder / name).resolve())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os:system", "subprocess:run", "a.b:c", "ctc:run", "../here", "..", ".", "/etc", "out", "out/secret", "secret",
+     "secret/model", "a/b/c", "a..b/c", "--asr", "-h", "http://a.example/b", "a b", "a\nb", "a\0b", "ሞዴል", "", None, 3,
+     [], "file", "\ud800", "x" * 5000, "file:///etc", "C:\\models", "~/models", "$(id)"],
+    ids=ascii,
+)  # fmt: skip
+def test_other_models_are_refused(folder, name):
+    with pytest.raises(ConfigError, match=r"Expected the name of a transformers model.*only on the command line"):
+        model_source(folder, name)

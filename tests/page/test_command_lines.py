@@ -129,6 +129,21 @@ def test_model_commands():
         command_lines.compare(ODD, [ODD], ["am"], [ODD], "a\0b", ODD)
 
 
+def test_make_dataset():
+    arguments = command_lines.make_dataset([ODD, Path("/r.mp3")], "am", Path("/o"))
+    assert arguments == ["make-dataset", "--language=am", "--output=/o", str(ODD), "/r.mp3"]
+    args = parsed(
+        command_lines.make_dataset(
+            [ODD], "am", ODD, text=ODD, speaker="--x", aligner="a/b", asr=str(ODD), asr_language="amh", min_score=0.0
+        )
+    )
+    assert (args.recordings, args.language, args.output, args.text) == ([ODD], "am", ODD, ODD)
+    assert (args.speaker, args.aligner, args.asr) == ("--x", "a/b", str(ODD))
+    assert (args.asr_language, args.min_score) == ("amh", 0.0)
+    with pytest.raises(LanguageError, match="malformed"):
+        command_lines.make_dataset([ODD], "--am", ODD)
+
+
 def test_relative_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert command_lines.resume(Path("--runs/r"))[3] == f"--checkpoint={tmp_path}/--runs/r"

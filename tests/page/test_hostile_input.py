@@ -7,10 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data_sets import CLIP
 from served import FILE_DATA, SCRIPT, Page
 
 #: Label of a component → value with which its events get as far as they can.
 VALID: dict[str, Any] = {
+    "Text of the recordings": "book.txt",
+    "Speaker": "አና",
+    "Lowest score": "0.5",
+    "Alignment model": "ctc",
+    "Speech recognizer": "facebook/mms-1b-all",
+    "Language code of the models": "amh",
+    "Clips": "accepted",
+    "First clip": 1,
+    "Clip": CLIP,
+    "Text of the clip": "ሰላም",
+    "Start (s)": 1.5,
+    "End (s)": 3.5,
     "Language to learn": "am",
     "Manifest": "train.csv",
     "Row": 1,

@@ -127,7 +127,9 @@ def test_listings(project, tmp_path, base):
     folder = project.folder
     for name in (
         "data/ትምህርት.csv", "data/notes.md", "data/.hidden.csv", "data/corrections.jsonl", "data/set one/metadata.CSV",
-        "data/wavs/a.txt", "data/set one/wavs/b.wav", "voices/ድምፅ.wav", "voices/x.flac", "voices/x.txt",
+        "data/wavs/a.txt", "data/set one/wavs/b.wav",
+        "data/dataset/train.csv", "data/dataset/val.csv", "data/dataset/rejected.csv", "data/dataset/clips.jsonl",
+        "data/dataset/edits.jsonl", "voices/ድምፅ.wav", "voices/x.flac", "voices/x.txt",
         "vocabularies/am.json", "vocabularies/am.txt", "models/am.safetensors", "models/half/config.json",
         "models/am model/config.json", "models/am model/model.pth", "models/am model/vocab.json",
         "compared/1/compared.json", "compared/2/other", "my base/config.json", "my base/model.pth",
@@ -135,8 +137,8 @@ def test_listings(project, tmp_path, base):
     ):  # fmt: skip
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    assert names(project.manifests()) == ["set one/metadata.CSV", "ትምህርት.csv"]
-    assert project.manifests().entries[0].path == folder / "data" / "set one" / "metadata.CSV"
+    assert names(project.manifests()) == ["dataset/train.csv", "dataset/val.csv", "set one/metadata.CSV", "ትምህርት.csv"]
+    assert project.manifests().entries[2].path == folder / "data" / "set one" / "metadata.CSV"
     assert names(project.voices()) == ["x.flac", "ድምፅ.wav"]
     assert names(project.vocabularies()) == ["am.json"]
     assert names(project.packs()) == ["am.safetensors"]
@@ -200,6 +202,8 @@ def test_the_next_step_from_nothing_to_an_export(project, base, jobs, live, stat
     assert following() == ("Project", "Choose the language to learn.")
     project.save(Settings("am", str(base)))
     assert following()[0] == "Data"
+    (folder / "recordings" / "talk.mp3").touch()
+    assert following() == ("Recordings", "Make a data set from your recordings.")
     (folder / "data" / "train.csv").touch()
     assert following() == ("Vocabulary", "Create a vocabulary with the letters of 'am'.")
     jobs += [SimpleNamespace(kind="check-data", name="2", state="failed"), SimpleNamespace(

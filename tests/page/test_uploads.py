@@ -12,7 +12,7 @@ import pytest
 from xtts_extend.errors import ConfigError, DataError, DiskFullError, XttsExtendError
 from xtts_extend.page import uploads
 from xtts_extend.page.project import Project
-from xtts_extend.page.uploads import store_data, store_voices
+from xtts_extend.page.uploads import store_data, store_recordings, store_voices
 
 LIMIT = 1_000_000
 
@@ -61,6 +61,25 @@ def test_files_are_stored_by_their_kind(project, tmp_path):
     }
 
 
+def test_long_recordings_are_stored_with_their_texts(project, tmp_path):
+    file = tmp_path / "upload"
+    file.write_bytes(b"content")
+    packed = archive(tmp_path / "zip", "አና/talk.mp3", "አና/talk.srt", "__MACOSX/አና/._talk.mp3")
+    given = [(file, "film.MKV"), (file, "film.am.vtt"), (file, "book.txt"), (packed, "more.zip")]
+    names = ["film.MKV", "film.am.vtt", "book.txt", "አና/talk.mp3", "አና/talk.srt"]
+    assert store_recordings(project, given, LIMIT) == names
+    assert sorted(files_in(project.folder / "recordings")) == sorted(names)
+    with pytest.raises(DataError, match=r"'train\.csv' is neither a recording nor a text that can belong to one"):
+        store_recordings(project, [(file, "train.csv")], LIMIT)
+    with pytest.raises(DataError, match=r"'film\.MKV' already exists"):
+        store_recordings(project, [(file, "film.MKV")], LIMIT)
+
+
+def test_archives_of_voices_are_refused(project, tmp_path):
+    with pytest.raises(DataError, match=r"'a\.zip' is not a recording"):
+        store_voices(project, [(archive(tmp_path / "zip", "a.wav"), "a.zip")])
+
+
 HOSTILE_NAMES = [
     "", ".", "..", "../x.csv", "../../../x.csv", "/etc/x.csv", "..\\x.csv", "C:\\x.csv", "C:x.csv", "a/b.csv",
     "x\0.csv", "x\n.csv", "\ud800.csv", ".hidden.csv", "-rf.csv", "--output=x.csv", "$(touch pwned).csv", "`id`.csv",
@@ -70,13 +89,21 @@ HOSTILE_NAMES = [
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
-@pytest.mark.parametrize("store", ["data", "voices"])
+@pytest.mark.parametrize(
+    "store",
+    [
+        lambda project, files: store_data(project, files, LIMIT),
+        lambda project, files: store_recordings(project, files, LIMIT),
+        store_voices,
+    ],
+    ids=["data", "recordings", "voices"],
+)
 def test_hostile_names_are_refused(project, tmp_path, name, store):
     file = tmp_path / "upload"
     file.write_bytes(b"x")
     before = files_in(tmp_path)
     with pytest.raises((ConfigError, DataError)):
-        store_data(project, [(file, name)], LIMIT) if store == "data" else store_voices(project, [(file, name)])
+        store(project, [(file, name)])
     assert files_in(tmp_path) == before
 
 
@@ -88,9 +115,10 @@ def test_hostile_names_are_refused(project, tmp_path, name, store):
 def test_hostile_archives_are_refused_as_a_whole(project, tmp_path, name):
     packed = archive(tmp_path / "zip", "good.csv", named(name, 0o100644))
     before = files_in(tmp_path)
-    with pytest.raises((ConfigError, DataError)):
-        store_data(project, [(packed, "a.zip")], LIMIT)
-    assert files_in(tmp_path) == before
+    for store in (store_data, store_recordings):
+        with pytest.raises((ConfigError, DataError)):
+            store(project, [(packed, "a.zip")], LIMIT)
+        assert files_in(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFLNK | 0o777])

@@ -9,10 +9,12 @@ from typing import Any
 import gradio as gr
 
 from xtts_extend.page import (
+    screen_clips,
     screen_compare,
     screen_data,
     screen_export,
     screen_project,
+    screen_recordings,
     screen_resume,
     screen_train,
     screen_vocabulary,
@@ -47,6 +49,8 @@ def build(project: Project, *, upload_limit_mb: int) -> gr.Blocks:
     set_environment(project.folder)
     tabs: dict[str, Callable[[Project], Screen]] = {
         "Project": screen_project.build,
+        "Recordings": functools.partial(screen_recordings.build, upload_limit_mb=upload_limit_mb),
+        "Listen and correct": screen_clips.build,
         "Data": functools.partial(screen_data.build, upload_limit_mb=upload_limit_mb),
         "Vocabulary": screen_vocabulary.build,
         "Train": screen_train.build,

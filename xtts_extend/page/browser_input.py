@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,8 @@ _DEVICES = {"CON", "PRN", "AUX", "NUL"} | {f"{port}{number}" for port in ("COM",
 _QUOTED = 40
 #: Longest string that is read as a number; nobody types a longer one.
 _LONGEST_NUMBER = 40
+#: A model on the Hugging Face Hub: NAME or OWNER/NAME.
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?", re.ASCII)
 
 
 class Named(Protocol):
@@ -104,6 +107,36 @@ def inside(folder: Path, name: object) -> Path:
             f"{folder / checked} is a link to {path}, which is outside {root}. Copy the file into the folder."
         )
     return path
+
+
+def model_source(project: Path, name: object) -> str:
+    """Return a model for transformers: its name on the Hugging Face Hub, or the absolute path of a project's folder.
+
+    The command line also accepts functions (`module:function`), which would let a browser choose code to run here.
+
+    Args:
+        project: The project's folder.
+        name: A name such as "facebook/mms-1b-all", or a folder's path relative to the project.
+
+    Raises:
+        ConfigError: It is neither, or names a folder outside the project.
+    """
+    if isinstance(name, str) and name and "\0" not in name:
+        try:
+            root = project.resolve()
+            folder = (root / name).resolve()
+            if folder.is_dir() and root in folder.parents:
+                return str(folder)
+            # transformers also looks for a folder with this name in the directory that the page was started in.
+            is_file = folder.exists() or Path(name).exists()
+            if _MODEL.fullmatch(name) and ".." not in name and not is_file:
+                return name
+        except (OSError, RuntimeError, ValueError):
+            pass
+    raise ConfigError(
+        f"Expected the name of a transformers model, such as facebook/mms-1b-all, or a folder in the project, got "
+        f"{_quote(name)}. Functions (module:function) are accepted only on the command line."
+    )
 
 
 def checked_text(text: object, limit: int) -> str:

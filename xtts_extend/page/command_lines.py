@@ -161,6 +161,45 @@ def resume(
     ]
 
 
+def make_dataset(
+    recordings: Sequence[Path],
+    language: str,
+    output: Path,
+    *,
+    text: Path | None = None,
+    speaker: str = "",
+    aligner: str = "",
+    asr: str = "",
+    asr_language: str = "",
+    min_score: float | None = None,
+) -> list[str]:
+    """Return the arguments for making a data set from long recordings. For empty values, the defaults are used.
+
+    Args:
+        recordings: Recordings, or folders with recordings.
+        language: Language code.
+        output: Folder of the data set.
+        text: Text of all recordings, instead of the texts beside them.
+        speaker: Name of the speaker of all recordings.
+        aligner: Model that aligns text and speech: a name or a folder for transformers.
+        asr: Speech recognition model: a name or a folder for transformers.
+        asr_language: Language code for both models, if they use a different one.
+        min_score: Clips with a lower score are set aside.
+    """
+    return [
+        "make-dataset",
+        f"--language={validate_code(language)}",
+        _path("--output", output),
+        *([_path("--text", text)] if text else []),
+        *_value("--speaker", speaker or None),
+        *_value("--aligner", aligner or None),
+        *_value("--asr", asr or None),
+        *_value("--asr-language", asr_language or None),
+        *_value("--min-score", min_score),
+        *map(_absolute, recordings),
+    ]
+
+
 def check_data(
     manifest: Path, language: str, vocab: Path, *, cache: Path | None = None, write_clean: Path | None = None
 ) -> list[str]:

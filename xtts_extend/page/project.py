@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtts_extend.checkpoint.names import named_checkpoints
+from xtts_extend.corpus.dataset_files import TRAIN_FILE, VALIDATION_FILE
 from xtts_extend.data.columns import has_suffix
 from xtts_extend.data.paths import FOLDERS
 from xtts_extend.errors import ConfigError, MachineError, XttsExtendError
 from xtts_extend.files import atomic_write, require_creatable
 from xtts_extend.pack.file import SUFFIX
+from xtts_extend.page.listings import Entry, Listing, list_folder
 from xtts_extend.page.run_view import view_run
 from xtts_extend.text.languages import language_tag, validate_code
 from xtts_extend.text.vocabulary import load_vocabulary
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 SETTINGS = "project.json"
 DATA, PREPARED, VOICES, VOCABULARIES, RUNS, MODELS = "data", "prepared", "voices", "vocabularies", "runs", "models"
-COMPARED, JOBS = "compared", "jobs"
-FOLDERS_OF_PROJECT = (DATA, PREPARED, VOICES, VOCABULARIES, RUNS, MODELS, COMPARED, JOBS)
+RECORDINGS, COMPARED, JOBS = "recordings", "compared", "jobs"
+FOLDERS_OF_PROJECT = (RECORDINGS, DATA, PREPARED, VOICES, VOCABULARIES, RUNS, MODELS, COMPARED, JOBS)
 #: The file in `DATA` that `corrections.py` reads and writes.
 CORRECTIONS = "corrections.jsonl"
+#: The folder in `DATA` that make-dataset writes. Besides manifests, it has tables that are none.
+DATASET = "dataset"
 #: File extensions of manifests and text files.
 TEXTS = (".csv", ".tsv", ".psv", ".txt", ".lst", ".list", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
 _BASE_FILES = ("config.json", "model.pth")
@@ -48,44 +50,12 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A file or folder of a project.
-
-    Attributes:
-        name: Path relative to the listed folder, with slashes.
-        path: Absolute path.
-    """
-
-    name: str
-    path: Path
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Entries of a folder, sorted by name, and a sentence for each entry that cannot be used.
-
-    Attributes:
-        entries: Entries that can be used.
-        skipped: Why each of the other entries cannot be used.
-    """
-
-    entries: list[Entry] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(self.entries)
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-
-@dataclass(frozen=True)
 class NextStep:
     """The next step in a project.
 
     Attributes:
         sentence: What to do.
-        screen: Where to do it: "Project", "Data", "Vocabulary", "Train", "Resume", "Compare" or "Export".
+        screen: Where to do it: the name of a tab, such as "Data".
     """
 
     sentence: str
@@ -187,9 +157,12 @@ class Project:
         def is_text(path: Path) -> str | None:
             return "" if path.suffix.lower() in TEXTS and path.name != CORRECTIONS and path.is_file() else None
 
-        found = _list(data, is_text)
-        for folder in _list(data, lambda path: "" if path.is_dir() and path.name not in FOLDERS else None):
-            below = _list(folder.path, is_text, f"{folder.name}/")
+        def is_split(path: Path) -> str | None:
+            return is_text(path) if path.name in (TRAIN_FILE, VALIDATION_FILE) else None
+
+        found = list_folder(data, is_text)
+        for folder in list_folder(data, lambda path: "" if path.is_dir() and path.name not in FOLDERS else None):
+            below = list_folder(folder.path, is_split if folder.name == DATASET else is_text, f"{folder.name}/")
             found.entries.extend(below.entries)
             found.skipped.extend(below.skipped)
         found.entries.sort(key=lambda entry: entry.name)
@@ -197,11 +170,11 @@ class Project:
 
     def voices(self) -> Listing:
         """Return the recordings in `voices`."""
-        return _list(self.folder / VOICES, lambda path: "" if has_suffix(path.name) and path.is_file() else None)
+        return list_folder(self.folder / VOICES, lambda path: "" if has_suffix(path.name) and path.is_file() else None)
 
     def vocabularies(self) -> Listing:
         """Return the vocabularies that were made in the project."""
-        return _list(
+        return list_folder(
             self.folder / VOCABULARIES,
             lambda path: "" if path.suffix == ".json" and path.is_file() else None,
         )
@@ -215,7 +188,7 @@ class Project:
             is_run = (path / "config.json").is_file() or any(named_checkpoints(path))
             return "" if is_run else "contains neither config.json nor a checkpoint, so it is not a run"
 
-        return _list(self.folder / RUNS, check)
+        return list_folder(self.folder / RUNS, check)
 
     def checkpoints(self, run: Path) -> Listing:
         """Return the checkpoints of a run, sorted by the steps in their names."""
@@ -223,7 +196,7 @@ class Project:
             steps = {path: (name.step, name.kind) for path, name in named_checkpoints(run)}
         except OSError as error:
             return Listing([], [f"{run} cannot be read: {error.strerror}."])
-        found = _list(run, lambda path: "" if path in steps else None)
+        found = list_folder(run, lambda path: "" if path in steps else None)
         found.entries.sort(key=lambda entry: steps[entry.path])
         return found
 
@@ -236,11 +209,11 @@ class Project:
             missing = [name for name in _MODEL_FILES if not (path / name).is_file()]
             return f"is not a model folder, because it lacks {' and '.join(missing)}" if missing else ""
 
-        return _list(self.folder / MODELS, check)
+        return list_folder(self.folder / MODELS, check)
 
     def packs(self) -> Listing:
         """Return the language packs that were exported as files."""
-        return _list(self.folder / MODELS, lambda path: "" if path.suffix == SUFFIX and path.is_file() else None)
+        return list_folder(self.folder / MODELS, lambda path: "" if path.suffix == SUFFIX and path.is_file() else None)
 
     def bases(self) -> Listing:
         """Return the base models: the chosen one, and the project's folders with config.json and model.pth."""
@@ -248,7 +221,7 @@ class Project:
         def check(path: Path) -> str | None:
             return "" if path.name not in FOLDERS_OF_PROJECT and _is_base(path) else None
 
-        found = _list(self.folder, check)
+        found = list_folder(self.folder, check)
         chosen = Path(self.settings.base_dir)
         if self.settings.base_dir and chosen not in [entry.path for entry in found]:
             problem = _base_problem(chosen)
@@ -260,7 +233,7 @@ class Project:
 
     def compared(self) -> Listing:
         """Return the comparisons."""
-        return _list(self.folder / COMPARED, lambda path: "" if (path / "compared.json").is_file() else None)
+        return list_folder(self.folder / COMPARED, lambda path: "" if (path / "compared.json").is_file() else None)
 
     def jobs(self) -> list[Job]:
         """Return the jobs. See `jobs.jobs`."""
@@ -294,7 +267,13 @@ class Project:
             return NextStep("Choose the language to learn.", "Project")
         runs = self.runs()
         if not self.manifests().entries:
-            return None if runs.entries else NextStep("Add recordings and a manifest with their texts.", "Data")
+            if runs.entries:
+                return None
+            if list_folder(self.folder / RECORDINGS, lambda path: "").entries:
+                return NextStep("Make a data set from your recordings.", "Recordings")
+            return NextStep(
+                "Add a manifest and its recordings, or add long recordings on the Recordings screen.", "Data"
+            )
         if runs.entries:
             return None
         checks = sorted((job for job in self.jobs() if job.kind == "check-data"), key=lambda job: job.name)
@@ -352,39 +331,6 @@ def _base_problem(folder: Path) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return f"is not a base model, because it lacks {' and '.join(missing)}" if missing else ""
-
-
-def _list(folder: Path, check: Callable[[Path], str | None], prefix: str = "") -> Listing:
-    """List a folder.
-
-    Args:
-        folder: Folder to list. Hidden entries are left out.
-        check: Returns an empty string for a usable entry, the reason for an unusable one, None for one to ignore.
-        prefix: Prefix of the entries' names.
-    """
-    found = Listing()
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        found.skipped.append(f"{folder} cannot be listed: {error.strerror}.")
-        return found
-    for path in paths:
-        try:
-            path.name.encode()
-            problem = check(path)
-            if problem is None and path.is_symlink() and not path.exists():
-                problem = "is a broken link"
-            elif problem == "" and not os.access(path, os.R_OK):
-                problem = "cannot be read: permission denied"
-        except UnicodeEncodeError:
-            problem = "has a name that is not valid Unicode. Rename it"
-        except OSError as error:
-            problem = f"cannot be read: {error.strerror}"
-        if problem == "":
-            found.entries.append(Entry(prefix + path.name, path))
-        elif problem:
-            found.skipped.append(f"{ascii(path.name) if 'Unicode' in problem else prefix + path.name} {problem}.")
-    return found
 
 
 def _time(path: Path) -> float:

@@ -12,7 +12,8 @@ import gradio as gr
 from xtts_extend.errors import ConfigError
 from xtts_extend.page import command_lines, uploads
 from xtts_extend.page.browser_input import checked_text, pick
-from xtts_extend.page.project import COMPARED, Entry, Project
+from xtts_extend.page.listings import Entry
+from xtts_extend.page.project import COMPARED, Project
 from xtts_extend.page.screen_data import named_upload
 from xtts_extend.page.widgets import Screen, choices, job_box, paths_of, says_errors, shown_file, start_job
 

@@ -37,7 +37,7 @@ def build(project: Project, upload_limit_mb: int) -> Screen:
         headers=["Problem", "Recording", "Location", "Detail"], interactive=False, wrap=True, label="Problems"
     )
     show = gr.Button("Show problems from the last check", size="sm")
-    gr.Markdown("### Listen and correct")
+    gr.Markdown("### Correct the manifest")
     with gr.Row():
         first = gr.Number(label="First row", value=1, minimum=1, precision=0)
         total = gr.Markdown()

@@ -17,7 +17,8 @@ import gradio as gr
 from xtts_extend.errors import XttsExtendError
 from xtts_extend.page.browser_input import pick
 from xtts_extend.page.jobs import Job
-from xtts_extend.page.project import Entry, Listing, Project
+from xtts_extend.page.listings import Entry, Listing
+from xtts_extend.page.project import Project
 from xtts_extend.text.vocabulary import load_vocabulary
 
 logger = logging.getLogger("trainer")
