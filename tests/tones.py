@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from xtts_extend.corpus.aligners import LOWEST, CtcAligner, PlugAligner
+from xtts_extend.corpus.aligners import LOWEST, CtcAligner
 from xtts_extend.corpus.pauses import STEP_S, loudness_curve
 from xtts_extend.corpus.voice_activity import Span
 
@@ -157,23 +157,16 @@ def recognise(audio: npt.NDArray[np.float32], rate: int) -> str:
     return text
 
 
-class TonePlug(PlugAligner):
-    """A function of the user that looks for each word behind the previous one."""
-
-    def __init__(self) -> None:
-        self.name = self.digest = "tones:align"
-        self._function = self._times
-
-    @staticmethod
-    def _times(audio: npt.NDArray[np.float32], rate: int, words: list[str]) -> list[tuple[float, float, float]]:
-        heard = _letters_heard(audio)
-        letters = "".join(letter for _, letter in heard)
-        times, used = [], 0
-        for word in words:
-            first = letters.find(word, used)
-            if first < 0:
-                times.append((times[-1][1] if times else 0.0, len(audio) / rate, 0.0))
-            else:
-                used = first + len(word)
-                times.append((heard[first][0] * _STRIDE / RATE, (heard[used - 1][0] + 3) * _STRIDE / RATE, 1.0))
-        return times
+def align(audio: npt.NDArray[np.float32], rate: int, words: list[str]) -> list[tuple[float, float, float]]:
+    """Return the time of each word, looking for it behind the previous one: a function for `--aligner`."""
+    heard = _letters_heard(audio)
+    letters = "".join(letter for _, letter in heard)
+    times, used = [], 0
+    for word in words:
+        first = letters.find(word, used)
+        if first < 0:
+            times.append((times[-1][1] if times else 0.0, len(audio) / rate, 0.0))
+        else:
+            used = first + len(word)
+            times.append((heard[first][0] * _STRIDE / RATE, (heard[used - 1][0] + 3) * _STRIDE / RATE, 1.0))
+    return times

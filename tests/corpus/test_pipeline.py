@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import threading
 from collections.abc import Sequence
@@ -13,9 +14,12 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import soundfile
-from tones import OTHER_WORDS, ToneAligner, TonePlug, find_tones, make_sentences, recognise, write_recording
+from tones import OTHER_WORDS, ToneAligner, find_tones, make_sentences, recognise, write_recording
 
+from xtts_extend.cli import main
+from xtts_extend.commands import make_dataset as make_dataset_command
 from xtts_extend.corpus import pipeline, recording_clips
+from xtts_extend.corpus.aligners import DEFAULT_ALIGNER, DEFAULT_ALIGNER_LICENSE, PlugAligner
 from xtts_extend.corpus.clip import Clip, Reason, read_clips
 from xtts_extend.corpus.edits import Edit, append_edit
 from xtts_extend.corpus.pipeline import Summary, make_dataset
@@ -294,14 +298,14 @@ def test_speech_of_letters_that_the_aligner_does_not_know_has_a_low_score(tmp_pa
     assert [clip.text for clip in accepted(tmp_path / "out")] == sentences[:4]
 
 
-def make_with(paths: Sequence[Path], output: Path, aligner: ToneAligner | TonePlug, asr: bool) -> Summary:
+def make_with(paths: Sequence[Path], output: Path, aligner: ToneAligner | PlugAligner, asr: bool) -> Summary:
     """Make a data set with a recognizer, or with an aligner that does not tell what it hears."""
     settings = Settings("en", aligner, 0.5, recognise if asr else None, "tones")
     return make_dataset(find_sources(paths, "en"), output, settings, progress=False)
 
 
-@pytest.mark.parametrize("aligner", [ToneAligner(), TonePlug()], ids=["ctc", "function"])
-def test_a_recognizer_writes_the_text(tmp_path: Path, aligner: ToneAligner | TonePlug) -> None:
+@pytest.mark.parametrize("aligner", [ToneAligner(), PlugAligner("tones:align")], ids=["ctc", "function"])
+def test_a_recognizer_writes_the_text(tmp_path: Path, aligner: ToneAligner | PlugAligner) -> None:
     sentences = make_sentences(12)
     write_recording(tmp_path / "in" / "talk.flac", sentences)
     (tmp_path / "in" / "talk.txt").unlink()
@@ -316,7 +320,7 @@ def test_a_recognizer_finds_the_place_of_a_text_for_a_function(tmp_path: Path) -
     sentences = make_sentences(14)
     text = [*sentences[:4], *make_sentences(1, words=OTHER_WORDS), *sentences[4:9], *sentences[10:]]
     write_recording(tmp_path / "in" / "talk.flac", sentences, text)
-    make_with([tmp_path / "in"], tmp_path / "out", TonePlug(), asr=True)
+    make_with([tmp_path / "in"], tmp_path / "out", PlugAligner("tones:align"), asr=True)
     clips = accepted(tmp_path / "out")
     assert {clip.text for clip in clips} <= set(sentences)
     assert len(clips) >= 10
@@ -340,14 +344,14 @@ def test_subtitles_are_enough_for_a_function(tmp_path: Path) -> None:
         for number, ((start, end), sentence) in enumerate(zip(times, sentences, strict=True), start=1)
     ]
     (tmp_path / "in" / "talk.srt").write_text("\n".join(cues), encoding="utf-8")
-    make_with([tmp_path / "in"], tmp_path / "out", TonePlug(), asr=False)
+    make_with([tmp_path / "in"], tmp_path / "out", PlugAligner("tones:align"), asr=False)
     assert [clip.text for clip in accepted(tmp_path / "out")] == sentences
 
 
 def test_a_function_without_a_recognizer_cannot_place_a_transcript(tmp_path: Path) -> None:
     write_recording(tmp_path / "in" / "talk.flac", make_sentences(3))
     with pytest.raises(ConfigError, match="Pass --asr"):
-        make_with([tmp_path / "in"], tmp_path / "out", TonePlug(), asr=False)
+        make_with([tmp_path / "in"], tmp_path / "out", PlugAligner("tones:align"), asr=False)
 
 
 def test_a_kill_while_recognizing_repeats_no_part(tmp_path: Path) -> None:
@@ -368,3 +372,48 @@ def test_a_kill_while_recognizing_repeats_no_part(tmp_path: Path) -> None:
     make_dataset(sources, output, settings, progress=False)
     # Four clips, of which the third was heard twice.
     assert calls == 5
+
+
+def test_the_command_prints_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_recording(tmp_path / "my talks" / "talk.flac", make_sentences(3))
+    arguments = ["make-dataset", str(tmp_path / "my talks"), "--language", "en", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--aligner", "tones:align", "--asr", "tones:recognise", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["recordings"], printed["train"], printed["val"], printed["set_aside"]) == (1, 3, 0, {})
+    assert printed["hours"] == pytest.approx(0.003, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere"),
+        (["talks", "--min-score", "1.5"], "--min-score is 1.5"),
+        (["talks", "--min-score", "nan"], "--min-score is nan"),
+        (["talks", "--aligner", "tones:nothing"], "tones:nothing"),
+        (["talks", "--asr", "no_such_module:hear"], "no_such_module"),
+        (["talks", "--language", "Amharic"], "Language code 'Amharic'"),
+        (["talks", "--text", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_what_the_user_can_fix_has_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_recording(tmp_path / "talks" / "talk.flac", make_sentences(1))
+    defaults = ["--language", "en", "--output", "out", "--aligner", "tones:align"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["make-dataset", *defaults, *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_default_aligner_is_the_one_that_is_documented() -> None:
+    assert make_dataset_command._DEFAULT_ALIGNER == DEFAULT_ALIGNER
+    page = (Path(__file__).parents[2] / "docs" / "long-recordings.md").read_text(encoding="utf-8")
+    assert DEFAULT_ALIGNER in page
+    assert DEFAULT_ALIGNER_LICENSE in page

@@ -92,8 +92,9 @@ def load_settings(language: str, aligner: str, asr: str | None, asr_language: st
     loaded = load_aligner(aligner, code, device)
     if asr is None:
         return Settings(language, loaded, min_score)
+    recognise = load_recogniser(asr, code)
     key = digest_of([asr, code, plug_digest(asr) if is_plug(asr) else None])
-    return Settings(language, loaded, min_score, load_recogniser(asr, code), key)
+    return Settings(language, loaded, min_score, recognise, key)
 
 
 @dataclass(frozen=True)
