@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import soundfile
+from filelock import FileLock
 from tones import OTHER_WORDS, ToneAligner, find_tones, make_sentences, recognise, write_recording
 
 from xtts_extend.cli import main
@@ -27,7 +28,7 @@ from xtts_extend.corpus.recording_clips import Settings
 from xtts_extend.corpus.sources import find_sources
 from xtts_extend.corpus.stages import Stages
 from xtts_extend.data.manifest import read_manifest
-from xtts_extend.errors import ConfigError, DataError
+from xtts_extend.errors import ConfigError, DataError, MachineError
 
 
 @pytest.fixture(autouse=True)
@@ -417,3 +418,16 @@ def test_the_default_aligner_is_the_one_that_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "long-recordings.md").read_text(encoding="utf-8")
     assert DEFAULT_ALIGNER in page
     assert DEFAULT_ALIGNER_LICENSE in page
+
+
+def test_two_calls_at_a_time_are_refused(tmp_path: Path) -> None:
+    write_recording(tmp_path / "in" / "talk.flac", make_sentences(1))
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    with FileLock(tmp_path / "out" / ".work" / ".lock"), pytest.raises(MachineError, match="Another process"):
+        make([tmp_path / "in"], tmp_path / "out")
+
+
+def test_a_file_as_output_is_refused(tmp_path: Path) -> None:
+    write_recording(tmp_path / "in" / "talk.flac", make_sentences(1))
+    with pytest.raises(ConfigError, match="is a file"):
+        make([tmp_path / "in"], tmp_path / "in" / "talk.txt")

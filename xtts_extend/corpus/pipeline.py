@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from xtts_extend.corpus.clip import Clip, Reason, RecordingSummary, Scores, SetAside
 from xtts_extend.corpus.clip_making import measure_clip
@@ -21,7 +24,8 @@ from xtts_extend.corpus.transcript import read_transcript, words_of_transcript
 from xtts_extend.corpus.validation_blocks import split_clips
 from xtts_extend.corpus.words import join_words
 from xtts_extend.data.audio_file import Frames
-from xtts_extend.errors import DataError
+from xtts_extend.errors import DataError, MachineError
+from xtts_extend.files import require_creatable
 from xtts_extend.run.ranks import Ranks
 
 logger = logging.getLogger("trainer")
@@ -67,24 +71,43 @@ def make_dataset(
     Raises:
         ConfigError: The folder holds other files, or the aligner or recognizer fails.
         DataError: None of the recordings can be used, or there is an invalid edit.
-        MachineError: A file cannot be written.
+        MachineError: A file cannot be written, or another process is writing the data set.
     """
     ranks = ranks or Ranks()
+    require_creatable(output)
     require_own_folder(output)
     # A line that cannot be used stops the call here and not after hours.
     read_edits(output / EDITS_FILE)
     work = output / WORK_FOLDER
-    own = sources[ranks.rank :: ranks.size]
-    for number, source in enumerate(own, start=1):
+    try:
+        with _writing(work) if ranks.is_main else contextlib.nullcontext():
+            _prepare(sources[ranks.rank :: ranks.size], work, settings, progress)
+            ranks.wait()
+            return _write(sources, output, work, settings, progress) if ranks.is_main else _EMPTY
+    except Timeout as error:
+        raise MachineError(f"Another process is writing the data set {output}. Wait until it finishes.") from error
+
+
+@contextlib.contextmanager
+def _writing(work: Path) -> Iterator[None]:
+    """Hold the lock of a data set; raise Timeout at once if another process has it."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(f"The folder {work} cannot be created ({error}). Choose a different --output.") from error
+    with FileLock(work / ".lock").acquire(timeout=0):
+        yield
+
+
+def _prepare(sources: Sequence[Source], work: Path, settings: Settings, progress: bool) -> None:
+    for number, source in enumerate(sources, start=1):
         if progress:
-            logger.info(" > Recording %d of %d: %s", number, len(own), source.path)
+            logger.info(" > Recording %d of %d: %s", number, len(sources), source.path)
         try:
             RecordingClips(source, work, settings, progress).prepare()
         except DataError as error:
-            # Reported once, by rank 0 below.
+            # `_write` reports it.
             logger.debug("%s", error)
-    ranks.wait()
-    return _write(sources, output, work, settings, progress) if ranks.is_main else _EMPTY
 
 
 _EMPTY = Summary(0, 0, 0, 0.0, {})
