@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections import Counter
@@ -11,7 +12,7 @@ from samples import make_sample
 from torch.utils.data import DataLoader
 
 from xtts_extend.data.sample import Sample
-from xtts_extend.data.sampler import EpochBatchSampler, padding_share
+from xtts_extend.data.sampler import Batches, EpochBatchSampler
 from xtts_extend.errors import ConfigError, DataError
 
 
@@ -219,13 +220,13 @@ def test_batches_by_length_respect_the_budget_and_omit_nothing() -> None:
     batches = sampler.batches()
     assert sorted(index for batch in batches for index in batch) == list(range(500))
     assert max(len(batch) * max(frames[index] for index in batch) for batch in batches) <= 3000
-    assert padding_share(batches, frames) < 0.08
+    assert batches.padding_share(frames) < 0.08
     # Stock coqui-tts batches samples in the order in which they are drawn.
     size = round(500 / len(batches))
     stock = EpochBatchSampler(samples, size, seed=1).batches()
-    assert padding_share(stock, frames) > 0.2
+    assert stock.padding_share(frames) > 0.2
     sampler.set_position(1)
-    assert sampler.batches() != batches
+    assert list(sampler.batches()) != list(batches)
     assert {frozenset(batch) for batch in sampler.batches()} != {frozenset(batch) for batch in batches}
 
 
@@ -271,4 +272,24 @@ def test_a_sample_larger_than_the_budget_is_named() -> None:
 
 def test_padding_extends_to_the_longest_sample_of_each_batch() -> None:
     # The batches have 2 × 3 + 1 × 4 positions for 3 + 1 + 4 frames.
-    assert padding_share([[0, 1], [2]], [3, 1, 4]) == 1 - 8 / 10
+    assert Batches.of([[0, 1], [2]]).padding_share([3, 1, 4]) == 1 - 8 / 10
+
+
+def test_batches_are_a_sequence_of_lists() -> None:
+    batches = Batches.of([[5, 3], [1], [4, 0, 2]])
+    assert list(batches) == [[5, 3], [1], [4, 0, 2]]
+    assert (batches[-1], batches[1:]) == ([4, 0, 2], [[1], [4, 0, 2]])
+    assert type(batches[0][0]) is int
+    with pytest.raises(IndexError):
+        batches[3]
+
+
+def test_resumed_runs_of_earlier_releases_find_the_same_batches() -> None:
+    """The digest is that of the sampler whose epochs were lists of lists."""
+    samples = make_samples(en=[1.0] * 300, am=[2.5] * 100) + replayed(de=[1.0] * 20, fr=[1.0] * 30)
+    frames, digest = frames_of(samples), hashlib.sha256()
+    for size, budget in ((7, None), (None, 1500)):
+        for weights in (None, {"am": 3, "en": 1}):
+            sampler = EpochBatchSampler(samples, size, 5, weights, 1, 2, 0.2, budget, frames)
+            digest.update(repr([epoch_of(sampler, 3, 4), len(sampler)]).encode())
+    assert digest.hexdigest()[:16] == "8a9ebf3971b271a7"

@@ -6,15 +6,61 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
+from typing import cast, overload
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError
 
+#: Sample indices. With a million samples, a list of Python integers would be ten times as large.
+Indices = npt.NDArray[np.int32]
 #: Samples are sorted by length with a random error of at most this share, so that each epoch has different batches.
 _LENGTH_JITTER = 0.05
+
+
+class Batches(Sequence[list[int]]):
+    """The batches of an epoch, stored as one array of sample indices.
+
+    Args:
+        order: Sample indices of all batches, one batch after the other, int32 [samples].
+        starts: Position in `order` at which each batch starts, int64 [batches].
+    """
+
+    def __init__(self, order: Indices, starts: npt.NDArray[np.int64]) -> None:
+        self._order, self._starts = order, starts
+
+    @classmethod
+    def of(cls, batches: Sequence[Sequence[int]]) -> Batches:
+        """Store lists of sample indices. No batch may be empty."""
+        sizes = np.fromiter(map(len, batches), np.int64, len(batches))
+        order = np.fromiter((index for batch in batches for index in batch), np.int32, int(sizes.sum()))
+        return cls(order, np.cumsum(sizes) - sizes)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, number: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[list[int]]: ...
+
+    def __getitem__(self, number: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(number, slice):
+            return [self[position] for position in range(len(self))[number]]
+        number = range(len(self))[number]
+        end = self._starts[number + 1] if number + 1 < len(self) else len(self._order)
+        return cast(list[int], self._order[self._starts[number] : end].tolist())
+
+    def padding_share(self, lengths: Sequence[int]) -> float:
+        """Return the share of the batches' total size that is padding, given the length of each sample."""
+        in_order = np.asarray(lengths, np.int64)[self._order]
+        sizes = np.diff(self._starts, append=len(self._order))
+        padded = (np.maximum.reduceat(in_order, self._starts) * sizes).sum()
+        return 1 - float(in_order.sum() / padded)
 
 
 class EpochBatchSampler(Sampler[list[int]]):
@@ -75,17 +121,15 @@ class EpochBatchSampler(Sampler[list[int]]):
                 languages.
             DataError: There are no samples, or the replay share is positive but there are no replay samples.
         """
-        if not any(not sample.replay for sample in samples):
-            raise DataError("There are no samples to draw batches from.")
         if not 0 <= replay_share < 1:
             raise ConfigError(f"Expected a replay share of at least 0 and less than 1, got {replay_share}.")
         if batch_frames is None and (batch_size is None or batch_size < 1):
             raise ConfigError(f"Expected a batch size of 1 or more, got {batch_size}.")
         self.batch_size = batch_size
         self.batch_frames = batch_frames
-        self._frames = frames or []
-        if batch_frames is not None and (largest := max(self._frames, default=0)) > batch_frames:
-            name = samples[self._frames.index(largest)].manifest_audio_file
+        self._frames = np.asarray([] if frames is None else frames, np.int32)
+        if batch_frames is not None and (largest := self._frames.max(initial=0)) > batch_frames:
+            name = samples[int(self._frames.argmax())].manifest_audio_file
             raise ConfigError(
                 f"{name} alone has {largest} frames, but --batch-frames is {batch_frames}. Raise --batch-frames, or "
                 "exclude the sample with --coqpit.model_args.max_wav_length."
@@ -93,23 +137,28 @@ class EpochBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.rank, self.ranks = rank, ranks
         self._start = (0, 0)
-        self._batches: list[list[int]] = []
-        indices: dict[str, list[int]] = defaultdict(list)
-        replay: dict[str, list[int]] = defaultdict(list)
+        self._batches = Batches.of([])
+        members: dict[tuple[bool, str], list[int]] = defaultdict(list)
+        durations: dict[str, list[float]] = defaultdict(list)
         for index, sample in enumerate(samples):
-            (replay if sample.replay else indices)[sample.language].append(index)
-        repeats = dict.fromkeys(indices, 1.0)
+            members[sample.replay, sample.language].append(index)
+            if not sample.replay:
+                durations[sample.language].append(sample.duration_s)
+        if not durations:
+            raise DataError("There are no samples to draw batches from.")
+        repeats = dict.fromkeys(durations, 1.0)
         if language_weights is not None:
-            seconds = {language: sum(samples[i].duration_s for i in indices[language]) for language in indices}
+            seconds = {language: sum(values) for language, values in durations.items()}
             repeats = _repeats(seconds, language_weights)
         # For each language: its samples, the number of full passes in an epoch, and the number of extra samples drawn.
-        self._passes: list[tuple[list[int], int, int]] = []
-        for language in sorted(indices):
+        self._passes: list[tuple[Indices, int, int]] = []
+        for language in sorted(durations):
+            indices = np.asarray(members[False, language], np.int32)
             full = math.floor(repeats[language])
-            extra = round((repeats[language] - full) * len(indices[language]))
-            self._passes.append((indices[language], full, extra))
+            self._passes.append((indices, full, round((repeats[language] - full) * len(indices))))
         own = sum(len(members) * full + extra for members, full, extra in self._passes)
-        self._replay = [replay[language] for language in sorted(replay)]
+        replayed = sorted(language for replay, language in members if replay)
+        self._replay = [np.asarray(members[True, language], np.int32) for language in replayed]
         self._replayed = round(own * replay_share / (1 - replay_share))
         if self._replayed and not self._replay:
             raise DataError(f"The replay share is {replay_share:g}, but there are no samples in old languages.")
@@ -125,7 +174,7 @@ class EpochBatchSampler(Sampler[list[int]]):
         Raises:
             ConfigError: The position does not exist.
         """
-        batches = self._epoch_batches(epoch) if epoch >= 0 else []
+        batches = self._epoch_batches(epoch) if epoch >= 0 else Batches.of([])
         if epoch < 0 or not 0 <= batch <= len(batches):
             raise ConfigError(
                 f"Batch {batch} does not exist in epoch {epoch} (number of batches: {len(batches)}). Check whether the "
@@ -150,37 +199,44 @@ class EpochBatchSampler(Sampler[list[int]]):
         """Return a batch of the current epoch (see `set_position`), with the samples for all processes."""
         return self.batches()[number]
 
-    def batches(self) -> list[list[int]]:
+    def batches(self) -> Batches:
         """Return all batches of the current epoch (see `set_position`), with the samples for all processes."""
         if not self._batches:
             self._batches = self._epoch_batches(self._start[0])
         return self._batches
 
-    def _epoch_batches(self, epoch: int) -> list[list[int]]:
+    def _epoch_batches(self, epoch: int) -> Batches:
+        # Python's generator draws the order, because its algorithms are the same in every version and on every machine.
         order = self._epoch_order(epoch)
         # Samples are shuffled within batches, too, because coqui treats the last sample of a batch differently.
         generator = random.Random(f"batches {self.seed} {epoch}")
         if self.batch_frames is None:
             size = cast(int, self.batch_size)
-            batches = [order[start : start + size] for start in range(0, len(order), size)]
-            return [generator.sample(batch, len(batch)) for batch in batches] if self._replayed else batches
-        jittered = [self._frames[index] * generator.uniform(1 - _LENGTH_JITTER, 1 + _LENGTH_JITTER) for index in order]
+            starts = np.arange(0, len(order), size)
+            if not self._replayed:
+                return Batches(np.asarray(order, np.int32), starts)
+            batches = [order[start : start + size] for start in starts.tolist()]
+            return Batches.of([generator.sample(batch, len(batch)) for batch in batches])
+        frames = self._frames[order]
+        jitter = [generator.uniform(1 - _LENGTH_JITTER, 1 + _LENGTH_JITTER) for _ in order]
         batches, longest = [[]], 0
-        for position in sorted(range(len(order)), key=jittered.__getitem__):
-            index = order[position]
-            longest = max(longest, self._frames[index])
+        # The sort is stable, like Python's.
+        for position in np.argsort(frames * np.asarray(jitter), kind="stable").tolist():
+            count = int(frames[position])
+            longest = max(longest, count)
             if (len(batches[-1]) + 1) * longest > self.batch_frames:
                 batches.append([])
-                longest = self._frames[index]
-            batches[-1].append(index)
+                longest = count
+            batches[-1].append(order[position])
         generator.shuffle(batches)
-        return [generator.sample(batch, len(batch)) for batch in batches]
+        return Batches.of([generator.sample(batch, len(batch)) for batch in batches])
 
     def _epoch_order(self, epoch: int) -> list[int]:
         # Python hashes a string seed with SHA-512, so PYTHONHASHSEED has no effect.
         generator = random.Random(f"order {self.seed} {epoch}")
-        order = []
-        for members, full, extra in self._passes:
+        order: list[int] = []
+        for indices, full, extra in self._passes:
+            members = indices.tolist()
             order += members * full + generator.sample(members, extra)
         generator.shuffle(order)
         if not self._replayed:
@@ -203,7 +259,7 @@ class EpochBatchSampler(Sampler[list[int]]):
             cycle, number = divmod(turn, len(members))
             if (language, cycle) not in permutations:
                 generator = random.Random(f"replay {self.seed} {language} {cycle}")
-                permutations[language, cycle] = generator.sample(members, len(members))
+                permutations[language, cycle] = generator.sample(members.tolist(), len(members))
             replay.append(permutations[language, cycle][number])
         return replay
 
@@ -233,15 +289,3 @@ def _repeats(seconds: Mapping[str, float], weights: Mapping[str, float]) -> dict
     # The language with the most audio relative to its weight occurs once, and the others are repeated to match it.
     most = max(seconds[language] / weights[language] for language in weights)
     return {language: most * weight / seconds[language] for language, weight in weights.items()}
-
-
-def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Return the share of the batches' total size that is padding.
-
-    Args:
-        batches: Sample indices in each batch.
-        lengths: Length of each sample.
-    """
-    filled = sum(lengths[index] for batch in batches for index in batch)
-    padded = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
-    return 1 - filled / padded

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sample import Sample
-from xtts_extend.data.sampler import EpochBatchSampler, padding_share
+from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.forward import AUDIO_STOPS, conditioning_frames
 from xtts_extend.run.config import NewLanguageConfig
@@ -73,8 +73,8 @@ def _sample_lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[in
 def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: NewLanguageConfig) -> str:
     """Return a log line with the number of batches per epoch, their mean size and the share of padding in them."""
     batches = sampler.batches()
-    size = max(1, round(sum(map(len, batches)) / len(batches)))
-    padding = padding_share(batches, sample_frames(samples, config.model_args))
+    size = max(1, round(sampler.samples_in_epoch / len(batches)))
+    padding = batches.padding_share(sample_frames(samples, config.model_args))
     return f" > Batches per epoch: {len(batches)}, with {size} samples and {padding:.1%} padding on average."
 
 
