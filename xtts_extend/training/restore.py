@@ -20,7 +20,7 @@ from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, row_digests, xtts_
 from xtts_extend.model.migration import Migration
 from xtts_extend.run.config import DEFINES_THE_RUN, FIXED_FOR_THE_RUN, NewLanguageConfig, changes
 from xtts_extend.run.ranks import Ranks
-from xtts_extend.run.record import RecordedAdapter, RecordedVocabulary, RunRecord, TrainedOn
+from xtts_extend.run.record import RecordedAdapter, RecordedVocabulary, RunRecord
 from xtts_extend.run.recorded import OptimizerState, TrainingCheckpoint
 from xtts_extend.setup.samples import data_digest
 from xtts_extend.setup.vocabulary_change import checkpoint_vocabulary, migrate_checkpoint, require_same_vocabulary
@@ -41,9 +41,9 @@ def run_record(state: RunState) -> RunRecord:
         base_dir=state.config.base_dir,
         adapter=RecordedAdapter(state.model.adapter_rank, state.model.adapter_state()),
         processes=state.ranks.size,
-        data_digest=data_digest(state.train_samples),
-        val_digest=data_digest(state.eval_samples),
-        trained_on=TrainedOn.of(state.train_samples, state.config.language, state.model.xtts.tokenizer.encode),
+        data_digest=state.train_digest,
+        val_digest=state.eval_digest,
+        trained_on=state.trained_on,
     )
 
 
@@ -186,7 +186,7 @@ def _drop_incomparable_evaluations(state: RunState, record: RunRecord | None, ch
     position = state.position
     reasons = []
     if record is not None and record.val_digest is not None:
-        if record.val_digest != data_digest(state.eval_samples):
+        if record.val_digest != state.eval_digest:
             reasons.append(" > The validation set has changed, so the best loss is reset.")
         elif state.eval_samples and not record.evaluations_comparable:
             reasons.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
@@ -14,6 +15,8 @@ from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.position import Position
 from xtts_extend.run.ranks import Ranks
+from xtts_extend.run.record import TrainedOn
+from xtts_extend.setup.samples import data_digest
 from xtts_extend.text.vocabulary import Vocabulary, load_vocabulary
 from xtts_extend.training.randomness import seed_all
 
@@ -63,6 +66,22 @@ class RunState:
             ranks=ranks,
             accumulate=trainer.grad_accum_steps,
         )
+
+    # Every checkpoint records the next three. They take seconds with a million samples.
+    @cached_property
+    def train_digest(self) -> str:
+        """Digest of the training set."""
+        return data_digest(self.train_samples)
+
+    @cached_property
+    def eval_digest(self) -> str:
+        """Digest of the validation set."""
+        return data_digest(self.eval_samples)
+
+    @cached_property
+    def trained_on(self) -> TrainedOn:
+        """Summary of the training set."""
+        return TrainedOn.of(self.train_samples, self.config.language, self.model.xtts.tokenizer.encode)
 
     @property
     def learning_rate(self) -> float:
