@@ -13,8 +13,11 @@ import runpy
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 _context = multiprocessing.get_context("forkserver")
 # The server process must never run a backward pass: autograd does not work in forks after one.
 _context.set_forkserver_preload(["xtts_extend.setup.validate", "xtts_extend.training.trainer"])
@@ -86,6 +89,32 @@ def run_processes(processes: int, script: Path, *arguments: object, output: Path
     ]
     codes = [script.wait() for script in started]
     assert codes == [0] * processes, "\n".join(script.text for script in started)
+
+
+class _Thread:
+    """What `Processes` is, for threads that stand in for processes."""
+
+    def __init__(self, rank: int, barrier: threading.Barrier, box: list[object]) -> None:
+        self.rank, self.size, self._barrier, self._box = rank, barrier.parties, barrier, box
+
+    def wait(self) -> None:
+        """Wait until every thread has called this."""
+        self._barrier.wait(30)
+
+    def from_main(self, value: T) -> T:
+        """Return rank 0's value in every thread."""
+        if self.rank == 0:
+            self._box[:] = [value]
+        self.wait()
+        value = self._box[0]
+        self.wait()
+        return value
+
+
+def two_processes() -> list[_Thread]:
+    """Return two connected objects that can be passed to two threads as `processes`."""
+    barrier, box = threading.Barrier(2), []
+    return [_Thread(rank, barrier, box) for rank in range(2)]
 
 
 def _run(arguments: list[str], output: str, environment: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import re
@@ -11,9 +12,9 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -76,6 +77,45 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             # With this message, torch reports that writing its zip archive failed, but not why.
             is_full = shutil.disk_usage(path.parent).free < 1 << 20
             raise OSError(errno.ENOSPC if is_full else errno.EIO, str(error)) from error
+
+
+def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Append entries to a file of JSON lines, and flush it to disk. Only one process may append to a file.
+
+    Raises:
+        MachineError: The disk is full, or the folder is missing or not writable.
+    """
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+    try:
+        with path.open("a+b") as file:
+            # A process that was killed while it wrote left half a line.
+            if size := file.seek(0, os.SEEK_END):
+                file.seek(size - 1)
+                lines = lines if file.read() == b"\n" else b"\n" + lines
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (DiskFullError if is_full else MachineError)(
+            f"{path} could not be written: {'the disk is full' if is_full else error}. Free up disk space, or make "
+            "sure that the folder is writable, then run the command again."
+        ) from error
+
+
+def read_appended(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a file that `append_lines` wrote. Incomplete lines are skipped.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            yield entry
 
 
 @contextlib.contextmanager

@@ -9,14 +9,18 @@ from dataclasses import replace
 import pytest
 import torch
 from filelock import FileLock
+from processes import two_processes
 from runs import only_run
 from samples import make_sample
 from TTS.tts.layers.xtts.trainer.gpt_trainer import GPTTrainer
 
 from xtts_extend.cli import main
+from xtts_extend.data import codes
+from xtts_extend.data import encoded as encoded_module
 from xtts_extend.data.audio import load_audio, measure_recording, save_wav
 from xtts_extend.data.codes import encode_samples
 from xtts_extend.data.encoded import read_index
+from xtts_extend.data.processes import SINGLE_PROCESS
 from xtts_extend.errors import ConfigError, DataError, MachineError
 
 RATE = 22050
@@ -52,10 +56,11 @@ def samples(tmp_path):
     return [*samples, replace(samples[2], text="d")]
 
 
-def encode(samples, folder, codec, dvae="D", texts="T"):
+def encode(samples, folder, codec, processes=SINGLE_PROCESS, dvae="D", texts="T"):
     return encode_samples(
-        samples, codec, tokenize, folder, codec_digest=dvae, text_digest=texts, sample_rate=RATE, progress=False
-    )
+        samples, codec, tokenize, folder, codec_digest=dvae, text_digest=texts, sample_rate=RATE, progress=False,
+        processes=processes,
+    )  # fmt: skip
 
 
 def test_each_recording_is_encoded_once(samples, tmp_path):
@@ -136,6 +141,61 @@ def test_a_damaged_part_is_encoded_again(samples, tmp_path, caplog):
     assert made == 3
     assert f"{part} is damaged. Encoding its utterances again (4 in total)." in caplog.text
     assert [sample.encoded.codes()[0] for sample in encoded] == [50, 150, 250, 250]
+
+
+def test_parts_are_listed_in_a_journal_until_the_set_is_complete(samples, tmp_path, monkeypatch):
+    """A part costs the same however many there are, and a killed process loses only its unfinished part."""
+    monkeypatch.setattr(codes, "_ROWS_IN_PART", 1)
+    written, listed = [], []
+    write_index = encoded_module.write_index
+    monkeypatch.setattr(encoded_module, "write_index", lambda *given: (written.append(1), write_index(*given)))
+
+    class Codec(FakeCodec):
+        def __call__(self, wav):
+            listed.append([part["rows"] for part in read_index(tmp_path / "set")["parts"]])
+            return super().__call__(wav)
+
+    encode(samples, tmp_path / "set", Codec())
+    assert listed == [[], [1], [1, 1]]
+    # When the set is created and when it is complete.
+    assert len(written) == 2
+    assert [part["rows"] for part in read_index(tmp_path / "set")["parts"]] == [1, 1, 2]
+    assert not list((tmp_path / "set").glob(".parts-*"))
+
+
+def test_half_a_line_in_a_journal_is_skipped(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr(codes, "_ROWS_IN_PART", 1)
+    monkeypatch.setattr(codes, "join_parts", lambda *given: None)
+    encode(samples[:2], tmp_path / "set", FakeCodec())
+    journal = tmp_path / "set" / ".parts-00000.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    codec = FakeCodec()
+    encode(samples, tmp_path / "set", codec)
+    assert codec.encoded == [RATE + 100, RATE + 200]
+    monkeypatch.undo()
+    assert encode(samples, tmp_path / "set", FakeCodec())[1] == 0
+    assert [part["rows"] for part in read_index(tmp_path / "set")["parts"]] == [1, 1, 2]
+
+
+def test_two_processes_divide_the_recordings(samples, tmp_path):
+    """Threads stand in for the processes. The result is the same as that of one process."""
+    processes, codecs, made = two_processes(), [FakeCodec(), FakeCodec()], []
+    threads = [
+        threading.Thread(target=lambda *pair: made.append(encode(samples, tmp_path / "two", *pair)[1]), args=pair)
+        for pair in zip(codecs, processes, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert made == [3, 3]
+    assert sorted(codecs[0].encoded + codecs[1].encoded) == [RATE, RATE + 100, RATE + 200]
+    assert all(codec.encoded for codec in codecs)
+    one, two = (encode(samples, tmp_path / name, FakeCodec())[0] for name in ("one", "two"))
+    for first, second in zip(one, two, strict=True):
+        assert torch.equal(first.encoded.codes(), second.encoded.codes())
+        assert torch.equal(first.encoded.ids(), second.encoded.ids())
+    assert not list((tmp_path / "two").glob(".parts-*"))
 
 
 def test_unchecked_samples_are_rejected(samples, tmp_path):

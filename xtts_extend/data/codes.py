@@ -12,8 +12,9 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,17 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.data.encoded import (
     Encoded,
     Utterance,
+    add_part,
     encoded_rows,
     is_encoded_set,
     is_intact,
+    join_parts,
     open_set,
     read_index,
     require_settings,
-    write_index,
     write_part,
 )
+from xtts_extend.data.processes import SINGLE_PROCESS, Processes, is_own
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import DataError, MachineError
 from xtts_extend.files import require_creatable
@@ -47,6 +50,7 @@ _READ_AHEAD = 16
 
 #: The recording's digest, the language and the text.
 _Key = tuple[str, str, str]
+_DAMAGED = " > %s is damaged. Encoding its utterances again (%d in total)."
 _SETTINGS = {"codec_digest": "the DVAE", "sample_rate": "the sample rate"}
 
 
@@ -60,10 +64,11 @@ def encode_samples(
     text_digest: str,
     sample_rate: int,
     progress: bool = True,
+    processes: Processes = SINGLE_PROCESS,
 ) -> tuple[list[Sample], int]:
     """Encode the samples that a set does not contain yet, and add their codes, token ids and lengths to the set.
 
-    If the process is interrupted or killed, call this function again to continue.
+    If a process is interrupted or killed, call this function again to continue, with any number of processes.
 
     Args:
         samples: Usable samples from `check_samples`, with `audio_digest` filled in. Samples that are already encoded
@@ -76,9 +81,10 @@ def encode_samples(
             tokenized again.
         sample_rate: Sample rate of the audio in Hz.
         progress: Show progress on stderr.
+        processes: The processes that call this function with the same arguments and divide the recordings by digest.
 
     Returns:
-        The samples with `encoded` filled in, and the number of recordings that were encoded.
+        The samples with `encoded` filled in, and the number of recordings that all processes together encoded.
 
     Raises:
         ConfigError: The folder contains something other than a set, or codes of a different DVAE.
@@ -88,17 +94,29 @@ def encode_samples(
     settings = {"codec_digest": codec_digest, "sample_rate": sample_rate}
     rows = _Rows(folder, settings, text_digest)
     made = 0
-    if rows.missing(samples):
-        with _lock_set(folder):
-            open_set(folder, settings, _SETTINGS, {})
-            _drop_damaged_parts(folder)
-            # Another process may have added these samples while this one waited.
-            rows = _Rows(folder, settings, text_digest)
-            if missing := rows.missing(samples):
-                added = _encode_missing(missing, rows.recorded, encode, tokenize, sample_rate)
-                _write(with_progress(added, len(missing), "recordings encoded", progress), folder, text_digest)
-                made = len(missing.keys() - rows.recorded.keys())
-                rows = _Rows(folder, settings, text_digest)
+    # Rank 0 decides, because another run may change the set while the ranks read it.
+    if processes.from_main(bool(rows.missing(samples))):
+        with _lock_set(folder) if processes.rank == 0 else nullcontext():
+            if processes.rank == 0:
+                open_set(folder, settings, _SETTINGS, {})
+                # Another run may have added these samples while this one waited.
+                rows.update()
+                for part in rows.damaged:
+                    logger.warning(_DAMAGED, folder / part["file"], part["rows"])
+                join_parts(folder, [part["file"] for part in rows.damaged])
+            processes.wait()
+            rows.update()
+            missing = rows.missing(samples)
+            made = len(missing.keys() - rows.recorded.keys())
+            own = {digest: group for digest, group in missing.items() if is_own(processes, digest)}
+            added = _encode_missing(own, rows.recorded, encode, tokenize, sample_rate)
+            shown = progress and processes.rank == 0
+            _write(with_progress(added, len(own), "recordings encoded", shown), folder, text_digest, processes)
+            processes.wait()
+            if processes.rank == 0:
+                join_parts(folder)
+            processes.wait()
+            rows.update()
     return [sample if sample.encoded else replace(sample, encoded=rows.known[_key(sample)]) for sample in samples], made
 
 
@@ -130,18 +148,6 @@ def _key(sample: Sample) -> _Key:
     return sample.audio_digest, sample.language, sample.text
 
 
-def _drop_damaged_parts(folder: Path) -> None:
-    index = read_index(folder)
-    intact = [part for part in index["parts"] if is_intact(folder, part)]
-    for part in index["parts"]:
-        if part not in intact:
-            logger.warning(
-                " > %s is damaged. Encoding its utterances again (%d in total).", folder / part["file"], part["rows"]
-            )
-    if len(intact) < len(index["parts"]):
-        write_index(folder, {**index, "parts": intact})
-
-
 class _Rows:
     """The intact rows of a set, or none if the set does not exist.
 
@@ -153,6 +159,7 @@ class _Rows:
     Attributes:
         known: Rows with up-to-date token ids, keyed by recording, language and text.
         recorded: Rows keyed by recording, regardless of their text and token ids.
+        damaged: Entries of the parts that are damaged or missing.
 
     Raises:
         ConfigError: The set was created with different settings.
@@ -161,16 +168,29 @@ class _Rows:
     def __init__(self, folder: Path, settings: Mapping[str, Any], text_digest: str) -> None:
         self.known: dict[_Key, Encoded] = {}
         self.recorded: dict[str, Encoded] = {}
-        if not is_encoded_set(folder):
+        self.damaged: list[Mapping[str, Any]] = []
+        self._folder, self._settings, self._text_digest = folder, settings, text_digest
+        self._read: set[str] = set()
+        self.update()
+
+    def update(self) -> None:
+        """Read the parts that have been added to the set. Each part is hashed only once."""
+        if not is_encoded_set(self._folder):
             return
-        require_settings(folder, settings, _SETTINGS)
-        for part in read_index(folder)["parts"]:
-            if not is_intact(folder, part):
+        require_settings(self._folder, self._settings, _SETTINGS)
+        self.damaged = []
+        columns = ("audio_digest", "language", "text", "wav_length")
+        for part in read_index(self._folder)["parts"]:
+            if part["file"] in self._read:
                 continue
-            for file, number, row in encoded_rows(folder, part, ("audio_digest", "language", "text", "wav_length")):
+            if not is_intact(self._folder, part):
+                self.damaged.append(part)
+                continue
+            self._read.add(part["file"])
+            for file, number, row in encoded_rows(self._folder, part, columns):
                 encoded = Encoded(file, number, row["wav_length"], has_ids=True)
                 self.recorded[row["audio_digest"]] = encoded
-                if part["text_digest"] == text_digest:
+                if part["text_digest"] == self._text_digest:
                     self.known[row["audio_digest"], row["language"], row["text"]] = encoded
 
     def missing(self, samples: Sequence[Sample]) -> dict[str, dict[_Key, Sample]]:
@@ -212,16 +232,16 @@ def _encode_missing(
             ]
 
 
-def _write(groups: Iterable[list[Utterance]], folder: Path, text_digest: str) -> None:
+def _write(groups: Iterable[list[Utterance]], folder: Path, text_digest: str, processes: Processes) -> None:
     """Add utterances to a set, part by part. If interrupted, add the utterances that are ready."""
     pending: list[Utterance] = []
+    # The numbers must also differ from those of parts that are no longer in the index.
+    used = (int(file.stem.removeprefix("part-")) for file in folder.glob("part-*.arrow"))
+    numbers = count(processes.from_main(1 + max(used, default=-1)) + processes.rank, processes.size)
 
     def flush() -> None:
-        index = read_index(folder)
-        # The number must also differ from those of parts that were dropped from the index.
-        number = 1 + max((int(file.stem.removeprefix("part-")) for file in folder.glob("part-*.arrow")), default=-1)
-        part = write_part(folder, number, pending) | {"text_digest": text_digest}
-        write_index(folder, {**index, "parts": [*index["parts"], part]})
+        part = write_part(folder, next(numbers), pending)
+        add_part(folder, processes.rank, part | {"text_digest": text_digest})
         pending.clear()
 
     try:

@@ -1,9 +1,10 @@
 """Read and write utterances encoded as DVAE codes, in sets of memory-mapped Arrow files.
 
 The folder of a set contains parts (Arrow files), `set.json` with the SHA-256 of each part, and the recordings of the
-voices. Only parts listed in `set.json` belong to the set, so if the process that writes a set is killed, another one
-can pick up where it left off. The format is Arrow because rows contain text, numbers and lists of different lengths,
-and because all loader workers share a mapped file.
+voices. While a set of codes is being written, each process lists its new parts in a journal of its own, so that a part
+costs the same however many there are; `join_parts` then moves the entries to `set.json`. Only listed parts belong to
+the set, so if a process is killed, another one can pick up where it left off. The format is Arrow because rows contain
+text, numbers and lists of different lengths, and because all loader workers share a mapped file.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from torch import Tensor
 
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError, MachineError
-from xtts_extend.files import atomic_write, require_creatable
+from xtts_extend.files import append_lines, atomic_write, read_appended, require_creatable
 
 FORMAT_VERSION = 2
 INDEX = "set.json"
+_JOURNALS = ".parts-*.jsonl"
 #: Number of most likely codes to keep from each distribution. All other codes are combined into one value.
 TOP_K = 64
 
@@ -146,7 +148,7 @@ def is_encoded_set(path: Path) -> bool:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return the contents of a set's `set.json`.
+    """Return the contents of a set's `set.json`, with the parts in its journals.
 
     Raises:
         DataError: The file is missing or damaged, or has a different version.
@@ -165,7 +167,11 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{file} is version {version}, but this release reads version {FORMAT_VERSION}. Delete its folder and "
             "create the set again."
         )
-    return dict(index)
+    # A process that is killed while it joins the parts leaves journals with parts that are in the index.
+    listed = {part["file"] for part in index["parts"]}
+    added = [part for journal in folder.glob(_JOURNALS) for part in read_appended(journal)]
+    added.sort(key=lambda part: str(part["file"]))
+    return {**index, "parts": index["parts"] + [part for part in added if part["file"] not in listed]}
 
 
 def require_free(folder: Path) -> None:
@@ -248,8 +254,8 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         utterances: Rows of the part.
 
     Returns:
-        The entry to add to the `parts` of the index. The part does not belong to the set until its index
-        contains this entry.
+        The entry to add to the `parts` of the index, directly or with `add_part`. The part does not belong to the set
+        before that.
 
     Raises:
         MachineError: The disk is full, or the folder is not writable.
@@ -274,6 +280,37 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
             f"{path} cannot be written: {error}. Free up disk space and run the command again."
         ) from error
     return {"file": path.name, "rows": len(utterances), "sha256": file_digest(path)}
+
+
+def add_part(folder: Path, rank: int, part: Mapping[str, Any]) -> None:
+    """Add a part to a set by listing it in the journal of this process.
+
+    Args:
+        folder: Folder of the set.
+        rank: Number of this process among those that add to the set.
+        part: Entry of the part, as `write_part` returns it. It may have more values.
+
+    Raises:
+        MachineError: The disk is full, or the folder is not writable.
+    """
+    append_lines(folder / f".parts-{rank:05d}.jsonl", [part])
+
+
+def join_parts(folder: Path, damaged: Sequence[str] = ()) -> None:
+    """List the parts in the journals in `set.json`, and remove the journals. No process may be adding parts.
+
+    Args:
+        folder: Folder of the set.
+        damaged: Files of the parts to leave out of `set.json`.
+
+    Raises:
+        MachineError: The disk is full, or the folder is not writable.
+    """
+    journals, index = list(folder.glob(_JOURNALS)), read_index(folder)
+    if journals or damaged:
+        write_index(folder, {**index, "parts": [part for part in index["parts"] if part["file"] not in damaged]})
+    for journal in journals:
+        journal.unlink()
 
 
 def encoded_rows(

@@ -92,7 +92,8 @@ class Ranks:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box)
+        # Rank 0 may have to read a large set before it knows the value.
+        dist.broadcast_object_list(box, group=self._slow_group)
         return box[0]
 
     def wait(self) -> None:
