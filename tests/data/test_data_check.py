@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from processes import two_processes
 from rich.console import Console
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
@@ -22,7 +24,7 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.manifest import read_manifest
 from xtts_extend.data.sample import Sample
-from xtts_extend.errors import DataError, LanguageError
+from xtts_extend.errors import ConfigError, DataError, LanguageError
 
 LIMITS = DataLimits(sample_rate=22050, max_wav_length=3 * 22050, max_text_length=30)
 
@@ -511,6 +513,45 @@ def test_human_speech_is_usable(shared_data: Path) -> None:
     assert report.hours == {"en": sum(soundfile.info(s.audio_file).frames / 22050 for s in samples) / 3600}
     limited = check_samples(samples, tokenizer, DataLimits(22050, 255995, 40), progress=False)
     assert [s.text_tokens <= 40 for s in report.usable].count(False) == len(limited.problems["too_long_text"]) > 0
+
+
+def test_a_killed_check_keeps_all_but_the_last_results(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+    for number in range(5):
+        write_voice(tmp_path / f"{number}.wav", seconds=0.5, seed=number)
+    samples = read_rows(tmp_path, [(f"{number}.wav", "text") for number in range(5)])
+    monkeypatch.setattr(recordings, "_CHUNK_FILES", 2)
+    # As if the process was killed before the journal moved to the cache file, and while it wrote to the journal.
+    monkeypatch.setattr(recordings._Cache, "join", lambda cache: None)
+    expected = check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "cache", progress=False)
+    journal = tmp_path / ".cache.00000.new"
+    assert journal.read_bytes().count(b"\n") == 5
+    journal.write_bytes(journal.read_bytes()[:-10])
+    monkeypatch.undo()
+    reads = count_reads(monkeypatch)
+    assert check_samples(samples, tokenizer, LIMITS, cache=tmp_path / "cache", progress=False) == expected
+    assert reads == ["4.wav"]
+    assert not journal.exists()
+
+
+def test_two_processes_divide_the_recordings(tmp_path: Path, write_voice, tokenizer, monkeypatch) -> None:
+    """Threads stand in for the processes. Recordings that cannot be read are reported by both."""
+    for number in range(6):
+        write_voice(tmp_path / f"{number}.wav", seconds=0.5, seed=number)
+    (tmp_path / "3.wav").write_bytes(b"no audio")
+    samples = read_rows(tmp_path, [(f"{number}.wav", "text") for number in range(7)])
+    expected = check_samples(samples, tokenizer, LIMITS, progress=False)
+    assert set(expected.problems) == {"unreadable", "missing"}
+    reads, cache = count_reads(monkeypatch), tmp_path / "cache"
+
+    def check(processes):
+        return check_samples(samples, tokenizer, LIMITS, cache=cache, progress=False, processes=processes)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(check, two_processes())) == [expected, expected]
+    assert sorted(reads) == [f"{number}.wav" for number in range(6)]
+    assert [file.name for file in tmp_path.glob("*cache*")] == ["cache"]
+    with pytest.raises(ConfigError, match="Pass a file with --cache"):
+        check_samples(samples, tokenizer, LIMITS, processes=two_processes()[0])
 
 
 def test_other_files_are_not_overwritten_by_the_cache(tmp_path: Path, write_voice, tokenizer) -> None:

@@ -25,6 +25,7 @@ from xtts_extend.data.audio import (
 )
 from xtts_extend.data.dataset import MIN_DURATION_S
 from xtts_extend.data.paths import describe_search
+from xtts_extend.data.processes import SINGLE_PROCESS, Processes
 from xtts_extend.data.recordings import read_recordings
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
@@ -173,6 +174,7 @@ def check_samples(
     *,
     cache: Path | None = None,
     progress: bool = True,
+    processes: Processes = SINGLE_PROCESS,
 ) -> DataReport:
     """Check the recordings and texts of samples, and report the results in a deterministic order.
 
@@ -182,8 +184,11 @@ def check_samples(
         limits: The model's limits.
         cache: File that caches the measurements of the recordings; it is updated even if the check is interrupted.
         progress: Show progress on stderr: a progress bar on a terminal, otherwise a line every ten seconds.
+        processes: The processes that call this function with the same arguments and divide the recordings. Each of them
+            returns the same report.
 
     Raises:
+        ConfigError: There are several processes but no cache.
         DataError: There are no samples, or the cache file cannot be read or is not a recordings cache.
         LanguageError: A language has no tag in the vocabulary, or its cleaner cannot run on this machine.
 
@@ -199,7 +204,9 @@ def check_samples(
         raise DataError("There are no samples to check. Pass a manifest with at least one sample.")
     for language in sorted({sample.language for sample in samples}):
         require_cleanable(tokenizer, language)
-    recordings = read_recordings([sample.audio_file for sample in samples if sample.encoded is None], cache, progress)
+    paths = [sample.audio_file for sample in samples if sample.encoded is None]
+    recordings = read_recordings(paths, cache, progress, processes)
+    progress = progress and processes.rank == 0
 
     usable: list[Sample] = []
     recorded_samples: list[Sample] = []
