@@ -24,11 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; return 1 if a sample is unusable."""
+    """Run the command, in one process or several; return 1 if a sample is unusable."""
     import xtts_extend
     from xtts_extend.data.check import check_samples
     from xtts_extend.data.manifest import read_manifests, write_manifest
     from xtts_extend.run.config import NewLanguageConfig
+    from xtts_extend.run.ranks import Ranks
     from xtts_extend.setup.samples import limits_of
     from xtts_extend.text.tokenizer import load_tokenizer, require_tag
 
@@ -37,7 +38,10 @@ def run(args: argparse.Namespace) -> int:
     samples = read_manifests(args.manifest, args.language, args.manifest_format, columns_of(args))
     for language in sorted({sample.language for sample in samples}):
         require_tag(tokenizer, language)
-    report = check_samples(samples, tokenizer, limits_of(NewLanguageConfig()), cache=args.cache)
+    with Ranks.join() as ranks:
+        report = check_samples(samples, tokenizer, limits_of(NewLanguageConfig()), cache=args.cache, processes=ranks)
+    if not ranks.is_main:
+        return 0
     if args.json:
         print_values(report.to_dict(), True)
     else:

@@ -23,17 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command and return 0. Samples that cannot be encoded are listed."""
+    """Run the command, in one process or several, and return 0. Samples that cannot be encoded are listed."""
+    from xtts_extend.run.ranks import Ranks
     from xtts_extend.setup.encode import encode
 
-    result = encode(
-        args.manifest,
-        args.base_dir,
-        args.output,
-        vocab=args.vocab,
-        language=args.language,
-        manifest_format=args.manifest_format,
-        columns=columns_of(args),
-    )
-    print_values(result, args.json)
+    with Ranks.join() as ranks:
+        result = encode(
+            args.manifest,
+            args.base_dir,
+            args.output,
+            vocab=args.vocab,
+            language=args.language,
+            manifest_format=args.manifest_format,
+            columns=columns_of(args),
+            processes=ranks,
+        )
+        if ranks.is_main:
+            print_values(result, args.json)
     return 0

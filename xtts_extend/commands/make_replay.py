@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command and return 0. Texts or voices that cannot be used raise an error."""
+    """Run the command, in one process or several, and return 0. Texts or voices that cannot be used raise an error."""
+    from xtts_extend.run.ranks import Ranks
     from xtts_extend.speech.replay import make_replay
 
     texts: dict[str, list[Path]] = {}
@@ -54,14 +55,17 @@ def run(args: argparse.Namespace) -> int:
         if not (language and separator and file):
             raise ConfigError(f"--text {argument}: expected LANG=FILE, for example --text en=english.txt.")
         texts.setdefault(language, []).append(Path(file))
-    result = make_replay(
-        args.base_dir,
-        texts,
-        args.reference,
-        args.hours,
-        args.output,
-        conditioning_s=args.conditioning_s,
-        seed=args.seed,
-    )
-    print_values(result, args.json)
+    with Ranks.join() as ranks:
+        result = make_replay(
+            args.base_dir,
+            texts,
+            args.reference,
+            args.hours,
+            args.output,
+            conditioning_s=args.conditioning_s,
+            seed=args.seed,
+            processes=ranks,
+        )
+        if ranks.is_main:
+            print_values(result, args.json)
     return 0

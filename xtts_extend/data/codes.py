@@ -37,6 +37,7 @@ from xtts_extend.data.encoded import (
 )
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes, is_own
 from xtts_extend.data.sample import Sample
+from xtts_extend.data.sample_table import SampleTable
 from xtts_extend.errors import DataError, MachineError
 from xtts_extend.files import require_creatable
 from xtts_extend.progress import with_progress
@@ -65,7 +66,7 @@ def encode_samples(
     sample_rate: int,
     progress: bool = True,
     processes: Processes = SINGLE_PROCESS,
-) -> tuple[list[Sample], int]:
+) -> tuple[SampleTable, int]:
     """Encode the samples that a set does not contain yet, and add their codes, token ids and lengths to the set.
 
     If a process is interrupted or killed, call this function again to continue, with any number of processes.
@@ -117,7 +118,9 @@ def encode_samples(
                 join_parts(folder)
             processes.wait()
             rows.update()
-    return [sample if sample.encoded else replace(sample, encoded=rows.known[_key(sample)]) for sample in samples], made
+    return SampleTable(
+        sample if sample.encoded else replace(sample, encoded=rows.known[_key(sample)]) for sample in samples
+    ), made
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from xtts_extend.data.sample import Sample
+from xtts_extend.data.sample_table import values
 from xtts_extend.errors import ConfigError, DataError
 
 #: Sample indices. With a million samples, a list of Python integers would be ten times as large.
@@ -140,15 +141,16 @@ class EpochBatchSampler(Sampler[list[int]]):
         self._batches = Batches.of([])
         members: dict[tuple[bool, str], list[int]] = defaultdict(list)
         durations: dict[str, list[float]] = defaultdict(list)
-        for index, sample in enumerate(samples):
-            members[sample.replay, sample.language].append(index)
-            if not sample.replay:
-                durations[sample.language].append(sample.duration_s)
+        columns = (values(samples, name) for name in ("replay", "language", "duration_s"))
+        for index, (is_replayed, language, duration_s) in enumerate(zip(*columns, strict=True)):
+            members[is_replayed, language].append(index)
+            if not is_replayed:
+                durations[language].append(duration_s)
         if not durations:
             raise DataError("There are no samples to draw batches from.")
         repeats = dict.fromkeys(durations, 1.0)
         if language_weights is not None:
-            seconds = {language: sum(values) for language, values in durations.items()}
+            seconds = {language: sum(spoken) for language, spoken in durations.items()}
             repeats = _repeats(seconds, language_weights)
         # For each language: its samples, the number of full passes in an epoch, and the number of extra samples drawn.
         self._passes: list[tuple[Indices, int, int]] = []
@@ -157,7 +159,7 @@ class EpochBatchSampler(Sampler[list[int]]):
             full = math.floor(repeats[language])
             self._passes.append((indices, full, round((repeats[language] - full) * len(indices))))
         own = sum(len(members) * full + extra for members, full, extra in self._passes)
-        replayed = sorted(language for replay, language in members if replay)
+        replayed = sorted(language for is_replayed, language in members if is_replayed)
         self._replay = [np.asarray(members[True, language], np.int32) for language in replayed]
         self._replayed = round(own * replay_share / (1 - replay_share))
         if self._replayed and not self._replay:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from xtts_extend.data.sample import Sample
+from xtts_extend.data.sample_table import values
 from xtts_extend.errors import MachineError
 
 logger = logging.getLogger("trainer")
@@ -113,7 +114,8 @@ def log_new_folder(source: Path, run: Path) -> None:
 def hours(samples: Sequence[Sample]) -> dict[str, float]:
     """Return the hours of audio by language. Replayed samples are listed as "replay LANG"."""
     totals: dict[str, float] = {}
-    for sample in samples:
-        name = f"replay {sample.language}" if sample.replay else sample.language
-        totals[name] = totals.get(name, 0.0) + sample.duration_s / 3600
+    columns = (values(samples, name) for name in ("language", "replay", "duration_s"))
+    for language, is_replayed, duration_s in zip(*columns, strict=True):
+        name = f"replay {language}" if is_replayed else language
+        totals[name] = totals.get(name, 0.0) + duration_s / 3600
     return totals

@@ -13,6 +13,7 @@ from torch import Tensor
 from xtts_extend.checkpoint.inspect import RECORD_KEY
 from xtts_extend.checkpoint.store import FORMAT_VERSION
 from xtts_extend.data.sample import Sample
+from xtts_extend.data.sample_table import values
 from xtts_extend.errors import CheckpointError
 from xtts_extend.model.frozen_rows import BaseRows
 from xtts_extend.run.history import hours
@@ -64,12 +65,13 @@ class TrainedOn:
             language: Code of the language to learn.
             encode: Function that converts a text and its language to token ids.
         """
-        new_samples = [sample for sample in samples if not sample.replay]
-        texts = [sample.text for sample in new_samples if sample.language == language]
+        columns = (values(samples, name) for name in ("text", "language", "replay"))
+        own = [(text, code) for text, code, is_replayed in zip(*columns, strict=True) if not is_replayed]
+        texts = [text for text, code in own if code == language]
         count = min(_TEXTS, len(texts))
         spread = [texts[number * len(texts) // count] for number in range(count)]
-        counts = dict(Counter(sample.language for sample in new_samples))
-        return cls(hours(new_samples), counts, {text: encode(text, language) for text in spread})
+        spoken = {code: total for code, total in hours(samples).items() if not code.startswith("replay ")}
+        return cls(spoken, dict(Counter(code for _, code in own)), {text: encode(text, language) for text in spread})
 
 
 class _Adapter(TypedDict):

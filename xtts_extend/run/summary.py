@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from xtts_extend.data.sample import Sample
+from xtts_extend.data.sample_table import values
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.run.ranks import Ranks
@@ -53,7 +54,7 @@ def describe_run(
         processes: Number of processes that train together.
     """
     over = f" across {processes} processes" if processes > 1 else ""
-    replayed = sum(sample.replay for sample in train_samples)
+    replayed = sum(values(train_samples, "replay"))
     limits = [f"{config.epochs} epochs"]
     limits += [f"{config.max_steps} steps"] if config.max_steps else []
     accumulated = "1 batch" if config.grad_accum_steps == 1 else f"{config.grad_accum_steps} batches"

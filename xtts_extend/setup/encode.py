@@ -9,6 +9,8 @@ from pathlib import Path
 from xtts_extend.data.check import check_samples
 from xtts_extend.data.encoded import require_free
 from xtts_extend.data.manifest import read_manifests
+from xtts_extend.data.processes import SINGLE_PROCESS, Processes
+from xtts_extend.data.sample_table import values
 from xtts_extend.errors import DataError
 from xtts_extend.model.codec import Codec
 from xtts_extend.setup.base import config_for_base, require_codec
@@ -28,6 +30,7 @@ def encode(
     manifest_format: str = "auto",
     columns: Mapping[str, str] | None = None,
     progress: bool = True,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, object]:
     """Add the usable utterances in manifests to a set of codes, encoding only those that are not yet in it.
 
@@ -42,6 +45,7 @@ def encode(
         manifest_format: Format of the manifests, as in the recipe's `--manifest-format`.
         columns: Mapping from role to column, as in the recipe's `--columns`.
         progress: Whether to show progress bars.
+        processes: The processes that call this function with the same arguments and divide the recordings.
 
     Returns:
         `utterances`: number of usable utterances in these manifests, all of which are now in the set; `hours`: their
@@ -60,15 +64,19 @@ def encode(
     require_codec(config)
     tokenizer = load_tokenizer(config.model_args.tokenizer_file)
     samples = read_manifests(manifests, language, manifest_format, columns)
-    report = check_samples(samples, tokenizer, limits_of(config), cache=output / CHECKED, progress=progress)
+    report = check_samples(
+        samples, tokenizer, limits_of(config), cache=output / CHECKED, progress=progress, processes=processes
+    )
     logger.info(" > %s", report.summary())
     if not report.usable:
         raise DataError("No sample is usable. Fix the problems listed above.")
     codec, digest = Codec.load(config), codec_digest(config)
-    encoded, count = encode_into(output.absolute(), report.usable, config, codec, tokenizer, digest, progress)
+    encoded, count = encode_into(
+        output.absolute(), report.usable, config, codec, tokenizer, digest, progress, processes
+    )
     return {
         "utterances": len(encoded),
-        "hours": sum(sample.duration_s for sample in encoded) / 3600,
+        "hours": sum(values(encoded, "duration_s")) / 3600,
         "encoded": count,
         "unusable": len(samples) - len(report.usable),
         "output": str(output),

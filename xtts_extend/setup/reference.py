@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xtts_extend.data.encoded import file_digest, is_encoded_set, read_index
 from xtts_extend.data.sample import Sample
+from xtts_extend.data.sample_table import values
 from xtts_extend.errors import ConfigError, XttsExtendError
 from xtts_extend.model.anchor import Anchor
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
@@ -147,7 +148,7 @@ def prepare_training(model: ExtendedGPTTrainer, config: NewLanguageConfig, sampl
     if config.compile:
         for block in model.xtts.gpt.gpt.h:
             block.compile(dynamic=True)
-    if any(sample.replay for sample in samples):
+    if any(values(samples, "replay")):
         model.distill_weight = config.distill_weight
     if _needs_teacher(config, samples):
         model.create_teacher()
@@ -182,7 +183,7 @@ def can_export_as_pack(model: ExtendedGPTTrainer, samples: Sequence[Sample]) -> 
         model: The run's model.
         samples: The training samples.
     """
-    new_languages = [language for language in {sample.language for sample in samples} if _is_new(language, model)]
+    new_languages = [language for language in set(values(samples, "language")) if _is_new(language, model)]
     return model.voice_frozen and model.rows_frozen and len(new_languages) == 1
 
 
@@ -192,7 +193,7 @@ def require_old_languages(model: ExtendedGPTTrainer, config: NewLanguageConfig, 
     Raises:
         ConfigError: --min-retention is set, but no validation set is in an old language.
     """
-    if config.min_retention and not old_languages({sample.language for sample in samples}, model, config):
+    if config.min_retention and not old_languages(set(values(samples, "language")), model, config):
         raise ConfigError(
             "--min-retention is set, but none of the validation sets is in a language that the base knows. For each "
             "language to keep, pass recordings with --val-manifest PATH:LANG."

@@ -6,17 +6,20 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
 from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
 import xtts_extend
-from xtts_extend.data.check import DataLimits, DataReport, check_samples
+from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.codes import encode_samples
 from xtts_extend.data.encoded import file_digest, is_encoded_set, read_encoded, require_free
 from xtts_extend.data.manifest import read_manifest
+from xtts_extend.data.processes import SINGLE_PROCESS, Processes
 from xtts_extend.data.sample import Sample
+from xtts_extend.data.sample_table import SampleTable
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.files import require_creatable
@@ -39,8 +42,8 @@ class RunSamples:
         evaluation: Validation samples; empty if the run has no validation data.
     """
 
-    train: list[Sample]
-    evaluation: list[Sample]
+    train: Sequence[Sample]
+    evaluation: Sequence[Sample]
 
 
 def data_digest(samples: Sequence[Sample]) -> str:
@@ -89,7 +92,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         raise MachineError(
             f"Cannot create the folder {cache.parent}: {error.strerror}. Choose a different --output-dir or --codes."
         ) from error
-    reports: dict[str, DataReport] = {}
+    usable: dict[str, SampleTable] = {}
     parts = {"training": config.train_manifests, "replay": config.replay, "evaluation": config.val_manifests}
     for name, specs in parts.items():
         if not specs:
@@ -114,10 +117,10 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
             )
         if not report.usable:
             raise DataError(f"No {name} sample is usable. Fix the problems listed above.")
-        reports[name] = report
-    usable = {name: report.usable for name, report in reports.items()}
+        is_replayed = name == "replay"
+        usable[name] = SampleTable(replace(sample, replay=True) if is_replayed else sample for sample in report.usable)
     _warn_of_overlap(usable["training"], usable.get("evaluation", []))
-    train = usable["training"] + [replace(sample, replay=True) for sample in usable.get("replay", [])]
+    train = SampleTable(chain(usable["training"], usable["replay"])) if "replay" in usable else usable["training"]
     # Constructed only to check the language weights: the sampler raises an error if they do not match the languages.
     EpochBatchSampler(
         train,
@@ -164,7 +167,8 @@ def encode_run(
     codec.to(torch.device("cpu"))
     if count:
         logger.info(" > Number of newly encoded recordings: %d. Their codes were saved in %s.", count, folder)
-    return RunSamples(encoded[: len(samples.train)], encoded[len(samples.train) :])
+    trained = len(samples.train)
+    return RunSamples(encoded.part(0, trained), encoded.part(trained, len(encoded)))
 
 
 def encode_into(
@@ -175,7 +179,8 @@ def encode_into(
     tokenizer: VoiceBpeTokenizer,
     digest: str,
     progress: bool = True,
-) -> tuple[list[Sample], int]:
+    processes: Processes = SINGLE_PROCESS,
+) -> tuple[SampleTable, int]:
     """Run `encode_samples` with a configuration's vocabulary and sample rate, on the GPU if there is one.
 
     Args:
@@ -186,6 +191,7 @@ def encode_into(
         tokenizer: Tokenizer of the vocabulary.
         digest: The configuration's `codec_digest`.
         progress: Whether to show a progress bar.
+        processes: The processes that divide the recordings.
 
     Returns:
         The samples with codes and token ids, and the number of recordings encoded by this call.
@@ -202,6 +208,7 @@ def encode_into(
         text_digest=f"{vocabulary.digest} {xtts_extend.__version__}",
         sample_rate=config.audio.sample_rate,
         progress=progress,
+        processes=processes,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from xtts_extend.data.dataset import UtteranceDataset
 from xtts_extend.data.sample import Sample
+from xtts_extend.data.sample_table import values
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import ConfigError
 from xtts_extend.model.forward import AUDIO_STOPS, conditioning_frames
@@ -55,19 +56,15 @@ def sample_frames(samples: Sequence[Sample], model_args: Any) -> list[int]:
     >>> sample_frames([sample], SimpleNamespace(gpt_use_perceiver_resampler=True, gpt_code_stride_len=1024))
     [86]
     """
-    fixed = conditioning_frames(model_args) + 1 + AUDIO_STOPS
-    return [fixed + tokens + codes for tokens, codes in _sample_lengths(samples, int(model_args.gpt_code_stride_len))]
-
-
-def _sample_lengths(samples: Sequence[Sample], stride: int) -> Iterator[tuple[int, int]]:
-    """Yield the number of text tokens and the number of audio codes in each encoded sample."""
-    for sample in samples:
-        if sample.text_tokens is None or sample.encoded is None:
+    fixed, stride = conditioning_frames(model_args) + 1 + AUDIO_STOPS, int(model_args.gpt_code_stride_len)
+    tokens, wav_lengths = values(samples, "text_tokens"), values(samples, "wav_length")
+    for position, known in enumerate(zip(tokens, wav_lengths, strict=True)):
+        if None in known:
             raise ConfigError(
-                f"--batch-frames: {sample.manifest_audio_file} is not encoded, so its length in frames is unknown. "
-                "Call encode_run and pass the samples that it returns."
+                f"--batch-frames: {samples[position].manifest_audio_file} is not encoded, so its length in frames is "
+                "unknown. Call encode_run and pass the samples that it returns."
             )
-        yield sample.text_tokens, -(-sample.encoded.wav_length // stride)
+    return [fixed + count + -(-length // stride) for count, length in zip(tokens, wav_lengths, strict=True)]
 
 
 def describe_padding(sampler: EpochBatchSampler, samples: Sequence[Sample], config: NewLanguageConfig) -> str:
@@ -121,7 +118,7 @@ def train_loader(config: NewLanguageConfig, tokenizer: Any, samples: Sequence[Sa
         batch_frames=budget and budget * ranks.size,
         frames=sample_frames(samples, config.model_args) if budget else None,
         language_weights=config.language_weights or None,
-        replay_share=config.replay_share if any(sample.replay for sample in samples) else 0.0,
+        replay_share=config.replay_share if any(values(samples, "replay")) else 0.0,
         rank=ranks.rank,
         ranks=ranks.size,
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -90,8 +90,8 @@ class ResumableTrainer(Trainer):
         output_path: str | Path | None = None,
         *,
         model: ExtendedGPTTrainer,
-        train_samples: list[Sample],
-        eval_samples: list[Sample] | None = None,
+        train_samples: Sequence[Sample],
+        eval_samples: Sequence[Sample] | None = None,
         resumed: Resumed | None = None,
         base_losses: Mapping[str, Losses] | None = None,
         new_run: bool = False,
@@ -222,7 +222,7 @@ class ResumableTrainer(Trainer):
     # DATA
     ####################
 
-    def get_train_dataloader(self, samples: list[Sample], *, verbose: bool = False) -> DataLoader[Any]:
+    def get_train_dataloader(self, samples: Sequence[Sample], *, verbose: bool = False) -> DataLoader[Any]:
         """Return a loader whose batch order is a function of (seed, epoch)."""
         return train_loader(self.config, self.model.xtts.tokenizer, samples, self.ranks)
 
