@@ -8,7 +8,7 @@ from samples import make_sample
 
 from xtts_extend.data.encoded import Encoded
 from xtts_extend.data.sample import Sample
-from xtts_extend.data.sample_table import SampleTable
+from xtts_extend.data.sample_table import SampleTable, values
 
 SAMPLES = [
     make_sample("ሰላም", language="am", line=7, duration_s=1.1, audio_digest="d" * 32, text_tokens=5, manifest="/m.csv"),
@@ -33,6 +33,8 @@ def test_a_table_returns_what_was_stored():
     # Loader workers that are not forked get a pickled copy.
     assert list(pickle.loads(pickle.dumps(table))) == SAMPLES
     assert list(SampleTable([])) == []
+    part = table.part(1, 3)
+    assert (list(part), part[0], part[-1]) == (SAMPLES[1:3], SAMPLES[1], SAMPLES[2])
 
 
 def test_every_field_of_a_sample_is_stored():
@@ -47,3 +49,14 @@ def test_samples_of_several_blocks(monkeypatch):
     table = SampleTable(samples)
     assert list(table) == samples
     assert table[7] == samples[7]
+
+
+@pytest.mark.parametrize("name", ["text", "language", "manifest_audio_file", "replay", "duration_s", "text_tokens"])
+def test_columns_equal_the_values_of_the_samples(name):
+    expected = [getattr(sample, name) for sample in SAMPLES]
+    assert values(SAMPLES, name) == values(SampleTable(SAMPLES), name) == expected
+    assert values(SampleTable(SAMPLES).part(2, 4), name) == expected[2:]
+
+
+def test_lengths_of_samples_with_and_without_codes():
+    assert values(SAMPLES, "wav_length") == values(SampleTable(SAMPLES), "wav_length") == [None, None, 22050, 1024]

@@ -115,6 +115,25 @@ def test_an_interrupted_set_is_resumed(arguments, monkeypatch, tmp_path):
     assert sorted(file.name for file in resumed["output"].glob("part-*")) == parts
 
 
+def test_several_processes_make_the_set_of_one(arguments, tmp_path, monkeypatch):
+    """The second process is missing here, so the first one finds only its own share, every other batch."""
+    arguments |= {"texts": {"en": arguments["texts"]["en"]}, "hours": 15 / 3600}
+    make_replay(**arguments)
+    speak, spoken = replay_module._speak_batch, []
+    monkeypatch.setattr(replay_module, "_speak_batch", lambda *given: (spoken.append(given[4]), speak(*given))[1])
+    first = SimpleNamespace(rank=0, size=2, wait=lambda: None, from_main=lambda value: value)
+    shared = arguments | {"output": tmp_path / "shared"}
+    make_replay(**shared, processes=first)
+    assert read_index(shared["output"])["parts"] == read_index(arguments["output"])["parts"]
+    assert read_index(shared["output"])["seconds"] == read_index(arguments["output"])["seconds"]
+    count = read_index(shared["output"])["batches"]["en"]
+    assert count > 2
+    own = [number for number in spoken if number % 2 == 0]
+    # No batch is spoken twice, and the missing ones are spoken at the end.
+    assert spoken == own + [number for number in range(count) if number % 2]
+    assert not (shared["output"] / ".batches").exists()
+
+
 @pytest.mark.slow
 def test_a_part_without_an_index_entry_is_ignored(arguments):
     make_replay(**arguments)

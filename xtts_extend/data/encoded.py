@@ -260,6 +260,17 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
     Raises:
         MachineError: The disk is full, or the folder is not writable.
     """
+    path = folder / f"part-{number:05d}.arrow"
+    write_rows(path, utterances)
+    return {"file": path.name, "rows": len(utterances), "sha256": file_digest(path)}
+
+
+def write_rows(path: Path, utterances: Sequence[Utterance]) -> None:
+    """Write utterances to an Arrow file, which appears completely or not at all.
+
+    Raises:
+        MachineError: The disk is full, or the folder is not writable.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     for utterance in utterances:
         start, end = utterance.conditioning_slice or (None, None)
@@ -271,7 +282,6 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         row["top_log_probs"] = None if log_probs is None else log_probs.numpy().astype(np.float16).ravel()
         for name, value in row.items():
             columns[name].append(value)
-    path = folder / f"part-{number:05d}.arrow"
     try:
         with atomic_write(path) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
             writer.write_table(pa.table(columns, schema=_SCHEMA))
@@ -279,7 +289,6 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         raise MachineError(
             f"{path} cannot be written: {error}. Free up disk space and run the command again."
         ) from error
-    return {"file": path.name, "rows": len(utterances), "sha256": file_digest(path)}
 
 
 def add_part(folder: Path, rank: int, part: Mapping[str, Any]) -> None:

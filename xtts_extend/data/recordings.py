@@ -1,7 +1,7 @@
 """Measure every recording once, in threads, and cache the results by path, size and modification time.
 
-The cache is a file. While recordings are measured, each process appends its results to a journal beside the file; at the
-end, the results in the journals move to the file.
+The cache is a file. While recordings are measured, each process appends its results to a journal beside the file; at
+the end, the results in the journals move to the file.
 """
 
 from __future__ import annotations

@@ -80,12 +80,11 @@ class SampleTable(Sequence[Sample]):
             self._extra |= {count + n: sample.extra for n, sample in enumerate(block) if sample.extra is not None}
             count += len(block)
         self._sources, self._parts = list(sources), list(parts)
-        self._table = pa.Table.from_batches(blocks, _SCHEMA).combine_chunks()
-        # Access by position is faster to a column than to a table.
-        self._columns = [column.chunk(0) for column in self._table.columns] if count else []
+        # Access by position is faster to an array than to a table.
+        self._columns = [column.combine_chunks() for column in pa.Table.from_batches(blocks, _SCHEMA).columns]
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return len(self._columns[0])
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -108,7 +107,6 @@ class SampleTable(Sequence[Sample]):
     def part(self, start: int, end: int) -> SampleTable:
         """Return the samples from `start` to `end` as a table. Nothing is copied."""
         table = copy.copy(self)
-        table._table = self._table.slice(start, end - start)
         table._columns = [column.slice(start, end - start) for column in self._columns]
         table._extra = {index - start: extra for index, extra in self._extra.items() if start <= index < end}
         return table
@@ -116,9 +114,9 @@ class SampleTable(Sequence[Sample]):
     def column(self, name: str) -> list[Any]:
         """Return the values of `values` without creating samples."""
         if name in _SCHEMA.names:
-            return cast(list[Any], self._table[name].to_pylist())
+            return cast(list[Any], self._columns[_SCHEMA.get_field_index(name)].to_pylist())
         shared = [getattr(source, name) for source in self._sources]
-        return [shared[number] for number in self._table["source"].to_pylist()]
+        return [shared[number] for number in self.column("source")]
 
     def _sample(self, index: int, values: Sequence[Any]) -> Sample:
         text, audio_file, name, digest, line, start, end, duration_s, tokens, row, wav_length, source, part = values

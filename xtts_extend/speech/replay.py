@@ -7,9 +7,12 @@ position is stored too, so that a run can be distilled from it without loading t
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,24 +26,31 @@ from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
 from xtts_extend.data.encoded import Utterance, file_digest, open_set, read_index, write_index, write_part
+from xtts_extend.data.processes import SINGLE_PROCESS, Processes
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.model.distillation import top_distribution
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights
 from xtts_extend.progress import with_progress
 from xtts_extend.setup.base import config_for_base, require_codec
 from xtts_extend.setup.samples import limits_of
+from xtts_extend.speech.replay_batches import (
+    BATCHES,
+    SKIPPED,
+    Batch,
+    batch_of_texts,
+    require_speech,
+    store_batch,
+    stored_batches,
+    voice_name,
+)
 from xtts_extend.text.languages import CLEANER_ERRORS, split_sentences
 from xtts_extend.text.tokenizer import require_cleanable
 from xtts_extend.text.verify import read_lines
 
 logger = logging.getLogger("trainer")
 
-#: Number of utterances per batch. All have the same number of tokens, because coqui's generation cannot use padding.
-BATCH = 8
 #: Number of batches in each file of the set. At most this many are lost if the process is killed.
 _BATCHES_IN_PART = 8
-#: Number of batches in a language after which an error is raised if none of their utterances is usable.
-_BATCHES_TO_JUDGE = 20
 #: Names of the settings in messages.
 _SETTINGS = {
     "base_digest": "the base model",
@@ -61,6 +71,7 @@ def make_replay(
     conditioning_s: tuple[float, float] | None = None,
     seed: int = 0,
     progress: bool = True,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Generate a replay set of a given duration, divided equally among the languages.
 
@@ -78,6 +89,8 @@ def make_replay(
             training.
         seed: Seed for the order of texts, the voices, the slices and the codes.
         progress: Whether to show progress.
+        processes: The processes that call this function with the same arguments and divide the batches. The set is the
+            same as that of a single process.
 
     Returns:
         `utterances`, `hours` (by language), `runaway`, `empty`, `too_long` (longer than training accepts) and `output`.
@@ -115,14 +128,62 @@ def make_replay(
             f"These recordings are shorter than the shortest conditioning slice ({shortest / speaker.sample_rate:.1f} "
             f"s): {', '.join(short)}. Pass longer recordings with --reference."
         )
-    counts = {"batches": {}, "seconds": {}, "runaway": 0, "empty": 0, "too_long": 0}
-    open_set(output, settings, _SETTINGS, counts)
-    lock = FileLock(output / ".lock")
+    is_main = processes.rank == 0
+    if is_main:
+        counts = {"batches": {}, "seconds": {}, "runaway": 0, "empty": 0, "too_long": 0}
+        open_set(output, settings, _SETTINGS, counts)
+        for number, voice in enumerate(voices):
+            save_wav(output / voice_name(number), voice, speaker.sample_rate)
     try:
-        with lock.acquire(timeout=0):
-            return _generate(speaker, lines, voices, 3600 * hours, output, settings, progress)
+        with FileLock(output / ".lock").acquire(timeout=0) if is_main else nullcontext():
+            processes.wait()
+            # Training reads the copies, whose samples may differ slightly from the originals.
+            voices = [load_audio(output / voice_name(number), speaker.sample_rate) for number in range(len(voices))]
+            work = _Work(speaker, lines, voices, 3600 * hours / len(lines), output, seed)
+            if processes.size > 1:
+                _speak_shares(work, processes)
+                processes.wait()
+            if is_main:
+                _generate(work, progress)
+            processes.wait()
     except Timeout as error:
         raise MachineError(f"Another process is writing to the replay set {output}. Wait until it finishes.") from error
+    index = read_index(output)
+    return {
+        "utterances": sum(part["rows"] for part in index["parts"]),
+        "hours": {language: value / 3600 for language, value in index["seconds"].items()},
+        **{reason: index[reason] for reason in SKIPPED},
+        "output": str(output),
+    }
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a set is generated from.
+
+    Attributes:
+        speaker: The base model.
+        lines: For each language, its texts and their token ids.
+        voices: Recordings of the voices, each (1, samples).
+        share: Seconds of speech to generate in each language.
+        output: Folder of the set.
+        seed: Seed of the set.
+    """
+
+    speaker: _Speaker
+    lines: Mapping[str, Sequence[tuple[str, list[int]]]]
+    voices: Sequence[Tensor]
+    share: float
+    output: Path
+    seed: int
+
+    def speak(self, language: str, number: int) -> Batch:
+        """Synthesize batch `number` of a language."""
+        return _speak_batch(self.speaker, language, self.lines[language], self.voices, number, self.seed)
+
+    def seconds(self, codes: int) -> float:
+        """Return the duration of codes."""
+        return codes * int(self.speaker.gpt.code_stride_len) / self.speaker.sample_rate
 
 
 class _Speaker:
@@ -223,107 +284,78 @@ def _speakable_lines(speaker: _Speaker, language: str, files: Sequence[Path]) ->
     return sentences
 
 
-def _generate(
-    speaker: _Speaker,
-    lines: Mapping[str, Sequence[tuple[str, list[int]]]],
-    voices: Sequence[Tensor],
-    seconds: float,
-    output: Path,
-    settings: Mapping[str, Any],
-    progress: bool,
-) -> dict[str, Any]:
+def _speak_shares(work: _Work, processes: Processes) -> None:
+    """Speak this process's share of the batches, until the processes together have spoken enough.
+
+    Each batch is a file of its own until rank 0 collects them, so that a killed process loses only one.
+    """
+    index = read_index(work.output)
+    for language in work.lines:
+        first, seconds = index["batches"].get(language, 0), index["seconds"].get(language, 0.0)
+        # The first number from `first` on that is this process's.
+        for number in itertools.count(first + (processes.rank - first) % processes.size, processes.size):
+            stored = [batch for batch in stored_batches(work.output).values() if batch.language == language]
+            codes = sum(batch.codes for batch in stored if first <= batch.number < number)
+            # Batches are used in order, so this one is needed only if the earlier ones are too short.
+            if seconds + work.seconds(codes) >= work.share:
+                break
+            require_speech(language, len(stored), seconds + sum(batch.codes for batch in stored))
+            if all(batch.number != number for batch in stored):
+                store_batch(work.output, work.speak(language, number), number)
+
+
+def _generate(work: _Work, progress: bool) -> None:
     """Generate speech until each language has its share of the seconds, writing parts and the index along the way."""
-    index = read_index(output)
-    for number, voice in enumerate(voices):
-        save_wav(output / _voice_name(number), voice, speaker.sample_rate)
-    # Training reads the copies, whose samples may differ slightly from the originals.
-    voices = [load_audio(output / _voice_name(number), speaker.sample_rate) for number in range(len(voices))]
-    share = seconds / len(lines)
+    index, total = read_index(work.output), int(work.share * len(work.lines))
+    stored = stored_batches(work.output)
 
     def spoken_seconds() -> Iterator[None]:
         """Yield once per second of speech, for the progress bar."""
-        pending: list[_Batch] = []
+        pending: list[Batch] = []
         counted, reported_s = index, 0
         try:
             while True:
-                spoken_s = min(int(seconds), int(sum(counted["seconds"].values())))
+                spoken_s = min(total, int(sum(counted["seconds"].values())))
                 yield from [None] * (spoken_s - reported_s)
                 reported_s = spoken_s
-                unfinished = [code for code in lines if counted["seconds"].get(code, 0.0) < share]
+                unfinished = [code for code in work.lines if counted["seconds"].get(code, 0.0) < work.share]
                 if not unfinished:
                     break
                 for language in unfinished:
                     number = counted["batches"].get(language, 0)
-                    pending.append(_speak_batch(speaker, language, lines[language], voices, number, settings["seed"]))
-                counted = _count(index, pending)
-                _require_speech(counted, unfinished)
+                    spoken = stored.get((language, number))
+                    pending.append(spoken.read() if spoken else work.speak(language, number))
+                counted = _count(work, index, pending)
+                for language in unfinished:
+                    require_speech(language, counted["batches"][language], counted["seconds"][language])
                 if len(pending) >= _BATCHES_IN_PART:
-                    _write_pending(output, index, pending)
+                    _write_pending(work, index, pending)
         finally:
             if pending:
-                _write_pending(output, index, pending)
+                _write_pending(work, index, pending)
 
-    for _ in with_progress(spoken_seconds(), int(seconds), "seconds of speech", progress):
+    for _ in with_progress(spoken_seconds(), total, "seconds of speech", progress):
         pass
-    return {
-        "utterances": sum(part["rows"] for part in index["parts"]),
-        "hours": {language: value / 3600 for language, value in index["seconds"].items()},
-        "runaway": index["runaway"],
-        "empty": index["empty"],
-        "too_long": index["too_long"],
-        "output": str(output),
-    }
+    shutil.rmtree(work.output / BATCHES, ignore_errors=True)
 
 
-def _voice_name(number: int) -> str:
-    return f"voice-{number:03d}.wav"
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The result of speaking a batch of texts.
-
-    Attributes:
-        language: Code of their language.
-        utterances: The usable utterances.
-        seconds: Duration of the usable utterances.
-        skipped: Reason → number of skipped utterances.
-    """
-
-    language: str
-    utterances: list[Utterance]
-    seconds: float
-    skipped: dict[str, int]
-
-
-def _count(index: Mapping[str, Any], batches: Sequence[_Batch]) -> dict[str, Any]:
+def _count(work: _Work, index: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
     """Return the index updated with these batches, but without the entry for the part that contains them."""
     counted = {**index, "batches": dict(index["batches"]), "seconds": dict(index["seconds"])}
     for batch in batches:
         counted["batches"][batch.language] = counted["batches"].get(batch.language, 0) + 1
-        counted["seconds"][batch.language] = counted["seconds"].get(batch.language, 0.0) + batch.seconds
+        counted["seconds"][batch.language] = counted["seconds"].get(batch.language, 0.0) + work.seconds(batch.codes)
         for reason, number in batch.skipped.items():
             counted[reason] += number
     return counted
 
 
-def _require_speech(index: Mapping[str, Any], languages: Sequence[str]) -> None:
-    """Raise DataError if `_BATCHES_TO_JUDGE` batches of a language have no usable utterance."""
-    for language in languages:
-        tried = index["batches"][language]
-        if tried >= _BATCHES_TO_JUDGE and not index["seconds"][language]:
-            raise DataError(
-                f"None of the speech in the first {tried} batches in {language} is usable, because it does not end "
-                f"or is empty. Check with `xtts-extend speak` that the base speaks {language} with these voices."
-            )
-
-
-def _write_pending(output: Path, index: dict[str, Any], pending: list[_Batch]) -> None:
+def _write_pending(work: _Work, index: dict[str, Any], pending: list[Batch]) -> None:
     """Write the pending batches as a part, and then the index. Writing a part again produces the same set."""
-    counted = _count(index, pending)
+    counted = _count(work, index, pending)
     if utterances := [utterance for batch in pending for utterance in batch.utterances]:
-        counted["parts"] = [*index["parts"], write_part(output, len(index["parts"]), utterances)]
-    write_index(output, counted)
+        counted["parts"] = [*index["parts"], write_part(work.output, len(index["parts"]), utterances)]
+    write_index(work.output, counted)
     pending.clear()
     index.update(counted)
 
@@ -335,9 +367,9 @@ def _speak_batch(
     voices: Sequence[Tensor],
     number: int,
     seed: int,
-) -> _Batch:
+) -> Batch:
     """Synthesize batch `number` of a language's texts."""
-    texts = _batch_of_texts(lines, language, number, seed)
+    texts = batch_of_texts(lines, language, number, seed)
     generator = random.Random(f"replay {seed} {language} {number}")
     torch.manual_seed(generator.getrandbits(62))
     voice_number = generator.randrange(len(voices))
@@ -347,7 +379,7 @@ def _speak_batch(
     start = generator.randint(0, samples - length)
     results = speaker.speak(torch.tensor([ids for _, ids in texts]), voice[:, start : start + length])
     utterances = []
-    skipped = dict.fromkeys(("runaway", "empty", "too_long"), 0)
+    skipped = dict.fromkeys(SKIPPED, 0)
     for (text, _), result in zip(texts, results, strict=True):
         if result is None:
             skipped["runaway"] += 1
@@ -358,24 +390,6 @@ def _speak_batch(
         if duration_s < MIN_DURATION_S or samples_spoken > speaker.limits.max_wav_length:
             skipped["empty" if duration_s < MIN_DURATION_S else "too_long"] += 1
             continue
-        name = _voice_name(voice_number)
+        name = voice_name(voice_number)
         utterances.append(Utterance(text, language, name, codes, (start, start + length), distribution))
-    seconds = sum(len(utterance.codes) for utterance in utterances) * speaker.gpt.code_stride_len / speaker.sample_rate
-    return _Batch(language, utterances, seconds, skipped)
-
-
-def _batch_of_texts(
-    lines: Sequence[tuple[str, list[int]]], language: str, number: int, seed: int
-) -> list[tuple[str, list[int]]]:
-    """Return batch `number` from endless passes over the lines. All texts in a batch have the same number of tokens."""
-    by_length: dict[int, list[tuple[str, list[int]]]] = {}
-    for line in lines:
-        by_length.setdefault(len(line[1]), []).append(line)
-    batches_per_pass = sum(-(-len(group) // BATCH) for group in by_length.values())
-    pass_number, index = divmod(number, batches_per_pass)
-    generator = random.Random(f"texts {seed} {language} {pass_number}")
-    batches = []
-    for length in sorted(by_length):
-        group = generator.sample(by_length[length], len(by_length[length]))
-        batches += [group[start : start + BATCH] for start in range(0, len(group), BATCH)]
-    return generator.sample(batches, len(batches))[index]
+    return Batch(language, utterances, skipped)
