@@ -70,23 +70,29 @@ def run(script: Path, *arguments: object, output: Path, **environment: str) -> S
     return script
 
 
-def run_processes(processes: int, script: Path, *arguments: object, output: Path) -> None:
-    """Run a script in several processes with torchrun's environment variables, and require exit code 0 of all."""
+def start_processes(processes: int, script: Path, *arguments: object, output: Path, **environment: str) -> list[Script]:
+    """Start a script in several processes with torchrun's environment variables, and return them by rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "WORLD_SIZE": f"{processes}"}
-    started = [
+    return [
         Script(
             script,
             *arguments,
             output=output.with_name(f"{output.name}.{rank}"),
             **group,
+            **environment,
             RANK=f"{rank}",
             LOCAL_RANK=f"{rank}",
         )
         for rank in range(processes)
     ]
+
+
+def run_processes(processes: int, script: Path, *arguments: object, output: Path) -> None:
+    """Run a script in several processes with torchrun's environment variables, and require exit code 0 of all."""
+    started = start_processes(processes, script, *arguments, output=output)
     codes = [script.wait() for script in started]
     assert codes == [0] * processes, "\n".join(script.text for script in started)
 
