@@ -10,10 +10,11 @@ from filelock import FileLock
 
 from xtts_extend.cli import main
 from xtts_extend.data.audio import load_audio, save_wav
-from xtts_extend.data.encoded import read_encoded, read_index
+from xtts_extend.data.encoded import TOP_K, Utterance, read_encoded, read_index
 from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
 from xtts_extend.speech import replay as replay_module
 from xtts_extend.speech.replay import _speakable_lines, make_replay
+from xtts_extend.speech.replay_batches import Batch
 from xtts_extend.text.tokenizer import load_tokenizer
 
 RATE = 22050
@@ -115,23 +116,44 @@ def test_an_interrupted_set_is_resumed(arguments, monkeypatch, tmp_path):
     assert sorted(file.name for file in resumed["output"].glob("part-*")) == parts
 
 
-def test_several_processes_make_the_set_of_one(arguments, tmp_path, monkeypatch):
+def test_several_processes_make_the_set_of_one(arguments, mini_base, tmp_path, monkeypatch):
     """The second process is missing here, so the first one finds only its own share, every other batch."""
-    arguments |= {"texts": {"en": arguments["texts"]["en"]}, "hours": 15 / 3600}
-    make_replay(**arguments)
-    speak, spoken = replay_module._speak_batch, []
-    monkeypatch.setattr(replay_module, "_speak_batch", lambda *given: (spoken.append(given[4]), speak(*given))[1])
+    speaker = SimpleNamespace(
+        tokenizer=load_tokenizer(mini_base / "vocab.json"), limits=SimpleNamespace(max_text_length=200),
+        sample_rate=RATE, slice_lengths=(RATE // 2, RATE), gpt=SimpleNamespace(code_stride_len=1024),
+    )  # fmt: skip
+    spoken = []
+
+    def speak(speaker, language, lines, voices, number, seed):
+        spoken.append(number)
+        generator = torch.Generator().manual_seed(number)
+        codes = torch.randint(1024, (40 + number,), generator=generator)
+        ids = torch.randint(1026, (len(codes) + 1, TOP_K), generator=generator)
+        # The first batch has nothing usable.
+        usable = [Utterance(f"text {number}", language, "voice-000.wav", codes, (0, RATE), (ids, -ids / 4))][:number]
+        return Batch(language, usable, {"runaway": number % 3, "empty": 1, "too_long": 0})
+
+    monkeypatch.setattr(replay_module, "_Speaker", lambda *given: speaker)
+    monkeypatch.setattr(replay_module, "_speak_batch", speak)
+    arguments |= {"texts": {"en": arguments["texts"]["en"]}, "hours": 30 / 3600}
+    expected = make_replay(**arguments)
+    count = len(spoken)
+    assert count == 15
+    spoken.clear()
     first = SimpleNamespace(rank=0, size=2, wait=lambda: None, from_main=lambda value: value)
     shared = arguments | {"output": tmp_path / "shared"}
-    make_replay(**shared, processes=first)
-    assert read_index(shared["output"])["parts"] == read_index(arguments["output"])["parts"]
-    assert read_index(shared["output"])["seconds"] == read_index(arguments["output"])["seconds"]
-    count = read_index(shared["output"])["batches"]["en"]
-    assert count > 2
+    assert make_replay(**shared, processes=first) == expected | {"output": str(shared["output"])}
+    assert read_index(shared["output"]) == read_index(arguments["output"])
+    # The process cannot know that the other one is missing, so it speaks enough by itself. The batches that are missing
+    # are spoken at the end.
     own = [number for number in spoken if number % 2 == 0]
-    # No batch is spoken twice, and the missing ones are spoken at the end.
-    assert spoken == own + [number for number in range(count) if number % 2]
+    assert spoken == own + list(range(1, count, 2))
+    assert own == list(range(0, len(own) * 2, 2))
     assert not (shared["output"] / ".batches").exists()
+    # With more hours, only new batches are spoken.
+    spoken.clear()
+    make_replay(**shared | {"hours": 40 / 3600}, processes=first)
+    assert min(spoken) == count
 
 
 @pytest.mark.slow
