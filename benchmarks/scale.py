@@ -7,9 +7,9 @@ A run of the untrained mini model takes a few steps on made-up data, first witho
 links to a few thousand files, and their measurements and digests are made up, so the first start measures no files. The
 DVAE is replaced with a function of the samples, because its time depends on the hours of audio only. Each start runs in
 a process of its own, and its time includes Python's start and the imports. "CPU" is the processor time of all threads
-up to the first step, which other work on the machine affects less. Batches and saving are timed in processor time of the
-main thread. Memory is the process's peak. The first row of each
-version is the same run with 100 utterances. With --against, the code of another commit is measured too.
+up to the first step, which other work on the machine affects less. Batches and saving are timed in processor time of
+the main thread. Memory is the process's peak. The first row of each version is the same run with 100 utterances. With
+--against, the code of another commit is measured too.
 """
 
 from __future__ import annotations

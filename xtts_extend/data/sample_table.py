@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, cast, overload
+from typing import Any, cast, overload
 
 import pyarrow as pa
 
@@ -35,20 +35,11 @@ _SCHEMA = pa.schema(
 )
 
 
-class _Source(NamedTuple):
-    language: str
-    speaker_name: str
-    manifest: str
-    root_path: str
-    reference_path: str | None
-    replay: bool
-
-
-class _Part(NamedTuple):
-    file: str
-    has_ids: bool
-    has_distribution: bool
-    digest: str | None
+#: Language, speaker, manifest, root path, reference path and whether the sample is replayed.
+_Source = tuple[str, str, str, str, str | None, bool]
+_SOURCE = ("language", "speaker_name", "manifest", "root_path", "reference_path", "replay")
+#: Values of `Encoded`: file, whether there are ids and distributions, and the part's digest.
+_Part = tuple[str, bool, bool, str | None]
 
 
 class SampleTable(Sequence[Sample]):
@@ -73,9 +64,8 @@ class SampleTable(Sequence[Sample]):
         parts: dict[_Part, int] = {}
         blocks, remaining, count = [], iter(samples), 0
         while block := list(islice(remaining, _BLOCK_ROWS)):
-            rows = [_row(sample, sources, parts) for sample in block]
-            columns = zip(*rows, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+            columns = _columns(block, sources, parts)
+            arrays = [pa.array(columns[field.name], field.type) for field in _SCHEMA]
             blocks.append(pa.record_batch(arrays, _SCHEMA))
             self._extra |= {count + n: sample.extra for n, sample in enumerate(block) if sample.extra is not None}
             count += len(block)
@@ -115,12 +105,13 @@ class SampleTable(Sequence[Sample]):
         """Return the values of `values` without creating samples."""
         if name in _SCHEMA.names:
             return cast(list[Any], self._columns[_SCHEMA.get_field_index(name)].to_pylist())
-        shared = [getattr(source, name) for source in self._sources]
+        position = _SOURCE.index(name)
+        shared = [source[position] for source in self._sources]
         return [shared[number] for number in self.column("source")]
 
     def _sample(self, index: int, values: Sequence[Any]) -> Sample:
         text, audio_file, name, digest, line, start, end, duration_s, tokens, row, wav_length, source, part = values
-        shared = self._sources[source]
+        language, speaker_name, manifest, root_path, reference_path, replay = self._sources[source]
         encoded = None
         if part is not None:
             file, has_ids, has_distribution, part_digest = self._parts[part]
@@ -128,19 +119,19 @@ class SampleTable(Sequence[Sample]):
         return Sample(
             text=text,
             audio_file=audio_file,
-            language=shared.language,
+            language=language,
             manifest_audio_file=name,
-            speaker_name=shared.speaker_name,
-            manifest=shared.manifest,
+            speaker_name=speaker_name,
+            manifest=manifest,
             line=line,
-            root_path=shared.root_path,
-            reference_path=shared.reference_path,
+            root_path=root_path,
+            reference_path=reference_path,
             conditioning_slice=None if start is None else (start, end),
             encoded=encoded,
             duration_s=duration_s,
             audio_digest=digest,
             text_tokens=tokens,
-            replay=shared.replay,
+            replay=replay,
             extra=self._extra.get(index),
         )
 
@@ -163,9 +154,24 @@ def values(samples: Sequence[Sample], name: str) -> list[Any]:
     return [getattr(sample, name) for sample in samples]
 
 
-def _row(sample: Sample, sources: dict[_Source, int], parts: dict[_Part, int]) -> tuple[Any, ...]:
-    """Return the values of a sample's columns, adding shared values to `sources` and `parts`."""
-    source = _Source(
+def _columns(block: Sequence[Sample], sources: dict[_Source, int], parts: dict[_Part, int]) -> dict[str, list[Any]]:
+    """Return the columns of a few samples by name, adding shared values to `sources` and `parts`."""
+    slices = [sample.conditioning_slice or (None, None) for sample in block]
+    codes = [sample.encoded for sample in block]
+    own = ("text", "audio_file", "manifest_audio_file", "audio_digest", "line", "duration_s", "text_tokens")
+    return {
+        **{name: [getattr(sample, name) for sample in block] for name in own},
+        "start": [start for start, _ in slices],
+        "end": [end for _, end in slices],
+        "row": [encoded and encoded.row for encoded in codes],
+        "wav_length": [encoded and encoded.wav_length for encoded in codes],
+        "source": [sources.setdefault(_source(sample), len(sources)) for sample in block],
+        "part": [encoded and parts.setdefault(_part(encoded), len(parts)) for encoded in codes],
+    }
+
+
+def _source(sample: Sample) -> _Source:
+    return (
         sample.language,
         sample.speaker_name,
         sample.manifest,
@@ -173,24 +179,7 @@ def _row(sample: Sample, sources: dict[_Source, int], parts: dict[_Part, int]) -
         sample.reference_path,
         sample.replay,
     )
-    start, end = sample.conditioning_slice or (None, None)
-    row, wav_length, part = None, None, None
-    if (encoded := sample.encoded) is not None:
-        row, wav_length = encoded.row, encoded.wav_length
-        shared = _Part(encoded.file, encoded.has_ids, encoded.has_distribution, encoded.part_digest)
-        part = parts.setdefault(shared, len(parts))
-    return (
-        sample.text,
-        sample.audio_file,
-        sample.manifest_audio_file,
-        sample.audio_digest,
-        sample.line,
-        start,
-        end,
-        sample.duration_s,
-        sample.text_tokens,
-        row,
-        wav_length,
-        sources.setdefault(source, len(sources)),
-        part,
-    )
+
+
+def _part(encoded: Encoded) -> _Part:
+    return encoded.file, encoded.has_ids, encoded.has_distribution, encoded.part_digest

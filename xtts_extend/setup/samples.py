@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -92,7 +91,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
         raise MachineError(
             f"Cannot create the folder {cache.parent}: {error.strerror}. Choose a different --output-dir or --codes."
         ) from error
-    usable: dict[str, SampleTable] = {}
+    usable: dict[str, list[Sample]] = {}
     parts = {"training": config.train_manifests, "replay": config.replay, "evaluation": config.val_manifests}
     for name, specs in parts.items():
         if not specs:
@@ -117,10 +116,9 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
             )
         if not report.usable:
             raise DataError(f"No {name} sample is usable. Fix the problems listed above.")
-        is_replayed = name == "replay"
-        usable[name] = SampleTable(replace(sample, replay=True) if is_replayed else sample for sample in report.usable)
+        usable[name] = report.usable
     _warn_of_overlap(usable["training"], usable.get("evaluation", []))
-    train = SampleTable(chain(usable["training"], usable["replay"])) if "replay" in usable else usable["training"]
+    train = usable["training"] + [replace(sample, replay=True) for sample in usable.get("replay", [])]
     # Constructed only to check the language weights: the sampler raises an error if they do not match the languages.
     EpochBatchSampler(
         train,
