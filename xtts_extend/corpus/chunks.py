@@ -22,9 +22,9 @@ _CHUNK_S = 20.0
 # A phrase is a sentence, or a part of one that ends at a comma or the like and has at least this many letters, or that
 # has more letters than the second number.
 _PHRASE_LETTERS, _LONGEST_PHRASE_LETTERS = 12, 50
-# Share of a phrase's letters that have to be heard. Between unrelated texts of one language, a third of the letters
-# match by accident; between a text and its speech, as many as the model hears correctly.
-_HEARD_SHARE = 0.5
+# Share of letters that match by accident between unrelated texts of one language. A phrase has to be at least halfway
+# between that and what most phrases of the recording have, which depends on how well the model hears.
+_ACCIDENTAL_SHARE, _LEAST_SHARE = 0.34, 0.42
 # A phrase's letters were heard elsewhere, by accident, if they take longer than this per letter, in seconds.
 _SLOWEST_LETTER_S, _SLOWEST_PHRASE_S = 0.35, 2.0
 # This many heard letters between two words of the text are speech that the text lacks.
@@ -67,9 +67,11 @@ def plan_chunks(
     starts = np.cumsum([0, *map(len, letters)])
     matched = match_letters(text, heard.letters)
     elsewhere = off_order(text, heard.letters, matched)
+    ranges = list(_phrases(words, starts))
+    least_share = _least_share(ranges, starts, matched)
     phrases: list[_Phrase] = []
-    for first, last in _phrases(words, starts):
-        phrases.extend(_split_at_extra(first, last, starts, matched, heard))
+    for first, last in ranges:
+        phrases.extend(_split_at_extra(first, last, starts, matched, heard, least_share))
     missing, kept, found = [], [], 0
     for phrase in phrases:
         span = slice(starts[phrase.first], starts[phrase.last])
@@ -121,8 +123,16 @@ def _phrases(words: Sequence[Word], starts: npt.NDArray[np.int64]) -> Iterator[t
         yield first, len(words)
 
 
+def _least_share(ranges: Sequence[tuple[int, int]], starts: npt.NDArray[np.int64], matched: Ints) -> float:
+    """Return the share of a phrase's letters that have to be heard."""
+    spans = [slice(starts[first], starts[last]) for first, last in ranges]
+    shares = [(matched[span] >= 0).mean() for span in spans if span.stop - span.start >= _PHRASE_LETTERS]
+    usual = float(np.percentile(shares, 75)) if shares else 1.0
+    return max(_LEAST_SHARE, (_ACCIDENTAL_SHARE + usual) / 2)
+
+
 def _split_at_extra(
-    first: int, last: int, starts: npt.NDArray[np.int64], matched: Ints, heard: Heard
+    first: int, last: int, starts: npt.NDArray[np.int64], matched: Ints, heard: Heard, least_share: float
 ) -> Iterator[_Phrase]:
     """Yield a phrase as one, or as several if other speech was heard between its words."""
     ends = []
@@ -136,13 +146,13 @@ def _split_at_extra(
             ends.append(index)
         previous_letter, previous = int(found[-1]), int(matched[found[-1]])
     for start, end in zip([first, *ends], [*ends, last], strict=True):
-        yield _Phrase(start, end, _heard_range(matched[starts[start] : starts[end]], heard))
+        yield _Phrase(start, end, _heard_range(matched[starts[start] : starts[end]], heard, least_share))
 
 
-def _heard_range(numbers: Ints, heard: Heard) -> tuple[int, int] | None:
+def _heard_range(numbers: Ints, heard: Heard, least_share: float) -> tuple[int, int] | None:
     """Return the first and last heard letter of a phrase, or None if too few of its letters were heard together."""
     found = numbers[numbers >= 0]
-    if len(found) < _HEARD_SHARE * len(numbers) or not len(found):
+    if len(found) < least_share * len(numbers) or not len(found):
         return None
     length_s = heard.times_s[found[-1]] - heard.times_s[found[0]]
     if length_s > _SLOWEST_PHRASE_S + _SLOWEST_LETTER_S * len(numbers):

@@ -15,15 +15,18 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-# Lengths of the sequences that are tried as anchors, the longest first. In natural text, a sequence of 16 letters that
-# is unique in a book is hardly ever heard elsewhere by accident; 5 are unique enough within a minute of speech.
+# Lengths of the sequences that are tried as anchors, the longest first. The shorter they are, the more are found if a
+# model hears many letters wrongly, and the more of them are the same by accident.
 _ANCHOR_LENGTHS = (16, 12, 9, 7, 5)
-# Longest stretch, in letters of either side, that short sequences are tried in: about a minute of speech.
-_LONGEST_FOR_SHORT = {9: 20_000, 7: 3_000, 5: 1_200}
-# Longest product of both lengths that is aligned letter by letter: a minute of speech with a minute of text.
-_LARGEST_TABLE = 1_500 * 1_500
-# An anchor needs a neighbor: another one at most this many letters away, at about the same distance on both sides.
-_NEIGHBOR_LETTERS = 120
+# Longest stretch, in letters of either side, that short sequences are tried in: an hour, five minutes, a minute.
+_LONGEST_FOR_SHORT = {9: 100_000, 7: 6_000, 5: 1_500}
+# Longest product of both lengths that is aligned letter by letter: two minutes of speech with as much text.
+_LARGEST_TABLE = 2_000 * 2_000
+# A sequence of fewer than this many letters needs a second one nearby, at about the same distance on both sides: two
+# accidents hardly ever agree.
+_ALONE, _NEARBY = 18, 300
+# Accidental sequences between two that agree, at most.
+_NEIGHBORS = 5
 # Letters near either end of a longer piece that are tried again.
 _END_LETTERS = 2_000
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -114,19 +117,43 @@ def _fill(
 
 
 def _anchors(text: Ints, heard: Ints, length: int) -> list[tuple[int, int]]:
-    """Return the positions of sequences that are unique on both sides, in the same order on both, with a neighbor."""
-    pairs = _longest_increasing(_unique_pairs(text, heard, length))
-    if length <= _ANCHOR_LENGTHS[-2]:
-        return pairs
-    kept = []
+    """Return the positions of sequences that are unique on both sides, in the same order on both."""
+    pairs = _unique_pairs(text, heard, length)
+    if length > _ANCHOR_LENGTHS[-2]:
+        pairs = _confirmed(pairs, length)
+    return _longest_increasing(pairs)
+
+
+def _confirmed(pairs: list[tuple[int, int]], length: int) -> list[tuple[int, int]]:
+    """Return the pairs that are part of a long equal sequence, or that have another sequence nearby."""
+    # Overlapping pairs with the same distance between both sides are one sequence. [first pair, last pair] of each.
+    sequences: list[tuple[int, int]] = []
     for number, (i, j) in enumerate(pairs):
-        for other in (number - 1, number + 1):
-            if 0 <= other < len(pairs):
-                distance, heard_distance = abs(pairs[other][0] - i), abs(pairs[other][1] - j)
-                if distance <= _NEIGHBOR_LETTERS and abs(distance - heard_distance) <= 4 + distance // 4:
-                    kept.append((i, j))
-                    break
-    return kept
+        if sequences:
+            first, last = sequences[-1]
+            last_i, last_j = pairs[last]
+            if last_i - last_j == i - j and i - last_i <= length:
+                sequences[-1] = (first, number)
+                continue
+        sequences.append((number, number))
+    confirmed = []
+    for place, (first, last) in enumerate(sequences):
+        is_long = pairs[last][0] - pairs[first][0] + length >= _ALONE
+        if is_long or any(_agree(pairs, sequences[place], other) for other in _around(sequences, place)):
+            confirmed += pairs[first : last + 1]
+    return confirmed
+
+
+def _around(sequences: list[tuple[int, int]], place: int) -> list[tuple[int, int]]:
+    return sequences[max(0, place - _NEIGHBORS) : place] + sequences[place + 1 : place + 1 + _NEIGHBORS]
+
+
+def _agree(pairs: list[tuple[int, int]], sequence: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether two sequences are at about the same distance in the text and in what was heard."""
+    (first, last) = sorted((sequence, other))
+    (i, j), (next_i, next_j) = pairs[first[1]], pairs[last[0]]
+    distance, heard_distance = next_i - i, next_j - j
+    return 0 < distance <= _NEARBY and abs(distance - heard_distance) <= 4 + distance // 4
 
 
 def _unique_pairs(text: Ints, heard: Ints, length: int) -> list[tuple[int, int]]:
