@@ -177,8 +177,8 @@ def test_a_kill_at_each_stage_changes_nothing(tmp_path: Path, monkeypatch: pytes
                 break
         make([tmp_path / "in"], output)
         assert content(output) == expected
-    # Four stages, two clips and three tables.
-    assert number == 10
+    # Five stages, two clips and three tables.
+    assert number == 11
 
 
 def test_finished_stages_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

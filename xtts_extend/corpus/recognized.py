@@ -1,22 +1,16 @@
-"""What a recognizer hears in a recording, part by part, kept on disk as it comes in."""
+"""The parts of a recording that a recognizer hears one by one, and the words that it hears."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from xtts_extend.corpus.alignment import LONGEST_CHUNK_S, Heard
 from xtts_extend.corpus.voice_activity import Span
 from xtts_extend.corpus.words import Word, split_words
-from xtts_extend.errors import DataError
-from xtts_extend.speech.recognition import Recogniser
 
 # Length that recognizers were trained on (Whisper: 30 s), so that a part of up to this length needs no splitting.
 _PART_S = 28.0
@@ -64,61 +58,6 @@ def parts_of(speech: Sequence[Span], duration_s: float) -> list[tuple[float, flo
     if group:
         close(len(group))
     return parts
-
-
-def recognize(
-    path: Path,
-    key: str,
-    parts: Sequence[tuple[float, float]],
-    read: Callable[[float, float], npt.NDArray[np.float32]],
-    rate: int,
-    recognise: Recogniser,
-) -> Iterator[Part]:
-    """Yield what a recognizer hears in each part. Results are kept in a file, and what it has is not computed again.
-
-    Args:
-        path: The file.
-        key: Digest of everything that the results depend on. A file with a different key is replaced.
-        parts: Start and end of each part in seconds.
-        read: Returns the audio between two times in seconds, float32 [samples].
-        rate: Sample rate of that audio in Hz.
-        recognise: The recognizer.
-
-    Raises:
-        DataError: The file is damaged.
-    """
-    known = _read(path, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        if not file.tell():
-            file.write(json.dumps({"key": key}).encode() + b"\n")
-        for number, (start_s, end_s) in enumerate(parts):
-            if number >= len(known):
-                known.append(recognise(read(start_s, end_s), rate))
-                file.write(json.dumps(known[-1], ensure_ascii=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            yield Part(start_s, end_s, known[number])
-
-
-def _read(path: Path, key: str) -> list[str]:
-    """Return the finished texts, and cut off a line that a kill left unfinished."""
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-        with path.open("r+b") as file:
-            file.truncate(sum(map(len, lines)))
-    try:
-        header, *texts = [json.loads(line) for line in lines] or [{}]
-        if header.get("key") == key and all(isinstance(text, str) for text in texts):
-            return texts
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}). Remove the file, and run make-dataset again.") from error
-    path.unlink()
-    return []
 
 
 def words_of_parts(parts: Sequence[Part], language: str) -> list[Word]:

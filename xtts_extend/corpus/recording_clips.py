@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from xtts_extend.corpus.aligners import CtcAligner, PlugAligner, load_aligner
 from xtts_extend.corpus.alignment import (
     AlignedWord,
     Alignment,
-    Chunk,
     Heard,
     align_chunk,
     join_chunks,
@@ -25,7 +25,7 @@ from xtts_extend.corpus.clip_making import clip_score, measure_clip, missing_tex
 from xtts_extend.corpus.emissions import compute_emissions, greedy
 from xtts_extend.corpus.loudness import SpeechLevel, speech_level
 from xtts_extend.corpus.pauses import Loudness, loudness_curve
-from xtts_extend.corpus.recognized import Part, heard_in, parts_of, recognize, words_of_parts
+from xtts_extend.corpus.recognized import Part, heard_in, parts_of, words_of_parts
 from xtts_extend.corpus.recording import RecordingInfo, convert_recording, read_span, recording_id
 from xtts_extend.corpus.segments import Segment, cut_run
 from xtts_extend.corpus.sources import Source, TextKind
@@ -43,6 +43,7 @@ from xtts_extend.speech.recognition import Recogniser, character_errors, load_re
 from xtts_extend.text.languages import get_language
 
 logger = logging.getLogger("trainer")
+T = TypeVar("T")
 
 # Recognizers of transformers expect this rate, in Hz; a function that is passed as --asr or --aligner gets it, too.
 _RATE = 16_000
@@ -162,7 +163,7 @@ class RecordingClips:
         words = self._read_words(parts)
         alignment = self._align(info, speech, words, parts)
         self._require_match(alignment)
-        clips, set_aside = self._make_clips(info, speech, level, words, alignment)
+        clips, set_aside = self._read_clips(info, speech, level, words, alignment)
         indices = [word.index for run in alignment.runs for word in run]
         return Prepared(self.id, info, level, speech, clips, set_aside, (min(indices), max(indices) + 1))
 
@@ -206,17 +207,15 @@ class RecordingClips:
             return None
         if has_text and isinstance(self._settings.aligner, CtcAligner):
             return None
-        parts = parts_of(speech, info.duration_s)
-        return list(self._recognize("recognized.jsonl", parts, "parts recognized"))
+        return self._recognize("recognized", parts_of(speech, info.duration_s), self._settings.recognise)
 
-    def _recognize(self, name: str, spans: Sequence[tuple[float, float]], unit: str) -> Iterator[Part]:
-        settings = self._settings
-        if settings.recognise is None:
-            raise ValueError("There is no recognizer.")
-        key = digest_of([settings.asr_key, settings.language, spans])
-        path = self.flac.with_name(name)
-        heard = recognize(path, key, spans, lambda start, end: self.read(start, end, _RATE), _RATE, settings.recognise)
-        return with_progress(heard, len(spans), unit, self._progress)
+    def _recognize(self, name: str, spans: Sequence[tuple[float, float]], recognise: Recogniser) -> list[Part]:
+        def hear(number: int) -> Json:
+            return recognise(self.read(*spans[number], _RATE), _RATE)
+
+        heard = self._stages.run_each(name, [self._settings.asr_key, spans], len(spans), hear)
+        shown = with_progress(heard, len(spans), "parts recognized", self._progress)
+        return [Part(start_s, end_s, text) for (start_s, end_s), text in zip(spans, shown, strict=True)]
 
     def _read_words(self, parts: list[Part] | None) -> list[Word]:
         path, language = self._source.text_path, self._settings.language
@@ -242,7 +241,7 @@ class RecordingClips:
         def align() -> Json:
             if isinstance(aligner, CtcAligner):
                 return self._align_by_ctc(aligner, info, speech, words).to_json()
-            return self._align_by_plug(aligner, info, words, parts).to_json()
+            return self._align_by_plug(aligner, info, words, parts, inputs).to_json()
 
         return Alignment.from_json(self._stages.run("alignment", inputs, align))
 
@@ -263,10 +262,11 @@ class RecordingClips:
         columns, frames = greedy(emissions)
         heard = Heard(columns.astype(np.int64), frames.astype(np.float64) * emissions.stride_s)
         plan = plan_chunks(words, letters, heard, info.duration_s)
-        return join_chunks(plan, (align_chunk(chunk, letters, emissions) for chunk in self._show(plan.chunks)))
+        chunks = self._show(plan.chunks, len(plan.chunks))
+        return join_chunks(plan, (align_chunk(chunk, letters, emissions) for chunk in chunks))
 
     def _align_by_plug(
-        self, aligner: PlugAligner, info: RecordingInfo, words: list[Word], parts: list[Part] | None
+        self, aligner: PlugAligner, info: RecordingInfo, words: list[Word], parts: list[Part] | None, inputs: Json
     ) -> Alignment:
         if parts is not None:
             letters = [[ord(letter) for letter in word.spoken] for word in words]
@@ -281,7 +281,8 @@ class RecordingClips:
                 "subtitles instead of a transcript, or choose a CTC model as --aligner."
             )
 
-        def align(chunk: Chunk) -> list[AlignedWord]:
+        def align(number: int) -> Json:
+            chunk = plan.chunks[number]
             audio = self.read(chunk.start_s, chunk.end_s, _RATE)
             spoken = [index for index in range(chunk.first, chunk.last) if words[index].spoken]
             times = aligner.align(audio, _RATE, [words[index].spoken for index in spoken])
@@ -291,13 +292,15 @@ class RecordingClips:
                 # What is not spoken has no time of its own.
                 start, end, score = found.get(index, (end_s - chunk.start_s, end_s - chunk.start_s, 0.0))
                 end_s = chunk.start_s + end
-                aligned.append(AlignedWord(index, chunk.start_s + start, end_s, score))
+                aligned.append((index, chunk.start_s + start, end_s, score))
             return aligned
 
-        return join_chunks(plan, map(align, self._show(plan.chunks)))
+        count = len(plan.chunks)
+        aligned = self._show(self._stages.run_each("aligned", inputs, count, align), count)
+        return join_chunks(plan, ([AlignedWord(*word) for word in words] for words in aligned))
 
-    def _show(self, chunks: Sequence[Chunk]) -> Iterator[Chunk]:
-        return with_progress(chunks, len(chunks), "chunks aligned", self._progress)
+    def _show(self, chunks: Iterable[T], count: int) -> Iterator[T]:
+        return with_progress(chunks, count, "chunks aligned", self._progress)
 
     def _require_match(self, alignment: Alignment) -> None:
         match = alignment.match
@@ -315,6 +318,22 @@ class RecordingClips:
             f"{text} {cause}: {match.heard_share:.0%} of the letters heard in {self._source.path} are in it. Pass the "
             f"text of this recording, in the language that is spoken ({self._settings.language})."
         )
+
+    def _read_clips(
+        self, info: RecordingInfo, speech: list[Span], level: SpeechLevel, words: list[Word], alignment: Alignment
+    ) -> tuple[list[Clip], list[SetAside]]:
+        inputs = [
+            digest_of([join_words(words), alignment.to_json(), self._source.kind.value]),
+            [self.path, self._source.speaker_name, self._settings.language, self._settings.asr_key],
+        ]
+
+        def make() -> Json:
+            clips, set_aside = self._make_clips(info, speech, level, words, alignment)
+            return [[clip.to_json() for clip in clips], [item.to_json() for item in set_aside]]
+
+        where = str(self.flac.with_name("clips.json"))
+        clips, set_aside = self._stages.run("clips", inputs, make)
+        return [Clip.from_json(clip, where) for clip in clips], [SetAside.from_json(item, where) for item in set_aside]
 
     def _make_clips(
         self, info: RecordingInfo, speech: list[Span], level: SpeechLevel, words: list[Word], alignment: Alignment
@@ -353,11 +372,12 @@ class RecordingClips:
 
     def _error_rates(self, segments: Sequence[Segment], texts: Sequence[str]) -> list[float | None]:
         """Return the character error rate of the recognizer on each clip, unless the text is the recognizer's."""
-        if self._settings.recognise is None or self._source.kind is TextKind.NONE:
+        recognise = self._settings.recognise
+        if recognise is None or self._source.kind is TextKind.NONE:
             return [None] * len(segments)
         spans = [(segment.start_s, segment.end_s) for segment in segments]
         rates: list[float | None] = []
-        for part, text in zip(self._recognize("clips-recognized.jsonl", spans, "clips recognized"), texts, strict=True):
+        for part, text in zip(self._recognize("recognized-clips", spans, recognise), texts, strict=True):
             errors, letters = character_errors(text, part.text)
             rates.append(errors / max(1, letters))
         return rates
