@@ -7,6 +7,7 @@ licenses of their own (GPL-2, CC-BY-SA and others), so the project contains no c
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 import subprocess
@@ -26,6 +27,7 @@ RELEASED_VOCAB = Path(os.environ.get("XTTS_EXTEND_TEST_DATA", Path(__file__).par
 _STAMPS = Path("usr/share/tuxpaint/stamps")
 _GAME = Path("usr/share/games/fillets-ng")
 _PROMPTS = Path("usr/share/asterisk/sounds")
+_READER = Path("usr/share/festival/voices/russian/msu_ru_nsh_clunits")
 _DOCUMENTS = Path("usr/share/doc")
 # dialogId("vit-hs-klid1", "font_statue", "English") and, on the next line, dialogStr("the file's language")
 _LUA_STRING = r'"((?:[^"\\]|\\.)*)"'
@@ -70,8 +72,42 @@ def unpack(folder: Path, packages: Sequence[str] = PACKAGES, *, download: bool) 
 
 
 def read_corpus(packages: Path, language: str) -> Corpus:
-    """Return the recordings of "el" or "bg" (words and short sentences) or "cs" (dialogues), ordered by name."""
-    return read_dialogues(packages, language) if language == "cs" else read_stamps(packages, language)
+    """Return the recordings of a language, ordered by name.
+
+    "cs" and "nl" are dialogues, "ru_reader" is a Russian reader; others, such as "el", are words and short sentences.
+    """
+    if language == "ru_reader":
+        return read_reader(packages)
+    return read_dialogues(packages, language) if language in ("cs", "nl") else read_stamps(packages, language)
+
+
+def read_reader(packages: Path) -> Corpus:
+    """Return the recordings `wav/ru_0001.wav`, whose texts are lines `( ru_0001 "…" )`; a plus marks the stress."""
+    lines = (packages / _READER / "etc/txt.done.data").read_text(encoding="utf-8")
+    texts = {name: text.replace("+", "") for name, text in re.findall(r'\(\s*(\S+)\s+"(.*)"\s*\)', lines)}
+    files = sorted((packages / _READER / "wav").glob("*.wav"))
+    recordings = [Recording(file, texts[file.stem]) for file in files if file.stem in texts]
+    return Corpus(recordings, len(files) - len(recordings))
+
+
+def phone_labels(file: Path) -> list[tuple[float, str]]:
+    """Return the end in seconds and the name of each phone of a reader's recording; empty for other recordings."""
+    labels = file.parents[1] / "lab" / f"{file.stem}.lab"
+    if not labels.is_file():
+        return []
+    rows = [line.split() for line in labels.read_text(encoding="utf-8").splitlines()]
+    return [(float(row[0]), row[2]) for row in rows if len(row) == 3]
+
+
+def music_files(packages: Path, *, held_out: bool) -> list[Path]:
+    """Return the game's music: every other file is held out for tests."""
+    return sorted((packages / _GAME / "music").glob("*.ogg"))[int(held_out) :: 2]
+
+
+def is_held_out(recording: Recording, language: str) -> bool:
+    """Return whether a recording is for tests only: all Bulgarian, and 46 % of the Czech, chosen by name."""
+    name = f"{recording.file.parent.parent.name}/{recording.file.stem}"
+    return language == "bg" or (language == "cs" and hashlib.sha256(name.encode()).digest()[0] < 118)
 
 
 def read_stamps(packages: Path, language: str) -> Corpus:
