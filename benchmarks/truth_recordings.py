@@ -6,6 +6,7 @@ pauses inside of each utterance), and for each variant of its text a file and wh
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -204,14 +205,14 @@ def damaged(utterances: Sequence[Utterance], spare: Sequence[str], generator: np
 
     Args:
         utterances: What is spoken.
-        spare: Sentences of the same language that are not spoken.
+        spare: Sentences of the same language that are not spoken; they repeat if there are too few.
         generator: Decides which.
     """
     count = len(utterances)
     fates = [Fate.AS_SPOKEN] * count
     order = iter(generator.permutation(count))
     parts = [TextPart(one.text, index, Fate.AS_SPOKEN) for index, one in enumerate(utterances)]
-    sentences = iter(generator.permutation(len(spare)))
+    sentences = itertools.cycle(generator.permutation(len(spare)).tolist())
     for fate, share in ((Fate.MISSING, 0.10), (Fate.REPLACED, 0.05)):
         for _ in range(round(share * count)):
             fates[next(order)] = fate
