@@ -90,15 +90,6 @@ def read_reader(packages: Path) -> Corpus:
     return Corpus(recordings, len(files) - len(recordings))
 
 
-def phone_labels(file: Path) -> list[tuple[float, str]]:
-    """Return the end in seconds and the name of each phone of a reader's recording; empty for other recordings."""
-    labels = file.parents[1] / "lab" / f"{file.stem}.lab"
-    if not labels.is_file():
-        return []
-    rows = [line.split() for line in labels.read_text(encoding="utf-8").splitlines()]
-    return [(float(row[0]), row[2]) for row in rows if len(row) == 3]
-
-
 def music_files(packages: Path, *, held_out: bool) -> list[Path]:
     """Return the game's music: every other file is held out for tests."""
     return sorted((packages / _GAME / "music").glob("*.ogg"))[int(held_out) :: 2]

@@ -1,17 +1,16 @@
 """Train a small CTC model on human speech, in the format of transformers, as a stand-in for MMS.
 
-    python benchmarks/mini_ctc.py OUTPUT_FOLDER --packages PACKAGES --download --hours 20
+    python benchmarks/mini_ctc.py OUTPUT_FOLDER --packages PACKAGES --download --hours 45
 
 The model hears Czech and Dutch dialogues of a game, a Russian reader, and words and short sentences in five more
 languages; see human_data.py for the Debian packages. It does not hear the Czech recordings that `is_held_out` names,
 half of the music, nor any Bulgarian: benchmarks/long_recordings.py tests with those. Its letters are a to z and the
 apostrophe, as uroman writes them, so that OUTPUT_FOLDER can be passed to `xtts-extend make-dataset --aligner`.
 
-CTC from scratch outputs only blanks for hours of speech. The training therefore begins with the phone labels of the
-Russian recordings, frame by frame, continues with CTC on the same recordings, and then on all. Speech is joined to
-stretches with pauses, noise and music between, because windows of a long recording contain all of these; the stretches
-are short until CTC has learned where letters are. Set OMP_NUM_THREADS=1 on a busy machine: two threads that wait for
-each other were twenty times slower there.
+CTC from scratch outputs only blanks for hours of speech. The first epochs therefore hear single utterances, first the
+short ones. Then speech is joined to stretches with pauses, noise and music between, because windows of a long recording
+contain all of these. Set OMP_NUM_THREADS=1 on a busy machine: two threads that wait for each other were twenty times
+slower there.
 
 Prints losses, and character error rates of a greedy decode by time. Saves the model every few minutes; spectrograms are
 kept in OUTPUT_FOLDER/features.pt for the next training.
@@ -35,7 +34,7 @@ import soxr
 import torch
 import torchaudio
 import uroman
-from human_data import PACKAGES, Recording, is_held_out, music_files, phone_labels, read_corpus, unpack
+from human_data import PACKAGES, Recording, is_held_out, music_files, read_corpus, unpack
 from transformers import (
     SeamlessM4TFeatureExtractor,
     Wav2Vec2BertConfig,
@@ -54,18 +53,13 @@ STRIDE = 3
 _MELS = 80
 #: How often an epoch repeats each language; Czech is the one that the benchmark needs most.
 _REPEATS = {"cs": 5, "nl": 1, "ru_reader": 1, "ru": 1, "ro": 1, "es": 1, "be": 1, "el": 1}
-#: The only recordings with phone labels.
-_LABELED = "ru_reader"
 _TESTS = {"cs": 60, "bg": 60}
-#: Shares of the training after which CTC replaces phone labels, all languages follow, and stretches become longer.
-_CTC_SHARE, _ALL_SHARE, _LONG_SHARE = 0.08, 0.12, 0.5
-#: Lengths of stretches in frames of 10 ms.
-_SHORT, _LONG = (100, 600), (400, 1600)
-_BATCH_FRAMES = 2500
-_PEAK_RATE = 1.5e-3
+#: Share of the training that hears single utterances, and the longest of them in the first epochs, in frames of 10 ms.
+_SINGLES_SHARE, _LONGEST = 0.7, (300, 500, 900)
+_STRETCH_FRAMES = (400, 1600)
+_BATCH_FRAMES = 4000
+_PEAK_RATE, _WARM_UP_STEPS = 1e-3, 200
 _SAVE_EVERY_S = 120
-#: Russian phones whose romanized spelling is not their first letter; doubled consonants are palatalized.
-_SPELLINGS = {"pau": "", "ch": "ch", "sh": "sh", "zh": "zh", "sch": "shch", "h": "kh", "hh": "kh", "c": "ts", "j": "i"}
 
 
 @dataclass
@@ -75,12 +69,10 @@ class Utterance:
     Attributes:
         features: Log mel energies, float16 [frames, mels].
         letters: Token ids of the romanized text.
-        labels: Token id of each frame, or None where there are no phone labels.
     """
 
     features: torch.Tensor
     letters: list[int]
-    labels: torch.Tensor | None = None
 
 
 def token_ids(text: str) -> list[int]:
@@ -114,19 +106,6 @@ def normalize(features: torch.Tensor) -> torch.Tensor:
     return (features - features.mean(0)) / (features.var(0) + 1e-7).sqrt()
 
 
-def frame_labels(labels: list[tuple[float, str]], frames: int) -> torch.Tensor:
-    """Return a token id for each 10 ms frame from pairs of a phone's end in seconds and its name."""
-    ids = torch.full((frames,), BLANK)
-    start = 0
-    for end_s, phone in labels:
-        end = min(frames, round(end_s * 100))
-        spelling = token_ids(_SPELLINGS.get(phone, phone[0]))
-        for number, token in enumerate(spelling):
-            ids[start + (end - start) * number // len(spelling) : end] = token
-        start = end
-    return ids
-
-
 @functools.cache
 def romanizer() -> uroman.Uroman:
     """Return uroman, which takes a second to load."""
@@ -139,8 +118,7 @@ def read_utterance(recording: Recording) -> Utterance | None:
     letters = token_ids(romanizer().romanize_string(recording.text.lower()))
     if not letters or not len(letters) * STRIDE < len(features) < 3000:
         return None
-    phones = phone_labels(recording.file)
-    return Utterance(features, letters, frame_labels(phones, len(features)) if phones else None)
+    return Utterance(features, letters)
 
 
 def read_speech(packages: Path) -> dict[str, list[Utterance]]:
@@ -170,20 +148,12 @@ class Mixer:
         self._generator = generator
 
     def mix(self, utterances: list[Utterance]) -> Utterance:
-        """Return the utterances one after the other."""
-        parts, labels = [], []
-        for utterance in utterances:
-            features = utterance.features.float()
-            pause = self._pause(features)
-            parts += [pause, features]
-            labels += [torch.full((len(pause),), BLANK), utterance.labels]
-        joined = self._add_noise(torch.cat(parts))
-        known = [one for one in labels if one is not None]
-        return Utterance(
-            normalize(joined),
-            [letter for utterance in utterances for letter in utterance.letters],
-            torch.cat(known) if len(known) == len(labels) else None,
-        )
+        """Return one utterance as it is, or several one after the other; with noise in half of all cases."""
+        parts = [utterances[0].features.float()]
+        if len(utterances) > 1:
+            parts = [part for one in utterances for part in (self._pause(one.features.float()), one.features.float())]
+        letters = [letter for utterance in utterances for letter in utterance.letters]
+        return Utterance(normalize(self._add_noise(torch.cat(parts))), letters)
 
     def _pause(self, features: torch.Tensor) -> torch.Tensor:
         """Return up to 1.5 s of music, digital silence, or the recording's own quiet frames in random order."""
@@ -211,23 +181,29 @@ class Mixer:
         return torch.from_numpy(self._generator.standard_normal((frames, _MELS), dtype=np.float32))
 
 
-def stretches(
-    speech: dict[str, list[Utterance]],
-    languages: dict[str, int],
-    frames_range: tuple[int, int],
-    generator: np.random.Generator,
-) -> list[list[Utterance]]:
+def singles(speech: dict[str, list[Utterance]], longest: int, generator: np.random.Generator) -> list[list[Utterance]]:
+    """Return an epoch of single utterances of up to `longest` frames, in random order."""
+    groups = [
+        [one]
+        for language, repeats in _REPEATS.items()
+        for one in speech[language] * repeats
+        if len(one.features) <= longest
+    ]
+    return [groups[index] for index in generator.permutation(len(groups))]
+
+
+def stretches(speech: dict[str, list[Utterance]], generator: np.random.Generator) -> list[list[Utterance]]:
     """Return an epoch: utterances in random order, grouped to stretches of one language."""
     groups = []
-    for language, repeats in languages.items():
+    for language, repeats in _REPEATS.items():
         for _ in range(repeats):
             group: list[Utterance] = []
-            frames, limit = 0, generator.integers(*frames_range)
+            frames, limit = 0, generator.integers(*_STRETCH_FRAMES)
             for index in generator.permutation(len(speech[language])):
                 utterance = speech[language][index]
                 if group and frames + len(utterance.features) > limit:
                     groups.append(group)
-                    group, frames, limit = [], 0, generator.integers(*frames_range)
+                    group, frames, limit = [], 0, generator.integers(*_STRETCH_FRAMES)
                 group.append(utterance)
                 frames += len(utterance.features) + 75
             groups.append(group)
@@ -315,22 +291,6 @@ def error_rate(model: Wav2Vec2BertForCTC, tests: list[Utterance]) -> float:
     return errors / characters
 
 
-@dataclass
-class Stage:
-    """What a part of the training learns from: languages with repeats, lengths of stretches, phone labels or CTC."""
-
-    languages: dict[str, int]
-    frames_range: tuple[int, int]
-    on_labels: bool
-
-
-def stage_of(share: float) -> Stage:
-    """Return the stage after a share of the training."""
-    languages = {_LABELED: 1} if share < _ALL_SHARE else _REPEATS
-    on_labels = share < _CTC_SHARE
-    return Stage(languages, _LONG if on_labels or share >= _LONG_SHARE else _SHORT, on_labels)
-
-
 def train(speech: dict[str, list[Utterance]], output: Path, hours: float, seed: int) -> None:
     """Train a new model until it has heard some hours of speech, and save it to `output`."""
     torch.manual_seed(seed)
@@ -339,18 +299,20 @@ def train(speech: dict[str, list[Utterance]], output: Path, hours: float, seed: 
     model = new_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     start = saved = time.monotonic()
-    heard, step, losses = 0, 0, []
+    heard, step, epoch, losses = 0, 0, 0, []
     goal = hours * 3600 * 100
     while heard < goal:
-        stage = stage_of(heard / goal)
-        for mixed in batches(stretches(speech, stage.languages, stage.frames_range, generator), mixer, generator):
-            if heard >= goal or stage_of(heard / goal) != stage:
+        is_single = heard < _SINGLES_SHARE * goal
+        longest = _LONGEST[epoch] if epoch < len(_LONGEST) else 3000
+        groups = singles(speech, longest, generator) if is_single else stretches(speech, generator)
+        for mixed in batches(groups, mixer, generator):
+            if heard >= goal or is_single != (heard < _SINGLES_SHARE * goal):
                 break
             for group in optimizer.param_groups:
-                group["lr"] = _PEAK_RATE * min(1, (step + 1) / 60) * (1.02 - heard / goal)
+                group["lr"] = _PEAK_RATE * min(1, (step + 1) / _WARM_UP_STEPS) * max(0.03, 1 - heard / goal)
             model.train()
             with torch.autocast("cpu", torch.bfloat16):
-                loss = label_loss(model, mixed) if stage.on_labels else model(**collate(mixed)).loss
+                loss = model(**collate(mixed)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -366,18 +328,7 @@ def train(speech: dict[str, list[Utterance]], output: Path, hours: float, seed: 
                 saved = now
                 save(model, output)
                 report(model, speech, now - start)
-
-
-def label_loss(model: Wav2Vec2BertForCTC, mixed: list[Utterance]) -> torch.Tensor:
-    """Return the cross entropy of each frame's label."""
-    inputs = collate(mixed)
-    del inputs["labels"]
-    labels = torch.full(inputs["attention_mask"].shape, -100)
-    for row, one in enumerate(mixed):
-        assert one.labels is not None
-        frames = len(one.features) // STRIDE
-        labels[row, :frames] = one.labels[STRIDE // 2 :: STRIDE][:frames]
-    return torch.nn.functional.cross_entropy(model(**inputs).logits.float().transpose(1, 2), labels)
+        epoch += 1
 
 
 def report(model: Wav2Vec2BertForCTC, speech: dict[str, list[Utterance]], elapsed_s: float) -> None:
@@ -392,7 +343,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--packages", type=Path, help="Folder of the unpacked packages [OUTPUT/packages].")
     parser.add_argument("--download", action="store_true", help="Fetch missing packages.")
-    parser.add_argument("--hours", type=float, default=20, help="Hours of speech to train on [%(default)s].")
+    parser.add_argument("--hours", type=float, default=45, help="Hours of speech to train on [%(default)s].")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     packages = arguments.packages or arguments.output / "packages"
