@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import threading
 from collections.abc import Sequence
@@ -17,10 +16,8 @@ import soundfile
 from filelock import FileLock
 from tones import OTHER_WORDS, ToneAligner, find_tones, make_sentences, recognise, write_recording
 
-from xtts_extend.cli import main
-from xtts_extend.commands import make_dataset as make_dataset_command
 from xtts_extend.corpus import pipeline, recording_clips
-from xtts_extend.corpus.aligners import DEFAULT_ALIGNER, DEFAULT_ALIGNER_LICENSE, PlugAligner
+from xtts_extend.corpus.aligners import PlugAligner
 from xtts_extend.corpus.clip import Clip, Reason, read_clips
 from xtts_extend.corpus.edits import Edit, append_edit
 from xtts_extend.corpus.pipeline import Summary, make_dataset
@@ -292,11 +289,15 @@ def test_the_same_recordings_by_two_processes(tmp_path: Path) -> None:
     assert {name for name in one_files if one_files[name] != two_files[name]} <= {"report.html"}
 
 
-def test_speech_of_letters_that_the_aligner_does_not_know_has_a_low_score(tmp_path: Path) -> None:
+def test_speech_of_letters_that_the_aligner_does_not_know_has_a_low_score(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sentences = make_sentences(5)
     write_recording(tmp_path / "in" / "talk.flac", sentences, [*sentences[:4], "Ωκεανός " + sentences[4]])
     make([tmp_path / "in"], tmp_path / "out")
     assert [clip.text for clip in accepted(tmp_path / "out")] == sentences[:4]
+    assert "tones ignores letters of the text that it does not know: " in caplog.text
+    assert "'κ' (U+03BA) 1" in caplog.text
 
 
 def make_with(paths: Sequence[Path], output: Path, aligner: ToneAligner | PlugAligner, asr: bool) -> Summary:
@@ -373,51 +374,6 @@ def test_a_kill_while_recognizing_repeats_no_part(tmp_path: Path) -> None:
     make_dataset(sources, output, settings, progress=False)
     # Four clips, of which the third was heard twice.
     assert calls == 5
-
-
-def test_the_command_prints_what_it_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_recording(tmp_path / "my talks" / "talk.flac", make_sentences(3))
-    arguments = ["make-dataset", str(tmp_path / "my talks"), "--language", "en", "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--aligner", "tones:align", "--asr", "tones:recognise", "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert (printed["recordings"], printed["train"], printed["val"], printed["set_aside"]) == (1, 3, 0, {})
-    assert printed["hours"] == pytest.approx(0.003, abs=0.001)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere"], "nowhere"),
-        (["talks", "--min-score", "1.5"], "--min-score is 1.5"),
-        (["talks", "--min-score", "nan"], "--min-score is nan"),
-        (["talks", "--aligner", "tones:nothing"], "tones:nothing"),
-        (["talks", "--asr", "no_such_module:hear"], "no_such_module"),
-        (["talks", "--language", "Amharic"], "Language code 'Amharic'"),
-        (["talks", "--text", "missing.txt"], "missing.txt"),
-    ],
-)
-def test_what_the_user_can_fix_has_exit_code_2(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_recording(tmp_path / "talks" / "talk.flac", make_sentences(1))
-    defaults = ["--language", "en", "--output", "out", "--aligner", "tones:align"]
-    with pytest.raises(SystemExit) as stopped:
-        main(["make-dataset", *defaults, *arguments])
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_default_aligner_is_the_one_that_is_documented() -> None:
-    assert make_dataset_command._DEFAULT_ALIGNER == DEFAULT_ALIGNER
-    page = (Path(__file__).parents[2] / "docs" / "long-recordings.md").read_text(encoding="utf-8")
-    assert DEFAULT_ALIGNER in page
-    assert DEFAULT_ALIGNER_LICENSE in page
 
 
 def test_two_calls_at_a_time_are_refused(tmp_path: Path) -> None:

@@ -30,8 +30,6 @@ DEFAULT_ALIGNER_LICENSE = "CC-BY-NC 4.0"
 #: Log probability that stands for "impossible". It is exact in half precision, and sums over a minute stay precise in
 #: single precision, which they would not with the lowest half.
 LOWEST = -100.0
-#: The longest audio in seconds that a function of the user gets.
-LONGEST_PLUG_S = 60
 # Longer tokens, which are made only of letters, are word pieces. Some alphabets have digraphs and trigraphs.
 _LONGEST_LETTER = 3
 # A function may round its times.

@@ -16,7 +16,7 @@ SPEECH_LEVEL_DB = -23.0
 #: Highest peak of speech after the gain. Resampling to the model's rate adds up to about 1 dB.
 HIGHEST_PEAK_DB = -1.0
 _WINDOWS_PER_SECOND = 100
-#: One in so many windows may exceed the peak, so that one cough does not decide how loud ten hours are.
+#: One window in this many may exceed the peak, so that a single cough does not set the gain of a ten-hour recording.
 _WINDOWS_PER_OUTLIER = 10_000
 _BLOCK_S = 10
 _STEPS = 1 << 15

@@ -41,6 +41,7 @@ from xtts_extend.progress import with_progress
 from xtts_extend.speech.plugs import is_plug, plug_digest
 from xtts_extend.speech.recognition import Recogniser, character_errors, load_recogniser
 from xtts_extend.text.languages import get_language
+from xtts_extend.text.vocabulary import name_character
 
 logger = logging.getLogger("trainer")
 T = TypeVar("T")
@@ -248,7 +249,11 @@ class RecordingClips:
     def _align_by_ctc(
         self, aligner: CtcAligner, info: RecordingInfo, speech: list[Span], words: list[Word]
     ) -> Alignment:
-        letters = aligner.token_ids([word.spoken for word in words])
+        spoken = [word.spoken for word in words]
+        letters = aligner.token_ids(spoken)
+        if unknown := aligner.unknown_letters(spoken):
+            counts = ", ".join(f"{name_character(letter)} {count:,}" for letter, count in unknown.most_common(10))
+            logger.warning(" ! %s ignores letters of the text that it does not know: %s.", aligner.name, counts)
         samples = resampled_length(info.frames, info.sample_rate, aligner.rate)
         emissions = compute_emissions(
             lambda first, last: self.read(first / aligner.rate, last / aligner.rate, aligner.rate),

@@ -18,7 +18,7 @@ def loading_error(flag: str, model: str, kind: str, error: Exception) -> ConfigE
     Args:
         flag: Flag that the model was passed with.
         model: Folder or Hugging Face model ID.
-        kind: Kind of model that was expected, such as "speech recognition".
+        kind: The expected kind of model, such as "speech recognition".
         error: Exception that transformers raised.
     """
     if Path(model).exists():
