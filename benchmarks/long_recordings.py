@@ -2,7 +2,7 @@
 
     python benchmarks/long_recordings.py OUTPUT_FOLDER --download --aligner CTC_FOLDER
 
-benchmarks/mini_ctc.py trains CTC_FOLDER. Clips that it was not trained on are joined to an hour of Czech (a game's
+benchmarks/whisper_ctc.py trains CTC_FOLDER. Clips that it was not trained on are joined to an hour of Czech (a game's
 dialogues) and an hour of Bulgarian (words and short sentences), with pauses of 0.3 to 3 s, noise and music. Each
 recording goes through `xtts-extend make-dataset` with three texts:
 
@@ -92,7 +92,9 @@ def make_truth(packages: Path, language: str, folder: Path, minutes: float, seed
 
 def make_dataset(recording: Path, text: Path, language: str, output: Path, options: Sequence[str]) -> dict[str, Any]:
     """Run the command, and return its exit code and seconds; its output is in OUTPUT.log."""
-    command = [sys.executable, "-m", "xtts_extend", "make-dataset", str(recording), "--language", language]
+    # The script that knows how to load the stand-in for MMS.
+    script = str(Path(__file__).with_name("whisper_ctc.py"))
+    command = [sys.executable, script, "make-dataset", str(recording), "--language", language]
     command += ["--text", str(text), "--speaker", language, "--output", str(output), *options]
     here = str(Path(__file__).parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), here)))}

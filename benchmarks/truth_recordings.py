@@ -135,7 +135,7 @@ def make_recording(
             if writer.seconds > minutes * 60:
                 break
             path, text = clips[index]
-            samples = _load(path, rate)
+            samples = load_samples(path, rate)
             measured = measure_pauses(samples, rate)
             if measured is None:
                 continue
@@ -146,7 +146,7 @@ def make_recording(
             utterances.append(Utterance(begin + start_s, begin + end_s, text, inside))
             writer.pause(generator.uniform(*_PAUSES_S))
             if music and writer.seconds > next_music:
-                piece = _load(music[generator.integers(len(music))], rate)
+                piece = load_samples(music[generator.integers(len(music))], rate)
                 length = round(rate * generator.uniform(*_MUSIC_S))
                 first = int(generator.integers(max(1, len(piece) - length)))
                 writer.write(_faded(piece[first : first + length], rate))
@@ -184,7 +184,8 @@ class _Writer:
         self.write(np.zeros(round(duration_s * self._output.samplerate), dtype=np.float32))
 
 
-def _load(path: Path, rate: int) -> Samples:
+def load_samples(path: Path, rate: int) -> Samples:
+    """Return a recording as mono audio at a sample rate, float32 [samples]."""
     samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
     return soxr.resample(samples.mean(1), own_rate, rate)
 

@@ -9,7 +9,7 @@ from ctc_models import save_wav2vec2, save_wav2vec2_bert
 
 from xtts_extend.corpus import emissions as module
 from xtts_extend.corpus.aligners import LOWEST, load_aligner
-from xtts_extend.corpus.emissions import Emissions, compute_emissions, greedy, read_emissions
+from xtts_extend.corpus.emissions import Emissions, compute_emissions, greedy
 from xtts_extend.corpus.voice_activity import Span
 from xtts_extend.errors import DataError
 
@@ -80,7 +80,6 @@ def test_slices_across_parts(tmp_path, short_windows):
     everything = emissions[:]
     for first, last in ((0, 1), (150, 450), (199, 201), (200, 400), (650, 651), (5, 5)):
         assert np.array_equal(emissions[first:last], everything[first:last])
-    assert read_emissions(tmp_path) == emissions
 
 
 def test_a_killed_computation_is_resumed(aligner, tmp_path, short_windows, monkeypatch):
@@ -140,9 +139,6 @@ def test_missing_and_damaged_emissions(tmp_path, short_windows):
         emissions[150:250]
     shutil.copy(emissions.path(3), emissions.path(1))
     assert not emissions.is_intact(1)
-    (tmp_path / module.INDEX).write_text("{}")
-    with pytest.raises(DataError, match="emissions.json is missing or damaged"):
-        read_emissions(tmp_path)
 
 
 def test_windows_on_a_gpu_are_computed_in_batches_of_equal_length(tmp_path, short_windows, monkeypatch):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from xtts_extend.corpus.alignment import AlignedWord
+from xtts_extend.corpus.clip import SHORTEST_CLIP_S
 from xtts_extend.corpus.pauses import STEP_S, Loudness
-from xtts_extend.corpus.segments import LONGEST_S, SHORTEST_S, Segment, Uncut, cut_run
+from xtts_extend.corpus.segments import LONGEST_S, Segment, Uncut, cut_run
 from xtts_extend.corpus.words import Word
 
 _SPEECH_DB, _SILENCE_DB = -20.0, -70.0
@@ -77,7 +78,7 @@ def test_a_long_sentence_is_cut_at_a_comma_rather_than_elsewhere() -> None:
 def test_clips_have_the_right_length() -> None:
     for segment in cut("a b c | d e. | " * 40, word_s=0.3):
         assert segment.uncut is None
-        assert SHORTEST_S <= segment.end_s - segment.start_s <= LONGEST_S
+        assert SHORTEST_CLIP_S <= segment.end_s - segment.start_s <= LONGEST_S
 
 
 def test_speech_without_a_pause_within_11_seconds_is_set_aside() -> None:
@@ -88,7 +89,7 @@ def test_speech_without_a_pause_within_11_seconds_is_set_aside() -> None:
 def test_a_single_short_word_between_long_pauses_gets_their_silence() -> None:
     segments = cut("| | yes. | |", word_s=0.7)
     assert spans(segments) == [(0, 1, None)]
-    assert segments[0].end_s - segments[0].start_s >= SHORTEST_S
+    assert segments[0].end_s - segments[0].start_s >= SHORTEST_CLIP_S
 
 
 def test_a_word_that_is_too_short_is_set_aside() -> None:

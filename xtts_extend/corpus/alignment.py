@@ -16,8 +16,6 @@ import torchaudio
 from xtts_extend.corpus.emissions import Emissions
 from xtts_extend.corpus.matching import Ints
 
-#: Longest stretch of audio, in seconds, that is aligned at once.
-LONGEST_CHUNK_S = 60.0
 # Log probability of a wildcard, relative to the most probable token of each frame: unknown speech fits better than
 # letters that were not spoken, and worse than those that were.
 _WILDCARD = -1.0

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from xtts_extend.corpus.alignment import LONGEST_CHUNK_S, Chunk, Heard, Match, Missing, MissingText, Plan
+from xtts_extend.corpus.alignment import Chunk, Heard, Match, Missing, MissingText, Plan
 from xtts_extend.corpus.matching import Ints, match_letters, off_order
 from xtts_extend.corpus.words import Word
+from xtts_extend.speech.recognition import LONGEST_S
 
 # Chunks of this length are closed at the next opportunity; longer ones take more time and are not better.
 _CHUNK_S = 20.0
@@ -39,11 +40,12 @@ _CUE_MARGIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Phrase:
-    """Words `first` to `last`, with the numbers of their first and last heard letter; None if they were not heard."""
+    """Words `first` to `last` that were heard, with the numbers of their first and last heard letter."""
 
     first: int
     last: int
-    heard: tuple[int, int] | None
+    first_heard: int
+    last_heard: int
 
 
 def plan_chunks(
@@ -69,18 +71,16 @@ def plan_chunks(
     elsewhere = off_order(text, heard.letters, matched)
     ranges = list(_phrases(words, starts))
     least_share = _least_share(ranges, starts, matched)
-    phrases: list[_Phrase] = []
-    for first, last in ranges:
-        phrases.extend(_split_at_extra(first, last, starts, matched, heard, least_share))
     missing, kept, found = [], [], 0
-    for phrase in phrases:
-        span = slice(starts[phrase.first], starts[phrase.last])
-        if phrase.heard is not None:
-            kept.append(phrase)
+    for first, last in (part for phrase in ranges for part in _split_at_extra(*phrase, starts, matched)):
+        span = slice(starts[first], starts[last])
+        heard_range = _heard_range(matched[span], heard, least_share)
+        if heard_range is not None:
+            kept.append(_Phrase(first, last, *heard_range))
             found += int((matched[span] >= 0).sum())
         elif span.start < span.stop:
             reason = Missing.OUT_OF_ORDER if elsewhere[span].mean() > 0.5 else Missing.NOT_SPOKEN
-            missing.append(MissingText(phrase.first, phrase.last, reason))
+            missing.append(MissingText(first, last, reason))
     chunks = _chunks(kept, heard, duration_s) if bounds is None else _chunks_in(bounds, kept, starts, matched, heard)
     match = Match(found / max(1, len(heard.letters)), found / max(1, len(text)), _likeness(text, heard.letters))
     return Plan(list(chunks), _merge(missing), match)
@@ -106,7 +106,7 @@ def plan_cues(words: Sequence[Word], duration_s: float) -> Plan:
         before_s = groups[number - 1][3] if number else 0.0
         after_s = groups[number + 1][2] if number + 1 < len(groups) else duration_s
         start_s = max(start_s - _CUE_MARGIN_S, min(start_s, before_s))
-        end_s = min(end_s + _CUE_MARGIN_S, max(end_s, after_s), start_s + LONGEST_CHUNK_S, duration_s)
+        end_s = min(end_s + _CUE_MARGIN_S, max(end_s, after_s), start_s + LONGEST_S, duration_s)
         chunks.append(Chunk(first, last, start_s, end_s, True, True))
     return Plan([chunk for chunk in chunks if chunk.end_s > chunk.start_s], [], None)
 
@@ -131,10 +131,8 @@ def _least_share(ranges: Sequence[tuple[int, int]], starts: npt.NDArray[np.int64
     return max(_LEAST_SHARE, (_ACCIDENTAL_SHARE + usual) / 2)
 
 
-def _split_at_extra(
-    first: int, last: int, starts: npt.NDArray[np.int64], matched: Ints, heard: Heard, least_share: float
-) -> Iterator[_Phrase]:
-    """Yield a phrase as one, or as several if other speech was heard between its words."""
+def _split_at_extra(first: int, last: int, starts: npt.NDArray[np.int64], matched: Ints) -> Iterator[tuple[int, int]]:
+    """Yield a phrase's words as one part, or as several if other speech was heard between them."""
     ends = []
     previous, previous_letter = -1, 0
     for index in range(first, last):
@@ -145,8 +143,7 @@ def _split_at_extra(
         if previous >= 0 and extra >= _EXTRA_LETTERS + 2 * (found[0] - previous_letter - 1):
             ends.append(index)
         previous_letter, previous = int(found[-1]), int(matched[found[-1]])
-    for start, end in zip([first, *ends], [*ends, last], strict=True):
-        yield _Phrase(start, end, _heard_range(matched[starts[start] : starts[end]], heard, least_share))
+    yield from zip([first, *ends], [*ends, last], strict=True)
 
 
 def _heard_range(numbers: Ints, heard: Heard, least_share: float) -> tuple[int, int] | None:
@@ -165,14 +162,13 @@ def _chunks(phrases: Sequence[_Phrase], heard: Heard, duration_s: float) -> Iter
     group: list[_Phrase] = []
     start_s, starts_open = 0.0, True
     for number, phrase in enumerate(phrases):
-        first_heard, last_heard = _range_of(phrase)
         if not group and starts_open:
-            before_s = float(heard.times_s[_range_of(phrases[number - 1])[1]]) if number else 0.0
-            start_s = max(before_s, float(heard.times_s[first_heard]) - _MARGIN_S)
+            before_s = float(heard.times_s[phrases[number - 1].last_heard]) if number else 0.0
+            start_s = max(before_s, float(heard.times_s[phrase.first_heard]) - _MARGIN_S)
         group.append(phrase)
-        end_s = float(heard.times_s[last_heard])
+        end_s = float(heard.times_s[phrase.last_heard])
         following = phrases[number + 1] if number + 1 < len(phrases) else None
-        next_s = float(heard.times_s[_range_of(following)[0]]) if following else duration_s
+        next_s = float(heard.times_s[following.first_heard]) if following else duration_s
         if following is None or not _adjoin(phrase, following):
             yield Chunk(group[0].first, phrase.last, start_s, min(next_s, end_s + _MARGIN_S), starts_open, True)
             group, starts_open = [], True
@@ -197,7 +193,7 @@ def _chunks_in(
     previous: _Phrase | None = None
     for phrase in phrases:
         is_joined = previous is not None and _adjoin(previous, phrase)
-        first_s = float(heard.times_s[_range_of(phrase)[0]])
+        first_s = float(heard.times_s[phrase.first_heard])
         part = int(np.searchsorted(ends_s, first_s))
         for index in range(phrase.first, phrase.last):
             # A word that was not heard is in the part of the word before it.
@@ -223,15 +219,9 @@ def _chunks_in(
         yield Chunk(first, last, start_s, end_s, not joins_before, not joins_after)
 
 
-def _range_of(phrase: _Phrase) -> tuple[int, int]:
-    if phrase.heard is None:
-        raise ValueError("The phrase was not heard.")
-    return phrase.heard
-
-
 def _adjoin(phrase: _Phrase, following: _Phrase) -> bool:
     """Return whether two phrases follow each other in the text and nothing else was heard between them."""
-    extra = _range_of(following)[0] - _range_of(phrase)[1] - 1
+    extra = following.first_heard - phrase.last_heard - 1
     return phrase.last == following.first and extra < _EXTRA_LETTERS
 
 

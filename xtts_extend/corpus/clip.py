@@ -14,6 +14,8 @@ from xtts_extend.errors import DataError
 
 #: The file that lists all clips, accepted and set aside, in the output folder.
 CLIPS_FILE = "clips.jsonl"
+#: The shortest clip, in seconds. XTTS says little in less, and its start and end are hard to hear.
+SHORTEST_CLIP_S = 1.0
 #: The longest clip that XTTS trains on, in seconds: 255,995 samples at 22,050 Hz, rounded down.
 LONGEST_CLIP_S = 11.6
 T = TypeVar("T")

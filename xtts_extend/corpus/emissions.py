@@ -162,21 +162,6 @@ def compute_emissions(
     return emissions
 
 
-def read_emissions(folder: Path) -> Emissions:
-    """Open the emissions that `compute_emissions` wrote.
-
-    Raises:
-        DataError: The folder has none, or its index is damaged.
-    """
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return Emissions(folder=folder, **index)
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{folder / INDEX} is missing or damaged ({error}). Run make-dataset again to compute it again."
-        ) from error
-
-
 def greedy(emissions: Emissions) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Return the most likely letters, read in blocks: repetitions are merged, and blanks removed.
 

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from xtts_extend.corpus.clip import LONGEST_CLIP_S, Clip, Reason, Scores
+from xtts_extend.corpus.clip import LONGEST_CLIP_S, SHORTEST_CLIP_S, Clip, Reason, Scores
 from xtts_extend.corpus.voice_activity import Span
 from xtts_extend.corpus.words import has_digits
 from xtts_extend.data.audio import count_clipped
 from xtts_extend.data.text_checks import count_letters, plausible_rates
 
-#: The shortest clip, in seconds. XTTS says little in less, and its start and end are hard to hear.
-SHORTEST_CLIP_S = 1.0
 #: Lowest level of the speech relative to the pauses, in dB.
 LOWEST_SIGNAL_TO_NOISE_DB = 10.0
 #: Most clipped samples per second: about one in a thousand at the sample rates of speech.

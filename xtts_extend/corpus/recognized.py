@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xtts_extend.corpus.alignment import LONGEST_CHUNK_S, Heard
+from xtts_extend.corpus.alignment import Heard
 from xtts_extend.corpus.voice_activity import Span
 from xtts_extend.corpus.words import Word, split_words
+from xtts_extend.speech.recognition import LONGEST_S
 
 # Length that recognizers were trained on (Whisper: 30 s), so that a part of up to this length needs no splitting.
 _PART_S = 28.0
@@ -43,7 +44,7 @@ def parts_of(speech: Sequence[Span], duration_s: float) -> list[tuple[float, flo
         start_s, end_s = max(0.0, group[0].start_s - _EDGE_S), min(duration_s, group[count - 1].end_s + _EDGE_S)
         if parts:
             start_s = max(start_s, parts[-1][1])
-        pieces = int(np.ceil((end_s - start_s) / LONGEST_CHUNK_S))
+        pieces = int(np.ceil((end_s - start_s) / LONGEST_S))
         edges = np.linspace(start_s, end_s, max(1, pieces) + 1).tolist()
         parts.extend(itertools.pairwise(edges))
         del group[:count]

@@ -6,15 +6,12 @@ functions read in blocks, so that memory use does not depend on the length of a 
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,16 +89,6 @@ class RecordingInfo:
     def is_silent(self) -> bool:
         """Whether at least 99 % of the recording is below -60 dB."""
         return self.sound_s < _LITTLE_SOUND * self.duration_s
-
-    def to_json(self) -> str:
-        """Return the fields as a JSON object."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> RecordingInfo:
-        """Return the recording that `to_json` was called on."""
-        fields: Mapping[str, Any] = json.loads(text)
-        return cls(**fields)
 
 
 def recording_id(path: Path | str, digest: str) -> str:

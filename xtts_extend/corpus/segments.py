@@ -10,11 +10,12 @@ from enum import Enum
 import numpy as np
 
 from xtts_extend.corpus.alignment import AlignedWord
+from xtts_extend.corpus.clip import SHORTEST_CLIP_S
 from xtts_extend.corpus.pauses import Loudness
 from xtts_extend.corpus.words import Word
 
-#: Shortest and longest clip in seconds. XTTS accepts up to 11.6 s in training.
-SHORTEST_S, LONGEST_S = 1.0, 11.0
+#: Longest clip in seconds. XTTS accepts up to 11.6 s in training, which leaves room to move an end by hand.
+LONGEST_S = 11.0
 # A cut needs a pause of this length. Stop consonants are silent for up to 0.06 to 0.08 s within a word.
 _SHORTEST_PAUSE_S = 0.09
 # Silence that a clip keeps at either end, at most.
@@ -90,7 +91,7 @@ def cut_run(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudnes
         for start in range(end - 1, -1, -1):
             before = pauses[start]
             length_s = after.clip_end_s - before.clip_start_s
-            is_clip = SHORTEST_S <= length_s <= LONGEST_S
+            is_clip = SHORTEST_CLIP_S <= length_s <= LONGEST_S
             if length_s > LONGEST_S and start < end - 1:
                 break
             cost = best[start] + (_clip_cost(pauses[start : end + 1]) if is_clip else _PER_LOST_S * (1 + length_s))
@@ -116,7 +117,7 @@ def _without_pause(words: Sequence[AlignedWord]) -> Segment:
 def _segment(run: Sequence[AlignedWord], before: _Pause, after: _Pause) -> Segment:
     start_s, end_s = before.clip_start_s, after.clip_end_s
     length_s = end_s - start_s
-    uncut = None if length_s >= SHORTEST_S else Uncut.TOO_SHORT
+    uncut = None if length_s >= SHORTEST_CLIP_S else Uncut.TOO_SHORT
     if length_s > LONGEST_S:
         uncut = Uncut.TOO_LONG
     return Segment(run[before.word].index, run[after.word - 1].index + 1, start_s, end_s, uncut)

