@@ -91,7 +91,7 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         """Return the verdict for a JSON file, with up to 40 wrong clips."""
         shares = {"exact_share": self.exact_share, "split_share": self.split_share, "kept_share": self.kept_share}
-        return asdict(self) | shares | {"wrong": [asdict(clip) for clip in self.wrong[:40]]}
+        return asdict(self) | shares | {"lost": dict(self.lost), "wrong": [asdict(clip) for clip in self.wrong[:40]]}
 
 
 def letters(text: str) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from letters import hear, random_text
+from torchaudio.functional import forced_align
 
 from xtts_extend.corpus.aligners import LOWEST
 from xtts_extend.corpus.alignment import (
@@ -91,6 +93,29 @@ def test_speech_inside_a_sentence_that_the_text_lacks_divides_it() -> None:
     spoken = letters[:84] + make_words(6, seed=7)[1] + letters[84:]
     ends = {chunk.last for chunk in plan(words, letters, listen(spoken)).chunks}
     assert 84 in ends
+
+
+def test_a_letter_that_was_heard_far_away_is_no_part_of_a_phrase() -> None:
+    words, letters = make_words(160)
+    heard = listen(letters, error_rate=0.0)
+    times_s = heard.times_s.copy()
+    # A minute of music before the sentence of words 80 to 87. Its first letter was heard in the music.
+    times_s[80 * _WORD_LETTERS + 1 :] += 60
+    result = plan(words, letters, Heard(heard.letters, times_s))
+    chunk = next(chunk for chunk in result.chunks if chunk.first == 80)
+    assert chunk.starts_open
+    assert chunk.start_s == pytest.approx(times_s[80 * _WORD_LETTERS + 1] - 4)
+
+
+def test_a_short_word_that_was_heard_elsewhere_stays_with_its_sentence() -> None:
+    words, letters = make_words(160)
+    first, extra = letters[80], make_words(6, seed=7)[1]
+    result = plan(words, letters, listen([*letters[:80], first, *extra, *letters[81:]], error_rate=0.0))
+    assert result.missing == []
+    assert any(chunk.first <= 80 and chunk.last >= 88 for chunk in result.chunks)
+    # As many words as make a phrase of their own are divided from the rest.
+    result = plan(words, letters, listen([*letters[:83], *extra, *letters[83:]], error_rate=0.0))
+    assert 83 in {chunk.last for chunk in result.chunks}
 
 
 def test_swapped_sentences_are_out_of_order() -> None:
@@ -191,6 +216,22 @@ def test_a_wildcard_takes_speech_before_and_after(tmp_path: Path) -> None:
     assert round(aligned[0].start_s / 0.02) == 7
     assert round(aligned[0].end_s / 0.02) == 12
     assert aligned[0].score == pytest.approx(1.0)
+
+
+def test_long_speech_after_the_text_takes_none_of_its_letters(tmp_path: Path) -> None:
+    emissions = make_emissions(tmp_path, "--a-b-c------" + "-----".join("cdedede") + "--")
+    aligned = align_chunk(Chunk(0, 1, 0.0, 0.02 * emissions.frames, True, True), spell("abc"), emissions)
+    assert aligned is not None
+    assert round(aligned[0].end_s / 0.02) == 7
+    assert aligned[0].score == pytest.approx(1.0)
+
+
+def test_torchaudio_takes_a_bad_way_where_two_are_equal() -> None:
+    """The reason for `_TIE_BREAK`, which can go once this fails."""
+    # The best path is 1, blank, 2, blank, or blank, 1, 2, blank. Both lose 1 before they meet in the third frame.
+    log_probs = torch.tensor([[0.0, -1.0, -9.0], [0.0, -1.0, -9.0], [-9.0, -9.0, 0.0], [0.0, -9.0, -9.0]])
+    _, scores = forced_align(log_probs[None], torch.tensor([[1, 2]]), blank=0)
+    assert float(scores.sum()) == -10
 
 
 def test_text_that_does_not_fit_into_its_time_is_not_aligned(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def test_frames_in_windows_are_those_of_the_whole_recording(aligner, tmp_path, s
 def test_the_blank_is_certain_where_nobody_speaks(aligner, tmp_path, short_windows):
     values = compute(aligner, tmp_path)[:]
     spoken = values[:, 0] < 0
-    # The spans with 0.2 s on each side.
-    expected = [*range(15, 166), *range(290, 326), *range(590, 651)]
+    # The spans with 1.5 s on each side; two of them meet.
+    expected = [*range(391), *range(525, 651)]
     assert np.flatnonzero(spoken).tolist() == expected
     assert (values[~spoken, 0] == 0).all()
     assert (values[~spoken, 1:] == LOWEST).all()
@@ -185,8 +185,8 @@ def test_frames_do_not_drift_in_ten_hours(tmp_path):
     # The first two are in the same frame, and neighbouring frames are one letter.
     assert frames.tolist() == [0, 20 * 50 - 1, 5 * 3600 * 50 + 12345 // 320, (samples - 320) // 320]
     assert columns.tolist() == [1] * 4
-    # Windows without speech were not computed.
-    assert len(shapes) == 5
+    # Windows without speech within 1.5 s were not computed.
+    assert len(shapes) == 6
 
 
 def test_greedy_merges_repetitions_across_blocks(tmp_path, monkeypatch):

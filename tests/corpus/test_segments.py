@@ -18,12 +18,16 @@ def make_run(timeline: str, word_s: float = 0.5) -> tuple[list[AlignedWord], lis
     """Return words in time, from a line such as "a b, c. | d": words, and | for a pause of half a second.
 
     There is a second of silence before and after. Words without | between them follow each other without a pause.
+    Each ~ is 0.1 s of sound that belongs to no word.
     """
     run, words = [], []
     levels = [_SILENCE_DB] * 100
     for item in timeline.split():
         if item == "|":
             levels += [_SILENCE_DB] * 50
+            continue
+        if item == "~":
+            levels += [_SPEECH_DB] * 10
             continue
         start_s = len(levels) * STEP_S
         levels += [_SPEECH_DB] * round(word_s / STEP_S)
@@ -52,9 +56,30 @@ def test_sentences_are_cut_at_their_ends() -> None:
 def test_edges_lie_in_the_pauses() -> None:
     first, second = cut("a b c d e f g h. | i j k l m n o p.")
     assert first.start_s == pytest.approx(0.8)
-    assert first.end_s == pytest.approx(1 + 8 * 0.5 + 0.2)
+    assert first.end_s == pytest.approx(1 + 8 * 0.5 + 0.25)
     assert second.start_s == pytest.approx(1 + 8 * 0.5 + 0.5 - 0.2)
     assert first.end_s <= second.start_s
+
+
+def test_an_unknown_sound_in_a_pause_is_in_no_clip() -> None:
+    # Without the sound, both sentences would be one clip.
+    assert spans(cut("a b. | c d.")) == [(0, 4, None)]
+    first, second = cut("a b. | ~ ~ | c d.")
+    assert (first.last, second.first) == (2, 2)
+    assert (first.end_s, second.start_s) == pytest.approx((2.25, 2.5 + 0.2 + 0.5 - 0.2))
+
+
+def test_a_short_sound_in_a_pause_may_be_the_end_of_a_word() -> None:
+    assert spans(cut("a b. | ~ | c d.")) == [(0, 4, None)]
+    # The longer part of the pause counts, so that the sound stays with the first word.
+    first, second = cut("a b c d e f g h. | ~ | | i j k l m n o p.")
+    assert (first.end_s, second.start_s) == pytest.approx((5.6 + 0.3, 6.6 - 0.2))
+
+
+def test_the_last_word_of_a_run_may_last() -> None:
+    segments = cut("a b c. ~ ~ ~ ~ ~ ~ ~ ~")
+    assert spans(segments) == [(0, 3, None)]
+    assert segments[0].end_s == pytest.approx(1 + 1.5 + 0.8 + 0.3, abs=0.2)
 
 
 def test_a_cut_in_a_short_pause_is_in_its_middle() -> None:

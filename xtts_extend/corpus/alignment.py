@@ -18,7 +18,10 @@ from xtts_extend.corpus.matching import Ints
 
 # Log probability of a wildcard, relative to the most probable token of each frame: unknown speech fits better than
 # letters that were not spoken, and worse than those that were.
-_WILDCARD = -1.0
+_WILDCARD = -0.3
+# Random numbers up to this are added to log probabilities. If two ways to a frame are equally good, `forced_align` of
+# torchaudio 2.11 takes a third one, however bad, and in half precision equal sums are common.
+_TIE_BREAK = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +159,15 @@ def align_chunk(chunk: Chunk, letters: Sequence[Sequence[int]], emissions: Emiss
     repeats = sum(left == right for left, right in itertools.pairwise(padded))
     if not targets or len(padded) + repeats > len(log_probs):
         return None
-    path, scores = torchaudio.functional.forced_align(log_probs[None], torch.tensor([padded]), blank=emissions.blank)
-    spans = torchaudio.functional.merge_tokens(path[0], scores[0], blank=emissions.blank)
+    aligned = log_probs + _TIE_BREAK * torch.rand(log_probs.shape, generator=torch.Generator().manual_seed(0))
+    path, _ = torchaudio.functional.forced_align(aligned[None], torch.tensor([padded]), blank=emissions.blank)
+    scores = log_probs.gather(1, path[0, :, None].long())
+    spans = torchaudio.functional.merge_tokens(path[0], scores[:, 0], blank=emissions.blank)
     spans = spans[chunk.starts_open : len(spans) - chunk.ends_open]
     if len(spans) != count:
         raise ValueError(f"{len(spans)} spans for {count} tokens.")
     # What the path loses against the best token of each frame, in nats.
-    losses = torch.cat([torch.zeros(1), (best - scores[0]).clamp(min=0).cumsum(0)])
+    losses = torch.cat([torch.zeros(1), (best - scores[:, 0]).clamp(min=0).cumsum(0)])
     return list(_aligned_words(chunk, letters, spans, losses, first_frame, emissions.stride_s))
 
 

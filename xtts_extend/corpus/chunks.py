@@ -23,13 +23,22 @@ _CHUNK_S = 20.0
 # A phrase is a sentence, or a part of one that ends at a comma or the like and has at least this many letters, or that
 # has more letters than the second number.
 _PHRASE_LETTERS, _LONGEST_PHRASE_LETTERS = 12, 50
-# Share of letters that match by accident between unrelated texts of one language. A phrase has to be at least halfway
-# between that and what most phrases of the recording have, which depends on how well the model hears.
-_ACCIDENTAL_SHARE, _LEAST_SHARE = 0.34, 0.42
+# Share of a phrase's letters that have to be heard: a part of what most phrases of the recording have, because that
+# depends on how well the model hears, and at least the second number. Between unrelated texts of one language, about a
+# third match by accident. What is kept wrongly gets low scores when it is aligned.
+_LEAST_OF_USUAL, _LEAST_SHARE = 0.6, 0.42
 # A phrase's letters were heard elsewhere, by accident, if they take longer than this per letter, in seconds.
 _SLOWEST_LETTER_S, _SLOWEST_PHRASE_S = 0.35, 2.0
+# A letter at either end of a phrase is an accident if it was heard this many seconds away, and more for the letters
+# between that were not heard.
+_LONGEST_GAP_S = 3.0
 # This many heard letters between two words of the text are speech that the text lacks.
 _EXTRA_LETTERS = 8
+# Fewer matched letters at the beginning or the end of a phrase are no part of their own, because a short word may match
+# anything.
+_LEAST_PART_LETTERS = 6
+# A longer silence ends a chunk, in seconds. No clip contains one.
+_LONGEST_PAUSE_S = 10.0
 # Seconds of unknown speech beside a chunk that are aligned with it, as the place where its text may begin or end.
 _MARGIN_S = 4.0
 # How far the time of a letter within a part may be wrong, in seconds: letters are spread evenly over a part.
@@ -128,33 +137,46 @@ def _least_share(ranges: Sequence[tuple[int, int]], starts: npt.NDArray[np.int64
     spans = [slice(starts[first], starts[last]) for first, last in ranges]
     shares = [(matched[span] >= 0).mean() for span in spans if span.stop - span.start >= _PHRASE_LETTERS]
     usual = float(np.percentile(shares, 75)) if shares else 1.0
-    return max(_LEAST_SHARE, (_ACCIDENTAL_SHARE + usual) / 2)
+    return max(_LEAST_SHARE, _LEAST_OF_USUAL * usual)
 
 
 def _split_at_extra(first: int, last: int, starts: npt.NDArray[np.int64], matched: Ints) -> Iterator[tuple[int, int]]:
     """Yield a phrase's words as one part, or as several if other speech was heard between them."""
     ends = []
     previous, previous_letter = -1, 0
+    total, counted = int((matched[starts[first] : starts[last]] >= 0).sum()), 0
     for index in range(first, last):
         found = np.flatnonzero(matched[starts[index] : starts[index + 1]] >= 0) + starts[index]
         if not len(found):
             continue
         extra = matched[found[0]] - previous - 1
-        if previous >= 0 and extra >= _EXTRA_LETTERS + 2 * (found[0] - previous_letter - 1):
+        if min(counted, total - counted) >= _LEAST_PART_LETTERS and extra >= _EXTRA_LETTERS + 2 * (
+            found[0] - previous_letter - 1
+        ):
             ends.append(index)
+        counted += len(found)
         previous_letter, previous = int(found[-1]), int(matched[found[-1]])
     yield from zip([first, *ends], [*ends, last], strict=True)
 
 
 def _heard_range(numbers: Ints, heard: Heard, least_share: float) -> tuple[int, int] | None:
     """Return the first and last heard letter of a phrase, or None if too few of its letters were heard together."""
-    found = numbers[numbers >= 0]
-    if len(found) < least_share * len(numbers) or not len(found):
+    places = _without_strays(np.flatnonzero(numbers >= 0), numbers, heard)
+    if len(places) < least_share * len(numbers) or not len(places):
         return None
-    length_s = heard.times_s[found[-1]] - heard.times_s[found[0]]
-    if length_s > _SLOWEST_PHRASE_S + _SLOWEST_LETTER_S * len(numbers):
+    first, last = numbers[places[0]], numbers[places[-1]]
+    if heard.times_s[last] - heard.times_s[first] > _SLOWEST_PHRASE_S + _SLOWEST_LETTER_S * len(numbers):
         return None
-    return int(found[0]), int(found[-1])
+    return int(first), int(last)
+
+
+def _without_strays(places: Ints, numbers: Ints, heard: Heard) -> Ints:
+    """Return the places of matched letters in a phrase without those at its ends that were heard far from the rest."""
+    times_s = heard.times_s[numbers[places]]
+    # Before each place but the first, whether the time since the one before is too long for the letters between them.
+    breaks = np.flatnonzero(np.diff(times_s) > _LONGEST_GAP_S + _SLOWEST_LETTER_S * np.diff(places)) + 1
+    parts = np.split(places, breaks)
+    return max(parts, key=len)
 
 
 def _chunks(phrases: Sequence[_Phrase], heard: Heard, duration_s: float) -> Iterator[Chunk]:
@@ -169,7 +191,7 @@ def _chunks(phrases: Sequence[_Phrase], heard: Heard, duration_s: float) -> Iter
         end_s = float(heard.times_s[phrase.last_heard])
         following = phrases[number + 1] if number + 1 < len(phrases) else None
         next_s = float(heard.times_s[following.first_heard]) if following else duration_s
-        if following is None or not _adjoin(phrase, following):
+        if following is None or not _adjoin(phrase, following, heard):
             yield Chunk(group[0].first, phrase.last, start_s, min(next_s, end_s + _MARGIN_S), starts_open, True)
             group, starts_open = [], True
         elif end_s - start_s >= _CHUNK_S:
@@ -192,7 +214,7 @@ def _chunks_in(
     joined: list[bool] = []
     previous: _Phrase | None = None
     for phrase in phrases:
-        is_joined = previous is not None and _adjoin(previous, phrase)
+        is_joined = previous is not None and _adjoin(previous, phrase, heard)
         first_s = float(heard.times_s[phrase.first_heard])
         part = int(np.searchsorted(ends_s, first_s))
         for index in range(phrase.first, phrase.last):
@@ -219,10 +241,11 @@ def _chunks_in(
         yield Chunk(first, last, start_s, end_s, not joins_before, not joins_after)
 
 
-def _adjoin(phrase: _Phrase, following: _Phrase) -> bool:
-    """Return whether two phrases follow each other in the text and nothing else was heard between them."""
+def _adjoin(phrase: _Phrase, following: _Phrase, heard: Heard) -> bool:
+    """Return whether two phrases follow each other in the text, soon and with nothing else heard between them."""
     extra = following.first_heard - phrase.last_heard - 1
-    return phrase.last == following.first and extra < _EXTRA_LETTERS
+    pause_s = heard.times_s[following.first_heard] - heard.times_s[phrase.last_heard]
+    return phrase.last == following.first and extra < _EXTRA_LETTERS and bool(pause_s <= _LONGEST_PAUSE_S)
 
 
 def _merge(missing: Sequence[MissingText]) -> list[MissingText]:

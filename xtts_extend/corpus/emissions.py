@@ -35,8 +35,9 @@ _CONTEXT_S = 2
 # 10 minutes per file: 60 files for ten hours, and a few minutes of work lost by a kill on a CPU.
 _WINDOWS_PER_PART = 30
 _GPU_BATCH = 8
-# Voice activity detection cuts off quiet consonants, and a CTC model may place a letter a little before its sound.
-_MARGIN_S = 0.2
+# Voice activity detection misses quiet words, mostly at the beginning and the end of sentences. A CTC model outputs
+# blanks for noise and music in any case.
+_MARGIN_S = 1.5
 _GREEDY_BLOCK = 1 << 15
 
 

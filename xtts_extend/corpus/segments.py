@@ -11,19 +11,22 @@ import numpy as np
 
 from xtts_extend.corpus.alignment import AlignedWord
 from xtts_extend.corpus.clip import SHORTEST_CLIP_S
-from xtts_extend.corpus.pauses import Loudness
+from xtts_extend.corpus.pauses import Loudness, Quiet
 from xtts_extend.corpus.words import Word
 
 #: Longest clip in seconds. XTTS accepts up to 11.6 s in training, which leaves room to move an end by hand.
 LONGEST_S = 11.0
 # A cut needs a pause of this length. Stop consonants are silent for up to 0.06 to 0.08 s within a word.
 _SHORTEST_PAUSE_S = 0.09
-# Silence that a clip keeps at either end, at most.
-_EDGE_S = 0.2
+# Silence that a clip keeps before and after its speech, at most. Speech fades out slowly.
+_BEFORE_S, _AFTER_S = 0.2, 0.3
 # A word's times are exact to about this.
 _TOLERANCE_S = 0.04
-# How far before the first and after the last word of a run a pause is looked for.
-_REACH_S = 0.5
+# How far before the first and after the last word of a run a pause is looked for. CTC models give the last letter of a
+# word when its sound begins, which may last.
+_REACH_BEFORE_S, _REACH_AFTER_S = 0.5, 1.0
+# Quiet stretches closer than this are one pause: between them is a breath, or the release of a stop consonant.
+_RELEASE_S = 0.15
 # Costs of a division into clips: a cut inside a sentence, or at a comma; each clip; each sentence after the first in a
 # clip; each second below a good length; each second of silence inside a clip beyond half a second; each second of words
 # that are in no clip.
@@ -56,22 +59,35 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """A possible cut before word `word` of a run: a quiet stretch, and what the cut costs."""
+    """A possible cut before word `word` of a run: its first and last quiet stretch, and what the cut costs.
+
+    They are two if there is a sound between them that belongs to no word.
+    """
 
     word: int
-    start_s: float
-    end_s: float
+    first: Quiet
+    last: Quiet
     cost: float
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether there is an unknown sound in the pause, so that no clip may contain it."""
+        return self.first is not self.last
+
+    @property
+    def length_s(self) -> float:
+        """Length in seconds."""
+        return self.last.end_s - self.first.start_s
 
     @property
     def clip_end_s(self) -> float:
         """Where a clip before the pause ends."""
-        return min(self.start_s + _EDGE_S, (self.start_s + self.end_s) / 2)
+        return min(self.first.start_s + _AFTER_S, (self.first.start_s + self.first.end_s) / 2)
 
     @property
     def clip_start_s(self) -> float:
         """Where a clip after the pause starts."""
-        return max(self.end_s - _EDGE_S, (self.start_s + self.end_s) / 2)
+        return max(self.last.end_s - _BEFORE_S, (self.last.start_s + self.last.end_s) / 2)
 
 
 def cut_run(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudness) -> list[Segment]:
@@ -91,7 +107,9 @@ def cut_run(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudnes
         for start in range(end - 1, -1, -1):
             before = pauses[start]
             length_s = after.clip_end_s - before.clip_start_s
-            is_clip = SHORTEST_CLIP_S <= length_s <= LONGEST_S
+            is_clip = SHORTEST_CLIP_S <= length_s <= LONGEST_S and not any(
+                pause.is_broken for pause in pauses[start + 1 : end]
+            )
             if length_s > LONGEST_S and start < end - 1:
                 break
             cost = best[start] + (_clip_cost(pauses[start : end + 1]) if is_clip else _PER_LOST_S * (1 + length_s))
@@ -125,21 +143,33 @@ def _segment(run: Sequence[AlignedWord], before: _Pause, after: _Pause) -> Segme
 
 def _pauses(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudness) -> list[_Pause]:
     """Return the possible cuts of a run: before its first word, between words, after its last."""
+    last = len(run)
+    gaps = [(run[0].start_s - _REACH_BEFORE_S, run[0].start_s + _TOLERANCE_S)]
+    gaps += [(word.end_s - _TOLERANCE_S, after.start_s + _TOLERANCE_S) for word, after in itertools.pairwise(run)]
+    latest_s = run[-1].end_s + _REACH_AFTER_S
+    gaps += [(run[-1].end_s - _TOLERANCE_S, latest_s + 2 * _AFTER_S)]
     pauses = []
-    before = loudness.quiet_stretches(run[0].start_s - _REACH_S, run[0].start_s + _TOLERANCE_S, _SHORTEST_PAUSE_S)
-    if before:
-        pauses.append(_Pause(0, before[-1].start_s, before[-1].end_s, 0.0))
-    for number, (word, following) in enumerate(itertools.pairwise(run), start=1):
-        between = loudness.quiet_stretches(
-            word.end_s - _TOLERANCE_S, following.start_s + _TOLERANCE_S, _SHORTEST_PAUSE_S
-        )
-        if between:
-            longest = max(between, key=lambda quiet: quiet.end_s - quiet.start_s)
-            pauses.append(_Pause(number, longest.start_s, longest.end_s, _cut_cost(words[word.index])))
-    after = loudness.quiet_stretches(run[-1].end_s - _TOLERANCE_S, run[-1].end_s + _REACH_S, _SHORTEST_PAUSE_S)
-    if after:
-        pauses.append(_Pause(len(run), after[0].start_s, after[0].end_s, 0.0))
+    for number, gap in enumerate(gaps):
+        quiet = _joined(loudness.quiet_stretches(*gap, _SHORTEST_PAUSE_S))
+        if quiet and (number < last or quiet[0].start_s < latest_s):
+            first, final = quiet[-1 if number == 0 else 0], quiet[0 if number == last else -1]
+            cost = _cut_cost(words[run[number - 1].index]) if 0 < number < last else 0.0
+            pauses.append(_Pause(number, first, final, cost))
     return pauses
+
+
+def _joined(stretches: Sequence[Quiet]) -> list[Quiet]:
+    """Return pauses: of quiet stretches with only a short sound between them, the longest."""
+    joined: list[Quiet] = []
+    previous_end_s = -np.inf
+    for quiet in stretches:
+        is_near = quiet.start_s - previous_end_s < _RELEASE_S
+        previous_end_s = quiet.end_s
+        if joined and is_near:
+            joined[-1] = max(joined[-1], quiet, key=lambda one: one.end_s - one.start_s)
+        else:
+            joined.append(quiet)
+    return joined
 
 
 def _cut_cost(word: Word) -> float:
@@ -151,7 +181,7 @@ def _cut_cost(word: Word) -> float:
 def _clip_cost(pauses: Sequence[_Pause]) -> float:
     """Return the cost of a clip from the first to the last of consecutive pauses."""
     length_s = pauses[-1].clip_end_s - pauses[0].clip_start_s
-    silence_s = sum(max(0.0, pause.end_s - pause.start_s - 0.5) for pause in pauses[1:-1])
+    silence_s = sum(max(0.0, pause.length_s - 0.5) for pause in pauses[1:-1])
     short = _PER_SHORT_S * max(0.0, _GOOD_S - length_s)
     sentences = sum(pause.cost == 0 for pause in pauses[1:-1])
     return _PER_CLIP + pauses[-1].cost + _PER_SENTENCE * sentences + short + _PER_SILENT_S * silence_s
