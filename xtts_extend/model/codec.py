@@ -12,6 +12,7 @@ from TTS.tts.layers.tortoise.arch_utils import TorchMelSpectrogram
 from TTS.tts.layers.xtts.dvae import DiscreteVAE
 
 from xtts_extend.checkpoint.inspect import load_pickled
+from xtts_extend.model.blank import BlankWeights
 
 
 def make_dvae(num_tokens: int) -> DiscreteVAE:
@@ -34,6 +35,20 @@ def make_dvae(num_tokens: int) -> DiscreteVAE:
     )
 
 
+def make_style_spectrogram(model_args: Any, sample_rate: int) -> TorchMelSpectrogram:
+    """Return the spectrogram of conditioning slices that coqui's `GPTTrainer` uses.
+
+    Args:
+        model_args: The section of a configuration, with `gpt_use_perceiver_resampler` and `mel_norm_file`.
+        sample_rate: Samples per second of the slices.
+    """
+    if model_args.gpt_use_perceiver_resampler:
+        frames = {"filter_length": 2048, "hop_length": 256, "win_length": 1024}
+    else:
+        frames = {"filter_length": 4096, "hop_length": 1024, "win_length": 4096}
+    return TorchMelSpectrogram(sampling_rate=sample_rate, mel_norm_file=model_args.mel_norm_file, **frames)
+
+
 class Codec:
     """A DVAE with its spectrogram and sample rates. `load` reads it from a base's files.
 
@@ -49,10 +64,19 @@ class Codec:
 
     @classmethod
     def load(cls, config: Any) -> Codec:
-        """Load the codec from the files that the configuration's `model_args` name, without building coqui's GPT."""
+        """Load the codec from the files that the configuration's `model_args` name.
+
+        The weights are mapped from the DVAE's file, so runs whose recordings are encoded already never read it.
+
+        Raises:
+            CheckpointError: A file is missing or unreadable, or would run code.
+        """
         model_args, audio = config.model_args, config.audio
-        dvae = make_dvae(model_args.gpt_num_audio_tokens - 2).eval()
-        dvae.load_state_dict(load_pickled(Path(model_args.dvae_checkpoint), map_location="cpu"), strict=False)
+        with BlankWeights():
+            dvae = make_dvae(model_args.gpt_num_audio_tokens - 2).eval()
+        weights = load_pickled(Path(model_args.dvae_checkpoint), map_location="cpu")
+        # Tensors in half precision are converted, because assigning keeps their type.
+        dvae.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False, assign=True)
         spectrogram = TorchMelSpectrogram(mel_norm_file=model_args.mel_norm_file, sampling_rate=audio.dvae_sample_rate)
         return cls(dvae, spectrogram, audio, model_args.gpt_code_stride_len)
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from trainer.trainer_utils import get_optimizer
+from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 
+from xtts_extend.checkpoint.inspect import load_pickled
 from xtts_extend.checkpoint.store import adapter_tensors
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.model.adapter import add_adapter, is_adapter, merge, plain_name
 from xtts_extend.model.anchor import Anchor
-from xtts_extend.model.blank import BlankWeights
-from xtts_extend.model.codec import Codec
+from xtts_extend.model.blank import build_xtts
+from xtts_extend.model.codec import Codec, make_style_spectrogram
 from xtts_extend.model.coqui_trainer import GPTTrainer
 from xtts_extend.model.distillation import Replayed, Teacher, divergence
 from xtts_extend.model.embedding import TOKEN_TENSORS
@@ -88,13 +91,14 @@ class ExtendedGPTTrainer(GPTTrainer):
                     f"model_args.{key} is {getattr(config.model_args, key)}; expected no value, because load_base() or "
                     "the trainer's restore_path loads the weights. Leave it empty."
                 )
-        # If this is set before the tokenizer is loaded, coqui builds the GPT twice.
-        config.model_args.gpt_number_text_tokens = None
-        vocabulary = config.model_args.tokenizer_file
-        with BlankWeights(), coqui_vocabulary_path(vocabulary) as config.model_args.tokenizer_file:
-            super().__init__(config)
-        config.model_args.tokenizer_file = vocabulary
-        self.codec = Codec(self.dvae, self.torch_mel_spectrogram_dvae, config.audio, self.xtts.gpt.code_stride_len)
+        # coqui's own constructor builds the vocoder twice, draws random weights and copies the DVAE.
+        super(GPTTrainer, self).__init__(config)
+        with coqui_vocabulary_path(config.model_args.tokenizer_file) as path:
+            self.xtts = build_xtts(config, VoiceBpeTokenizer(path))
+        self.xtts.mel_stats = load_pickled(Path(config.model_args.mel_norm_file), map_location="cpu").clone()
+        self.torch_mel_spectrogram_style_encoder = make_style_spectrogram(config.model_args, config.audio.sample_rate)
+        self.codec = Codec.load(config)
+        self.dvae, self.torch_mel_spectrogram_dvae = self.codec.dvae, self.codec.spectrogram
         use_fast_kernels(self.xtts.gpt)
         self.base_rows = self.vocab_size
         self.base_digests: dict[str, str] = {}

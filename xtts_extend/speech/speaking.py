@@ -18,7 +18,7 @@ from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio
 from xtts_extend.errors import CheckpointError, ConfigError, DataError, MachineError, PackError
 from xtts_extend.files import atomic_path
-from xtts_extend.model.blank import BlankWeights
+from xtts_extend.model.blank import build_xtts
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, Voice, make_voice, read_text, require_speech, speak_sentences
 from xtts_extend.pack.model_folder import ModelFolder, open_packs
@@ -82,12 +82,7 @@ def build_model(config: XttsConfig, vocab: Path, weights: Mapping[str, Tensor], 
         CheckpointError: The weights do not match the configuration and the vocabulary.
     """
     xtts_extend.enable()
-    # If this is set before the tokenizer is loaded, coqui builds the GPT twice.
-    config.model_args.gpt_number_text_tokens = None
-    with BlankWeights():
-        model = Xtts(config)
-        model.tokenizer = load_tokenizer(vocab)
-        model.init_models()
+    model = build_xtts(config, load_tokenizer(vocab))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
