@@ -16,6 +16,7 @@ from trainer import Trainer, TrainerArgs
 import xtts_extend
 from xtts_extend.data.audio import load_audio
 from xtts_extend.data.manifest import read_manifests
+from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.embedding import extend_token_tensors
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.recipes import find_recipe
@@ -167,7 +168,7 @@ def stock_run(
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    from_base: str = "",
+    from_base: str = "mean",
     rate: float = 1e-3,
     command_line: Sequence[str] | None = None,
     evaluates: bool = False,
@@ -179,8 +180,8 @@ def stock_run(
         corpus: The corpus to train on.
         output: Folder in which the run folder is created.
         monkeypatch: Patches stock's dataset to read audio without FFmpeg, and `sys.argv`.
-        from_base: Initial weights. "stock" loads the base model as stock does, with random rows for new tokens; "mean"
-            uses the mean of the base's rows for them; "" initializes all weights randomly.
+        from_base: Initial rows of new tokens. "stock" draws random ones, as stock does when it loads the base model;
+            "mean" uses the mean of the base's rows.
         rate: Learning rate.
         command_line: Arguments that the Trainer parses; None disables parsing.
         evaluates: Whether to evaluate on the corpus' validation set.
@@ -203,18 +204,22 @@ def stock_run(
     copy_architecture(config, read_json(corpus.base / "config.json"))
     use_base(config, corpus.base)
     config.model_args.tokenizer_file = str(corpus.vocab)
-    if from_base:
-        weights = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
-        if from_base == "mean":
-            weights = extend_token_tensors(weights, load_vocabulary(corpus.vocab).size, "mean", {}, seed=1)
-        gpt = {name.removeprefix("gpt."): tensor for name, tensor in weights.items() if name.startswith("gpt.")}
-        output.mkdir(parents=True)
-        torch.save(gpt, output / "gpt.pth")
-        config.model_args.gpt_checkpoint = str(output / "gpt.pth")
+    weights = torch.load(corpus.base / "model.pth", weights_only=True)["model"]
+    if from_base == "mean":
+        weights = extend_token_tensors(weights, load_vocabulary(corpus.vocab).size, "mean", {}, seed=1)
+    gpt, vocoder = (
+        {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        for prefix in ("gpt.", "hifigan_decoder.")
+    )
+    config.model_args.gpt_checkpoint = str(output.with_name("gpt.pth"))
+    torch.save(gpt, config.model_args.gpt_checkpoint)
+    with BlankWeights():
+        model = GPTTrainer(config)
+    model.xtts.hifigan_decoder.load_state_dict(vocoder)
     monkeypatch.setattr("sys.argv", ["train_gpt_xtts.py", *(command_line or ())])
     handlers = list(logging.getLogger("trainer").handlers)
     stock = Trainer(
-        args, config, output_path=output, model=GPTTrainer(config),
+        args, config, output_path=output, model=model,
         train_samples=[sample.to_coqui() for sample in read_manifests([str(corpus.train)], "am")],
         eval_samples=[sample.to_coqui() for sample in read_manifests([str(corpus.val)], "am")] if evaluates else [],
         parse_command_line_args=command_line is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from xtts_extend.demo.mini_base import cached_mini_base, make_mini_base
 from xtts_extend.demo.mini_vocabulary import write_vocabulary
 from xtts_extend.demo.texts import sentences
 from xtts_extend.errors import ConfigError, VocabularyError
+from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.setup.base import check_base
 
@@ -47,8 +49,9 @@ def test_stock_loads_it_and_speaks(mini_base):
     assert sorted(file.name for file in mini_base.iterdir()) == FILES
     config = XttsConfig()
     config.load_json(mini_base / "config.json")
-    model = Xtts(config)
-    model.load_checkpoint(config, checkpoint_dir=mini_base, strict=True)
+    with BlankWeights():
+        model = Xtts(config)
+        model.load_checkpoint(config, checkpoint_dir=mini_base, strict=True)
     saved = load(mini_base / "model.pth")["model"]
     loaded = model.state_dict()
     assert all(torch.equal(loaded[key], tensor) for key, tensor in saved.items())
@@ -99,11 +102,14 @@ def test_same_seed_same_weights(tmp_path):
     assert len({(base / "config.json").read_text() for base in bases}) == 1
 
 
-def test_making_a_base_does_not_change_the_random_state(tmp_path):
+def test_making_a_base_fills_an_empty_folder_and_does_not_change_the_random_state(tmp_path):
+    folder = tmp_path / "የእኔ ሞዴል [v2]"
+    folder.mkdir()
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    make_mini_base(tmp_path / "base", **SMALL)
+    assert make_mini_base(folder, **SMALL) == folder
     assert torch.equal(torch.get_rng_state(), before)
+    assert sorted(file.name for file in folder.iterdir()) == FILES
 
 
 def test_a_base_made_with_stock_has_the_same_tensors(mini_base, tmp_path):
@@ -194,6 +200,8 @@ def test_interruption_leaves_no_files(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(module, "_save", stop)
+    # Drawing its weights takes most of the time.
+    monkeypatch.setattr(module, "make_dvae", lambda codes: torch.nn.Linear(1, 1))
     with pytest.raises(error):
         make_mini_base(tmp_path / "base", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -210,13 +218,6 @@ def test_existing_files_are_not_overwritten(tmp_path):
         make_mini_base(taken / "model.pth", **SMALL)
     with pytest.raises(ConfigError, match="is a file; expected a folder"):
         make_mini_base(taken / "model.pth" / "base", **SMALL)
-
-
-def test_empty_folder_with_spaces_and_non_latin_letters(tmp_path):
-    folder = tmp_path / "የእኔ ሞዴል [v2]"
-    folder.mkdir()
-    assert make_mini_base(folder, **SMALL) == folder
-    assert sorted(file.name for file in folder.iterdir()) == FILES
 
 
 def test_cache_is_created_once_and_repaired(tmp_path, monkeypatch):
@@ -243,16 +244,21 @@ def test_cache_is_created_once_and_repaired(tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
-@pytest.fixture(scope="module")
-def trained_base(tmp_path_factory) -> Path:
-    """A base trained for two steps, with enough utterances for 1,024 codes."""
+def train(folder: Path, sentences: int, codes: int) -> Path:
+    """Make a base that is trained for two steps on some sentences of each language, with as many codes."""
     pytest.importorskip("espeakng_loader", reason="training needs speech: pip install 'xtts_extend[demo]'")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "SENTENCES", 12)
-        patch.setattr(module, "_DVAE_UTTERANCES", 24)
+        patch.setattr(module, "SENTENCES", sentences)
+        patch.setattr(module, "AUDIO_CODES", codes)
+        patch.setattr(module, "_DVAE_UTTERANCES", 2 * sentences)
         patch.setattr(module, "_DECODER_STEPS", 2)
-        folder = tmp_path_factory.mktemp("trained") / "ሞዴል base"
-        return make_mini_base(folder, **SMALL, steps=2, progress=False)
+        return make_mini_base(folder / "ሞዴል base", **SMALL, steps=2, progress=False)
+
+
+@pytest.fixture(scope="module")
+def trained_base(tmp_path_factory) -> Path:
+    """A trained base, with enough utterances for 1,024 codes."""
+    return train(tmp_path_factory.mktemp("trained"), sentences=12, codes=1024)
 
 
 @pytest.mark.slow
@@ -269,14 +275,21 @@ def test_trained_base_is_complete(trained_base):
     assert [tuple(tensor.shape) for tensor in voice.values()] == [(1, 32, 16), (1, 512, 1)]
 
 
-def test_training_changes_the_right_weights(trained_base, tmp_path):
-    untrained = make_mini_base(tmp_path / "untrained", **SMALL)
-    old, new = (load(base / "model.pth")["model"] for base in (untrained, trained_base))
+def test_training_changes_the_right_weights(tmp_path, monkeypatch):
+    train_base = module.train_base
+
+    def keep_untrained(base, *arguments):
+        shutil.copyfile(base / "model.pth", tmp_path / "untrained.pth")
+        train_base(base, *arguments)
+
+    monkeypatch.setattr(module, "train_base", keep_untrained)
+    trained = train(tmp_path, sentences=4, codes=64)
+    old, new = (load(file)["model"] for file in (tmp_path / "untrained.pth", trained / "model.pth"))
     assert not torch.equal(new["gpt.mel_head.weight"], old["gpt.mel_head.weight"])
     assert not torch.equal(new["gpt.text_embedding.weight"], old["gpt.text_embedding.weight"])
     decoder = [key for key in old if key.startswith("hifigan_decoder.")]
     assert all(torch.equal(new[key], old[key]) for key in decoder)
-    assert torch.equal(new["mel_stats"], load(trained_base / "mel_stats.pth"))
+    assert torch.equal(new["mel_stats"], load(trained / "mel_stats.pth"))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from TTS.tts.configs.xtts_config import XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.errors import CheckpointError, ConfigError
+from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, GPTTrainer, row_digests, xtts_weights
 from xtts_extend.setup.base import config_for_base
@@ -23,7 +24,8 @@ def test_a_loaded_base_keeps_its_rows_and_all_other_weights(extended, mini_base)
 
 
 def test_freezing_changes_no_key_and_no_value(extended, mini_base, larger_vocab):
-    stock = GPTTrainer(config_for_base(mini_base, larger_vocab))
+    with BlankWeights():
+        stock = GPTTrainer(config_for_base(mini_base, larger_vocab))
     before = {key: tensor.clone() for key, tensor in extended.state_dict().items()}
     extended.freeze_base_rows()
     after = extended.state_dict()
@@ -83,10 +85,10 @@ def test_stock_xtts_loads_the_checkpoint_state(extended, larger_vocab, tmp_path)
     config = XttsConfig()
     for name in vars(config.model_args):
         setattr(config.model_args, name, getattr(extended.config.model_args, name))
-    stock = Xtts(config)
-    stock.load_checkpoint(
-        config, checkpoint_path=tmp_path / "model.pth", vocab_path=larger_vocab, strict=True, eval=False
-    )
+    file = tmp_path / "model.pth"
+    with BlankWeights():
+        stock = Xtts(config)
+        stock.load_checkpoint(config, checkpoint_path=file, vocab_path=larger_vocab, strict=True, eval=False)
     assert torch.equal(stock.gpt.text_embedding.weight, extended.xtts.gpt.text_embedding.weight)
 
 

@@ -43,13 +43,16 @@ RECIPE_COMMAND = "python recipes/new_language/train_gpt_xtts.py"
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("healthy", "damage"),
     [
-        pytest.param(lambda file: cut(file, file.stat().st_size // 2), id="cut"),
-        pytest.param(lambda file: cut(file, 0), id="empty"),
-        pytest.param(lambda file: file.write_bytes(bytes(file.stat().st_size)), id="zeros"),
-        pytest.param(flip_a_bit, id="a bit", marks=pytest.mark.slow),
+        pytest.param("ours", lambda file: cut(file, file.stat().st_size // 2), id="cut"),
+        pytest.param("stock", lambda file: cut(file, file.stat().st_size // 2), id="stock's, cut"),
+        pytest.param("ours", lambda file: cut(file, 0), id="empty"),
+        pytest.param("ours", lambda file: file.write_bytes(bytes(file.stat().st_size)), id="zeros"),
+        pytest.param("ours", flip_a_bit, id="a bit", marks=pytest.mark.slow),
+        pytest.param("stock", flip_a_bit, id="stock's, a bit", marks=pytest.mark.slow),
     ],
+    indirect=["healthy"],
 )
 def test_truncated(healthy, corpus, tmp_path, damage):
     damage(shutil.copyfile(healthy, tmp_path / "checkpoint_4.pth"))

@@ -110,10 +110,12 @@ def test_a_run_that_started_from_other_rows(corpus, recipe, tmp_path):
     assert found.verdict == "healthy"
 
 
-def test_another_base_is_an_error(short_run, tmp_path):
-    from xtts_extend.demo.mini_base import make_mini_base
+def test_another_base_is_an_error(short_run, corpus, tmp_path):
+    def remove_a_layer(content):
+        for name in [name for name in content["model"] if name.startswith("gpt.gpt.h.1.")]:
+            del content["model"][name]
 
-    other = make_mini_base(tmp_path / "other", layers=1, channels=64, heads=2)
+    other = edited(corpus.base / "model.pth", tmp_path, remove_a_layer)
     message = r"2 layers × 64 channels, but .* 1 layers × 64 channels, so the checkpoint was not trained from this base"
     with pytest.raises(CheckpointError, match=message):
         examine(short_run, other)

@@ -12,6 +12,7 @@ from TTS.tts.configs.xtts_config import XttsArgs, XttsConfig
 from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.errors import ConfigError
+from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.run.config import NewLanguageConfig, copy_architecture, read_json
 from xtts_extend.setup.base import check_base, config_for_base
@@ -76,7 +77,8 @@ def odd_base(base):
     config["model_args"] |= {"gpt_layers": 30, "gpt_num_audio_tokens": 8194, "gpt_new_thing": 1}
     config["languages"].append("de")
     replace(base / "config.json", json.dumps(config))
-    dvae = make_dvae(1024).state_dict()
+    with BlankWeights():
+        dvae = make_dvae(1024).state_dict()
     dvae["codebook.embed"] = torch.zeros(512, 8)
     del dvae["encoder.0.0.weight"]
     replace(base / "dvae.pth", dvae)

@@ -16,16 +16,22 @@ from xtts_extend.training.signals import Interrupted
 from xtts_extend.training.trainer import ResumableTrainer
 
 
-@pytest.fixture(scope="module")
-def stock_folder(corpus, tmp_path_factory):
-    """The folder of a stock run with evaluations and a best model; it must not change during the tests."""
+@pytest.fixture
+def evaluated_folder(corpus, tmp_path):
+    """The folder of a stock run with evaluations and a best model, beside which runs may be written."""
     with pytest.MonkeyPatch.context() as patch:
-        file = stock_run(corpus, tmp_path_factory.mktemp("others") / "runs", patch, evaluates=True)
-    assert (file.parent / "best_model.pth").is_file()
-    file.parent.chmod(0o555)
-    before = listing(file.parent)
-    yield file.parent
-    assert listing(file.parent) == before
+        folder = stock_run(corpus, tmp_path / "runs", patch, evaluates=True).parent
+    assert (folder / "best_model.pth").is_file()
+    folder.chmod(0o555)
+    return folder
+
+
+@pytest.fixture
+def stock_folder(stock_file):
+    """The folder of the shared stock run; it must not change during a test."""
+    before = listing(stock_file.parent)
+    yield stock_file.parent
+    assert listing(stock_file.parent) == before
 
 
 def listing(folder: Path) -> dict[Path, tuple[int, ...]]:
@@ -38,11 +44,11 @@ def listing(folder: Path) -> dict[Path, tuple[int, ...]]:
 
 
 @pytest.mark.slow
-def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe, caplog):
-    before = listing(stock_folder)
-    recipe(corpus.stock_flags(stock_folder, max_steps=7))
-    assert listing(stock_folder) == before
-    (run,) = {entry for entry in stock_folder.parent.iterdir() if entry.name[0] != "."} - {stock_folder}
+def test_a_stock_run_resumes_in_a_folder_beside_it(evaluated_folder, corpus, recipe, caplog):
+    before = listing(evaluated_folder)
+    recipe(corpus.stock_flags(evaluated_folder, max_steps=7))
+    assert listing(evaluated_folder) == before
+    (run,) = {entry for entry in evaluated_folder.parent.iterdir() if entry.name[0] != "."} - {evaluated_folder}
     assert f"The checkpoint was written by the stock Trainer. Resuming in a new run folder, {run}" in caplog.text
     assert caplog.text.count("The best loss is unknown") == 1
     assert "measured again" not in caplog.text, "its own first evaluation is the one to beat, not the base's"
@@ -57,11 +63,11 @@ def test_a_stock_run_resumes_in_a_folder_beside_it(stock_folder, corpus, recipe,
     recipe(["--checkpoint", run, "--max-steps", 8])
     assert checkpoint(run, 8)["xtts_extend"]["state"]["step"] == 8
     assert "The best loss is unknown" not in caplog.text
-    output = stock_folder.parent
-    recipe(corpus.stock_flags(stock_folder, max_steps=7, output_dir=output))
+    output = evaluated_folder.parent
+    recipe(corpus.stock_flags(evaluated_folder, max_steps=7, output_dir=output))
     assert f"This run has already been resumed in {run}." in caplog.text
     assert len([entry for entry in output.iterdir() if entry.name[0] != "."]) == 3
-    assert listing(stock_folder) == before
+    assert listing(evaluated_folder) == before
 
 
 def change_the_seed(flags, monkeypatch):
@@ -90,11 +96,9 @@ SLOW = pytest.mark.slow
 def test_a_start_that_fails_leaves_no_folder_behind(fail, stock_folder, corpus, recipe, tmp_path, monkeypatch, capsys):
     flags = corpus.stock_flags(stock_folder / "checkpoint_4.pth", output_dir=tmp_path)
     fail(flags, monkeypatch)
-    before = listing(stock_folder)
     with pytest.raises((SystemExit, ZeroDivisionError)):
         recipe(flags)
     assert [entry.name for entry in tmp_path.iterdir() if entry.name[0] != "."] == []
-    assert listing(stock_folder) == before
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from checkpoints import edited, of_early_trainer
 from runs import require_equal, stock_run
 from trainer import Trainer
 
+from xtts_extend.model.blank import BlankWeights
 from xtts_extend.run.config import copy_recorded
 
 BETAS = {"betas": [0.9, 0.96], "weight_decay": 0.01}
@@ -107,7 +108,8 @@ class Stock:
         self.config = GPTTrainerConfig()
         copy_recorded(self.config, saved["config"])
         self.config.model_args.gpt_checkpoint = ""
-        model = GPTTrainer(self.config)
+        with BlankWeights():
+            model = GPTTrainer(self.config)
         model.load_state_dict(saved["model"])
         self.gpt = model.xtts.gpt
         self.optimizer = model.get_optimizer()
