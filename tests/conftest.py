@@ -150,6 +150,17 @@ def stock_file(corpus, made_once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def healthy_stock(corpus, made_once) -> Path:
+    """A checkpoint of coqui's Trainer whose new rows started at the mean, at a low learning rate; read-only.
+
+    The learning rate was given on the command line.
+    """
+    from runs import stock_run_once
+
+    return stock_run_once(made_once, "healthy stock", corpus, command_line=["--coqpit.lr", "1e-5"])
+
+
+@pytest.fixture(scope="session")
 def uninterrupted(run_once) -> Path:
     """A run of two epochs without interruption, the reference for resumed runs; read-only."""
     from runs import UNINTERRUPTED

@@ -169,7 +169,6 @@ def stock_run(
     monkeypatch: pytest.MonkeyPatch,
     *,
     from_base: str = "mean",
-    rate: float = 1e-3,
     command_line: Sequence[str] | None = None,
     evaluates: bool = False,
     **settings: object,
@@ -182,7 +181,6 @@ def stock_run(
         monkeypatch: Patches stock's dataset to read audio without FFmpeg, and `sys.argv`.
         from_base: Initial rows of new tokens. "stock" draws random ones, as stock does when it loads the base model;
             "mean" uses the mean of the base's rows.
-        rate: Learning rate.
         command_line: Arguments that the Trainer parses; None disables parsing.
         evaluates: Whether to evaluate on the corpus' validation set.
         settings: Configuration values that replace those below, and `grad_accum_steps`.
@@ -195,7 +193,7 @@ def stock_run(
     monkeypatch.setattr(dataset, "load_audio", load_audio)
     args = TrainerArgs(grad_accum_steps=settings.pop("grad_accum_steps", 1))
     config = GPTTrainerConfig(**{
-        "batch_size": 4, "lr": rate, "optimizer": "AdamW", "optimizer_params": {"weight_decay": 0.01}, "save_step": 4,
+        "batch_size": 4, "lr": 1e-3, "optimizer": "AdamW", "optimizer_params": {"weight_decay": 0.01}, "save_step": 4,
         "optimizer_wd_only_on_weights": True, "lr_scheduler": "StepLR", "epochs": 2, "run_eval": evaluates,
         "lr_scheduler_params": {"step_size": 2, "gamma": 0.5}, "scheduler_after_epoch": False,
         # Each best model is a file of 300 MB.
