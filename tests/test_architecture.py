@@ -16,7 +16,7 @@ LEVELS = (
     {"commands"},
     {"page"},
     {"demo"},
-    {"corpus"},
+    {"corpus", "hub"},
     {"rescue", "speech"},
     {"training"},
     {"setup"},

@@ -92,6 +92,14 @@ REACHED_INTO: dict[str, list[tuple[str, str, set[str]]]] = {
         ("transformers", "GenerationMixin", {"generate", "prepare_inputs_for_generation"}),
         ("transformers", "GPT2PreTrainedModel", {"forward", "config_class"}),
     ],
+    "huggingface-hub": [
+        # Called by hub/repository.py, because hf_hub_download does not resume.
+        ("huggingface_hub.file_download", "http_get", {"url", "temp_file", "resume_size", "headers", "expected_size"}),
+        ("huggingface_hub.utils", "build_hf_headers", {"library_name", "library_version"}),
+        # Caught by hub/access.py.
+        ("huggingface_hub.errors", "HTTPError", set()),
+        ("huggingface_hub.errors", "HfHubHTTPError.__init__", {"response", "server_message"}),
+    ],
     "tokenizers": [("tokenizers", "Tokenizer", {"from_str", "to_str", "token_to_id", "get_vocab", "encode"})],
     "peft": [
         ("peft", "inject_adapter_in_model", {"peft_config", "model"}),

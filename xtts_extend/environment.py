@@ -28,6 +28,7 @@ TESTED = {
     "torchaudio": "2.11.0",
     "torchcodec": "0.11.1",
     "transformers": "5.23.0",
+    "huggingface-hub": "2.4.0",
     "tokenizers": "0.23.3",
     "peft": "0.21.2",
     "sentencepiece": "0.2.3",

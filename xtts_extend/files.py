@@ -36,10 +36,15 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, partial: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`. When the block succeeds, flush the file and rename it to `path`.
 
     The folder is created if needed.
+
+    Args:
+        path: The file to write.
+        partial: Temporary path in the same folder that is kept when the block fails, so that a later call can append to
+            it. By default, the temporary file is removed.
 
     Raises:
         ConfigError: `path` is a folder, or one of its parents is a file.
@@ -48,7 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     require_creatable(path.parent)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; expected a file. Pass the name of a file.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = partial or path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -63,8 +68,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             "Free up disk space, or make sure that the folder is writable, then try again."
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        if partial is None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 @contextlib.contextmanager

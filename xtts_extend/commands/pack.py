@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         subparser.set_defaults(action=action)
         add_json(subparser)
         add_debug(subparser)
-        if name in ("add", "verify"):
+        if name == "add":
+            subparser.add_argument(
+                "file",
+                type=Path,
+                metavar="FILE|USER/NAME",
+                help="A language pack, NAME.safetensors, or a repository with one on the Hugging Face Hub, USER/NAME "
+                "or USER/NAME@REVISION.",
+            )
+        if name == "verify":
             subparser.add_argument("file", type=Path, metavar="FILE", help="A language pack, NAME.safetensors.")
         if name == "remove":
             subparser.add_argument("language", metavar="LANG", help="Code of the language.")
@@ -70,9 +79,18 @@ def describe(pack: Pack) -> dict[str, Any]:
 
 
 def _add(args: argparse.Namespace) -> dict[str, Any]:
+    from xtts_extend.hub.pack_download import download_pack, is_repository_name
     from xtts_extend.pack.model_folder import ModelFolder
 
-    return {"model": str(args.model), "added": True, **describe(ModelFolder(args.model).add(args.file))}
+    folder = ModelFolder(args.model)
+    if not is_repository_name(args.file):
+        return {"model": str(args.model), "added": True, **describe(folder.add(args.file))}
+    name = args.file.as_posix()
+    print(f"There is no file {name}, so the pack is downloaded from the Hugging Face Hub.", file=sys.stderr, flush=True)
+    downloaded = download_pack(name)
+    added = folder.add(downloaded)
+    downloaded.unlink()
+    return {"model": str(args.model), "added": True, "from": name, **describe(added)}
 
 
 def _remove(args: argparse.Namespace) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from xtts_extend.speech.packing import DTYPES, make_pack
 #: Files of a base that every model folder needs, besides `model.pth`.
 _REQUIRED = ("config.json", "vocab.json")
 #: Files of a base that are copied into a model folder if they exist.
-_OPTIONAL = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")
+_OPTIONAL = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth", "LICENSE.txt")
 #: Name for the language if the run does not record one.
 _UNKNOWN_LANGUAGE = "a fine-tuned language"
 

@@ -1,0 +1,181 @@
+"""A repository on the Hub: its files with their digests, and downloads that resume and are checked."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_url
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+import xtts_extend
+from xtts_extend.data.encoded import file_digest
+from xtts_extend.errors import ConfigError, DiskFullError, MachineError
+from xtts_extend.files import atomic_path
+from xtts_extend.hub.access import LIBRARY, TIMEOUT_S, endpoint, hub_api, hub_errors, require_repository_name
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in a repository.
+
+    Attributes:
+        name: Path in the repository.
+        size_bytes: Size of the file.
+        sha256: SHA-256 of the contents; empty for small files that git stores itself.
+        git_sha1: Git's digest of the contents (of the pointer, for files with a SHA-256).
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+    git_sha1: str
+
+    def matches(self, path: Path) -> bool:
+        """Return whether a local file has this file's size and digest.
+
+        Raises:
+            DataError, OSError: The file cannot be read.
+        """
+        if path.stat().st_size != self.size_bytes:
+            return False
+        if self.sha256:
+            return file_digest(path) == self.sha256
+        return _git_digest(path.read_bytes()) == self.git_sha1
+
+    def partial(self, target: Path) -> Path:
+        """Return the path that holds an incomplete download; it is different for different contents."""
+        return target.with_name(f".{target.name}.{(self.sha256 or self.git_sha1)[:16]}.partial")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at a fixed commit.
+
+    Attributes:
+        name: USER/NAME.
+        commit: Digest of the commit. All downloads are from this commit.
+        licence_id: Identifier of the license that the model card states; empty if it states none.
+        is_private: Whether only its owners can see it.
+        files: The files by name.
+    """
+
+    name: str
+    commit: str
+    licence_id: str
+    is_private: bool
+    files: dict[str, RemoteFile]
+
+    @classmethod
+    def open(cls, name: str, revision: str | None = None) -> Repository:
+        """Ask the Hub for a repository's files.
+
+        Args:
+            name: USER/NAME.
+            revision: Branch, tag or commit; by default, the main branch.
+
+        Raises:
+            ConfigError, MachineError: See `hub_errors`.
+        """
+        require_repository_name(name)
+        with hub_errors(name):
+            info = hub_api().model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
+        card: Mapping[str, Any] = info.card_data.to_dict() if info.card_data else {}
+        return cls(
+            name,
+            info.sha or "main",
+            str(card.get("license_name") or card.get("license") or ""),
+            bool(info.private),
+            {
+                file.rfilename: RemoteFile(
+                    file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else "", file.blob_id or ""
+                )
+                for file in info.siblings or []
+            },
+        )
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of a small file.
+
+        Raises:
+            ConfigError, MachineError: See `hub_errors`.
+        """
+        content = io.BytesIO()
+        self._get(self.files[name], content)
+        return content.getvalue()
+
+    def download(self, name: str, target: Path) -> None:
+        """Download a file, resuming an earlier attempt, and check its digest. An existing file is replaced.
+
+        Args:
+            name: The file's name in the repository.
+            target: The file to write. An incomplete download is kept beside it as a hidden file.
+
+        Raises:
+            ConfigError: See `hub_errors`.
+            MachineError: See `hub_errors`; or the disk is full, or the contents do not match their digest.
+        """
+        file = self.files[name]
+        partial = file.partial(target)
+        for other in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+            if other != partial:
+                other.unlink(missing_ok=True)
+        with atomic_path(target, partial) as temporary:
+            with temporary.open("ab") as opened:
+                if opened.tell() > file.size_bytes:
+                    opened.seek(0)
+                    opened.truncate()
+                self._get(file, opened)
+            if not file.matches(temporary):
+                temporary.unlink()
+                raise MachineError(
+                    f"{name} from {self.name} arrived damaged: its contents do not match the digest that the Hub "
+                    "states. The damaged file was removed. Run the command again to download it from the start."
+                )
+
+    def _get(self, file: RemoteFile, opened: io.BytesIO | io.BufferedWriter) -> None:
+        """Append the rest of a file to an open file."""
+        headers = build_hf_headers(library_name=LIBRARY, library_version=xtts_extend.__version__)
+        # Part of a compressed file cannot be resumed.
+        headers["Accept-Encoding"] = "identity"
+        with hub_errors(self.name):
+            # hf_hub_download would start interrupted downloads from the beginning.
+            http_get(
+                hf_hub_url(self.name, file.name, revision=self.commit, endpoint=endpoint()),
+                opened,
+                resume_size=opened.tell(),
+                headers=headers,
+                expected_size=file.size_bytes,
+                displayed_filename=file.name,
+            )
+
+    def require_files(self, names: tuple[str, ...]) -> None:
+        """Raise ConfigError unless the repository has all of these files."""
+        if missing := [name for name in names if name not in self.files]:
+            raise ConfigError(
+                f"{self.name} has no {' and no '.join(missing)}, so it is not a base model. Pass the repository of an "
+                "XTTS-v2 base model with --repo."
+            )
+
+
+def require_space(folder: Path, size_bytes: int) -> None:
+    """Raise DiskFullError unless there is space for this many bytes on the disk of a folder, which may not exist."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size_bytes:
+        raise DiskFullError(
+            f"The disk of {folder} is full: {size_bytes / 1e6:,.0f} MB are needed, and {free / 1e6:,.0f} MB are free. "
+            "Free up disk space, or choose a different disk, then run the command again."
+        )
+
+
+def _git_digest(content: bytes) -> str:
+    """Return the digest under which git stores contents, which identifies them here and protects nothing."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
