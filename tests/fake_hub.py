@@ -262,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "lfsFile":
                 repository.files[value["path"]] = self.hub._uploaded[value["oid"]]
         oid = repository.commit
-        self._send(200, {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.address}/a/b/commit/{oid}"})
+        self._send(200, {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.address}/me/xtts/commit/{oid}"})
 
     def do_PUT(self) -> None:
         """Receive a large file."""

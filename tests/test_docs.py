@@ -24,8 +24,11 @@ def slugs(page: Path) -> set[str]:
 
 
 def flags_of(parser: argparse.ArgumentParser) -> set[str]:
-    """Return all option strings of a parser."""
-    return {option for action in parser._actions for option in action.option_strings}
+    """Return all option strings of a parser and of its subcommands."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    nested = [subparser for group in groups for subparser in group.choices.values()]
+    options = {option for action in parser._actions for option in action.option_strings}
+    return options.union(*map(flags_of, nested))
 
 
 def commands() -> dict[str, set[str]]:
