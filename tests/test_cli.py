@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from made_archives import clip, make_zip
 
 from xtts_extend import cli
 from xtts_extend.errors import CheckpointError
@@ -128,6 +129,19 @@ def test_check_data(capsys, mini_base, tmp_path):
     code, _, err = run(capsys, *flags, "--columns", "text=Satz,audio=Datei", "--write-clean", tmp_path / "none.csv")
     assert (code, (tmp_path / "none.csv").exists()) == (1, False)
     assert "No sample is usable, so" in err
+
+
+def test_check_data_of_an_archive(capsys, caplog, mini_base, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    archive = make_zip(tmp_path / "my set.zip", {"metadata.csv": b"a|hello\nb|hello there\n", "wavs/a.wav": clip()})
+    flags = ["check-data", "--manifest", f"{archive}:en", "--vocab", mini_base / "vocab.json", "--json"]
+    code, out, _ = run(capsys, *flags)
+    report = json.loads(out)
+    assert (code, report["total"], report["usable"]) == (1, 2, 1)
+    assert report["problem_entries"]["missing"][0]["manifest_audio_file"] == "b"
+    assert "Its license is not stated in the data" in caplog.text
+    code, _, err = run(capsys, *flags[:2], "hf:fleurs", *flags[3:])
+    assert (code, "Expected hf:USER/NAME" in err) == (2, True)
 
 
 def test_standard_input_that_is_not_utf_8(capsys, mini_base, monkeypatch, tmp_path):

@@ -75,3 +75,11 @@ def test_voice_of_a_resumed_run(tuned_run, tmp_path):
     assert configured([f"--checkpoint={tuned_run}"])[1].voice == "frozen"
     older = edited(tuned_run / "checkpoint_2.pth", tmp_path / "older", without("config", "voice"))
     assert configured([f"--checkpoint={older}"])[1].voice == "trained"
+
+
+def test_data_sets_are_not_paths(corpus, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    specs = ["hf:google/fleurs/am_et@train:am", "https://x.org/a.tar.gz:am"]
+    flags = corpus.flags(train_manifest=None, val_manifest=None)
+    given = [part for spec in [*specs, "a.zip@dev"] for part in ("--train-manifest", spec)]
+    assert configured([*flags, *given])[1].train_manifests == [*specs, str(tmp_path / "a.zip@dev")]

@@ -9,6 +9,12 @@ from typing import Any
 
 from xtts_extend.findings import Finding, all_hold, summary, to_dict
 
+#: How data sets are named that are downloaded, unpacked or converted first.
+SOURCE_HELP = (
+    "hf:USER/NAME[/CONFIG][@SPLIT] for Parquet on the Hugging Face hub, a folder of Parquet files, or an archive "
+    "(.tar.gz, .tar or .zip) as a path or a URL."
+)
+
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """Add `--debug`, so that it can be passed after a command's name as well as before it."""
@@ -29,7 +35,8 @@ def add_manifests(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="PATH[:LANG]",
-        help="A manifest, optionally with the language of its samples; can be repeated.",
+        help="A manifest, optionally with the language of its samples; can be repeated. Also data sets with "
+        f"transcripts: {SOURCE_HELP}",
     )
     parser.add_argument(
         "--manifest-format",

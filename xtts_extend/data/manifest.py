@@ -20,6 +20,7 @@ from xtts_extend.data.locales import is_unknown, read_language
 from xtts_extend.data.paths import find_recordings
 from xtts_extend.data.rows import Rows, read_rows
 from xtts_extend.data.sample import DEFAULT_SPEAKER, Sample
+from xtts_extend.data.source_spec import DataSource, parse_source
 from xtts_extend.errors import ConfigError, DataError, LanguageError
 from xtts_extend.files import atomic_write
 from xtts_extend.text.languages import compose_stock, validate_code
@@ -38,7 +39,7 @@ def read_manifests(
     """Read several manifests into one list.
 
     Args:
-        specs: Strings of the form "PATH" or "PATH:LANG".
+        specs: Strings of the form "PATH" or "PATH:LANG", where PATH may also be a data set (see `read_manifest`).
         default_language: Language of each PATH without a LANG.
         format: Format of all manifests; see `read_manifest`.
         columns: Mapping from role to column for all manifests; see `read_manifest`.
@@ -68,7 +69,9 @@ def read_manifest(
 
     Args:
         spec: "PATH" or "PATH:LANG". The part after the last colon is taken as a language if it looks like a code and
-            the part before the colon exists, so file names with colons and Windows drive letters work.
+            the part before the colon exists, so file names with colons and Windows drive letters work. PATH may also be
+            a data set on the hub, an archive or a folder of Parquet files, as in `source_spec.parse_source`; it is
+            downloaded, unpacked or converted first, unless that was done before.
         default_language: Language of a PATH without a LANG. A row's own language overrides both.
         format: "auto" (by content), "coqui", "ljspeech", "jsonl", or the name of a formatter registered with coqui. For
             a formatter, PATH may be its root folder.
@@ -83,12 +86,14 @@ def read_manifest(
         ConfigError: `columns` is passed for a coqui formatter.
         DataError: The manifest is missing, empty, not UTF-8 or in an unknown format. The message names the line.
         LanguageError: A language code is malformed.
+        MachineError: A data set cannot be downloaded or stored.
 
     >>> sample = read_manifest("train.csv:am", None)[0]
     >>> sample.language, sample.line, sample.text
     ('am', 2, 'ልጁ ረጅም ደብዳቤ ጻፈ።')
     """
-    path, language = _split_spec(spec, default_language)
+    # A formatter may read a folder of Parquet files itself.
+    path, language = (_locate if format in _FORMATS else _split_spec)(spec, default_language)
     if format not in _FORMATS:
         if columns:
             raise ConfigError(
@@ -97,7 +102,10 @@ def read_manifest(
             )
         return _compose_accents(path, _read_with_formatter(path, language, format))
     if path.is_dir():
-        raise DataError(f"{path} is a folder. Pass the manifest file in it, or a --manifest-format that reads folders.")
+        raise DataError(
+            f"{path} is a folder without Parquet files. Pass the manifest file in it, or a --manifest-format that "
+            "reads folders."
+        )
     return _compose_accents(path, _samples(path, read_rows(path, columns or {}, language, format), language))
 
 
@@ -150,6 +158,31 @@ def write_manifest(samples: Iterable[Sample], path: Path | str) -> None:
         text = "".join("|".join(row) + "\n" for row in table)
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def _locate(spec: str, default_language: str | None) -> tuple[Path, str | None]:
+    """Return the manifest and the language of "PATH" or "PATH:LANG", where PATH may be a data set."""
+    source, language = split_source(spec)
+    if source is None:
+        return _split_spec(spec, default_language)
+    if language is None and default_language is not None:
+        language = validate_code(default_language)
+    # Only data sets need the hub's library.
+    from xtts_extend.data.data_source import require_manifest, resolve_source
+
+    return require_manifest(source, resolve_source(source)), language
+
+
+def split_source(spec: str) -> tuple[DataSource | None, str | None]:
+    """Return the data set and the language in "PATH" or "PATH:LANG"; the data set is None for any other path.
+
+    Raises:
+        ConfigError: A name on the hub or a URL is malformed.
+    """
+    head, _, tail = spec.rpartition(":")
+    if head and _looks_like_code(tail) and (source := parse_source(head)) is not None:
+        return source, tail
+    return parse_source(spec), None
 
 
 def _split_spec(spec: str, default_language: str | None) -> tuple[Path, str | None]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint, run_checkpoints
+from xtts_extend.data.source_spec import is_remote
 from xtts_extend.errors import CheckpointError, ConfigError
 from xtts_extend.recipes import RECIPE
 from xtts_extend.rescue.measure import not_finite, transformer_drift
@@ -296,8 +297,8 @@ def _launcher(opened: OpenedCheckpoint | None) -> list[str]:
 
 
 def _exists(spec: str) -> bool:
-    """Return whether the file named by PATH or PATH:LANG exists."""
-    return Path(spec).exists() or Path(spec.rpartition(":")[0] or spec).exists()
+    """Return whether the file named by PATH or PATH:LANG exists, or may exist because it is not on this machine."""
+    return is_remote(spec) or Path(spec).exists() or Path(spec.rpartition(":")[0] or spec).exists()
 
 
 def _placeholder_notes(command: list[str]) -> list[str]:

@@ -51,13 +51,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--train-manifest",
         action="append",
         metavar="PATH[:LANG]",
-        help="Manifest of the training set. Can be repeated.",
+        help="Manifest of the training set, or a data set such as hf:USER/NAME@train. Can be repeated.",
     )
     files.add_argument(
         "--val-manifest",
         action="append",
         metavar="PATH[:LANG]",
-        help="Manifest of the validation set. Can be repeated.",
+        help="Manifest of the validation set, or a data set such as hf:USER/NAME@validation. Can be repeated.",
     )
     files.add_argument(
         "--manifest-format",

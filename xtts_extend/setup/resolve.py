@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from xtts_extend.data.source_spec import is_remote
 from xtts_extend.errors import ConfigError
 from xtts_extend.run.config import NewLanguageConfig, copy_architecture, copy_recorded, read_json
 from xtts_extend.run.recorded import TrainingCheckpoint
@@ -139,4 +140,6 @@ def _batch_per_process(total: int, processes: int) -> int:
 
 def _absolute(spec: object) -> str:
     """Make a path (or a manifest's PATH:LANG) absolute, so that it is found from any working directory."""
+    if is_remote(str(spec)):
+        return str(spec)
     return str(Path(str(spec)).expanduser().absolute())
