@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from made_archives import AUDIO, write_parquet
 from tones import find_tones, make_sentences, write_recording
 
 from xtts_extend.cli import main
 from xtts_extend.commands import make_dataset as make_dataset_command
 from xtts_extend.corpus import recording_clips
 from xtts_extend.corpus.aligners import DEFAULT_ALIGNER, DEFAULT_ALIGNER_LICENSE
+from xtts_extend.data.manifest import read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,24 @@ def test_the_command_prints_what_it_made(tmp_path: Path, capsys: pytest.CaptureF
     assert printed["hours"] == pytest.approx(0.003, abs=0.001)
 
 
+def test_a_data_set_with_transcripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sentences = make_sentences(1)
+    write_recording(tmp_path / "a.wav", sentences)
+    cells = pa.array([{"bytes": (tmp_path / "a.wav").read_bytes(), "path": "a.wav"}], AUDIO)
+    write_parquet(tmp_path / "set" / "train.parquet", {"audio": cells, "text": sentences, "client_id": ["anna"]})
+    arguments = ["make-dataset", "set@train", "--language", "en", "--output", "out", "--aligner", "tones:align"]
+    assert main([*arguments, "--asr", "tones:recognise", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recordings"] == 1
+    (sample,) = read_manifest("out/train.csv", "en")
+    assert (sample.text, sample.speaker_name) == (sentences[0], "anna")
+    with pytest.raises(SystemExit):
+        main([*arguments, "--text", "a.txt"])
+    assert "--text is for recordings, but a data set has its own transcripts" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -39,6 +60,7 @@ def test_the_command_prints_what_it_made(tmp_path: Path, capsys: pytest.CaptureF
         (["talks", "--asr", "no_such_module:hear"], "no_such_module"),
         (["talks", "--language", "Amharic"], "Language code 'Amharic'"),
         (["talks", "--text", "missing.txt"], "missing.txt"),
+        (["hf:fleurs"], "is not the name of a data set on the hub"),
     ],
 )
 def test_what_the_user_can_fix_has_exit_code_2(

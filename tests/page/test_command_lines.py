@@ -137,7 +137,7 @@ def test_make_dataset():
             [ODD], "am", ODD, text=ODD, speaker="--x", aligner="a/b", asr=str(ODD), asr_language="amh", min_score=0.0
         )
     )
-    assert (args.recordings, args.language, args.output, args.text) == ([ODD], "am", ODD, ODD)
+    assert (args.recordings, args.language, args.output, args.text) == ([str(ODD)], "am", ODD, ODD)
     assert (args.speaker, args.aligner, args.asr) == ("--x", "a/b", str(ODD))
     assert (args.asr_language, args.min_score) == ("amh", 0.0)
     with pytest.raises(LanguageError, match="malformed"):

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from xtts_extend.commands.common import add_json, print_values
+from xtts_extend.commands.common import SOURCE_HELP, add_json, print_values
 from xtts_extend.errors import ConfigError
 
 HELP = "Make a data set of short clips from long recordings and their subtitles or texts."
@@ -19,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     parser.add_argument(
         "recordings",
-        type=Path,
         nargs="+",
-        metavar="RECORDING_OR_FOLDER",
-        help="Recordings, or folders with recordings. A text or subtitles of the same name beside one are its text.",
+        metavar="RECORDINGS",
+        help="Recordings, or folders with recordings; a text or subtitles of the same name beside one are its text. Or "
+        f"data sets with transcripts: {SOURCE_HELP}",
     )
     parser.add_argument("--language", required=True, help="Code of the language that is spoken.")
     parser.add_argument("--output", type=Path, required=True, help="Folder for the data set, new or unfinished.")
@@ -55,10 +55,16 @@ def run(args: argparse.Namespace) -> int:
     from xtts_extend.corpus.pipeline import make_dataset
     from xtts_extend.corpus.recording_clips import load_settings
     from xtts_extend.corpus.sources import find_sources
+    from xtts_extend.corpus.transcribed import locate_recordings
     from xtts_extend.run.ranks import Ranks
 
     with Ranks.join() as ranks:
-        sources = find_sources(args.recordings, args.language, args.text, args.speaker)
+        # Rank 0 prepares the data sets, and the others find them.
+        with ranks.main_first():
+            paths, transcribed = locate_recordings(args.recordings, args.language, args.output, args.speaker)
+        if args.text is not None and transcribed:
+            raise ConfigError("--text is for recordings, but a data set has its own transcripts. Omit --text.")
+        sources = find_sources(paths, args.language, args.text, args.speaker, transcribed)
         settings = load_settings(args.language, args.aligner, args.asr, args.asr_language, args.min_score)
         summary = make_dataset(sources, args.output, settings, ranks)
         if ranks.is_main:

@@ -89,7 +89,11 @@ class Source:
 
 
 def find_sources(
-    paths: Sequence[Path], language: str, text: Path | None = None, speaker: str | None = None
+    paths: Sequence[Path],
+    language: str,
+    text: Path | None = None,
+    speaker: str | None = None,
+    transcribed: Sequence[Source] = (),
 ) -> list[Source]:
     """Find recordings and their texts, in the order of their paths, with numbers in names compared as numbers.
 
@@ -110,6 +114,7 @@ def find_sources(
         language: Language that is spoken.
         text: Text of all the recordings.
         speaker: Speaker of all the recordings.
+        transcribed: Recordings whose texts and speakers are known, which come after the others.
 
     Raises:
         ConfigError: `text` has subtitles, but there is more than one recording.
@@ -130,9 +135,10 @@ def find_sources(
             texts.update(_texts_in(folder, members, language))
     else:
         texts.update(dict.fromkeys(recordings, _shared_text(text, len(recordings))))
-    sources = _without_repeated(
-        [Source(path, *texts.get(path, _NO_TEXT), speaker or folder_speaker) for path, folder_speaker in candidates]
-    )
+    located = [
+        Source(path, *texts.get(path, _NO_TEXT), speaker or folder_speaker) for path, folder_speaker in candidates
+    ]
+    sources = _without_repeated([*located, *transcribed])
     if text is not None and len(sources) > 1 and sources[0].kind is TextKind.SUBTITLES:
         raise ConfigError(
             f"{text} has subtitles, which belong to one recording, but there are {len(sources):,} recordings. Put each "
