@@ -85,3 +85,7 @@ def test_parquet_beside_recordings(tmp_path: Path) -> None:
     # The third recording has the same content as the first.
     assert described(sources[1:]) == [("000001.wav", "One.", "anna"), ("000002.wav", "Two.", "b eth")]
     assert sources[0].path == tmp_path / "talk.flac"
+    (tmp_path / "set" / "more").mkdir()
+    (tmp_path / "talk.flac").rename(tmp_path / "set" / "more" / "talk.flac")
+    with pytest.raises(ConfigError, match=r"contains Parquet files and recordings, such as .*talk\.flac"):
+        locate_recordings([str(tmp_path / "set")], "en", tmp_path / "out")

@@ -21,6 +21,7 @@ from checkpoints import (
 )
 from runs import RECIPE, as_flag, configured, write_metrics
 
+from xtts_extend.rescue import next_steps
 from xtts_extend.rescue.doctor import examine
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.setup.command_line import NOT_CARRIED, flags_of_run
@@ -329,3 +330,9 @@ def test_a_new_run_does_not_log_into_the_folder_of_the_old_one(healthy_stock, co
     assert flags_of_run({"logger_uri": "/others/logs"}, corpus.base) == ([], [])
     server = {"logger_uri": "http://host", "dashboard_logger": "mlflow"}
     assert "--coqpit.logger_uri=http://host" in flags_of_run(server, corpus.base)[0]
+
+
+def test_data_sets_of_the_hub_are_not_missing_files(tmp_path):
+    (tmp_path / "train.csv").touch()
+    specs = ["hf:a/b@train:am", "https://x.org/a.tar.gz", f"{tmp_path / 'train.csv'}:am", str(tmp_path / "val.csv")]
+    assert [next_steps._exists(spec) for spec in specs] == [True, True, True, False]

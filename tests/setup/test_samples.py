@@ -44,6 +44,24 @@ def test_overlap_of_training_and_validation_recordings(corpus, tmp_path, caplog)
     assert warnings("val.csv") == []
 
 
+def test_an_archive_in_place_of_manifests(corpus, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    archive = shutil.make_archive(str(tmp_path / "am"), "gztar", corpus.train.parent)
+
+    def samples(train: str, val: str):
+        config = NewLanguageConfig(
+            language="am", output_path=str(tmp_path / "runs"), train_manifests=[train], val_manifests=[val]
+        )
+        config.model_args.tokenizer_file = str(corpus.vocab)
+        return load_samples(config)
+
+    found, expected = samples(archive, f"{archive}@val:am"), samples(str(corpus.train), str(corpus.val))
+    # A run can be resumed with either.
+    assert data_digest(found.train) == data_digest(expected.train)
+    assert data_digest(found.evaluation) == data_digest(expected.evaluation)
+    assert found.train[0].audio_file.startswith(str(tmp_path / "cache" / "xtts_extend" / "sources"))
+
+
 SPOKEN = make_sample("ሰላም", language="am", manifest_audio_file="wavs/a b.wav")
 
 

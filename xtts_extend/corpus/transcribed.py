@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xtts_extend.corpus.dataset_files import WORK_FOLDER, require_own_folder
-from xtts_extend.corpus.sources import Source, TextKind
+from xtts_extend.corpus.sources import RECORDING_SUFFIXES, Source, TextKind
 from xtts_extend.data.data_source import resolve_source
 from xtts_extend.data.manifest import read_manifest
 from xtts_extend.data.sample import Sample
-from xtts_extend.data.source_spec import DataSource, listed, parse_source
-from xtts_extend.errors import DataError
+from xtts_extend.data.source_spec import DataSource, SourceKind, listed, parse_source
+from xtts_extend.errors import ConfigError, DataError
 from xtts_extend.files import atomic_folder, require_creatable
 
 logger = logging.getLogger("trainer")
@@ -42,7 +42,8 @@ def locate_recordings(
         Paths for `find_sources`, and recordings with their texts.
 
     Raises:
-        ConfigError: The output holds other files, or there is no such configuration or split.
+        ConfigError: The output holds other files, a folder has both Parquet files and recordings, or there is no such
+            configuration or split.
         DataError: A data set does not exist, is damaged, or has no usable recordings.
         MachineError: There is no connection, or a file cannot be written.
     """
@@ -54,12 +55,24 @@ def locate_recordings(
             continue
         require_creatable(output)
         require_own_folder(output)
+        _require_no_recordings(source)
         found = _read_data_set(source, language, output / WORK_FOLDER / _SOURCES, speaker)
         if isinstance(found, Path):
             paths.append(found)
         else:
             transcribed += found
     return paths, transcribed
+
+
+def _require_no_recordings(source: DataSource) -> None:
+    """Raise ConfigError if a folder of Parquet files contains recordings too, which would not be used."""
+    for folder, _, names in os.walk(source.location) if source.kind is SourceKind.PARQUET else ():
+        for name in names:
+            if os.path.splitext(name)[1].lower() in RECORDING_SUFFIXES:
+                raise ConfigError(
+                    f"{source.location} contains Parquet files and recordings, such as {os.path.join(folder, name)}. "
+                    "Put them in different folders, and pass both."
+                )
 
 
 def _read_data_set(source: DataSource, language: str, cache: Path, speaker: str | None) -> Path | list[Source]:

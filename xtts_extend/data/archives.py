@@ -113,10 +113,10 @@ def unpack(archive: Path, target: Path, *, progress: bool = True) -> None:
             raise DataError(f"{archive} contains no files. Check that it is the right archive.")
         partial.replace(target)
     except DataError:
-        shutil.rmtree(partial, ignore_errors=True)
+        unpacking.remove()
         raise
     except _DAMAGES as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        unpacking.remove()
         raise DataError(
             f"{archive} is damaged, incomplete or encrypted: {str(error).rstrip('.') or type(error).__name__}. Copy or "
             "download it again."
@@ -152,6 +152,8 @@ class _Unpacking:
 
     def __init__(self, archive: Path, folder: Path) -> None:
         self._archive, self._folder = archive, folder
+        # Outside the folder, so that it cannot be mistaken for a file of the archive.
+        self._unfinished = folder.with_suffix(".file")
         self._size = archive.stat().st_size
         self._unpacked_bytes = self.files = 0
         self._skipped: list[str] = []
@@ -170,6 +172,11 @@ class _Unpacking:
                 for _ in self._untar(stream):
                     yield file.tell()
                 yield from self._finish(stream, file)
+
+    def remove(self) -> None:
+        """Remove what was unpacked."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._unfinished.unlink(missing_ok=True)
 
     def warn_of_skipped(self) -> None:
         """Log the links and devices that were not unpacked."""
@@ -247,14 +254,12 @@ class _Unpacking:
             self._written.add(path)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Outside the folder, so that it cannot be mistaken for a file of the archive.
-        unfinished = self._folder.with_suffix(".file")
-        with unfinished.open("wb") as file:
+        with self._unfinished.open("wb") as file:
             shutil.copyfileobj(member.content, file, _BLOCK)
             written = file.tell()
         if written != member.size:
             raise EOFError(f"{member.name} has {written:,} bytes; expected {member.size:,}")
-        unfinished.replace(path)
+        self._unfinished.replace(path)
         self._written.add(path)
 
 
