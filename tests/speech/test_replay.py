@@ -9,6 +9,7 @@ import torch
 from filelock import FileLock
 
 from xtts_extend.cli import main
+from xtts_extend.data import encoded as encoded_module
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.encoded import TOP_K, Utterance, read_encoded, read_index
 from xtts_extend.errors import ConfigError, DataError, LanguageError, MachineError
@@ -116,8 +117,9 @@ def test_an_interrupted_set_is_resumed(arguments, monkeypatch, tmp_path):
     assert sorted(file.name for file in resumed["output"].glob("part-*")) == parts
 
 
-def test_several_processes_make_the_set_of_one(arguments, mini_base, tmp_path, monkeypatch):
-    """The second process is missing here, so the first one finds only its own share, every other batch."""
+@pytest.fixture
+def quick(arguments, mini_base, monkeypatch):
+    """Arguments of make_replay with one language and made-up speech, and the list of the batches that are spoken."""
     speaker = SimpleNamespace(
         tokenizer=load_tokenizer(mini_base / "vocab.json"), limits=SimpleNamespace(max_text_length=200),
         sample_rate=RATE, slice_lengths=(RATE // 2, RATE), gpt=SimpleNamespace(code_stride_len=1024),
@@ -135,7 +137,55 @@ def test_several_processes_make_the_set_of_one(arguments, mini_base, tmp_path, m
 
     monkeypatch.setattr(replay_module, "_Speaker", lambda *given: speaker)
     monkeypatch.setattr(replay_module, "_speak_batch", speak)
-    arguments |= {"texts": {"en": arguments["texts"]["en"]}, "hours": 30 / 3600}
+    return arguments | {"texts": {"en": arguments["texts"]["en"]}, "hours": 30 / 3600}, spoken
+
+
+def test_a_killed_process_leaves_a_journal_that_is_joined_at_the_end(quick, monkeypatch, tmp_path):
+    arguments, spoken = quick
+    make_replay(**arguments)
+    expected = (arguments["output"] / "set.json").read_bytes()
+    assert not list(arguments["output"].glob(".parts-*"))
+    monkeypatch.setattr(replay_module, "_BATCHES_IN_PART", 1)
+    speak, written = replay_module._speak_batch, []
+    write_index = encoded_module.write_index
+    monkeypatch.setattr(encoded_module, "write_index", lambda *given: (written.append(1), write_index(*given)))
+    killed = arguments | {"output": tmp_path / "killed"}
+
+    def speak_until(number):
+        return lambda *given: speak(*given) if given[4] < number else pytest.fail("killed")
+
+    with monkeypatch.context() as patch:
+        # As if the process was killed: nothing is joined.
+        patch.setattr(replay_module, "join_parts", lambda folder: None)
+        patch.setattr(replay_module, "_speak_batch", speak_until(5))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            make_replay(**killed)
+    index = read_index(killed["output"])
+    # Batch 0 has nothing usable, so it has no part.
+    assert [part["rows"] for part in index["parts"]] == [1, 1, 1, 1]
+    assert (index["batches"], index["runaway"], index["empty"]) == ({"en": 5}, 0 + 1 + 2 + 0 + 1, 5)
+    assert index["seconds"] == {"en": pytest.approx((41 + 42 + 43 + 44) * 1024 / RATE)}
+    assert json.loads((killed["output"] / "set.json").read_text(encoding="utf-8"))["parts"] == []
+    # Once when the set was created; the index without a part is written elsewhere.
+    assert len(written) == 1
+
+    spoken.clear()
+    # The last line may be incomplete.
+    (journal,) = killed["output"].glob(".parts-*")
+    journal.write_bytes(journal.read_bytes()[:-9])
+    make_replay(**killed)
+    assert spoken[0] == 4
+    assert rows(killed["output"]) == rows(arguments["output"])
+    joined = json.loads((killed["output"] / "set.json").read_text(encoding="utf-8"))
+    assert {**joined, "parts": None} == {**json.loads(expected), "parts": None}
+    assert [sorted(part) for part in joined["parts"]] == [["file", "rows", "sha256"]] * 14
+    assert len(written) == 2
+    assert not list(killed["output"].glob(".parts-*"))
+
+
+def test_several_processes_make_the_set_of_one(quick, tmp_path):
+    """The second process is missing here, so the first one finds only its own share, every other batch."""
+    arguments, spoken = quick
     expected = make_replay(**arguments)
     count = len(spoken)
     assert count == 15

@@ -1,10 +1,10 @@
 """Read and write utterances encoded as DVAE codes, in sets of memory-mapped Arrow files.
 
 The folder of a set contains parts (Arrow files), `set.json` with the SHA-256 of each part, and the recordings of the
-voices. While a set of codes is being written, each process lists its new parts in a journal of its own, so that a part
-costs the same however many there are; `join_parts` then moves the entries to `set.json`. Only listed parts belong to
-the set, so if a process is killed, another one can pick up where it left off. The format is Arrow because rows contain
-text, numbers and lists of different lengths, and because all loader workers share a mapped file.
+voices. While a set is being written, each process lists its new parts in a journal of its own, so that a part costs the
+same however many there are; `join_parts` then moves the entries to `set.json`. Only listed parts belong to the set, so
+if a process is killed, another can pick up where it left off. The format is Arrow because rows contain text, numbers
+and lists of different lengths, and because all loader workers share a mapped file.
 """
 
 from __future__ import annotations
@@ -169,9 +169,11 @@ def read_index(folder: Path) -> dict[str, Any]:
         )
     # A process that is killed while it joins the parts leaves journals with parts that are in the index.
     listed = {part["file"] for part in index["parts"]}
-    added = [part for journal in folder.glob(_JOURNALS) for part in read_appended(journal)]
-    added.sort(key=lambda part: str(part["file"]))
-    return {**index, "parts": index["parts"] + [part for part in added if part["file"] not in listed]}
+    entries = {part["file"]: part for journal in folder.glob(_JOURNALS) for part in read_appended(journal)}
+    added = [entries[file] for file in sorted(entries.keys() - listed, key=lambda file: (len(file), file))]
+    for part in added:
+        index.update(part.pop("totals", {}))
+    return {**index, "parts": index["parts"] + added}
 
 
 def require_free(folder: Path) -> None:
@@ -254,8 +256,7 @@ def write_part(folder: Path, number: int, utterances: Sequence[Utterance]) -> di
         utterances: Rows of the part.
 
     Returns:
-        The entry to add to the `parts` of the index, directly or with `add_part`. The part does not belong to the set
-        before that.
+        The entry of the part for the index or for `add_part`. Before that, the part does not belong to the set.
 
     Raises:
         MachineError: The disk is full, or the folder is not writable.
@@ -291,18 +292,19 @@ def write_rows(path: Path, utterances: Sequence[Utterance]) -> None:
         ) from error
 
 
-def add_part(folder: Path, rank: int, part: Mapping[str, Any]) -> None:
+def add_part(folder: Path, rank: int, part: Mapping[str, Any], totals: Mapping[str, Any] | None = None) -> None:
     """Add a part to a set by listing it in the journal of this process.
 
     Args:
         folder: Folder of the set.
         rank: Number of this process among those that add to the set.
         part: Entry of the part, as `write_part` returns it. It may have more values.
+        totals: Entries of the index that change with this part.
 
     Raises:
         MachineError: The disk is full, or the folder is not writable.
     """
-    append_lines(folder / f".parts-{rank:05d}.jsonl", [part])
+    append_lines(folder / f".parts-{rank:05d}.jsonl", [part if totals is None else {**part, "totals": totals}])
 
 
 def join_parts(folder: Path, damaged: Sequence[str] = ()) -> None:
@@ -317,7 +319,7 @@ def join_parts(folder: Path, damaged: Sequence[str] = ()) -> None:
     """
     journals, index = list(folder.glob(_JOURNALS)), read_index(folder)
     if journals or damaged:
-        write_index(folder, {**index, "parts": [part for part in index["parts"] if part["file"] not in damaged]})
+        write_index(folder, index | {"parts": [part for part in index["parts"] if part["file"] not in damaged]})
     for journal in journals:
         journal.unlink()
 

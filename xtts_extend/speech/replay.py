@@ -25,7 +25,7 @@ import xtts_extend
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
-from xtts_extend.data.encoded import Utterance, file_digest, open_set, read_index, write_index, write_part
+from xtts_extend.data.encoded import Utterance, file_digest, join_parts, open_set, read_index
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.model.distillation import top_distribution
@@ -42,6 +42,7 @@ from xtts_extend.speech.replay_batches import (
     store_batch,
     stored_batches,
     voice_name,
+    write_batches,
 )
 from xtts_extend.text.languages import CLEANER_ERRORS, split_sentences
 from xtts_extend.text.tokenizer import require_cleanable
@@ -305,14 +306,15 @@ def _speak_shares(work: _Work, processes: Processes) -> None:
 
 
 def _generate(work: _Work, progress: bool) -> None:
-    """Generate speech until each language has its share of the seconds, writing parts and the index along the way."""
-    index, total = read_index(work.output), int(work.share * len(work.lines))
+    """Generate speech until each language has its share of the seconds, writing parts along the way."""
+    total = int(work.share * len(work.lines))
     stored = stored_batches(work.output)
 
     def spoken_seconds() -> Iterator[None]:
         """Yield once per second of speech, for the progress bar."""
+        index = counted = read_index(work.output)
         pending: list[Batch] = []
-        counted, reported_s = index, 0
+        reported_s = 0
         try:
             while True:
                 spoken_s = min(total, int(sum(counted["seconds"].values())))
@@ -329,10 +331,12 @@ def _generate(work: _Work, progress: bool) -> None:
                 for language in unfinished:
                     require_speech(language, counted["batches"][language], counted["seconds"][language])
                 if len(pending) >= _BATCHES_IN_PART:
-                    _write_pending(work, index, pending)
+                    index = counted = write_batches(work.output, counted, pending)
+                    pending = []
         finally:
             if pending:
-                _write_pending(work, index, pending)
+                write_batches(work.output, _count(work, index, pending), pending)
+            join_parts(work.output)
 
     for _ in with_progress(spoken_seconds(), total, "seconds of speech", progress):
         pass
@@ -348,16 +352,6 @@ def _count(work: _Work, index: Mapping[str, Any], batches: Sequence[Batch]) -> d
         for reason, number in batch.skipped.items():
             counted[reason] += number
     return counted
-
-
-def _write_pending(work: _Work, index: dict[str, Any], pending: list[Batch]) -> None:
-    """Write the pending batches as a part, and then the index. Writing a part again produces the same set."""
-    counted = _count(work, index, pending)
-    if utterances := [utterance for batch in pending for utterance in batch.utterances]:
-        counted["parts"] = [*index["parts"], write_part(work.output, len(index["parts"]), utterances)]
-    write_index(work.output, counted)
-    pending.clear()
-    index.update(counted)
 
 
 def _speak_batch(

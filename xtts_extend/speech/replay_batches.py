@@ -7,11 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
 
-from xtts_extend.data.encoded import TOP_K, Utterance, write_rows
+from xtts_extend.data.encoded import TOP_K, Utterance, add_part, write_index, write_part, write_rows
 from xtts_extend.errors import DataError
 
 #: Number of utterances per batch. All have the same number of tokens, because coqui's generation cannot use padding.
@@ -102,6 +103,30 @@ def stored_batches(output: Path) -> dict[tuple[str, int], StoredBatch]:
             batch = StoredBatch(match[1], number, codes, dict(zip(SKIPPED, skipped, strict=True)), path)
             found[batch.language, number] = batch
     return found
+
+
+def write_batches(output: Path, index: Mapping[str, Any], batches: Sequence[Batch]) -> dict[str, Any]:
+    """Write batches as a part of a set, and list the part in the journal. Doing this again produces the same set.
+
+    Args:
+        output: Folder of the set.
+        index: Index of the set, with the totals that include these batches, but without their part.
+        batches: The batches.
+
+    Returns:
+        The index with the part.
+
+    Raises:
+        MachineError: The disk is full, or the folder is not writable.
+    """
+    utterances = [utterance for batch in batches for utterance in batch.utterances]
+    if not utterances:
+        # Without a part, there is nothing to list in the journal.
+        write_index(output, dict(index))
+        return dict(index)
+    part = write_part(output, len(index["parts"]), utterances)
+    add_part(output, 0, part, {key: index[key] for key in ("batches", "seconds", *SKIPPED)})
+    return {**index, "parts": [*index["parts"], part]}
 
 
 def batch_of_texts(
