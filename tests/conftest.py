@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from xtts_extend import cli
+from xtts_extend import cli, notices
 from xtts_extend.commands import inspect_path
 from xtts_extend.environment import IGNORE_VARIABLE
-from xtts_extend.notices import warn_once
 
 # Must be set before torch is imported. Otherwise each pytest-xdist worker starts one thread per core, and the workers'
 # threads wait for each other.
@@ -29,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(autouse=True)
 def _say_again() -> None:
     """Show warnings that are shown once per process once per test."""
-    warn_once.cache_clear()
+    notices._logged.clear()
 
 
 @pytest.fixture(scope="session")

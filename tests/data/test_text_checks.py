@@ -8,14 +8,14 @@ import pytest
 from samples import make_sample
 
 from xtts_extend.data.sample import Sample
-from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
+from xtts_extend.data.text_checks import check_text, count_letters, speaking_rates, text_warnings
 from xtts_extend.text.languages import clean_text
 
 TOKENIZER: Any = SimpleNamespace(preprocess_text=clean_text)
 
 
 def warning_kinds(text: str, language: str = "bg") -> list[str]:
-    return [kind for kind, _ in text_warnings(make_sample(text, language=language), TOKENIZER)]
+    return [kind for kind, _ in text_warnings(text, language, TOKENIZER)]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_digits_that_are_not_spelled_out(language: str, text: str, kinds: list[s
     assert warning_kinds(text, language) == kinds
 
 
-def sample(text: str, duration_s: float, language: str = "xx") -> Sample:
-    return make_sample(text, duration_s=duration_s, language=language)
+def sample(text: str, duration_s: float, language: str = "xx") -> tuple[Sample, int]:
+    return make_sample(text, duration_s=duration_s, language=language), count_letters(text)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,6 @@ class _UnknownTokenizer:
     ids=["mojibake", "phonemes", "markup", "a letter", "surrogate"],
 )
 def test_problems_name_their_cause(text: str, kind: str, cause: str) -> None:
-    _, problems = read_text(make_sample(text), _UnknownTokenizer(), 30)
+    problems = check_text(text, "en", _UnknownTokenizer()).all_problems(30)
     assert list(problems) == [kind]
     assert re.search(cause, problems[kind]["detail"])

@@ -1,7 +1,7 @@
 """Check every recording and text in a data set, and report unusable samples, warnings and hours of audio.
 
-The measurements of the recordings are cached, because they do not depend on the model or the texts. The checks that do
-depend on them are cheap and run every time.
+What was measured in recordings and what was found in texts are cached separately. The checks that depend on both, on
+other samples or on the model's limits are cheap and run every time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from xtts_extend.data.paths import describe_search
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes
 from xtts_extend.data.recordings import read_recordings
 from xtts_extend.data.sample import Sample
-from xtts_extend.data.text_checks import read_text, speaking_rates, text_warnings
+from xtts_extend.data.text_cache import CheckedTexts
+from xtts_extend.data.text_checks import TextCheck, speaking_rates
 from xtts_extend.errors import DataError
 from xtts_extend.progress import with_progress
 from xtts_extend.text.tokenizer import require_cleanable
@@ -182,7 +183,8 @@ def check_samples(
         samples: Samples from `read_manifest`; they are not changed.
         tokenizer: The model's tokenizer from `load_tokenizer`.
         limits: The model's limits.
-        cache: File that caches the measurements of the recordings; it is updated even if the check is interrupted.
+        cache: File that caches the measurements of the recordings. Files beside it cache what was found in texts. They
+            are updated even if the check is interrupted.
         progress: Show progress on stderr: a progress bar on a terminal, otherwise a line every ten seconds.
         processes: The processes that call this function with the same arguments and divide the recordings. Each of them
             returns the same report.
@@ -209,29 +211,33 @@ def check_samples(
     progress = progress and processes.rank == 0
 
     usable: list[Sample] = []
-    recorded_samples: list[Sample] = []
-    used_recordings: list[Recording] = []
+    recorded: list[tuple[Sample, Recording, TextCheck]] = []
     problems: dict[str, list[dict[str, Any]]] = {kind: [] for kind in PROBLEMS}
-    for sample in with_progress(samples, len(samples), "texts", progress):
-        tokens, text_problem = read_text(sample, tokenizer, limits.max_text_length)
-        recording = None
-        if sample.encoded is not None:
-            # The recording was checked when it was encoded.
-            sample_problems = _length_problems(sample.encoded.wav_length, limits) | text_problem
-        else:
-            recording = recordings[sample.audio_file]
-            sample_problems = _audio_problems(sample, recording, limits) | text_problem
-        for kind, detail in sample_problems.items():
-            problems[kind].append(_entry(sample, **detail))
-        if sample_problems:
-            continue
-        if not isinstance(recording, Recording):
-            usable.append(replace(sample, text_tokens=tokens))
-            continue
-        duration_s = recording.frames / recording.sample_rate
-        usable.append(replace(sample, text_tokens=tokens, duration_s=duration_s, audio_digest=recording.digest))
-        recorded_samples.append(usable[-1])
-        used_recordings.append(recording)
+    texts = CheckedTexts(tokenizer, cache)
+    try:
+        for sample in with_progress(samples, len(samples), "texts", progress):
+            text = texts.check(sample.text, sample.language)
+            recording = None
+            if sample.encoded is not None:
+                # The recording was checked when it was encoded.
+                sample_problems = _length_problems(sample.encoded.wav_length, limits)
+            else:
+                recording = recordings[sample.audio_file]
+                sample_problems = _audio_problems(sample, recording, limits)
+            sample_problems |= text.all_problems(limits.max_text_length)
+            for kind, detail in sample_problems.items():
+                problems[kind].append(_entry(sample, **detail))
+            if sample_problems:
+                continue
+            if not isinstance(recording, Recording):
+                usable.append(replace(sample, text_tokens=text.tokens))
+                continue
+            duration_s, digest = recording.frames / recording.sample_rate, recording.digest
+            usable.append(replace(sample, text_tokens=text.tokens, duration_s=duration_s, audio_digest=digest))
+            recorded.append((usable[-1], recording, text))
+    finally:
+        if processes.rank == 0:
+            texts.save()
     seconds: dict[str, float] = defaultdict(float)
     for sample in usable:
         seconds[sample.language] += sample.duration_s
@@ -239,7 +245,7 @@ def check_samples(
         total=len(samples),
         usable=usable,
         problems={kind: entries for kind, entries in problems.items() if entries},
-        warnings=_warnings(recorded_samples, used_recordings, tokenizer, limits),
+        warnings=_warnings(recorded, limits),
         hours={language: seconds[language] / 3600 for language in sorted(seconds)},
     )
 
@@ -271,28 +277,28 @@ def _audio_problems(sample: Sample, recording: Recording | str | None, limits: D
 def _length_problems(length: int, limits: DataLimits) -> dict[str, dict[str, Any]]:
     """Return the details of the problems with a recording's length in samples, keyed by kind."""
     found = {}
-    duration = f"{length / limits.sample_rate:.2f} s"
     if length < MIN_DURATION_S * limits.sample_rate:
         # Two decimal places would show 0.499 s as 0.50 s.
         found["too_short"] = {"detail": f"{length / limits.sample_rate:.3f} s"}
     if length > limits.max_wav_length:
         longest = f"{limits.max_wav_length / limits.sample_rate:.2f} s"
+        duration = f"{length / limits.sample_rate:.2f} s"
         found["too_long_audio"] = {"detail": f"{duration}; the model accepts at most {longest}"}
     return found
 
 
 def _warnings(
-    samples: Sequence[Sample], recordings: Sequence[Recording], tokenizer: VoiceBpeTokenizer, limits: DataLimits
+    recorded: Sequence[tuple[Sample, Recording, TextCheck]], limits: DataLimits
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the warning entries for the usable samples, keyed by kind."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in WARNINGS}
     rates: dict[int, list[Sample]] = defaultdict(list)
     first: dict[tuple[str, ...], Sample] = {}
-    for sample, detail in speaking_rates(samples):
+    for sample, detail in speaking_rates([(sample, text.letters) for sample, _, text in recorded]):
         found["speaking_rate"].append(_entry(sample, detail))
-    for sample, recording in zip(samples, recordings, strict=True):
+    for sample, recording, text in recorded:
         rates[recording.sample_rate].append(sample)
-        for kind, detail in text_warnings(sample, tokenizer):
+        for kind, detail in text.warnings:
             found[kind].append(_entry(sample, detail))
         if recording.sound < LITTLE_SOUND:
             found["mostly_silence"].append(_entry(sample, describe_sound(recording.sound)))

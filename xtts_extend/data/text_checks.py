@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -13,6 +14,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from xtts_extend.data.dataset import STOP_ID, UNKNOWN_ID
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.unspoken import find_damage, find_markup, has_surrogate, is_phonemic, without_markup
+from xtts_extend.notices import collect_notices
 from xtts_extend.text.languages import CLEANER_ERRORS
 from xtts_extend.text.tokenizer import bare_tokenizer
 from xtts_extend.text.vocabulary import name_character
@@ -39,15 +41,44 @@ _LETTER_BOUNDS, _SYLLABLE_BOUNDS = (4.0, 30.0), (1.5, 12.0)
 _SHORT_TEXT, _SILENCE_AROUND_S = 10, 1.0
 
 
-def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Return the number of tokens in a sample's text, and details of any problems that make it unusable, keyed by kind.
+@dataclass(frozen=True)
+class TextCheck:
+    """What the data check finds out about a text. It depends on the text, its language and the tokenizer alone.
 
-    Args:
-        sample: Sample with the text and its language.
-        tokenizer: The model's tokenizer.
-        max_length: Maximum number of tokens that the model accepts.
+    Attributes:
+        tokens: Number of tokens; 0 if the text cannot be tokenized.
+        letters: Number of letters; see `count_letters`.
+        problems: Details of the problems that make the text unusable, keyed by kind.
+        warnings: Kind and detail of each warning; empty if the text is unusable.
+        notices: Messages that cleaning the text passed to `warn_once`.
     """
-    text, language = sample.text, sample.language
+
+    tokens: int
+    letters: int
+    problems: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    warnings: Sequence[tuple[str, str]] = ()
+    notices: Sequence[str] = ()
+
+    def all_problems(self, max_length: int) -> dict[str, dict[str, Any]]:
+        """Return the problems, including too many tokens for a model that accepts at most `max_length`."""
+        if self.tokens <= max_length:
+            return dict(self.problems)
+        return {
+            **self.problems,
+            "too_long_text": {"detail": f"{self.tokens} tokens; the model accepts at most {max_length}"},
+        }
+
+
+def check_text(text: str, language: str, tokenizer: VoiceBpeTokenizer) -> TextCheck:
+    """Clean and tokenize a text, and return its number of tokens, problems and warnings."""
+    with collect_notices() as notices:
+        tokens, problems = _read_text(text, language, tokenizer)
+        warnings = [] if problems else list(text_warnings(text, language, tokenizer))
+    return TextCheck(tokens, count_letters(text), problems, warnings, notices)
+
+
+def _read_text(text: str, language: str, tokenizer: VoiceBpeTokenizer) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Return the number of tokens, and details of the problems that make a text unusable, keyed by kind."""
     if has_surrogate(text):
         return 0, {"text_error": {"detail": f"an unpaired surrogate (from a truncated escape) in {ascii(text)[:80]}"}}
     if not text.strip():
@@ -68,8 +99,6 @@ def read_text(sample: Sample, tokenizer: VoiceBpeTokenizer, max_length: int) -> 
         cause = f"; {why}" if (why := _why_unknown(text, pieces)) else ""
         detail = f"{' '.join(characters)} in {cleaned!r}{cause}"
         found["unknown_tokens"] = {"detail": detail, "characters": characters}
-    if len(ids) > max_length:
-        found["too_long_text"] = {"detail": f"{len(ids)} tokens; the model accepts at most {max_length}"}
     return len(ids), found
 
 
@@ -85,9 +114,8 @@ def _why_unknown(text: str, pieces: set[str]) -> str | None:
     )
 
 
-def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tuple[str, str]]:
+def text_warnings(text: str, language: str, tokenizer: VoiceBpeTokenizer) -> Iterator[tuple[str, str]]:
     """Yield the kind and detail of each warning about a usable text."""
-    text = sample.text
     spoken = text
     if markup := find_markup(text):
         spoken = without_markup(text)
@@ -97,25 +125,27 @@ def text_warnings(sample: Sample, tokenizer: VoiceBpeTokenizer) -> Iterator[tupl
     if is_phonemic(text):
         yield "phonemes", f"{text[:80]!r}"
     if _DIGIT.search(spoken):
-        cleaned = tokenizer.preprocess_text(spoken, sample.language.split("-")[0])
+        cleaned = tokenizer.preprocess_text(spoken, language.split("-")[0])
         if _DIGIT.search(cleaned):
             yield "digits", f"{cleaned[:80]!r}"
 
 
-def speaking_rates(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
+def speaking_rates(samples: Sequence[tuple[Sample, int]]) -> list[tuple[Sample, str]]:
     """Return the samples with an implausible number of characters per second, each with a detail for the report.
 
     Languages with enough recordings are judged by their own median rate, others by typical speaking rates.
+
+    Args:
+        samples: Samples and their numbers of letters, as `count_letters` returns them.
     """
-    counts = {id(sample): count_letters(sample.text) for sample in samples}
     rates: dict[str, list[float]] = defaultdict(list)
-    for sample in samples:
-        rates[sample.language].append(counts[id(sample)] / sample.duration_s)
+    for sample, letters in samples:
+        rates[sample.language].append(letters / sample.duration_s)
     medians = {language: median(values) for language, values in rates.items() if len(values) >= _MIN_RECORDINGS}
     return [
         (sample, detail)
-        for sample in samples
-        if (detail := _implausible_length(sample, counts[id(sample)], medians)) is not None
+        for sample, letters in samples
+        if (detail := _implausible_length(sample, letters, medians)) is not None
     ]
 
 

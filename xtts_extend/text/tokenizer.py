@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,11 @@ from xtts_extend.text.languages import (
 from xtts_extend.text.vocabulary import language_codes, load_vocabulary
 
 _ENABLED = "_xtts_extend_enabled"
+#: Packages that coqui's cleaners and ours call, and the one that tokenizes.
+_PACKAGES = (
+    "coqui-tts", "tokenizers", "num2words", "regex", "ko-speech-tools", "pypinyin", "cutlet", "fugashi", "jaconv",
+    "mojimoji", "unidic", "unidic-lite",
+)  # fmt: skip
 
 
 class _CharLimits(dict[str, int]):
@@ -78,6 +87,38 @@ def bare_tokenizer(tokenizer: VoiceBpeTokenizer, language: str) -> Tokenizer:
     """Return the `tokenizers` library's tokenizer for a language: its pack's if it has one, otherwise the model's."""
     packed = packed_language(tokenizer, language)
     return packed.tokenizer if packed else tokenizer.tokenizer
+
+
+def tokenization_digest(tokenizer: VoiceBpeTokenizer, language: str) -> str | None:
+    """Return a digest of everything that determines the token ids of texts in a language.
+
+    Returns:
+        The digest, or None if the language's cleaner is a Python function, because what it depends on is unknown.
+
+    Raises:
+        LanguageError: The code is malformed.
+    """
+    packed = packed_language(tokenizer, language)
+    cleaning = packed.cleaning if packed else get_language(language).clean
+    # A subclass may do something else.
+    if type(cleaning) is not Cleaning:
+        return None
+    determined_by = [bare_tokenizer(tokenizer, language).to_str(), cleaning.to_dict(), _environment_digest()]
+    return hashlib.sha256(json.dumps(determined_by).encode()).hexdigest()
+
+
+@functools.cache
+def _environment_digest() -> str:
+    """Return a digest of the code of this folder and of the versions of everything that it calls."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    for package in _PACKAGES:
+        try:
+            digest.update(f"{package} {metadata.version(package)} ".encode())
+        except metadata.PackageNotFoundError:
+            continue
+    return digest.hexdigest()
 
 
 def enable() -> None:
