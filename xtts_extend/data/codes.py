@@ -13,7 +13,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -118,9 +117,7 @@ def encode_samples(
                 join_parts(folder)
             processes.wait()
             rows.update()
-    return SampleTable(
-        sample if sample.encoded else replace(sample, encoded=rows.known[_key(sample)]) for sample in samples
-    ), made
+    return SampleTable(samples, (sample.encoded or rows.known[_key(sample)] for sample in samples)), made
 
 
 @contextmanager
