@@ -69,9 +69,9 @@ def main(argv: list[str]) -> None:
         validate_config(config, start)
         # The vocabulary must equal or extend that of the weights. If not, it is rejected, or the weights are migrated.
         migration = match_vocabulary(config, start)
-        with ranks.main_first():
-            samples = load_samples(config)
-            config.started_from_digest = base_digest(config, samples.train)
+        # The processes divide the recordings that have not been read or encoded yet.
+        samples = load_samples(config, ranks)
+        config.started_from_digest = base_digest(config, samples.train)
         model = ExtendedGPTTrainer(config)
 
         resumed, compared = None, False
@@ -93,8 +93,7 @@ def main(argv: list[str]) -> None:
         if config.voice == "frozen":
             # The run records this; it is the default with new tokens. A frozen voice needs no gradients or moments.
             model.freeze_voice()
-        with ranks.main_first():
-            samples = encode_run(samples, config, model.codec, model.xtts.tokenizer)
+        samples = encode_run(samples, config, model.codec, model.xtts.tokenizer, ranks)
         prepare_training(model, config, samples.train)
         base_losses = measure_base(model, config, samples.evaluation, ranks) if compared else {}
         if config.start_from and not resuming:

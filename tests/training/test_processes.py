@@ -13,6 +13,7 @@ import torch.distributed.run
 from processes import Script, run, run_processes
 from runs import RECIPE, checkpoint, only_run, require_equal
 
+from xtts_extend.data.encoded import read_index
 from xtts_extend.run.metrics import read_metrics
 
 #: Script that runs the recipe and saves gradients and weights.
@@ -40,14 +41,20 @@ def flags(corpus, tmp_path_factory):
 def test_two_processes_train_one_model(corpus, flags, tmp_path):
     """The first gradients equal those of one process with the same total batch, and all ranks have equal weights.
 
-    The evaluation before the first step also gives equal losses.
+    The two ranks divide the recordings to encode. The evaluation before the first step also gives equal losses.
     """
     # At higher learning rates, Adam amplifies rounding errors in small gradients.
     more = {"max_steps": 2, "learning_rate": 1e-7, "val_manifest": corpus.val}
     # An epoch is 3 steps long, so that no other evaluation falls due.
-    flags_1, flags_2 = (flags(tmp_path / f"runs{size}", 4 // size, **more) for size in (1, 2))
+    flags_1 = flags(tmp_path / "runs1", 4, **more)
+    flags_2 = flags(tmp_path / "runs2", 2, codes=tmp_path / "codes", **more)
     run(PROBE, tmp_path / "one", *flags_1, output=tmp_path / "log1")
     run_processes(2, PROBE, tmp_path / "two", *flags_2, output=tmp_path / "log2")
+    # Each rank has encoded its share of the recordings, and rank 0 has joined the parts.
+    assert [part["file"] for part in read_index(tmp_path / "codes")["parts"]] == [
+        "part-00000.arrow",
+        "part-00001.arrow",
+    ]
     single = torch.load(tmp_path / "one" / "rank0.pt", weights_only=True)
     first, second = (torch.load(tmp_path / "two" / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name in single["gradients"]:

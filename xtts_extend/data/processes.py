@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -51,3 +53,13 @@ def is_own(processes: Processes, name: str) -> bool:
     True
     """
     return zlib.crc32(name.encode(errors="surrogatepass")) % processes.size == processes.rank
+
+
+@contextmanager
+def main_first(processes: Processes) -> Iterator[None]:
+    """Run a block on rank 0 before the other ranks run it, for example to fill a cache that they read."""
+    if processes.rank:
+        processes.wait()
+    yield
+    if not processes.rank:
+        processes.wait()

@@ -100,12 +100,3 @@ class Ranks:
         """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier(group=self._slow_group)
-
-    @contextlib.contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Run a block on rank 0 before the other ranks run it, for example to fill a cache that they read."""
-        if not self.is_main:
-            self.wait()
-        yield
-        if self.is_main:
-            self.wait()

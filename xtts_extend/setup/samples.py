@@ -16,7 +16,7 @@ from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.codes import encode_samples
 from xtts_extend.data.encoded import file_digest, is_encoded_set, read_encoded, require_free
 from xtts_extend.data.manifest import read_manifest
-from xtts_extend.data.processes import SINGLE_PROCESS, Processes
+from xtts_extend.data.processes import SINGLE_PROCESS, Processes, main_first
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.sample_table import SampleTable
 from xtts_extend.data.sampler import EpochBatchSampler
@@ -71,8 +71,13 @@ def limits_of(config: NewLanguageConfig) -> DataLimits:
     )
 
 
-def load_samples(config: NewLanguageConfig) -> RunSamples:
+def load_samples(config: NewLanguageConfig, processes: Processes = SINGLE_PROCESS) -> RunSamples:
     """Read and check manifests and replay sets. Unusable samples are reported and skipped.
+
+    Args:
+        config: The run's configuration.
+        processes: The processes that call this function with the same configuration and divide the recordings. Each of
+            them returns the same samples.
 
     Raises:
         ConfigError: A replay set contains the language to learn.
@@ -96,7 +101,9 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
     for name, specs in parts.items():
         if not specs:
             continue
-        samples = _read(specs, config)
+        # Rank 0 extracts recordings that are embedded in tables.
+        with main_first(processes):
+            samples = _read(specs, config)
         languages = sorted({sample.language for sample in samples})
         for language in languages:
             require_tag(tokenizer, language)
@@ -105,7 +112,7 @@ def load_samples(config: NewLanguageConfig) -> RunSamples:
                 f"--replay contains utterances in {config.language}, the language to learn. Replay is for languages "
                 "that the base already knows. Pass speech in the new language with --train-manifest."
             )
-        report = check_samples(samples, tokenizer, limits_of(config), cache=cache)
+        report = check_samples(samples, tokenizer, limits_of(config), cache=cache, processes=processes)
         logger.info(" > Checked the %s data:\n%s", name, report.summary(20, name_warnings=False))
         if report.unusable_share > config.max_bad_share:
             raise DataError(
@@ -147,11 +154,16 @@ def _warn_of_overlap(train: Sequence[Sample], evaluation: Sequence[Sample]) -> N
 
 
 def encode_run(
-    samples: RunSamples, config: NewLanguageConfig, codec: Codec, tokenizer: VoiceBpeTokenizer
+    samples: RunSamples,
+    config: NewLanguageConfig,
+    codec: Codec,
+    tokenizer: VoiceBpeTokenizer,
+    processes: Processes = SINGLE_PROCESS,
 ) -> RunSamples:
     """Add codes and token ids to the samples.
 
-    Both are computed once and cached in the `codes` folder or, by default, next to the run folders.
+    Both are computed once and cached in the `codes` folder or, by default, next to the run folders. Several processes
+    divide the recordings.
 
     Raises:
         ConfigError: The codes folder contains something other than a set, or codes from a different DVAE.
@@ -160,7 +172,9 @@ def encode_run(
     """
     digest = codec_digest(config)
     folder = Path(config.codes or Path(config.output_path).absolute() / ".codes" / digest[:16])
-    encoded, count = encode_into(folder, [*samples.train, *samples.evaluation], config, codec, tokenizer, digest)
+    encoded, count = encode_into(
+        folder, [*samples.train, *samples.evaluation], config, codec, tokenizer, digest, processes=processes
+    )
     # Free GPU memory, because the codec is no longer needed.
     codec.to(torch.device("cpu"))
     if count:
