@@ -24,6 +24,7 @@ from xtts_extend.data.audio import (
     resampling_problem,
 )
 from xtts_extend.data.dataset import MIN_DURATION_S
+from xtts_extend.data.garbage import garbage_collection_paused
 from xtts_extend.data.paths import describe_search
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes
 from xtts_extend.data.recordings import read_recordings
@@ -215,26 +216,27 @@ def check_samples(
     problems: dict[str, list[dict[str, Any]]] = {kind: [] for kind in PROBLEMS}
     texts = CheckedTexts(tokenizer, cache)
     try:
-        for sample in with_progress(samples, len(samples), "texts", progress):
-            text = texts.check(sample.text, sample.language)
-            recording = None
-            if sample.encoded is not None:
-                # The recording was checked when it was encoded.
-                sample_problems = _length_problems(sample.encoded.wav_length, limits)
-            else:
-                recording = recordings[sample.audio_file]
-                sample_problems = _audio_problems(sample, recording, limits)
-            sample_problems |= text.all_problems(limits.max_text_length)
-            for kind, detail in sample_problems.items():
-                problems[kind].append(_entry(sample, **detail))
-            if sample_problems:
-                continue
-            if not isinstance(recording, Recording):
-                usable.append(replace(sample, text_tokens=text.tokens))
-                continue
-            duration_s, digest = recording.frames / recording.sample_rate, recording.digest
-            usable.append(replace(sample, text_tokens=text.tokens, duration_s=duration_s, audio_digest=digest))
-            recorded.append((usable[-1], recording, text))
+        with garbage_collection_paused():
+            for sample in with_progress(samples, len(samples), "texts", progress):
+                text = texts.check(sample.text, sample.language)
+                recording = None
+                if sample.encoded is not None:
+                    # The recording was checked when it was encoded.
+                    sample_problems = _length_problems(sample.encoded.wav_length, limits)
+                else:
+                    recording = recordings[sample.audio_file]
+                    sample_problems = _audio_problems(sample, recording, limits)
+                sample_problems |= text.all_problems(limits.max_text_length)
+                for kind, detail in sample_problems.items():
+                    problems[kind].append(_entry(sample, **detail))
+                if sample_problems:
+                    continue
+                if not isinstance(recording, Recording):
+                    usable.append(replace(sample, text_tokens=text.tokens))
+                    continue
+                duration_s, digest = recording.frames / recording.sample_rate, recording.digest
+                usable.append(replace(sample, text_tokens=text.tokens, duration_s=duration_s, audio_digest=digest))
+                recorded.append((usable[-1], recording, text))
     finally:
         if processes.rank == 0:
             texts.save()
@@ -287,6 +289,7 @@ def _length_problems(length: int, limits: DataLimits) -> dict[str, dict[str, Any
     return found
 
 
+@garbage_collection_paused()
 def _warnings(
     recorded: Sequence[tuple[Sample, Recording, TextCheck]], limits: DataLimits
 ) -> dict[str, list[dict[str, Any]]]:

@@ -34,6 +34,7 @@ from xtts_extend.data.encoded import (
     require_settings,
     write_part,
 )
+from xtts_extend.data.garbage import garbage_collection_paused
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes, is_own
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.sample_table import SampleTable
@@ -173,6 +174,7 @@ class _Rows:
         self._read: set[str] = set()
         self.update()
 
+    @garbage_collection_paused()
     def update(self) -> None:
         """Read the parts that have been added to the set. Each part is hashed only once."""
         if not is_encoded_set(self._folder):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from TTS.tts.configs.shared_configs import BaseDatasetConfig, BaseTTSConfig
 from TTS.tts.datasets import load_tts_samples
 
 from xtts_extend.data.columns import has_suffix
+from xtts_extend.data.garbage import garbage_collection_paused
 from xtts_extend.data.locales import is_unknown, read_language
 from xtts_extend.data.paths import find_recordings
 from xtts_extend.data.rows import Rows, read_rows
@@ -264,7 +263,7 @@ def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
     embedded = any(file is not None for file in rows.files)
     locations = [None] * len(rows.audio) if embedded else find_recordings(rows.audio, path)
     columns = (rows.lines, rows.audio, locations, rows.files, rows.text, rows.speaker, languages)
-    with _garbage_collection_paused():
+    with garbage_collection_paused():
         for line, name, location, file, text, speaker, code in zip(*columns, strict=True):
             if location is None:
                 # A bare id means `wavs/ID.wav`, as in LJSpeech.
@@ -286,18 +285,6 @@ def _samples(path: Path, rows: Rows, language: str | None) -> list[Sample]:
                 )
             )
     return samples
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Pause garbage collection. With half a million samples, it takes as long as creating them and frees nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _languages(path: Path, rows: Rows, language: str | None) -> list[str | None]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xtts_extend.data.audio import Recording, measure_recording
+from xtts_extend.data.garbage import garbage_collection_paused
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes, is_own
 from xtts_extend.errors import ConfigError, DataError, MachineError
 from xtts_extend.files import append_lines, atomic_write, read_appended
@@ -207,6 +208,7 @@ def _header(body: bytes) -> bytes:
     return _CACHE_NAME + f", version 3, {hashlib.sha256(body).hexdigest()}\n".encode()
 
 
+@garbage_collection_paused()
 def _load(path: Path) -> dict[str, tuple[_Stamp, Recording]]:
     try:
         content = path.read_bytes()
