@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -195,13 +194,11 @@ def test_what_cleaning_logs_is_logged_again(tokenizer, checked, tmp_path, caplog
     assert checked == ["one", "two"]
 
 
-def test_interrupted_checks_are_saved(tokenizer, checked, tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+def test_a_cache_that_is_saved_twice_keeps_both(tokenizer, checked, tmp_path):
     cached = CheckedTexts(tokenizer, tmp_path / "cache")
-    cached.check("one", "en")
-    cached.save()
-    cached.check("two", "en")
-    cached.save()
+    for text in ("one", "two"):
+        cached.check(text, "en")
+        cached.save()
     checked.clear()
     run(tokenizer, tmp_path / "cache", ["one", "two", "three"])
     assert checked == ["three"]
