@@ -56,11 +56,12 @@ def run(args: argparse.Namespace) -> int:
     from xtts_extend.corpus.recording_clips import load_settings
     from xtts_extend.corpus.sources import find_sources
     from xtts_extend.corpus.transcribed import locate_recordings
+    from xtts_extend.data.processes import main_first
     from xtts_extend.run.ranks import Ranks
 
     with Ranks.join() as ranks:
         # Rank 0 prepares the data sets, and the others find them.
-        with ranks.main_first():
+        with main_first(ranks):
             paths, transcribed = locate_recordings(args.recordings, args.language, args.output, args.speaker)
         if args.text is not None and transcribed:
             raise ConfigError("--text is for recordings, but a data set has its own transcripts. Omit --text.")
