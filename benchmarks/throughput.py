@@ -1,9 +1,11 @@
 """Compare the training speed of our recipe and coqui's: the tables of docs/performance.md.
 
     python benchmarks/throughput.py OUTPUT_FOLDER [speed|curves …] [--layers 8] [--channels 512] [--batch 4]
+    python benchmarks/throughput.py OUTPUT_FOLDER speed --layers 30 --channels 1024 --alone --steps 2 --turns 2
 
 `speed`: coqui's recipe with several settings and ours train the same model on the same recordings, each in its own
-process. They take turns of a few steps, so that other load on the machine affects all of them. Ours trains with the
+process. They take turns of a few steps, so that other load on the machine affects all of them. With --alone, only one
+process exists at a time: 30 layers × 1024 need up to 12 GB each. Ours trains with the
 voice side frozen, as a run with new tokens does; coqui's trains it. `curves`: coqui's forward pass in float32 and ours
 with its defaults make the same 200 updates, both with the voice side frozen. The speech is made with espeak-ng, with
 utterance lengths as in LJ Speech. All read the recordings without FFmpeg.
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +42,6 @@ from xtts_extend.text.tokenizer import load_tokenizer
 _SENTENCES = (1, 1, 2, 2, 2)
 _UTTERANCES = 240
 _RATE, _SAMPLES_PER_CODE = 22050, 1024
-#: Steps per turn, timed turns of each contestant, and warm-up turns before them.
-_STEPS, _TURNS, _WARM_UP_TURNS = 3, 7, 1
 
 
 class Contestant:
@@ -75,50 +77,75 @@ class Contestant:
         self.process.wait()
 
 
-def speed(folder: Path, batch: int) -> None:
-    """Time all contestants in turns and print a table of their medians."""
+@dataclass(frozen=True)
+class Turns:
+    """How contestants take turns.
+
+    Attributes:
+        steps, turns: Timed steps in a turn, and timed turns of each contestant.
+        alone: Whether only one process exists at a time. It then starts anew for each turn, and its first step is not
+            timed. Otherwise, all processes exist from beginning to end, and their first turn is not timed.
+    """
+
+    steps: int
+    turns: int
+    alone: bool
+
+    def take(self, names: Sequence[str], folder: Path, batch: int) -> Iterator[tuple[str, float, dict[str, Any]]]:
+        """Yield each contestant's name, start-up time in seconds and measurements, turn by turn."""
+        running = {} if self.alone else {name: Contestant(name, folder, batch) for name in names}
+        for contestant in running.values():
+            contestant.train(self.steps)
+        for _ in range(self.turns):
+            for name in names:
+                contestant = running.get(name) or Contestant(name, folder, batch)
+                if self.alone:
+                    contestant.train(1)
+                yield name, contestant.start_up_s, contestant.train(self.steps)
+                if self.alone:
+                    contestant.stop()
+        for contestant in running.values():
+            contestant.stop()
+
+
+def speed(folder: Path, batch: int, names: Sequence[str], turns: Turns) -> None:
+    """Time contestants in turns and print a table of their medians."""
     # The first start encodes the recordings, so it is timed separately.
     first = Contestant("ours", folder, batch)
     encoding_s = first.start_up_s
     first.stop()
-    running = {name: Contestant(name, folder, batch) for name in CONTESTANTS}
     rates: dict[str, list[float]] = defaultdict(list)
-    shares: dict[str, dict[str, float]] = {name: defaultdict(float) for name in CONTESTANTS}
+    shares: dict[str, dict[str, float]] = {name: defaultdict(float) for name in names}
     memory: dict[str, float] = {}
-    for turn in range(_TURNS + _WARM_UP_TURNS):
-        for name, contestant in running.items():
-            answer = contestant.train(_STEPS)
-            if turn < _WARM_UP_TURNS:
-                continue
-            seconds = answer["seconds"]
-            rates[name].append(answer["audio"] / (seconds["step"] + seconds["data"]))
-            for part, value in seconds.items():
-                shares[name][part] += value
-            memory[name] = answer["memory"] / 1e9
-    for contestant in running.values():
-        contestant.stop()
+    start_up_s: dict[str, float] = {}
+    for name, start_up_s[name], answer in turns.take(names, folder, batch):
+        seconds = answer["seconds"]
+        rates[name].append(answer["audio"] / (seconds["step"] + seconds["data"]))
+        for part, value in seconds.items():
+            shares[name][part] += value
+        memory[name] = answer["memory"] / 1e9
+        print(f"{name}: {rates[name][-1]:.2f} s of audio per second", file=sys.stderr, flush=True)
     parts = ("data", "mel, codes", "forward", "backward", "optimizer")
     flops = {voice: flops_per_second_of_audio(folder, voice) for voice in ("trained", "frozen")}
     rows = [["", "audio s / s", "× shipped", "spread", "TFLOP/s", *parts, "rest", "memory, GB", "start-up, s"]]
     medians = {name: statistics.median(values) for name, values in rates.items()}
+    shipped = medians["stock, as shipped"]
     for name, median in medians.items():
         own_flops = flops["trained" if name.startswith("stock") else "frozen"]
         total_s = shares[name]["step"] + shares[name]["data"]
         part_shares = [shares[name][part] / total_s for part in parts]
         rows.append(
             [
-                name, f"{median:.2f}", f"{median / medians['stock, as shipped']:.2f}",
+                name, f"{median:.2f}", f"{median / shipped:.2f}",
                 f"{min(rates[name]):.2f}–{max(rates[name]):.2f}", f"{own_flops * median / 1e12:.3f}",
                 *(f"{share:.1%}" for share in part_shares),
-                f"{1 - sum(part_shares):.1%}", f"{memory[name]:.2f}", f"{running[name].start_up_s:.1f}",
+                f"{1 - sum(part_shares):.1%}", f"{memory[name]:.2f}", f"{start_up_s[name]:.1f}",
             ]
         )  # fmt: skip
     best = max(median for name, median in medians.items() if name.startswith("stock"))
     print(table(rows))
     ours = medians["ours"]
-    print(
-        f"\nOurs: {ours / medians['stock, as shipped']:.2f} × stock as shipped, {ours / best:.2f} × the fastest stock."
-    )
+    print(f"\nOurs: {ours / shipped:.2f} × stock as shipped, {ours / best:.2f} × the fastest stock.")
     share = ours * flops["frozen"] / matrix_product_flops()
     for voice, count in flops.items():
         print(f"{count / 1e9:.0f} GFLOP per second of audio with the voice side {voice}.")
@@ -171,12 +198,21 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8, help="Layers of the model. [8]")
     parser.add_argument("--channels", type=int, default=512, help="Channels of the model. [512]")
     parser.add_argument("--batch", type=int, default=4, help="Batch size. [4]")
+    parser.add_argument("--steps", type=int, default=3, help="Timed steps in a turn. [3]")
+    parser.add_argument("--turns", type=int, default=7, help="Timed turns of each contestant. [7]")
+    parser.add_argument("--alone", action="store_true", help="One process at a time, for large models.")
+    parser.add_argument(
+        "--contestants", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS), help="Contestants. [all]"
+    )
     args = parser.parse_args()
     folder = args.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     prepare(folder, args.layers, args.channels)
     for name in args.tables:
-        {"speed": speed, "curves": curves}[name](folder, args.batch)
+        if name == "speed":
+            speed(folder, args.batch, args.contestants, Turns(args.steps, args.turns, args.alone))
+        else:
+            curves(folder, args.batch)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,16 @@ def test_the_last_word_of_a_run_may_last() -> None:
     assert segments[0].end_s == pytest.approx(1 + 1.5 + 0.8 + 0.3, abs=0.2)
 
 
+def test_letters_beyond_a_pause_are_not_of_the_first_and_last_word() -> None:
+    run, words, loudness = make_run("~ ~ ~ | a b c. | ~ ~ ~")
+    # The first letter of the first word was found in the sound before it, and the last one of the last word after it.
+    run[0] = AlignedWord(0, 1.1, run[0].end_s, 0.5)
+    run[-1] = AlignedWord(2, run[-1].start_s, 4.0, 0.5)
+    (segment,) = cut_run(run, words, loudness)
+    assert segment.uncut is None
+    assert (segment.start_s, segment.end_s) == pytest.approx((1.8 - 0.2, 1.8 + 1.5 + 0.25))
+
+
 def test_a_cut_in_a_short_pause_is_in_its_middle() -> None:
     run, words, _ = make_run("a b c d e f g h. i j k l m n o p.")
     levels = np.full(1100, _SPEECH_DB, dtype=np.float32)

@@ -24,7 +24,9 @@ _BEFORE_S, _AFTER_S = 0.2, 0.3
 _TOLERANCE_S = 0.04
 # How far before the first and after the last word of a run a pause is looked for. CTC models give the last letter of a
 # word when its sound begins, which may last.
-_REACH_BEFORE_S, _REACH_AFTER_S = 0.5, 1.0
+_REACH_BEFORE_S, _REACH_AFTER_S = 0.5, 1.2
+# No word contains a pause of this length.
+_LONGEST_IN_WORD_S = 0.3
 # Quiet stretches closer than this are one pause: between them is a breath, or the release of a stop consonant.
 _RELEASE_S = 0.15
 # Costs of a division into clips: a cut inside a sentence, or at a comma; each clip; each sentence after the first in a
@@ -144,10 +146,11 @@ def _segment(run: Sequence[AlignedWord], before: _Pause, after: _Pause) -> Segme
 def _pauses(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudness) -> list[_Pause]:
     """Return the possible cuts of a run: before its first word, between words, after its last."""
     last = len(run)
-    gaps = [(run[0].start_s - _REACH_BEFORE_S, run[0].start_s + _TOLERANCE_S)]
+    start_s, end_s = _start_of(run[0], loudness), _end_of(run[-1], loudness)
+    gaps = [(start_s - _REACH_BEFORE_S, start_s + _TOLERANCE_S)]
     gaps += [(word.end_s - _TOLERANCE_S, after.start_s + _TOLERANCE_S) for word, after in itertools.pairwise(run)]
-    latest_s = run[-1].end_s + _REACH_AFTER_S
-    gaps += [(run[-1].end_s - _TOLERANCE_S, latest_s + 2 * _AFTER_S)]
+    latest_s = end_s + _REACH_AFTER_S
+    gaps += [(end_s - _TOLERANCE_S, latest_s + 2 * _AFTER_S)]
     pauses = []
     for number, gap in enumerate(gaps):
         quiet = _joined(loudness.quiet_stretches(*gap, _SHORTEST_PAUSE_S))
@@ -156,6 +159,18 @@ def _pauses(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudnes
             cost = _cut_cost(words[run[number - 1].index]) if 0 < number < last else 0.0
             pauses.append(_Pause(number, first, final, cost))
     return pauses
+
+
+def _start_of(word: AlignedWord, loudness: Loudness) -> float:
+    """Return where the first word of a run starts. Its first letter may have been found in speech before a pause."""
+    pauses = loudness.quiet_stretches(word.start_s, word.end_s, _LONGEST_IN_WORD_S)
+    return pauses[-1].end_s if pauses else word.start_s
+
+
+def _end_of(word: AlignedWord, loudness: Loudness) -> float:
+    """Return where the last word of a run ends. Its last letter may have been found in speech after a pause."""
+    pauses = loudness.quiet_stretches(word.start_s, word.end_s, _LONGEST_IN_WORD_S)
+    return pauses[0].start_s if pauses else word.end_s
 
 
 def _joined(stretches: Sequence[Quiet]) -> list[Quiet]:
