@@ -79,4 +79,4 @@ def test_wheel_and_source_distribution(tmp_path):
     (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         contents = {entry.removeprefix(f"{name}/") for entry in archive.getnames()}
-    assert {"constraints.txt", "Makefile", "docs/README.md", "tests/test_package.py"} <= contents
+    assert {"constraints.txt", "Makefile", "docs/README.md", "docs/colab.ipynb", "tests/test_package.py"} <= contents
