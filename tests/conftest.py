@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import shutil
+import types
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -193,6 +194,29 @@ def fails(recipe, capsys):
         return caught.value.code, capsys.readouterr().err
 
     return call
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """An empty Hugging Face Hub whose address is set in HF_ENDPOINT. The user is not logged in.
+
+    huggingface_hub does not wait before it tries again.
+    """
+    from fake_hub import fake_hub
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    # The fake hub stores large files itself.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    # Interrupted downloads keep whole chunks.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr(file_download, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with fake_hub() as started:
+        monkeypatch.setenv("HF_ENDPOINT", started.address)
+        yield started
 
 
 def pytest_collection_finish() -> None:

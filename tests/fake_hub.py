@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_secretSecretSecret"
-_LARGE = (".pth", ".safetensors")
+_LARGE = (".pth", ".safetensors", ".parquet")
 
 
 @dataclass
@@ -23,20 +23,28 @@ class FakeRepository:
     """A repository.
 
     Attributes:
-        files: Path → contents.
+        files: Path → contents, in the branch main.
+        branches: The contents of other branches and tags, and of earlier commits under any name.
         private, gated: Whether only users with the token can see it, or read it.
-        card: The metadata that its README would have.
+        card: The metadata that the README of the branch main would have.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
+    branches: dict[str, dict[str, bytes]] = field(default_factory=dict)
     private: bool = False
     gated: bool = False
     card: dict[str, Any] = field(default_factory=dict)
 
     @property
     def commit(self) -> str:
-        """A digest of all files."""
-        return hashlib.sha1(repr(sorted((name, _git(each)) for name, each in self.files.items())).encode()).hexdigest()
+        """The commit of the branch main."""
+        return commit_of(self.files)
+
+    def files_of(self, revision: str) -> dict[str, bytes] | None:
+        """Return the files of a branch, tag or commit."""
+        branches = {"main": self.files, **self.branches}
+        commits = {commit_of(files): files for files in branches.values()}
+        return {**branches, **commits}.get(revision)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class FakeHub:
 
     Attributes:
         address: For HF_ENDPOINT.
-        repositories: By name.
+        repositories: By name; data sets as `datasets/USER/NAME`.
         requests: All requests, in order.
         cut: Large file → number of bytes after which the connection is closed, once. Later requests get status 503.
         wrong: Name of a large file whose contents arrive changed.
@@ -148,23 +156,24 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer questions about repositories, and send files."""
         path = self._start()
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+        if match := re.fullmatch(r"/api/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(?:/revision/(.+))?", path):
             if repository := self._repository(match[1]):
-                self._describe(match[1], repository, match[2] or "main")
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                self._describe(match[1].removeprefix("datasets/"), repository, match[2] or "main")
+        elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             if repository := self._repository(match[1]):
-                self._resolve(repository, match[3])
-        elif match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
-            self._send_large(match[2], self.hub.repositories[match[1]].files[match[2]])
+                self._resolve(*match.groups(), repository)
+        elif match := re.fullmatch(r"/cdn/((?:datasets/)?[^/]+/[^/]+)/([^/]+)/(.+)", path):
+            self._send_large(match[3], self.hub.repositories[match[1]].files_of(match[2])[match[3]])
         else:
             self._send(404)
 
     def _describe(self, name: str, repository: FakeRepository, revision: str) -> None:
-        if revision not in ("main", "v1", repository.commit):
+        files = repository.files_of(revision)
+        if files is None:
             self._send(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
             return
         siblings = []
-        for file, content in repository.files.items():
+        for file, content in files.items():
             sibling: dict[str, Any] = {"rfilename": file, "size": len(content), "blobId": _git(content)}
             if file.endswith(_LARGE):
                 digest = hashlib.sha256(content).hexdigest()
@@ -174,10 +183,10 @@ class _Handler(BaseHTTPRequestHandler):
             200,
             {
                 "id": name,
-                "sha": repository.commit,
+                "sha": commit_of(files),
                 "private": repository.private,
                 "gated": "manual" if repository.gated else False,
-                "cardData": repository.card,
+                "cardData": repository.card if files is repository.files else None,
                 "siblings": siblings,
                 "tags": [],
                 "downloads": 0,
@@ -185,18 +194,18 @@ class _Handler(BaseHTTPRequestHandler):
             },
         )
 
-    def _resolve(self, repository: FakeRepository, file: str) -> None:
+    def _resolve(self, name: str, revision: str, file: str, repository: FakeRepository) -> None:
+        files = repository.files_of(revision) or {}
         if repository.gated and not self.has_token:
             self._send(401, {"error": "Access is restricted"}, X_Error_Code="GatedRepo")
-        elif file not in repository.files:
+        elif file not in files:
             self._send(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
         elif file.endswith(_LARGE):
             # A different host, to which the client must not send the token.
-            name = next(name for name, each in self.hub.repositories.items() if each is repository)
             host = self.hub.address.replace("127.0.0.1", "localhost")
-            self._send(302, Location=f"{host}/cdn/{name}/{file}")
+            self._send(302, Location=f"{host}/cdn/{name}/{revision}/{file}")
         else:
-            self._send(200, repository.files[file])
+            self._send(200, files[file])
 
     def _send_large(self, file: str, content: bytes) -> None:
         if file in self.hub._broken:
@@ -271,6 +280,11 @@ class _Handler(BaseHTTPRequestHandler):
         assert hashlib.sha256(self.body).hexdigest() == digest
         self.hub._uploaded[digest] = self.body
         self._send(200)
+
+
+def commit_of(files: dict[str, bytes]) -> str:
+    """Return a digest of all files, which is their commit."""
+    return hashlib.sha1(repr(sorted((name, _git(each)) for name, each in files.items())).encode()).hexdigest()
 
 
 def _git(content: bytes) -> str:

@@ -24,7 +24,7 @@ LEVELS = (
     {"pack"},
     {"model"},
     {"data"},
-    {"text", "checkpoint"},
+    {"text", "checkpoint", "hub_client"},
     {"files", "progress", "notices", "findings", "recipes", "html_page"},
     {"environment"},
     {"errors"},

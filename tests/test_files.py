@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import threading
 
 import pytest
 from filelock import FileLock
 
-from xtts_extend.errors import MachineError
-from xtts_extend.files import append_line, is_locked
+from xtts_extend.errors import ConfigError, DataError, DiskFullError, MachineError
+from xtts_extend.files import append_line, file_digest, is_locked, locked_folder, require_space
 
 fcntl = pytest.importorskip("fcntl", reason="Windows has no shared locks")
 
@@ -57,3 +59,45 @@ def test_appended_lines(tmp_path):
     assert file.read_bytes() == b"one\ntw\nthree\n"
     with pytest.raises(MachineError, match=r"no/lines could not be written: No such file or directory\."):
         append_line(tmp_path / "no" / "lines", b"lost")
+
+
+def test_digests(tmp_path):
+    file = tmp_path / "ሰላም a"
+    file.write_bytes(b"one")
+    assert file_digest(file) == hashlib.sha256(b"one").hexdigest()
+    assert file_digest(file, "md5") == hashlib.md5(b"one").hexdigest()
+    file.write_bytes(b"other")
+    assert file_digest(file) == hashlib.sha256(b"other").hexdigest()
+    with pytest.raises(DataError, match="none cannot be read: No such file"):
+        file_digest(tmp_path / "none")
+
+
+def test_space_on_the_disk_of_a_folder_that_does_not_exist(tmp_path):
+    require_space(tmp_path / "a" / "b", 1, "x")
+    with pytest.raises(DiskFullError, match=r"x needs 1e\+09 GB more on the disk of .*b, which has"):
+        require_space(tmp_path / "a" / "b", 10**18, "x")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_locked_folder_is_waited_for(tmp_path, caplog):
+    folder = tmp_path / "new" / "folder"
+    caplog.set_level(logging.INFO, "trainer")
+    with locked_folder(folder, "Waiting."):
+        assert is_locked(folder / ".lock")
+        done = []
+
+        def wait():
+            with locked_folder(folder, "Waiting."):
+                done.append(True)
+
+        other = threading.Thread(target=wait)
+        other.start()
+        while "Waiting." not in caplog.text:
+            assert other.is_alive()
+        assert not done
+    other.join()
+    assert done == [True]
+    assert not is_locked(folder / ".lock")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file; expected a folder"), locked_folder(tmp_path / "file", "Waiting."):
+        pass

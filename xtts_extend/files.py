@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import json
 import logging
 import os
@@ -17,8 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
+from filelock import FileLock, Timeout
 
-from xtts_extend.errors import ConfigError, DiskFullError, MachineError
+from xtts_extend.errors import ConfigError, DataError, DiskFullError, MachineError
 
 logger = logging.getLogger("trainer")
 
@@ -33,6 +36,92 @@ _one_probe = threading.Lock()
 def cache_folder() -> Path:
     """Return this package's folder in the user's cache: `xtts_extend` in $XDG_CACHE_HOME or in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "xtts_extend"
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file, reading it again only if it has changed since the last call.
+
+    Args:
+        path: The file.
+        algorithm: Name of the digest in hashlib.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, algorithm, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(path: Path, algorithm: str, *identity: int) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_error(what: str, error: OSError, advice: str) -> MachineError:
+    """Return the error for a file that could not be written.
+
+    Args:
+        what: What failed, as the beginning of a sentence.
+        error: The reason.
+        advice: What to do, as sentences.
+    """
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "the disk is full" if is_full else error
+    return (DiskFullError if is_full else MachineError)(f"{what}: {reason}. {advice}")
+
+
+def require_space(folder: Path, size_bytes: int, what: str) -> None:
+    """Raise DiskFullError unless there is space for this many bytes on the disk of a folder, which may not exist.
+
+    Args:
+        folder: The folder.
+        size_bytes: Number of bytes that are still to be written.
+        what: What needs the space, for the message.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if size_bytes > (free := shutil.disk_usage(existing).free):
+        raise DiskFullError(
+            f"{what} needs {size_bytes / 1e9:,.3g} GB more on the disk of {folder}, which has {free / 1e9:,.3g} GB "
+            "free. Free up disk space, or use a folder on another disk, then run the command again."
+        )
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, waiting: str) -> Iterator[None]:
+    """Hold the lock of a folder, which is created if needed. If another process holds it, wait.
+
+    Args:
+        folder: The folder.
+        waiting: What is logged before waiting.
+
+    Raises:
+        ConfigError: The folder or one of its parents is a file.
+        MachineError: The folder is not writable.
+    """
+    require_creatable(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info(" > %s", waiting)
+            lock.acquire()
+    except OSError as error:
+        raise MachineError(
+            f"Cannot write to {folder}: {error.strerror}. Make the folder writable, or choose a different folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -62,10 +151,11 @@ def atomic_path(path: Path, partial: Path | None = None) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if is_full else MachineError)(
-            f"{path} could not be written: {'the disk is full' if is_full else error}. Existing files are unchanged. "
-            "Free up disk space, or make sure that the folder is writable, then try again."
+        raise write_error(
+            f"{path} could not be written",
+            error,
+            "Existing files are unchanged. Free up disk space, or make sure that the folder is writable, then try "
+            "again.",
         ) from error
     finally:
         if partial is None:
@@ -102,10 +192,10 @@ def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if is_full else MachineError)(
-            f"{path} could not be written: {'the disk is full' if is_full else error}. Free up disk space, or make "
-            "sure that the folder is writable, then run the command again."
+        raise write_error(
+            f"{path} could not be written",
+            error,
+            "Free up disk space, or make sure that the folder is writable, then run the command again.",
         ) from error
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_hub import FakeHub, FakeRepository, commit_of
 from made_archives import clip, common_voice, fleurs, make_tar, make_zip
 from web_server import Page, WebServer, serving
 
@@ -31,10 +32,9 @@ def shared_server() -> Iterator[WebServer]:
 
 @pytest.fixture(autouse=True)
 def server(shared_server: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebServer:
-    """The server without pages, as the hub; the cache is in `cache`."""
+    """The server without pages; the cache is in `cache`."""
     shared_server.pages.clear()
     shared_server.requests.clear()
-    monkeypatch.setenv("HF_ENDPOINT", shared_server.url)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(resumable_download, "_BETWEEN_ATTEMPTS_S", 0.0)
     monkeypatch.setattr(resumable_download, "_BLOCK", 1000)
@@ -61,16 +61,15 @@ def texts(samples: list[Sample]) -> list[tuple[str, str, str]]:
     return [(sample.text, sample.speaker_name, sample.language) for sample in samples]
 
 
-def test_a_data_set_of_the_hub(
-    server: WebServer, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_data_set_of_the_hub(hub: FakeHub, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = {
         "am_et/train/0000.parquet": fleurs(tmp_path / "0", ["ሰላም", "ዓለም"], without_audio=[1]),
         "am_et/train/0001.parquet": fleurs(tmp_path / "1", ["ደህና"], start=5),
         "am_et/validation/0000.parquet": fleurs(tmp_path / "2", ["ነኝ"], start=9),
     }
-    server.add_data_set("google/fleurs", {"fleurs.py": b""}, license="cc-by-4.0")
-    server.add_data_set("google/fleurs", files, "refs/convert/parquet", commit="c" * 40)
+    hub.repositories["datasets/google/fleurs"] = FakeRepository(
+        {"fleurs.py": b""}, {"refs/convert/parquet": files}, card={"license": "cc-by-4.0"}
+    )
     caplog.set_level(logging.INFO, "trainer")
     train = read_manifest("hf:google/fleurs/am_et", "am")
     assert texts(train) == [("ሰላም", "speaker", "am"), ("ደህና", "speaker", "am")]
@@ -80,27 +79,29 @@ def test_a_data_set_of_the_hub(
     assert folder.name.startswith("google-fleurs-am-et-")
     record = json.loads((folder / "SOURCE.json").read_text())
     assert {key: record[key] for key in ("source", "url", "revision", "license")} == {
-        "source": "hf:google/fleurs/am_et", "url": f"{server.url}/datasets/google/fleurs", "revision": "c" * 40,
+        "source": "hf:google/fleurs/am_et",
+        "url": f"{hub.address}/datasets/google/fleurs",
+        "revision": commit_of(files),
         "license": "cc-by-4.0",
-    }  # fmt: skip
+    }
     assert record["date"].startswith("20")
     # The Parquet files are not kept.
     assert not list(cache.rglob("*.parquet"))
     # The second time, nothing is asked; the license is logged once, and the skipped row each time.
-    server.requests.clear()
+    hub.requests.clear()
     assert read_manifest("hf:google/fleurs/am_et", "am") == train
-    assert server.requests == []
+    assert hub.requests == []
     assert caplog.text.count("hf:google/fleurs/am_et is in") == 1
     assert caplog.text.count("License: cc-by-4.0.") == 2
     assert caplog.text.count("am_et/train/0000.parquet, row 2: there is no recording") == 2
 
 
 def test_an_interrupted_download_keeps_its_revision(
-    server: WebServer, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"data/train-0000{number}-of-00002.parquet" for number in range(2)]
     old = {name: fleurs(tmp_path / "f", [f"old {number}"], start=number) for number, name in enumerate(names)}
-    server.add_data_set("a/b", old)
+    repository = hub.repositories["datasets/a/b"] = FakeRepository(old)
     convert, count = parquet_set._convert, []
 
     def stop_at_the_second(*arguments: object) -> None:
@@ -114,12 +115,11 @@ def test_an_interrupted_download_keeps_its_revision(
         read_manifest("hf:a/b", "am")
     monkeypatch.setattr(parquet_set, "_convert", convert)
     new = {name: fleurs(tmp_path / "f", [f"new {number}"], start=9) for number, name in enumerate(names)}
-    server.add_data_set("a/b", new, commit="b" * 40)
-    server.requests.clear()
+    repository.files, repository.branches["old"] = new, old
+    hub.requests.clear()
     assert [sample.text for sample in read_manifest("hf:a/b", "am")] == ["old 0", "old 1"]
     # The first file is converted, and the second was complete.
-    assert server.asked(f"/datasets/a/b/resolve/{'a' * 40}/{names[0]}") == []
-    assert server.asked("/api/datasets/a/b") == []
+    assert hub.requests == []
 
 
 def test_a_folder_of_parquet_files(tmp_path: Path) -> None:

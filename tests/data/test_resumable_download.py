@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from web_server import Page, WebServer, serving
 
+from xtts_extend import files
 from xtts_extend.data import resumable_download
 from xtts_extend.data.resumable_download import download
 from xtts_extend.errors import DataError, DiskFullError, MachineError
@@ -192,7 +193,7 @@ def test_a_full_disk(server: WebServer, tmp_path: Path, monkeypatch: pytest.Monk
     server.pages["/a.tar.gz"] = Page(CONTENT, headers=TAG)
     free = type("Usage", (), {"free": 1000})()
     with monkeypatch.context() as patch:
-        patch.setattr(resumable_download.shutil, "disk_usage", lambda path: free)
+        patch.setattr(files.shutil, "disk_usage", lambda path: free)
         with pytest.raises(DiskFullError, match="needs 0.0003 GB more on the disk"):
             fetch(server, tmp_path / "a")
 

@@ -1,9 +1,7 @@
-"""A web server for tests: files with ranges, connections that break, errors, and the hub's endpoints for data sets."""
+"""A web server for tests: files with ranges, connections that break, and errors."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -52,26 +50,6 @@ class WebServer:
         """Return the Range headers of the GET requests for a path."""
         return [requested for method, asked, requested in self.requests if (method, asked) == ("GET", path)]
 
-    def add_data_set(
-        self, repo: str, files: dict[str, bytes], revision: str = "main", *, commit: str = "a" * 40, **card: object
-    ) -> None:
-        """Serve a data set of the hub at a branch and a commit."""
-        siblings = [
-            {
-                "rfilename": name,
-                "size": len(content),
-                "lfs": {"oid": digest, "sha256": digest, "size": len(content), "pointerSize": 130},
-            }
-            for name, content in files.items()
-            for digest in [hashlib.sha256(content).hexdigest()]
-        ]
-        info = {"id": repo, "sha": commit, "siblings": siblings, "tags": [], "cardData": card or None}
-        api = f"/api/datasets/{repo}" + ("" if revision == "main" else f"/revision/{revision}")
-        self.pages[api] = Page(json.dumps(info).encode(), headers={"Content-Type": "application/json"})
-        for name, content in files.items():
-            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
-            self.pages[f"/datasets/{repo}/resolve/{commit}/{name}"] = Page(content, headers=headers)
-
 
 @contextmanager
 def serving() -> Iterator[WebServer]:
@@ -89,10 +67,7 @@ def serving() -> Iterator[WebServer]:
             path = unquote(self.path.partition("?")[0])
             requested = self.headers.get("Range", "")
             requests.append((self.command, path, requested))
-            headers = {"X-Error-Code": "RepoNotFound"} if path.startswith("/api/") else {}
-            if path.startswith("/api/") and "/revision/" in path:
-                headers = {"X-Error-Code": "RevisionNotFound"}
-            page = pages.get(path, Page(b"not here", 404, headers))
+            page = pages.get(path, Page(b"not here", 404))
             status, content = page.status, page.content
             headers = dict(page.headers)
             tag = page.headers.get("Last-Modified", page.headers.get("ETag"))

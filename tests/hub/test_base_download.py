@@ -8,12 +8,13 @@ import shutil
 import pytest
 from fake_hub import TOKEN, FakeRepository
 
+from xtts_extend import files
 from xtts_extend.cli import main
 from xtts_extend.errors import ConfigError, DiskFullError, MachineError
 from xtts_extend.findings import Finding
-from xtts_extend.hub import repository as repository_module
 from xtts_extend.hub.base_download import download_base, find_base, licence_of
-from xtts_extend.hub.repository import Repository
+from xtts_extend.hub_client import repository as repository_module
+from xtts_extend.hub_client.repository import Repository
 
 FILES = {
     "config.json": b"{}\n",
@@ -187,8 +188,8 @@ def test_incomplete_downloads_of_other_contents_are_removed(hub, base, tmp_path)
 
 def test_a_full_disk_is_reported_before_and_during_the_download(hub, base, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(repository_module.shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(DiskFullError, match="0 MB are needed, and 0 MB are free"):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(DiskFullError, match="coqui/XTTS-v2 needs 1.31e-05 GB more on the disk"):
         download(tmp_path / "a")
     monkeypatch.undo()
     monkeypatch.setenv("HF_ENDPOINT", hub.address)
@@ -274,6 +275,7 @@ def test_no_network_is_a_clear_error(hub, monkeypatch, tmp_path, capsys):
 
 
 def test_a_revision_that_does_not_exist_is_named(base):
+    base.branches["v1"] = base.files
     with pytest.raises(ConfigError, match="coqui/XTTS-v2 has no such revision"):
         Repository.open(REPO, "v9")
     assert Repository.open(REPO, "v1").commit == base.commit

@@ -237,7 +237,8 @@ def test_a_repository_holds_one_pack(user, pack, run, mini_base, tmp_path, folde
 
 
 def test_an_interrupted_pack_resumes(user, pack, folder, run):
-    user.repositories[REPO] = FakeRepository({"am.safetensors": pack.read_bytes()})
+    files = {"am.safetensors": pack.read_bytes()}
+    user.repositories[REPO] = FakeRepository(files, {"v1": files})
     user.cut = {"am.safetensors": 5500}
     assert run("pack", "add", f"{REPO}@v1", "--model", folder)[0] == 1
     assert not (folder / "packs").exists()

@@ -9,8 +9,8 @@ import torch
 from packs import make_pack
 
 from xtts_extend.cli import main
-from xtts_extend.data.encoded import file_digest
 from xtts_extend.errors import ConfigError, MachineError, PackError, VocabularyError
+from xtts_extend.files import file_digest
 from xtts_extend.pack.model_folder import RECORD, ModelFolder, archive_checksum, open_packs, open_spec, vocabulary_of
 
 

@@ -14,7 +14,7 @@ import stock_speech
 from packs import TEXTS
 from stock_speech import EXTRAS, SENTENCES, WAYS, speak
 
-from xtts_extend.data.encoded import file_digest
+from xtts_extend.files import file_digest
 from xtts_extend.pack.route import routed
 from xtts_extend.text.languages import STOCK_LANGUAGES
 

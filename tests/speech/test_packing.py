@@ -12,8 +12,8 @@ from networks import base_weights
 from runs import STEPS, checkpoint, only_run
 
 from xtts_extend.cli import main
-from xtts_extend.data.encoded import file_digest
 from xtts_extend.errors import PackError
+from xtts_extend.files import file_digest
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.pack.file import Pack
 from xtts_extend.pack.model_folder import ModelFolder

@@ -12,8 +12,9 @@ from networks import base_weights
 from runs import checkpoint, only_run, require_same_run
 
 from xtts_extend.data.audio import save_wav
-from xtts_extend.data.encoded import TOP_K, Utterance, file_digest, write_index, write_part
+from xtts_extend.data.encoded import TOP_K, Utterance, write_index, write_part
 from xtts_extend.errors import ConfigError, PackError
+from xtts_extend.files import file_digest
 from xtts_extend.model.adapter import merge
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.pack.file import Pack

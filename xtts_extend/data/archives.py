@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import logging
 import lzma
@@ -20,7 +19,8 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from xtts_extend.errors import DataError, DiskFullError, MachineError
+from xtts_extend.errors import DataError
+from xtts_extend.files import require_space, write_error
 from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
@@ -122,10 +122,10 @@ def unpack(archive: Path, target: Path, *, progress: bool = True) -> None:
             "download it again."
         ) from error
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if is_full else MachineError)(
-            f"{archive} could not be unpacked to {partial}: {'the disk is full' if is_full else error}. Free up disk "
-            "space, or make sure that the folder is writable, then run the command again."
+        raise write_error(
+            f"{archive} could not be unpacked to {partial}",
+            error,
+            "Free up disk space, or make sure that the folder is writable, then run the command again.",
         ) from error
     unpacking.warn_of_skipped()
 
@@ -235,12 +235,7 @@ class _Unpacking:
             )
         # A resumed unpacking already takes some of the space.
         needed = total - self._unpacked_bytes if name else total - _size_of(self._folder)
-        if needed > shutil.disk_usage(self._folder).free:
-            raise DiskFullError(
-                f"{what} needs {needed / 1e9:,.3g} GB more on the disk of {self._folder}, which has "
-                f"{shutil.disk_usage(self._folder).free / 1e9:,.3g} GB free. Free up disk space, or use a folder on "
-                "another disk, then run the command again."
-            )
+        require_space(self._folder, needed, what)
 
     def _write(self, member: _Member) -> None:
         self._unpacked_bytes += member.size

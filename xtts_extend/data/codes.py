@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from xtts_extend.data.audio import load_audio
@@ -38,8 +37,8 @@ from xtts_extend.data.garbage import garbage_collection_paused
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes, is_own
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.sample_table import SampleTable
-from xtts_extend.errors import DataError, MachineError
-from xtts_extend.files import require_creatable
+from xtts_extend.errors import DataError
+from xtts_extend.files import locked_folder
 from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
@@ -97,7 +96,8 @@ def encode_samples(
     made = 0
     # Rank 0 decides, because another run may change the set while the ranks read it.
     if processes.from_main(bool(rows.missing(samples))):
-        with _lock_set(folder) if processes.rank == 0 else nullcontext():
+        waiting = f"Another process is adding codes to {folder}. Waiting for it to finish."
+        with locked_folder(folder, waiting) if processes.rank == 0 else nullcontext():
             if processes.rank == 0:
                 open_set(folder, settings, _SETTINGS, {})
                 # Another run may have added these samples while this one waited.
@@ -119,26 +119,6 @@ def encode_samples(
             processes.wait()
             rows.update()
     return SampleTable(samples, (sample.encoded or rows.known[_key(sample)] for sample in samples)), made
-
-
-@contextmanager
-def _lock_set(folder: Path) -> Iterator[None]:
-    """Lock a set, so that other processes wait and then find what this one has encoded."""
-    require_creatable(folder)
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info(" > Another process is adding codes to %s. Waiting for it to finish.", folder)
-            lock.acquire()
-    except OSError as error:
-        raise MachineError(f"Cannot write to {folder}: {error.strerror}. Choose a different folder.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _key(sample: Sample) -> _Key:

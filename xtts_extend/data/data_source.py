@@ -8,29 +8,25 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from xtts_extend.data.archive_tables import find_table, prepare_tables
 from xtts_extend.data.archives import is_archive, unpack
-from xtts_extend.data.encoded import file_digest
-from xtts_extend.data.hub_dataset import HubSplit, download_hub_file, find_hub_split
+from xtts_extend.data.hub_dataset import HubSplit, find_hub_split
 from xtts_extend.data.parquet_set import MANIFEST, choose_parquet_split, convert_parquet, find_splits, warn_of_skipped
 from xtts_extend.data.resumable_download import download
 from xtts_extend.data.source_spec import DataSource, SourceKind, parquet_files
-from xtts_extend.errors import DataError, DiskFullError, MachineError
-from xtts_extend.files import atomic_write, cache_folder, require_creatable
+from xtts_extend.errors import DataError
+from xtts_extend.files import atomic_write, cache_folder, file_digest, locked_folder, require_space
 
 logger = logging.getLogger("trainer")
 
 RECORD = "SOURCE.json"
-_DATA, _ARCHIVE, _LOCK = "data", "archive", ".lock"
+_DATA, _ARCHIVE = "data", "archive"
 #: The files and the revision that an unfinished download began with. A later revision would not match its first files.
 _PLAN, _PARQUET = "plan.json", "parquet"
 _LICENSE_FILE = re.compile(r"(un)?licen[cs]e.*|copying.*", re.IGNORECASE)
@@ -99,7 +95,7 @@ def resolve_source(source: DataSource, cache: Path | None = None, *, progress: b
     data = folder / _DATA
     record = _read_record(folder)
     if record is None:
-        with _locked(folder, source):
+        with locked_folder(folder, f"Waiting for another process that is preparing {source}."):
             record = _read_record(folder) or _fetch(source, folder, data, progress)
     _log_once(f"{source} is in {data}. {_describe_license(record, data)}")
     warn_of_skipped(data)
@@ -127,38 +123,12 @@ def _log_once(message: str) -> None:
     logger.info(" > %s", message)
 
 
-@contextmanager
-def _locked(folder: Path, source: DataSource) -> Iterator[None]:
-    """Hold the lock of a data set's folder, which is created if needed.
-
-    Raises:
-        MachineError: The folder is not writable.
-    """
-    require_creatable(folder)
-    lock = FileLock(folder / _LOCK)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info(" > Waiting for another process that is preparing %s.", source)
-            lock.acquire()
-    except OSError as error:
-        raise MachineError(
-            f"The folder {folder} cannot be written ({error.strerror}). Make it writable, or use another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _fetch(source: DataSource, folder: Path, data: Path, progress: bool) -> SourceRecord:
     """Download, unpack or convert a data set, and write its record last."""
     license, revision, url = "", "", source.public_location
     if source.kind is SourceKind.HUB:
         split = _fetch_from_hub(source, folder, data, progress)
-        license, revision, url = split.license, split.revision, split.url
+        license, revision, url = split.repository.licence, split.repository.commit, split.repository.page
     elif source.kind is SourceKind.PARQUET:
         _convert_local(source, data, progress)
         license = _license_of_card(Path(source.location))
@@ -183,8 +153,8 @@ def _fetch_from_hub(source: DataSource, folder: Path, data: Path, progress: bool
         split = find_hub_split(source.location, source.config, source.split)
         with atomic_write(folder / _PLAN) as file:
             file.write(json.dumps(split.to_dict(), ensure_ascii=False).encode())
-    files = {file.name: file for file in split.files}
-    sizes = [file.size_bytes or 0 for file in split.files]
+    files = split.repository.files
+    sizes = [file.size_bytes for file in files.values()]
     logger.info(
         " > Downloading %s: split %s%s, Parquet files: %d (%.2f GB).",
         source,
@@ -195,16 +165,13 @@ def _fetch_from_hub(source: DataSource, folder: Path, data: Path, progress: bool
     )
     # Each file is removed once it is converted.
     needed = sum(sizes) + max(sizes, default=0) - _size_of(folder)
-    if needed > (free := shutil.disk_usage(folder).free):
-        raise DiskFullError(
-            f"{source} needs {needed / 1e9:,.3g} GB on the disk of {folder}, which has {free / 1e9:,.3g} GB free. Free "
-            "up disk space, or use a folder on another disk."
-        )
+    require_space(folder, needed, str(source))
 
     def fetch(name: str) -> Path:
-        number, size = list(files).index(name) + 1, files[name].size_bytes or 0
-        logger.info(" > Downloading %s (file %d of %d, %.1f MB).", name, number, len(files), size / 1e6)
-        return download_hub_file(split, files[name], folder / _PARQUET, progress)
+        number, size_bytes = list(files).index(name) + 1, files[name].size_bytes
+        logger.info(" > Downloading %s (file %d of %d, %.1f MB).", name, number, len(files), size_bytes / 1e6)
+        split.repository.download(name, folder / _PARQUET / name)
+        return folder / _PARQUET / name
 
     convert_parquet(list(files), fetch, Path.unlink, data, progress)
     shutil.rmtree(folder / _PARQUET, ignore_errors=True)

@@ -10,7 +10,6 @@ and lists of different lengths, and because all loader workers share a mapped fi
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from xtts_extend.data.sample import Sample
 from xtts_extend.errors import ConfigError, DataError, MachineError
-from xtts_extend.files import append_lines, atomic_write, read_appended, require_creatable
+from xtts_extend.files import append_lines, atomic_write, file_digest, read_appended, require_creatable
 
 FORMAT_VERSION = 2
 INDEX = "set.json"
@@ -118,28 +117,6 @@ class Utterance:
     wav_length: int | None = None
     audio_digest: str | None = None
     ids: Sequence[int] | None = None
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, reading it again only if it has changed since the last call.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    try:
-        status = path.stat()
-        return _digest(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-@functools.lru_cache(maxsize=4096)
-def _digest(path: Path, *identity: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def is_encoded_set(path: Path) -> bool:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
-import hashlib
 import json
 import logging
 import re
-import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import requests
 
-from xtts_extend.errors import DataError, DiskFullError, MachineError
-from xtts_extend.files import atomic_write
+from xtts_extend.errors import DataError, MachineError
+from xtts_extend.files import atomic_write, file_digest, require_space, write_error
 from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
@@ -54,7 +50,6 @@ def download(
     *,
     shown: str,
     digest: str = "",
-    headers: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> None:
     """Download a file, or resume an earlier attempt.
@@ -67,7 +62,6 @@ def download(
         path: File to write.
         shown: The URL without secrets, for messages.
         digest: Expected digest as `sha256=HEX` or `md5=HEX`, or "".
-        headers: Headers of the requests, for example to log in. They are not sent to other hosts.
         progress: Whether to show progress.
 
     Raises:
@@ -77,11 +71,11 @@ def download(
     part, state_file = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = _fetch(url, headers or {}, part, state_file, shown, progress)
+        state = _fetch(url, part, state_file, shown, progress)
         _require_archive(part, shown)
         expected = digest or (f"sha256={state.sha256}" if state.sha256 else "")
         algorithm, _, value = expected.partition("=")
-        if expected and (found := _digest(part, algorithm)) != value:
+        if expected and (found := file_digest(part, algorithm)) != value:
             part.unlink()
             raise DataError(
                 f"The file from {shown} has the {algorithm.upper()} {found}, expected {value}. It was deleted. Check "
@@ -95,20 +89,21 @@ def download(
             "the command again; what has been downloaded is kept."
         ) from error
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if is_full else MachineError)(
-            f"{part} could not be written: {'the disk is full' if is_full else error}. Free up disk space, or make "
-            "sure that the folder is writable, then run the command again; what has been downloaded is kept."
+        raise write_error(
+            f"{part} could not be written",
+            error,
+            "Free up disk space, or make sure that the folder is writable, then run the command again; what has been "
+            "downloaded is kept.",
         ) from error
 
 
-def _fetch(url: str, headers: Mapping[str, str], part: Path, state_file: Path, shown: str, progress: bool) -> _State:
+def _fetch(url: str, part: Path, state_file: Path, shown: str, progress: bool) -> _State:
     """Download until the part is the whole file, and return what the server said about it."""
     failures = 0
     while True:
         before = _size(part)
         try:
-            state = _fetch_rest(url, headers, part, state_file, shown, progress)
+            state = _fetch_rest(url, part, state_file, shown, progress)
             if state is None:
                 continue
             if state.size_bytes is None or _size(part) == state.size_bytes:
@@ -129,15 +124,13 @@ def _fetch(url: str, headers: Mapping[str, str], part: Path, state_file: Path, s
         time.sleep(_BETWEEN_ATTEMPTS_S * failures)
 
 
-def _fetch_rest(
-    url: str, headers: Mapping[str, str], part: Path, state_file: Path, shown: str, progress: bool
-) -> _State | None:
+def _fetch_rest(url: str, part: Path, state_file: Path, shown: str, progress: bool) -> _State | None:
     """Request what is missing and append it to the part. Return None if the part was of no use and was removed."""
     known = _read_state(state_file)
     start = _size(part)
     if known is None or not known.version:
         start = 0
-    headers = {"User-Agent": "xtts_extend", **headers, "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "xtts_extend", "Accept-Encoding": "identity"}
     if start and known is not None:
         if start == known.size_bytes:
             return known
@@ -160,11 +153,7 @@ def _fetch_rest(
             with atomic_write(state_file) as file:
                 file.write(json.dumps(asdict(state)).encode())
         missing = None if state.size_bytes is None else state.size_bytes - start
-        if missing is not None and missing > (free := shutil.disk_usage(part.parent).free):
-            raise DiskFullError(
-                f"{shown} needs {missing / 1e9:,.3g} GB more on the disk of {part.parent}, which has "
-                f"{free / 1e9:,.3g} GB free. Free up disk space, or use a folder on another disk."
-            )
+        require_space(part.parent, missing or 0, shown)
         with part.open("ab" if start else "wb") as file:
             blocks = response.iter_content(_BLOCK)
             for block in with_progress(blocks, -(-(missing or 0) // _BLOCK), "MB downloaded", progress):
@@ -235,14 +224,6 @@ def _read_state(file: Path) -> _State | None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _reason(error: requests.RequestException, url: str, shown: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from xtts_extend.errors import MachineError
-from xtts_extend.files import atomic_write, require_creatable
-from xtts_extend.hub.access import XTTS_LICENCE, XTTS_LICENCE_ID, XTTS_REPOSITORY, endpoint
-from xtts_extend.hub.repository import Repository, require_space
+from xtts_extend.errors import ConfigError, MachineError
+from xtts_extend.files import atomic_write, require_creatable, require_space
+from xtts_extend.hub_client.access import XTTS_LICENCE, XTTS_LICENCE_ID, XTTS_REPOSITORY
+from xtts_extend.hub_client.repository import Repository
 from xtts_extend.setup.base import FILES
 
 #: The built-in voices, which training does not need.
@@ -52,7 +52,11 @@ def find_base(repo: str) -> Repository:
         MachineError: The Hub cannot be reached.
     """
     repository = Repository.open(repo)
-    repository.require_files(FILES)
+    if missing := [name for name in FILES if name not in repository.files]:
+        raise ConfigError(
+            f"{repo} has no {' and no '.join(missing)}, so it is not a base model. Pass the repository of an XTTS-v2 "
+            "base model with --repo."
+        )
     return repository
 
 
@@ -64,11 +68,10 @@ def licence_of(repository: Repository) -> Licence:
     """
     is_xtts = repository.name == XTTS_REPOSITORY or repository.licence_id == XTTS_LICENCE_ID
     name = XTTS_LICENCE if is_xtts else repository.licence_id
-    address = f"{endpoint()}/{repository.name}"
     for file in LICENCE_FILES:
         if file in repository.files and repository.files[file].size_bytes <= _LONGEST_LICENCE_BYTES:
-            return Licence(name, f"{address}/blob/main/{file}", file, repository.read(file))
-    return Licence(name, address)
+            return Licence(name, f"{repository.page}/blob/main/{file}", file, repository.read(file))
+    return Licence(name, repository.page)
 
 
 def download_base(repository: Repository, licence: Licence, output: Path, report: Callable[[str], None]) -> None:
@@ -97,7 +100,8 @@ def download_base(repository: Repository, licence: Licence, output: Path, report
             missing = [name for name in names if not _is_complete(repository, name, output, report)]
             files = {name: repository.files[name] for name in missing}
             here = {name: _size(file.partial(output / name)) for name, file in files.items()}
-            require_space(output, sum(max(0, file.size_bytes - here[name]) for name, file in files.items()))
+            needed = sum(max(0, file.size_bytes - here[name]) for name, file in files.items())
+            require_space(output, needed, repository.name)
             if licence.file:
                 with atomic_write(output / licence.file) as written:
                     written.write(licence.content)

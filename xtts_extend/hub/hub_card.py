@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xtts_extend.hub.access import XTTS_LICENCE, XTTS_LICENCE_ID, XTTS_REPOSITORY
+from xtts_extend.hub_client.access import XTTS_LICENCE, XTTS_LICENCE_ID, XTTS_REPOSITORY
 from xtts_extend.pack.pack_info import PackInfo
 
 _HUB = "https://huggingface.co"

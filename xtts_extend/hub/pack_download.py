@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtts_extend.errors import PackError
 from xtts_extend.files import cache_folder
-from xtts_extend.hub.repository import Repository, require_space
+from xtts_extend.hub_client.repository import Repository
 from xtts_extend.pack.file import SUFFIX
 
 
@@ -41,7 +41,5 @@ def download_pack(spec: str) -> Path:
         )
     (file,) = packs
     target = cache_folder() / "hub" / name.replace("/", "--") / Path(file.name).name
-    if not (target.is_file() and file.matches(target)):
-        require_space(target.parent, file.size_bytes)
-        repository.download(file.name, target)
+    repository.download(file.name, target)
     return target

@@ -12,7 +12,9 @@ from huggingface_hub import CommitOperationAdd
 
 from xtts_extend.checkpoint.integrity import require_intact
 from xtts_extend.errors import ConfigError, MachineError, XttsExtendError
-from xtts_extend.hub.access import (
+from xtts_extend.hub.base_download import LICENCE_FILES
+from xtts_extend.hub.hub_card import Published, hub_card
+from xtts_extend.hub_client.access import (
     XTTS_LICENCE,
     endpoint,
     hub_api,
@@ -21,9 +23,7 @@ from xtts_extend.hub.access import (
     require_repository_name,
     require_token,
 )
-from xtts_extend.hub.base_download import LICENCE_FILES
-from xtts_extend.hub.hub_card import Published, hub_card
-from xtts_extend.hub.repository import Repository
+from xtts_extend.hub_client.repository import Repository
 from xtts_extend.pack.file import SUFFIX, Pack
 from xtts_extend.pack.model_folder import PACKS, ModelFolder
 from xtts_extend.text.languages import validate_code

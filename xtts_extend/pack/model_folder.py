@@ -22,9 +22,8 @@ from torch import Tensor
 
 from xtts_extend.checkpoint.inspect import inspect_checkpoint, load_pickled, weights_of
 from xtts_extend.checkpoint.store import load_checkpoint
-from xtts_extend.data.encoded import file_digest
 from xtts_extend.errors import ConfigError, MachineError, PackError
-from xtts_extend.files import atomic_path, atomic_write, copy_file
+from xtts_extend.files import atomic_path, atomic_write, copy_file, file_digest
 from xtts_extend.model.gpt_trainer import merged_weights
 from xtts_extend.pack.file import SUFFIX, Pack, digests
 from xtts_extend.text.languages import language_tag

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from xtts_extend.data.encoded import file_digest, is_encoded_set, read_index
+from xtts_extend.data.encoded import is_encoded_set, read_index
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.sample_table import values
 from xtts_extend.errors import ConfigError, XttsExtendError
+from xtts_extend.files import file_digest
 from xtts_extend.model.anchor import Anchor
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer
 from xtts_extend.run.config import NewLanguageConfig

@@ -14,14 +14,14 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 import xtts_extend
 from xtts_extend.data.check import DataLimits, check_samples
 from xtts_extend.data.codes import encode_samples
-from xtts_extend.data.encoded import file_digest, is_encoded_set, read_encoded, require_free
+from xtts_extend.data.encoded import is_encoded_set, read_encoded, require_free
 from xtts_extend.data.manifest import read_manifest
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes, main_first
 from xtts_extend.data.sample import Sample
 from xtts_extend.data.sample_table import SampleTable
 from xtts_extend.data.sampler import EpochBatchSampler
 from xtts_extend.errors import ConfigError, DataError, MachineError
-from xtts_extend.files import require_creatable
+from xtts_extend.files import file_digest, require_creatable
 from xtts_extend.model.codec import Codec
 from xtts_extend.run.config import NewLanguageConfig
 from xtts_extend.text.tokenizer import load_tokenizer, require_tag

@@ -25,9 +25,10 @@ import xtts_extend
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.dataset import MIN_DURATION_S, STOP_ID, UNKNOWN_ID
-from xtts_extend.data.encoded import Utterance, file_digest, join_parts, open_set, read_index
+from xtts_extend.data.encoded import Utterance, join_parts, open_set, read_index
 from xtts_extend.data.processes import SINGLE_PROCESS, Processes
 from xtts_extend.errors import ConfigError, DataError, MachineError
+from xtts_extend.files import file_digest
 from xtts_extend.model.distillation import top_distribution
 from xtts_extend.model.gpt_trainer import ExtendedGPTTrainer, merged_weights
 from xtts_extend.progress import with_progress

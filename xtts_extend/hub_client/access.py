@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import NoReturn
 
 from huggingface_hub import HfApi, get_token
@@ -36,6 +38,17 @@ _HOW_TO_LOG_IN = (
 )
 
 
+class RepositoryKind(str, Enum):
+    """What a repository contains, as the Hub calls it."""
+
+    MODEL = "model"
+    DATA_SET = "dataset"
+
+
+class RevisionError(ConfigError):
+    """Error for a branch, tag or commit that a repository does not have."""
+
+
 def endpoint() -> str:
     """Return the Hub's address, without a slash at the end: $HF_ENDPOINT, or https://huggingface.co.
 
@@ -56,6 +69,11 @@ def hub_api() -> HfApi:
     return HfApi(endpoint=endpoint(), library_name=LIBRARY, library_version=xtts_extend.__version__)
 
 
+def page_of(repo: str, kind: RepositoryKind = RepositoryKind.MODEL) -> str:
+    """Return the address of a repository's page."""
+    return f"{endpoint()}/{'datasets/' if kind is RepositoryKind.DATA_SET else ''}{repo}"
+
+
 def require_repository_name(repo: str) -> None:
     """Raise ConfigError unless a repository's name has the form USER/NAME."""
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", repo, re.ASCII):
@@ -72,36 +90,45 @@ def require_token() -> None:
 
 
 @contextlib.contextmanager
-def hub_errors(repo: str) -> Iterator[None]:
+def hub_errors(repo: str, kind: RepositoryKind = RepositoryKind.MODEL) -> Iterator[None]:
     """Convert errors of huggingface_hub that concern a repository into errors of this package.
 
     Errors of the file system pass through. The user's token never appears in a message, and neither does the original
     error, which could contain it.
 
+    Args:
+        repo: USER/NAME.
+        kind: What the repository contains.
+
     Raises:
+        RevisionError: The repository does not have the requested revision.
         ConfigError: The repository does not exist, is gated, or refuses access, or HF_HUB_OFFLINE is set.
         MachineError: The Hub cannot be reached, or answers with an error.
     """
+    page = page_of(repo, kind)
+    shown = f"hf:{repo}" if kind is RepositoryKind.DATA_SET else repo
     try:
         yield
     except XttsExtendError:
         raise
     except OfflineModeIsEnabled:
         raise ConfigError(
-            f"{repo} cannot be reached because the environment variable HF_HUB_OFFLINE is set. Unset it, or run the "
+            f"{shown} cannot be reached because the environment variable HF_HUB_OFFLINE is set. Unset it, or run the "
             "command on a machine with access to the Hub."
         ) from None
     except GatedRepoError:
         raise ConfigError(
-            f"{repo} is gated. Request access at {endpoint()}/{repo}. {_HOW_TO_LOG_IN.format(endpoint())}"
+            f"{shown} is gated. Request access at {page}, or accept its terms there. "
+            f"{_HOW_TO_LOG_IN.format(endpoint())}"
         ) from None
     except RevisionNotFoundError:
-        raise ConfigError(f"{repo} has no such revision. See {endpoint()}/{repo}/commits/main.") from None
+        raise RevisionError(f"{shown} has no such revision. See {page}/commits/main.") from None
     except HfHubHTTPError as error:
-        _raise_for_status(repo, error)
+        _raise_for_status(shown, error)
     except HFValidationError as error:
         raise ConfigError(f"{repo!r} is not a valid name for a repository: {redacted(error)}") from None
-    except (HTTPError, OSError) as error:
+    # The last one is raised for a web page in place of an answer, such as the login page of a network.
+    except (HTTPError, OSError, json.JSONDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise MachineError(
@@ -125,8 +152,8 @@ def _raise_for_status(repo: str, error: HfHubHTTPError) -> NoReturn:
         ) from None
     if status == 403:
         raise ConfigError(
-            f"{endpoint()} refused access to {repo}: {said}. Use a token that has the permission to write to it "
-            f"({endpoint()}/settings/tokens)."
+            f"{endpoint()} refused access to {repo}: {said}. Use a token that has the permission to read it, or "
+            f"to write to it for publishing ({endpoint()}/settings/tokens)."
         ) from None
     if status in (400, 422):
         raise ConfigError(f"{endpoint()} refused the request for {repo}: {said}") from None

@@ -1,25 +1,33 @@
-"""A repository on the Hub: its files with their digests, and downloads that resume and are checked."""
+"""A repository of the Hub: its files with their digests, and downloads that resume and are checked."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import io
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_url
 from huggingface_hub.file_download import http_get
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 import xtts_extend
-from xtts_extend.data.encoded import file_digest
-from xtts_extend.errors import ConfigError, DiskFullError, MachineError
-from xtts_extend.files import atomic_path
-from xtts_extend.hub.access import LIBRARY, TIMEOUT_S, endpoint, hub_api, hub_errors, require_repository_name
+from xtts_extend.errors import MachineError
+from xtts_extend.files import atomic_path, file_digest, require_space
+from xtts_extend.hub_client.access import (
+    LIBRARY,
+    TIMEOUT_S,
+    RepositoryKind,
+    endpoint,
+    hub_api,
+    hub_errors,
+    page_of,
+    require_repository_name,
+)
 
 
 @dataclass(frozen=True)
@@ -62,36 +70,41 @@ class Repository:
     Attributes:
         name: USER/NAME.
         commit: Digest of the commit. All downloads are from this commit.
-        licence_id: Identifier of the license that the model card states; empty if it states none.
+        card: The metadata of its card, README.md.
         is_private: Whether only its owners can see it.
         files: The files by name.
+        kind: What it contains.
     """
 
     name: str
     commit: str
-    licence_id: str
+    card: dict[str, Any]
     is_private: bool
     files: dict[str, RemoteFile]
+    kind: RepositoryKind = RepositoryKind.MODEL
 
     @classmethod
-    def open(cls, name: str, revision: str | None = None) -> Repository:
+    def open(cls, name: str, revision: str | None = None, kind: RepositoryKind = RepositoryKind.MODEL) -> Repository:
         """Ask the Hub for a repository's files.
 
         Args:
             name: USER/NAME.
             revision: Branch, tag or commit; by default, the main branch.
+            kind: What the repository contains.
 
         Raises:
-            ConfigError, MachineError: See `hub_errors`.
+            RevisionError, ConfigError, MachineError: See `hub_errors`.
         """
         require_repository_name(name)
-        with hub_errors(name):
-            info = hub_api().model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
-        card: Mapping[str, Any] = info.card_data.to_dict() if info.card_data else {}
+        with hub_errors(name, kind):
+            api = hub_api()
+            ask: Callable[..., ModelInfo | DatasetInfo]
+            ask = api.dataset_info if kind is RepositoryKind.DATA_SET else api.model_info
+            info = ask(name, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
         return cls(
             name,
             info.sha or "main",
-            str(card.get("license_name") or card.get("license") or ""),
+            info.card_data.to_dict() if info.card_data else {},
             bool(info.private),
             {
                 file.rfilename: RemoteFile(
@@ -99,7 +112,26 @@ class Repository:
                 )
                 for file in info.siblings or []
             },
+            kind,
         )
+
+    @property
+    def page(self) -> str:
+        """Address of the repository's page."""
+        return page_of(self.name, self.kind)
+
+    @property
+    def licence_id(self) -> str:
+        """Identifier of the license that the card states; empty if it states none."""
+        return str(self.card.get("license_name") or self.card.get("license") or "")
+
+    @property
+    def licence(self) -> str:
+        """The license that the card states, with its name and link if it is not a common one, or ""."""
+        stated = self.card.get("license") or []
+        parts = [", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)]
+        parts += [str(self.card[key]) for key in ("license_name", "license_link") if self.card.get(key)]
+        return " ".join(filter(None, parts))
 
     def read(self, name: str) -> bytes:
         """Return the contents of a small file.
@@ -112,7 +144,9 @@ class Repository:
         return content.getvalue()
 
     def download(self, name: str, target: Path) -> None:
-        """Download a file, resuming an earlier attempt, and check its digest. An existing file is replaced.
+        """Download a file, resuming an earlier attempt, and check its digest.
+
+        A file that is already there is kept if its contents are right, and replaced otherwise.
 
         Args:
             name: The file's name in the repository.
@@ -123,6 +157,8 @@ class Repository:
             MachineError: See `hub_errors`; or the disk is full, or the contents do not match their digest.
         """
         file = self.files[name]
+        if target.is_file() and file.matches(target):
+            return
         partial = file.partial(target)
         for other in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
             if other != partial:
@@ -132,6 +168,7 @@ class Repository:
                 if opened.tell() > file.size_bytes:
                     opened.seek(0)
                     opened.truncate()
+                require_space(target.parent, file.size_bytes - opened.tell(), name)
                 self._get(file, opened)
             if not file.matches(temporary):
                 temporary.unlink()
@@ -145,35 +182,16 @@ class Repository:
         headers = build_hf_headers(library_name=LIBRARY, library_version=xtts_extend.__version__)
         # Part of a compressed file cannot be resumed.
         headers["Accept-Encoding"] = "identity"
-        with hub_errors(self.name):
+        with hub_errors(self.name, self.kind):
             # hf_hub_download would start interrupted downloads from the beginning.
             http_get(
-                hf_hub_url(self.name, file.name, revision=self.commit, endpoint=endpoint()),
+                hf_hub_url(self.name, file.name, repo_type=self.kind.value, revision=self.commit, endpoint=endpoint()),
                 opened,
                 resume_size=opened.tell(),
                 headers=headers,
                 expected_size=file.size_bytes,
                 displayed_filename=file.name,
             )
-
-    def require_files(self, names: tuple[str, ...]) -> None:
-        """Raise ConfigError unless the repository has all of these files."""
-        if missing := [name for name in names if name not in self.files]:
-            raise ConfigError(
-                f"{self.name} has no {' and no '.join(missing)}, so it is not a base model. Pass the repository of an "
-                "XTTS-v2 base model with --repo."
-            )
-
-
-def require_space(folder: Path, size_bytes: int) -> None:
-    """Raise DiskFullError unless there is space for this many bytes on the disk of a folder, which may not exist."""
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < size_bytes:
-        raise DiskFullError(
-            f"The disk of {folder} is full: {size_bytes / 1e6:,.0f} MB are needed, and {free / 1e6:,.0f} MB are free. "
-            "Free up disk space, or choose a different disk, then run the command again."
-        )
 
 
 def _git_digest(content: bytes) -> str:

@@ -1,0 +1,1 @@
+"""Read repositories on the Hugging Face Hub: models and data sets."""
