@@ -92,8 +92,8 @@ def test_a_locked_folder_is_waited_for(tmp_path, caplog):
 
         other = threading.Thread(target=wait)
         other.start()
-        while "Waiting." not in caplog.text:
-            assert other.is_alive()
+        other.join(0.2)
+        assert caplog.messages == [" > Waiting."]
         assert not done
     other.join()
     assert done == [True]
