@@ -3,14 +3,14 @@
     python benchmarks/long_recordings.py OUTPUT_FOLDER --download --aligner CTC_FOLDER
 
 benchmarks/whisper_ctc.py trains CTC_FOLDER. Clips that it was not trained on are joined to an hour of Czech (a game's
-dialogues) and half an hour each of Spanish and Bulgarian (words and short sentences), with pauses of 0.3 to 3 s, noise
+dialogues) and half an hour each of French and Bulgarian (words and short sentences), with pauses of 0.3 to 3 s, noise
 and music. Each recording goes through `xtts-extend make-dataset` with three texts:
 
 - transcript: what is spoken, as paragraphs;
 - subtitles: cues 2 s late, and up to 1.5 s more or less; some split, some merged;
 - damaged: 10 % of the utterances are missing, 10 % added, 5 % replaced, and 5 % swapped with a neighbor.
 
---aligner may be repeated: NAME=VALUE, such as whisper=whisper_words:align_LANGUAGE, where LANGUAGE becomes cs, es or
+--aligner may be repeated: NAME=VALUE, such as whisper=whisper_words:align_LANGUAGE, where LANGUAGE becomes cs, fr or
 bg. A data set is made again if OUTPUT_FOLDER/LANGUAGE/TEXT/ALIGNER is missing; --judge-only makes none.
 
 Prints a table, writes OUTPUT_FOLDER/long_recordings.json, and exits with 1 if a command failed or --aligner's first
@@ -49,7 +49,7 @@ from truth_recordings import (
 )
 
 #: File name and sample rate of each language's recording.
-_FILES = {"cs": ("recording.mp3", 48000), "es": ("recording.ogg", 22050), "bg": ("recording.flac", 44100)}
+_FILES = {"cs": ("recording.mp3", 48000), "fr": ("recording.ogg", 22050), "bg": ("recording.flac", 44100)}
 _TEXTS = {"transcript": "transcript.txt", "subtitles": "subtitles.srt", "damaged": "damaged.txt"}
 _LEAST_EXACT, _MOST_SPLIT, _LEAST_KEPT = 0.98, 0.005, 0.80
 #: Every n-th clip is not in the recording; the sentences are added to texts.

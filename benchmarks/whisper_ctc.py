@@ -4,7 +4,7 @@
     python benchmarks/whisper_ctc.py make-dataset … --aligner OUTPUT_FOLDER
 
 MMS is an encoder that heard many languages, with an output for letters. So is this: the encoder of Whisper base,
-trained further on less than an hour of a game's Czech dialogues, eight minutes each of Bulgarian and Spanish, and on
+trained further on less than an hour of a game's Czech dialogues, eight minutes each of Bulgarian and French, and on
 Dutch, Russian, Belarusian and Romanian; see human_data.py for the Debian packages. It does not hear the recordings that
 `is_held_out` names, nor half of the music: benchmarks/long_recordings.py tests with those. Its letters are a to z and
 the apostrophe, as uroman writes them.
@@ -56,8 +56,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 BLANK, UNKNOWN = 0, 1
 RATE = 16000
 #: How many recordings are made of each language's clips; each has every clip once.
-_RECORDINGS = {"cs": 3, "bg": 6, "es": 6, "nl": 1, "ru_reader": 1, "ru": 1, "be": 1, "ro": 1}
-_TESTS = {"cs": 30, "bg": 30, "es": 30}
+_RECORDINGS = {"cs": 3, "bg": 6, "fr": 6, "nl": 1, "ru_reader": 1, "ru": 1, "be": 1, "ro": 1}
+_TESTS = {"cs": 30, "bg": 30, "fr": 30}
 _LONGEST_S = 24.0
 _BATCH_S = 48.0
 #: The output learns on its own first, from some of the stretches, while the encoder stays as Whisper made it: trained

@@ -111,9 +111,9 @@ def align_cs(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
     return align(audio, rate, words, "cs")
 
 
-def align_es(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
-    """Return the time of each Spanish word."""
-    return align(audio, rate, words, "es")
+def align_fr(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
+    """Return the time of each French word."""
+    return align(audio, rate, words, "fr")
 
 
 def align_bg(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
@@ -126,9 +126,9 @@ def recognize_cs(audio: Samples, rate: int) -> str:
     return recognize(audio, rate, "cs")
 
 
-def recognize_es(audio: Samples, rate: int) -> str:
-    """Return what Whisper hears in Spanish."""
-    return recognize(audio, rate, "es")
+def recognize_fr(audio: Samples, rate: int) -> str:
+    """Return what Whisper hears in French."""
+    return recognize(audio, rate, "fr")
 
 
 def recognize_bg(audio: Samples, rate: int) -> str:
