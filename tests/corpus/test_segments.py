@@ -69,6 +69,11 @@ def test_an_unknown_sound_in_a_pause_is_in_no_clip() -> None:
     assert (first.end_s, second.start_s) == pytest.approx((2.25, 2.5 + 0.2 + 0.5 - 0.2))
 
 
+def test_words_that_are_too_short_are_not_joined_across_an_unknown_sound() -> None:
+    assert spans(cut("a. | b.", word_s=0.3)) == [(0, 2, None)]
+    assert spans(cut("a. | ~ ~ | b.", word_s=0.3)) == [(0, 1, Uncut.TOO_SHORT), (1, 2, Uncut.TOO_SHORT)]
+
+
 def test_a_short_sound_in_a_pause_may_be_the_end_of_a_word() -> None:
     assert spans(cut("a b. | ~ | c d.")) == [(0, 4, None)]
     # The longer part of the pause counts, so that the sound stays with the first word.

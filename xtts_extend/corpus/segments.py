@@ -107,11 +107,11 @@ def cut_run(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudnes
     came_from = [0] * len(pauses)
     for end, after in enumerate(pauses[1:], start=1):
         for start in range(end - 1, -1, -1):
+            if start < end - 1 and pauses[start + 1].is_broken:
+                break
             before = pauses[start]
             length_s = after.clip_end_s - before.clip_start_s
-            is_clip = SHORTEST_CLIP_S <= length_s <= LONGEST_S and not any(
-                pause.is_broken for pause in pauses[start + 1 : end]
-            )
+            is_clip = SHORTEST_CLIP_S <= length_s <= LONGEST_S
             if length_s > LONGEST_S and start < end - 1:
                 break
             cost = best[start] + (_clip_cost(pauses[start : end + 1]) if is_clip else _PER_LOST_S * (1 + length_s))
