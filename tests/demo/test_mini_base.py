@@ -16,7 +16,7 @@ from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.demo import mini_base as module
 from xtts_extend.demo.griffin_lim import codes_to_audio, mels_to_audio
-from xtts_extend.demo.mini_base import cached_mini_base, make_mini_base
+from xtts_extend.demo.mini_base import Quality, cached_mini_base, make_mini_base
 from xtts_extend.demo.mini_vocabulary import write_vocabulary
 from xtts_extend.demo.texts import sentences
 from xtts_extend.errors import ConfigError, VocabularyError
@@ -186,6 +186,7 @@ def test_invalid_vocabulary(tmp_path, content):
         {"channels": 100, "heads": 3},
         {"channels": 20, "heads": 2},
         {"steps": -1},
+        {"quality": Quality.HIGH},
     ],
 )
 def test_invalid_sizes(tmp_path, sizes):
@@ -250,8 +251,8 @@ def train(folder: Path, sentences: int, codes: int) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SENTENCES", sentences)
         patch.setattr(module, "AUDIO_CODES", codes)
-        patch.setattr(module, "_DVAE_UTTERANCES", 2 * sentences)
-        patch.setattr(module, "_DECODER_STEPS", 2)
+        patch.setattr(module, "DVAE_UTTERANCES", 2 * sentences)
+        patch.setattr(module, "DECODER_STEPS", dict.fromkeys(Quality, 2))
         return make_mini_base(folder / "ሞዴል base", **SMALL, steps=2, progress=False)
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import shutil
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from TTS.tts.models.xtts import Xtts
 import xtts_extend
 from xtts_extend.data.audio import load_audio
 from xtts_extend.demo import texts
-from xtts_extend.demo.mini_dvae import log_mels, mel_statistics, train_dvae
+from xtts_extend.demo.mini_dvae import log_mels, mel_statistics, set_cepstral_encoder, train_dvae
 from xtts_extend.demo.mini_vocabulary import write_vocabulary
 from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS, make_corpus
 from xtts_extend.errors import ConfigError
@@ -54,8 +55,18 @@ UNTRAINED_MEL_SCALE = 5.0
 #: Number of sentences per language that the base is trained on.
 SENTENCES = 400
 #: Number of utterances that the DVAE is trained on, across all languages. Twenty minutes of speech is enough.
-_DVAE_UTTERANCES = 300
-_DECODER_STEPS = 80
+DVAE_UTTERANCES = 300
+
+
+class Quality(Enum):
+    """What the codes of a trained base keep: in `HIGH` quality more of the words."""
+
+    STANDARD = "standard"
+    HIGH = "high"
+
+
+#: Number of training steps for the DVAE's decoder.
+DECODER_STEPS = {Quality.STANDARD: 80, Quality.HIGH: 300}
 
 
 def make_mini_base(
@@ -66,6 +77,7 @@ def make_mini_base(
     channels: int = 128,
     heads: int = 2,
     steps: int = 0,
+    quality: Quality = Quality.STANDARD,
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
@@ -79,6 +91,7 @@ def make_mini_base(
         heads: Number of attention heads.
         steps: Number of batches that the GPT is trained on, after the DVAE has been trained. Both are trained on
             English and Spanish speech from espeak-ng. With 0, nothing is trained and no speech is needed.
+        quality: How well the DVAE keeps words. A trained base only.
         seed: Random seed. The same arguments give the same weights.
         progress: Show progress bars on stderr.
 
@@ -86,12 +99,18 @@ def make_mini_base(
         The folder.
 
     Raises:
-        ConfigError: `output` exists and is not an empty folder, or the sizes do not make a valid network.
+        ConfigError: `output` exists and is not an empty folder, the sizes do not make a valid network, or the quality
+            of an untrained base is high.
         VocabularyError: `vocab` is not an XTTS vocabulary.
         LanguageError: `steps` is not 0, and `vocab` has no tag for English or Spanish.
         MachineError: The disk is full or not writable, or espeak-ng is needed but missing.
     """
     _require_sizes(layers, channels, heads, steps)
+    if quality is Quality.HIGH and not steps:
+        raise ConfigError(
+            "High quality needs a trained base, because an untrained one has no speech to compute codes from. Set the "
+            "number of training steps with --steps."
+        )
     if vocab is not None:
         load_vocabulary(vocab)
     with atomic_folder(Path(output)) as folder, torch.random.fork_rng(devices=[]):
@@ -105,7 +124,7 @@ def make_mini_base(
         work = folder / "work"
         if steps:
             manifests = _speak_corpora(work, seed, progress)
-            mel_stats = _train_dvae(dvae, _recordings(manifests), seed, progress)
+            mel_stats = _train_dvae(dvae, _recordings(manifests), quality, seed, progress)
         _save(dvae.state_dict(), folder / "dvae.pth")
         _save(mel_stats, folder / "mel_stats.pth")
         torch.manual_seed(seed)
@@ -197,11 +216,14 @@ def _recordings(manifests: dict[str, Path]) -> list[Path]:
     return sorted(file for manifest in manifests.values() for file in (manifest.parent / "wavs").iterdir())
 
 
-def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], seed: int, progress: bool) -> Tensor:
+def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], quality: Quality, seed: int, progress: bool) -> Tensor:
     """Train the DVAE in place and return the mel statistics [80]."""
-    mels = log_mels(random.Random(seed).sample(recordings, _DVAE_UTTERANCES))
+    mels = log_mels(random.Random(seed).sample(recordings, DVAE_UTTERANCES))
     mel_stats = mel_statistics(mels)
-    report = train_dvae(dvae, mels / mel_stats[:, None], decoder_steps=_DECODER_STEPS, progress=progress)
+    mels /= mel_stats[:, None]
+    if quality is Quality.HIGH:
+        set_cepstral_encoder(dvae, mels, mel_stats)
+    report = train_dvae(dvae, mels, decoder_steps=DECODER_STEPS[quality], progress=progress)
     logger.info(
         " > The DVAE uses %d of %d codes, and its reconstruction loses %.0f%% of the variance of the mels.",
         report.codes_used,
