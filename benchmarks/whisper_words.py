@@ -10,23 +10,17 @@ joined.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soxr
-from truth_recordings import Span, measure_pauses
+from truth_judge import letters
 
 _RATE = 16000
-_FRAME_S = 0.02
-#: How far from the edge of a word a pause may be that belongs there, in seconds.
-_NEAR_S = 0.4
-#: The geometric mean of the probabilities of a Czech text's tokens is 0.05 to 0.25 if it is what is spoken, and up to
-#: 0.012 if not. To the power of this, 0.5 lies between the two.
-_SCORE_POWER = 0.2
 
 Samples = npt.NDArray[np.float32]
 WordTime = tuple[float, float, float]
@@ -39,71 +33,77 @@ def _model() -> Any:
     return WhisperModel(os.environ["WHISPER_FOLDER"], device="cpu", compute_type="int8", cpu_threads=1)
 
 
+def _segments(audio: Samples, rate: int, language: str, *, word_timestamps: bool) -> list[Any]:
+    samples = soxr.resample(audio, rate, _RATE)
+    options = {"beam_size": 1, "condition_on_previous_text": False, "word_timestamps": word_timestamps}
+    segments, _ = _model().transcribe(samples, language=language, **options)
+    return list(segments)
+
+
 def recognize(audio: Samples, rate: int, language: str) -> str:
     """Return what Whisper hears."""
-    samples = soxr.resample(audio, rate, _RATE)
-    segments, _ = _model().transcribe(samples, language=language, beam_size=1, condition_on_previous_text=False)
-    return " ".join(segment.text.strip() for segment in segments)
+    return " ".join(segment.text.strip() for segment in _segments(audio, rate, language, word_timestamps=False))
 
 
 def align(audio: Samples, rate: int, words: Sequence[str], language: str) -> list[WordTime]:
-    """Return the time of each word by Whisper's attention while it reads the text, and a score from its probability.
+    """Return the time of each word in what Whisper hears, matched letter by letter.
 
-    Whisper hears up to 30 s at once: the words of longer audio have the score 0.
+    The score is the share of a word's letters that Whisper hears, times Whisper's own probability. Words that it does
+    not hear share the time between their neighbors, with the score 0.
     """
-    from faster_whisper.audio import pad_or_trim
-    from faster_whisper.tokenizer import Tokenizer
-
-    duration_s = len(audio) / rate
-    if duration_s > 30:
-        return [
-            (duration_s * index / len(words), duration_s * (index + 1) / len(words), 0.0) for index in range(len(words))
-        ]
-    model = _model()
-    tokenizer = Tokenizer(model.hf_tokenizer, True, task="transcribe", language=language)
-    tokens = [tokenizer.encode(f" {word}") for word in words]
-    features = model.feature_extractor(soxr.resample(audio, rate, _RATE))
-    (result,) = model.model.align(
-        model.encode(pad_or_trim(features)),
-        tokenizer.sot_sequence,
-        [[token for word in tokens for token in word]],
-        [features.shape[-1]],
-    )
-    frame_of = dict(reversed(result.alignments))
-    first_tokens = np.cumsum([0, *map(len, tokens)]).tolist()
-    edges = [min(frame_of.get(token, 1500) * _FRAME_S, duration_s) for token in first_tokens]
-    spans = at_pauses(np.maximum.accumulate(edges).tolist(), measure_pauses(audio, rate), duration_s)
-    scores = [
-        float(np.exp(_SCORE_POWER * np.mean(np.log(np.maximum(result.text_token_probs[first:last], 1e-6)))))
-        for first, last in itertools.pairwise(first_tokens)
+    heard = [
+        (letters(word.word), word.start, word.end, word.probability)
+        for segment in _segments(audio, rate, language, word_timestamps=True)
+        for word in segment.words
     ]
-    return [(start_s, end_s, score) for (start_s, end_s), score in zip(spans, scores, strict=True)]
+    return match_words(words, heard, len(audio) / rate)
 
 
-def at_pauses(edges_s: Sequence[float], spoken: tuple[Span, tuple[Span, ...]] | None, duration_s: float) -> list[Span]:
-    """Return the start and end of each word, where a pause near an edge between words is in neither of them.
+def match_words(
+    words: Sequence[str], heard: Sequence[tuple[str, float, float, float]], duration_s: float
+) -> list[WordTime]:
+    """Return the start, end and score of each word.
 
     Args:
-        edges_s: The start of each word and the end of the last one, in seconds.
-        spoken: What `measure_pauses` returns.
-        duration_s: Length of the audio in seconds.
+        words: The words that are spoken.
+        heard: The letters, start, end and probability of each word that a recognizer hears.
+        duration_s: Length of the audio.
     """
-    pause_at: dict[int, Span] = {}
-    if spoken is not None:
-        (first_s, last_s), pauses = spoken
-        for start_s, end_s in ((0.0, first_s), *pauses, (last_s, duration_s)):
-            distances = [max(start_s - edge_s, edge_s - end_s, 0.0) for edge_s in edges_s]
-            nearest = int(np.argmin(distances))
-            before_s, after_s = pause_at.get(nearest, (0.0, 0.0))
-            if distances[nearest] <= _NEAR_S and end_s - start_s > after_s - before_s:
-                pause_at[nearest] = (start_s, end_s)
-    pauses_s = [pause_at.get(index, (edge_s, edge_s)) for index, edge_s in enumerate(edges_s)]
-    spans, earliest = [], 0.0
-    for (_, start_s), (end_s, _) in itertools.pairwise(pauses_s):
-        start_s = max(earliest, start_s)
-        earliest = max(start_s, end_s)
-        spans.append((start_s, earliest))
-    return spans
+    # The start, end and probability of each letter that is heard.
+    times = [
+        (start + (end - start) * number / len(word), start + (end - start) * (number + 1) / len(word), probability)
+        for word, start, end, probability in heard
+        for number in range(len(word))
+    ]
+    spoken = [letters(word) for word in words]
+    matcher = SequenceMatcher(None, "".join(spoken), "".join(word for word, *_ in heard), autojunk=False)
+    match = {a + number: b + number for a, b, size in matcher.get_matching_blocks() for number in range(size)}
+    found: list[WordTime | None] = []
+    position = 0
+    for word in spoken:
+        matched = [times[match[index]] for index in range(position, position + len(word)) if index in match]
+        position += len(word)
+        if matched:
+            score = len(matched) / len(word) * float(np.mean([probability for *_, probability in matched]))
+            found.append((matched[0][0], matched[-1][1], min(1.0, max(0.0, score))))
+        else:
+            found.append(None)
+    return _filled(found, duration_s)
+
+
+def _filled(found: Sequence[WordTime | None], duration_s: float) -> list[WordTime]:
+    """Return times in order, where words without one share the gap between their neighbors."""
+    result: list[WordTime] = []
+    for index, word in enumerate(found):
+        before = result[-1][1] if result else 0.0
+        if word is None:
+            known = next((later for later in range(index, len(found)) if found[later] is not None), None)
+            after = duration_s if known is None else max(before, found[known][0])  # type: ignore[index]
+            step = (after - before) / ((len(found) if known is None else known) - index + 1)
+            word = (before, before + step, 0.0)
+        start = min(max(word[0], before), duration_s)
+        result.append((start, min(max(word[1], start), duration_s), word[2]))
+    return result
 
 
 def align_cs(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:

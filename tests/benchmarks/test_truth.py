@@ -31,7 +31,7 @@ from truth_recordings import (
     write_transcript,
     write_utterances,
 )
-from whisper_words import at_pauses
+from whisper_words import match_words
 
 RATE = 16000
 #: "Good day, world." has a pause after the comma.
@@ -177,8 +177,11 @@ def test_as_spoken_has_every_utterance() -> None:
     assert [part.text for part in as_spoken(UTTERANCES).parts] == [one.text for one in UTTERANCES]
 
 
-def test_pauses_near_the_edges_of_words_are_in_no_word() -> None:
-    spoken = ((0.3, 2.9), ((1.0, 1.5), (1.6, 1.7), (2.3, 2.4)))
-    # The longest pause near an edge counts; that at 2.35 s is too far from both edges around it.
-    assert at_pauses([0.2, 1.2, 2.85], spoken, 3.0) == [(0.3, 1.0), (1.5, 2.9)]
-    assert at_pauses([0.0, 1.0, 2.0], None, 2.0) == [(0.0, 1.0), (1.0, 2.0)]
+def test_words_of_a_recognizer_give_times_to_the_words_of_the_text() -> None:
+    heard = [("ahoj", 1.0, 1.8, 0.9), ("svete", 2.0, 3.0, 0.5)]
+    times = match_words(["Ahoj,", "ty", "můj", "světe!"], heard, 5.0)
+    assert times[0] == pytest.approx((1.0, 1.8, 0.9))
+    assert times[3] == pytest.approx((2.0, 3.0, 0.4))
+    assert [score for *_, score in times[1:3]] == [0, 0]
+    assert 1.8 <= times[1][0] <= times[1][1] <= times[2][0] <= times[2][1] <= 2.0
+    assert match_words(["nic"], [], 2.0) == [(0.0, 1.0, 0.0)]
