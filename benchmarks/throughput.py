@@ -5,8 +5,8 @@
 
 `speed`: coqui's recipe with several settings and ours train the same model on the same recordings, each in its own
 process. They take turns of a few steps, so that other load on the machine affects all of them. With --alone, only one
-process exists at a time: 30 layers × 1024 need up to 12 GB each. Ours trains with the
-voice side frozen, as a run with new tokens does; coqui's trains it. `curves`: coqui's forward pass in float32 and ours
+process exists at a time: 30 layers × 1024 need up to 13 GB each. Ours trains with the voice side frozen, as a run with
+new tokens does; coqui's trains it. `curves`: coqui's forward pass in float32 and ours
 with its defaults make the same 200 updates, both with the voice side frozen. The speech is made with espeak-ng, with
 utterance lengths as in LJ Speech. All read the recordings without FFmpeg.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import statistics
 import subprocess
@@ -207,7 +208,14 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(folder, args.layers, args.channels)
+    # In a process of its own, whose memory is free afterwards.
+    preparation = multiprocessing.get_context("spawn").Process(
+        target=prepare, args=(folder, args.layers, args.channels)
+    )
+    preparation.start()
+    preparation.join()
+    if preparation.exitcode:
+        sys.exit(preparation.exitcode)
     for name in args.tables:
         if name == "speed":
             speed(folder, args.batch, args.contestants, Turns(args.steps, args.turns, args.alone))
