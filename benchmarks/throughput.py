@@ -5,10 +5,10 @@
 
 `speed`: coqui's recipe with several settings and ours train the same model on the same recordings, each in its own
 process. They take turns of a few steps, so that other load on the machine affects all of them. With --alone, only one
-process exists at a time: 30 layers × 1024 need up to 13 GB each. Ours trains with the voice side frozen, as a run with
-new tokens does; coqui's trains it. `curves`: coqui's forward pass in float32 and ours
-with its defaults make the same 200 updates, both with the voice side frozen. The speech is made with espeak-ng, with
-utterance lengths as in LJ Speech. All read the recordings without FFmpeg.
+process exists at a time: 30 layers × 1024 need up to 13 GB each. Ours trains with the voice side frozen, as a run
+with new tokens does; coqui's trains it. `curves`: coqui's forward pass in float32 and ours with its defaults make the
+same 200 updates, both with the voice side frozen. The speech is made with espeak-ng, with utterance lengths as in LJ
+Speech. All read the recordings without FFmpeg.
 """
 
 from __future__ import annotations
