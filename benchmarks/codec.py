@@ -12,7 +12,6 @@ benchmarks/whisper_words.py. Files in the output folder are reused.
 from __future__ import annotations
 
 import argparse
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,7 @@ from xtts_extend.data.audio import load_audio
 from xtts_extend.data.manifest import read_manifests
 from xtts_extend.demo import texts
 from xtts_extend.demo.griffin_lim import codes_to_audio, mels_to_audio
-from xtts_extend.demo.mini_base import AUDIO_CODES, DECODER_STEPS, DVAE_UTTERANCES, SENTENCES, Quality
-from xtts_extend.demo.mini_dvae import log_mels, mel_statistics, set_cepstral_encoder, train_dvae
+from xtts_extend.demo.mini_base import AUDIO_CODES, SENTENCES, Quality, make_codes
 from xtts_extend.demo.speech import SAMPLE_RATE, make_corpus
 from xtts_extend.files import atomic_write
 from xtts_extend.model.codec import make_dvae
@@ -93,12 +91,7 @@ def make(folder: Path, training: Sequence[Path], quality: Quality) -> MadeDvae:
     dvae = make_dvae(AUDIO_CODES)
     if not file.is_file():
         start = time.process_time()
-        mels = log_mels(random.Random(0).sample(training, DVAE_UTTERANCES))
-        mel_stats = mel_statistics(mels)
-        mels /= mel_stats[:, None]
-        if quality is Quality.HIGH:
-            set_cepstral_encoder(dvae, mels, mel_stats)
-        print(train_dvae(dvae, mels, decoder_steps=DECODER_STEPS[quality]), flush=True)
+        mel_stats = make_codes(dvae, training, quality, seed=0)
         made = {"dvae": dvae.state_dict(), "mel_stats": mel_stats, "cpu_s": time.process_time() - start}
         with atomic_write(file) as opened:
             torch.save(made, opened)

@@ -91,7 +91,7 @@ def fleurs(path: Path, sentences: Sequence[str | None], start: int = 0, without_
     columns = {
         "id": list(range(count)),
         "num_samples": [9600] * count,
-        "path": [f"/root/{row}.wav" for row in range(count)],
+        "path": [f"/corpus/{row}.wav" for row in range(count)],
         "audio": pa.array(cells, AUDIO),
         "transcription": pa.array(sentences, pa.string()),
         "raw_transcription": pa.array([None if text is None else f"{text}።" for text in sentences], pa.string()),

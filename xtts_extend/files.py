@@ -64,6 +64,13 @@ def _digest(path: Path, algorithm: str, *identity: int) -> str:
     return digest.hexdigest()
 
 
+def size_of(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder, in bytes; 0 if there is neither."""
+    if path.is_dir():
+        return sum(Path(parent, name).stat().st_size for parent, _, names in os.walk(path) for name in names)
+    return path.stat().st_size if path.exists() else 0
+
+
 def write_error(what: str, error: OSError, advice: str) -> MachineError:
     """Return the error for a file that could not be written.
 

@@ -73,7 +73,7 @@ def test_the_layout_of_fleurs(tmp_path: Path) -> None:
     assert convert(tmp_path, ["a.parquet", "b.parquet"], tmp_path / "out") == ["a.parquet", "b.parquet"]
     lines = (tmp_path / "out" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == {
-        "audio_file": "clips/0000-a/000001.wav", "id": 0, "num_samples": 9600, "path": "/root/0.wav",
+        "audio_file": "clips/0000-a/000001.wav", "id": 0, "num_samples": 9600, "path": "/corpus/0.wav",
         "transcription": "ሰላም", "raw_transcription": "ሰላም።", "gender": "male", "lang_id": "am_et",
         "language": "Amharic", "lang_group_id": 4,
     }  # fmt: skip

@@ -251,8 +251,8 @@ def train(folder: Path, sentences: int, codes: int) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SENTENCES", sentences)
         patch.setattr(module, "AUDIO_CODES", codes)
-        patch.setattr(module, "DVAE_UTTERANCES", 2 * sentences)
-        patch.setattr(module, "DECODER_STEPS", dict.fromkeys(Quality, 2))
+        patch.setattr(module, "_DVAE_UTTERANCES", 2 * sentences)
+        patch.setattr(module, "_DECODER_STEPS", dict.fromkeys(Quality, 2))
         return make_mini_base(folder / "ሞዴል base", **SMALL, steps=2, progress=False)
 
 

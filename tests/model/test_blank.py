@@ -72,7 +72,7 @@ def test_conditioning_slices_have_coquis_spectrogram(mini_base, perceiver):
     sizes = sizes if perceiver else {"n_fft": 4096, "hop_length": 1024, "win_length": 4096}
     sound = torch.randn(1, 22050, generator=torch.Generator().manual_seed(1))
     expected = wav_to_mel_cloning(sound, mel_norms=spectrogram.mel_norms, sample_rate=22050, **sizes)
-    assert torch.allclose(spectrogram(sound), expected)
+    assert torch.equal(spectrogram(sound), expected)
 
 
 def test_the_dvae_has_the_weights_of_its_file(mini_base, tmp_path):

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from xtts_extend.errors import DataError
-from xtts_extend.files import require_space, write_error
+from xtts_extend.files import require_space, size_of, write_error
 from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
@@ -234,7 +234,7 @@ class _Unpacking:
                 "archive of recordings does. Check where it comes from."
             )
         # A resumed unpacking already takes some of the space.
-        needed = total - self._unpacked_bytes if name else total - _size_of(self._folder)
+        needed = total - self._unpacked_bytes if name else total - size_of(self._folder)
         require_space(self._folder, needed, what)
 
     def _write(self, member: _Member) -> None:
@@ -282,7 +282,3 @@ def _zip_name(member: zipfile.ZipInfo) -> str:
         return member.filename.encode("cp437").decode("utf-8")
     except UnicodeError:
         return member.filename
-
-
-def _size_of(folder: Path) -> int:
-    return sum(Path(parent, name).stat().st_size for parent, _, names in os.walk(folder) for name in names)

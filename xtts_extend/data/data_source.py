@@ -21,7 +21,7 @@ from xtts_extend.data.parquet_set import MANIFEST, choose_parquet_split, convert
 from xtts_extend.data.resumable_download import download
 from xtts_extend.data.source_spec import DataSource, SourceKind, parquet_files
 from xtts_extend.errors import DataError
-from xtts_extend.files import atomic_write, cache_folder, file_digest, locked_folder, require_space
+from xtts_extend.files import atomic_write, cache_folder, file_digest, locked_folder, require_space, size_of
 
 logger = logging.getLogger("trainer")
 
@@ -164,7 +164,7 @@ def _fetch_from_hub(source: DataSource, folder: Path, data: Path, progress: bool
         sum(sizes) / 1e9,
     )
     # Each file is removed once it is converted.
-    needed = sum(sizes) + max(sizes, default=0) - _size_of(folder)
+    needed = sum(sizes) + max(sizes, default=0) - size_of(folder)
     require_space(folder, needed, str(source))
 
     def fetch(name: str) -> Path:
@@ -253,7 +253,3 @@ def _describe_license(record: SourceRecord, data: Path) -> str:
     if stated:
         return f"License: {', '.join(stated)}."
     return "Its license is not stated in the data; look it up where the data set is published."
-
-
-def _size_of(folder: Path) -> int:
-    return sum(Path(parent, name).stat().st_size for parent, _, names in os.walk(folder) for name in names)

@@ -14,7 +14,7 @@ from pathlib import Path
 import requests
 
 from xtts_extend.errors import DataError, MachineError
-from xtts_extend.files import atomic_write, file_digest, require_space, write_error
+from xtts_extend.files import atomic_write, file_digest, require_space, size_of, write_error
 from xtts_extend.progress import with_progress
 
 logger = logging.getLogger("trainer")
@@ -101,33 +101,33 @@ def _fetch(url: str, part: Path, state_file: Path, shown: str, progress: bool) -
     """Download until the part is the whole file, and return what the server said about it."""
     failures = 0
     while True:
-        before = _size(part)
+        before = size_of(part)
         try:
             state = _fetch_rest(url, part, state_file, shown, progress)
             if state is None:
                 continue
-            if state.size_bytes is None or _size(part) == state.size_bytes:
+            if state.size_bytes is None or size_of(part) == state.size_bytes:
                 return state
             # The server closed the connection too early.
             error: Exception | None = None
         except _TRANSIENT as caught:
             error = caught
-        failures = 0 if _size(part) > before else failures + 1
+        failures = 0 if size_of(part) > before else failures + 1
         if failures >= _ATTEMPTS:
             if error is not None:
                 raise error
             raise MachineError(
-                f"{shown} ends after {_size(part):,} bytes, before its end. Run the command again to continue; if that "
-                "does not help, the file on the server is damaged."
+                f"{shown} ends after {size_of(part):,} bytes, before its end. Run the command again to continue; if "
+                "that does not help, the file on the server is damaged."
             )
-        logger.warning(" ! The connection to %s was interrupted after %.1f MB. Retrying.", shown, _size(part) / 1e6)
+        logger.warning(" ! The connection to %s was interrupted after %.1f MB. Retrying.", shown, size_of(part) / 1e6)
         time.sleep(_BETWEEN_ATTEMPTS_S * failures)
 
 
 def _fetch_rest(url: str, part: Path, state_file: Path, shown: str, progress: bool) -> _State | None:
     """Request what is missing and append it to the part. Return None if the part was of no use and was removed."""
     known = _read_state(state_file)
-    start = _size(part)
+    start = size_of(part)
     if known is None or not known.version:
         start = 0
     headers = {"User-Agent": "xtts_extend", "Accept-Encoding": "identity"}
@@ -220,10 +220,6 @@ def _read_state(file: Path) -> _State | None:
     except (OSError, ValueError, TypeError):
         # Without it, the download starts again.
         return None
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def _reason(error: requests.RequestException, url: str, shown: str) -> str:

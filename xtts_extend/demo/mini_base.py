@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import shutil
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ UNTRAINED_MEL_SCALE = 5.0
 #: Number of sentences per language that the base is trained on.
 SENTENCES = 400
 #: Number of utterances that the DVAE is trained on, across all languages. Twenty minutes of speech is enough.
-DVAE_UTTERANCES = 300
+_DVAE_UTTERANCES = 300
 
 
 class Quality(Enum):
@@ -66,7 +67,7 @@ class Quality(Enum):
 
 
 #: Number of training steps for the DVAE's decoder.
-DECODER_STEPS = {Quality.STANDARD: 80, Quality.HIGH: 300}
+_DECODER_STEPS = {Quality.STANDARD: 80, Quality.HIGH: 300}
 
 
 def make_mini_base(
@@ -124,7 +125,7 @@ def make_mini_base(
         work = folder / "work"
         if steps:
             manifests = _speak_corpora(work, seed, progress)
-            mel_stats = _train_dvae(dvae, _recordings(manifests), quality, seed, progress)
+            mel_stats = make_codes(dvae, _recordings(manifests), quality, seed, progress)
         _save(dvae.state_dict(), folder / "dvae.pth")
         _save(mel_stats, folder / "mel_stats.pth")
         torch.manual_seed(seed)
@@ -216,14 +217,16 @@ def _recordings(manifests: dict[str, Path]) -> list[Path]:
     return sorted(file for manifest in manifests.values() for file in (manifest.parent / "wavs").iterdir())
 
 
-def _train_dvae(dvae: DiscreteVAE, recordings: list[Path], quality: Quality, seed: int, progress: bool) -> Tensor:
-    """Train the DVAE in place and return the mel statistics [80]."""
-    mels = log_mels(random.Random(seed).sample(recordings, DVAE_UTTERANCES))
+def make_codes(
+    dvae: DiscreteVAE, recordings: Sequence[Path], quality: Quality, seed: int, progress: bool = True
+) -> Tensor:
+    """Train an untrained DVAE in place on some of the recordings, and return the mel statistics [80]."""
+    mels = log_mels(random.Random(seed).sample(recordings, _DVAE_UTTERANCES))
     mel_stats = mel_statistics(mels)
     mels /= mel_stats[:, None]
     if quality is Quality.HIGH:
         set_cepstral_encoder(dvae, mels, mel_stats)
-    report = train_dvae(dvae, mels, decoder_steps=DECODER_STEPS[quality], progress=progress)
+    report = train_dvae(dvae, mels, decoder_steps=_DECODER_STEPS[quality], progress=progress)
     logger.info(
         " > The DVAE uses %d of %d codes, and its reconstruction loses %.0f%% of the variance of the mels.",
         report.codes_used,

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from xtts_extend.errors import ConfigError, MachineError
-from xtts_extend.files import atomic_write, require_creatable, require_space
+from xtts_extend.files import atomic_write, require_creatable, require_space, size_of
 from xtts_extend.hub_client.access import XTTS_LICENCE, XTTS_LICENCE_ID, XTTS_REPOSITORY
 from xtts_extend.hub_client.repository import Repository
 from xtts_extend.setup.base import FILES
@@ -99,7 +99,7 @@ def download_base(repository: Repository, licence: Licence, output: Path, report
         with FileLock(output / ".lock").acquire(timeout=0):
             missing = [name for name in names if not _is_complete(repository, name, output, report)]
             files = {name: repository.files[name] for name in missing}
-            here = {name: _size(file.partial(output / name)) for name, file in files.items()}
+            here = {name: size_of(file.partial(output / name)) for name, file in files.items()}
             needed = sum(max(0, file.size_bytes - here[name]) for name, file in files.items())
             require_space(output, needed, repository.name)
             if licence.file:
@@ -130,7 +130,3 @@ def _is_complete(repository: Repository, name: str, output: Path, report: Callab
         return True
     report(f"{output / name} differs from the file in {repository.name}, so it is downloaded again.")
     return False
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
