@@ -15,6 +15,7 @@ from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
 from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.demo import mini_base as module
+from xtts_extend.demo.dvae_speech import DvaeSpeech
 from xtts_extend.demo.griffin_lim import codes_to_audio, mels_to_audio
 from xtts_extend.demo.mini_base import Quality, cached_mini_base, make_mini_base
 from xtts_extend.demo.mini_vocabulary import write_vocabulary
@@ -23,6 +24,7 @@ from xtts_extend.errors import ConfigError, VocabularyError
 from xtts_extend.model.blank import BlankWeights
 from xtts_extend.model.codec import make_dvae
 from xtts_extend.setup.base import check_base
+from xtts_extend.speech.speaking import load_model
 
 FILES = ["config.json", "dvae.pth", "mel_stats.pth", "model.pth", "speakers_xtts.pth", "vocab.json"]
 SMALL = {"layers": 1, "channels": 16, "heads": 2}
@@ -313,6 +315,28 @@ def test_dvae_uses_its_codes_and_decodes_them(trained_base, tmp_path):
     audio = codes_to_audio(codes[:64], trained, stats, iterations=4)
     assert audio.shape == (64 * 1024 - 256,)
     assert torch.isfinite(audio).all()
+
+
+def test_dvae_speech_is_what_the_gpt_generates(trained_base, monkeypatch):
+    xtts, speech = load_model(trained_base), DvaeSpeech(trained_base)
+    latents = load(trained_base / "speakers_xtts.pth")["anna"]["gpt_cond_latent"]
+    generated = torch.tensor([[5, 9, 7, 300, 1025, 1025]])
+    asked = {}
+
+    def generate(**arguments):
+        asked.update(arguments, random=torch.rand(1))
+        return generated
+
+    monkeypatch.setattr(xtts.gpt, "generate", generate)
+    audio = speech.speak(xtts, "Hello.", "en", latents, seed=3)
+    assert audio.shape == (4 * 1024 - 256,)
+    assert torch.equal(audio, speech.decode(generated[0, :4]))
+    assert asked["text_inputs"].tolist() == [xtts.tokenizer.encode("Hello.", "en")]
+    assert torch.equal(asked["cond_latents"], latents)
+    assert torch.equal(asked["random"], torch.rand(1, generator=torch.Generator().manual_seed(3)))
+    # A model that says nothing: one code has no length in Griffin-Lim.
+    generated = torch.tensor([[5, 1025]])
+    assert torch.equal(speech.speak(xtts, "Hello.", "en", latents), torch.zeros(1))
 
 
 def test_griffin_lim_reconstructs_the_mels():

@@ -22,18 +22,16 @@ from rich.console import Console
 from rich.table import Table
 
 import xtts_extend
-from xtts_extend.checkpoint.inspect import load_pickled
 from xtts_extend.checkpoint.store import load_checkpoint
 from xtts_extend.data.audio import load_audio, save_wav
 from xtts_extend.data.check import check_samples
 from xtts_extend.data.manifest import read_manifests, write_manifest
 from xtts_extend.demo import texts
-from xtts_extend.demo.griffin_lim import codes_to_audio
+from xtts_extend.demo.dvae_speech import DvaeSpeech
 from xtts_extend.demo.mini_base import SENTENCES, cached_mini_base
 from xtts_extend.demo.plot import draw_losses
 from xtts_extend.demo.speech import make_corpus
 from xtts_extend.errors import CheckFailed, ConfigError, XttsExtendError
-from xtts_extend.model.codec import make_dvae
 from xtts_extend.model.embedding import TOKEN_TENSORS
 from xtts_extend.model.gpt_trainer import xtts_weights
 from xtts_extend.model.voice import REFERENCE_RATE, make_voice
@@ -185,7 +183,11 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
     steps.begin("8. Speak")
     voice = manifests["train"].parent / "wavs" / f"{LANGUAGE}_00000.wav"
     spoken = speak_to_file(model, LANGUAGE, [voice], SENTENCE, output / "hello.wav", seed=0)
-    griffin_lim_s = _speak_through_dvae(model, base, voice, output / "hello-griffin-lim.wav")
+    # The base's vocoder is untrained, so no words can be heard in it.
+    xtts = load_model(model)
+    latents = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)]).latents
+    decoded = DvaeSpeech(base).speak(xtts, SENTENCE, LANGUAGE, latents)
+    save_wav(output / "hello-griffin-lim.wav", decoded, REFERENCE_RATE)
 
     steps.begin("9. Compare speech in the old languages with the base's, sample by sample")
     equal = compare_waveforms(model, base, voice)
@@ -210,7 +212,7 @@ def _run_steps(output: Path, steps: _Steps) -> dict[str, Any]:
             "language pack": exported["pack_bytes"] / 1e6,
         },
         "spoken_s": spoken["audio_s"],
-        "spoken_griffin_lim_s": griffin_lim_s,
+        "spoken_griffin_lim_s": len(decoded) / REFERENCE_RATE,
         "minutes": (time.monotonic() - start) / 60,
     }
     (output / "report.json").write_text(json.dumps(numbers, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -322,27 +324,6 @@ def _changed_rows(run: Path, base: Path) -> int:
         differs = trained[f"gpt.{name}"][: len(rows)] != rows
         changed += int(differs.reshape(len(rows), -1).any(dim=1).sum())
     return changed
-
-
-def _speak_through_dvae(model: Path, base: Path, voice: Path, output: Path) -> float:
-    """Write speech decoded with the DVAE and Griffin-Lim, and return its duration in seconds.
-
-    The base's vocoder is untrained, so it cannot be used.
-    """
-    xtts = load_model(model)
-    latents = make_voice(xtts, [load_audio(voice, REFERENCE_RATE)]).latents
-    tokens = torch.tensor([xtts.tokenizer.encode(SENTENCE, LANGUAGE)])
-    torch.manual_seed(0)
-    with torch.no_grad(), routed(xtts, LANGUAGE):
-        codes = xtts.gpt.generate(
-            cond_latents=latents, text_inputs=tokens, do_sample=True, top_k=50, top_p=0.85, temperature=0.75
-        )[0]
-    dvae = make_dvae(xtts.args.gpt_num_audio_tokens - 2)
-    dvae.load_state_dict(load_pickled(base / "dvae.pth", map_location="cpu"))
-    mel_stats = load_pickled(base / "mel_stats.pth", map_location="cpu")
-    audio = codes_to_audio(codes[codes < xtts.args.gpt_start_audio_token], dvae.eval(), mel_stats)
-    save_wav(output, audio, REFERENCE_RATE)
-    return len(audio) / REFERENCE_RATE
 
 
 def compare_waveforms(model: Path, base: Path, voice: Path) -> dict[str, bool]:
