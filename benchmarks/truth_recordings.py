@@ -22,9 +22,11 @@ import soxr
 Samples = npt.NDArray[np.float32]
 Span = tuple[float, float]
 
-#: Energy below the loud parts of speech at which there is none, and the shortest pause inside an utterance. Closures of
-#: plosives are shorter.
-_QUIET_DB, _PAUSE_S = 25.0, 0.08
+#: There is no speech where the energy is this far below the loud parts or, in noisy recordings, no further above the
+#: quietest parts, but never where it is nearer to the loud parts than the third number.
+_QUIET_DB, _NOISE_DB_ABOVE, _LEAST_QUIET_DB = 25.0, 4.0, 12.0
+#: The shortest pause inside an utterance. Closures of plosives are shorter.
+_PAUSE_S = 0.08
 _HOP_S = 0.01
 _PAUSES_S = (0.3, 3.0)
 _MUSIC_EVERY_S, _MUSIC_S = 240.0, (6.0, 20.0)
@@ -96,7 +98,9 @@ def measure_pauses(samples: Samples, rate: int) -> tuple[Span, tuple[Span, ...]]
     power = np.square(samples[: frames * hop].astype(np.float64)).reshape(frames, hop).mean(1)
     level = 10 * np.log10(np.convolve(power, np.ones(3) / 3, "same") + 1e-12)
     loud = float(np.quantile(level, 0.95))
-    (spoken,) = np.nonzero(level > loud - _QUIET_DB)
+    noise = float(np.quantile(level, 0.05))
+    quiet = min(max(loud - _QUIET_DB, noise + _NOISE_DB_ABOVE), loud - _LEAST_QUIET_DB)
+    (spoken,) = np.nonzero(level > quiet)
     if loud < -60 or not len(spoken):
         return None
     edges = np.flatnonzero(np.diff(spoken) > round(_PAUSE_S / _HOP_S))

@@ -118,6 +118,17 @@ def test_measure_pauses_ignores_silence_around_and_closures() -> None:
     assert measure_pauses(np.zeros(RATE, np.float32), RATE) is None
 
 
+def test_measure_pauses_finds_pauses_in_noise() -> None:
+    samples = np.concatenate([np.zeros(RATE // 5, np.float32), tone(0.5, 0.2, 0.4, 0.3)])
+    samples += 0.03 * np.random.default_rng(0).standard_normal(len(samples), dtype=np.float32)
+    measured = measure_pauses(samples, RATE)
+    assert measured is not None
+    assert measured[0] == pytest.approx((0.2, 1.3), abs=0.021)
+    assert measured[1] == (pytest.approx((0.7, 0.9), abs=0.021),)
+    # There is no pause in speech that is equally loud throughout.
+    assert measure_pauses(tone(0.5), RATE) == (pytest.approx((0.0, 0.5), abs=0.021), ())
+
+
 def test_recording_has_the_utterances_where_the_truth_says(tmp_path: Path) -> None:
     for number in range(3):
         soundfile.write(tmp_path / f"{number}.wav", tone(0.3 + 0.1 * number, 0.1), RATE)
