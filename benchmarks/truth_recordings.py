@@ -32,6 +32,8 @@ _PAUSES_S = (0.3, 3.0)
 _MUSIC_EVERY_S, _MUSIC_S = 240.0, (6.0, 20.0)
 #: Stretches of about a minute have noise at one of these levels below the speech, or none.
 _NOISE_S, _NOISE_DB = 60.0, (None, None, 20.0, 30.0)
+#: Number of clips from which the level of the speech is measured.
+_MEASURED_CLIPS = 50
 #: Level of the quiet hiss under everything: a recording has no digital silence.
 _HISS = 3e-4
 #: Subtitles: constant offset, largest deviation from it.
@@ -132,8 +134,9 @@ def make_recording(
         generator: Decides the order, the pauses and the noise.
     """
     utterances: list[Utterance] = []
+    level = _speech_level(clips, rate)
     with soundfile.SoundFile(file, "w", samplerate=rate, channels=1) as output:
-        writer = _Writer(output, generator)
+        writer = _Writer(output, level, generator)
         next_music = _MUSIC_EVERY_S
         for index in generator.permutation(len(clips)):
             if writer.seconds > minutes * 60:
@@ -159,11 +162,23 @@ def make_recording(
     return utterances
 
 
+def _speech_level(clips: Sequence[tuple[Path, str]], rate: int) -> float:
+    """Return the root mean square of the speech in some of the clips."""
+    powers = []
+    for path, _ in clips[:: max(1, len(clips) // _MEASURED_CLIPS)]:
+        samples = load_samples(path, rate)
+        if measured := measure_pauses(samples, rate):
+            start_s, end_s = measured[0]
+            powers.append(float(np.square(samples[round(start_s * rate) : round(end_s * rate)]).mean()))
+    return float(np.sqrt(np.mean(powers))) if powers else 0.0
+
+
 class _Writer:
     """Writes parts of a recording one after the other, with hiss and changing noise."""
 
-    def __init__(self, output: soundfile.SoundFile, generator: np.random.Generator) -> None:
+    def __init__(self, output: soundfile.SoundFile, speech_level: float, generator: np.random.Generator) -> None:
         self._output = output
+        self._speech_level = speech_level
         self._generator = generator
         self._written = 0
         self._noise, self._noise_until = 0.0, 0.0
@@ -175,7 +190,7 @@ class _Writer:
     def write(self, samples: Samples) -> None:
         if self.seconds >= self._noise_until:
             level = _NOISE_DB[self._generator.integers(len(_NOISE_DB))]
-            self._noise = 0.0 if level is None else 0.08 * 10 ** (-level / 20)
+            self._noise = 0.0 if level is None else self._speech_level * 10 ** (-level / 20)
             self._noise_until = self.seconds + _NOISE_S
         noise = self._generator.standard_normal(len(samples) + 3, dtype=np.float32)
         # The mean of four samples is duller than white noise, as the noise of rooms and fans is.

@@ -13,6 +13,7 @@ import soundfile
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import truth_recordings
 from truth_judge import is_cut, judge, judge_clip, letters
 from truth_recordings import (
     Fate,
@@ -146,6 +147,20 @@ def test_recording_has_the_utterances_where_the_truth_says(tmp_path: Path) -> No
         assert np.abs(samples[round((one.end_s + 0.05) * rate) : round((one.end_s + 0.3) * rate)]).max() < 0.1
     write_utterances(made, tmp_path / "truth.jsonl")
     assert read_utterances(tmp_path / "truth.jsonl") == made
+
+
+@pytest.mark.parametrize("loudness", [1.0, 0.1])
+def test_noise_is_below_the_speech_by_as_much_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loudness: float
+) -> None:
+    monkeypatch.setattr(truth_recordings, "_NOISE_DB", (20.0,))
+    soundfile.write(tmp_path / "clip.wav", loudness * tone(2.0, 0.1), RATE)
+    clips = [(tmp_path / "clip.wav", "Text.")]
+    (one,) = make_recording(clips, [], tmp_path / "long.flac", RATE, 10, np.random.default_rng(0))
+    samples, _ = soundfile.read(tmp_path / "long.flac", dtype="float32")
+    speech = samples[round(one.start_s * RATE) : round(one.end_s * RATE)]
+    pause = samples[round((one.end_s + 0.05) * RATE) :]
+    assert 10 * np.log10(np.square(speech).mean() / np.square(pause).mean()) == pytest.approx(20, abs=0.5)
 
 
 def test_damaged_text_has_the_shares_and_names_what_is_not_spoken(tmp_path: Path) -> None:
