@@ -226,6 +226,17 @@ def test_long_speech_after_the_text_takes_none_of_its_letters(tmp_path: Path) ->
     assert aligned[0].score == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("gap", "frames"), [(20, (3, 30)), (30, (3, 7))], ids=["slow speech", "in speech that the text lacks"]
+)
+def test_a_letter_far_from_its_word_is_not_where_the_word_is(tmp_path: Path, gap: int, frames: tuple[int, int]) -> None:
+    # The last letter of "abc" was found half a second after the others, where "ecd" is spoken.
+    emissions = make_emissions(tmp_path, "---a-bb--" + "-" * (gap - 2) + "ccc-" + "--e-d--")
+    aligned = align_chunk(Chunk(0, 2, 0.0, 0.02 * emissions.frames, False, False), spell("abc ed"), emissions)
+    assert aligned is not None
+    assert (round(aligned[0].start_s / 0.02), round(aligned[0].end_s / 0.02)) == frames
+
+
 def test_torchaudio_takes_a_bad_way_where_two_are_equal() -> None:
     """The reason for `_TIE_BREAK`, which can go once this fails."""
     # The best path is 1, blank, 2, blank, or blank, 1, 2, blank. Both lose 1 before they meet in the third frame.

@@ -22,6 +22,8 @@ _WILDCARD = -0.3
 # Random numbers up to this are added to log probabilities. If two ways to a frame are equally good, `forced_align` of
 # torchaudio 2.11 takes a third one, however bad, and in half precision equal sums are common.
 _TIE_BREAK = 1e-3
+# Longest time in seconds between two letters of a word.
+_LONGEST_APART_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +190,25 @@ def _aligned_words(
             middle_s = (first_frame + (end + following) / 2) * stride_s
             yield AlignedWord(index, middle_s, middle_s, 0.0)
             continue
-        start, end = spans[used].start, spans[used + size - 1].end
+        found = spans[used : used + size]
+        said = _together(found, _LONGEST_APART_S / stride_s)
+        start, end = found[0].start, said[-1].end
         used += size
         # Letters that were heard between two words count against the first of them.
-        last = spans[used].start if used < len(spans) else end
+        last = spans[used].start if used < len(spans) else found[-1].end
         loss = float(losses[last] - losses[start]) / size
-        yield AlignedWord(index, (first_frame + start) * stride_s, (first_frame + end) * stride_s, float(np.exp(-loss)))
+        begin_s, end_s = ((first_frame + frame) * stride_s for frame in (said[0].start, end))
+        yield AlignedWord(index, begin_s, end_s, float(np.exp(-loss)))
+
+
+def _together(spans: Sequence[Any], most_apart: float) -> Sequence[Any]:
+    """Return the spans of a word's letters, or the largest part of them if some are further apart than letters can be.
+
+    If there is speech beside a word that is not in the text, its first or last letters may be found there.
+    """
+    edges = [number for number in range(1, len(spans)) if spans[number].start - spans[number - 1].end > most_apart]
+    parts = [spans[first:last] for first, last in itertools.pairwise([0, *edges, len(spans)])]
+    return max(parts, key=len)
 
 
 def join_chunks(plan: Plan, aligned: Iterable[list[AlignedWord] | None]) -> Alignment:
