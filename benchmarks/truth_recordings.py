@@ -163,14 +163,15 @@ def make_recording(
 
 
 def _speech_level(clips: Sequence[tuple[Path, str]], rate: int) -> float:
-    """Return the root mean square of the speech in some of the clips."""
-    powers = []
+    """Return the median, over some of the clips, of the root mean square of their speech."""
+    levels = []
     for path, _ in clips[:: max(1, len(clips) // _MEASURED_CLIPS)]:
         samples = load_samples(path, rate)
         if measured := measure_pauses(samples, rate):
             start_s, end_s = measured[0]
-            powers.append(float(np.square(samples[round(start_s * rate) : round(end_s * rate)]).mean()))
-    return float(np.sqrt(np.mean(powers))) if powers else 0.0
+            speech = samples[round(start_s * rate) : round(end_s * rate)]
+            levels.append(float(np.sqrt(np.square(speech).mean())))
+    return float(np.median(levels)) if levels else 0.0
 
 
 class _Writer:

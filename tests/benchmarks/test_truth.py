@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_recording_has_the_utterances_where_the_truth_says(tmp_path: Path) -> No
     soundfile.write(tmp_path / "music.wav", tone(3.0), RATE)
     clips = [(tmp_path / f"{number}.wav", f"Text {number}.") for number in range(3)]
     generator = np.random.default_rng(0)
-    made = make_recording(clips, [tmp_path / "music.wav"], tmp_path / "long.flac", 22050, 10, generator)
+    made = make_recording(clips, [tmp_path / "music.wav"], tmp_path / "long.flac", 22050, math.inf, generator)
     samples, rate = soundfile.read(tmp_path / "long.flac", dtype="float32")
     assert {one.text for one in made} == {"Text 0.", "Text 1.", "Text 2."}
     for one in made:
@@ -156,7 +157,7 @@ def test_noise_is_below_the_speech_by_as_much_as_it_says(
     monkeypatch.setattr(truth_recordings, "_NOISE_DB", (20.0,))
     soundfile.write(tmp_path / "clip.wav", loudness * tone(2.0, 0.1), RATE)
     clips = [(tmp_path / "clip.wav", "Text.")]
-    (one,) = make_recording(clips, [], tmp_path / "long.flac", RATE, 10, np.random.default_rng(0))
+    (one,) = make_recording(clips, [], tmp_path / "long.flac", RATE, math.inf, np.random.default_rng(0))
     samples, _ = soundfile.read(tmp_path / "long.flac", dtype="float32")
     speech = samples[round(one.start_s * RATE) : round(one.end_s * RATE)]
     pause = samples[round((one.end_s + 0.05) * RATE) :]
