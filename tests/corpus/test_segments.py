@@ -152,3 +152,20 @@ def test_no_word_is_lost_or_repeated() -> None:
         count = sum(item != "|" for item in items)
         assert [segment.first for segment in segments] == [0, *(segment.last for segment in segments[:-1])]
         assert segments[-1].last == count
+
+
+def test_a_long_pause_is_as_quiet_as_its_own_noise() -> None:
+    generator = np.random.default_rng(0)
+
+    def noise(seconds: float, level_db: float) -> np.ndarray:
+        return level_db + generator.uniform(-1.5, 1.5, round(seconds / STEP_S))
+
+    word, quieter = noise(0.8, -28), noise(4, -70)
+    silent = Loudness(np.concatenate([quieter, word, noise(9, -57), word, quieter]))
+    assert silent.quiet_stretches(4.8, 13.8, 0.12) == [pytest.approx((4.8, 13.8), abs=0.02)]
+    # Speech that the text lacks is still found.
+    spoken = Loudness(np.concatenate([quieter, word, noise(4, -57), word, noise(4.2, -57), word, quieter]))
+    assert spoken.quiet_stretches(4.8, 13.8, 0.12) == [
+        pytest.approx((4.8, 8.8), abs=0.02),
+        pytest.approx((9.6, 13.8), abs=0.02),
+    ]

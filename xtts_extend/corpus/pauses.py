@@ -20,6 +20,9 @@ _FLOOR = 1e-5
 # Quiet means below this share of the way, in dB, from the quietest to the loudest part of the surroundings.
 _QUIET_SHARE = 0.35
 _SURROUNDINGS_S = 4.0
+# Of a stretch that is longer than twice this, only its start and its end are part of its surroundings. It is as quiet
+# as this percentile of it, even if its surroundings are quieter.
+_INSIDE_S, _NOISE_PERCENTILE = 1.0, 20
 
 
 class Quiet(NamedTuple):
@@ -65,10 +68,16 @@ class Loudness:
         first, last = max(0, round(start_s / STEP_S)), min(len(self._levels), round(end_s / STEP_S))
         if last <= first:
             return []
-        around = round(_SURROUNDINGS_S / STEP_S)
-        low, high = np.percentile(self._levels[max(0, first - around) : last + around], (5, 95))
-        quiet = self._levels[first:last] < low + _QUIET_SHARE * (high - low)
-        edges = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
-        stretches = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        around, inside = round(_SURROUNDINGS_S / STEP_S), round(_INSIDE_S / STEP_S)
+        stretch, begin, end = self._levels[first:last], max(0, first - around), last + around
+        # In a long stretch, the rest would leave speech too small a part, and may have noise that is not around it.
+        edges = [self._levels[begin : first + inside], self._levels[last - inside : end]]
+        is_long = len(stretch) > 2 * inside
+        low, high = np.percentile(np.concatenate(edges) if is_long else self._levels[begin:end], (5, 95))
+        if is_long:
+            low = max(low, np.percentile(stretch, _NOISE_PERCENTILE))
+        quiet = stretch < low + _QUIET_SHARE * (high - low)
+        borders = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
+        stretches = zip(borders[::2].tolist(), borders[1::2].tolist(), strict=True)
         shortest = round(shortest_s / STEP_S)
         return [Quiet((first + a) * STEP_S, (first + b) * STEP_S) for a, b in stretches if b - a >= shortest]
