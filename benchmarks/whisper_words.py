@@ -106,31 +106,7 @@ def _filled(found: Sequence[WordTime | None], duration_s: float) -> list[WordTim
     return result
 
 
-def align_cs(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
-    """Return the time of each Czech word."""
-    return align(audio, rate, words, "cs")
-
-
-def align_fr(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
-    """Return the time of each French word."""
-    return align(audio, rate, words, "fr")
-
-
-def align_bg(audio: Samples, rate: int, words: Sequence[str]) -> list[WordTime]:
-    """Return the time of each Bulgarian word."""
-    return align(audio, rate, words, "bg")
-
-
-def recognize_cs(audio: Samples, rate: int) -> str:
-    """Return what Whisper hears in Czech."""
-    return recognize(audio, rate, "cs")
-
-
-def recognize_fr(audio: Samples, rate: int) -> str:
-    """Return what Whisper hears in French."""
-    return recognize(audio, rate, "fr")
-
-
-def recognize_bg(audio: Samples, rate: int) -> str:
-    """Return what Whisper hears in Bulgarian."""
-    return recognize(audio, rate, "bg")
+align_cs, align_fr, align_bg = (functools.partial(align, language=code) for code in ("cs", "fr", "bg"))
+recognize_cs, recognize_fr, recognize_bg, recognize_en, recognize_es, recognize_it, recognize_am = (
+    functools.partial(recognize, language=code) for code in ("cs", "fr", "bg", "en", "es", "it", "am")
+)
