@@ -18,7 +18,7 @@ def make_run(timeline: str, word_s: float = 0.5) -> tuple[list[AlignedWord], lis
     """Return words in time, from a line such as "a b, c. | d": words, and | for a pause of half a second.
 
     There is a second of silence before and after. Words without | between them follow each other without a pause.
-    Each ~ is 0.1 s of sound that belongs to no word.
+    Each ~ is 0.1 s of sound that belongs to no word, and each - is 0.1 s of silence.
     """
     run, words = [], []
     levels = [_SILENCE_DB] * 100
@@ -26,8 +26,8 @@ def make_run(timeline: str, word_s: float = 0.5) -> tuple[list[AlignedWord], lis
         if item == "|":
             levels += [_SILENCE_DB] * 50
             continue
-        if item == "~":
-            levels += [_SPEECH_DB] * 10
+        if item in "~-":
+            levels += [_SPEECH_DB if item == "~" else _SILENCE_DB] * 10
             continue
         start_s = len(levels) * STEP_S
         levels += [_SPEECH_DB] * round(word_s / STEP_S)
@@ -51,6 +51,11 @@ def spans(segments: list[Segment]) -> list[tuple[int, int, Uncut | None]]:
 def test_sentences_are_cut_at_their_ends() -> None:
     sentence = "a b c d e f | g h i j k. | "
     assert spans(cut(sentence * 3)) == [(0, 11, None), (11, 22, None), (22, 33, None)]
+
+
+def test_the_closure_of_a_consonant_is_no_pause() -> None:
+    assert spans(cut("a b c d e f g h. | i j k l m n o p.")) == [(0, 8, None), (8, 16, None)]
+    assert spans(cut("a b c d e f g h. - i j k l m n o p.")) == [(0, 16, None)]
 
 
 def test_edges_lie_in_the_pauses() -> None:

@@ -70,11 +70,11 @@ class Loudness:
             return []
         around, inside = round(_SURROUNDINGS_S / STEP_S), round(_INSIDE_S / STEP_S)
         stretch, begin, end = self._levels[first:last], max(0, first - around), last + around
-        # In a long stretch, the rest would leave speech too small a part, and may have noise that is not around it.
-        edges = [self._levels[begin : first + inside], self._levels[last - inside : end]]
-        is_long = len(stretch) > 2 * inside
-        low, high = np.percentile(np.concatenate(edges) if is_long else self._levels[begin:end], (5, 95))
-        if is_long:
+        low, high = np.percentile(self._levels[begin:end], (5, 95))
+        if len(stretch) > 2 * inside:
+            # The rest would leave speech too small a part, and may have noise that is not around it.
+            edges = np.concatenate([self._levels[begin : first + inside], self._levels[last - inside : end]])
+            low, high = np.percentile(edges, (5, 95))
             low = max(low, np.percentile(stretch, _NOISE_PERCENTILE))
         quiet = stretch < low + _QUIET_SHARE * (high - low)
         borders = np.flatnonzero(np.diff(quiet.astype(np.int8), prepend=0, append=0))
