@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from mini_runs import newest, table
-from mini_speech import Judges, recordings, speak_all, through_codes, voice_references
+from mini_speech import judge, recordings, speak_all, through_codes, voice_references
 from retention_data import copy_with, newest_weights, only_run, slices
 
 from xtts_extend.demo import texts
 from xtts_extend.demo.dvae_speech import DvaeSpeech
 from xtts_extend.demo.mini_base import Quality, make_mini_base
 from xtts_extend.demo.speech import make_corpus
+from xtts_extend.files import atomic_write
 from xtts_extend.model.codec import Codec
 from xtts_extend.recipes import find_recipe
 from xtts_extend.setup.base import config_for_base
@@ -106,8 +107,8 @@ def train(folder: Folder, steps: int, minutes: float) -> int:
     return int(newest(only_run(folder.runs)).stem.rpartition("_")[2])
 
 
-def judge(folder: Folder, judges: Judges) -> dict[str, dict[str, Any]]:
-    """Return what the judges find in the base's speech, by language."""
+def judge_base(folder: Folder, asr: str) -> dict[str, dict[str, Any]]:
+    """Return what the recognizer hears in the base's speech, by language."""
     shutil.rmtree(folder.base, ignore_errors=True)
     copy_with(folder.raw, newest_weights(folder.runs), folder.base)
     xtts, speech = load_model(folder.base), DvaeSpeech(folder.base)
@@ -115,7 +116,7 @@ def judge(folder: Folder, judges: Judges) -> dict[str, dict[str, Any]]:
     for language in texts.BASE_LANGUAGES:
         sentences = unseen(language)
         spoken = speak_all(xtts, speech, sentences, language, voice_references(folder.manifest(language, "train")))
-        found[language] = asdict(judges.judge(spoken, sentences, language))
+        found[language] = asdict(judge(asr, spoken, sentences, language))
     return found
 
 
@@ -124,15 +125,21 @@ def unseen(language: str) -> list[str]:
     return texts.sentences(language, _TRAIN + _VAL + _UNSEEN)[-_UNSEEN:]
 
 
-def limits(folder: Folder, judges: Judges) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return what the judges find in the recordings, and in the recordings' codes."""
+def limits(folder: Folder, asr: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what the recognizer hears in the recordings, and in the recordings' codes."""
     speech, codec = DvaeSpeech(folder.raw), Codec.load(config_for_base(folder.raw))
     found: dict[str, dict[str, dict[str, Any]]] = {"recordings": {}, "their codes": {}}
     for language in texts.BASE_LANGUAGES:
         audios = recordings(folder.manifest(language, "unseen"), _UNSEEN)
         for name, spoken in (("recordings", audios), ("their codes", through_codes(speech, codec, audios))):
-            found[name][language] = asdict(judges.judge(spoken, unseen(language), language))
+            found[name][language] = asdict(judge(asr, spoken, unseen(language), language))
     return found
+
+
+def save(state: dict[str, Any], file: Path) -> None:
+    """Write what was found so far; an interruption leaves the file as it was."""
+    with atomic_write(file) as opened:
+        opened.write(json.dumps(state, indent=1).encode())
 
 
 def row_of(name: str, steps: str, found: dict[str, dict[str, Any]]) -> list[str]:
@@ -151,18 +158,20 @@ def main() -> None:
     args = parser.parse_args()
     folder = Folder(args.output.absolute())
     folder.prepare()
-    judges = Judges(args.asr, None, [])
     file = folder.path / "understood.json"
     state = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"minutes": 0.0, "curve": []}
     if "limits" not in state:
-        state["limits"] = limits(folder, judges)
+        state["limits"] = limits(folder, args.asr)
+        save(state, file)
     while state["minutes"] < args.minutes and (not state["curve"] or state["curve"][-1]["steps"] < args.steps):
         start = time.monotonic()
         steps = train(folder, args.steps, min(args.segment, args.minutes - state["minutes"]))
         state["minutes"] += (time.monotonic() - start) / 60
-        found = judge(folder, judges)
+        # Minutes count even if the judgment is interrupted.
+        save(state, file)
+        found = judge_base(folder, args.asr)
         state["curve"].append({"minutes": state["minutes"], "steps": steps, "found": found})
-        file.write_text(json.dumps(state, indent=1), encoding="utf-8")
+        save(state, file)
         print(" | ".join(row_of(f"{state['minutes']:.0f} min", str(steps), found)), flush=True)
     rows = [
         [

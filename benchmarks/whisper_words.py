@@ -107,6 +107,6 @@ def _filled(found: Sequence[WordTime | None], duration_s: float) -> list[WordTim
 
 
 align_cs, align_fr, align_bg = (functools.partial(align, language=code) for code in ("cs", "fr", "bg"))
-recognize_cs, recognize_fr, recognize_bg, recognize_en, recognize_es, recognize_it, recognize_am = (
-    functools.partial(recognize, language=code) for code in ("cs", "fr", "bg", "en", "es", "it", "am")
+recognize_cs, recognize_fr, recognize_bg, recognize_en, recognize_es = (
+    functools.partial(recognize, language=code) for code in ("cs", "fr", "bg", "en", "es")
 )
