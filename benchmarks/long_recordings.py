@@ -3,8 +3,9 @@
     python benchmarks/long_recordings.py OUTPUT_FOLDER --download --aligner CTC_FOLDER
 
 benchmarks/train_whisper_ctc.py trains CTC_FOLDER. Clips that it was not trained on are joined to an hour of Czech (a
-game's dialogues) and 20 minutes each of French and Bulgarian (words and short sentences), with pauses of 0.3 to 3 s,
-noise and music. Each recording goes through `xtts-extend make-dataset` with three texts:
+game's dialogues), of French and of Bulgarian (words and short sentences), with pauses of 0.3 to 3 s, noise and music.
+There are 22 minutes of French and Bulgarian, pauses included; stretches of music or silence, 6 to 60 s long, make up
+the hour, and `--minutes inf` leaves them out. Each recording goes through `xtts-extend make-dataset` with three texts:
 
 - transcript: what is spoken, as paragraphs;
 - subtitles: cues 2 s late, and up to 1.5 s more or less; some split, some merged;

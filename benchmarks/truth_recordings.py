@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ _PAUSE_S = 0.08
 _HOP_S = 0.01
 _PAUSES_S = (0.3, 3.0)
 _MUSIC_EVERY_S, _MUSIC_S = 240.0, (6.0, 20.0)
+#: Length of a stretch of music, or of none, that makes a recording of too few clips longer.
+_INTERLUDE_S = (6.0, 60.0)
 #: Stretches of about a minute have noise at one of these levels below the speech, or none.
 _NOISE_S, _NOISE_DB = 60.0, (None, None, 20.0, 30.0)
 #: Number of clips from which the level of the speech is measured.
@@ -125,12 +128,15 @@ def make_recording(
 ) -> list[Utterance]:
     """Write clips in random order until a recording is long enough, and return what is spoken in it.
 
+    There are pauses between the clips, and music now and then. If there are too few clips, minutes without speech make
+    up for them, in stretches of 6 to 60 s, half of them with music.
+
     Args:
         clips: Recordings and their texts. Each is used once at most.
         music: Files to take music from.
         file: File to write, in the format that its name ends in.
         rate: Sample rate in Hz.
-        minutes: Length at which the recording ends.
+        minutes: Length at which the recording ends; infinite for all clips, however long they take.
         generator: Decides the order, the pauses and the noise.
     """
     utterances: list[Utterance] = []
@@ -138,7 +144,7 @@ def make_recording(
     with soundfile.SoundFile(file, "w", samplerate=rate, channels=1) as output:
         writer = _Writer(output, level, generator)
         next_music = _MUSIC_EVERY_S
-        for index in generator.permutation(len(clips)):
+        for number, index in enumerate(generator.permutation(len(clips)), start=1):
             if writer.seconds > minutes * 60:
                 break
             path, text = clips[index]
@@ -153,12 +159,16 @@ def make_recording(
             utterances.append(Utterance(begin + start_s, begin + end_s, text, inside))
             writer.pause(generator.uniform(*_PAUSES_S))
             if music and writer.seconds > next_music:
-                piece = load_samples(music[generator.integers(len(music))], rate)
-                length = round(rate * generator.uniform(*_MUSIC_S))
-                first = int(generator.integers(max(1, len(piece) - length)))
-                writer.write(_faded(piece[first : first + length], rate))
+                writer.write(_some_music(music, rate, generator.uniform(*_MUSIC_S), generator))
                 writer.pause(generator.uniform(*_PAUSES_S))
                 next_music += _MUSIC_EVERY_S
+            if math.isfinite(minutes) and writer.seconds + _INTERLUDE_S[1] / 2 < 60 * minutes * number / len(clips):
+                length_s = generator.uniform(*_INTERLUDE_S)
+                if music and generator.random() < 0.5:
+                    writer.write(_some_music(music, rate, length_s, generator))
+                else:
+                    writer.pause(length_s)
+                writer.pause(generator.uniform(*_PAUSES_S))
     return utterances
 
 
@@ -208,6 +218,14 @@ def load_samples(path: Path, rate: int) -> Samples:
     """Return a recording as mono audio at a sample rate, float32 [samples]."""
     samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
     return soxr.resample(samples.mean(1), own_rate, rate)
+
+
+def _some_music(files: Sequence[Path], rate: int, duration_s: float, generator: np.random.Generator) -> Samples:
+    """Return a stretch of one of the files, which becomes louder and softer at its ends, float32 [samples]."""
+    piece = load_samples(files[generator.integers(len(files))], rate)
+    length = round(rate * duration_s)
+    first = int(generator.integers(max(1, len(piece) - length)))
+    return _faded(piece[first : first + length], rate)
 
 
 def _faded(samples: Samples, rate: int) -> Samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,22 @@ def test_noise_is_below_the_speech_by_as_much_as_it_says(
     speech = samples[round(one.start_s * RATE) : round(one.end_s * RATE)]
     pause = samples[round((one.end_s + 0.05) * RATE) :]
     assert 10 * np.log10(np.square(speech).mean() / np.square(pause).mean()) == pytest.approx(20, abs=0.5)
+
+
+@pytest.mark.parametrize("music", [(), ("music.wav",)])
+def test_minutes_without_speech_make_up_for_too_few_clips(tmp_path: Path, music: Sequence[str]) -> None:
+    soundfile.write(tmp_path / "clip.wav", tone(0.5, 0.1), RATE)
+    soundfile.write(tmp_path / "music.wav", tone(70.0), RATE)
+    clips = [(tmp_path / "clip.wav", "Text.")] * 40
+    files = [tmp_path / name for name in music]
+    made = make_recording(clips, files, tmp_path / "long.flac", RATE, 5, np.random.default_rng(0))
+    assert len(made) == 40
+    assert soundfile.info(tmp_path / "long.flac").duration == pytest.approx(300, abs=35)
+    gaps = [following.start_s - one.end_s for one, following in itertools.pairwise(made)]
+    # Pauses stay as short as they were: the time is in a few long stretches, from beginning to end.
+    assert sum(gap > 6 for gap in gaps) < 10
+    assert max(gaps) < 68
+    assert made[20].start_s == pytest.approx(150, abs=35)
 
 
 def test_damaged_text_has_the_shares_and_names_what_is_not_spoken(tmp_path: Path) -> None:
