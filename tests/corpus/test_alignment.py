@@ -107,6 +107,22 @@ def test_a_letter_that_was_heard_far_away_is_no_part_of_a_phrase() -> None:
     assert chunk.start_s == pytest.approx(times_s[80 * _WORD_LETTERS + 1] - 4)
 
 
+def test_a_long_pause_inside_a_phrase_divides_it() -> None:
+    words, letters = make_words(160)
+    heard = listen(letters, error_rate=0.0)
+    times_s = heard.times_s.copy()
+    # The sentence of words 80 to 87 is two: "Take lane B. [a minute of music] Turn right." The B was not heard.
+    is_heard = np.ones(len(times_s), dtype=bool)
+    is_heard[82 * _WORD_LETTERS : 83 * _WORD_LETTERS] = False
+    times_s[83 * _WORD_LETTERS :] += 60
+    result = plan(words, letters, Heard(heard.letters[is_heard], times_s[is_heard]))
+    assert result.missing == []
+    before, after = (next(chunk for chunk in result.chunks if chunk.first <= word < chunk.last) for word in (82, 83))
+    assert (before.last, before.ends_open) == (83, True)
+    assert (after.first, after.starts_open) == (83, True)
+    assert after.start_s == pytest.approx(times_s[83 * _WORD_LETTERS] - 4)
+
+
 def test_a_short_word_that_was_heard_elsewhere_stays_with_its_sentence() -> None:
     words, letters = make_words(160)
     first, extra = letters[80], make_words(6, seed=7)[1]

@@ -130,6 +130,15 @@ def test_unfit_clips(rejected, reason, detail):
     assert detail in found[1]
 
 
+def test_a_low_lowest_score_does_not_accept_the_text_of_another_sentence():
+    found = reject_reason(clip(error_rate=0.66), min_score=0.1)
+    assert found == (
+        Reason.ERROR_RATE,
+        "The recognizer's text differs in 66% of the characters; up to 65% is accepted.",
+    )
+    assert reject_reason(clip(error_rate=0.65), min_score=0.1) is None
+
+
 @pytest.mark.parametrize(
     "accepted",
     [

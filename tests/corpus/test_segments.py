@@ -14,11 +14,17 @@ from xtts_extend.corpus.words import Word
 _SPEECH_DB, _SILENCE_DB = -20.0, -70.0
 
 
+def make_word(text: str) -> Word:
+    """Return a word, which ends a sentence or a phrase if its last character is a full stop or a comma."""
+    return Word(text, text.strip("?.,"), " ", text.endswith("."), text.endswith((".", ",")))
+
+
 def make_run(timeline: str, word_s: float = 0.5) -> tuple[list[AlignedWord], list[Word], Loudness]:
     """Return words in time, from a line such as "a b, c. | d": words, and | for a pause of half a second.
 
     There is a second of silence before and after. Words without | between them follow each other without a pause.
-    Each ~ is 0.1 s of sound that belongs to no word, and each - is 0.1 s of silence.
+    Each ~ is 0.1 s of sound that belongs to no word, and each - is 0.1 s of silence. A word that begins with ? was not
+    heard: it has a score of 0, and a time of 0.02 s.
     """
     run, words = [], []
     levels = [_SILENCE_DB] * 100
@@ -30,11 +36,15 @@ def make_run(timeline: str, word_s: float = 0.5) -> tuple[list[AlignedWord], lis
             levels += [_SPEECH_DB if item == "~" else _SILENCE_DB] * 10
             continue
         start_s = len(levels) * STEP_S
+        if item.startswith("?"):
+            # The last word that was heard has a neighbor at once, on whichever side of the pause that is.
+            run.append(AlignedWord(len(run), start_s - 0.03, start_s - 0.01, 0.0))
+            words.append(make_word(item))
+            continue
         levels += [_SPEECH_DB] * round(word_s / STEP_S)
         # A CTC model places the first and last letter a little inside the word.
         run.append(AlignedWord(len(run), start_s + 0.05, start_s + word_s - 0.05, 1.0))
-        ends_sentence = item.endswith(".")
-        words.append(Word(item, item.strip(".,"), " ", ends_sentence, ends_sentence or item.endswith(",")))
+        words.append(make_word(item))
     return run, words, Loudness(np.array(levels + [_SILENCE_DB] * 100, dtype=np.float32))
 
 
@@ -56,6 +66,24 @@ def test_sentences_are_cut_at_their_ends() -> None:
 def test_the_closure_of_a_consonant_is_no_pause() -> None:
     assert spans(cut("a b c d e f g h. | i j k l m n o p.")) == [(0, 8, None), (8, 16, None)]
     assert spans(cut("a b c d e f g h. - i j k l m n o p.")) == [(0, 16, None)]
+
+
+@pytest.mark.parametrize("place", ["?x | i", "| ?x i"])
+def test_a_word_that_was_not_heard_stays_with_its_sentence(place: str) -> None:
+    # Wherever it is found.
+    assert spans(cut(f"a b c d e f g h. {place} j k l m n o p.")) == [(0, 8, None), (8, 17, None)]
+    assert spans(cut(f"a b c d e f g h {place.replace('x', 'x.')} j k l m n o p.")) == [(0, 9, None), (9, 17, None)]
+    # A comma tells as well, if there is no other, and no full stop.
+    line = f"a b c d e f g h i j k l, {place} m n o p q r s t u."
+    assert spans(cut(line)) == [(0, 12, None), (12, len(line.split()) - 1, None)]
+
+
+def test_there_is_no_cut_beside_a_word_of_which_nothing_tells_where_it_is() -> None:
+    words = "a b c d e f g h i j k l"
+    assert [uncut for *_, uncut in spans(cut(f"{words} | {words}."))] == [None, None]
+    assert [uncut for *_, uncut in spans(cut(f"{words} | ?x {words}."))] == [Uncut.TOO_LONG]
+    # A sentence that was not heard may be on either side.
+    assert [uncut for *_, uncut in spans(cut(f"{words}. | ?x. {words}."))] == [Uncut.TOO_LONG]
 
 
 def test_edges_lie_in_the_pauses() -> None:

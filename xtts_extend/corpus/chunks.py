@@ -81,7 +81,7 @@ def plan_chunks(
     ranges = list(_phrases(words, starts))
     least_share = _least_share(ranges, starts, matched)
     missing, kept, found = [], [], 0
-    for first, last in (part for phrase in ranges for part in _split_at_extra(*phrase, starts, matched)):
+    for first, last in (part for phrase in ranges for part in _split_phrase(*phrase, starts, matched, heard)):
         span = slice(starts[first], starts[last])
         heard_range = _heard_range(matched[span], heard, least_share)
         if heard_range is not None:
@@ -140,22 +140,26 @@ def _least_share(ranges: Sequence[tuple[int, int]], starts: npt.NDArray[np.int64
     return max(_LEAST_SHARE, _LEAST_OF_USUAL * usual)
 
 
-def _split_at_extra(first: int, last: int, starts: npt.NDArray[np.int64], matched: Ints) -> Iterator[tuple[int, int]]:
-    """Yield a phrase's words as one part, or as several if other speech was heard between them."""
+def _split_phrase(
+    first: int, last: int, starts: npt.NDArray[np.int64], matched: Ints, heard: Heard
+) -> Iterator[tuple[int, int]]:
+    """Yield a phrase's words as one part, or as several if other speech or a long pause was heard between them."""
     ends = []
-    previous, previous_letter = -1, 0
     total, counted = int((matched[starts[first] : starts[last]] >= 0).sum()), 0
+    # The last letter that was heard, in the text and in what was heard.
+    letter, number = 0, 0
     for index in range(first, last):
         found = np.flatnonzero(matched[starts[index] : starts[index + 1]] >= 0) + starts[index]
         if not len(found):
             continue
-        extra = matched[found[0]] - previous - 1
-        if min(counted, total - counted) >= _LEAST_PART_LETTERS and extra >= _EXTRA_LETTERS + 2 * (
-            found[0] - previous_letter - 1
-        ):
-            ends.append(index)
+        if min(counted, total - counted) >= _LEAST_PART_LETTERS:
+            between = found[0] - letter - 1
+            extra = matched[found[0]] - number - 1
+            pause_s = heard.times_s[matched[found[0]]] - heard.times_s[number]
+            if extra >= _EXTRA_LETTERS + 2 * between or _is_apart(pause_s, between + 1):
+                ends.append(index)
         counted += len(found)
-        previous_letter, previous = int(found[-1]), int(matched[found[-1]])
+        letter, number = int(found[-1]), int(matched[found[-1]])
     yield from zip([first, *ends], [*ends, last], strict=True)
 
 
@@ -170,11 +174,16 @@ def _heard_range(numbers: Ints, heard: Heard, least_share: float) -> tuple[int, 
     return int(first), int(last)
 
 
+def _is_apart(time_s: npt.NDArray[np.float64], letters: Ints) -> npt.NDArray[np.bool_]:
+    """Return whether the time between two letters is too long for what is between them in the text."""
+    return time_s > _LONGEST_GAP_S + _SLOWEST_LETTER_S * letters
+
+
 def _without_strays(places: Ints, numbers: Ints, heard: Heard) -> Ints:
     """Return the places of matched letters in a phrase without those at its ends that were heard far from the rest."""
     times_s = heard.times_s[numbers[places]]
     # Before each place but the first, whether the time since the one before is too long for the letters between them.
-    breaks = np.flatnonzero(np.diff(times_s) > _LONGEST_GAP_S + _SLOWEST_LETTER_S * np.diff(places)) + 1
+    breaks = np.flatnonzero(_is_apart(np.diff(times_s), np.diff(places))) + 1
     parts = np.split(places, breaks)
     return max(parts, key=len)
 

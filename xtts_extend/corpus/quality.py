@@ -15,6 +15,8 @@ from xtts_extend.corpus.words import has_digits
 from xtts_extend.data.audio import count_clipped
 from xtts_extend.data.text_checks import count_letters, plausible_rates
 
+#: Highest character error rate of a recognizer's text. Two unrelated sentences of a language differ in about 0.8.
+HIGHEST_ERROR_RATE = 0.65
 #: Lowest level of the speech relative to the pauses, in dB.
 LOWEST_SIGNAL_TO_NOISE_DB = 10.0
 #: Most clipped samples per second: about one in a thousand at the sample rates of speech.
@@ -108,7 +110,8 @@ def reject_reason(clip: Clip, min_score: float) -> tuple[Reason, str] | None:
 
     Args:
         clip: The clip with its scores.
-        min_score: Lowest score (see `Scores.score`) that is accepted.
+        min_score: Lowest score (see `Scores.score`) that is accepted. A recognizer's text must be better than a certain
+            error rate in any case.
     """
     scores, duration_s = clip.scores, clip.duration_s
     lowest, highest = plausible_rates(clip.text)
@@ -125,10 +128,11 @@ def reject_reason(clip: Clip, min_score: float) -> tuple[Reason, str] | None:
         return Reason.MARKUP, "The text contains |, which separates columns in manifests."
     if scores.alignment is not None and scores.alignment < min_score:
         return Reason.LOW_SCORE, f"The alignment score is {scores.alignment:.2f}; at least {min_score:g} is needed."
-    if scores.score < min_score:
+    highest_error_rate = min(HIGHEST_ERROR_RATE, 1 - min_score)
+    if scores.error_rate is not None and scores.error_rate > highest_error_rate:
         return Reason.ERROR_RATE, (
-            f"The recognizer's text differs in {scores.error_rate:.0%} of the characters; up to {1 - min_score:.0%} is "
-            "accepted."
+            f"The recognizer's text differs in {scores.error_rate:.0%} of the characters; up to "
+            f"{highest_error_rate:.0%} is accepted."
         )
     if scores.characters_per_second > highest:
         return Reason.TOO_FAST, f"{rate}; speech has at most {highest:g}. The text may be of a different part."

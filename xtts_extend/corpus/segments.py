@@ -18,6 +18,8 @@ from xtts_extend.corpus.words import Word
 LONGEST_S = 11.0
 # A cut needs a pause of this length. Stop consonants are silent for up to 0.1 s within a word.
 _SHORTEST_PAUSE_S = 0.12
+# A word with a lower score was hardly heard, so its time says little about which side of a pause it is on.
+_UNHEARD = 0.05
 # Silence that a clip keeps before and after its speech, at most. Speech fades out slowly.
 _BEFORE_S, _AFTER_S = 0.2, 0.3
 # A word's times are exact to about this.
@@ -147,18 +149,39 @@ def _pauses(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudnes
     """Return the possible cuts of a run: before its first word, between words, after its last."""
     last = len(run)
     start_s, end_s = _start_of(run[0], loudness), _end_of(run[-1], loudness)
-    gaps = [(start_s - _REACH_BEFORE_S, start_s + _TOLERANCE_S)]
-    gaps += [(word.end_s - _TOLERANCE_S, after.start_s + _TOLERANCE_S) for word, after in itertools.pairwise(run)]
+    gaps = {0: (start_s - _REACH_BEFORE_S, start_s + _TOLERANCE_S)}
+    heard = [number for number, word in enumerate(run) if word.score >= _UNHEARD]
+    for number, following in itertools.pairwise(heard):
+        cut = _cut_between(number, following, run, words)
+        if cut is not None:
+            gaps[cut] = (run[number].end_s - _TOLERANCE_S, run[following].start_s + _TOLERANCE_S)
     latest_s = end_s + _REACH_AFTER_S
-    gaps += [(end_s - _TOLERANCE_S, latest_s + 2 * _AFTER_S)]
+    gaps[last] = (end_s - _TOLERANCE_S, latest_s + 2 * _AFTER_S)
     pauses = []
-    for number, gap in enumerate(gaps):
+    for number, gap in gaps.items():
         quiet = _joined(loudness.quiet_stretches(*gap, _SHORTEST_PAUSE_S))
         if quiet and (number < last or quiet[0].start_s < latest_s):
             first, final = quiet[-1 if number == 0 else 0], quiet[0 if number == last else -1]
             cost = _cut_cost(words[run[number - 1].index]) if 0 < number < last else 0.0
             pauses.append(_Pause(number, first, final, cost))
     return pauses
+
+
+def _cut_between(heard: int, following: int, run: Sequence[AlignedWord], words: Sequence[Word]) -> int | None:
+    """Return the number of the first word after a pause between two words that were heard one after the other.
+
+    Words between them that were not heard are on the side that punctuation tells. None if it does not.
+    """
+    if following == heard + 1:
+        return following
+    between = [(number + 1, words[run[number].index]) for number in range(heard, following)]
+    for ends in (
+        [number for number, word in between if word.ends_sentence],
+        [number for number, word in between if word.ends_phrase],
+    ):
+        if ends:
+            return ends[0] if len(ends) == 1 else None
+    return None
 
 
 def _start_of(word: AlignedWord, loudness: Loudness) -> float:
