@@ -346,13 +346,13 @@ class RecordingClips:
         loudness = Loudness(loudness_curve(self.flac))
         segments = [segment for run in alignment.runs for segment in cut_run(run, words, loudness)]
         cut = [segment for segment in segments if segment.uncut is None]
-        texts = [join_words(words[segment.first : segment.last]) for segment in cut]
+        spoken = [words[segment.first : segment.last] for segment in cut]
+        texts = list(map(join_words, spoken))
         error_rates = self._error_rates(cut, texts)
         aligned = {word.index: word for run in alignment.runs for word in run}
         clips = []
-        for segment, text, error_rate in zip(cut, texts, error_rates, strict=True):
-            numbers = range(segment.first, segment.last)
-            score = clip_score([aligned[index] for index in numbers], [len(words[index].spoken) for index in numbers])
+        for segment, its_words, text, error_rate in zip(cut, spoken, texts, error_rates, strict=True):
+            score = clip_score([aligned[index] for index in range(segment.first, segment.last)], its_words)
             start_s, end_s = round(segment.start_s, 3), round(segment.end_s, 3)
             clips.append(
                 Clip(

@@ -9,7 +9,7 @@ from enum import Enum
 
 import numpy as np
 
-from xtts_extend.corpus.alignment import AlignedWord
+from xtts_extend.corpus.alignment import UNHEARD, AlignedWord
 from xtts_extend.corpus.clip import SHORTEST_CLIP_S
 from xtts_extend.corpus.pauses import Loudness, Quiet
 from xtts_extend.corpus.words import Word
@@ -18,8 +18,6 @@ from xtts_extend.corpus.words import Word
 LONGEST_S = 11.0
 # A cut needs a pause of this length. Stop consonants are silent for up to 0.1 s within a word.
 _SHORTEST_PAUSE_S = 0.12
-# A word with a lower score was hardly heard, so its time says little about which side of a pause it is on.
-_UNHEARD = 0.05
 # Silence that a clip keeps before and after its speech, at most. Speech fades out slowly.
 _BEFORE_S, _AFTER_S = 0.2, 0.3
 # A word's times are exact to about this.
@@ -150,7 +148,7 @@ def _pauses(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudnes
     last = len(run)
     start_s, end_s = _start_of(run[0], loudness), _end_of(run[-1], loudness)
     gaps = {0: (start_s - _REACH_BEFORE_S, start_s + _TOLERANCE_S)}
-    heard = [number for number, word in enumerate(run) if word.score >= _UNHEARD]
+    heard = [number for number, word in enumerate(run) if word.score >= UNHEARD]
     for number, following in itertools.pairwise(heard):
         cut = _cut_between(number, following, run, words)
         if cut is not None:
