@@ -24,7 +24,7 @@ _BEFORE_S, _AFTER_S = 0.2, 0.3
 _TOLERANCE_S = 0.04
 # How far before the first and after the last word of a run a pause is looked for. CTC models give the last letter of a
 # word when its sound begins, which may last.
-_REACH_BEFORE_S, _REACH_AFTER_S = 0.5, 1.2
+_REACH_BEFORE_S, _REACH_AFTER_S = 0.5, 0.8
 # No word contains a pause of this length.
 _LONGEST_IN_WORD_S = 0.3
 # Quiet stretches closer than this are one pause: between them is a breath, or the release of a stop consonant.
