@@ -23,8 +23,8 @@ _BEFORE_S, _AFTER_S = 0.2, 0.3
 # A word's times are exact to about this.
 _TOLERANCE_S = 0.04
 # How far before the first and after the last word of a run a pause is looked for. CTC models give the last letter of a
-# word when its sound begins, which may last.
-_REACH_BEFORE_S, _REACH_AFTER_S = 0.5, 0.8
+# word when its sound begins, which may last. After a run that ends inside a phrase, more words are spoken.
+_REACH_BEFORE_S, _REACH_AFTER_S, _REACH_INSIDE_S = 0.5, 1.2, 0.5
 # No word contains a pause of this length.
 _LONGEST_IN_WORD_S = 0.3
 # Quiet stretches closer than this are one pause: between them is a breath, or the release of a stop consonant.
@@ -153,7 +153,7 @@ def _pauses(run: Sequence[AlignedWord], words: Sequence[Word], loudness: Loudnes
         cut = _cut_between(number, following, run, words)
         if cut is not None:
             gaps[cut] = (run[number].end_s - _TOLERANCE_S, run[following].start_s + _TOLERANCE_S)
-    latest_s = end_s + _REACH_AFTER_S
+    latest_s = end_s + (_REACH_AFTER_S if words[run[-1].index].ends_phrase else _REACH_INSIDE_S)
     gaps[last] = (end_s - _TOLERANCE_S, latest_s + 2 * _AFTER_S)
     pauses = []
     for number, gap in gaps.items():
