@@ -136,8 +136,8 @@ def test_a_cut_in_a_short_pause_is_in_its_middle() -> None:
     run, words, _ = make_run("a b c d e f g h. i j k l m n o p.")
     levels = np.full(1100, _SPEECH_DB, dtype=np.float32)
     levels[:100] = levels[900:] = _SILENCE_DB
-    # The last 60 ms of one word and the first 60 ms of the next are silent.
-    levels[494:506] = _SILENCE_DB
+    # The last 70 ms of one word and the first 70 ms of the next are silent.
+    levels[493:507] = _SILENCE_DB
     run = [word if word.index != 7 else AlignedWord(7, word.start_s, 4.93, 1.0) for word in run]
     run = [word if word.index != 8 else AlignedWord(8, 5.07, word.end_s, 1.0) for word in run]
     first, second = cut_run(run, words, Loudness(levels))

@@ -17,7 +17,7 @@ from xtts_extend.corpus.words import Word
 #: Longest clip in seconds. XTTS accepts up to 11.6 s in training, which leaves room to move an end by hand.
 LONGEST_S = 11.0
 # A cut needs a pause of this length. Stop consonants are silent for up to 0.1 s within a word.
-_SHORTEST_PAUSE_S = 0.12
+_SHORTEST_PAUSE_S = 0.14
 # Silence that a clip keeps before and after its speech, at most. Speech fades out slowly.
 _BEFORE_S, _AFTER_S = 0.2, 0.3
 # A word's times are exact to about this.
