@@ -1,4 +1,4 @@
-"""Speech of mini models, and a recognizer that judges it: a plug as for `xtts-extend make-dataset --asr`."""
+"""Speech of mini models, and judges of it, which are plugs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from TTS.tts.models.xtts import Xtts
@@ -15,6 +16,7 @@ from xtts_extend.demo.dvae_speech import DvaeSpeech
 from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS
 from xtts_extend.model.codec import Codec
 from xtts_extend.model.voice import make_voice
+from xtts_extend.speech.plugs import load_plug
 from xtts_extend.speech.recognition import character_errors, load_recogniser
 
 
@@ -25,24 +27,52 @@ class Judged:
     Attributes:
         error_rate: Character error rate of what the recognizer hears.
         control: The same with the text of the next sentence: what a recognizer that hears nothing would reach.
+        similarity: Mean cosine similarity to the voice that each sentence should have; None without a judge of voices.
+        other_voice: The same for the next voice.
     """
 
     error_rate: float
     control: float
+    similarity: float | None = None
+    other_voice: float | None = None
 
 
-def judge(asr: str, spoken: Sequence[Tensor], sentences: Sequence[str], language: str) -> Judged:
-    """Judge sentences.
+@dataclass(frozen=True)
+class Judge:
+    """A recognizer and, optionally, a judge of voices.
 
-    Args:
-        asr: The recognizer; LANGUAGE in its name becomes the language's code.
-        spoken: Audio at 22,050 Hz, float32 [samples].
-        sentences: The texts.
-        language: Their language.
+    Attributes:
+        asr: The recognizer, as for `xtts-extend make-dataset --asr`; LANGUAGE in its name becomes the language's code.
+        voices: `module:function` from audio, float32 [samples], and its rate to a vector of length 1.
     """
-    recognize = load_recogniser(asr.replace("LANGUAGE", language), language)
-    heard = [recognize(audio.numpy(), SAMPLE_RATE) for audio in spoken]
-    return Judged(_error_rate(sentences, heard), _error_rate([*sentences[1:], sentences[0]], heard))
+
+    asr: str
+    voices: str | None = None
+
+    def __call__(
+        self, spoken: Sequence[Tensor], sentences: Sequence[str], references: Sequence[Path], language: str
+    ) -> Judged:
+        """Judge sentences.
+
+        Args:
+            spoken: Audio at 22,050 Hz, float32 [samples].
+            sentences: The texts.
+            references: Recordings of the voices that speak in turn.
+            language: Language of the texts.
+        """
+        recognize = load_recogniser(self.asr.replace("LANGUAGE", language), language)
+        heard = [recognize(audio.numpy(), SAMPLE_RATE) for audio in spoken]
+        rates = _error_rate(sentences, heard), _error_rate([*sentences[1:], sentences[0]], heard)
+        if self.voices is None:
+            return Judged(*rates)
+        embed = load_plug("--voices", self.voices)
+        voices, found = (
+            np.stack([embed(audio.numpy(), SAMPLE_RATE) for audio in audios]) for audios in (_load(references), spoken)
+        )
+        alike = found @ voices.T
+        turns = np.arange(len(spoken))
+        own, other = (alike[turns, (turns + ahead) % len(voices)].mean() for ahead in (0, 1))
+        return Judged(*rates, float(own), float(other))
 
 
 def _error_rate(sentences: Sequence[str], heard: Sequence[str]) -> float:
@@ -68,7 +98,10 @@ def speak_all(
 
 def recordings(manifest: Path, count: int) -> list[Tensor]:
     """Return the first recordings of a corpus from `make_corpus`, float32 [samples] at 22,050 Hz."""
-    files = sorted((manifest.parent / "wavs").iterdir())[:count]
+    return _load(sorted((manifest.parent / "wavs").iterdir())[:count])
+
+
+def _load(files: Sequence[Path]) -> list[Tensor]:
     return [load_audio(file, SAMPLE_RATE)[0] for file in files]
 
 

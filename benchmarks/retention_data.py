@@ -145,11 +145,11 @@ def copy_with(base: Path, weights: dict[str, Tensor], output: Path) -> None:
 
 
 def run_recipe(output: Path, flags: list[str]) -> None:
-    """Run the recipe in this process unless `output` already has a checkpoint."""
+    """Run the recipe in this process unless `output` already has a checkpoint; it keeps the last one by default."""
     if not list(output.glob("*/checkpoint_*.pth")):
         shutil.rmtree(output, ignore_errors=True)
         main = runpy.run_path(str(find_recipe()))["main"]
-        main([*flags, f"--output-dir={output}", "--keep-checkpoints=1", "--save-step=1000000"])
+        main([f"--output-dir={output}", "--keep-checkpoints=1", "--save-step=1000000", *flags])
 
 
 def only_run(output: Path) -> Path:

@@ -39,7 +39,7 @@ from xtts_extend.speech.recognition import character_errors
 
 RATE = 16000
 #: How many recordings are made of each language's clips; each has every clip once.
-_RECORDINGS = {"cs": 3, "bg": 9, "fr": 6, "fr_prompts": 3, "nl": 1, "ru_reader": 1, "ru": 1, "be": 1, "ro": 1}
+_RECORDINGS = {"cs": 2, "bg": 12, "fr": 6, "fr_prompts": 3, "nl": 1, "ru_reader": 1, "ru": 1, "be": 1, "ro": 1}
 _PACKAGES = ("fillets-ng-data-nl", "festvox-ru", "asterisk-core-sounds-fr", "asterisk-core-sounds-fr-g722")
 _TESTS = {"cs": 30, "bg": 30, "fr": 30}
 #: The first recording of a language is as spoken, the second one slower, the third one faster, and so on.

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mini_runs import newest, table
-from mini_speech import judge, recordings, speak_all, through_codes, voice_references
+from mini_speech import Judge, recordings, speak_all, through_codes, voice_references
 from retention_data import copy_with, newest_weights, only_run, slices
 
 from xtts_extend.demo import texts
@@ -107,16 +107,16 @@ def train(folder: Folder, steps: int, minutes: float) -> int:
     return int(newest(only_run(folder.runs)).stem.rpartition("_")[2])
 
 
-def judge_base(folder: Folder, asr: str) -> dict[str, dict[str, Any]]:
+def judge_base(folder: Folder, judge: Judge) -> dict[str, dict[str, Any]]:
     """Return what the recognizer hears in the base's speech, by language."""
     shutil.rmtree(folder.base, ignore_errors=True)
     copy_with(folder.raw, newest_weights(folder.runs), folder.base)
     xtts, speech = load_model(folder.base), DvaeSpeech(folder.base)
     found = {}
     for language in texts.BASE_LANGUAGES:
-        sentences = unseen(language)
-        spoken = speak_all(xtts, speech, sentences, language, voice_references(folder.manifest(language, "train")))
-        found[language] = asdict(judge(asr, spoken, sentences, language))
+        sentences, references = unseen(language), voice_references(folder.manifest(language, "train"))
+        spoken = speak_all(xtts, speech, sentences, language, references)
+        found[language] = asdict(judge(spoken, sentences, references, language))
     return found
 
 
@@ -125,14 +125,15 @@ def unseen(language: str) -> list[str]:
     return texts.sentences(language, _TRAIN + _VAL + _UNSEEN)[-_UNSEEN:]
 
 
-def limits(folder: Folder, asr: str) -> dict[str, dict[str, dict[str, Any]]]:
+def limits(folder: Folder, judge: Judge) -> dict[str, dict[str, dict[str, Any]]]:
     """Return what the recognizer hears in the recordings, and in the recordings' codes."""
     speech, codec = DvaeSpeech(folder.raw), Codec.load(config_for_base(folder.raw))
     found: dict[str, dict[str, dict[str, Any]]] = {"recordings": {}, "their codes": {}}
     for language in texts.BASE_LANGUAGES:
+        references = voice_references(folder.manifest(language, "train"))
         audios = recordings(folder.manifest(language, "unseen"), _UNSEEN)
         for name, spoken in (("recordings", audios), ("their codes", through_codes(speech, codec, audios))):
-            found[name][language] = asdict(judge(asr, spoken, unseen(language), language))
+            found[name][language] = asdict(judge(spoken, unseen(language), references, language))
     return found
 
 
@@ -158,10 +159,11 @@ def main() -> None:
     args = parser.parse_args()
     folder = Folder(args.output.absolute())
     folder.prepare()
+    judge = Judge(args.asr)
     file = folder.path / "understood.json"
     state = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"minutes": 0.0, "curve": []}
     if "limits" not in state:
-        state["limits"] = limits(folder, args.asr)
+        state["limits"] = limits(folder, judge)
         save(state, file)
     while state["minutes"] < args.minutes and (not state["curve"] or state["curve"][-1]["steps"] < args.steps):
         start = time.monotonic()
@@ -169,7 +171,7 @@ def main() -> None:
         state["minutes"] += (time.monotonic() - start) / 60
         # Minutes count even if the judgment is interrupted.
         save(state, file)
-        found = judge_base(folder, args.asr)
+        found = judge_base(folder, judge)
         state["curve"].append({"minutes": state["minutes"], "steps": steps, "found": found})
         save(state, file)
         print(" | ".join(row_of(f"{state['minutes']:.0f} min", str(steps), found)), flush=True)

@@ -106,7 +106,9 @@ def _filled(found: Sequence[WordTime | None], duration_s: float) -> list[WordTim
     return result
 
 
-align_cs, align_fr, align_bg = (functools.partial(align, language=code) for code in ("cs", "fr", "bg"))
-recognize_cs, recognize_fr, recognize_bg, recognize_en, recognize_es = (
-    functools.partial(recognize, language=code) for code in ("cs", "fr", "bg", "en", "es")
-)
+def __getattr__(name: str) -> Any:
+    """Return `align` or `recognize` for a language, such as `align_cs` or `recognize_en`."""
+    kind, _, language = name.partition("_")
+    if kind not in ("align", "recognize") or not language.isalpha():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return functools.partial({"align": align, "recognize": recognize}[kind], language=language)

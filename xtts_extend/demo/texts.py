@@ -1,8 +1,8 @@
 """Short sentences for the demo's speech, randomly combined from our own word lists and patterns.
 
-The mini base model is trained on English and Spanish, and the demo adds Amharic. Benchmarks use Swahili, a new language
-in a known script, and Tigrinya, which is related to Amharic. A sentence has one or two clauses and five to eighteen
-words, which take two to eight seconds to speak.
+The mini base model is trained on English and Spanish, and the demo adds Amharic. Benchmarks use Swahili and Italian,
+which are new languages in a known script, and Tigrinya, which is related to Amharic. A sentence has one or two clauses
+and five to eighteen words, which take two to eight seconds to speak.
 """
 
 from __future__ import annotations
@@ -214,7 +214,51 @@ TIGRINYA = Grammar(
     },
 )
 
-GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC, "sw": SWAHILI, "ti": TIGRINYA}
+ITALIAN = Grammar(
+    patterns=(
+        "{time} {subject} {action} {place}.",
+        "{subject} {action} {place}, {tail}.",
+        "{time} {subject} {action}, {tail}.",
+        "Sapevi che {subject} {action} {time}?",
+        "{subject} {action}.",
+    ),
+    slots={
+        "subject": (
+            *("il vecchio contadino", "mia sorella", "un medico tranquillo", "la nostra vicina", "il cane giallo"),
+            *("la maestra del paese", "un marinaio stanco", "il figlio del fornaio", "mia nonna", "il nuovo studente"),
+            *("una donna della valle", "suo cugino Giorgio", "il giudice", "un bambino molto piccolo"),
+        ),
+        "action": (
+            *("ha trovato una chiave d'argento", "ha comprato tre pagnotte", "ha scritto una lunga lettera"),
+            *("ha riparato la sedia rotta", "ha venduto cinque pecore bianche", "ha dipinto la porta di blu"),
+            *("ha ascoltato la radio", "ha cucinato pesce e riso", "ha contato le stelle", "ha perso i guanti"),
+            *("ha bevuto una tazza di caffè", "ci ha raccontato una storia strana", "ha piantato dei meli"),
+            *("ha aperto tutte le finestre", "ha suonato il violino", "ha aspettato il treno della sera"),
+        ),
+        "place": (
+            *(
+                "vicino al fiume",
+                "dietro la chiesa",
+                "al mercato",
+                "sotto il ponte",
+                "in cucina",
+                "in cima alla collina",
+            ),
+            *("accanto al lago", "davanti alla scuola", "in riva al mare"),
+            "dall'altra parte della strada",
+        ),
+        "time": (
+            *("ieri", "questa mattina", "dopo il temporale", "lo scorso inverno", "giovedì", "prima di colazione"),
+            *("a notte fonda", "durante l'estate", "ogni anno in agosto", "un'ora fa", "a mezzogiorno"),
+        ),
+        "tail": (
+            *("perché faceva caldo", "e nessuno ha detto una parola", "ma gli altri erano già partiti"),
+            *("così siamo tornati tutti a casa", "mentre i bambini dormivano", "e poi ha cominciato a piovere"),
+        ),
+    },
+)
+
+GRAMMARS = {"en": ENGLISH, "es": SPANISH, "am": AMHARIC, "sw": SWAHILI, "ti": TIGRINYA, "it": ITALIAN}
 
 
 def sentences(language: str, count: int, seed: int = 0) -> list[str]:
@@ -224,7 +268,7 @@ def sentences(language: str, count: int, seed: int = 0) -> list[str]:
     ['Did you know that my younger sister listened to the radio an hour ago?']
 
     Args:
-        language: "en", "es", "am", "sw" or "ti".
+        language: "en", "es", "am", "sw", "ti" or "it".
         count: Number of sentences.
         seed: Random seed.
 
