@@ -1,4 +1,4 @@
-"""Judge a new language, and the old ones beside it, by ear: the tables of docs/judged.md.
+"""Judge a new language, and the old ones beside it, by ear.
 
     WHISPER_FOLDER=FOLDER python benchmarks/judged.py OUTPUT_FOLDER --understood UNDERSTOOD_FOLDER
 
@@ -26,7 +26,17 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from mini_runs import table
-from mini_speech import Judge, Judged, recordings, speak_all, through_codes, voice_references
+from mini_speech import (
+    Judge,
+    Judged,
+    manifest_of,
+    recordings,
+    speak_all,
+    speak_parts,
+    split_sentences,
+    through_codes,
+    voice_references,
+)
 from retention_data import only_run, run_recipe, slices
 from torch import Tensor
 from understood import SLICE_S, unseen
@@ -35,7 +45,7 @@ from understood import Folder as Understood
 from xtts_extend.data.audio import save_wav
 from xtts_extend.demo import texts
 from xtts_extend.demo.dvae_speech import DvaeSpeech
-from xtts_extend.demo.speech import SAMPLE_RATE, make_corpus
+from xtts_extend.demo.speech import SAMPLE_RATE
 from xtts_extend.files import atomic_write
 from xtts_extend.model.codec import Codec
 from xtts_extend.setup.base import config_for_base
@@ -67,6 +77,11 @@ class Run:
         return f"{self.language} with replay" if self.has_replay else f"{self.language} alone"
 
     @property
+    def folder(self) -> Path:
+        """Folder of the run and its model folders. A run of a different length is a different one."""
+        return self.data.path / "runs" / f"{self.name}, {self.steps} steps"
+
+    @property
     def batch(self) -> int:
         """Batch size with which a step has as many utterances in the new language with replay as without."""
         return round(_BATCH / (1 - _REPLAY_SHARE)) if self.has_replay else _BATCH
@@ -88,19 +103,18 @@ class Run:
         ]  # fmt: skip
         if self.has_replay:
             flags += [f"--replay={data.replay}", f"--replay-share={_REPLAY_SHARE}"]
-        folder = data.path / "runs" / self.name
-        if not list(folder.glob(f"*/checkpoint_{self.steps}.pth")):
-            shutil.rmtree(folder, ignore_errors=True)
-            run_recipe(folder, flags)
+        output = self.folder / "run"
+        if not list(output.glob(f"*/checkpoint_{self.steps}.pth")):
+            shutil.rmtree(output, ignore_errors=True)
+            run_recipe(output, flags)
 
     def exported(self, step: int, *, merged: bool = False) -> Path:
         """Return the model folder of a step, which is exported unless it is there."""
-        folder = self.data.path / "models" / self.name / f"{step}{' merged' if merged else ''}"
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            run = only_run(self.data.path / "runs" / self.name)
-            export(run / f"checkpoint_{step}.pth", folder, self.data.understood.base, merged=merged)
-        return folder
+        model = self.folder / f"{'merged' if merged else 'pack'} {step}"
+        if not model.exists():
+            checkpoint = only_run(self.folder / "run") / f"checkpoint_{step}.pth"
+            export(checkpoint, model, self.data.understood.base, merged=merged)
+        return model
 
 
 @dataclass(frozen=True)
@@ -125,11 +139,11 @@ class Data:
         """Return a manifest: parts are train, val and unseen."""
         if language in OLD:
             return self.understood.manifest(language, part)
-        return self.path / "speech" / language / part / "metadata.csv"
+        return manifest_of(self.path, language, part)
 
     def unseen(self, language: str) -> list[str]:
         """Return the sentences that are judged."""
-        return unseen(language) if language in OLD else texts.sentences(language, _TRAIN + _VAL + _UNSEEN)[-_UNSEEN:]
+        return unseen(language) if language in OLD else split_sentences(language, _TRAIN, _VAL, _UNSEEN)["unseen"]
 
     def references(self, language: str) -> list[Path]:
         """Return a recording of each voice."""
@@ -140,11 +154,8 @@ class Data:
         self.path.mkdir(parents=True, exist_ok=True)
         base = self.understood.base
         for language in NEW:
-            sentences = texts.sentences(language, _TRAIN + _VAL + _UNSEEN)
-            parts = {"train": sentences[:_TRAIN], "val": sentences[_TRAIN:][:_VAL], "unseen": sentences[-_UNSEEN:]}
-            for part, lines in parts.items():
-                if not self.manifest(language, part).is_file():
-                    make_corpus(lines, language, self.manifest(language, part).parent)
+            parts = split_sentences(language, _TRAIN, _VAL, _UNSEEN)
+            speak_parts(self.path, language, parts)
             if not self.vocab(language).exists():
                 text = self.path / f"{language}.txt"
                 text.write_text("\n".join(parts["train"]), encoding="utf-8")
@@ -201,7 +212,8 @@ class Judgments:
     def of_run(self, run: Run, step: int, language: str, *, merged: bool = False) -> Judged:
         """Judge the speech of a run's model folder at a step."""
         form = "merged" if merged else "pack"
-        return self.of_model(f"{run.name}, {step} steps, {form}", lambda: run.exported(step, merged=merged), language)
+        name = f"{run.name}, step {step} of {run.steps}, {form}"
+        return self.of_model(name, lambda: run.exported(step, merged=merged), language)
 
     def _recordings(self, language: str) -> list[Tensor]:
         return recordings(self._data.manifest(language, "unseen"), _UNSEEN)
@@ -222,39 +234,45 @@ class Judgments:
 
 def new_rows(judgments: Judgments, runs: Sequence[Run]) -> list[list[str]]:
     """Return the table of the new languages: error rates by steps, and whose voice it is."""
-    rows = [["", *(f"{code}: {what}" for code in NEW for what in ("error rate", "control", "own voice", "another"))]]
-    for name, judge in (("recordings", judgments.of_recordings), ("their codes", judgments.of_codes)):
-        rows.append([name, *(cell for code in NEW for cell in cells(judge(code)))])
+    rows = first_rows(judgments, NEW)
     for has_replay in (False, True):
         of_language = {run.language: run for run in runs if run.has_replay is has_replay}
         for number in range(1, _JUDGED + 1):
-            row = [f"{of_language[NEW[0]].step(number)} steps {'with replay' if has_replay else 'alone'}"]
-            for code in NEW:
-                run = of_language[code]
-                row += cells(judgments.of_run(run, run.step(number), code))
-            rows.append(row)
+            name = f"{of_language[NEW[0]].step(number)} steps {'with replay' if has_replay else 'alone'}"
+            runs_at = [(of_language[code], of_language[code].step(number)) for code in NEW]
+            rows.append(row_of(name, [judgments.of_run(run, step, run.language) for run, step in runs_at]))
     return rows
 
 
 def old_rows(judgments: Judgments, data: Data, runs: Sequence[Run]) -> list[list[str]]:
     """Return the table of the old languages."""
-    rows = [["", *(f"{code}: {what}" for code in OLD for what in ("error rate", "control", "own voice", "another"))]]
-    for name, judge in (("recordings", judgments.of_recordings), ("their codes", judgments.of_codes)):
-        rows.append([name, *(cell for code in OLD for cell in cells(judge(code)))])
-    base = [judgments.of_model("base", lambda: data.understood.base, code) for code in OLD]
-    rows.append(["base", *(cell for judged in base for cell in cells(judged))])
+    rows = first_rows(judgments, OLD)
+    rows.append(row_of("base", [judgments.of_model("base", lambda: data.understood.base, code) for code in OLD]))
     for run in runs:
         for merged in (True,) if run.has_replay else (False, True):
             name = f"{run.name}, {'merged' if merged else 'in the folder of the pack'}"
-            found = [judgments.of_run(run, run.steps, code, merged=merged) for code in OLD]
-            rows.append([name, *(cell for judged in found for cell in cells(judged))])
+            rows.append(row_of(name, [judgments.of_run(run, run.steps, code, merged=merged) for code in OLD]))
     return rows
 
 
-def cells(judged: Judged) -> list[str]:
-    """Return numbers as cells of a table."""
-    numbers = (judged.error_rate, judged.control, judged.similarity, judged.other_voice)
-    return ["" if number is None else f"{number:.2f}" for number in numbers]
+def first_rows(judgments: Judgments, languages: Sequence[str]) -> list[list[str]]:
+    """Return the head of a table, and the limits: what is heard in the recordings, and in their codes."""
+    head = [f"{code}: {what}" for code in languages for what in ("error rate", "control", "own voice", "another")]
+    return [
+        ["", *head],
+        row_of("recordings", [judgments.of_recordings(code) for code in languages]),
+        row_of("their codes", [judgments.of_codes(code) for code in languages]),
+    ]
+
+
+def row_of(name: str, found: Sequence[Judged]) -> list[str]:
+    """Return a row of a table, with what was found for each language."""
+    numbers = [
+        number
+        for judged in found
+        for number in (judged.error_rate, judged.control, judged.similarity, judged.other_voice)
+    ]
+    return [name, *("" if number is None else f"{number:.2f}" for number in numbers)]
 
 
 def draw(judgments: Judgments, runs: Sequence[Run], file: Path) -> None:
@@ -281,6 +299,8 @@ def main() -> None:
     parser.add_argument("--asr", default="whisper_words:recognize_LANGUAGE", help="The recognizer. [%(default)s]")
     parser.add_argument("--voices", default="resemblyzer_voices:embed", help="The judge of voices. [%(default)s]")
     args = parser.parse_args()
+    if args.steps < _JUDGED or args.steps % _JUDGED:
+        parser.error(f"--steps {args.steps}: expected a multiple of {_JUDGED}.")
     data = Data(args.output.absolute(), Understood(args.understood.absolute()))
     data.prepare()
     judgments = Judgments(data, Judge(args.asr, args.voices))

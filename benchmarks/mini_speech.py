@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from TTS.tts.models.xtts import Xtts
 
 from xtts_extend.data.audio import load_audio
+from xtts_extend.demo import texts
 from xtts_extend.demo.dvae_speech import DvaeSpeech
-from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS
+from xtts_extend.demo.speech import SAMPLE_RATE, SPEAKERS, make_corpus
 from xtts_extend.model.codec import Codec
 from xtts_extend.model.voice import make_voice
 from xtts_extend.speech.plugs import load_plug
@@ -78,6 +79,25 @@ class Judge:
 def _error_rate(sentences: Sequence[str], heard: Sequence[str]) -> float:
     counts = [character_errors(sentence, text) for sentence, text in zip(sentences, heard, strict=True)]
     return sum(wrong for wrong, _ in counts) / sum(characters for _, characters in counts)
+
+
+def split_sentences(language: str, train: int, val: int, unseen: int) -> dict[str, list[str]]:
+    """Return different sentences of a language by part: train, val and unseen, of which each has so many."""
+    sentences = texts.sentences(language, train + val + unseen)
+    return {"train": sentences[:train], "val": sentences[train : train + val], "unseen": sentences[train + val :]}
+
+
+def manifest_of(folder: Path, language: str, part: str) -> Path:
+    """Return the manifest of a part that `speak_parts` speaks."""
+    return folder / "speech" / language / part / "metadata.csv"
+
+
+def speak_parts(folder: Path, language: str, parts: Mapping[str, Sequence[str]]) -> None:
+    """Speak the sentences of each part with espeak-ng unless that is done."""
+    for part, sentences in parts.items():
+        manifest = manifest_of(folder, language, part)
+        if not manifest.is_file():
+            make_corpus(sentences, language, manifest.parent)
 
 
 def voice_references(manifest: Path) -> list[Path]:

@@ -23,13 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from mini_runs import newest, table
-from mini_speech import Judge, recordings, speak_all, through_codes, voice_references
+from mini_speech import (
+    Judge,
+    manifest_of,
+    recordings,
+    speak_all,
+    speak_parts,
+    split_sentences,
+    through_codes,
+    voice_references,
+)
 from retention_data import copy_with, newest_weights, only_run, slices
 
 from xtts_extend.demo import texts
 from xtts_extend.demo.dvae_speech import DvaeSpeech
 from xtts_extend.demo.mini_base import Quality, make_mini_base
-from xtts_extend.demo.speech import make_corpus
 from xtts_extend.files import atomic_write
 from xtts_extend.model.codec import Codec
 from xtts_extend.recipes import find_recipe
@@ -70,16 +78,12 @@ class Folder:
         return self.path / "codes"
 
     def manifest(self, language: str, part: str) -> Path:
-        return self.path / "speech" / language / part / "metadata.csv"
+        return manifest_of(self.path, language, part)
 
     def prepare(self) -> None:
         """Make the speech, the untrained base and the codes unless they exist."""
         for language in texts.BASE_LANGUAGES:
-            sentences = texts.sentences(language, _TRAIN + _VAL + _UNSEEN)
-            parts = {"train": sentences[:_TRAIN], "val": sentences[_TRAIN:][:_VAL], "unseen": sentences[-_UNSEEN:]}
-            for part, lines in parts.items():
-                if not self.manifest(language, part).is_file():
-                    make_corpus(lines, language, self.manifest(language, part).parent)
+            speak_parts(self.path, language, split_sentences(language, _TRAIN, _VAL, _UNSEEN))
         if not self.raw.exists():
             make_mini_base(self.raw, layers=_LAYERS, channels=_CHANNELS, heads=_HEADS, steps=1, quality=Quality.HIGH)
         encode([f"{self.manifest(code, 'train')}:{code}" for code in texts.BASE_LANGUAGES], self.raw, self.codes)
@@ -122,7 +126,7 @@ def judge_base(folder: Folder, judge: Judge) -> dict[str, dict[str, Any]]:
 
 def unseen(language: str) -> list[str]:
     """Return the sentences that are judged."""
-    return texts.sentences(language, _TRAIN + _VAL + _UNSEEN)[-_UNSEEN:]
+    return split_sentences(language, _TRAIN, _VAL, _UNSEEN)["unseen"]
 
 
 def limits(folder: Folder, judge: Judge) -> dict[str, dict[str, dict[str, Any]]]:
