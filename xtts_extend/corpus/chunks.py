@@ -30,7 +30,7 @@ _LEAST_OF_USUAL, _LEAST_SHARE = 0.55, 0.42
 # A phrase's letters were heard elsewhere, by accident, if they take longer than this per letter, in seconds.
 _SLOWEST_LETTER_S, _SLOWEST_PHRASE_S = 0.35, 2.0
 # A letter at either end of a phrase is an accident if it was heard this many seconds away, and more for the letters
-# between that were not heard. So many letters that they are none divide the phrase.
+# between that were not heard. As long a pause between two larger parts of a phrase divides it.
 _LONGEST_GAP_S = 3.0
 # This many heard letters between two words of the text are speech that the text lacks.
 _EXTRA_LETTERS = 8
