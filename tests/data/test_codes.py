@@ -131,6 +131,26 @@ def test_an_interrupted_set_is_continued(samples, tmp_path):
     assert [sample.encoded.codes()[0] for sample in encoded] == [50, 150, 250, 250]
 
 
+def test_an_interruption_after_a_part_is_listed_does_not_add_it_twice(samples, tmp_path, monkeypatch):
+    add_part, listed = codes.add_part, []
+
+    def add_and_interrupt(*args):
+        add_part(*args)
+        listed.append(args)
+        if len(listed) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(codes, "_ROWS_IN_PART", 1)
+    monkeypatch.setattr(codes, "add_part", add_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        encode(samples, tmp_path / "set", FakeCodec())
+    parts = read_index(tmp_path / "set")["parts"]
+    assert [(part["file"], part["rows"]) for part in parts] == [("part-00000.arrow", 1), ("part-00001.arrow", 1)]
+    encode(samples, tmp_path / "set", codec := FakeCodec())
+    assert codec.encoded == [RATE + 200]
+    assert [part["rows"] for part in read_index(tmp_path / "set")["parts"]] == [1, 1, 2]
+
+
 def test_a_damaged_part_is_encoded_again(samples, tmp_path, caplog):
     encode(samples, tmp_path / "set", FakeCodec())
     part = tmp_path / "set" / read_index(tmp_path / "set")["parts"][0]["file"]

@@ -13,7 +13,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -219,12 +218,15 @@ def _write(groups: Iterable[list[Utterance]], folder: Path, text_digest: str, pr
     pending: list[Utterance] = []
     # The numbers must also differ from those of parts that are no longer in the index.
     used = (int(file.stem.removeprefix("part-")) for file in folder.glob("part-*.arrow"))
-    numbers = count(processes.from_main(1 + max(used, default=-1)) + processes.rank, processes.size)
+    number = processes.from_main(1 + max(used, default=-1)) + processes.rank
 
     def flush() -> None:
-        part = write_part(folder, next(numbers), pending)
+        nonlocal number
+        # A part that an interruption leaves pending after it was listed is written again under the same number.
+        part = write_part(folder, number, pending)
         add_part(folder, processes.rank, part | {"text_digest": text_digest})
         pending.clear()
+        number += processes.size
 
     try:
         for group in groups:
