@@ -33,16 +33,21 @@ def _model() -> Any:
     return WhisperModel(os.environ["WHISPER_FOLDER"], device="cpu", compute_type="int8", cpu_threads=1)
 
 
-def _segments(audio: Samples, rate: int, language: str, *, word_timestamps: bool) -> list[Any]:
+def _segments(audio: Samples, rate: int, language: str, **options: Any) -> list[Any]:
     samples = soxr.resample(audio, rate, _RATE)
-    options = {"beam_size": 1, "condition_on_previous_text": False, "word_timestamps": word_timestamps}
+    options |= {"beam_size": 1, "condition_on_previous_text": False}
     segments, _ = _model().transcribe(samples, language=language, **options)
     return list(segments)
 
 
 def recognize(audio: Samples, rate: int, language: str) -> str:
-    """Return what Whisper hears."""
-    return " ".join(segment.text.strip() for segment in _segments(audio, rate, language, word_timestamps=False))
+    """Return what Whisper hears.
+
+    By default, Whisper draws its text at random where it is unsure or repeats itself, so that gibberish would be judged
+    differently each time. Here it does not draw, and does not repeat eight tokens.
+    """
+    segments = _segments(audio, rate, language, temperature=0.0, no_repeat_ngram_size=8)
+    return " ".join(segment.text.strip() for segment in segments)
 
 
 def align(audio: Samples, rate: int, words: Sequence[str], language: str) -> list[WordTime]:
