@@ -50,7 +50,7 @@ _TRAIN, _VAL, _UNSEEN = 3000, 24, 24
 _LAYERS, _CHANNELS, _HEADS = 6, 256, 4
 #: Conditioning in seconds. espeak-ng's voices differ so much that a second tells them apart.
 SLICE_S = (0.5, 1.0)
-_PEAK_RATE, _BATCH = 1e-3, 16
+_PEAK_RATE, _BATCH = 1e-3, 8
 
 
 @dataclass(frozen=True)

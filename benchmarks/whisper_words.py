@@ -30,7 +30,9 @@ WordTime = tuple[float, float, float]
 def _model() -> Any:
     from faster_whisper import WhisperModel
 
-    return WhisperModel(os.environ["WHISPER_FOLDER"], device="cpu", compute_type="int8", cpu_threads=1)
+    return WhisperModel(
+        os.environ["WHISPER_FOLDER"], device="cpu", compute_type="int8", cpu_threads=os.cpu_count() or 1
+    )
 
 
 def _segments(audio: Samples, rate: int, language: str, **options: Any) -> list[Any]:
