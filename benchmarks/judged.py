@@ -57,8 +57,8 @@ from xtts_extend.text.extend import extend_vocabulary
 
 OLD, NEW = texts.BASE_LANGUAGES, ("it", "am")
 #: Sentences of a new language to train on, to validate with, and to judge.
-_TRAIN, _VAL, _UNSEEN = 600, 24, 24
-_REPLAY_HOURS, _REPLAY_SHARE, _BATCH, _RATE = 0.3, 0.25, 6, 5e-4
+_TRAIN, _VAL, _UNSEEN = 1200, 24, 24
+_REPLAY_HOURS, _REPLAY_SHARE, _BATCH, _RATE = 0.5, 0.25, 12, 5e-4
 #: How often a run's new language is judged.
 _JUDGED = 4
 

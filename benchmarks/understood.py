@@ -3,9 +3,9 @@
     WHISPER_FOLDER=FOLDER python benchmarks/understood.py OUTPUT_FOLDER --minutes 180
 
 espeak-ng speaks sentences in English and Spanish; the base's codec has high quality. The recipe trains the GPT in
-segments, each of which resumes the run, and after each, a recognizer hears sentences that were not trained on, in the
-voice of a recording, decoded by the DVAE and Griffin-Lim. Calling this again continues the run. FOLDER is described in
-benchmarks/whisper_words.py.
+segments, each of which resumes the run, and after each, a recognizer hears sentences that were not trained on,
+conditioned on a recording, decoded by the DVAE and Griffin-Lim. Calling this again continues the run. FOLDER is
+described in benchmarks/whisper_words.py.
 
 Prints a table, writes OUTPUT_FOLDER/understood.json, and keeps the base with the last weights in OUTPUT_FOLDER/base.
 """
@@ -48,7 +48,7 @@ from xtts_extend.speech.speaking import load_model
 #: Sentences per language to train on, to validate with, and to judge.
 _TRAIN, _VAL, _UNSEEN = 3000, 24, 24
 _LAYERS, _CHANNELS, _HEADS = 6, 256, 4
-#: Conditioning in seconds. espeak-ng's voices differ so much that a second tells them apart.
+#: Conditioning in seconds. It is short because it takes time, and the base has not learned to use it in an hour.
 SLICE_S = (0.5, 1.0)
 _PEAK_RATE, _BATCH = 1e-3, 8
 
