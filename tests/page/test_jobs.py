@@ -35,12 +35,12 @@ print("On", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
 end = pathlib.Path(sys.argv[1])
 end.with_name("runs").touch()
 latest = time.monotonic() + 60
-while not end.exists():
+while not (end.exists() and end.read_text()):  # A file is empty before it is written.
     time.sleep(0.02)
     if time.monotonic() > latest:
         os._exit(99)
 print("error: It ends.\\nGo on.", file=sys.stderr)
-sys.exit(int(end.read_text() or 0))
+sys.exit(int(end.read_text()))
 """
 
 
