@@ -1,9 +1,12 @@
-"""Random text, and what is heard of it."""
+"""Texts of random or of few letters, and what is heard of them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from xtts_extend.corpus.emissions import Emissions
 from xtts_extend.corpus.matching import Ints
 
 _LETTERS = 27
@@ -30,3 +33,17 @@ def hear(text: Ints, error_rate: float = 0.25, seed: int = 1) -> tuple[Ints, Int
             heard.append(int(rng.integers(_LETTERS)))
             indices.append(-1)
     return np.array(heard), np.array(indices)
+
+
+def make_emissions(folder: Path, spoken: str, columns: int = 6) -> Emissions:
+    """Return emissions from a line with a letter per frame, a to e or - for the blank: each with 90 %."""
+    values = np.full((len(spoken), columns), np.log(0.1 / (columns - 1)), dtype=np.float16)
+    for frame, letter in enumerate(spoken):
+        values[frame, 0 if letter == "-" else ord(letter) - ord("a") + 1] = np.log(0.9)
+    np.save(folder / "part-00000.npy", values)
+    return Emissions(folder, "", len(spoken), columns, 320, 16_000, len(spoken))
+
+
+def spell(words: str) -> list[list[int]]:
+    """Return the columns of the letters a to e of each word."""
+    return [[ord(letter) - ord("a") + 1 for letter in word] for word in words.split()]

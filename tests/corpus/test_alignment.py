@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from letters import hear, random_text
+from letters import hear, make_emissions, random_text, spell
 from torchaudio.functional import forced_align
 
 from xtts_extend.corpus.aligners import LOWEST
@@ -189,20 +189,6 @@ def test_cues_are_joined_to_chunks_of_about_20_seconds() -> None:
     assert chunks[-1].last == 80
     assert all(chunk.end_s - chunk.start_s <= 22 for chunk in chunks)
     assert all(left.end_s <= right.start_s + 1 for left, right in itertools.pairwise(chunks))
-
-
-def make_emissions(folder: Path, spoken: str, columns: int = 6) -> Emissions:
-    """Return emissions from a line with a letter per frame, a to e or - for the blank: each with 90 %."""
-    values = np.full((len(spoken), columns), np.log(0.1 / (columns - 1)), dtype=np.float16)
-    for frame, letter in enumerate(spoken):
-        values[frame, 0 if letter == "-" else ord(letter) - ord("a") + 1] = np.log(0.9)
-    np.save(folder / "part-00000.npy", values)
-    return Emissions(folder, "", len(spoken), columns, 320, 16_000, len(spoken))
-
-
-def spell(words: str) -> list[list[int]]:
-    """Return the columns of the letters a to e of each word."""
-    return [[ord(letter) - ord("a") + 1 for letter in word] for word in words.split()]
 
 
 def test_words_get_their_frames(tmp_path: Path) -> None:

@@ -350,6 +350,16 @@ def test_subtitles_are_enough_for_a_function(tmp_path: Path) -> None:
     assert [clip.text for clip in accepted(tmp_path / "out")] == sentences
 
 
+def test_if_no_sentence_was_heard_the_text_is_named(tmp_path: Path) -> None:
+    write_recording(tmp_path / "in" / "talk.flac", make_sentences(3))
+    (tmp_path / "in" / "talk.txt").unlink()
+    (tmp_path / "in" / "talk.srt").write_text(
+        "1\n00:00:00,000 --> 00:00:09,000\nQuite another text.\n", encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"No sentence of .*talk\.srt was heard in .*talk\.flac\. Check"):
+        make_with([tmp_path / "in"], tmp_path / "out", PlugAligner("tones:align"), asr=False)
+
+
 def test_a_function_without_a_recognizer_cannot_place_a_transcript(tmp_path: Path) -> None:
     write_recording(tmp_path / "in" / "talk.flac", make_sentences(3))
     with pytest.raises(ConfigError, match="Pass --asr"):

@@ -26,7 +26,7 @@ _PHRASE_LETTERS, _LONGEST_PHRASE_LETTERS = 12, 50
 # Share of a phrase's letters that have to be heard: a part of what most phrases of the recording have, because that
 # depends on how well the model hears, and at least the second number. Between unrelated texts of one language, about a
 # third match by accident. What is kept wrongly gets low scores when it is aligned.
-_LEAST_OF_USUAL, _LEAST_SHARE = 0.55, 0.42
+_LEAST_OF_USUAL, _LEAST_SHARE = 0.45, 0.42
 # A phrase's letters were heard elsewhere, by accident, if they take longer than this per letter, in seconds.
 _SLOWEST_LETTER_S, _SLOWEST_PHRASE_S = 0.35, 2.0
 # A letter at either end of a phrase is an accident if it was heard this many seconds away, and more for the letters

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xtts_extend.corpus.alignment import UNHEARD, AlignedWord, Alignment, Missing
+from xtts_extend.corpus.alignment import Alignment, Missing
 from xtts_extend.corpus.clip import Reason, Scores, SetAside
 from xtts_extend.corpus.loudness import SpeechLevel
 from xtts_extend.corpus.quality import measure, speech_within
@@ -18,8 +16,6 @@ from xtts_extend.corpus.words import Word, join_words
 
 # Speech that is shorter than this and in no clip is not reported: half a word beside a cut.
 _SHORTEST_UNTOLD_S = 1.0
-# A sentence of fewer letters may not be heard although it is spoken.
-_SENTENCE_LETTERS = 4
 _UNCUT = {
     Uncut.TOO_SHORT: "There is less than a second of speech between other text that cannot be used.",
     Uncut.TOO_LONG: "There is no pause within 11 seconds.",
@@ -69,31 +65,6 @@ def untold_speech(
             start_s, end_s = round(span.start_s, 3), round(span.end_s, 3)
             detail = "No text was found for this speech."
             yield SetAside(recording_id, recording, start_s, end_s, "", Reason.SPEECH_WITHOUT_TEXT, detail)
-
-
-def clip_score(aligned: Sequence[AlignedWord], words: Sequence[Word]) -> float:
-    """Return the geometric mean of the words' scores, weighted by their numbers of letters.
-
-    If a sentence was hardly heard, its own mean counts: something else is spoken, however well the others fit.
-
-    Args:
-        aligned: The words of a clip in time.
-        words: The same words in the text.
-    """
-    ends = [number for number, word in enumerate(words[:-1], start=1) if word.ends_sentence]
-    edges = itertools.pairwise([0, *ends, len(words)])
-    means = [_mean_score(aligned[first:last], words[first:last]) for first, last in edges]
-    lowest = min((score for score, letters in means if letters >= _SENTENCE_LETTERS), default=1.0)
-    score, _ = _mean_score(aligned, words)
-    return min(score, lowest) if lowest < UNHEARD else score
-
-
-def _mean_score(aligned: Sequence[AlignedWord], words: Sequence[Word]) -> tuple[float, int]:
-    """Return the geometric mean, and the number of letters."""
-    letters = [len(word.spoken) for word in words]
-    total = sum(letters)
-    logarithms = (count * math.log(max(word.score, 1e-6)) for word, count in zip(aligned, letters, strict=True))
-    return math.exp(sum(logarithms) / total) if total else 0.0, total
 
 
 def measure_clip(

@@ -21,7 +21,7 @@ from xtts_extend.corpus.alignment import (
 )
 from xtts_extend.corpus.chunks import plan_chunks, plan_cues
 from xtts_extend.corpus.clip import Clip, SetAside
-from xtts_extend.corpus.clip_making import clip_score, measure_clip, missing_texts, untold_speech, unusable_segments
+from xtts_extend.corpus.clip_making import measure_clip, missing_texts, untold_speech, unusable_segments
 from xtts_extend.corpus.emissions import compute_emissions, greedy
 from xtts_extend.corpus.loudness import SpeechLevel, speech_level
 from xtts_extend.corpus.pauses import Loudness, loudness_curve
@@ -32,6 +32,7 @@ from xtts_extend.corpus.sources import Source, TextKind
 from xtts_extend.corpus.stages import Json, Stages, digest_of
 from xtts_extend.corpus.subtitles import read_cues, words_of_cues
 from xtts_extend.corpus.transcript import read_transcript, words_of_transcript
+from xtts_extend.corpus.unheard import Rivals, mean_score, without_unheard
 from xtts_extend.corpus.voice_activity import Span, find_speech, require_speech
 from xtts_extend.corpus.words import Word, join_words
 from xtts_extend.data.audio import content_digest, resampled_length
@@ -234,7 +235,7 @@ class RecordingClips:
     def _align(self, info: RecordingInfo, speech: list[Span], words: list[Word], parts: list[Part] | None) -> Alignment:
         aligner = self._settings.aligner
         inputs = [
-            digest_of([(word.spoken, word.ends_sentence, word.ends_phrase, word.cue) for word in words]),
+            digest_of([astuple(word) for word in words]),
             aligner.digest,
             None if parts is None else digest_of([astuple(part) for part in parts]),
         ]
@@ -268,7 +269,8 @@ class RecordingClips:
         heard = Heard(columns.astype(np.int64), frames.astype(np.float64) * emissions.stride_s)
         plan = plan_chunks(words, letters, heard, info.duration_s)
         chunks = self._show(plan.chunks, len(plan.chunks))
-        return join_chunks(plan, (align_chunk(chunk, letters, emissions) for chunk in chunks))
+        alignment = join_chunks(plan, (align_chunk(chunk, letters, emissions) for chunk in chunks))
+        return without_unheard(alignment, words, Rivals(words, letters, emissions))
 
     def _align_by_plug(
         self, aligner: PlugAligner, info: RecordingInfo, words: list[Word], parts: list[Part] | None, inputs: Json
@@ -302,7 +304,8 @@ class RecordingClips:
 
         count = len(plan.chunks)
         aligned = self._show(self._stages.run_each("aligned", inputs, count, align), count)
-        return join_chunks(plan, ([AlignedWord(*word) for word in words] for words in aligned))
+        alignment = join_chunks(plan, ([AlignedWord(*word) for word in timed] for timed in aligned))
+        return without_unheard(alignment, words)
 
     def _show(self, chunks: Iterable[T], count: int) -> Iterator[T]:
         return with_progress(chunks, count, "chunks aligned", self._progress)
@@ -312,8 +315,8 @@ class RecordingClips:
         if alignment.runs and (match is None or match.heard_share >= _LEAST_HEARD_SHARE):
             return
         text = self._source.text_path or "its text"
-        if match is None:
-            raise DataError(f"No word of {text} was found in {self._source.path}. Check that they belong together.")
+        if match is None or match.heard_share >= _LEAST_HEARD_SHARE:
+            raise DataError(f"No sentence of {text} was heard in {self._source.path}. Check that they belong together.")
         cause = (
             "is probably in another language"
             if match.likeness < _SAME_LANGUAGE
@@ -352,7 +355,7 @@ class RecordingClips:
         aligned = {word.index: word for run in alignment.runs for word in run}
         clips = []
         for segment, its_words, text, error_rate in zip(cut, spoken, texts, error_rates, strict=True):
-            score = clip_score([aligned[index] for index in range(segment.first, segment.last)], its_words)
+            score = mean_score([aligned[index] for index in range(segment.first, segment.last)], its_words)
             start_s, end_s = round(segment.start_s, 3), round(segment.end_s, 3)
             clips.append(
                 Clip(

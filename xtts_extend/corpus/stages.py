@@ -14,7 +14,7 @@ from xtts_extend.files import append_line, atomic_write
 Json: TypeAlias = Any
 
 #: Increased whenever a stage's code changes its result, so that results of an older release are not used.
-_VERSION = 1
+_VERSION = 2
 
 
 class Stages:
