@@ -111,7 +111,7 @@ def test_a_short_sound_in_a_pause_may_be_the_end_of_a_word() -> None:
     assert spans(cut("a b. | ~ | c d.")) == [(0, 4, None)]
     # The longer part of the pause counts, so that the sound stays with the first word.
     first, second = cut("a b c d e f g h. | ~ | | i j k l m n o p.")
-    assert (first.end_s, second.start_s) == pytest.approx((5.6 + 0.3, 6.6 - 0.2))
+    assert (first.end_s, second.start_s) == pytest.approx((5.6 + 0.4, 6.6 - 0.2))
 
 
 def test_the_last_word_of_a_run_may_last() -> None:

@@ -19,7 +19,7 @@ LONGEST_S = 11.0
 # A cut needs a pause of this length. Stop consonants are silent for up to 0.1 s within a word.
 _SHORTEST_PAUSE_S = 0.14
 # Silence that a clip keeps before and after its speech, at most. Speech fades out slowly.
-_BEFORE_S, _AFTER_S = 0.2, 0.3
+_BEFORE_S, _AFTER_S = 0.2, 0.4
 # A word's times are exact to about this.
 _TOLERANCE_S = 0.04
 # How far before the first and after the last word of a run a pause is looked for. CTC models give the last letter of a
