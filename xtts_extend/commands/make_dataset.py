@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--asr-language", help="Language code for --asr and --aligner, if they use a different one. [--language]"
     )
     parser.add_argument(
-        "--min-score", type=float, default=0.05, help="Lowest score, from 0 to 1, of the clips to accept. [0.05]"
+        "--min-score", type=float, default=0.02, help="Lowest score, from 0 to 1, of the clips to accept. [0.02]"
     )
 
 
