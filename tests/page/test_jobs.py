@@ -58,7 +58,9 @@ def project(tmp_path, monkeypatch):
     folder.mkdir()
     yield folder
     for process in processes(folder):
-        process.kill()
+        # It may be ending on its own.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def processes(folder: Path) -> list[psutil.Process]:
@@ -78,7 +80,7 @@ def until(condition, timeout=30):
 
 
 def supervisor(job: Job) -> psutil.Process:
-    (process,) = [found for found in processes(job.folder) if "xtts_extend.page.job_process" in found.cmdline()]
+    (process,) = [found for found in processes(job.folder) if "xtts_extend.page.job_process" in found.info["cmdline"]]
     return process
 
 
