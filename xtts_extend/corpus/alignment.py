@@ -16,7 +16,7 @@ import torchaudio
 from xtts_extend.corpus.emissions import Emissions
 from xtts_extend.corpus.matching import Ints
 
-#: A word with a lower score was hardly heard, so its time says little.
+#: A word or a sentence with a lower score was hardly heard. The time of such a word says little.
 UNHEARD = 0.05
 # Log probability of a wildcard, relative to the most probable token of each frame: unknown speech fits better than
 # letters that were not spoken, and worse than those that were.

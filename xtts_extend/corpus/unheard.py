@@ -18,10 +18,9 @@ from xtts_extend.corpus.words import Word
 _SENTENCE_LETTERS = 4
 # Longer sentences seldom differ in one word, and a text without full stops is one long sentence.
 _MOST_TOLD_APART = 12
-# Sentences that are compared with one that was hardly heard: at least, and at most. To fit better than so many by
-# accident is improbable.
+# Fewest and most other sentences to compare a sentence with. With fewer, it could fit best by chance.
 _FEWEST_RIVALS, _MOST_RIVALS = 20, 200
-# Seconds beside the sentence in which they are compared, and the longest stretch.
+# They are compared up to this many seconds before and after it, over a stretch of up to the second number of seconds.
 _MARGIN_S, _LONGEST_COMPARED_S = 0.3, 30.0
 
 
@@ -69,14 +68,14 @@ class Rivals:
         shortest = bisect_left(self._lengths, len(its_letters) - difference)
         longest = bisect_right(self._lengths, len(its_letters) + difference)
         rivals = [rival for rival in self._sentences[shortest:longest] if rival != its_letters]
-        return rivals[:: -(-len(rivals) // _MOST_RIVALS) or 1]
+        return rivals[:: max(1, math.ceil(len(rivals) / _MOST_RIVALS))]
 
 
 def without_unheard(alignment: Alignment, words: Sequence[Word], rivals: Rivals | None = None) -> Alignment:
     """Return an alignment without the sentences that were hardly heard: something else is spoken there.
 
-    Those are sentences with a low mean score, and sentences in which a word was not heard that tells them from others,
-    unless all others fit worse.
+    A sentence was hardly heard if its mean score is low, or if one of its `telling_words` was not heard. It stays if
+    all others fit worse.
 
     Args:
         alignment: The words of a recording in time.
@@ -127,7 +126,7 @@ def _log_likelihoods(log_probs: torch.Tensor, sentences: Sequence[Sequence[int]]
 
 
 def telling_words(words: Sequence[Word]) -> set[int]:
-    """Return the numbers of the words in which sentences differ that have all of their other words in common.
+    """Return the numbers of the words in which two sentences differ that are otherwise the same.
 
     In a text with "Chapter three." and "Chapter four.", only "three" and "four" tell which of them is spoken.
 
@@ -162,7 +161,7 @@ def mean_score(aligned: Sequence[AlignedWord], words: Sequence[Word]) -> float:
 def _sentences(words: Sequence[Word]) -> Iterator[tuple[int, int]]:
     """Yield the first and the last word (exclusive) of each sentence.
 
-    An initial may end one, as in "The letter J. A tree.", which no word tells.
+    "J." may be an initial, which is why `Word.ends_sentence` is False in "The letter J. A tree.", but here it ends one.
     """
     ends = [
         number
