@@ -9,8 +9,9 @@ base, and, of each run, the new language by steps, and the old ones in the pack'
 speech is decoded by the DVAE and Griffin-Lim. The control is another sentence's text, or another voice. FOLDER is
 described in benchmarks/whisper_words.py.
 
-Prints tables, and writes judged.json, error_rates.png and a recording of each kind to OUTPUT_FOLDER. Calling this again
-continues.
+Prints tables, and writes error_rates.png, each judgment and a recording of each kind to OUTPUT_FOLDER. Calling this
+again continues. Once the first run trains, a second process can take the other language (--languages); two of them,
+with OMP_NUM_THREADS=1 each, are faster than one on two cores. A last call without --languages prints the tables.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 from mini_runs import table
@@ -60,7 +60,7 @@ OLD, NEW = texts.BASE_LANGUAGES, ("it", "am")
 _TRAIN, _VAL, _UNSEEN = 1200, 24, 24
 _REPLAY_HOURS, _REPLAY_SHARE, _BATCH, _RATE = 0.5, 0.25, 12, 5e-4
 #: How often a run's new language is judged.
-_JUDGED = 4
+_JUDGED = 2
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Data:
 
 
 class Judgments:
-    """What was judged so far, by model and language; each judgment is saved, and made only once.
+    """What was judged so far, by model and language; each judgment is in a file, and made only once.
 
     Args:
         data: The sentences and the voices.
@@ -178,10 +178,6 @@ class Judgments:
 
     def __init__(self, data: Data, judge: Judge) -> None:
         self._data, self._judge = data, judge
-        self._file = data.path / "judged.json"
-        self._found: dict[str, dict[str, Any]] = (
-            json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
-        )
 
     @cached_property
     def _speech(self) -> DvaeSpeech:
@@ -219,27 +215,27 @@ class Judgments:
         return recordings(self._data.manifest(language, "unseen"), _UNSEEN)
 
     def _once(self, name: str, language: str, spoken: Callable[[], Sequence[Tensor]]) -> Judged:
-        key = f"{language}: {name}"
-        if key not in self._found:
+        file = self._data.path / "judgments" / f"{language} {name}.json"
+        if not file.is_file():
             audios = spoken()
             judged = self._judge(audios, self._data.unseen(language), self._data.references(language), language)
-            self._found[key] = asdict(judged)
             (self._data.path / "recordings").mkdir(exist_ok=True)
             save_wav(self._data.path / "recordings" / f"{language} {name}.wav", audios[0], SAMPLE_RATE)
-            with atomic_write(self._file) as opened:
-                opened.write(json.dumps(self._found, indent=1).encode())
-            print(f"{key}: {judged.error_rate:.3f} (control {judged.control:.3f})", flush=True)
-        return Judged(**self._found[key])
+            with atomic_write(file) as opened:
+                opened.write(json.dumps(asdict(judged), indent=1).encode())
+            print(f"{language} {name}: {judged.error_rate:.3f} (control {judged.control:.3f})", flush=True)
+        return Judged(**json.loads(file.read_text(encoding="utf-8")))
 
 
 def new_rows(judgments: Judgments, runs: Sequence[Run]) -> list[list[str]]:
     """Return the table of the new languages: error rates by steps, and whose voice it is."""
-    rows = first_rows(judgments, NEW)
+    languages = languages_of(runs)
+    rows = first_rows(judgments, languages)
     for has_replay in (False, True):
         of_language = {run.language: run for run in runs if run.has_replay is has_replay}
         for number in range(1, _JUDGED + 1):
-            name = f"{of_language[NEW[0]].step(number)} steps {'with replay' if has_replay else 'alone'}"
-            runs_at = [(of_language[code], of_language[code].step(number)) for code in NEW]
+            name = f"{of_language[languages[0]].step(number)} steps {'with replay' if has_replay else 'alone'}"
+            runs_at = [(of_language[code], of_language[code].step(number)) for code in languages]
             rows.append(row_of(name, [judgments.of_run(run, step, run.language) for run, step in runs_at]))
     return rows
 
@@ -253,6 +249,11 @@ def old_rows(judgments: Judgments, data: Data, runs: Sequence[Run]) -> list[list
             name = f"{run.name}, {'merged' if merged else 'in the folder of the pack'}"
             rows.append(row_of(name, [judgments.of_run(run, run.steps, code, merged=merged) for code in OLD]))
     return rows
+
+
+def languages_of(runs: Sequence[Run]) -> list[str]:
+    """Return the new languages of runs."""
+    return list(dict.fromkeys(run.language for run in runs))
 
 
 def first_rows(judgments: Judgments, languages: Sequence[str]) -> list[list[str]]:
@@ -277,8 +278,9 @@ def row_of(name: str, found: Sequence[Judged]) -> list[str]:
 
 def draw(judgments: Judgments, runs: Sequence[Run], file: Path) -> None:
     """Draw the error rates of the new languages by steps, and those of the recordings' codes."""
-    figure, axes = plt.subplots(1, len(NEW), figsize=(10, 4), sharey=True)
-    for code, axis in zip(NEW, axes, strict=True):
+    languages = languages_of(runs)
+    figure, axes = plt.subplots(1, len(languages), figsize=(5 * len(languages), 4), sharey=True, squeeze=False)
+    for code, axis in zip(languages, axes[0], strict=True):
         for run in (run for run in runs if run.language == code):
             steps = [run.step(number) for number in range(1, _JUDGED + 1)]
             rates = [judgments.of_run(run, step, code).error_rate for step in steps]
@@ -295,7 +297,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, metavar="OUTPUT_FOLDER")
     parser.add_argument("--understood", type=Path, required=True, help="Output folder of benchmarks/understood.py.")
-    parser.add_argument("--steps", type=int, default=1600, help="Steps of each run, a multiple of 4. [%(default)s]")
+    parser.add_argument("--steps", type=int, default=1600, help="Steps of each run, a multiple of 2. [%(default)s]")
+    parser.add_argument("--languages", nargs="+", choices=NEW, default=NEW, help="The new languages. [it am]")
     parser.add_argument("--asr", default="whisper_words:recognize_LANGUAGE", help="The recognizer. [%(default)s]")
     parser.add_argument("--voices", default="resemblyzer_voices:embed", help="The judge of voices. [%(default)s]")
     args = parser.parse_args()
@@ -304,7 +307,7 @@ def main() -> None:
     data = Data(args.output.absolute(), Understood(args.understood.absolute()))
     data.prepare()
     judgments = Judgments(data, Judge(args.asr, args.voices))
-    runs = [Run(data, language, has_replay, args.steps) for language in NEW for has_replay in (False, True)]
+    runs = [Run(data, language, has_replay, args.steps) for language in args.languages for has_replay in (False, True)]
     for run in runs:
         run.train()
     print(table(new_rows(judgments, runs)), end="\n\n")

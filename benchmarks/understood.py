@@ -47,7 +47,7 @@ from xtts_extend.speech.speaking import load_model
 
 #: Sentences per language to train on, to validate with, and to judge.
 _TRAIN, _VAL, _UNSEEN = 3000, 24, 24
-_LAYERS, _CHANNELS, _HEADS = 6, 256, 4
+_LAYERS, _CHANNELS, _HEADS = 4, 256, 4
 #: Conditioning in seconds. It is short because it takes time, and the base has not learned to use it in an hour.
 SLICE_S = (0.5, 1.0)
 _PEAK_RATE, _BATCH = 1e-3, 8

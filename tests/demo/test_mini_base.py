@@ -247,13 +247,42 @@ def test_cache_is_created_once_and_repaired(tmp_path, monkeypatch):
     assert len(calls) == 3
 
 
+def test_a_dvae_of_high_quality_is_made_once(tmp_path, monkeypatch):
+    made = []
+
+    def make_codes(dvae, recordings, quality, seed, progress):
+        made.append((quality, seed))
+        torch.nn.init.constant_(dvae.weight, len(made))
+        return torch.full((80,), float(len(made)))
+
+    def make(name, **arguments):
+        base = make_mini_base(tmp_path / name, **SMALL, steps=2, progress=False, **arguments)
+        numbers = *load(base / "dvae.pth")["weight"].unique().tolist(), *load(base / "mel_stats.pth").unique().tolist()
+        assert torch.equal(load(base / "model.pth")["model"]["mel_stats"], load(base / "mel_stats.pth"))
+        return numbers
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "መሸጎጫ"))
+    monkeypatch.setattr(module, "make_codes", make_codes)
+    monkeypatch.setattr(module, "make_dvae", lambda codes: torch.nn.Linear(2, 2))
+    monkeypatch.setattr(module, "_speak_corpora", lambda work, seed, progress: work.mkdir() or {})
+    for name in ("train_base", "_write_speakers"):
+        monkeypatch.setattr(module, name, lambda *arguments: None)
+    assert make("first", quality=Quality.HIGH) == (1, 1)
+    assert make("again", quality=Quality.HIGH) == (1, 1)
+    assert make("another", quality=Quality.HIGH, seed=5) == (2, 2)
+    assert make("standard") == (3, 3)
+    assert make("standard again") == (4, 4)
+    high, standard = (Quality.HIGH, 0), (Quality.STANDARD, 0)
+    assert made == [high, (Quality.HIGH, 5), standard, standard]
+
+
 def train(folder: Path, sentences: int, codes: int) -> Path:
     """Make a base that is trained for two steps on some sentences of each language, with as many codes."""
     pytest.importorskip("espeakng_loader", reason="training needs speech: pip install 'xtts_extend[demo]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SENTENCES", sentences)
         patch.setattr(module, "AUDIO_CODES", codes)
-        patch.setattr(module, "_DVAE_UTTERANCES", 2 * sentences)
+        patch.setattr(module, "_DVAE_UTTERANCES", dict.fromkeys(Quality, 2 * sentences))
         patch.setattr(module, "_DECODER_STEPS", dict.fromkeys(Quality, 2))
         return make_mini_base(folder / "ሞዴል base", **SMALL, steps=2, progress=False)
 

@@ -19,6 +19,7 @@ from TTS.tts.layers.xtts.dvae import DiscreteVAE
 from TTS.tts.models.xtts import Xtts
 
 import xtts_extend
+from xtts_extend.checkpoint.inspect import load_pickled
 from xtts_extend.data.audio import load_audio
 from xtts_extend.demo import texts
 from xtts_extend.demo.mini_dvae import log_mels, mel_statistics, set_cepstral_encoder, train_dvae
@@ -55,8 +56,6 @@ AUDIO_CODES = 1024
 UNTRAINED_MEL_SCALE = 5.0
 #: Number of sentences per language that the base is trained on.
 SENTENCES = 400
-#: Number of utterances that the DVAE is trained on, across all languages. Twenty minutes of speech is enough.
-_DVAE_UTTERANCES = 300
 
 
 class Quality(Enum):
@@ -66,6 +65,8 @@ class Quality(Enum):
     HIGH = "high"
 
 
+#: Number of utterances that the DVAE is made from, across all languages: twenty minutes of speech, or all of it.
+_DVAE_UTTERANCES = {Quality.STANDARD: 300, Quality.HIGH: 2 * SENTENCES}
 #: Number of training steps for the DVAE's decoder.
 _DECODER_STEPS = {Quality.STANDARD: 80, Quality.HIGH: 300}
 
@@ -125,7 +126,7 @@ def make_mini_base(
         work = folder / "work"
         if steps:
             manifests = _speak_corpora(work, seed, progress)
-            mel_stats = make_codes(dvae, _recordings(manifests), quality, seed, progress)
+            mel_stats = _kept_codes(dvae, _recordings(manifests), quality, seed, progress)
         _save(dvae.state_dict(), folder / "dvae.pth")
         _save(mel_stats, folder / "mel_stats.pth")
         torch.manual_seed(seed)
@@ -217,11 +218,25 @@ def _recordings(manifests: dict[str, Path]) -> list[Path]:
     return sorted(file for manifest in manifests.values() for file in (manifest.parent / "wavs").iterdir())
 
 
+def _kept_codes(dvae: DiscreteVAE, recordings: Sequence[Path], quality: Quality, seed: int, progress: bool) -> Tensor:
+    """Do what `make_codes` does. A DVAE of high quality, which takes a minute or more, is kept in the user's cache."""
+    if quality is not Quality.HIGH:
+        return make_codes(dvae, recordings, quality, seed, progress)
+    file = cache_folder() / f"mini-dvae-v{VERSION}-seed{seed}.pth"
+    if not file.is_file():
+        mel_stats = make_codes(dvae, recordings, quality, seed, progress)
+        _save({"dvae": dvae.state_dict(), "mel_stats": mel_stats}, file)
+    kept: dict[str, Any] = load_pickled(file, map_location="cpu")
+    dvae.load_state_dict(kept["dvae"])
+    stats: Tensor = kept["mel_stats"]
+    return stats
+
+
 def make_codes(
     dvae: DiscreteVAE, recordings: Sequence[Path], quality: Quality, seed: int, progress: bool = True
 ) -> Tensor:
     """Train an untrained DVAE in place on some of the recordings, and return the mel statistics [80]."""
-    mels = log_mels(random.Random(seed).sample(recordings, _DVAE_UTTERANCES))
+    mels = log_mels(random.Random(seed).sample(recordings, _DVAE_UTTERANCES[quality]))
     mel_stats = mel_statistics(mels)
     mels /= mel_stats[:, None]
     if quality is Quality.HIGH:
