@@ -279,7 +279,7 @@ def row_of(name: str, found: Sequence[Judged]) -> list[str]:
 def draw(judgments: Judgments, runs: Sequence[Run], file: Path) -> None:
     """Draw the error rates of the new languages by steps, and those of the recordings' codes."""
     languages = languages_of(runs)
-    figure, axes = plt.subplots(1, len(languages), figsize=(5 * len(languages), 4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(languages), figsize=(5 * len(languages), 4), squeeze=False)
     for code, axis in zip(languages, axes[0], strict=True):
         for run in (run for run in runs if run.language == code):
             steps = [run.step(number) for number in range(1, _JUDGED + 1)]
