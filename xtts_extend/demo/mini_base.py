@@ -43,7 +43,7 @@ from xtts_extend.training.trainer import ResumableTrainer
 
 logger = logging.getLogger("trainer")
 
-#: Version number in the names of cached folders. Increment it when the output of `make_mini_base` changes.
+#: Version number in the names of cached bases and DVAEs. Increment it when the output of `make_mini_base` changes.
 VERSION = 4
 #: Number of GPT training steps for the demo's base. They take two minutes on two cores.
 DEMO_STEPS = 600
@@ -105,6 +105,7 @@ def make_mini_base(
             of an untrained base is high.
         VocabularyError: `vocab` is not an XTTS vocabulary.
         LanguageError: `steps` is not 0, and `vocab` has no tag for English or Spanish.
+        CheckpointError: The DVAE of high quality in the user's cache is damaged or unreadable. Delete it.
         MachineError: The disk is full or not writable, or espeak-ng is needed but missing.
     """
     _require_sizes(layers, channels, heads, steps)
